@@ -1,0 +1,107 @@
+// Package sink is the contract between relay and a message bus. A sink publishes batches in order and says how much of a batch
+// is durable; it knows neither the source nor the checkpoint's store.
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"workos-relay/checkpoint"
+)
+
+// Header is one message header. Order is kept where the bus keeps it.
+type Header struct{ Key, Value string }
+
+// Message is one message for the bus. Body and Key may alias a page of the source and are never modified.
+type Message struct {
+	Topic    string // topic in Kafka, subject in NATS; prefix included
+	Key      []byte // partition key; buses without partitions ignore it
+	ID       string // event id where the bus may use it to recognise a second copy; empty where it must not
+	Headers  []Header
+	Body     []byte
+	Position checkpoint.Position // of its event; the messages of one event are adjacent in a batch
+}
+
+// Sink publishes messages. Publish is called by one goroutine at a time; Close may be called at any time, once, and makes a
+// Publish under way return.
+type Sink interface {
+	// Publish returns nil when every message of batch is durable, in the order of the batch (per topic and key where the bus has
+	// partitions). Otherwise it returns a *PublishError that says how long the durable prefix is; what follows the prefix may or
+	// may not be stored. When ctx ends, no further message is sent, and Publish returns soon after with what is known.
+	// An implementation retries inside only what keeps order and makes no duplicate.
+	Publish(ctx context.Context, batch []Message) error
+	Close() error
+}
+
+// PublishError says which part of a batch is durable.
+type PublishError struct {
+	Durable int   // batch[:Durable] is durable
+	Err     error // why batch[Durable] is not known to be
+}
+
+// Error implements error.
+func (e *PublishError) Error() string {
+	return fmt.Sprintf("%d messages of the batch are durable, then: %v", e.Durable, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *PublishError) Unwrap() error { return e.Err }
+
+// Durable returns how many messages of a batch of n are durable after Publish returned err.
+func Durable(err error, n int) int {
+	if err == nil {
+		return n
+	}
+	var pe *PublishError
+	if errors.As(err, &pe) {
+		return min(max(pe.Durable, 0), n)
+	}
+	return 0
+}
+
+// RejectedError is the cause inside a PublishError where the message at Durable can never be published as it is: it is too
+// large for the bus, or its topic is not a legal name there. Trying again is of no use.
+type RejectedError struct {
+	Topic  string
+	Reason string // complete on its own, with sizes in bytes: "body and headers of 1203311 bytes exceed max_payload 1048576 of ..."
+}
+
+// Error implements error.
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("cannot be published to %s: %s", e.Topic, e.Reason)
+}
+
+// FatalError is the cause inside a PublishError, or the error of Prepare, where no message can be published until a person
+// changes something (a stream deleted, a topic that was refused), and trying again will not mend it.
+type FatalError struct{ Err error }
+
+// Error implements error.
+func (e *FatalError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *FatalError) Unwrap() error { return e.Err }
+
+// Destination is what relay asks of a bus before the first event, and what `relay check` prints. Every sink implements it.
+type Destination interface {
+	// Identity names what the sink writes to, without addresses: "nats stream WORKOS". It needs no connection.
+	Identity() string
+	// Prepare makes the destination ready for messages on exactly these topics, creating what the configuration lets it create.
+	// It returns a *FatalError that names every topic that cannot be used and why, or another error where the bus could not be
+	// asked (trying again may help). Safe to call again.
+	Prepare(ctx context.Context, topics []string) error
+	// Holds reports whether any of the topics already holds a message. A missing topic holds none.
+	Holds(ctx context.Context, topics []string) (bool, error)
+	// Inspect looks at each topic and changes nothing. The error is for a bus that could not be asked.
+	Inspect(ctx context.Context, topics []string) ([]TopicStatus, error)
+}
+
+// TopicStatus is one line of `relay check`.
+type TopicStatus struct {
+	Topic    string
+	Exists   bool     // it is there, and a message published to it would be stored
+	Creates  bool     // it is not there, and Prepare would create it
+	Detail   string   // what a person wants to know: "stream WORKOS", "6 partitions, replication 3, min.insync.replicas 2"
+	Problems []string // why it cannot be used; empty where it can
+	Warnings []string // what weakens the guarantees
+}

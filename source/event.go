@@ -1,0 +1,34 @@
+package source
+
+import (
+	"encoding/json"
+	"time"
+
+	"workos-relay/checkpoint"
+)
+
+// Event is one event of the Events API. Data and Raw alias the page that the event came with: they are read, never written,
+// and they keep that page in memory as long as they are held.
+type Event struct {
+	ID        string          `json:"id"`
+	Event     string          `json:"event"` // the type, such as dsync.user.created
+	Data      json.RawMessage `json:"data"`
+	CreatedAt time.Time       `json:"created_at"`
+
+	// Raw is the whole object byte for byte as received, with fields that this package does not know.
+	Raw json.RawMessage `json:"-"`
+}
+
+// Position is the place right after the event.
+func (e *Event) Position() checkpoint.Position {
+	return checkpoint.Position{EventID: e.ID, CreatedAt: e.CreatedAt}
+}
+
+// Page is what one request brought, in the order of the source.
+type Page struct {
+	Events    []Event
+	Tip       bool      // nothing more was there when the API answered
+	Now       time.Time // the API's clock when it answered (its Date header), else the local one
+	Size      int       // bytes of the response: what holding the page costs
+	RequestID string    // X-Request-Id, for error messages
+}
