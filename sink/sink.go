@@ -64,6 +64,8 @@ func Durable(err error, n int) int {
 // large for the bus, or its topic is not a legal name there. Trying again is of no use.
 type RejectedError struct {
 	Topic  string
+	Size   int    // bytes that the bus would count, where size is the reason; else 0
+	Limit  int    // bytes that the bus takes, where known; else 0
 	Reason string // complete on its own, with sizes in bytes: "body and headers of 1203311 bytes exceed max_payload 1048576 of ..."
 }
 

@@ -1,0 +1,92 @@
+package pipeline
+
+import (
+	"errors"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+	"workos-relay/source"
+)
+
+// batch is what one Append carries: events in order, and their messages in the same order.
+type batch struct {
+	events   []source.Event
+	messages []sink.Message
+	ends     []int                          // messages[:ends[i]] are those of events[:i+1]
+	parked   map[string]*sink.RejectedError // why, by event id
+}
+
+// route makes a batch of events, with those that are parked as dead letters. Where an event cannot be routed and the lane does not
+// park, the batch ends before it; where that is the first, it returns a *StopError.
+func (l *Lane) route(events []source.Event, parked map[string]*sink.RejectedError) (batch, error) {
+	b := batch{events: events, parked: parked, messages: make([]sink.Message, 0, len(events)), ends: make([]int, 0, len(events))}
+	for i := range events {
+		if err := l.routeOne(&b, &events[i]); err != nil {
+			if i == 0 {
+				return b, err
+			}
+			b.events = events[:i]
+			break
+		}
+		b.ends = append(b.ends, len(b.messages))
+	}
+	return b, nil
+}
+
+func (l *Lane) routeOne(b *batch, e *source.Event) error {
+	if b.parked[e.ID] == nil {
+		messages, err := l.Router.Route(e)
+		if err == nil {
+			b.messages = append(b.messages, messages...)
+			return nil
+		}
+		var rejected *sink.RejectedError
+		if !errors.As(err, &rejected) {
+			rejected = &sink.RejectedError{Topic: e.Event, Reason: err.Error()}
+		}
+		if !l.Park {
+			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
+		}
+		b.parked[e.ID] = rejected
+	}
+	why := b.parked[e.ID]
+	letter, err := l.Router.DeadLetter(e, why.Topic, why.Reason, why.Size, why.Limit)
+	if err != nil {
+		return &StopError{EventID: e.ID, Type: e.Event, Err: errors.Join(why, err)}
+	}
+	b.messages = append(b.messages, letter)
+	return nil
+}
+
+// next is the position after the batch.
+func (b *batch) next() checkpoint.Position { return b.events[len(b.events)-1].Position() }
+
+// owner returns the event that messages[i] belongs to.
+func (b *batch) owner(i int) *source.Event {
+	for e, end := range b.ends {
+		if i < end {
+			return &b.events[e]
+		}
+	}
+	return &b.events[len(b.events)-1]
+}
+
+// outcome tells what became of the first n events.
+func (b *batch) outcome(n int, took time.Duration) Outcome {
+	o := Outcome{Events: b.events[:n], Messages: b.ends[n-1], Took: took}
+	before := 0
+	for i, end := range b.ends[:n] {
+		if end == before {
+			o.Dropped++
+		}
+		if why := b.parked[b.events[i].ID]; why != nil {
+			o.Parked = append(o.Parked, Parked{EventID: b.events[i].ID, Type: b.events[i].Event, Reason: why.Reason})
+		}
+		for _, m := range b.messages[before:end] {
+			o.Bytes += len(m.Body)
+		}
+		before = end
+	}
+	return o
+}

@@ -1,0 +1,309 @@
+// Package pipeline is the engine of relay: it carries events from a source through a router to a target and owns order, prefetch,
+// acknowledgement and the moving of the checkpoint. The position read ahead lives in memory; the position committed is the
+// Target's alone, and is never moved past an event that the bus has not acknowledged.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+	"workos-relay/source"
+)
+
+// Source yields pages in order from a position, for ever. An error it yields is final. Breaking out of the loop cancels and waits
+// for what it had under way.
+type Source interface {
+	Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error]
+}
+
+// Router turns an event into its messages. No message means that the event is dropped on purpose.
+type Router interface {
+	Route(e *source.Event) ([]sink.Message, error)
+	// DeadLetter makes the message that parks an event which could not go to topic. limit is what the bus takes, 0 if unknown.
+	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
+}
+
+// Bounds of a lane, where its fields are zero.
+const (
+	// DefaultBatchMessages leaves room for the position in JetStream's limit of 1,000 messages for an atomic batch
+	// (nats-server 2.12 and later).
+	DefaultBatchMessages   = 999
+	DefaultBatchBytes      = 4 << 20
+	DefaultPrefetch        = 8 << 20
+	DefaultShutdownTimeout = 30 * time.Second
+
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 15 * time.Second
+)
+
+// Lane carries events from one source to one target, alone: lanes share nothing that one could hold back for another. Fields are
+// set before Run and not changed after.
+type Lane struct {
+	Name   string
+	Source Source
+	Router Router
+	Target Target
+
+	// Park sends an event that can never be published to the dead letter topic; without it the lane stops there.
+	Park bool
+	// BatchMessages and BatchBytes bound what is gathered from several pages into one Append while the lane is behind. A page is
+	// never divided, so one that is larger goes alone.
+	BatchMessages, BatchBytes int
+	// Prefetch bounds, in bytes of responses, what is read and not yet committed. One page may always be read beyond it.
+	Prefetch int
+	// ShutdownTimeout bounds how long an Append under way may go on after ctx has ended.
+	ShutdownTimeout time.Duration
+
+	Observer Observer // nil observes nothing
+	Logger   *zap.Logger
+
+	status tracker
+}
+
+func (l *Lane) init() {
+	setDefault(&l.BatchMessages, DefaultBatchMessages)
+	setDefault(&l.BatchBytes, DefaultBatchBytes)
+	setDefault(&l.Prefetch, DefaultPrefetch)
+	setDefault(&l.ShutdownTimeout, DefaultShutdownTimeout)
+	if l.Observer == nil {
+		l.Observer = nopObserver{}
+	}
+	if l.Logger == nil {
+		l.Logger = zap.NewNop()
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Run carries events until ctx ends, which is no error, or until a person must decide: then the error says what about. When ctx
+// ends it stops reading at once, lets the Append under way finish within ShutdownTimeout, and releases the checkpoint.
+func (l *Lane) Run(ctx context.Context) error {
+	l.init()
+	work, stopWork := l.outlive(ctx)
+	defer stopWork()
+
+	err := l.run(ctx, work)
+	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || work.Err() != nil) {
+		err = nil
+	}
+	if l.status.acquired() {
+		l.release(work)
+	}
+	l.status.stop(err)
+	return err
+}
+
+// outlive returns the context of work that may go on for ShutdownTimeout after ctx has ended.
+func (l *Lane) outlive(ctx context.Context) (work context.Context, stop func()) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	timer := make(chan *time.Timer, 1)
+	unregister := context.AfterFunc(ctx, func() { timer <- time.AfterFunc(l.ShutdownTimeout, cancel) })
+	return work, func() {
+		if !unregister() {
+			(<-timer).Stop()
+		}
+		cancel()
+	}
+}
+
+// release lets a standby take over at once. Where that fails it only has to wait.
+func (l *Lane) release(work context.Context) {
+	if err := l.Target.Release(work); err != nil {
+		l.Logger.Warn("the checkpoint stays as it is, but could not be marked as released", zap.Error(err))
+	}
+}
+
+// run carries until something ends it, and returns what did.
+func (l *Lane) run(ctx, work context.Context) error {
+	cp, err := l.claim(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		cp, err = l.carry(ctx, work, cp)
+		if !errors.Is(err, errMoved) {
+			return err
+		}
+		l.Logger.Warn("the position in force is not one that was read: reading again from there", zap.Stringer("position", cp.Position))
+	}
+}
+
+// carry reads from cp's position on and delivers what it reads, until something ends it. It returns the checkpoint in force.
+func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	l.status.claimed(cp)
+	r := l.read(ctx, cp.Position)
+	defer r.stop()
+	for {
+		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes)
+		if err != nil {
+			return cp, err
+		}
+		if cp, err = l.deliver(ctx, work, cp, join(pages)); err != nil {
+			return cp, err
+		}
+		l.status.delivered(pages)
+		r.release(pages)
+	}
+}
+
+func join(pages []source.Page) []source.Event {
+	if len(pages) == 1 {
+		return pages[0].Events
+	}
+	n := 0
+	for i := range pages {
+		n += len(pages[i].Events)
+	}
+	events := make([]source.Event, 0, n)
+	for i := range pages {
+		events = append(events, pages[i].Events...)
+	}
+	return events
+}
+
+// errMoved: the position in force lies outside of what is in memory.
+var errMoved = errors.New("the position was moved")
+
+// deliver appends events until all of them are committed. Whatever goes wrong, it asks the Target which position is in force and
+// goes on from there; it never guesses what the last attempt did.
+func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event) (checkpoint.Checkpoint, error) {
+	parked := map[string]*sink.RejectedError{}
+	wait := backoff{first: retryFirst, most: retryMost}
+	for len(events) > 0 {
+		b, err := l.route(events, parked)
+		if err != nil {
+			return cp, err
+		}
+		started := time.Now()
+		now, failure := l.Target.Append(work, cp, b.messages, b.next())
+		var stop error
+		if failure != nil {
+			if stop = l.judge(ctx, b, failure, parked, &wait); ctx.Err() != nil {
+				return cp, ctx.Err()
+			}
+			if now, err = l.claim(ctx); err != nil {
+				return cp, errors.Join(stop, err)
+			}
+		}
+		done, found := progress(b.events, cp.Position, now.Position)
+		if !found {
+			return now, errMoved
+		}
+		if done > 0 {
+			wait.reset()
+		}
+		l.committed(b, done, now, time.Since(started))
+		if cp, events = now, events[done:]; stop != nil {
+			return cp, stop
+		}
+	}
+	return cp, nil
+}
+
+// progress returns how many of events lie between the positions prev and now. It is not found where now is neither prev nor one of
+// the events'.
+func progress(events []source.Event, prev, now checkpoint.Position) (int, bool) {
+	for i := len(events) - 1; i >= 0; i-- {
+		if now.EventID == events[i].ID {
+			return i + 1, true
+		}
+	}
+	return 0, now.Equal(prev)
+}
+
+// judge decides what a failed Append means. It returns an error where the lane must stop. Otherwise the lane may try again when
+// judge returns: at once where a message was rejected and is parked now, after a pause for everything else.
+func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[string]*sink.RejectedError, wait *backoff) error {
+	var rejected *sink.RejectedError
+	if errors.As(failure, &rejected) {
+		e := b.owner(sink.Durable(failure, len(b.messages)))
+		_, again := parked[e.ID]
+		if !l.Park || again {
+			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
+		}
+		parked[e.ID] = rejected
+		return nil
+	}
+	d := wait.next()
+	var fatal *sink.FatalError
+	if errors.As(failure, &fatal) {
+		d = retryMost
+	}
+	l.retrying("publishing", failure, d)
+	sleep(ctx, d)
+	return nil
+}
+
+// claim acquires the target, for as long as it takes: a bus that is down is waited for. It returns an error where only a person
+// can decide, or, before the lane has ever run, where the destination was set up wrongly.
+func (l *Lane) claim(ctx context.Context) (checkpoint.Checkpoint, error) {
+	wait := backoff{first: retryFirst, most: retryMost}
+	for {
+		cp, err := l.Target.Acquire(ctx)
+		if err == nil {
+			return cp, nil
+		}
+		if ctx.Err() != nil {
+			return cp, ctx.Err()
+		}
+		var fatal *sink.FatalError
+		if undecided(err) || errors.As(err, &fatal) && !l.status.acquired() {
+			return cp, err
+		}
+		d := wait.next()
+		l.retrying("taking up the position", err, d)
+		sleep(ctx, d)
+	}
+}
+
+// undecided reports whether err asks a question that only a person can answer, so that trying again is of no use.
+func undecided(err error) bool {
+	for _, target := range []error{
+		checkpoint.ErrLost, checkpoint.ErrCorrupt, checkpoint.ErrForeign, checkpoint.ErrLocked, ErrOrigin,
+	} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Lane) retrying(doing string, err error, wait time.Duration) {
+	l.Logger.Warn(doing+" failed, will try again", zap.Duration("in", wait), zap.Error(err))
+	l.status.retrying(doing, err)
+	l.Observer.Retrying(doing, err)
+}
+
+func (l *Lane) committed(b batch, events int, cp checkpoint.Checkpoint, took time.Duration) {
+	l.status.committed(cp, events)
+	if events > 0 {
+		l.Observer.Committed(b.outcome(events, took), cp)
+	}
+}
+
+// StopError says that the lane stopped at an event that can never be published, and no dead letter topic is configured.
+type StopError struct {
+	EventID, Type string
+	Err           error
+}
+
+// Error implements error.
+func (e *StopError) Error() string {
+	return fmt.Sprintf("stopped at event %s (%s): %v; configure dead_letter to park such events, or move past it with "+
+		"`relay checkpoint set %s`", e.EventID, e.Type, e.Err, e.EventID)
+}
+
+// Unwrap returns the cause.
+func (e *StopError) Unwrap() error { return e.Err }

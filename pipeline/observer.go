@@ -1,0 +1,33 @@
+package pipeline
+
+import (
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/source"
+)
+
+// Outcome is what one Append brought.
+type Outcome struct {
+	Events   []source.Event // committed by it, in order; valid only during the call
+	Messages int            // durable on the bus
+	Bytes    int            // of the messages' bodies
+	Dropped  int            // events that the routes drop
+	Parked   []Parked       // events that went to the dead letter topic
+	Took     time.Duration  // publishing and committing, retries not counted
+}
+
+// Parked is an event that went to the dead letter topic.
+type Parked struct{ EventID, Type, Reason string }
+
+// Observer is told what a lane does, as it happens, from the lane's own goroutine: it must not block.
+type Observer interface {
+	Committed(o Outcome, cp checkpoint.Checkpoint)
+	// Retrying: what was being done has failed with err and will be tried again.
+	Retrying(doing string, err error)
+}
+
+type nopObserver struct{}
+
+func (nopObserver) Committed(Outcome, checkpoint.Checkpoint) {}
+func (nopObserver) Retrying(string, error)                   {}

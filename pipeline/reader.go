@@ -1,0 +1,139 @@
+package pipeline
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/source"
+)
+
+// reader runs ahead of the lane: it holds pages that are read and not yet committed, within a budget of bytes.
+type reader struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu      sync.Mutex
+	pages   []source.Page // read, not yet gathered
+	held    int           // bytes of all pages that are read and not released
+	budget  int
+	err     error         // why there are no more pages; set once
+	changed chan struct{} // closed and replaced whenever one of the above changes
+}
+
+// read starts a reader at a position. Its owner calls stop, which waits for it.
+func (l *Lane) read(ctx context.Context, from checkpoint.Position) *reader {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &reader{cancel: cancel, done: make(chan struct{}), budget: l.Prefetch, changed: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		for p, err := range l.Source.Pages(ctx, from) {
+			if err == nil {
+				l.status.polled(&p, time.Now())
+				err = r.push(ctx, p)
+			}
+			if err != nil {
+				r.end(err)
+				return
+			}
+		}
+		r.end(ctx.Err())
+	}()
+	return r
+}
+
+func (r *reader) stop() {
+	r.cancel()
+	<-r.done
+}
+
+func (r *reader) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		err = context.Canceled
+	}
+	r.err = err
+	r.signal()
+}
+
+// signal wakes whoever waits; r.mu is held.
+func (r *reader) signal() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// push queues a page as soon as it fits the budget, or nothing else is held. An empty page that finds others before it only adds
+// to the last of them that the tip was reached, so that polling through an outage of the bus costs no memory.
+func (r *reader) push(ctx context.Context, p source.Page) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.pages); n > 0 && len(p.Events) == 0 {
+		r.pages[n-1].Tip, r.pages[n-1].Now = p.Tip, p.Now
+		return nil
+	}
+	for r.held > 0 && r.held+p.Size > r.budget {
+		if err := r.wait(ctx); err != nil {
+			return err
+		}
+	}
+	r.held += p.Size
+	r.pages = append(r.pages, p)
+	r.signal()
+	return nil
+}
+
+// wait releases r.mu until something changes.
+func (r *reader) wait(ctx context.Context) error {
+	changed := r.changed
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// gather returns the next page, and with it those that are queued behind it as far as they keep the batch within maxEvents and
+// maxBytes. It waits for one page only, so nothing that could go out waits for company. After the last page it returns the
+// reader's error.
+func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int) ([]source.Page, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.pages) == 0 {
+		if r.err != nil {
+			return nil, r.err
+		}
+		if err := r.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n, events, size := 0, 0, 0
+	for n < len(r.pages) {
+		p := &r.pages[n]
+		if n > 0 && (events+len(p.Events) > maxEvents || size+p.Size > maxBytes) {
+			break
+		}
+		n, events, size = n+1, events+len(p.Events), size+p.Size
+	}
+	pages := r.pages[:n:n]
+	r.pages = r.pages[n:]
+	return pages, nil
+}
+
+// release gives back the budget of pages that are committed.
+func (r *reader) release(pages []source.Page) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range pages {
+		r.held -= pages[i].Size
+		pages[i] = source.Page{}
+	}
+	r.signal()
+}

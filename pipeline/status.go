@@ -1,0 +1,155 @@
+package pipeline
+
+import (
+	"sync"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/source"
+)
+
+// State is what a lane is doing.
+type State string
+
+// The states of a lane.
+const (
+	Starting State = "starting" // has not acquired its position yet
+	Running  State = "running"
+	Retrying State = "retrying" // the bus or the store refuses; nothing is lost, nothing moves
+	Stopped  State = "stopped"
+)
+
+// Status is a snapshot of a lane.
+type Status struct {
+	Lane       string
+	State      State
+	Since      time.Time // of State
+	Reason     string    // of Retrying and Stopped: the last error
+	Checkpoint checkpoint.Checkpoint
+	Read       checkpoint.Position // how far it has read ahead
+	LastPoll   time.Time           // last good answer of the API, by the local clock
+	TipAt      time.Time           // when everything there was had been committed, by the local clock; zero if never
+	AtTip      bool                // the last committed page was the last there was
+	SourceNow  time.Time           // the API's clock at LastPoll
+	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero where none does
+	UnackedAt  time.Time           // that event's created_at
+	Events     uint64              // committed by this process
+}
+
+// Lag is how far the lane lies behind the API's own clock: the age of the oldest event that is read and not committed, else of the
+// committed position; zero where the tip was reached, or nothing is known.
+func (s *Status) Lag() time.Duration {
+	oldest := s.UnackedAt
+	if oldest.IsZero() {
+		oldest = s.Checkpoint.CreatedAt
+	}
+	if s.AtTip || s.SourceNow.IsZero() || oldest.IsZero() {
+		return 0
+	}
+	return max(0, s.SourceNow.Sub(oldest))
+}
+
+// Status returns a snapshot. It may be called at any time, from any goroutine.
+func (l *Lane) Status() Status {
+	s := l.status.snapshot()
+	s.Lane = l.Name
+	return s
+}
+
+type unreadPage struct{ came, createdAt time.Time }
+
+// tracker gathers a lane's status.
+type tracker struct {
+	mu       sync.Mutex
+	s        Status
+	everHeld bool
+	unread   []unreadPage // pages that are read and not delivered; the oldest first
+}
+
+func (t *tracker) snapshot() Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.s
+	if s.State == "" {
+		s.State = Starting
+	}
+	if len(t.unread) > 0 {
+		s.Unacked, s.UnackedAt = t.unread[0].came, t.unread[0].createdAt
+	}
+	return s
+}
+
+func (t *tracker) set(state State, reason string) {
+	if t.s.State != state {
+		t.s.State, t.s.Since = state, time.Now()
+	}
+	t.s.Reason = reason
+}
+
+func (t *tracker) acquired() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.everHeld
+}
+
+// claimed: the lane holds its position and starts to read from there.
+func (t *tracker) claimed(cp checkpoint.Checkpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.everHeld = true
+	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
+	t.set(Running, "")
+}
+
+// polled: the API has answered.
+func (t *tracker) polled(p *source.Page, at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.s.LastPoll, t.s.SourceNow = at, p.Now
+	if n := len(p.Events); n > 0 {
+		t.s.Read = p.Events[n-1].Position()
+		t.s.AtTip = false
+		t.unread = append(t.unread, unreadPage{came: at, createdAt: p.Events[0].CreatedAt})
+	}
+}
+
+// committed: the position in force is cp, and events more are durable.
+func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.s.Checkpoint = cp
+	t.s.Events += uint64(events) //nolint:gosec // a count
+	t.set(Running, "")
+}
+
+// delivered: all of these pages are committed.
+func (t *tracker) delivered(pages []source.Page) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for i := range pages {
+		if len(pages[i].Events) > 0 {
+			n++
+		}
+	}
+	t.unread = t.unread[min(n, len(t.unread)):]
+	if last := &pages[len(pages)-1]; last.Tip && len(t.unread) == 0 {
+		t.s.AtTip, t.s.TipAt = true, time.Now()
+	}
+}
+
+func (t *tracker) retrying(doing string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.set(Retrying, doing+": "+err.Error())
+}
+
+func (t *tracker) stop(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	reason := ""
+	if err != nil {
+		reason = err.Error()
+	}
+	t.set(Stopped, reason)
+}
