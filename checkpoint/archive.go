@@ -1,0 +1,126 @@
+package checkpoint
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+)
+
+// maxArchives is how many archived checkpoints are kept.
+const maxArchives = 10
+
+// archiveTime is fixed in width, so that names sort as times do, and legal in a file name everywhere.
+const archiveTime = "20060102T150405.000000000Z"
+
+// Archive keeps a copy of the checkpoint in force, readable or not, under a name with the time in it, and returns its path.
+// The ten newest are kept. It returns ErrNotFound where there is none.
+func (f *File) Archive(ctx context.Context) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return "", err
+	}
+	return f.archive()
+}
+
+// Remove archives the checkpoint in force, readable or not, and then removes it and the one before it, as if there had never
+// been one. It returns the path of the archived one, and ErrNotFound where there is none.
+func (f *File) Remove(ctx context.Context) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return "", err
+	}
+	kept, err := f.archive()
+	if err != nil {
+		return "", err
+	}
+	// The previous one first: a crash in between must not leave it without the one that it came before.
+	for _, path := range []string{f.paths.previous, f.paths.main} {
+		if err := removeIfThere(path); err != nil {
+			return kept, fmt.Errorf("remove the checkpoint: %w", err)
+		}
+	}
+	if err := syncFolder(f.paths.dir); err != nil {
+		return kept, fmt.Errorf("make the removal of the checkpoint durable: fsync of %s: %w", f.paths.dir, err)
+	}
+	return kept, nil
+}
+
+func (f *File) archive() (string, error) {
+	if _, err := os.Stat(f.paths.main); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: %s does not exist", ErrNotFound, f.paths.main)
+	} else if err != nil {
+		return "", fmt.Errorf("archive the checkpoint: %w", err)
+	}
+	archives, err := f.paths.archives()
+	if err != nil {
+		return "", fmt.Errorf("archive the checkpoint: %w", err)
+	}
+	path := f.archivePath(archives)
+	if err := keepAs(f.paths.main, path); err != nil {
+		return "", fmt.Errorf("archive the checkpoint as %s: %w", path, err)
+	}
+	for len(archives) >= maxArchives {
+		if err := removeIfThere(archives[0]); err != nil {
+			return path, fmt.Errorf("remove an old archived checkpoint: %w", err)
+		}
+		archives = archives[1:]
+	}
+	if err := syncFolder(f.paths.dir); err != nil {
+		return path, fmt.Errorf("make %s durable: fsync of its folder: %w", path, err)
+	}
+	return path, nil
+}
+
+// archivePath names the next archive such that it sorts after those that are there, even where the clock is coarse or was set
+// back.
+func (f *File) archivePath(archives []string) string {
+	at := f.now().UTC()
+	if len(archives) > 0 {
+		newest, err := time.Parse(archiveTime, strings.TrimPrefix(archives[len(archives)-1], f.paths.archiveFor))
+		if err == nil && !at.After(newest) {
+			at = newest.Add(time.Nanosecond)
+		}
+	}
+	return f.paths.archiveFor + at.Format(archiveTime)
+}
+
+// loadHolder reads the holder's name, and makes one where there is none that could be read.
+func loadHolder(p paths) (string, error) {
+	const size = 16 // bytes
+	text, err := readBounded(p.holder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if len(text) == 2*size+1 && text[2*size] == '\n' {
+		if _, err := hex.DecodeString(string(text[:2*size])); err == nil {
+			return string(text[:2*size]), nil
+		}
+	}
+	var random [size]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return "", err
+	}
+	name := hex.EncodeToString(random[:])
+	temporary := p.holder + temporarySuffix
+	if err := writeSynced(temporary, []byte(name+"\n")); err != nil {
+		return "", errors.Join(err, removeIfThere(temporary))
+	}
+	if err := os.Rename(temporary, p.holder); err != nil {
+		return "", errors.Join(err, removeIfThere(temporary))
+	}
+	return name, syncFolder(p.dir)
+}

@@ -1,0 +1,174 @@
+package checkpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func sample() Checkpoint {
+	return Checkpoint{
+		Position:   Position{EventID: "event_01H", CreatedAt: time.Date(2026, 11, 23, 10, 20, 30, 123456789, time.UTC)},
+		Generation: 3,
+		Holder:     "h",
+		Released:   true,
+		Source:     Identity{Relay: "workos", Lane: "nats", Endpoint: "https://api.workos.com", Organization: "org_1", Destination: "nats stream WORKOS"},
+		Mode:       AtLeastOnce,
+		Events:     []string{"dsync.user.created", "user.created"},
+		UpdatedAt:  time.Date(2026, 11, 23, 10, 20, 31, 0, time.UTC),
+		Revision:   41,
+	}
+}
+
+func TestEncodeIsOneLineOfJSON(t *testing.T) {
+	document := Encode(sample())
+	require.Equal(t, len(document)-1, bytes.IndexByte(document, '\n'))
+	//nolint:testifylint // the bytes count
+	require.Equal(t, `{"relay_checkpoint":1,"crc32c":"1cc0e30e","content":{"event_id":"event_01H","created_at":"2026-11-23T10:20:30.123456789Z",`+
+		`"generation":3,"holder":"h","released":true,"source":{"relay":"workos","lane":"nats","endpoint":"https://api.workos.com",`+
+		`"organization_id":"org_1","destination":"nats stream WORKOS"},"mode":"at_least_once",`+
+		`"events":["dsync.user.created","user.created"],"updated_at":"2026-11-23T10:20:31Z","revision":41}}`+"\n", string(document))
+	require.True(t, json.Valid(document))
+	back, err := Decode(document)
+	require.NoError(t, err)
+	require.Equal(t, sample(), back)
+}
+
+// Every field of Checkpoint must survive, one that is added later too.
+func TestEncodeKeepsEveryField(t *testing.T) {
+	var fill func(v reflect.Value)
+	fill = func(v reflect.Value) {
+		switch {
+		case v.Type() == reflect.TypeFor[time.Time]():
+			v.Set(reflect.ValueOf(time.Unix(1_700_000_000, 1).UTC()))
+		case v.Kind() == reflect.Struct:
+			for i := range v.NumField() {
+				fill(v.Field(i))
+			}
+		case v.Kind() == reflect.String:
+			v.SetString("x")
+		case v.Kind() == reflect.Bool:
+			v.SetBool(true)
+		case v.Kind() == reflect.Uint64:
+			v.SetUint(math.MaxUint64)
+		case v.Kind() == reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+			fill(v.Index(0))
+			fill(v.Index(1))
+		default:
+			t.Fatalf("a field of type %s: teach this test, and raise FormatVersion", v.Type())
+		}
+	}
+	var c Checkpoint
+	fill(reflect.ValueOf(&c).Elem())
+	back, err := Decode(Encode(c))
+	require.NoError(t, err)
+	require.Equal(t, c, back)
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	good := string(Encode(sample()))
+	for name, tt := range map[string]struct{ document, says string }{
+		"empty":               {"", "empty"},
+		"zeros":               {strings.Repeat("\x00", 512), "not a checkpoint of relay"},
+		"another file":        {"cursor: event_01H\n", "not a checkpoint of relay"},
+		"no newline":          {strings.TrimSuffix(good, "\n"), "cut short"},
+		"a second line":       {good + good, "follows its end"},
+		"zeros after it":      {good + "\x00\x00", "follows its end"},
+		"a space before":      {" " + good, "not a checkpoint of relay"},
+		"another event":       {strings.Replace(good, "event_01H", "event_01J", 1), "checksum does not fit"},
+		"another checksum":    {strings.Replace(good, `"crc32c":"1`, `"crc32c":"9`, 1), "checksum does not fit"},
+		"upper case checksum": {strings.Replace(good, "1cc0", "1CC0", 1), "checksum does not fit"},
+		"carriage return":     {strings.Replace(good, "\n", "\r\n", 1), "checksum does not fit"},
+		"newer":               {strings.Replace(good, `_checkpoint":1`, `_checkpoint":12`, 1), "format version 12 and was written by a newer relay; this one reads up to version 1"},
+		"version 0":           {strings.Replace(good, `_checkpoint":1`, `_checkpoint":0`, 1), "no format version 0"},
+		"version 01":          {strings.Replace(good, `_checkpoint":1`, `_checkpoint":01`, 1), "checksum does not fit"},
+		"no version":          {strings.Replace(good, `_checkpoint":1`, `_checkpoint":`, 1), "not a number"},
+		"huge version":        {strings.Replace(good, `_checkpoint":1`, `_checkpoint":99999999999999999999`, 1), "not a number"},
+		"almost nothing":      {versionPrefix + "1}\n", "parts are missing"},
+		"too long":            {good + strings.Repeat("x", MaxEncoded), "longer than"},
+		"unknown field":       {string(frame([]byte(`{"event_id":"e","more":1}`))), "unknown field"},
+		"two values":          {string(frame([]byte(`{} {}`))), "more than one value"},
+		"no object":           {string(frame([]byte(`[]`))), "cannot unmarshal"},
+		"bad time":            {string(frame([]byte(`{"created_at":"yesterday"}`))), "created_at"},
+		"bad update":          {string(frame([]byte(`{"updated_at":"2026-13-01T00:00:00Z"}`))), "updated_at"},
+		"time past the years": {string(frame([]byte(`{"created_at":"9999-12-31T23:59:59-01:00"}`))), "outside the years"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Decode([]byte(tt.document))
+			require.ErrorIs(t, err, ErrCorrupt)
+			require.ErrorContains(t, err, tt.says)
+		})
+	}
+}
+
+// No prefix of a document is a document, and none with one byte changed.
+func TestDecodeRefusesEveryCutAndEveryChange(t *testing.T) {
+	good := Encode(sample())
+	for n := range good {
+		_, err := Decode(good[:n])
+		require.ErrorIsf(t, err, ErrCorrupt, "cut after %d bytes", n)
+		changed := bytes.Clone(good)
+		for _, flip := range []byte{0x01, 0x20, 0x80, 0xff} {
+			changed[n] = good[n] ^ flip
+			_, err := Decode(changed)
+			require.ErrorIsf(t, err, ErrCorrupt, "byte %d changed from %q to %q", n, good[n], changed[n])
+		}
+	}
+}
+
+func TestCommitRefusesWhatCouldNotBeReadAgain(t *testing.T) {
+	m := NewMemory(sample().Source)
+	c := sample()
+	c.CreatedAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+	_, err := m.Commit(t.Context(), Checkpoint{}, c)
+	require.ErrorContains(t, err, "could not be read again")
+	require.NotErrorIs(t, err, ErrCorrupt, "what is in force is not corrupt")
+	_, err = m.Load(t.Context())
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
+func FuzzDecode(f *testing.F) {
+	good := Encode(sample())
+	f.Add(good, false)
+	f.Add(Encode(Checkpoint{}), false)
+	f.Add(good[:len(good)/2], false)
+	f.Add(bytes.Replace(good, []byte(":1,"), []byte(":2,"), 1), false)
+	f.Add([]byte(`{"created_at":"2026-01-01T00:00:00+05:30","events":["\ud800",""],"revision":18446744073709551615}`), true)
+	f.Add([]byte(`{"Created_At":"0001-01-01T00:00:00Z","mode":null,"events":null}`), true)
+	f.Add([]byte("{\"holder\":\"\xff\\u0000\"}"), true)
+	f.Fuzz(func(t *testing.T, data []byte, framed bool) {
+		if framed { // so that the content is reached behind its checksum
+			data = frame(data)
+		}
+		c, err := Decode(data)
+		if err != nil {
+			require.ErrorIs(t, err, ErrCorrupt)
+			return
+		}
+		again, err := Decode(Encode(c))
+		require.NoError(t, err)
+		require.Equal(t, c, again)
+	})
+}
+
+func BenchmarkEncodeDecode(b *testing.B) {
+	c := sample()
+	c.Events = nil
+	for i := range 93 {
+		c.Events = append(c.Events, fmt.Sprintf("some.event.type.number_%d", i))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(Encode(c)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

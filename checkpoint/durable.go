@@ -1,0 +1,102 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+const (
+	folderMode = 0o700
+	fileMode   = 0o600
+)
+
+// makeFolder creates dir with its parents where they are missing, such that it outlasts a power failure.
+func makeFolder(dir string) error {
+	var missing []string
+	for at := dir; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); err == nil || filepath.Dir(at) == at {
+			break
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		missing = append(missing, at)
+	}
+	if err := os.MkdirAll(dir, folderMode); err != nil {
+		return err
+	}
+	for _, made := range missing {
+		if err := syncFolder(filepath.Dir(made)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeSynced writes data to a new file at path, in the place of one that a failure left there, and returns once it is on the
+// disk. What it leaves behind after an error is not to be used.
+func writeSynced(path string, data []byte) error {
+	// A leftover is removed, never emptied: it may be a link to a file in use.
+	if err := removeIfThere(path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode) //nolint:gosec // a path of the store's own
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// keepAs gives the file at path the second name kept, in the same folder, replacing what stood there. The file must be one
+// that is replaced and never written to in place, since both names may be links to it. At no instant is either name
+// missing that was there before. The change of the folder is durable after syncFolder.
+func keepAs(path, kept string) error {
+	temporary := kept + temporarySuffix
+	if err := os.Link(path, temporary); err != nil {
+		// Some file systems have no hard links, and a leftover may be in the way. A copy is slower and as good; only of a file too
+		// long to be a checkpoint the end is left out.
+		data, err := readBounded(path)
+		if err != nil {
+			return err
+		}
+		if err := writeSynced(temporary, data); err != nil {
+			return errors.Join(err, removeIfThere(temporary))
+		}
+	}
+	if err := os.Rename(temporary, kept); err != nil {
+		return errors.Join(err, removeIfThere(temporary))
+	}
+	// Renaming one link of a file over another does nothing, and leaves both.
+	return removeIfThere(temporary)
+}
+
+// readBounded reads the file at path, and no more of it than shows that it is too long for a checkpoint.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // a path of the store's own
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	data, err := io.ReadAll(io.LimitReader(f, MaxEncoded+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return data, nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+)
+
+// swap is the rule of compare and swap for the stores that count revisions themselves. have is the document in force, nil
+// where there is none. It returns next with its revision, and the document to put in the place of have.
+func swap(id Identity, have []byte, prev, next Checkpoint) (Checkpoint, []byte, error) {
+	var revision uint64
+	if have != nil {
+		current, err := open(id, have)
+		if err != nil {
+			return Checkpoint{}, nil, err
+		}
+		revision = current.Revision
+	}
+	if prev.Revision != revision {
+		return Checkpoint{}, nil, fmt.Errorf("%w: %s is in force, not %s as expected; load it again and go on from there",
+			ErrConflict, revisionName(revision), revisionName(prev.Revision))
+	}
+	if err := id.Check(next.Source); err != nil {
+		return Checkpoint{}, nil, fmt.Errorf("refused to commit for another: %w", err)
+	}
+	next.Revision = revision + 1
+	document := Encode(next)
+	kept, err := Decode(document)
+	if err != nil { // a document that cannot be read again must never take the place of one that can
+		// The cause is told and not wrapped: what is in force is not corrupt.
+		return Checkpoint{}, nil, errors.New("refused to commit what could not be read again: " + err.Error())
+	}
+	return kept, document, nil
+}
+
+// open decodes a document and checks whose it is.
+func open(id Identity, document []byte) (Checkpoint, error) {
+	c, err := Decode(document)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	if err := id.Check(c.Source); err != nil {
+		return Checkpoint{}, err
+	}
+	return c, nil
+}
+
+func revisionName(revision uint64) string {
+	if revision == 0 {
+		return "no checkpoint"
+	}
+	return fmt.Sprintf("revision %d", revision)
+}
