@@ -1,0 +1,254 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-querystring/query"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// ResponseLimit is the number of events that ListEvents asks for where ListEventsOpts.Limit is zero.
+	ResponseLimit = 10
+	// MaxLimit is the most that the Events API gives in one response.
+	MaxLimit = 100
+	// DefaultEndpoint is the address of WorkOS's API.
+	DefaultEndpoint = "https://api.workos.com"
+	// DefaultMaxResponse bounds a response, in bytes, where Client.MaxResponse is zero.
+	DefaultMaxResponse = 32 << 20
+	// DefaultTimeout bounds one request, its response read, where Client.Timeout is zero.
+	DefaultTimeout = 60 * time.Second
+)
+
+// EventList says how the list of event types is written in the query. All three forms are in use among WorkOS's own clients.
+type EventList string
+
+// The forms of EventList.
+const (
+	EventListComma    EventList = "comma"    // events=a,b: the OpenAPI specification and the Node SDK; the default
+	EventListRepeat   EventList = "repeat"   // events=a&events=b: the Go and Ruby SDKs
+	EventListBrackets EventList = "brackets" // events[]=a&events[]=b: older clients and WorkOS's emulators
+)
+
+// DefaultClient is the client of SetAPIKey and of the function ListEvents.
+var DefaultClient = &Client{}
+
+// SetAPIKey sets the API key of DefaultClient. Call it before any request.
+func SetAPIKey(apiKey string) { DefaultClient.APIKey = apiKey }
+
+// ListEvents asks for one page of events with DefaultClient.
+func ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, error) {
+	return DefaultClient.ListEvents(ctx, opts)
+}
+
+// Client asks the WorkOS Events API. Its fields are set before the first request and not changed afterwards; it is then safe
+// for concurrent use. It prints without its key.
+type Client struct {
+	APIKey string // sk_...; belongs to one environment of WorkOS
+
+	// HTTPClient sends the requests; nil for one with keep-alive and bounded waiting. Redirects are not followed, whatever it
+	// says, except on the same scheme and host: the key is for the endpoint alone.
+	HTTPClient *http.Client
+	Endpoint   string // DefaultEndpoint where empty; without the path /events
+
+	EventList   EventList     // EventListComma where empty
+	MaxResponse int64         // bytes of one response, decompressed; DefaultMaxResponse where zero
+	Timeout     time.Duration // of one request, its response read; DefaultTimeout where zero
+	Limiter     *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit of its own
+	UserAgent   string        // workos-relay where empty
+
+	once sync.Once
+	http *http.Client
+}
+
+// String names the client by its endpoint.
+func (c *Client) String() string { return "Events API at " + c.host() }
+
+// GoString keeps the key out of %#v.
+func (c *Client) GoString() string { return c.String() }
+
+// ListEventsOpts is the query of one request. Empty fields are left out of it.
+type ListEventsOpts struct {
+	Events         []string `url:"-"` // required by the API; written as Client.EventList says
+	Limit          int      `url:"limit"`
+	After          string   `url:"after,omitempty"`       // an event id; not together with RangeStart
+	Before         string   `url:"before,omitempty"`      // an event id
+	RangeStart     string   `url:"range_start,omitempty"` // ISO 8601
+	RangeEnd       string   `url:"range_end,omitempty"`   // ISO 8601, at most 30 days after RangeStart
+	OrganizationID string   `url:"organization_id,omitempty"`
+	Order          string   `url:"order,omitempty"` // asc, desc or normal
+}
+
+// ListMetadata holds the cursors of a page; empty where the API says null.
+type ListMetadata struct {
+	Before string `json:"before"`
+	After  string `json:"after"`
+}
+
+// ListEventsResponse is one page. Its events share one buffer, see Event.
+type ListEventsResponse struct {
+	Data         []Event      `json:"data"`
+	ListMetadata ListMetadata `json:"list_metadata"`
+
+	Date      time.Time `json:"-"` // the API's clock, from the Date header; zero where there was none
+	RequestID string    `json:"-"` // X-Request-Id
+	Size      int       `json:"-"` // bytes of the body
+}
+
+// ListEvents makes one request, after waiting for the Limiter, and repeats nothing. Besides ctx.Err(), its errors are
+// *APIError (an answer other than 200), *ResponseError (an answer that cannot be used), *TransportError (no answer), and
+// what matches ErrMisconfigured (nothing was sent).
+func (c *Client) ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, error) {
+	if _, err := c.wait(ctx); err != nil {
+		return ListEventsResponse{}, err
+	}
+	a, err := c.fetch(ctx, opts)
+	return a.ListEventsResponse, err
+}
+
+// wait takes a token of the limiter and returns how long that took.
+func (c *Client) wait(ctx context.Context) (time.Duration, error) {
+	if c.Limiter == nil {
+		return 0, ctx.Err()
+	}
+	res := c.Limiter.Reserve()
+	if !res.OK() {
+		return 0, misconfigured("the rate limit lets no request through")
+	}
+	d := res.Delay()
+	if err := sleep(ctx, d); err != nil {
+		res.Cancel()
+		return 0, err
+	}
+	return d, nil
+}
+
+// sleep waits for d or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+func (c *Client) init() {
+	c.http = defaultHTTPClient()
+	if c.HTTPClient != nil {
+		own := *c.HTTPClient
+		c.http = &own
+	}
+	next := c.http.CheckRedirect
+	c.http.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+		first := via[0].URL
+		if req.URL.Scheme != first.Scheme || req.URL.Host != first.Host || len(via) >= 10 {
+			return http.ErrUseLastResponse
+		}
+		if next != nil {
+			return next(req, via)
+		}
+		return nil
+	}
+}
+
+// defaultHTTPClient has room for the connections of a parallel backfill and bounds every stage that Client.Timeout does not
+// need to wait for.
+func defaultHTTPClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: 30 * time.Second,
+		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConns:          64,
+		MaxIdleConnsPerHost:   64,
+	}}
+}
+
+// CloseIdleConnections closes the connections that the client keeps for later requests.
+func (c *Client) CloseIdleConnections() {
+	c.once.Do(c.init)
+	c.http.CloseIdleConnections()
+}
+
+func (c *Client) endpoint() string {
+	if c.Endpoint == "" {
+		return DefaultEndpoint
+	}
+	return strings.TrimRight(c.Endpoint, "/")
+}
+
+func (c *Client) host() string {
+	u, err := url.Parse(c.endpoint())
+	if err != nil || u.Host == "" {
+		return "an endpoint that is no URL"
+	}
+	return u.Host
+}
+
+// request builds the request, or says what in the client's fields is at fault.
+func (c *Client) request(ctx context.Context, opts ListEventsOpts) (*http.Request, error) {
+	if c.APIKey == "" {
+		return nil, misconfigured("there is no API key; set WORKOS_API_KEY or source.api_key")
+	}
+	if strings.ContainsFunc(c.APIKey, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, misconfigured("the API key holds a space, a line break or another character that no key has; was it copied whole?")
+	}
+	u, err := url.Parse(c.endpoint() + "/events")
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+		return nil, misconfigured("the endpoint is no http or https URL; the default is " + DefaultEndpoint)
+	}
+	if u.RawQuery, err = c.query(opts); err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, misconfigured("the request cannot be built")
+	}
+	req.Header.Set("Authorization", "Bearer "+c.APIKey)
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "workos-relay")
+	if c.UserAgent != "" {
+		req.Header.Set("User-Agent", c.UserAgent)
+	}
+	return req, nil
+}
+
+func (c *Client) query(opts ListEventsOpts) (string, error) {
+	if opts.Limit == 0 {
+		opts.Limit = ResponseLimit
+	}
+	values, err := query.Values(opts)
+	if err != nil {
+		return "", misconfigured("the query cannot be written: " + err.Error())
+	}
+	switch c.EventList {
+	case EventListComma, "":
+		if len(opts.Events) > 0 {
+			values.Set("events", strings.Join(opts.Events, ","))
+		}
+	case EventListRepeat:
+		values["events"] = opts.Events
+	case EventListBrackets:
+		values["events[]"] = opts.Events
+	default:
+		return "", misconfigured(fmt.Sprintf("%q is no form of the event list; there are comma, repeat and brackets", c.EventList))
+	}
+	return values.Encode(), nil
+}
+
+func misconfigured(why string) error { return fmt.Errorf("%w: %s", ErrMisconfigured, why) }

@@ -1,0 +1,124 @@
+package source
+
+import (
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// maxStepBack is how much older than the position the event that follows it may be. More means that the API started over.
+	maxStepBack = 60 * time.Second
+	// recentCount is how many ids are remembered to notice that the API started over.
+	recentCount = 1000
+	// A page that descends as a whole is refused where it spans this time, or this many different times; less is mere
+	// disorder, such as one late event before many of the same instant.
+	descendingSpan  = 2 * time.Second
+	descendingCount = 10
+)
+
+// checkOrder refuses a page that descends as a whole.
+func (r *reader) checkOrder(a answer) error {
+	n := len(a.Data)
+	if n < 2 {
+		return nil
+	}
+	times := 1
+	for i := range n - 1 {
+		switch a.Data[i+1].CreatedAt.Compare(a.Data[i].CreatedAt) {
+		case 1:
+			return nil
+		case -1:
+			times++
+		}
+	}
+	first, last := &a.Data[0], &a.Data[n-1]
+	if times == 1 || (first.CreatedAt.Sub(last.CreatedAt) < descendingSpan && times < descendingCount) {
+		return nil
+	}
+	return &DescendingError{Position: r.pos, First: first.Position(), Last: last.Position(), RequestID: a.RequestID}
+}
+
+// checkCursor refuses a page that shows that the API did not go on from the position, and remembers the ids of a good one.
+// An id that comes a second time says so even within one page.
+func (r *reader) checkCursor(a answer, opts ListEventsOpts) error {
+	lost := func(reason string) error {
+		return &CursorLostError{Position: r.pos, Reason: reason, RequestID: a.RequestID}
+	}
+	if opts.After != "" && len(a.Data) > 0 && !r.pos.CreatedAt.IsZero() {
+		first := &a.Data[0]
+		if back := r.pos.CreatedAt.Sub(first.CreatedAt); back > maxStepBack {
+			return lost(fmt.Sprintf("what it sent begins with %s, which is %s older", first.Position(), back.Round(time.Second)))
+		}
+	}
+	for i := range a.Data {
+		if !r.seen.add(a.Data[i].ID) {
+			return lost(fmt.Sprintf("it sent %s a second time", a.Data[i].Position()))
+		}
+	}
+	return nil
+}
+
+func (r *reader) countInversions(events []Event) {
+	var info InversionInfo
+	last := r.pos.CreatedAt
+	if r.pos.EventID == "" {
+		last = time.Time{}
+	}
+	for i := range events {
+		if events[i].CreatedAt.Before(last) {
+			if info.Count++; info.Count == 1 {
+				info.Position = events[i].Position()
+			}
+		}
+		last = events[i].CreatedAt
+	}
+	if info.Count > 0 {
+		call(r.hooks.OnInversion, info)
+		r.log.Debug("events stand in another order than their times; relayed as they stand",
+			zap.Int("count", info.Count), zap.Stringer("first", info.Position))
+	}
+}
+
+// reportUnexpected tells of events whose type was not asked for, in the log once for each type.
+func (r *reader) reportUnexpected(events []Event) {
+	const maxReported = 100
+	for i := range events {
+		e := &events[i]
+		if r.types.wants(e.Event) {
+			continue
+		}
+		call(r.hooks.OnUnexpectedType, UnexpectedTypeInfo{Type: e.Event, Position: e.Position()})
+		if !r.odd[e.Event] && len(r.odd) < maxReported {
+			r.odd[e.Event] = true
+			r.log.Warn("the Events API sent an event of a type that was not asked for; relaying it", zap.String("type", e.Event),
+				zap.Stringer("event", e.Position()))
+		}
+	}
+}
+
+// recentIDs remembers the last ids added.
+type recentIDs struct {
+	known map[string]struct{}
+	ring  []string
+	next  int
+}
+
+func newRecentIDs(n int) *recentIDs {
+	return &recentIDs{known: make(map[string]struct{}, n), ring: make([]string, n)}
+}
+
+// add reports whether id was not remembered yet, and remembers it.
+func (s *recentIDs) add(id string) bool {
+	if _, ok := s.known[id]; ok {
+		return false
+	}
+	if old := s.ring[s.next]; old != "" {
+		delete(s.known, old)
+	}
+	s.ring[s.next] = id
+	s.next = (s.next + 1) % len(s.ring)
+	s.known[id] = struct{}{}
+	return true
+}

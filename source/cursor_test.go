@@ -1,0 +1,358 @@
+//nolint:bodyclose // a fault is a function that makes a response; the client closes it
+package source
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+)
+
+func TestALostCursorStops(t *testing.T) {
+	for name, unknown := range map[string]func(*fakeAPI) func() *http.Response{
+		"400": func(*fakeAPI) func() *http.Response {
+			return func() *http.Response { return respond(400, `{"message":"bad cursor"}`, "X-Request-Id", "req_x") }
+		},
+		"404": func(*fakeAPI) func() *http.Response { return nil },
+		"410": func(*fakeAPI) func() *http.Response {
+			return func() *http.Response { return respond(410, ``) }
+		},
+		"422": func(*fakeAPI) func() *http.Response {
+			return func() *http.Response { return respond(422, `{"message":"m","errors":["after"]}`) }
+		},
+		"replayed from long ago": func(f *fakeAPI) func() *http.Response {
+			return func() *http.Response { return respondList(f.events[0].json(), f.events[1].json()) }
+		},
+		"replayed with the position itself": func(f *fakeAPI) func() *http.Response {
+			return func() *http.Response { return respondList(fakeEvent{"event_gone", UserCreated, epoch, 0}.json()) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				api := &fakeAPI{}
+				api.unknownAfter = unknown(api)
+				api.add(5, epoch.Add(-time.Hour))
+				s, _ := api.stream()
+				gone := checkpoint.Position{EventID: "event_gone", CreatedAt: epoch}
+				pages, err := take(t, s, gone, 1)
+				require.ErrorIs(t, err, ErrCursorLost)
+				require.Empty(t, pages, "nothing of it is yielded")
+				var e *CursorLostError
+				require.ErrorAs(t, err, &e)
+				require.Equal(t, gone, e.Position)
+				require.ErrorContains(t, err, "event_gone")
+				require.ErrorContains(t, err, "relay checkpoint set")
+				if strings.HasPrefix(name, "4") {
+					require.Equal(t, 3, api.requests(), "the request, the same without the cursor, and once more")
+					require.Equal(t, "1", api.queries[1].Get("limit"))
+					require.False(t, api.queries[1].Has("after"))
+					require.Equal(t, api.queries[0], api.queries[2])
+					var refusal *APIError
+					require.ErrorAs(t, err, &refusal)
+				} else {
+					require.Equal(t, 1, api.requests())
+					require.Equal(t, "req_ok", e.RequestID)
+				}
+			})
+		})
+	}
+}
+
+func TestTheCursorIsLostInMidStream(t *testing.T) {
+	for name, replay := range map[string][2]int{
+		"the position itself comes again": {249, 250},
+		"a recent event comes again":      {180, 181},
+		"the whole page comes again":      {200, 250},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				api := &fakeAPI{}
+				api.add(250, epoch)
+				api.fault = func(n int, _ url.Values) (*http.Response, error) {
+					if n < 4 {
+						return nil, nil
+					}
+					var parts []string
+					for _, e := range api.events[replay[0]:replay[1]] {
+						parts = append(parts, e.json())
+					}
+					return respondList(parts...), nil
+				}
+				s, _ := api.stream()
+				pages, err := take(t, s, checkpoint.Position{}, 9)
+				require.ErrorIs(t, err, ErrCursorLost)
+				require.Equal(t, numbered(0, 249), ids(pages))
+			})
+		})
+	}
+	t.Run("one page holds an event twice", func(t *testing.T) {
+		api := &fakeAPI{}
+		api.add(5, epoch)
+		api.events = append(api.events, api.events[2])
+		s, _ := api.stream()
+		_, err := take(t, s, checkpoint.Position{}, 1)
+		require.ErrorIs(t, err, ErrCursorLost)
+		require.ErrorContains(t, err, "event_000002")
+	})
+}
+
+func TestACursorThatGoesSilentStops(t *testing.T) {
+	for name, tc := range map[string]struct {
+		newer time.Duration // how long after the position's event another one happens
+		lost  bool
+	}{
+		"what follows is clearly newer":     {time.Minute + time.Millisecond, true},
+		"what follows may be mere disorder": {time.Minute - time.Millisecond, false},
+		"what follows may be held back":     {time.Hour + 58*time.Minute, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				api := &fakeAPI{}
+				api.add(5, epoch)
+				last := api.events[4].at
+				api.fault = func(_ int, q url.Values) (*http.Response, error) {
+					if q.Get("after") == "event_000004" {
+						return respondList(), nil
+					}
+					return nil, nil
+				}
+				s, _ := api.stream()
+				s.PollInterval = 10 * time.Minute
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour+time.Minute)
+				defer cancel()
+				var final error
+				for page, err := range s.Pages(ctx, checkpoint.Position{}) {
+					if final = err; len(page.Events) > 0 {
+						api.add(1, last.Add(tc.newer))
+					}
+				}
+				if tc.lost {
+					require.ErrorIs(t, final, ErrCursorLost)
+					require.ErrorContains(t, final, "event_000005")
+					require.Equal(t, time.Hour, time.Since(epoch), "it is looked into after an hour")
+					return
+				}
+				require.Equal(t, context.DeadlineExceeded, final)
+			})
+		})
+	}
+}
+
+// An event that comes between the poll and the look by time proves nothing.
+func TestSilenceIsNotMisjudged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &fakeAPI{}
+		api.add(1, epoch.Add(-time.Hour))
+		api.add(1, epoch.Add(-time.Minute*20))
+		api.fault = func(n int, _ url.Values) (*http.Response, error) {
+			if n == 1 {
+				return respondList(), nil
+			}
+			return nil, nil
+		}
+		s, _ := api.stream()
+		pages, err := take(t, s, checkpoint.Position{EventID: "event_000000", CreatedAt: epoch.Add(-time.Hour)}, 2)
+		require.NoError(t, err)
+		require.Equal(t, numbered(1, 1), ids(pages))
+		require.Equal(t, 4, api.requests(), "the poll, the look by time, the poll again, the next poll")
+	})
+}
+
+func TestAPassingRefusalIsNoLostCursor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &fakeAPI{fault: failing(1, func() (*http.Response, error) { return respond(404, "try later"), nil })}
+		api.add(5, epoch)
+		s, _ := api.stream()
+		pages, err := take(t, s, checkpoint.Position{EventID: "event_000001", CreatedAt: epoch}, 1)
+		require.NoError(t, err)
+		require.Equal(t, numbered(2, 4), ids(pages))
+
+		// Where the probe fails in a way that may pass, nothing is concluded from it.
+		first := api.requests()
+		api.fault = func(n int, _ url.Values) (*http.Response, error) {
+			switch n - first {
+			case 1:
+				return respond(404, ""), nil
+			case 2:
+				return respond(503, ""), nil
+			}
+			return nil, nil
+		}
+		pages, err = take(t, s, checkpoint.Position{EventID: "event_000001", CreatedAt: epoch}, 1)
+		require.NoError(t, err)
+		require.Equal(t, numbered(2, 4), ids(pages))
+	})
+}
+
+func TestAStepBackWithinAMinuteIsRelayed(t *testing.T) {
+	for _, tc := range []struct {
+		back time.Duration
+		lost bool
+	}{{time.Second, false}, {time.Minute, false}, {time.Minute + time.Millisecond, true}} {
+		api := &fakeAPI{}
+		api.add(1, epoch)
+		api.add(1, epoch.Add(-tc.back))
+		s, _ := api.stream()
+		var inversions []InversionInfo
+		s.Hooks.OnInversion = func(i InversionInfo) { inversions = append(inversions, i) }
+		pages, err := take(t, s, checkpoint.Position{EventID: "event_000000", CreatedAt: epoch}, 1)
+		if tc.lost {
+			require.ErrorIs(t, err, ErrCursorLost)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, numbered(1, 1), ids(pages))
+		require.Equal(t, []InversionInfo{{Count: 1, Position: checkpoint.Position{EventID: "event_000001", CreatedAt: epoch.Add(-tc.back)}}}, inversions)
+		// With only the id known, time says nothing.
+		_, err = take(t, s, checkpoint.Position{EventID: "event_000000"}, 1)
+		require.NoError(t, err)
+	}
+}
+
+func TestDescendingPages(t *testing.T) {
+	at := func(ms ...int) (out []fakeEvent) {
+		for i, m := range ms {
+			out = append(out, fakeEvent{id: fmt.Sprintf("event_%06d", i), typ: UserCreated, at: epoch.Add(time.Duration(m) * time.Millisecond)})
+		}
+		return out
+	}
+	for name, tc := range map[string]struct {
+		events     []fakeEvent
+		refused    bool
+		inversions int
+	}{
+		"by two seconds":             {at(2000, 0), true, 0},
+		"ten different times":        {at(9, 8, 7, 6, 5, 4, 3, 2, 1, 0), true, 0},
+		"long, with equal times":     {at(9000, 9000, 5000, 5000, 1), true, 0},
+		"nine different times":       {at(8, 7, 6, 5, 4, 3, 2, 1, 0), false, 8},
+		"small":                      {at(1999, 0), false, 1},
+		"late event before a burst":  {at(7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), false, 1},
+		"all at once":                {at(5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5), false, 0},
+		"one pair ascends":           {at(9000, 8000, 8001, 3000, 2000), false, 3},
+		"ascending, one far too old": {at(5000, 6000, 1000, 7000), false, 1},
+		"ascending":                  {at(1, 2, 3), false, 0},
+		"one event":                  {at(1), false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := &fakeAPI{events: tc.events}
+			s, _ := api.stream()
+			inversions := 0
+			s.Hooks.OnInversion = func(i InversionInfo) { inversions += i.Count }
+			pages, err := take(t, s, checkpoint.Position{}, 1)
+			if tc.refused {
+				require.ErrorIs(t, err, ErrDescending)
+				require.ErrorContains(t, err, "req_ok")
+				require.Empty(t, pages)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, numbered(0, len(tc.events)-1), ids(pages), "relayed as it stands")
+			require.Equal(t, tc.inversions, inversions)
+		})
+	}
+}
+
+// refuseTypes answers like the API does to names that it does not know.
+func refuseTypes(names ...string) func(int, url.Values) (*http.Response, error) {
+	return func(_ int, q url.Values) (*http.Response, error) {
+		for _, asked := range strings.Split(q.Get("events"), ",") {
+			if slices.Contains(names, asked) {
+				return respond(400, `{"message":"Invalid event '`+asked+`'","code":"invalid_events_request"}`), nil
+			}
+		}
+		return nil, nil
+	}
+}
+
+func TestARefusedTypeIsLeftOutForADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &fakeAPI{fault: refuseTypes("vault.data.read", "vault.kek.created")}
+		api.add(3, epoch.Add(100*time.Hour)) // so new that a silence after them is not looked into
+		s, logs := api.stream()
+		s.Events = []string{"vault.data.read", UserCreated, "vault.kek.created"}
+		s.PollInterval = time.Hour
+		var refused []TypeRefusedInfo
+		var restored []TypeRestoredInfo
+		s.Hooks.OnTypeRefused = func(i TypeRefusedInfo) { refused = append(refused, i) }
+		s.Hooks.OnTypeRestored = func(i TypeRestoredInfo) { restored = append(restored, i) }
+		s.Hooks.OnRetry = func(i RetryInfo) { t.Errorf("a refused type is no failure: %v", i) }
+		pages := 0
+		for _, err := range s.Pages(t.Context(), checkpoint.Position{}) {
+			require.NoError(t, err)
+			switch pages++; pages {
+			case 1:
+				require.Equal(t, 3, api.requests())
+				require.Equal(t, UserCreated, api.queries[2].Get("events"))
+				require.Len(t, refused, 2)
+			case 24: // after 23 hours nothing has been asked again
+				require.Equal(t, 26, api.requests())
+			case 25: // after 24 both have, each on its own
+				require.Equal(t, 29, api.requests())
+				require.Equal(t, UserCreated+",vault.data.read", api.queries[26].Get("events"))
+				require.Equal(t, UserCreated+",vault.kek.created", api.queries[27].Get("events"))
+				require.Len(t, refused, 4)
+				require.True(t, refused[3].Again)
+				require.Equal(t, epoch.Add(48*time.Hour).Unix(), refused[3].Until.Unix())
+				api.fault = refuseTypes("vault.kek.created")
+			case 50:
+				require.Len(t, restored, 1)
+				require.Equal(t, "vault.data.read", restored[0].Type)
+				require.Equal(t, epoch.Unix(), restored[0].Since.Unix())
+				require.Len(t, refused, 5)
+				require.Equal(t, "vault.data.read,"+UserCreated, api.queries[len(api.queries)-1].Get("events"))
+				require.Equal(t, 3, logs.FilterLevelExact(zap.WarnLevel).Len(), "two refused, one restored; no daily noise")
+				return
+			}
+		}
+	})
+}
+
+func TestEveryTypeRefusedIsFinal(t *testing.T) {
+	api := &fakeAPI{fault: refuseTypes("a.b", "c.d")}
+	s, _ := api.stream()
+	s.Events = []string{"a.b", "c.d"}
+	_, err := take(t, s, checkpoint.Position{}, 1)
+	require.ErrorIs(t, err, ErrAllRefused)
+	var e *APIError
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, 2, api.requests())
+}
+
+func TestAnEventNobodyAskedForIsRelayed(t *testing.T) {
+	api := &fakeAPI{}
+	api.fault = func(int, url.Values) (*http.Response, error) {
+		return respondList(
+			fakeEvent{"event_1", "future.thing", epoch, 0}.json(), fakeEvent{"event_2", UserCreated, epoch, 0}.json(),
+			fakeEvent{"event_3", "future.thing", epoch, 0}.json()), nil
+	}
+	s, logs := api.stream()
+	var odd []string
+	s.Hooks.OnUnexpectedType = func(i UnexpectedTypeInfo) { odd = append(odd, i.Type+" "+i.Position.EventID) }
+	pages, err := take(t, s, checkpoint.Position{}, 1)
+	require.NoError(t, err)
+	require.Equal(t, []string{"event_1", "event_2", "event_3"}, ids(pages))
+	require.Equal(t, []string{"future.thing event_1", "future.thing event_3"}, odd)
+	require.Equal(t, 1, logs.FilterLevelExact(zap.WarnLevel).Len())
+}
+
+func TestRecentIDs(t *testing.T) {
+	s := newRecentIDs(3)
+	for _, id := range []string{"a", "b", "c"} {
+		require.True(t, s.add(id))
+		require.False(t, s.add(id))
+	}
+	require.True(t, s.add("d"), "takes the place of a")
+	require.False(t, s.add("b"))
+	require.True(t, s.add("a"))
+	require.Len(t, s.known, 3)
+}

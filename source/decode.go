@@ -1,0 +1,255 @@
+package source
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// knownNames saves an allocation per event: the name of a known type is shared.
+var knownNames = func() map[string]string {
+	m := make(map[string]string, len(catalogue))
+	for _, t := range catalogue {
+		m[t.Name] = t.Name
+	}
+	return m
+}()
+
+// decodeList decodes a page. The events' Raw and Data alias body, byte for byte. Where a name stands twice in an object the
+// last one counts; invalid UTF-8 inside strings is let through. What is not well-formed JSON, or not a list of events with
+// id, type and time, is an error.
+func decodeList(body []byte, sizeHint int) (ListEventsResponse, error) {
+	d := decoder{
+		body: body,
+		dec: jsontext.NewDecoder(bytes.NewBuffer(body),
+			jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
+	}
+	list, err := d.list(sizeHint)
+	if err != nil {
+		return ListEventsResponse{}, err
+	}
+	if _, err := d.dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return ListEventsResponse{}, fmt.Errorf("something follows the list at byte %d", d.dec.InputOffset())
+	}
+	return list, nil
+}
+
+type decoder struct {
+	body []byte
+	dec  *jsontext.Decoder
+}
+
+func (d *decoder) list(sizeHint int) (ListEventsResponse, error) {
+	var list ListEventsResponse
+	isList, hasData := false, false
+	_, err := d.object(func(name []byte) (err error) {
+		switch string(name) {
+		case "object":
+			var v []byte
+			v, err = d.text()
+			isList = string(v) == "list"
+		case "data":
+			hasData = true
+			list.Data, err = d.events(sizeHint)
+		case "list_metadata":
+			list.ListMetadata, err = d.metadata()
+		default:
+			err = d.dec.SkipValue()
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return list, err
+	case !isList:
+		return list, errors.New(`it is no list: its "object" is not "list"`)
+	case !hasData:
+		return list, errors.New(`it has no "data"`)
+	}
+	return list, nil
+}
+
+func (d *decoder) events(sizeHint int) ([]Event, error) {
+	if err := d.open(jsontext.KindBeginArray, "an array"); err != nil {
+		return nil, fmt.Errorf(`"data": %w`, err)
+	}
+	events := make([]Event, 0, sizeHint)
+	for d.dec.PeekKind() != jsontext.KindEndArray {
+		events = append(events, Event{})
+		if err := d.event(&events[len(events)-1]); err != nil {
+			return nil, fmt.Errorf("event %d of the page: %w", len(events), err)
+		}
+	}
+	_, err := d.dec.ReadToken()
+	return events, err
+}
+
+func (d *decoder) event(e *Event) (err error) {
+	var created []byte
+	e.Raw, err = d.object(func(name []byte) (err error) {
+		switch string(name) {
+		case "id":
+			e.ID, err = d.name()
+		case "event":
+			e.Event, err = d.name()
+		case "created_at":
+			created, err = d.text()
+		case "data":
+			e.Data, err = d.value()
+		default:
+			return d.dec.SkipValue()
+		}
+		if err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case e.ID == "":
+		return errors.New(`it has no "id"`)
+	case e.Event == "":
+		return fmt.Errorf(`%s has no "event"`, e.ID)
+	}
+	if e.CreatedAt, err = parseTime(created); err != nil {
+		return fmt.Errorf(`%s: "created_at": %w`, e.ID, err)
+	}
+	return nil
+}
+
+// metadata reads the two cursors; null, and any other shape than strings, is none.
+func (d *decoder) metadata() (ListMetadata, error) {
+	var m ListMetadata
+	if d.dec.PeekKind() != jsontext.KindBeginObject {
+		return m, d.dec.SkipValue()
+	}
+	_, err := d.object(func(name []byte) error {
+		if d.dec.PeekKind() != jsontext.KindString {
+			return d.dec.SkipValue()
+		}
+		v, err := d.text()
+		switch string(name) {
+		case "before":
+			m.Before = string(v)
+		case "after":
+			m.After = string(v)
+		}
+		return err
+	})
+	return m, err
+}
+
+// object reads an object, calling member after each name to read the value, and returns the object's bytes.
+func (d *decoder) object(member func(name []byte) error) ([]byte, error) {
+	if err := d.open(jsontext.KindBeginObject, "an object"); err != nil {
+		return nil, err
+	}
+	start := d.dec.InputOffset() - 1
+	for d.dec.PeekKind() != jsontext.KindEndObject {
+		name, err := d.text()
+		if err != nil {
+			return nil, err
+		}
+		if err := member(name); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := d.dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	end := d.dec.InputOffset()
+	return d.body[start:end:end], nil
+}
+
+func (d *decoder) open(want jsontext.Kind, what string) error {
+	tok, err := d.dec.ReadToken()
+	if err != nil {
+		return err
+	}
+	if tok.Kind() != want {
+		return fmt.Errorf("it is not %s, at byte %d", what, d.dec.InputOffset())
+	}
+	return nil
+}
+
+// value reads any value and returns its bytes. They are cut out of body, so that nothing depends on what the decoder does
+// with its buffer.
+func (d *decoder) value() ([]byte, error) {
+	v, err := d.dec.ReadValue()
+	if err != nil {
+		return nil, err
+	}
+	end := d.dec.InputOffset()
+	return d.body[end-int64(len(v)) : end : end], nil
+}
+
+// text reads a string, or the name of a member, without its quotes and escapes.
+func (d *decoder) text() ([]byte, error) {
+	v, err := d.value()
+	if err != nil {
+		return nil, err
+	}
+	if v[0] != '"' {
+		return nil, fmt.Errorf("it is not a string, at byte %d", d.dec.InputOffset())
+	}
+	if bytes.IndexByte(v, '\\') < 0 {
+		return v[1 : len(v)-1], nil
+	}
+	out, err := jsontext.AppendUnquote(nil, v)
+	if err != nil && !utf8.Valid(v) {
+		return out, nil // only a complaint about the UTF-8
+	}
+	return out, err
+}
+
+// name reads an id or a type. They become headers and subjects, hence the bounds.
+func (d *decoder) name() (string, error) {
+	b, err := d.text()
+	if err != nil {
+		return "", err
+	}
+	if len(b) > maxNameBytes {
+		return "", fmt.Errorf("it has %d bytes, more than the %d that relay takes", len(b), maxNameBytes)
+	}
+	if s, ok := knownNames[string(b)]; ok {
+		return s, nil
+	}
+	for i := 0; i < len(b); {
+		r, n := rune(b[i]), 1
+		if r >= utf8.RuneSelf {
+			r, n = utf8.DecodeRune(b[i:])
+		}
+		if (r == utf8.RuneError && n == 1) || !unicode.IsPrint(r) {
+			return "", fmt.Errorf("it has a character that cannot be printed: %q", b)
+		}
+		i += n
+	}
+	return string(b), nil
+}
+
+// parseTime reads a time as RFC 3339 has it, and as one sample of WorkOS's documentation has it: a space in place of T and no
+// zone, which is taken as UTC.
+func parseTime(b []byte) (time.Time, error) {
+	if len(b) > 64 {
+		return time.Time{}, fmt.Errorf("it has %d bytes and is no time", len(b))
+	}
+	t, err := time.Parse(time.RFC3339Nano, string(b))
+	if err == nil {
+		return t.UTC(), nil
+	}
+	if len(b) > 10 && (b[10] == ' ' || b[10] == 'T') {
+		for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02T15:04:05", "2006-01-02 15:04:05Z07:00"} {
+			if t, err := time.Parse(layout, string(b)); err == nil {
+				return t.UTC(), nil
+			}
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is no time as RFC 3339 has it", b)
+}

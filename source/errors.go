@@ -1,0 +1,289 @@
+package source
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"workos-relay/checkpoint"
+)
+
+// Sentinel errors, matched with errors.Is.
+var (
+	// ErrMisconfigured: nothing was sent, since a field of Client, Stream or the query is unusable. The error says which.
+	ErrMisconfigured = errors.New("the Events API client is misconfigured")
+	// ErrCursorLost: the API no longer goes on from the position. The error is a *CursorLostError.
+	ErrCursorLost = errors.New("cursor lost")
+	// ErrDescending: the API answers newest first although asked for oldest first. The error is a *DescendingError.
+	ErrDescending = errors.New("page in descending order")
+	// ErrTooLarge: a response exceeds Client.MaxResponse. From a stream it is final and names the event's position.
+	ErrTooLarge = errors.New("larger than the permitted response")
+	// ErrAllRefused: the API refuses every event type asked for.
+	ErrAllRefused = errors.New("the Events API refuses every event type asked for")
+)
+
+// APIError is an answer of the Events API other than 200. Its texts are those of the answer, clipped, printable, and without
+// the API key.
+type APIError struct {
+	Status     int
+	Code       string // such as invalid_events_request; often empty
+	Message    string
+	RequestID  string        // X-Request-Id: what WorkOS's support asks for
+	RetryAfter time.Duration // from the Retry-After header, by the API's clock; zero where there was none
+	Refused    []string      // the event types of the request that the answer names as unknown
+}
+
+// Error implements error.
+func (e *APIError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the Events API answered %d %s", e.Status, http.StatusText(e.Status))
+	if e.Message != "" {
+		fmt.Fprintf(&b, ": %s", e.Message)
+	}
+	var notes []string
+	if e.Code != "" {
+		notes = append(notes, "code "+e.Code)
+	}
+	if e.RequestID != "" {
+		notes = append(notes, "request id "+e.RequestID)
+	}
+	if len(notes) > 0 {
+		fmt.Fprintf(&b, " (%s)", strings.Join(notes, ", "))
+	}
+	return b.String()
+}
+
+// ResponseError is an answer of status 200 that cannot be used: cut off, malformed, or too large (then it matches ErrTooLarge).
+type ResponseError struct {
+	Reason    string
+	RequestID string
+	Err       error // what was found, for errors.Is
+}
+
+// Error implements error.
+func (e *ResponseError) Error() string {
+	s := "the answer of the Events API cannot be used: " + e.Reason
+	if e.RequestID != "" {
+		s += " (request id " + e.RequestID + ")"
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *ResponseError) Unwrap() error { return e.Err }
+
+// TransportError says that a request brought no answer.
+type TransportError struct {
+	Host string
+	Err  error
+}
+
+// Error implements error.
+func (e *TransportError) Error() string {
+	return fmt.Sprintf("the Events API at %s gave no answer: %v", e.Host, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *TransportError) Unwrap() error { return e.Err }
+
+// CursorLostError says that the API does not go on from Position. Going on from anywhere else may repeat or leave out events,
+// so a person decides. It matches ErrCursorLost.
+type CursorLostError struct {
+	Position  checkpoint.Position
+	Reason    string
+	RequestID string
+	Err       error // the API's refusal where there was one, otherwise nil
+}
+
+// Error implements error.
+func (e *CursorLostError) Error() string {
+	reason := e.Reason
+	if e.Err == nil { // the refusal names its request itself
+		reason += requestNote(e.RequestID)
+	} else {
+		reason += ": " + e.Err.Error()
+	}
+	return fmt.Sprintf("cursor lost: the Events API no longer goes on after %s: %s; choose where to go on with `relay checkpoint set`", e.Position, reason)
+}
+
+// Is makes errors.Is(err, ErrCursorLost) hold.
+func (e *CursorLostError) Is(target error) bool { return target == ErrCursorLost }
+
+// Unwrap returns the API's refusal, or nil.
+func (e *CursorLostError) Unwrap() error { return e.Err }
+
+// DescendingError says that a whole page is newest first. Read so, the position would jump to the tip and what lies between
+// would be lost. It matches ErrDescending.
+type DescendingError struct {
+	Position    checkpoint.Position // what the page was asked to follow
+	First, Last checkpoint.Position // of the page
+	RequestID   string
+}
+
+// Error implements error.
+func (e *DescendingError) Error() string {
+	return fmt.Sprintf("the Events API answered newest first although asked for oldest first (page from %s to %s, asked for what follows %s%s); "+
+		"relay stops rather than lose what lies between", e.First, e.Last, e.Position, requestNote(e.RequestID))
+}
+
+// Is makes errors.Is(err, ErrDescending) hold.
+func (e *DescendingError) Is(target error) bool { return target == ErrDescending }
+
+// RefusedTypesError names the event types that the API does not know, as found by Client.Reach.
+type RefusedTypesError struct {
+	Types []string // sorted
+	Err   *APIError
+}
+
+// Error implements error.
+func (e *RefusedTypesError) Error() string {
+	return fmt.Sprintf("the Events API refuses %d of the event types: %s (a running relay goes on without them and asks again daily); last answer: %v",
+		len(e.Types), strings.Join(e.Types, ", "), e.Err)
+}
+
+// Unwrap returns the last refusal.
+func (e *RefusedTypesError) Unwrap() error { return e.Err }
+
+func requestNote(id string) string {
+	if id == "" {
+		return ""
+	}
+	return " (request id " + id + ")"
+}
+
+func (c *Client) responseError(a answer, err error) *ResponseError {
+	return &ResponseError{Reason: c.clean(err.Error()), RequestID: a.RequestID, Err: err}
+}
+
+// apiError reads the body of an answer other than 200.
+func (c *Client) apiError(resp *http.Response, a answer, opts ListEventsOpts) *APIError {
+	const maxErrorBody = 64 << 10
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what came before an error may still tell
+	code, message := parseErrorBody(body)
+	e := &APIError{
+		Status:     resp.StatusCode,
+		Code:       c.clean(code),
+		Message:    c.clean(message),
+		RequestID:  a.RequestID,
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), a.Date),
+	}
+	if location := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && location != "" {
+		e.Message = c.clean("it sends relay elsewhere, where the API key must not go: " + location)
+	}
+	if resp.StatusCode == http.StatusBadRequest {
+		e.Refused = quotedTypes(message, opts.Events)
+	}
+	return e
+}
+
+// clean makes a text of the API fit for logs and errors: without the key, on one line, and clipped.
+func (c *Client) clean(s string) string {
+	const maxText = 500
+	if c.APIKey != "" {
+		s = strings.ReplaceAll(s, c.APIKey, "[API key]")
+	}
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "") + "..."
+	}
+	return s
+}
+
+// parseErrorBody knows the shapes {message, code}, {message, errors: [{code, field, message} or text]} and
+// {error, error_description}; any other body is its own message.
+func parseErrorBody(body []byte) (code, message string) {
+	var b struct {
+		Message     string            `json:"message"`
+		Code        string            `json:"code"`
+		Error       string            `json:"error"`
+		Description string            `json:"error_description"`
+		Errors      []json.RawMessage `json:"errors"`
+	}
+	// Fields of other types than these are left empty, the rest is kept.
+	if err := json.Unmarshal(body, &b); err != nil {
+		var wrongType *json.UnmarshalTypeError
+		if !errors.As(err, &wrongType) {
+			return "", string(body)
+		}
+	}
+	code, message = b.Code, b.Message
+	if code == "" {
+		code = b.Error
+	}
+	if message == "" {
+		message = b.Description
+	}
+	var details []string
+	for _, raw := range b.Errors {
+		details = append(details, errorDetail(raw))
+	}
+	if len(details) > 0 {
+		message = strings.TrimPrefix(message+": "+strings.Join(details, "; "), ": ")
+	}
+	if message == "" && code == "" {
+		message = string(body)
+	}
+	return code, message
+}
+
+func errorDetail(raw json.RawMessage) string {
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return text
+	}
+	var d struct{ Code, Field, Message string }
+	if json.Unmarshal(raw, &d) != nil || (d.Code == "" && d.Message == "") {
+		return string(raw)
+	}
+	if d.Message == "" {
+		d.Message = d.Code
+	}
+	if d.Field == "" {
+		return d.Message
+	}
+	return d.Field + " " + d.Message
+}
+
+// quotedTypes returns those of asked that message names in single quotes: how the API answers 400 invalid_events_request.
+func quotedTypes(message string, asked []string) []string {
+	var out []string
+	for _, name := range asked {
+		if strings.Contains(message, "'"+name+"'") {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// retryAfter reads the header as seconds or as a date, which counts from the response's own Date.
+func retryAfter(header string, date time.Time) time.Duration {
+	if header == "" {
+		return 0
+	}
+	if s, err := strconv.ParseFloat(header, 64); err == nil {
+		if !(s > 0) { // NaN included
+			return 0
+		}
+		return time.Duration(min(s, 86400) * float64(time.Second))
+	}
+	at, err := http.ParseTime(header)
+	if err != nil {
+		return 0
+	}
+	if date.IsZero() {
+		date = time.Now()
+	}
+	return max(at.Sub(date), 0)
+}

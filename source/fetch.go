@@ -1,0 +1,129 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// answer is what came back for one request, whole or not.
+type answer struct {
+	ListEventsResponse
+	status int           // 0 where there was no response
+	took   time.Duration // from sending the request to the last byte read
+}
+
+// errNoAnswer ends a request that outlives Client.Timeout.
+var errNoAnswer = errors.New("no complete answer within the timeout")
+
+// fetch makes one request. The answer is filled in as far as known even where there is an error.
+func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error) {
+	c.once.Do(c.init)
+	timeout := c.Timeout
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	attempt, cancel := context.WithTimeoutCause(ctx, timeout, errNoAnswer)
+	defer cancel()
+	req, err := c.request(attempt, opts)
+	if err != nil {
+		return answer{}, err
+	}
+	start := time.Now()
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var ue *url.Error // names the whole query, which is long and tells nobody anything
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return answer{}, c.broken(ctx, attempt, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	a := answer{status: resp.StatusCode}
+	a.RequestID = c.clean(resp.Header.Get("X-Request-Id"))
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		a.Date = date.UTC()
+	}
+	if resp.StatusCode != http.StatusOK {
+		apiErr := c.apiError(resp, a, opts)
+		a.took = time.Since(start)
+		return a, apiErr
+	}
+	body, err := c.readBody(resp)
+	a.Size, a.took = len(body), time.Since(start)
+	if err != nil {
+		if ctx.Err() != nil {
+			return a, ctx.Err()
+		}
+		if attempt.Err() != nil {
+			err = errNoAnswer
+		}
+		return a, c.responseError(a, err)
+	}
+	list, err := decodeList(body, min(max(opts.Limit, 1), MaxLimit))
+	if err != nil {
+		return a, c.responseError(a, fmt.Errorf("it cannot be decoded: %w", err))
+	}
+	a.Data, a.ListMetadata = list.Data, list.ListMetadata
+	return a, nil
+}
+
+// broken says why a request brought no response: ctx is the caller's, attempt the one with the timeout.
+func (c *Client) broken(ctx, attempt context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if attempt.Err() != nil {
+		err = errNoAnswer
+	}
+	return &TransportError{Host: c.host(), Err: err}
+}
+
+// scratch holds buffers for bodies whose length is not announced, as with gzip. A buffer that a rare huge response has grown
+// is not kept.
+var scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+const maxScratch = 1 << 20
+
+// readBody reads the body into one buffer of its size, at most MaxResponse bytes.
+func (c *Client) readBody(resp *http.Response) ([]byte, error) {
+	limit := c.MaxResponse
+	if limit <= 0 {
+		limit = DefaultMaxResponse
+	}
+	switch n := resp.ContentLength; {
+	case n > limit:
+		return nil, tooLarge(limit)
+	case n >= 0:
+		body := make([]byte, n)
+		got, err := io.ReadFull(resp.Body, body)
+		if err != nil {
+			return nil, fmt.Errorf("it is cut off after %d of %d bytes: %w", got, n, err)
+		}
+		return body, nil
+	}
+	buf := scratch.Get().(*bytes.Buffer)
+	buf.Reset()
+	got, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1))
+	body := bytes.Clone(buf.Bytes())
+	if buf.Cap() <= maxScratch {
+		scratch.Put(buf)
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("it is cut off after %d bytes: %w", got, err)
+	case got > limit:
+		return nil, tooLarge(limit)
+	}
+	return body, nil
+}
+
+func tooLarge(limit int64) error {
+	return fmt.Errorf("%w of %d bytes", ErrTooLarge, limit)
+}

@@ -1,0 +1,100 @@
+package source
+
+import (
+	"time"
+
+	"workos-relay/checkpoint"
+)
+
+// Hooks are called by a Stream as things happen, for metrics and tests. Any of them may be nil. They are called from the
+// goroutine that runs the iterator, and must not block.
+type Hooks struct {
+	// OnResponse: a response arrived, of whatever status.
+	OnResponse func(ResponseInfo)
+	// OnRetry: a request failed in a way that may pass; it is made again after Wait.
+	OnRetry func(RetryInfo)
+	// OnRateLimited: the API answered 429. OnRetry follows.
+	OnRateLimited func(RateLimitedInfo)
+	// OnLimiterWait: a request waited for the client's own rate limit.
+	OnLimiterWait func(LimiterWaitInfo)
+	// OnTypeRefused: the API refused an event type, which is now left out until Until.
+	OnTypeRefused func(TypeRefusedInfo)
+	// OnTypeRestored: the API accepts a type again that it had refused.
+	OnTypeRestored func(TypeRestoredInfo)
+	// OnInversion: events of a page stand in another order than their times. They are relayed as they stand.
+	OnInversion func(InversionInfo)
+	// OnUnexpectedType: the API sent an event of a type that was not asked for. It is relayed like any other.
+	OnUnexpectedType func(UnexpectedTypeInfo)
+}
+
+// ResponseInfo describes one response.
+type ResponseInfo struct {
+	Status   int
+	Duration time.Duration // from sending the request to the last byte read
+	Bytes    int           // of a body with status 200
+	Events   int
+	Now      time.Time // the API's clock; zero where the response had no Date
+}
+
+// RetryInfo describes a failed request.
+type RetryInfo struct {
+	Reason  RetryReason
+	Attempt int // of this request, from 1
+	Wait    time.Duration
+	Err     error
+}
+
+// RetryReason is why a request is made again. The values are few and fixed, so that they can label a metric.
+type RetryReason string
+
+// The reasons of RetryInfo.
+const (
+	RetryTransport    RetryReason = "transport"    // no answer
+	RetryResponse     RetryReason = "response"     // an answer cut off or malformed
+	RetryRateLimited  RetryReason = "rate_limited" // 429
+	RetryServer       RetryReason = "server"       // 408 or 5xx, and other answers without sense
+	RetryUnauthorized RetryReason = "unauthorized" // 401 or 403
+	RetryRedirect     RetryReason = "redirect"     // 3xx to another host
+)
+
+// RateLimitedInfo describes an answer 429.
+type RateLimitedInfo struct {
+	Wait time.Duration // until the next request
+}
+
+// LimiterWaitInfo describes a wait for Client.Limiter.
+type LimiterWaitInfo struct {
+	Wait time.Duration
+}
+
+// TypeRefusedInfo describes a type that is left out.
+type TypeRefusedInfo struct {
+	Type  string
+	Until time.Time // local clock; when it is asked for again
+	Again bool      // it had been refused before, and was on trial
+}
+
+// TypeRestoredInfo describes a type that is accepted again.
+type TypeRestoredInfo struct {
+	Type  string
+	Since time.Time // when it was first refused; its events from then on may not have been read
+}
+
+// InversionInfo describes the disorder within one page.
+type InversionInfo struct {
+	Count    int                 // adjacent pairs of which the second is the older
+	Position checkpoint.Position // of the first such second
+}
+
+// UnexpectedTypeInfo describes an event that was not asked for.
+type UnexpectedTypeInfo struct {
+	Type     string
+	Position checkpoint.Position
+}
+
+// call calls hook with info where there is a hook.
+func call[T any](hook func(T), info T) {
+	if hook != nil {
+		hook(info)
+	}
+}

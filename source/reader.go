@@ -1,0 +1,303 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+)
+
+const (
+	// minPollGap is the least time between two polls at the tip, whatever Wake does.
+	minPollGap = 100 * time.Millisecond
+	// rangeMargin widens range_start, since no document says whether it includes its own instant.
+	rangeMargin = time.Millisecond
+	// maxRange stays under the 30 days that one query with a range may span.
+	maxRange = 29 * 24 * time.Hour
+	// heldBack is well over the seconds for which the API keeps new events back: older stretches that were empty stay so.
+	heldBack = 5 * time.Minute
+	// growAfter is the number of good pages after which a limit that was halved is doubled again.
+	growAfter = 10
+	// apiTime is how times are written in a query.
+	apiTime = "2006-01-02T15:04:05.000Z"
+)
+
+// reader is one cursor over the source: the state of one call of Pages. It is used by one goroutine.
+type reader struct {
+	s      *Stream
+	client *Client
+	hooks  Hooks
+	log    *zap.Logger
+
+	pos   checkpoint.Position // the last event read, or where to begin
+	from  time.Time           // lower bound of the next request by time; in use only while pos has no event id
+	floor time.Time           // events older than this are left out until one is not; zero once there was one
+	types *typeSet
+	seen  *recentIDs
+	odd   map[string]bool // types that came unasked and were reported
+
+	limit, maxLimit int
+	goodPages       int // since limit was last changed
+
+	polled   time.Time // when the last response came; zero before the first
+	atTip    bool
+	wake     <-chan struct{}
+	now      time.Time // the API's clock at polled
+	failures failures
+
+	silentUntil time.Time // when checkSilence is due again; zero at the start
+}
+
+func newReader(s *Stream, after checkpoint.Position) (*reader, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	r := &reader{
+		s: s, client: s.Client, log: s.Logger, wake: s.Wake,
+		pos: after, from: after.CreatedAt, floor: after.CreatedAt,
+		types: newTypeSet(s.Events), seen: newRecentIDs(recentCount), odd: map[string]bool{},
+		limit: s.Limit,
+	}
+	if r.client == nil {
+		r.client = DefaultClient
+	}
+	if s.Hooks != nil {
+		r.hooks = *s.Hooks
+	}
+	if r.log == nil {
+		r.log = zap.NewNop()
+	}
+	if r.limit == 0 {
+		r.limit = MaxLimit
+	}
+	r.maxLimit = r.limit
+	if after.EventID != "" {
+		r.floor = time.Time{}
+		r.seen.add(after.EventID)
+	}
+	return r, nil
+}
+
+// next returns the next page to yield.
+func (r *reader) next(ctx context.Context) (Page, error) {
+	for {
+		if err := r.pause(ctx); err != nil {
+			return Page{}, err
+		}
+		a, opts, err := r.exchange(ctx)
+		if err != nil {
+			return Page{}, err
+		}
+		if err := r.checkSilence(ctx, a, opts); err != nil {
+			return Page{}, err
+		}
+		page, err := r.accept(a, opts)
+		if err != nil {
+			return Page{}, err
+		}
+		if page.Tip || len(page.Events) > 0 {
+			return page, nil
+		}
+	}
+}
+
+// pause keeps PollInterval between polls at the tip.
+func (r *reader) pause(ctx context.Context) error {
+	if !r.atTip {
+		return ctx.Err()
+	}
+	interval := r.s.PollInterval
+	if interval <= 0 {
+		interval = DefaultPollInterval
+	}
+	gap := min(interval, minPollGap)
+	timer := time.NewTimer(interval - time.Since(r.polled))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return nil
+		case _, ok := <-r.wake:
+			if ok {
+				return sleep(ctx, gap-time.Since(r.polled))
+			}
+			r.wake = nil
+		}
+	}
+}
+
+// options is the query of the next request.
+func (r *reader) options() ListEventsOpts {
+	opts := ListEventsOpts{
+		Events:         r.types.ask(time.Now()),
+		Limit:          r.limit,
+		Order:          "asc",
+		OrganizationID: r.s.OrganizationID,
+	}
+	switch {
+	case r.pos.EventID != "":
+		opts.After = r.pos.EventID
+	case !r.from.IsZero():
+		opts.RangeStart = r.from.Add(-rangeMargin).UTC().Format(apiTime)
+		if end := r.from.Add(maxRange); end.Before(r.clock().Add(-heldBack)) {
+			opts.RangeEnd = end.UTC().Format(apiTime)
+		}
+	}
+	return opts
+}
+
+// clock is the API's clock as last seen and run on, or the local one before any answer.
+func (r *reader) clock() time.Time {
+	if r.now.IsZero() {
+		return time.Now()
+	}
+	return r.now.Add(time.Since(r.polled))
+}
+
+// accept checks a page against the position, moves the position to its end, and returns what of it is to be yielded.
+func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
+	if err := r.checkOrder(a); err != nil {
+		return Page{}, err
+	}
+	if err := r.checkCursor(a, opts); err != nil {
+		return Page{}, err
+	}
+	r.countInversions(a.Data)
+	r.reportUnexpected(a.Data)
+	events := r.cutFloor(a.Data)
+	r.atTip = len(a.Data) < opts.Limit && opts.RangeEnd == ""
+	if n := len(a.Data); n > 0 {
+		r.pos = a.Data[n-1].Position()
+		r.growLimit()
+	} else if opts.RangeEnd != "" {
+		r.from = r.from.Add(maxRange) // nothing in this stretch: on to the next one
+	}
+	return Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.Size, RequestID: a.RequestID}, nil
+}
+
+// cutFloor leaves out the events before the time at which the stream begins. Once one is not older, order alone decides.
+func (r *reader) cutFloor(events []Event) []Event {
+	if r.floor.IsZero() {
+		return events
+	}
+	for i := range events {
+		if !events[i].CreatedAt.Before(r.floor) {
+			r.floor = time.Time{}
+			return events[i:]
+		}
+	}
+	return nil
+}
+
+// shrinkLimit halves the limit after a response that was too large. Where the limit is 1 already, err becomes final.
+func (r *reader) shrinkLimit(opts ListEventsOpts, err error) error {
+	r.goodPages = 0
+	if opts.Limit <= 1 {
+		return fmt.Errorf("the event that follows %s cannot be read: %w; raise source.max_response, or move past it with `relay checkpoint set`", r.pos, err)
+	}
+	r.limit = opts.Limit / 2
+	r.log.Warn("a response was larger than permitted; asking for fewer events at a time",
+		zap.Int("limit", r.limit), zap.Stringer("after", r.pos), zap.Error(err))
+	return nil
+}
+
+// growLimit doubles a limit that was halved after a while of good pages.
+func (r *reader) growLimit() {
+	if r.limit == r.maxLimit {
+		return
+	}
+	if r.goodPages++; r.goodPages >= growAfter {
+		r.goodPages = 0
+		r.limit = min(2*r.limit, r.maxLimit)
+	}
+}
+
+// send makes one request and tells the hooks.
+func (r *reader) send(ctx context.Context, opts ListEventsOpts) (answer, error) {
+	waited, err := r.client.wait(ctx)
+	if waited > 0 {
+		call(r.hooks.OnLimiterWait, LimiterWaitInfo{Wait: waited})
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	a, err := r.client.fetch(ctx, opts)
+	if a.status != 0 {
+		call(r.hooks.OnResponse, ResponseInfo{Status: a.status, Duration: a.took, Bytes: a.Size, Events: len(a.Data), Now: a.Date})
+	}
+	return a, err
+}
+
+// exchange gets the next page, however long that takes, and returns it with the query that it answers. Its errors are final.
+func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
+	for {
+		opts := r.options()
+		a, err := r.send(ctx, opts)
+		if err != nil && ctx.Err() == nil && isClientFault(err) {
+			a, err = r.settle(ctx, opts, err)
+		}
+		switch {
+		case err == nil:
+			r.polled, r.now = time.Now(), a.Date
+			if r.now.IsZero() {
+				r.now = r.polled
+			}
+			r.recovered()
+			r.restored(opts.Events)
+			return a, opts, nil
+		case ctx.Err() != nil:
+			return answer{}, opts, ctx.Err()
+		case errors.Is(err, errAskAgain):
+		case errors.Is(err, ErrTooLarge):
+			if err := r.shrinkLimit(opts, err); err != nil {
+				return answer{}, opts, err
+			}
+		default:
+			if err := r.backOff(ctx, err); err != nil {
+				return answer{}, opts, err
+			}
+		}
+	}
+}
+
+// errAskAgain: the request has been changed and is made again at once.
+var errAskAgain = errors.New("ask again")
+
+// settle finds out what an answer that blames the request means. It returns errAskAgain, an answer after all, an error that
+// may pass, or a final one.
+func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
+	if len(refusedTypes(err)) > 0 {
+		return answer{}, r.refused(err)
+	}
+	if opts.After == "" {
+		return answer{}, err
+	}
+	// Is it the cursor? Then the same request succeeds without it, and fails with it once more.
+	probe := opts
+	probe.After, probe.Limit = "", 1
+	if _, err := r.send(ctx, probe); err != nil && !errors.Is(err, ErrTooLarge) {
+		if len(refusedTypes(err)) > 0 {
+			return answer{}, r.refused(err)
+		}
+		return answer{}, err
+	}
+	a, err := r.send(ctx, opts)
+	switch {
+	case err == nil || !isClientFault(err):
+		return a, err
+	case len(refusedTypes(err)) > 0:
+		return answer{}, r.refused(err)
+	}
+	return answer{}, &CursorLostError{
+		Position:  r.pos,
+		Reason:    "it refuses the event id, while the same request without it succeeds; the event may have expired, or its type may no longer be among those asked for",
+		RequestID: a.RequestID,
+		Err:       err,
+	}
+}

@@ -1,0 +1,121 @@
+package source
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// refusedFor is how long a type that the API refused is left out.
+const refusedFor = 24 * time.Hour
+
+// typeSet is what to ask for: the types wanted less those that the API refuses.
+type typeSet struct {
+	wanted  []string
+	lookup  map[string]struct{} // wanted
+	active  []string            // wanted less refused
+	refused map[string]refusal
+}
+
+type refusal struct {
+	since, until time.Time
+}
+
+func newTypeSet(wanted []string) *typeSet {
+	t := &typeSet{wanted: wanted, active: wanted, lookup: make(map[string]struct{}, len(wanted)), refused: map[string]refusal{}}
+	for _, name := range wanted {
+		t.lookup[name] = struct{}{}
+	}
+	return t
+}
+
+// wants reports whether name is among the types wanted, refused or not.
+func (t *typeSet) wants(name string) bool {
+	_, ok := t.lookup[name]
+	return ok
+}
+
+// ask returns the types for a request at now. Of the refused types whose time has come one is put on trial in it, so that
+// the answer is about that one alone.
+func (t *typeSet) ask(now time.Time) []string {
+	if len(t.refused) == 0 {
+		return t.active
+	}
+	for _, name := range t.wanted {
+		if r, ok := t.refused[name]; ok && !now.Before(r.until) {
+			return append(slices.Clone(t.active), name)
+		}
+	}
+	return t.active
+}
+
+// refuse leaves name out until a day from now, and reports whether it was left out before.
+func (t *typeSet) refuse(name string, now time.Time) (r refusal, again bool) {
+	r, again = t.refused[name]
+	if !again {
+		r.since = now
+	}
+	r.until = now.Add(refusedFor)
+	t.refused[name] = r
+	t.update()
+	return r, again
+}
+
+// restore takes name back in where it was refused.
+func (t *typeSet) restore(name string) (refusal, bool) {
+	r, ok := t.refused[name]
+	if ok {
+		delete(t.refused, name)
+		t.update()
+	}
+	return r, ok
+}
+
+func (t *typeSet) update() {
+	t.active = slices.DeleteFunc(slices.Clone(t.wanted), func(name string) bool {
+		_, ok := t.refused[name]
+		return ok
+	})
+}
+
+// refusedTypes returns the types that err, an answer of the API, refuses.
+func refusedTypes(err error) []string {
+	if e := (*APIError)(nil); errors.As(err, &e) {
+		return e.Refused
+	}
+	return nil
+}
+
+// refused leaves out the types that err refuses. It returns errAskAgain, or a final error where nothing is left to ask for.
+func (r *reader) refused(err error) error {
+	now := time.Now()
+	for _, name := range refusedTypes(err) {
+		ref, again := r.types.refuse(name, now)
+		call(r.hooks.OnTypeRefused, TypeRefusedInfo{Type: name, Until: ref.until, Again: again})
+		if !again {
+			r.log.Warn("the Events API refuses an event type; going on without it and asking again tomorrow",
+				zap.String("type", name), zap.Time("until", ref.until), zap.Error(err))
+		}
+	}
+	if len(r.types.active) == 0 {
+		return fmt.Errorf("%w: %w", ErrAllRefused, err)
+	}
+	return errAskAgain
+}
+
+// restored takes note that the API accepted a request with these types.
+func (r *reader) restored(accepted []string) {
+	if len(r.types.refused) == 0 {
+		return
+	}
+	for _, name := range accepted {
+		if ref, ok := r.types.restore(name); ok {
+			call(r.hooks.OnTypeRestored, TypeRestoredInfo{Type: name, Since: ref.since})
+			r.log.Warn("the Events API accepts an event type again; what came of it in the meantime was not read, `relay replay` fetches it",
+				zap.String("type", name), zap.Time("since", ref.since))
+		}
+	}
+}

@@ -1,0 +1,136 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	retryFirst    = 500 * time.Millisecond
+	retryMax      = 30 * time.Second
+	slowFirst     = 30 * time.Second // where a person is likely to be needed
+	slowMax       = 5 * time.Minute
+	retryAfterMax = 10 * time.Minute
+	// remindEvery is how many failures in a row lie between two warnings about the same thing.
+	remindEvery = 20
+)
+
+// failures counts the failures in a row of one request.
+type failures struct {
+	count  int
+	since  time.Time
+	reason RetryReason // of the last one
+	warned int         // count at the last warning
+}
+
+// isClientFault reports whether err is an answer that blames the request, so that making it again is of no use by itself.
+func isClientFault(err error) bool {
+	var e *APIError
+	return errors.As(err, &e) && e.Status/100 == 4 && retryReason(err) == ""
+}
+
+// retryReason classifies an error of Client.ListEvents; empty for one that will not pass.
+func retryReason(err error) RetryReason {
+	var (
+		api       *APIError
+		response  *ResponseError
+		transport *TransportError
+	)
+	switch {
+	case errors.As(err, &transport):
+		return RetryTransport
+	case errors.As(err, &response):
+		return RetryResponse
+	case !errors.As(err, &api):
+		return ""
+	}
+	switch {
+	case api.Status == http.StatusTooManyRequests:
+		return RetryRateLimited
+	case api.Status == http.StatusUnauthorized, api.Status == http.StatusForbidden:
+		return RetryUnauthorized
+	case api.Status/100 == 3:
+		return RetryRedirect
+	case api.Status == http.StatusRequestTimeout, api.Status/100 != 4:
+		return RetryServer
+	}
+	return ""
+}
+
+// retryWait is how long to wait after the n-th failure in a row, from 1: doubling, with a random part, so that many relays do
+// not come back all at once. after is what the API asked for, zero for nothing.
+func retryWait(reason RetryReason, n int, after time.Duration) time.Duration {
+	first, most := retryFirst, retryMax
+	slow := reason == RetryUnauthorized || reason == RetryRedirect
+	if slow {
+		first, most = slowFirst, slowMax
+	}
+	d := most
+	if n < 16 {
+		d = min(first<<(n-1), most)
+	}
+	if slow {
+		return max(min(d+jitter(d/10), most), min(after, retryAfterMax))
+	}
+	if after > 0 {
+		after = min(after, retryAfterMax)
+		return after + jitter(after/20) // never sooner than asked
+	}
+	return d/2 + jitter(d/2)
+}
+
+func jitter(most time.Duration) time.Duration { return rand.N(most + 1) } // #nosec G404 -- spreads load, keeps no secret
+
+// backOff waits out err, or returns it where it will not pass.
+func (r *reader) backOff(ctx context.Context, err error) error {
+	reason := retryReason(err)
+	if reason == "" {
+		return err
+	}
+	f := &r.failures
+	if f.count == 0 {
+		f.since = time.Now()
+	}
+	f.count++
+	var after time.Duration
+	if api := (*APIError)(nil); errors.As(err, &api) {
+		after = api.RetryAfter
+	}
+	wait := retryWait(reason, f.count, after)
+	if reason != f.reason || f.count-f.warned >= remindEvery {
+		f.reason, f.warned = reason, f.count
+		r.log.Warn(retryMessage(reason), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
+			zap.Duration("retry_in", wait), zap.Stringer("after", r.pos), zap.Error(err))
+	}
+	if reason == RetryRateLimited {
+		call(r.hooks.OnRateLimited, RateLimitedInfo{Wait: wait})
+	}
+	call(r.hooks.OnRetry, RetryInfo{Reason: reason, Attempt: f.count, Wait: wait, Err: err})
+	return sleep(ctx, wait)
+}
+
+// recovered ends a row of failures.
+func (r *reader) recovered() {
+	if f := r.failures; f.count > 0 {
+		r.log.Info("the Events API answers again", zap.Int("failures", f.count), zap.Duration("outage", time.Since(f.since)))
+	}
+	r.failures = failures{}
+}
+
+func retryMessage(reason RetryReason) string {
+	switch reason {
+	case RetryUnauthorized:
+		return "the Events API refuses the API key: check WORKOS_API_KEY or source.api_key, and that the key's environment has the Events API; trying again slowly"
+	case RetryRedirect:
+		return "the endpoint sends relay elsewhere: check source.endpoint; trying again slowly"
+	case RetryRateLimited:
+		return "the API key's rate limit is used up; waiting"
+	default:
+		return "a request to the Events API failed; trying again"
+	}
+}

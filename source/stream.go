@@ -1,0 +1,96 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+)
+
+// DefaultPollInterval is the time between two polls at the tip where Stream.PollInterval is zero.
+const DefaultPollInterval = time.Second
+
+// Stream reads events in the order of the source, for ever. Its fields are not changed while it is in use; Pages and Now may
+// then be called more than once and concurrently, each call being a reader of its own that shares only the Client and Wake.
+type Stream struct {
+	Client *Client // nil for DefaultClient
+	// Events are the types asked for, each by its full name: see Expand. There must be at least one.
+	Events         []string
+	OrganizationID string // only this organization's events; empty for all
+	Limit          int    // events per request, 1 to MaxLimit; MaxLimit where zero
+	PollInterval   time.Duration
+	// Wake ends a wait at the tip, so that the next poll comes at once; nil for none. Polls still keep minPollGap between
+	// them, however often it is sent to. It is not looked at while there are events to read, or while a retry waits.
+	Wake   <-chan struct{}
+	Hooks  *Hooks
+	Logger *zap.Logger // nil for none
+}
+
+// Pages reads the events that follow the position after, oldest first. Each page begins where the one before it ended:
+//
+//   - While there is more to read, one request follows the other. A page that is not full was the last one for now: it has Tip
+//     set, and the next poll comes a PollInterval after it, or when Wake says so. A poll that finds nothing yields an empty
+//     page with Tip set.
+//   - A position with an event id is continued at that id. One with only a time begins with the first event that is not
+//     older. The zero position begins with the oldest event that the API still keeps.
+//   - What may pass is waited out: no answer, an answer that is cut off or malformed, 408, 429, 5xx, with growing, jittered
+//     pauses of at most 30 s, or as long as Retry-After says, but at most 10 min. 401, 403 and a redirect to elsewhere are
+//     reported once and tried again every 30 s to 5 min.
+//   - A type that the API refuses is left out, with a warning, and asked for again after a day.
+//   - A response larger than Client.MaxResponse is asked for again with a smaller limit.
+//   - An API that has nothing after the position is asked once an hour, by time, whether that is so.
+//   - An event of a type that was not asked for is relayed: better one too many than one lost unseen.
+//
+// An error is final and the last thing yielded: the error of ctx, or one that matches ErrCursorLost, ErrDescending,
+// ErrTooLarge (one event alone is too large), ErrAllRefused or ErrMisconfigured, or an *APIError (a request that the API
+// will never accept). When the loop over Pages is left, no request is under way.
+func (s *Stream) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[Page, error] {
+	return func(yield func(Page, error) bool) {
+		r, err := newReader(s, after)
+		if err != nil {
+			yield(Page{}, err)
+			return
+		}
+		for {
+			page, err := r.next(ctx)
+			if !yield(page, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Now asks the API for its time, for a stream that is to start with what happens from now on. Where its answer has no Date
+// header it is the local time. It retries as Pages does and has the same errors.
+func (s *Stream) Now(ctx context.Context) (time.Time, error) {
+	r, err := newReader(s, checkpoint.Position{})
+	if err != nil {
+		return time.Time{}, err
+	}
+	r.limit, r.maxLimit = 1, 1
+	if _, _, err := r.exchange(ctx); err != nil {
+		return time.Time{}, err
+	}
+	return r.clock().UTC(), nil
+}
+
+// check says what in the stream's fields is at fault.
+func (s *Stream) check() error {
+	if len(s.Events) == 0 {
+		return misconfigured("no event type is asked for, and the Events API has no catch-all")
+	}
+	for _, name := range s.Events {
+		if name == "" || strings.ContainsAny(name, "*+, ") {
+			return misconfigured(fmt.Sprintf("%q is no event type; patterns are expanded before they are asked for", name))
+		}
+	}
+	if s.Limit < 0 || s.Limit > MaxLimit {
+		return misconfigured(fmt.Sprintf("limit %d is not from 1 to %d", s.Limit, MaxLimit))
+	}
+	return nil
+}
