@@ -1,0 +1,104 @@
+package router
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
+
+	"workos-relay/sink"
+	"workos-relay/source"
+)
+
+// Bounds of a dead letter, so that it can be published where its event cannot.
+const (
+	unknownLimit  = 512 << 10 // where the bus does not say how much it takes: half of what both buses take by default
+	maxReason     = 4 << 10   // bytes
+	maxName       = 256       // bytes of an id, a type, a topic, a header, a key
+	headerMargin  = 64        // what a bus adds to a header at most
+	messageMargin = 512       // what a bus adds to a message
+)
+
+// DeadLetter returns the message that stands for e where the bus can never take it on topic: JSON with reason, event_id, type,
+// created_at, topic, size, sha256 and, where it fits and is valid JSON, event. size is what was refused, in bytes, or 0 for
+// that of the event; limit is what the bus takes for a message with its headers, 0 where that is not known. sha256 is that of
+// the event as received. What is too long to name is cut off. It returns ErrNoDeadLetter where no topic is configured.
+func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error) {
+	if r.deadLetter == "" {
+		return sink.Message{}, fmt.Errorf("event %s cannot be published to %s: %s: %w", e.ID, topic, reason, ErrNoDeadLetter)
+	}
+	if limit <= 0 {
+		limit = unknownLimit
+	}
+	if size <= 0 {
+		size = len(e.Raw)
+	}
+	sum := sha256.Sum256(e.Raw)
+	digest := hex.EncodeToString(sum[:])
+	f := readFields(e)
+	m := sink.Message{
+		Topic:    r.deadLetter,
+		ID:       deadLetterID(e.ID, digest),
+		Key:      f.key(e, keyPath{}),
+		Headers:  eventHeaders(e, &f, 0),
+		Position: e.Position(),
+	}
+	if len(m.Key) > maxName {
+		m.Key = []byte(cut(e.ID, maxName))
+	}
+	taken := messageMargin + len(m.Topic) + len(m.ID) + len(m.Key)
+	for i := range m.Headers {
+		m.Headers[i].Value = cut(m.Headers[i].Value, maxName)
+		taken += headerMargin + len(m.Headers[i].Key) + len(m.Headers[i].Value)
+	}
+	m.Body = deadLetterBody(e, f.createdAt, cut(topic, maxName), cut(reason, maxReason), size, digest)
+	const member = `,"event":`
+	if taken+len(m.Body)+len(member)+len(e.Raw) <= limit && json.Valid(e.Raw) && utf8.Valid(e.Raw) {
+		m.Body = append(m.Body[:len(m.Body)-1], member...)
+		m.Body = append(m.Body, e.Raw...)
+		m.Body = append(m.Body, '}')
+	}
+	return m, nil
+}
+
+func deadLetterBody(e *source.Event, createdAt, topic, reason string, size int, digest string) []byte {
+	b := make([]byte, 0, 512+len(reason)+len(topic))
+	text := func(name, value string) {
+		b = append(b, name...)
+		b = gjson.AppendJSONString(b, value)
+	}
+	text(`{"reason":`, reason)
+	text(`,"event_id":`, cut(e.ID, maxName))
+	text(`,"type":`, cut(e.Event, maxName))
+	text(`,"created_at":`, createdAt)
+	text(`,"topic":`, topic)
+	b = append(b, `,"size":`...)
+	b = strconv.AppendInt(b, int64(size), 10)
+	text(`,"sha256":`, digest)
+	return append(b, '}')
+}
+
+// deadLetterID differs from the id of the event, so that a bus which recognises a second copy takes neither for the other.
+func deadLetterID(id, digest string) string {
+	if len(id) > maxName {
+		id = digest
+	}
+	return "dead_letter." + id
+}
+
+// cut shortens s to limit bytes, between two characters, and marks that it did.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	const mark = "..."
+	at := limit - len(mark)
+	for at > 0 && !utf8.RuneStart(s[at]) {
+		at--
+	}
+	return s[:at] + mark
+}

@@ -1,0 +1,228 @@
+// Package router turns an event into the messages that carry it: on which topic, under which key, with which headers and in
+// which encoding. It keeps no state, asks nothing of the bus, and gives the same messages for the same event each time.
+package router
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"workos-relay/sink"
+	"workos-relay/source"
+)
+
+// Route says where the events of some types go.
+type Route struct {
+	Events []string `yaml:"events" required:"true" doc:"Event types that this route takes: names, or patterns such as dsync.user.*. The first route that matches an event decides alone." example:"[\"dsync.user.*\"]"`
+	Topic  string   `yaml:"topic" doc:"Topic, or subject, that they go to. Empty: each goes to the one named like its type. In Kafka only events of one topic keep their order." example:"dsync.user"`
+	Key    string   `yaml:"key" doc:"Path into the event whose value is the partition key. Empty, or where the event has no such value: its organization, else directory, user, object or event id." example:"data.directory_id"`
+	Drop   bool     `yaml:"drop" default:"false" doc:"Publish none of them. The position moves past them all the same."`
+}
+
+// Encoding is how an event becomes the headers and the body of a message.
+type Encoding string
+
+// The encodings.
+const (
+	Raw                   Encoding = "raw"                    // the body is the event byte for byte as received
+	CloudEvents           Encoding = "cloudevents"            // binary mode: the attributes are headers, the body is as in Raw
+	CloudEventsStructured Encoding = "cloudevents_structured" // the body is a CloudEvent in JSON around the event
+)
+
+// Binding is the bus whose CloudEvents binding applies.
+type Binding string
+
+// The bindings.
+const (
+	NATS  Binding = "nats"
+	Kafka Binding = "kafka"
+)
+
+// Config is what a Router is made from. Only Routes and Encoding are written in the configuration in this form; the rest is
+// put together for each lane.
+type Config struct {
+	Relay      string   `yaml:"-"` // id of the relay: the source attribute of CloudEvents is relay/<id>
+	Prefix     string   `yaml:"-"` // put before each topic as it stands, the dead letter's included
+	Routes     []Route  `yaml:"routes" doc:"Where events go; the first route that matches decides. An event that none matches goes to the topic named like its type."`
+	Encoding   Encoding `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message: the event as received, or a CloudEvent in binary or structured mode."`
+	DeadLetter string   `yaml:"-"` // topic for events that can never be published; empty where there is none
+	Binding    Binding  `yaml:"-"` // nats where empty
+}
+
+// ErrNoDeadLetter is the error of DeadLetter where no such topic is configured.
+var ErrNoDeadLetter = errors.New("no dead_letter topic is configured")
+
+// Router turns events into messages. It is safe for concurrent use.
+type Router struct {
+	routes     []compiledRoute
+	known      map[string]decision
+	prefix     string
+	deadLetter string
+	encoding   Encoding
+	ceSource   string
+	binding    binding
+}
+
+type compiledRoute struct {
+	patterns []string
+	topic    string // with the prefix; empty where the type names it
+	key      keyPath
+	drop     bool
+}
+
+// decision is what is done with the events of one type.
+type decision struct {
+	topic   string // with the prefix
+	key     keyPath
+	dropped bool
+}
+
+// New checks cfg and returns its Router. The error joins a *KeyError for each fault.
+func New(cfg Config) (*Router, error) {
+	if cfg.Encoding == "" {
+		cfg.Encoding = Raw
+	}
+	if cfg.Binding == "" {
+		cfg.Binding = NATS
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	r := &Router{
+		prefix:   cfg.Prefix,
+		encoding: cfg.Encoding,
+		ceSource: cloudEventsSource(cfg.Relay),
+		binding:  bindings[cfg.Binding],
+		known:    make(map[string]decision),
+	}
+	if cfg.DeadLetter != "" {
+		r.deadLetter = cfg.Prefix + cfg.DeadLetter
+	}
+	for _, route := range cfg.Routes {
+		c := compiledRoute{patterns: slices.Clone(route.Events), key: newKeyPath(route.Key), drop: route.Drop}
+		if route.Topic != "" {
+			c.topic = cfg.Prefix + route.Topic
+		}
+		r.routes = append(r.routes, c)
+	}
+	for _, t := range source.Catalogue() {
+		r.known[t.Name] = r.decide(t.Name)
+	}
+	return r, nil
+}
+
+// decide goes through the routes.
+func (r *Router) decide(eventType string) decision {
+	matches := func(pattern string) bool { return source.Match(pattern, eventType) }
+	for i := range r.routes {
+		route := &r.routes[i]
+		if !slices.ContainsFunc(route.patterns, matches) {
+			continue
+		}
+		d := decision{topic: route.topic, key: route.key, dropped: route.drop}
+		if d.topic == "" {
+			d.topic = r.prefix + eventType
+		}
+		return d
+	}
+	return decision{topic: r.prefix + eventType}
+}
+
+func (r *Router) decision(eventType string) decision {
+	if d, ok := r.known[eventType]; ok {
+		return d
+	}
+	return r.decide(eventType)
+}
+
+// Resolve returns the topic, prefix included, of the events of a type, known or not, and whether they are dropped instead.
+func (r *Router) Resolve(eventType string) (topic string, dropped bool) {
+	d := r.decision(eventType)
+	if d.dropped {
+		return "", true
+	}
+	return d.topic, false
+}
+
+// Topics returns the topics that the events of these types go to, prefix included, sorted and each once. The dead letter is
+// not among them.
+func (r *Router) Topics(types []string) []string {
+	var topics []string
+	for _, t := range types {
+		if topic, dropped := r.Resolve(t); !dropped {
+			topics = append(topics, topic)
+		}
+	}
+	slices.Sort(topics)
+	return slices.Compact(topics)
+}
+
+// DeadLetterTopic returns the topic for events that can never be published, prefix included, or "" where there is none.
+func (r *Router) DeadLetterTopic() string { return r.deadLetter }
+
+// Route returns the messages that carry e: one, or none where a route drops it. Body, and the strings of key and headers, may
+// alias e. A type whose name is no legal topic on the bus gives a message all the same, which the sink then rejects by name,
+// so that it comes to the dead letter like every event that cannot be published. The error is for an event without its raw
+// bytes, which no source yields.
+func (r *Router) Route(e *source.Event) ([]sink.Message, error) { return r.Append(nil, e) }
+
+// Append appends the messages that Route returns to batch.
+func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, error) {
+	d := r.decision(e.Event)
+	if d.dropped {
+		return batch, nil
+	}
+	if len(e.Raw) == 0 {
+		return batch, fmt.Errorf("route event %s: its bytes as received are missing", e.ID)
+	}
+	f := readFields(e)
+	m := sink.Message{
+		Topic:    d.topic,
+		Key:      f.key(e, d.key),
+		ID:       e.ID,
+		Body:     e.Raw,
+		Position: e.Position(),
+	}
+	switch r.encoding {
+	case CloudEvents:
+		m.Headers = r.binaryHeaders(e, &f)
+	case CloudEventsStructured:
+		m.Headers = append(eventHeaders(e, &f, 1), sink.Header{Key: r.binding.contentType, Value: r.binding.structuredType})
+		m.Body = r.structuredBody(e, &f)
+	case Raw:
+		m.Headers = eventHeaders(e, &f, 0)
+	}
+	return append(batch, m), nil
+}
+
+// The headers of every message, in this order.
+const (
+	HeaderID           = "event-id"
+	HeaderType         = "event-type"
+	HeaderCreatedAt    = "event-created-at" // RFC 3339 in UTC, with milliseconds or more digits where the event has them
+	HeaderOrganization = "organization-id"  // where the event names its organization
+)
+
+// eventHeaders returns the headers of every message, with room for more.
+func eventHeaders(e *source.Event, f *fields, more int) []sink.Header {
+	h := make([]sink.Header, 0, 4+more)
+	h = append(h, sink.Header{Key: HeaderID, Value: printable(e.ID)}, sink.Header{Key: HeaderType, Value: printable(e.Event)})
+	if f.createdAt != "" {
+		h = append(h, sink.Header{Key: HeaderCreatedAt, Value: f.createdAt})
+	}
+	if f.organization != "" {
+		h = append(h, sink.Header{Key: HeaderOrganization, Value: printable(f.organization)})
+	}
+	return h
+}
+
+// printable percent-encodes control characters, which no header can carry on every bus. Whatever else s holds stays.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, isControl) {
+		return s
+	}
+	return percentEncode(s, isControl)
+}
+
+func isControl(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }

@@ -1,0 +1,174 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"workos-relay/source"
+)
+
+// maxTopic is the longest topic name that Kafka takes (its folder on disk carries the name); NATS takes longer ones.
+const maxTopic = 249
+
+// positions is where relay keeps its own positions on the bus.
+const positions = "relay.position."
+
+// KeyError is a fault in the configuration that names the key it lies in.
+type KeyError struct {
+	key string
+	msg string
+	err error
+}
+
+// Error implements error. It begins with the key.
+func (e *KeyError) Error() string { return e.key + " " + e.msg }
+
+// Key is the path of the key, relative to the struct that was checked.
+func (e *KeyError) Key() string { return e.key }
+
+// Unwrap returns the cause, such as a *source.PatternError; nil where the message says it all.
+func (e *KeyError) Unwrap() error { return e.err }
+
+func keyErrorf(key, format string, args ...any) error {
+	return &KeyError{key: key, msg: fmt.Sprintf(format, args...)}
+}
+
+// Validate checks what the tags cannot say, apart from the patterns, which New checks. The error joins a *KeyError for each
+// fault.
+func (r Route) Validate() error {
+	var errs []error
+	if len(r.Events) == 0 {
+		errs = append(errs, keyErrorf("events", "names no event type; without one the route can never match"))
+	}
+	if r.Drop && r.Topic != "" {
+		errs = append(errs, keyErrorf("topic", "does not go together with drop: events that are dropped go nowhere"))
+	}
+	if r.Drop && r.Key != "" {
+		errs = append(errs, keyErrorf("key", "does not go together with drop: events that are dropped go nowhere"))
+	}
+	if r.Topic != "" {
+		if reason := illegalTopic(r.Topic); reason != "" {
+			errs = append(errs, keyErrorf("topic", "%q is no topic name: %s", r.Topic, reason))
+		}
+	}
+	if reason := illegalKeyPath(r.Key); reason != "" {
+		errs = append(errs, keyErrorf("key", "%q is no path into an event: %s; write one such as data.directory_id", r.Key, reason))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if !slices.Contains([]Encoding{Raw, CloudEvents, CloudEventsStructured}, c.Encoding) {
+		errs = append(errs, keyErrorf("encoding", "%q is not known; it is one of %s, %s and %s", c.Encoding, Raw, CloudEvents, CloudEventsStructured))
+	}
+	if _, ok := bindings[c.Binding]; !ok {
+		errs = append(errs, keyErrorf("binding", "%q is not known; it is %s or %s", c.Binding, NATS, Kafka))
+	}
+	if c.Relay == "" && (c.Encoding == CloudEvents || c.Encoding == CloudEventsStructured) {
+		errs = append(errs, keyErrorf("id", "is empty, and CloudEvents carry it in their source"))
+	}
+	if c.Prefix != "" {
+		if reason := illegalTopic(c.Prefix + "x"); reason != "" {
+			errs = append(errs, keyErrorf("topic_prefix", "%q makes no topic name: %s", c.Prefix, reason))
+			c.Prefix = "" // what follows is judged without it
+		} else if strings.HasPrefix(c.Prefix+"x", positions) {
+			errs = append(errs, keyErrorf("topic_prefix", "%q would put events where relay keeps its positions", c.Prefix))
+		}
+	}
+	for i, route := range c.Routes {
+		errs = append(errs, c.validateRoute(fmt.Sprintf("routes[%d].", i), route)...)
+	}
+	return errors.Join(append(errs, c.validateTopics()...)...)
+}
+
+func (c Config) validateRoute(at string, route Route) []error {
+	var errs []error
+	for i, pattern := range route.Events {
+		if _, err := source.Expand([]string{pattern}); err != nil {
+			errs = append(errs, &KeyError{key: fmt.Sprintf("%sevents[%d]", at, i), msg: err.Error(), err: err})
+		}
+	}
+	joined, ok := route.Validate().(interface{ Unwrap() []error })
+	if !ok {
+		return errs
+	}
+	for _, err := range joined.Unwrap() {
+		var ke *KeyError
+		if errors.As(err, &ke) {
+			errs = append(errs, &KeyError{key: at + ke.key, msg: ke.msg, err: ke.err})
+		}
+	}
+	return errs
+}
+
+// validateTopics judges the topics as they come out, with the prefix. Those that are no topic names without it have been named
+// already.
+func (c Config) validateTopics() []error {
+	var errs []error
+	judge := func(key, topic string) {
+		full := c.Prefix + topic
+		switch {
+		case topic == "" || illegalTopic(topic) != "":
+		case strings.HasPrefix(full+".", positions):
+			errs = append(errs, keyErrorf(key, "%q is no topic for events: relay keeps its positions below %s", full, strings.TrimSuffix(positions, ".")))
+		case illegalTopic(full) != "":
+			errs = append(errs, keyErrorf(key, "%q is no topic name: %s", full, illegalTopic(full)))
+		}
+	}
+	for i, route := range c.Routes {
+		judge(fmt.Sprintf("routes[%d].topic", i), route.Topic)
+	}
+	if longest := len(c.Prefix) + longestType(); longest > maxTopic {
+		errs = append(errs, keyErrorf("topic_prefix", "has %d characters; with the longest event type that makes %d, and a topic name may have %d",
+			len(c.Prefix), longest, maxTopic))
+	}
+	if c.DeadLetter == "" {
+		return errs
+	}
+	const key = "dead_letter.topic"
+	if reason := illegalTopic(c.DeadLetter); reason != "" {
+		errs = append(errs, keyErrorf(key, "%q is no topic name: %s", c.DeadLetter, reason))
+	}
+	judge(key, c.DeadLetter)
+	taken := func(r Route) bool { return r.Topic == c.DeadLetter }
+	if _, isType := source.Lookup(c.DeadLetter); isType || slices.ContainsFunc(c.Routes, taken) {
+		errs = append(errs, keyErrorf(key, "%q is a topic that events go to; dead letters have another form and need one of their own", c.DeadLetter))
+	}
+	return errs
+}
+
+func longestType() int {
+	longest := 0
+	for _, t := range source.Catalogue() {
+		longest = max(longest, len(t.Name))
+	}
+	return longest
+}
+
+// illegalTopic says why name is no topic that both buses take as it stands, or returns "".
+func illegalTopic(name string) string {
+	if name == "" {
+		return "it is empty"
+	}
+	if len(name) > maxTopic {
+		return fmt.Sprintf("it has %d characters, and %d are allowed", len(name), maxTopic)
+	}
+	for token := range strings.SplitSeq(name, ".") {
+		if token == "" {
+			return "a part between dots is empty"
+		}
+		for _, c := range token {
+			if !isWord(c) {
+				return fmt.Sprintf("%q is not allowed, only letters, digits, _ and -, with single dots between", c)
+			}
+		}
+	}
+	return ""
+}
+
+func isWord(c rune) bool {
+	return c == '_' || c == '-' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
