@@ -36,9 +36,9 @@ func (l *Lane) route(events []source.Event, parked map[string]*sink.RejectedErro
 
 func (l *Lane) routeOne(b *batch, e *source.Event) error {
 	if b.parked[e.ID] == nil {
-		messages, err := l.Router.Route(e)
+		messages, err := l.Router.Append(b.messages, e)
 		if err == nil {
-			b.messages = append(b.messages, messages...)
+			b.messages = messages
 			return nil
 		}
 		var rejected *sink.RejectedError

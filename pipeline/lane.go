@@ -23,9 +23,10 @@ type Source interface {
 	Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error]
 }
 
-// Router turns an event into its messages. No message means that the event is dropped on purpose.
+// Router turns an event into its messages.
 type Router interface {
-	Route(e *source.Event) ([]sink.Message, error)
+	// Append appends the messages of e to batch: none where the event is dropped on purpose.
+	Append(batch []sink.Message, e *source.Event) ([]sink.Message, error)
 	// DeadLetter makes the message that parks an event which could not go to topic. limit is what the bus takes, 0 if unknown.
 	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
 }

@@ -85,14 +85,14 @@ type oneToOne struct {
 	refuse map[string]bool
 }
 
-func (r oneToOne) Route(e *source.Event) ([]sink.Message, error) {
+func (r oneToOne) Append(batch []sink.Message, e *source.Event) ([]sink.Message, error) {
 	switch {
 	case r.drop[e.ID]:
-		return nil, nil
+		return batch, nil
 	case r.refuse[e.ID]:
-		return nil, errors.New("no legal topic")
+		return batch, errors.New("no legal topic")
 	}
-	return []sink.Message{{Topic: e.Event, ID: e.ID, Body: e.Raw, Position: e.Position()}}, nil
+	return append(batch, sink.Message{Topic: e.Event, ID: e.ID, Body: e.Raw, Position: e.Position()}), nil
 }
 
 func (r oneToOne) DeadLetter(e *source.Event, _, reason string, _, _ int) (sink.Message, error) {

@@ -1,0 +1,112 @@
+package pipeline_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+)
+
+// fixedBus acknowledges as much of each batch as it is told to.
+type fixedBus struct {
+	scriptedBus
+	durable   int
+	published []string
+}
+
+func (b *fixedBus) Publish(_ context.Context, batch []sink.Message) error {
+	for _, m := range batch {
+		b.published = append(b.published, m.ID)
+	}
+	if b.durable >= len(batch) {
+		return nil
+	}
+	return fmt.Errorf("wrapped: %w", &sink.PublishError{Durable: b.durable, Err: errors.New("refused")})
+}
+
+// TestOnlyWholeEventsCount: the messages of one event are adjacent, and an event of which only some are durable is not committed.
+func TestOnlyWholeEventsCount(t *testing.T) {
+	at := func(i int) checkpoint.Position {
+		return checkpoint.Position{EventID: fmt.Sprint("event_", i), CreatedAt: time.Unix(int64(i), 0).UTC()}
+	}
+	var batch []sink.Message // three events of two, three and one messages
+	for i, n := range []int{2, 3, 1} {
+		for m := range n {
+			batch = append(batch, sink.Message{Topic: "t", ID: fmt.Sprint(i, "-", m), Position: at(i)})
+		}
+	}
+	for durable, want := range []string{"", "", "event_0", "event_0", "event_0", "event_1", "event_9"} {
+		bus := &fixedBus{durable: durable}
+		store := checkpoint.NewMemory(testIdentity)
+		target := newLane(nil, nil, bus, store).Target
+		prev, err := target.Acquire(t.Context())
+		require.NoError(t, err)
+
+		cp, err := target.Append(t.Context(), prev, batch, at(9))
+		require.Equal(t, durable < len(batch), err != nil, "%d durable", durable)
+		require.Equal(t, want, cp.EventID, "%d durable", durable)
+		loaded, err := target.Load(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, loaded.EventID, "%d durable", durable)
+	}
+}
+
+// TestACommitThatFailedIsMadeUpWithoutPublishingAgain also covers a batch that begins with what is durable already and goes on.
+func TestACommitThatFailedIsMadeUpWithoutPublishingAgain(t *testing.T) {
+	src := newSequence(4, 4)
+	var batch []sink.Message
+	for i := range src.events {
+		batch, _ = oneToOne{}.Append(batch, &src.events[i])
+	}
+	bus := &fixedBus{durable: 9}
+	store := &failingOnce{Memory: checkpoint.NewMemory(testIdentity)}
+	target := newLane(nil, nil, bus, store).Target
+	prev, err := target.Acquire(t.Context())
+	require.NoError(t, err)
+
+	store.fail = true
+	cp, err := target.Append(t.Context(), prev, batch[:2], src.events[1].Position())
+	require.ErrorContains(t, err, "disk full")
+	require.Equal(t, prev.Position, cp.Position)
+
+	cp, err = target.Append(t.Context(), prev, batch, src.events[3].Position())
+	require.NoError(t, err)
+	require.Equal(t, src.events[3].ID, cp.EventID)
+	require.Equal(t, []string{"event_000000", "event_000001", "event_000002", "event_000003"}, bus.published)
+}
+
+type failingOnce struct {
+	*checkpoint.Memory
+	fail bool
+}
+
+func (s *failingOnce) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	if s.fail {
+		s.fail = false
+		return checkpoint.Checkpoint{}, errors.New("disk full")
+	}
+	return s.Memory.Commit(ctx, prev, next)
+}
+
+func TestReleaseMovesNothing(t *testing.T) {
+	bus, store := &fixedBus{}, checkpoint.NewMemory(testIdentity)
+	target := newLane(nil, nil, bus, store).Target
+	prev, err := target.Acquire(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, target.Release(t.Context()))
+	cp, err := target.Load(t.Context())
+	require.NoError(t, err)
+	require.True(t, cp.Released)
+	require.Equal(t, prev.Position, cp.Position)
+
+	again, err := target.Acquire(t.Context())
+	require.NoError(t, err)
+	require.False(t, again.Released)
+	require.Equal(t, prev.Generation+1, again.Generation, "each holder has a generation of its own")
+}
