@@ -17,14 +17,14 @@ type Header struct{ Key, Value string }
 type Message struct {
 	Topic    string // topic in Kafka, subject in NATS; prefix included
 	Key      []byte // partition key; buses without partitions ignore it
-	ID       string // event id where the bus may use it to recognise a second copy; empty where it must not
+	ID       string // event id where the bus may use it to recognise a second copy, of this message only; empty where it must not
 	Headers  []Header
 	Body     []byte
 	Position checkpoint.Position // of its event; the messages of one event are adjacent in a batch
 }
 
-// Sink publishes messages. Publish is called by one goroutine at a time; Close may be called at any time, once, and makes a
-// Publish under way return.
+// Sink publishes messages. Publish is called by one goroutine at a time; Close may be called at any time and from any goroutine,
+// and makes a Publish under way return. A second Close does no harm.
 type Sink interface {
 	// Publish returns nil when every message of batch is durable, in the order of the batch (per topic and key where the bus has
 	// partitions). Otherwise it returns a *PublishError that says how long the durable prefix is; what follows the prefix may or

@@ -1,0 +1,244 @@
+package nats
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"workos-relay/sink"
+)
+
+var (
+	errAckTimeout = errors.New("not acknowledged in time")
+	// errOutOfOrder: the message is stored, but before its predecessor. That happens where a hole was left by a leader election or
+	// a broken connection, and the copy that should come after the hole's filling was recognised as a second one and dropped.
+	errOutOfOrder = errors.New("stored before its predecessor")
+)
+
+// wrongStreamError: an acknowledgement came from another stream than the configured one.
+type wrongStreamError struct{ stream string }
+
+func (e *wrongStreamError) Error() string { return fmt.Sprintf("acknowledged by stream %s", e.stream) }
+
+// attempt is one pass over messages: each is sent once, in order, and the acknowledgements are matched to them by number.
+type attempt struct {
+	number  uint64
+	batch   []sink.Message
+	withIDs bool
+	wake    chan struct{} // something happened; capacity 1
+	failing atomic.Bool   // a failure is known: nothing more is to be sent
+
+	mu       sync.Mutex
+	seqs     []uint64 // by index: where the stream stored the message; 0 while unknown
+	sent     int      // batch[:sent] went out
+	prefix   int      // batch[:prefix] is stored, in order
+	prevSeq  uint64   // batch[prefix] must be stored after this
+	failedAt int      // the first message known to have failed; len(batch) for none
+	failure  error    // why
+}
+
+func newAttempt(number uint64, batch []sink.Message, withIDs bool, prevSeq uint64) *attempt {
+	return &attempt{
+		number: number, batch: batch, withIDs: withIDs, wake: make(chan struct{}, 1),
+		seqs: make([]uint64, len(batch)), prevSeq: prevSeq, failedAt: len(batch),
+	}
+}
+
+// stored notes an acknowledgement and extends the prefix.
+func (a *attempt) stored(index int, seq uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if index >= len(a.seqs) || a.seqs[index] != 0 {
+		return
+	}
+	a.seqs[index] = seq
+	for a.prefix < a.failedAt && a.seqs[a.prefix] != 0 {
+		if a.seqs[a.prefix] <= a.prevSeq {
+			a.failLocked(a.prefix, errOutOfOrder)
+			break
+		}
+		a.prevSeq = a.seqs[a.prefix]
+		a.prefix++
+	}
+	a.signal()
+}
+
+// fail notes that the message at index is not stored, or not known to be.
+func (a *attempt) fail(index int, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failLocked(index, err)
+	a.signal()
+}
+
+func (a *attempt) failLocked(index int, err error) {
+	if index < a.failedAt && index >= a.prefix {
+		a.failedAt, a.failure = index, err
+		a.failing.Store(true)
+	}
+}
+
+// deny notes that the server refuses to take what the user publishes to a subject, or to deliver acknowledgements.
+func (a *attempt) deny(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	index := a.prefix
+	if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
+		for index < len(a.batch) && a.batch[index].Topic != m[1] {
+			index++
+		}
+	}
+	a.failLocked(index, err)
+	a.signal()
+}
+
+func (a *attempt) signal() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// progress returns how long the durable prefix is, and the first failure known.
+func (a *attempt) progress() (prefix int, failure error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.prefix, a.failure
+}
+
+// settled is how far the prefix can still grow: to the first failure, or to the last message sent.
+func (a *attempt) settled() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return min(a.sent, a.failedAt)
+}
+
+func (a *attempt) noteSent(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sent = n
+}
+
+// outcome is how an attempt ended.
+type outcome struct {
+	prefix  int    // batch[:prefix] is durable, in order
+	lastSeq uint64 // of the last durable message; 0 where there is none
+	sent    int    // batch[prefix:sent] may be stored or not
+	err     error  // why batch[prefix] is not durable; nil where all of the batch is
+}
+
+// end closes the books. cause is what ended the attempt; what is acknowledged later counts no more.
+func (a *attempt) end(cause error) outcome {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := outcome{prefix: a.prefix, sent: a.sent}
+	if a.prefix > 0 {
+		o.lastSeq = a.seqs[a.prefix-1]
+	}
+	switch {
+	case a.prefix == len(a.batch):
+	case a.failure == nil:
+		o.err = cause
+	case a.failedAt == a.prefix:
+		o.err = a.failure
+	default: // the failure is another message's: it must not be taken for this one's
+		o.err = fmt.Errorf("%w, and a later message failed: %v", errAckTimeout, a.failure) //nolint:errorlint // see above
+	}
+	return o
+}
+
+// reply is the subject on which the acknowledgement of the message at index comes back.
+func (a *attempt) reply(inbox string, index int) string {
+	var b strings.Builder
+	b.Grow(len(inbox) + 16)
+	b.WriteString(inbox)
+	b.WriteByte('.')
+	var digits [16]byte
+	b.Write(strconv.AppendUint(digits[:0], a.number, 36))
+	b.WriteByte('.')
+	b.Write(strconv.AppendUint(digits[:0], uint64(index), 36)) //nolint:gosec // an index
+	return b.String()
+}
+
+// parseReply is the reverse of reply.
+func parseReply(subject string) (number uint64, index int, ok bool) {
+	last := strings.LastIndexByte(subject, '.')
+	if last < 0 {
+		return 0, 0, false
+	}
+	before := strings.LastIndexByte(subject[:last], '.')
+	number, err := strconv.ParseUint(subject[before+1:last], 36, 64)
+	if err != nil {
+		return 0, 0, false
+	}
+	i, err := strconv.ParseUint(subject[last+1:], 36, 31)
+	return number, int(i), err == nil //nolint:gosec // 31 bits
+}
+
+// onAck takes an acknowledgement. It runs on the one goroutine of the inbox subscription. What belongs to an earlier attempt is
+// of no interest any more.
+func (s *Sink) onAck(m *nats.Msg) {
+	number, index, ok := parseReply(m.Subject)
+	a := s.current.Load()
+	if !ok || a == nil || a.number != number {
+		return
+	}
+	if seq, ok := s.plainAck(m.Data); ok {
+		a.stored(index, seq)
+		return
+	}
+	seq, err := s.parseAck(m)
+	if err != nil {
+		a.fail(index, err)
+		return
+	}
+	a.stored(index, seq)
+}
+
+// plainAck reads the form that nearly all acknowledgements have, {"stream":"WORKOS","seq":17}, without a JSON decoder.
+func (s *Sink) plainAck(data []byte) (seq uint64, ok bool) {
+	rest, ok := bytes.CutPrefix(data, s.ackPrefix)
+	if !ok {
+		return 0, false
+	}
+	for i, c := range rest {
+		switch {
+		case c >= '0' && c <= '9' && i < 19:
+			seq = seq*10 + uint64(c-'0')
+		default:
+			return seq, seq > 0 && c == '}' && i == len(rest)-1
+		}
+	}
+	return 0, false
+}
+
+func (s *Sink) parseAck(m *nats.Msg) (seq uint64, err error) {
+	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		return 0, nats.ErrNoResponders
+	}
+	var ack struct {
+		Stream string              `json:"stream"`
+		Seq    uint64              `json:"seq"`
+		Error  *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &ack); err != nil {
+		return 0, fmt.Errorf("the acknowledgement is not JSON: %w", err)
+	}
+	switch {
+	case ack.Error != nil:
+		return 0, ack.Error
+	case ack.Stream != s.cfg.Stream:
+		return 0, &wrongStreamError{ack.Stream}
+	case ack.Seq == 0:
+		return 0, errors.New("the acknowledgement has no sequence")
+	}
+	return ack.Seq, nil
+}

@@ -1,0 +1,223 @@
+package nats
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/internal/secret"
+	"workos-relay/internal/tlsconf"
+	"workos-relay/internal/unit"
+)
+
+// Embedded is the value of Config.URL that asks for a JetStream server inside this process.
+const Embedded = "embedded"
+
+// Config is what New needs to know. The zero value of a field without a default in its tag means what its description says; New
+// fills in the defaults of the numbers and durations itself, so a Config made in code may leave them out.
+type Config struct {
+	URL             string         `yaml:"url" default:"nats://127.0.0.1:4222" example:"nats://nats-1:4222,nats://nats-2:4222" doc:"Address of the NATS server, or several of one cluster separated by commas; the word embedded runs a JetStream server inside relay."`
+	Stream          string         `yaml:"stream" default:"WORKOS" doc:"Name of the JetStream stream that binds the topics."`
+	TopicPrefix     string         `yaml:"topic_prefix" example:"acme." doc:"Put before each routed topic and the dead letter, as it stands; not before positions."`
+	Create          Create         `yaml:"create"`
+	Auth            Auth           `yaml:"auth"`
+	TLS             tlsconf.TLS    `yaml:"tls"`
+	Domain          string         `yaml:"domain" doc:"JetStream domain to publish to, for leaf nodes. Not together with api_prefix."`
+	APIPrefix       string         `yaml:"api_prefix" example:"JS.acc.API" doc:"Subject prefix of the JetStream API, where it is imported from another account. Not together with domain."`
+	InboxPrefix     string         `yaml:"inbox_prefix" default:"_INBOX" doc:"Subject prefix under which acknowledgements come back, where the user may subscribe to that one only."`
+	AckTimeout      time.Duration  `yaml:"ack_timeout" default:"10s" doc:"How long to wait for the stream's acknowledgement of a message, and for an answer of the JetStream API, before it is published again."`
+	Window          int            `yaml:"window" default:"4096" doc:"Most messages published and not yet acknowledged at any time."`
+	DuplicateWindow time.Duration  `yaml:"duplicate_window" default:"2m" doc:"How long a stream created by relay recognises a second copy of an event, at most create.max_age. The stream's own setting holds where it exists already."`
+	Embedded        EmbeddedConfig `yaml:"embedded"`
+
+	Logger       *zap.Logger `yaml:"-"` // nil logs nothing
+	RelayID      string      `yaml:"-"` // `id` of the configuration; names the connection on the server
+	Lane         string      `yaml:"-"` // name of the sink; names the connection on the server
+	OnDisconnect func(error) `yaml:"-"` // optional: the connection was lost, and why if known. Must not block
+	OnReconnect  func()      `yaml:"-"` // optional: the connection is there, at the first time as well. Must not block
+}
+
+// Create says whether relay may create the stream, and how.
+type Create struct {
+	Enabled  bool          `yaml:"enabled" default:"true" doc:"Create the stream where it is missing, and add missing subjects to one that relay created. A stream that others created is never changed."`
+	Replicas int           `yaml:"replicas" default:"1" doc:"Copies of a created stream in the cluster: 1, 3 or 5. Only 3 or more outlive a broken disk or a lost server."`
+	MaxAge   time.Duration `yaml:"max_age" default:"0s" doc:"How long a created stream keeps a message; 0s keeps it for ever."`
+	MaxBytes unit.Bytes    `yaml:"max_bytes" default:"0" doc:"Size at which a created stream drops its oldest messages; 0 sets no limit."`
+}
+
+// Auth is how relay proves to the server who it is. At most one way is given.
+type Auth struct {
+	CredentialsFile string        `yaml:"credentials_file" doc:"File with the JWT and NKey seed of a user (.creds), as nsc writes it."`
+	NKeyFile        string        `yaml:"nkey_file" doc:"File with the NKey seed of a user."`
+	User            string        `yaml:"user" doc:"User name, together with password."`
+	Password        secret.String `yaml:"password" doc:"Password of user."`
+	Token           secret.String `yaml:"token" doc:"Token, where the server is set up with one."`
+}
+
+// EmbeddedConfig is the JetStream server inside relay. It is read only where the URL is "embedded".
+type EmbeddedConfig struct {
+	Dir        string     `yaml:"dir" doc:"Folder of the server's streams. Empty: jetstream inside checkpoint.dir."`
+	Listen     string     `yaml:"listen" default:"127.0.0.1:4222" doc:"Address that the embedded server listens on for consumers. It asks for no credentials, so keep it to addresses that only trusted programs reach."`
+	SyncAlways bool       `yaml:"sync_always" default:"true" doc:"Write each message to the disk itself before it is acknowledged. Without it a power failure can lose up to two minutes of acknowledged events."`
+	MaxStore   unit.Bytes `yaml:"max_store" default:"0" doc:"Most bytes that the embedded server's streams may take on disk; 0 lets the server choose by the free space."`
+}
+
+// Identity names what a sink of this configuration writes to, without addresses.
+func (c Config) Identity() string { return "nats stream " + c.withDefaults().Stream }
+
+// KeyError is an error of Validate that names the key at fault.
+type KeyError struct {
+	key string
+	msg string
+}
+
+// Error implements error.
+func (e *KeyError) Error() string { return e.msg }
+
+// Key is the dotted path of the key, relative to the sink.
+func (e *KeyError) Key() string { return e.key }
+
+func keyErrorf(key, format string, args ...any) error {
+	return &KeyError{key: key, msg: fmt.Sprintf(format, args...)}
+}
+
+// Validate checks what the tags cannot say. The error is a *KeyError.
+func (c Config) Validate() error {
+	for _, check := range []func() error{c.validateURL, c.validateStream, c.validateAuth, c.validateLimits} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c Config) validateURL() error {
+	if c.URL == Embedded {
+		if c.TLS.InUse() {
+			return keyErrorf("tls", "the embedded server speaks no TLS: remove tls, or run a NATS server of its own")
+		}
+		if c.Auth != (Auth{}) {
+			return keyErrorf("auth", "the embedded server asks for no credentials: remove auth, or run a NATS server of its own")
+		}
+		return nil
+	}
+	for u := range strings.SplitSeq(c.URL, ",") {
+		u = strings.TrimSpace(u)
+		if !strings.Contains(u, "://") {
+			u = "nats://" + u
+		}
+		parsed, err := url.Parse(u)
+		switch {
+		case err != nil: // not wrapped: it repeats the URL, which may hold a password
+			return keyErrorf("url", "not an address: write nats://host:4222, several separated by commas, or embedded")
+		case parsed.Hostname() == "":
+			return keyErrorf("url", "an address without a host: write nats://host:4222, several separated by commas, or embedded")
+		case parsed.User != nil:
+			return keyErrorf("url", "credentials in an address end up in logs: put them under auth")
+		}
+		switch parsed.Scheme {
+		case "nats", "tls", "ws", "wss":
+		default:
+			return keyErrorf("url", "scheme %q is none of nats, tls, ws, wss", parsed.Scheme)
+		}
+	}
+	return nil
+}
+
+func (c Config) validateStream() error {
+	if c.Stream == "" || strings.ContainsAny(c.Stream, " \t\r\n.*>/\\") {
+		return keyErrorf("stream", "%q is no stream name: it is not empty and has no spaces and none of . * > / \\", c.Stream)
+	}
+	if c.Domain != "" && c.APIPrefix != "" {
+		return keyErrorf("api_prefix", "domain and api_prefix exclude each other: remove one")
+	}
+	if c.InboxPrefix != "" {
+		if reason := illegalSubject(c.InboxPrefix); reason != "" {
+			return keyErrorf("inbox_prefix", "%q is no subject: %s", c.InboxPrefix, reason)
+		}
+	}
+	if r := c.Create.Replicas; r < 0 || r > 5 || r == 2 || r == 4 {
+		return keyErrorf("create.replicas", "%d replicas: use 1, 3 or 5", r)
+	}
+	return nil
+}
+
+func (c Config) validateAuth() error {
+	a := c.Auth
+	var given []string
+	for _, way := range []struct {
+		name string
+		set  bool
+	}{
+		{"credentials_file", a.CredentialsFile != ""},
+		{"nkey_file", a.NKeyFile != ""},
+		{"user", a.User != ""},
+		{"token", a.Token.IsSet()},
+	} {
+		if way.set {
+			given = append(given, way.name)
+		}
+	}
+	if len(given) > 1 {
+		return keyErrorf("auth", "%s exclude each other: keep one", strings.Join(given, " and "))
+	}
+	if a.Password.IsSet() && a.User == "" {
+		return keyErrorf("auth.password", "a password without a user: add auth.user, or use auth.token")
+	}
+	return nil
+}
+
+func (c Config) validateLimits() error {
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{{"ack_timeout", c.AckTimeout}, {"duplicate_window", c.DuplicateWindow}, {"create.max_age", c.Create.MaxAge}} {
+		if d.value < 0 {
+			return keyErrorf(d.key, "%v is negative", d.value)
+		}
+	}
+	if c.Window < 0 || c.Window > maxWindow {
+		return keyErrorf("window", "%d: use 1 to %d", c.Window, maxWindow)
+	}
+	return nil
+}
+
+const (
+	defaultURL             = "nats://127.0.0.1:4222"
+	defaultStream          = "WORKOS"
+	defaultInboxPrefix     = "_INBOX"
+	defaultListen          = "127.0.0.1:4222"
+	defaultAckTimeout      = 10 * time.Second
+	defaultWindow          = 4096
+	defaultDuplicateWindow = 2 * time.Minute
+	maxWindow              = 65536
+)
+
+// withDefaults fills in what a Config made in code may leave out. Booleans stay as they are.
+func (c Config) withDefaults() Config {
+	setDefault(&c.URL, defaultURL)
+	setDefault(&c.Stream, defaultStream)
+	setDefault(&c.InboxPrefix, defaultInboxPrefix)
+	setDefault(&c.AckTimeout, defaultAckTimeout)
+	setDefault(&c.Window, defaultWindow)
+	setDefault(&c.DuplicateWindow, defaultDuplicateWindow)
+	setDefault(&c.Create.Replicas, 1)
+	setDefault(&c.Embedded.Listen, defaultListen)
+	if c.Create.MaxAge > 0 { // a server refuses a longer one
+		c.DuplicateWindow = min(c.DuplicateWindow, c.Create.MaxAge)
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

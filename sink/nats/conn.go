@@ -1,0 +1,276 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+const (
+	dialTimeout   = 3 * time.Second // for one server: socket, TLS and greeting
+	pingInterval  = 15 * time.Second
+	pingsLost     = 2               // unanswered pings until a connection counts as dead
+	writeTimeout  = 5 * time.Second // of one write to the socket; it bounds how long a server that hangs can hold up Close
+	reconnectMin  = 50 * time.Millisecond
+	reconnectMax  = 5 * time.Second
+	statusLook    = 100 * time.Millisecond // how often a wait for the connection looks at the reason for its absence
+	ackSubPending = 2 * maxWindow          // acknowledgements waiting to be looked at; never reached, since the window bounds them
+)
+
+var (
+	errClosed = errors.New("the sink is closed")
+	errLost   = errors.New("the connection was lost before every acknowledgement was in")
+)
+
+// link is one connection of nats.go, which reconnects by itself until it is closed, together with what hangs on it. nats.go closes
+// a connection for good after some errors of the server; the sink then opens the next link.
+type link struct {
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	inbox string // acknowledgements come back on inbox.<attempt>.<index>
+
+	mu      sync.Mutex
+	lost    chan struct{} // closed when the connection breaks; a fresh one afterwards
+	changed chan struct{} // closed whenever the state may have changed; a fresh one afterwards
+	lastErr error         // why there was no connection at the last attempt
+	denied  error         // what the server last forbade since the connection stands
+}
+
+func newLink() *link { return &link{lost: make(chan struct{}), changed: make(chan struct{})} }
+
+// note changes the state and wakes whoever waits for it.
+func (l *link) note(change func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change()
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *link) disconnected(err error) {
+	l.note(func() {
+		l.lastErr = err
+		close(l.lost)
+		l.lost = make(chan struct{})
+	})
+}
+
+func (l *link) lostSignal() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
+}
+
+func (l *link) permissionDenied() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.denied
+}
+
+// state returns a channel that is closed at the next change, and why there is no connection, if known.
+func (l *link) state() (changed <-chan struct{}, reason error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reason = l.lastErr
+	if err := l.nc.LastError(); err != nil && !l.nc.IsConnected() {
+		reason = err // of the handshake, which nats.go reports nowhere else
+	}
+	return l.changed, reason
+}
+
+// options turns the configuration into those of nats.go. Files are read here, so a wrong name fails at the start.
+func (c Config) options() ([]nats.Option, error) {
+	opts := []nats.Option{
+		nats.Name(strings.Join(strings.Fields("relay "+c.RelayID+" "+c.Lane), " ")),
+		nats.Timeout(dialTimeout),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(pingsLost),
+		nats.FlusherTimeout(writeTimeout),
+		nats.CustomInboxPrefix(c.InboxPrefix),
+		nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectBufSize(-1), // nothing waits where its loss would go unseen
+		nats.CustomReconnectDelay(reconnectDelay),
+	}
+	switch a := c.Auth; {
+	case a.CredentialsFile != "":
+		if _, err := os.Stat(a.CredentialsFile); err != nil {
+			return nil, fmt.Errorf("reading auth.credentials_file: %w", err)
+		}
+		opts = append(opts, nats.UserCredentials(a.CredentialsFile))
+	case a.NKeyFile != "":
+		opt, err := nats.NkeyOptionFromSeed(a.NKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading auth.nkey_file %s: %w", a.NKeyFile, err)
+		}
+		opts = append(opts, opt)
+	case a.User != "":
+		opts = append(opts, nats.UserInfo(a.User, a.Password.Reveal()))
+	case a.Token.IsSet():
+		opts = append(opts, nats.Token(a.Token.Reveal()))
+	}
+	conf, err := c.TLS.Build()
+	if err != nil {
+		return nil, err
+	}
+	if conf != nil {
+		opts = append(opts, nats.Secure(conf))
+	}
+	return opts, nil
+}
+
+func reconnectDelay(attempts int) time.Duration {
+	d := reconnectMin << min(attempts, 10)
+	d = min(d, reconnectMax)
+	return d/2 + rand.N(d/2) //nolint:gosec // jitter
+}
+
+// open makes a link. Without a server there it returns one that goes on trying; an error means that the configuration cannot work.
+func (s *Sink) open() (*link, error) {
+	l := newLink()
+	opts := slices.Concat(s.options, []nats.Option{
+		nats.ConnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { s.onDown(l, err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.note(func() { l.lastErr = err }) }),
+		nats.ClosedHandler(func(nc *nats.Conn) { l.disconnected(nc.LastError()) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.onError(l, err) }),
+	})
+	nc, err := nats.Connect(s.servers(), opts...)
+	if err != nil {
+		return nil, explainConnect(err, s.cfg)
+	}
+	l.mu.Lock()
+	l.nc = nc
+	l.mu.Unlock()
+	l.inbox = nc.NewRespInbox()
+	sub, err := nc.Subscribe(l.inbox+".*.*", s.onAck)
+	if err == nil {
+		err = sub.SetPendingLimits(ackSubPending, -1)
+	}
+	if err == nil {
+		l.js, err = s.cfg.jetStream(nc)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("setting up the connection to NATS: %w", err)
+	}
+	return l, nil
+}
+
+func (c Config) jetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	switch {
+	case c.Domain != "":
+		return jetstream.NewWithDomain(nc, c.Domain)
+	case c.APIPrefix != "":
+		return jetstream.NewWithAPIPrefix(nc, c.APIPrefix)
+	default:
+		return jetstream.New(nc)
+	}
+}
+
+func (s *Sink) servers() string {
+	if s.embedded != nil {
+		return s.embedded.url()
+	}
+	return s.cfg.URL
+}
+
+func (s *Sink) onUp(l *link, nc *nats.Conn) {
+	l.note(func() { l.lastErr, l.denied = nil, nil })
+	s.log.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("server_name", nc.ConnectedServerName()))
+	if s.cfg.OnReconnect != nil {
+		s.cfg.OnReconnect()
+	}
+}
+
+func (s *Sink) onDown(l *link, err error) {
+	l.disconnected(err)
+	if s.isClosing() {
+		return
+	}
+	s.log.Warn("connection to NATS lost, reconnecting", zap.Error(err))
+	if s.cfg.OnDisconnect != nil {
+		s.cfg.OnDisconnect(err)
+	}
+}
+
+// onError takes what nats.go reports aside: a permission that is missing ends the attempt under way, since no acknowledgement
+// would ever come.
+func (s *Sink) onError(l *link, err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		l.note(func() { l.lastErr = err })
+		return
+	}
+	l.note(func() { l.denied = err })
+	if a := s.current.Load(); a != nil {
+		a.deny(err)
+	}
+}
+
+// connected returns the link once its connection stands. It waits for at most ack_timeout, and not at all where the reason for
+// its absence will hardly mend by itself.
+func (s *Sink) connected(ctx context.Context) (*link, error) {
+	l, err := s.usableLink()
+	if err != nil {
+		return nil, err
+	}
+	timeout := time.NewTimer(s.cfg.AckTimeout)
+	defer timeout.Stop()
+	look := time.NewTicker(statusLook)
+	defer look.Stop()
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		changed, reason := l.state()
+		if l.nc.IsConnected() {
+			return l, nil
+		}
+		if lasting(reason) {
+			return nil, explainConnect(reason, s.cfg)
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-timeout.C:
+			return nil, explainConnect(reason, s.cfg)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.closing:
+			return nil, errClosed
+		}
+		if l.nc.IsClosed() {
+			return nil, explainConnect(reason, s.cfg)
+		}
+	}
+}
+
+// usableLink returns the link in use, or the next one where nats.go has given the last one up.
+func (s *Sink) usableLink() (*link, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosing() {
+		return nil, errClosed
+	}
+	if !s.link.nc.IsClosed() {
+		return s.link, nil
+	}
+	l, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	s.link = l
+	return l, nil
+}

@@ -1,0 +1,132 @@
+package nats
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// lasting reports whether err, the reason for a missing connection, will hardly go away by waiting.
+func lasting(err error) bool {
+	if err == nil {
+		return false
+	}
+	return isAuth(err) || isTLS(err) || errors.Is(err, nats.ErrNoInfoReceived) || errors.Is(err, nats.ErrSecureConnWanted) || errors.Is(err, nats.ErrSecureConnRequired)
+}
+
+func isAuth(err error) bool {
+	for _, e := range []error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrPermissionViolation, nats.ErrAccountAuthExpired,
+		nats.ErrNkeysNotSupported,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return strings.Contains(strings.ToLower(err.Error()), "authorization violation")
+}
+
+func isTLS(err error) bool {
+	var (
+		record    tls.RecordHeaderError
+		alert     tls.AlertError
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+	)
+	return errors.Is(err, nats.ErrTLS) || errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &authority) ||
+		errors.As(err, &hostname) || errors.As(err, &invalid) || errors.As(err, &verify) || strings.Contains(err.Error(), "tls: ")
+}
+
+// explainConnect says why there is no connection and what it most likely takes. No address in it holds a password, since the
+// configuration refuses those.
+func explainConnect(err error, c Config) error {
+	at := c.URL
+	switch {
+	case err == nil || errors.Is(err, nats.ErrNoServers):
+		return fmt.Errorf("no NATS server answers at %s: is one running there?", at)
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return fmt.Errorf("the NATS server at %s speaks no TLS, but tls is configured: remove tls, or use its TLS port: %w", at, err)
+	case isTLS(err):
+		return fmt.Errorf("TLS with the NATS server at %s failed: %s: %w", at, explainTLS(err, c), err)
+	case isAuth(err):
+		return fmt.Errorf("the NATS server at %s %s: %w", at, explainAuth(err, c), err)
+	case errors.Is(err, nats.ErrNoInfoReceived):
+		return fmt.Errorf("what answers at %s does not greet like a NATS server: wrong port, or a server that expects the TLS handshake first: %w", at, err)
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return fmt.Errorf("the name %s of the NATS server at %s cannot be resolved: %w", dns.Name, at, err)
+	}
+	return fmt.Errorf("no connection to the NATS server at %s: %w", at, err)
+}
+
+func explainTLS(err error, c Config) string {
+	var (
+		record    tls.RecordHeaderError
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+	)
+	switch text := err.Error(); {
+	case errors.As(err, &authority) && c.TLS.CAFile == "":
+		return "its certificate comes from an authority that this system does not know; set tls.ca_file"
+	case errors.As(err, &authority):
+		return "its certificate comes from an authority that is not in tls.ca_file"
+	case errors.As(err, &hostname):
+		return "its certificate is for another name; set tls.server_name, or use that name in url"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "its certificate has expired or is not valid yet; renew it, or check the clocks"
+	case errors.As(err, &record):
+		return "it does not answer with TLS"
+	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"), strings.Contains(text, "unknown certificate"):
+		return "it wants a client certificate that it trusts; set tls.cert_file and tls.key_file"
+	case c.TLS.CertFile == "" && (strings.Contains(text, "closed by remote") || strings.Contains(text, "EOF")):
+		return "it hung up after the handshake, most likely for want of a client certificate; set tls.cert_file and tls.key_file"
+	default:
+		return "the handshake did not succeed"
+	}
+}
+
+func explainAuth(err error, c Config) string {
+	var way string
+	switch a := c.Auth; {
+	case a.CredentialsFile != "":
+		way = "auth.credentials_file " + a.CredentialsFile
+	case a.NKeyFile != "":
+		way = "auth.nkey_file " + a.NKeyFile
+	case a.User != "":
+		way = fmt.Sprintf("auth.user %q with its password", a.User)
+	case a.Token.IsSet():
+		way = "auth.token"
+	case c.TLS.CertFile != "":
+		way = "the client certificate " + c.TLS.CertFile
+	default:
+		return "asks for credentials and none are configured: set auth"
+	}
+	switch {
+	case errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAccountAuthExpired):
+		return "says that " + way + " has expired: get a new one"
+	case errors.Is(err, nats.ErrAuthRevoked):
+		return "says that " + way + " was revoked: get a new one"
+	default:
+		return "refuses " + way + ": wrong secret, unknown user, or the credentials of another cluster"
+	}
+}
+
+var deniedPublish = regexp.MustCompile(`(?i)publish to "([^"]+)"`)
+
+// explainDenied says what a permission violation takes to mend.
+func explainDenied(err error) error {
+	if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
+		return fmt.Errorf("the NATS user may not publish to %s: allow it for this user on the server: %w", m[1], err)
+	}
+	return fmt.Errorf("the NATS user may not receive acknowledgements: allow it to subscribe below inbox_prefix: %w", err)
+}

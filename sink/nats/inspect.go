@@ -1,0 +1,170 @@
+package nats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"workos-relay/sink"
+)
+
+// refusals says why events cannot be kept in a stream of this kind; nil where they can.
+func refusals(conf jetstream.StreamConfig) []string {
+	var problems []string
+	refuse := func(when bool, why string) {
+		if when {
+			problems = append(problems, why)
+		}
+	}
+	refuse(conf.Retention == jetstream.InterestPolicy, "its retention is interest, so an event that no consumer waits for is dropped at once: use limits")
+	refuse(conf.Retention == jetstream.WorkQueuePolicy, "its retention is workqueue, so the first consumer takes an event away from all others: use limits")
+	refuse(conf.Mirror != nil, "it is a mirror, which takes no messages of its own: use its origin")
+	refuse(conf.Sealed, "it is sealed and takes no messages any more")
+	refuse(conf.NoAck, "it does not acknowledge (no_ack), so nothing can be known to be stored")
+	refuse(conf.SubjectTransform != nil, "it transforms subjects, so events would not be found under their topics")
+	refuse(conf.AllowMsgCounter, "it is a stream of counters (allow_msg_counter), which takes no events")
+	return problems
+}
+
+// warnings says what weakens the guarantees of a stream that can be used.
+func warnings(conf jetstream.StreamConfig) []string {
+	var found []string
+	warn := func(when bool, what string) {
+		if when {
+			found = append(found, what)
+		}
+	}
+	warn(conf.Storage == jetstream.MemoryStorage, "the stream is kept in memory: a restart of the server loses it")
+	warn(conf.PersistMode == jetstream.AsyncPersistMode, "persist_mode is async: messages are acknowledged before they are written")
+	warn(conf.Discard == jetstream.DiscardNew && (conf.MaxMsgs > 0 || conf.MaxBytes > 0), "discard is new: relay stands still once the stream is full")
+	warn(conf.MaxMsgsPerSubject > 0, fmt.Sprintf("max_msgs_per_subject is %d: older events of a type are dropped", conf.MaxMsgsPerSubject))
+	return found
+}
+
+// Holds implements sink.Destination. The leader is asked, for a replica may lag.
+func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
+	if len(topics) == 0 {
+		return false, nil
+	}
+	l, err := s.connected(ctx)
+	if err != nil {
+		return false, err
+	}
+	info, err := s.streamInfo(ctx, l)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if info.State.Msgs == 0 {
+		return false, nil
+	}
+	for _, t := range topics {
+		if illegalSubject(t) != "" {
+			continue
+		}
+		if held, err := s.holdsOn(ctx, l, t); held || err != nil {
+			return held, err
+		}
+	}
+	return false, nil
+}
+
+// holdsOn asks for the last message on subject. This request, unlike a direct get, always goes to the leader.
+func (s *Sink) holdsOn(ctx context.Context, l *link, subject string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
+	defer cancel()
+	doing := fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, subject)
+	msg, err := l.nc.RequestWithContext(ctx, s.cfg.apiSubject("STREAM.MSG.GET."+s.cfg.Stream), fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
+	if err != nil {
+		return false, s.explainAPI(l, doing, err)
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	switch err := json.Unmarshal(msg.Data, &answer); {
+	case err != nil:
+		return false, fmt.Errorf("%s: %w", doing, err)
+	case answer.Error == nil:
+		return true, nil
+	case answer.Error.ErrorCode == codeMessageNotFound:
+		return false, nil
+	default:
+		return false, s.explainAPI(l, doing, answer.Error)
+	}
+}
+
+func (c Config) apiSubject(call string) string {
+	switch {
+	case c.Domain != "":
+		return "$JS." + c.Domain + ".API." + call
+	case c.APIPrefix != "":
+		return strings.TrimSuffix(c.APIPrefix, ".") + "." + call
+	default:
+		return "$JS.API." + call
+	}
+}
+
+// Inspect implements sink.Destination.
+func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
+	l, err := s.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.streamInfo(ctx, l)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	var conf *jetstream.StreamConfig
+	var patterns []string
+	if err == nil {
+		conf, patterns = &info.Config, info.Config.Subjects
+	}
+	owners := s.owners(ctx, l, unbound(patterns, topics))
+	status := make([]sink.TopicStatus, len(topics))
+	for i, t := range topics {
+		status[i] = s.inspect(t, conf, owners[t])
+	}
+	return status, nil
+}
+
+// inspect looks at one topic. conf is nil where the stream does not exist; owner is another stream that binds the topic.
+func (s *Sink) inspect(topic string, conf *jetstream.StreamConfig, owner string) sink.TopicStatus {
+	st := sink.TopicStatus{Topic: topic}
+	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
+	if reason := illegalSubject(topic); reason != "" {
+		problem("not a legal subject: %s", reason)
+		return st
+	}
+	if conf != nil {
+		st.Detail = describe(*conf)
+		st.Problems, st.Warnings = refusals(*conf), warnings(*conf)
+		st.Exists = len(st.Problems) == 0 && binds(conf.Subjects, topic)
+	}
+	switch {
+	case st.Exists || len(st.Problems) > 0:
+	case owner != "":
+		problem("stream %s binds it already, so stream %s cannot", owner, s.cfg.Stream)
+	case conf == nil && !s.cfg.Create.Enabled:
+		problem("stream %s does not exist: create it, or set create.enabled", s.cfg.Stream)
+	case conf != nil && !s.mayAdd(*conf):
+		problem("stream %s does not bind it: %s", s.cfg.Stream, s.howToAdd(*conf))
+	default:
+		st.Creates = true
+	}
+	return st
+}
+
+func describe(conf jetstream.StreamConfig) string {
+	age := "for ever"
+	if conf.MaxAge > 0 {
+		age = "for " + conf.MaxAge.Round(time.Second).String()
+	}
+	return fmt.Sprintf("stream %s, replicas %d, kept %s, duplicate window %v", conf.Name, conf.Replicas, age, conf.Duplicates)
+}

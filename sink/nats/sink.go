@@ -1,0 +1,118 @@
+// Package nats publishes to a NATS JetStream stream, on a server of its own or on one embedded in this process.
+//
+// An acknowledgement of JetStream means that the leader of the stream has stored the message, with several replicas that a
+// majority has. On a single server it is in the page cache until the server syncs, two minutes by default: for power loss use
+// three replicas, or sync_interval: always (the embedded server's default).
+package nats
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+
+	"workos-relay/sink"
+)
+
+// closeWait bounds how long Close waits for a Publish under way before it cuts the connection under it.
+const closeWait = settleTime + writeTimeout
+
+// Sink publishes to one stream. It implements sink.Sink and sink.Destination; all methods but Publish may be called from any
+// goroutine at any time.
+type Sink struct {
+	cfg      Config
+	log      *zap.Logger
+	options  []nats.Option
+	embedded *embeddedServer // nil with a server outside
+
+	mu        sync.Mutex // guards link
+	link      *link
+	closing   chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+	busy      chan struct{} // holds a token while Publish is under way
+
+	current   atomic.Pointer[attempt]
+	attempts  uint64       // number of the last attempt; used by Publish only
+	lastSeq   uint64       // sequence of the last durable message; used by Publish only
+	ahead     stringSet    // ids that may be stored before a predecessor of theirs; used by Publish only
+	maxMsg    atomic.Int64 // MaxMsgSize of the stream as last seen; 0 or less for none
+	ackPrefix []byte       // how an acknowledgement of the stream begins
+}
+
+var (
+	_ sink.Sink        = (*Sink)(nil)
+	_ sink.Destination = (*Sink)(nil)
+)
+
+type stringSet map[string]struct{}
+
+// New returns a sink that connects, and goes on trying for ever, in the background: a server that is down is no error. An error
+// means that the configuration cannot work as it is, or that the embedded server did not start; ctx bounds that start.
+func New(ctx context.Context, cfg Config) (*Sink, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Sink{cfg: cfg, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1)}
+	s.ackPrefix = fmt.Appendf(nil, `{"stream":%q,"seq":`, cfg.Stream)
+	var err error
+	if s.options, err = cfg.options(); err != nil {
+		return nil, err
+	}
+	if cfg.URL == Embedded {
+		if s.embedded, err = startEmbedded(ctx, cfg); err != nil {
+			return nil, err
+		}
+		s.options = append(s.options, s.embedded.options()...)
+	}
+	if s.link, err = s.open(); err != nil {
+		_ = s.embedded.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Address is where a consumer connects: the address of the embedded server, else the configured one.
+func (s *Sink) Address() string {
+	if s.embedded != nil {
+		return s.embedded.url()
+	}
+	return s.cfg.URL
+}
+
+// Identity implements sink.Destination.
+func (s *Sink) Identity() string { return s.cfg.Identity() }
+
+// Close ends a Publish under way, which waits a moment for the acknowledgements of what it has sent, then the connection and the
+// embedded server. It returns within about ten seconds, with an embedded server twenty; calls after the first wait for the first.
+func (s *Sink) Close() error {
+	s.closeOnce.Do(func() {
+		close(s.closing)
+		select {
+		case s.busy <- struct{}{}:
+		case <-time.After(closeWait):
+		}
+		s.mu.Lock()
+		l := s.link
+		s.mu.Unlock()
+		l.nc.Close()
+		if err := s.embedded.stop(); err != nil {
+			s.closeErr = fmt.Errorf("stopping the embedded NATS server: %w", err)
+		}
+	})
+	return s.closeErr
+}
+
+func (s *Sink) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
