@@ -59,6 +59,10 @@ type Lane struct {
 	BatchMessages, BatchBytes int
 	// Prefetch bounds, in bytes of responses, what is read and not yet committed. One page may always be read beyond it.
 	Prefetch int
+	// TakeoverAfter makes the lane stand by where another holder is at work, and take over once that has been silent for about as
+	// long; 0 for a target whose store lets only one process in. Holder is this process, as the Target knows it.
+	TakeoverAfter time.Duration
+	Holder        string
 	// ShutdownTimeout bounds how long an Append under way may go on after ctx has ended.
 	ShutdownTimeout time.Duration
 
@@ -128,16 +132,18 @@ func (l *Lane) release(work context.Context) {
 
 // run carries until something ends it, and returns what did.
 func (l *Lane) run(ctx, work context.Context) error {
-	cp, err := l.claim(ctx)
-	if err != nil {
-		return err
-	}
 	for {
-		cp, err = l.carry(ctx, work, cp)
-		if !errors.Is(err, errMoved) {
+		cp, err := l.claim(ctx, true)
+		for err == nil || errors.Is(err, errMoved) {
+			cp, err = l.carry(ctx, work, cp)
+			if errors.Is(err, errMoved) {
+				l.Logger.Warn("the position in force is not one that was read: reading again from there", zap.Stringer("position", cp.Position))
+			}
+		}
+		if !errors.Is(err, errStandby) {
 			return err
 		}
-		l.Logger.Warn("the position in force is not one that was read: reading again from there", zap.Stringer("position", cp.Position))
+		l.Logger.Warn("another relay has taken the position over; standing by", zap.Error(err))
 	}
 }
 
@@ -146,13 +152,23 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 	l.status.claimed(cp)
 	r := l.read(ctx, cp.Position)
 	defer r.stop()
+	alive := newRenewal(l.TakeoverAfter)
 	for {
-		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes)
-		if err != nil {
+		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes, alive.due())
+		if err != nil && !errors.Is(err, errIdle) {
 			return cp, err
 		}
+		before := cp.Revision
 		if cp, err = l.deliver(ctx, work, cp, join(pages)); err != nil {
 			return cp, err
+		}
+		if cp.Revision == before && alive.isDue() {
+			if cp, err = l.renew(ctx, work, cp); err != nil {
+				return cp, err
+			}
+		}
+		if cp.Revision != before {
+			alive.done()
 		}
 		l.status.delivered(pages)
 		r.release(pages)
@@ -160,7 +176,10 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 }
 
 func join(pages []source.Page) []source.Event {
-	if len(pages) == 1 {
+	switch len(pages) {
+	case 0:
+		return nil
+	case 1:
 		return pages[0].Events
 	}
 	n := 0
@@ -189,12 +208,13 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 		}
 		started := time.Now()
 		now, failure := l.Target.Append(work, cp, b.messages, b.next())
+		took := time.Since(started)
 		var stop error
 		if failure != nil {
 			if stop = l.judge(ctx, b, failure, parked, &wait); ctx.Err() != nil {
 				return cp, ctx.Err()
 			}
-			if now, err = l.claim(ctx); err != nil {
+			if now, err = l.claim(ctx, false); err != nil {
 				return cp, errors.Join(stop, err)
 			}
 		}
@@ -205,7 +225,7 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 		if done > 0 {
 			wait.reset()
 		}
-		l.committed(b, done, now, time.Since(started))
+		l.committed(b, done, now, took)
 		if cp, events = now, events[done:]; stop != nil {
 			return cp, stop
 		}
@@ -242,17 +262,19 @@ func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[str
 	if errors.As(failure, &fatal) {
 		d = retryMost
 	}
-	l.retrying("publishing", failure, d)
+	l.retrying(Publishing, failure, d)
 	sleep(ctx, d)
 	return nil
 }
 
-// claim acquires the target, for as long as it takes: a bus that is down is waited for. It returns an error where only a person
-// can decide, or, before the lane has ever run, where the destination was set up wrongly.
-func (l *Lane) claim(ctx context.Context) (checkpoint.Checkpoint, error) {
+// claim acquires the target, for as long as it takes: a bus that is down is waited for, and another holder that is alive too where
+// standby is set; otherwise that is errStandby. It returns an error where only a person can decide, or, before the lane has ever
+// run, where the destination was set up wrongly.
+func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
 	wait := backoff{first: retryFirst, most: retryMost}
+	w := watch{after: l.TakeoverAfter}
 	for {
-		cp, err := l.Target.Acquire(ctx)
+		cp, err := l.takeUp(ctx, &w)
 		if err == nil {
 			return cp, nil
 		}
@@ -263,8 +285,16 @@ func (l *Lane) claim(ctx context.Context) (checkpoint.Checkpoint, error) {
 		if undecided(err) || errors.As(err, &fatal) && !l.status.acquired() {
 			return cp, err
 		}
+		if errors.Is(err, errStandby) {
+			if !standby {
+				return cp, err
+			}
+			wait.reset()
+			sleep(ctx, w.interval())
+			continue
+		}
 		d := wait.next()
-		l.retrying("taking up the position", err, d)
+		l.retrying(Claiming, err, d)
 		sleep(ctx, d)
 	}
 }

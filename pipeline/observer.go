@@ -20,10 +20,20 @@ type Outcome struct {
 // Parked is an event that went to the dead letter topic.
 type Parked struct{ EventID, Type, Reason string }
 
+// What a lane may be doing when Observer.Retrying is called: few and fixed, so that they can label a metric.
+const (
+	Publishing = "publishing"
+	Claiming   = "taking up the position"
+	Renewing   = "renewing the position"
+)
+
+// Doings returns everything that Observer.Retrying may be told.
+func Doings() []string { return []string{Publishing, Claiming, Renewing} }
+
 // Observer is told what a lane does, as it happens, from the lane's own goroutine: it must not block.
 type Observer interface {
 	Committed(o Outcome, cp checkpoint.Checkpoint)
-	// Retrying: what was being done has failed with err and will be tried again.
+	// Retrying: doing, one of Doings, has failed with err and will be tried again.
 	Retrying(doing string, err error)
 }
 

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -98,20 +99,12 @@ func (r *reader) wait(ctx context.Context) error {
 }
 
 // gather returns the next page, and with it those that are queued behind it as far as they keep the batch within maxEvents and
-// maxBytes. It waits for one page only, so nothing that could go out waits for company. After the last page it returns the
-// reader's error.
-func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int) ([]source.Page, error) {
+// maxBytes. It waits for one page only, so nothing that could go out waits for company, and no longer than idle, if that is not
+// zero; then it returns errIdle. After the last page it returns the reader's error.
+func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.Duration) ([]source.Page, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(r.pages) == 0 {
-		if r.err != nil {
-			return nil, r.err
-		}
-		if err := r.wait(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := ctx.Err(); err != nil {
+	if err := r.await(ctx, idle); err != nil {
 		return nil, err
 	}
 	n, events, size := 0, 0, 0
@@ -125,6 +118,30 @@ func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int) ([]source.
 	pages := r.pages[:n:n]
 	r.pages = r.pages[n:]
 	return pages, nil
+}
+
+// errIdle: no page has come for a while.
+var errIdle = errors.New("no page has come")
+
+// await waits until there is a page. r.mu is held.
+func (r *reader) await(ctx context.Context, idle time.Duration) error {
+	waiting := ctx
+	if idle > 0 && len(r.pages) == 0 {
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeout(ctx, idle)
+		defer cancel()
+	}
+	for len(r.pages) == 0 {
+		if r.err != nil {
+			return r.err
+		}
+		if err := r.wait(waiting); err != nil && ctx.Err() == nil {
+			return errIdle
+		} else if err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 // release gives back the budget of pages that are committed.

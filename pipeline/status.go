@@ -15,9 +15,13 @@ type State string
 const (
 	Starting State = "starting" // has not acquired its position yet
 	Running  State = "running"
+	Standby  State = "standby"  // another holder is at work; this one takes over when that falls silent
 	Retrying State = "retrying" // the bus or the store refuses; nothing is lost, nothing moves
 	Stopped  State = "stopped"
 )
+
+// States returns every State.
+func States() []State { return []State{Starting, Running, Standby, Retrying, Stopped} }
 
 // Status is a snapshot of a lane.
 type Status struct {
@@ -101,6 +105,14 @@ func (t *tracker) claimed(cp checkpoint.Checkpoint) {
 	t.set(Running, "")
 }
 
+// standsBy: another holder has the position, which is at cp.
+func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.s.Checkpoint, t.unread = cp, nil
+	t.set(Standby, "holder "+cp.Holder+" is active")
+}
+
 // polled: the API has answered.
 func (t *tracker) polled(p *source.Page, at time.Time) {
 	t.mu.Lock()
@@ -133,7 +145,7 @@ func (t *tracker) delivered(pages []source.Page) {
 		}
 	}
 	t.unread = t.unread[min(n, len(t.unread)):]
-	if last := &pages[len(pages)-1]; last.Tip && len(t.unread) == 0 {
+	if len(pages) > 0 && pages[len(pages)-1].Tip && len(t.unread) == 0 {
 		t.s.AtTip, t.s.TipAt = true, time.Now()
 	}
 }

@@ -27,7 +27,8 @@ var sourceNow = time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)
 type sequence struct {
 	events []source.Event
 	size   int
-	final  error // yielded after the last event instead of polling
+	every  time.Duration // pause after each page that is not the last
+	final  error         // yielded after the last event instead of polling
 	opened int
 }
 
@@ -69,11 +70,13 @@ func (s *sequence) Pages(ctx context.Context, after checkpoint.Position) iter.Se
 			if !yield(page, nil) {
 				return
 			}
+			pause := s.every
 			if at += n; n == 0 {
-				select {
-				case <-time.After(time.Second):
-				case <-ctx.Done():
-				}
+				pause = time.Second
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
 			}
 		}
 	}
@@ -196,10 +199,12 @@ func newLane(src pipeline.Source, router pipeline.Router, bus pipeline.Bus, stor
 	return &pipeline.Lane{
 		Name: "lane", Source: src, Router: router,
 		Target: &pipeline.AtLeastOnce{
-			Sink: bus, Store: store, Topics: []string{"user.created", "dead"}, Identity: testIdentity, Holder: "holder",
-			Events: []string{"user.created"},
-			Origin: func(context.Context) (checkpoint.Position, error) { return checkpoint.Position{}, nil },
-			Logger: nopLogger,
+			Sink: bus, Store: store,
+			Ownership: pipeline.Ownership{
+				Topics: []string{"user.created", "dead"}, Identity: testIdentity, Holder: "holder", Events: []string{"user.created"},
+				Origin: func(context.Context) (checkpoint.Position, error) { return checkpoint.Position{}, nil },
+				Logger: nopLogger,
+			},
 		},
 	}
 }

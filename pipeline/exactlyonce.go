@@ -1,0 +1,67 @@
+package pipeline
+
+import (
+	"context"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+)
+
+// Ledger is a bus that stores messages and a checkpoint in one atomic act, so that there is no moment at which one is stored without
+// the other, and that refuses the writer who has been overtaken.
+type Ledger interface {
+	// Prepare also makes ready the place of the position itself.
+	sink.Destination
+	// Fence shuts out every earlier writer where the bus has a way to do so apart from Commit. What they left open is void when it
+	// returns nil.
+	Fence(ctx context.Context) error
+	// Load reads the checkpoint in force, with the errors of checkpoint.Store.Load. It fences nobody.
+	Load(ctx context.Context) (checkpoint.Checkpoint, error)
+	// Commit stores the batch and replaces prev by next, both or neither, with the results of checkpoint.Store.Commit. Where a
+	// message can never be stored, nothing is, and the error is that of sink.Sink.Publish.
+	Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
+}
+
+// ExactlyOnce is the Target whose position is kept on the bus itself, committed together with the events.
+type ExactlyOnce struct {
+	Ownership
+	Ledger Ledger
+}
+
+// Load implements Target.
+func (t *ExactlyOnce) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	return t.load(ctx, checkpoint.ExactlyOnce, positionOnly{t.Ledger}, t.Ledger)
+}
+
+// Acquire implements Target.
+func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error) {
+	if err := t.Ledger.Prepare(ctx, t.Topics); err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	if err := t.Ledger.Fence(ctx); err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	return t.acquire(ctx, checkpoint.ExactlyOnce, positionOnly{t.Ledger}, t.Ledger)
+}
+
+// Append implements Target. This is the one place where an event of an exactly_once lane is acknowledged.
+func (t *ExactlyOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
+	cp, err := t.Ledger.Commit(ctx, batch, prev, moved(prev, next))
+	if err != nil {
+		return prev, err
+	}
+	return cp, nil
+}
+
+// Release implements Target.
+func (t *ExactlyOnce) Release(ctx context.Context) error {
+	return t.release(ctx, positionOnly{t.Ledger})
+}
+
+// positionOnly is a Ledger as a store of positions.
+type positionOnly struct{ Ledger }
+
+// Commit implements checkpoint.Store.
+func (p positionOnly) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	return p.Ledger.Commit(ctx, nil, prev, next)
+}

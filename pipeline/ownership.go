@@ -1,0 +1,154 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+)
+
+// ErrOrigin means that it could not be found out, at a first start, where the lane begins.
+var ErrOrigin = errors.New("cannot find where to start")
+
+// Ownership is whose a position is, and how a process takes it up: the part that is the same wherever the position is kept.
+type Ownership struct {
+	Topics   []string            // every topic that the lane can publish to, the dead letter included
+	Identity checkpoint.Identity // whose the position is
+	Holder   string              // this process
+	Events   []string            // the filter in force, sorted
+	// Origin is asked once, at a first start: where the lane begins.
+	Origin func(ctx context.Context) (checkpoint.Position, error)
+	Logger *zap.Logger
+}
+
+// holder tells whether the destination already holds messages: sink.Destination, as far as it is needed here.
+type holder interface {
+	Holds(ctx context.Context, topics []string) (bool, error)
+}
+
+// load reads the position and claims nothing.
+func (o *Ownership) load(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
+	cp, err := store.Load(ctx)
+	switch {
+	case errors.Is(err, checkpoint.ErrNotFound):
+		return cp, o.firstStart(ctx, dest, err)
+	case err != nil:
+		return cp, err
+	case cp.Mode != mode:
+		return cp, &checkpoint.ForeignError{Field: "delivery mode", Want: string(mode), Have: string(cp.Mode)}
+	}
+	return cp, nil
+}
+
+// firstStart tells a first start, which it reports as notFound, from a position that went missing.
+func (o *Ownership) firstStart(ctx context.Context, dest holder, notFound error) error {
+	holds, err := dest.Holds(ctx, o.Topics)
+	if err != nil {
+		return fmt.Errorf("asking %s whether it already holds events: %w", o.Identity.Destination, err)
+	}
+	if holds { // it must not match ErrNotFound any more
+		return fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is no first start; "+
+			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, notFound.Error(), o.Identity.Destination, o.Identity.Lane)
+	}
+	return notFound
+}
+
+// acquire makes this process the holder, at a first start of the origin position.
+func (o *Ownership) acquire(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
+	cp, err := o.load(ctx, mode, store, dest)
+	if errors.Is(err, checkpoint.ErrNotFound) {
+		return o.commitOrigin(ctx, mode, store)
+	}
+	if err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	if cp.Holder == o.Holder && !cp.Released && slices.Equal(cp.Events, o.Events) {
+		return cp, nil
+	}
+	o.logChangedFilter(cp)
+	next := cp
+	next.Holder, next.Released, next.Events = o.Holder, false, o.Events
+	next.Generation++
+	next.UpdatedAt = time.Now().UTC()
+	return store.Commit(ctx, cp, next)
+}
+
+func (o *Ownership) commitOrigin(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store) (checkpoint.Checkpoint, error) {
+	origin, err := o.Origin(ctx)
+	if err != nil {
+		return checkpoint.Checkpoint{}, fmt.Errorf("%w: %w", ErrOrigin, err)
+	}
+	o.Logger.Info("first start: no checkpoint yet, and the destination holds nothing", zap.Stringer("start", origin))
+	return store.Commit(ctx, checkpoint.Checkpoint{}, checkpoint.Checkpoint{
+		Position:   origin,
+		Generation: 1,
+		Holder:     o.Holder,
+		Source:     o.Identity,
+		Mode:       mode,
+		Events:     o.Events,
+		UpdatedAt:  time.Now().UTC(),
+	})
+}
+
+// logChangedFilter says what a changed event filter means: types that were added start here.
+func (o *Ownership) logChangedFilter(cp checkpoint.Checkpoint) {
+	if len(cp.Events) == 0 || slices.Equal(cp.Events, o.Events) {
+		return
+	}
+	added := difference(o.Events, cp.Events)
+	fields := []zap.Field{zap.Strings("added", added), zap.Strings("removed", difference(cp.Events, o.Events))}
+	if len(added) > 0 {
+		fields = append(fields, zap.String("earlier_events_with", replayCommand(added, cp.Position)))
+	}
+	o.Logger.Warn("the event filter differs from the one that the checkpoint was made with; added types start at the checkpoint", fields...)
+}
+
+func replayCommand(types []string, until checkpoint.Position) string {
+	s := "relay replay --since TIME"
+	if !until.CreatedAt.IsZero() {
+		s += " --until " + until.CreatedAt.UTC().Format(time.RFC3339)
+	}
+	return s + " --events " + strings.Join(types, ",")
+}
+
+// difference returns what of a is not in b; both are sorted.
+func difference(a, b []string) []string {
+	var out []string
+	for _, s := range a {
+		if _, found := slices.BinarySearch(b, s); !found {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// moved is prev at another position, by the same holder.
+func moved(prev checkpoint.Checkpoint, to checkpoint.Position) checkpoint.Checkpoint {
+	next := prev
+	next.Position = to
+	next.UpdatedAt = time.Now().UTC()
+	return next
+}
+
+// release marks the position as released, where it is still this process's.
+func (o *Ownership) release(ctx context.Context, store checkpoint.Store) error {
+	cp, err := store.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("releasing the checkpoint: %w", err)
+	}
+	if cp.Holder != o.Holder || cp.Released {
+		return nil
+	}
+	next := moved(cp, cp.Position)
+	next.Released = true
+	if _, err := store.Commit(ctx, cp, next); err != nil {
+		return fmt.Errorf("releasing the checkpoint: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"workos-relay/checkpoint"
+)
+
+const (
+	renewalsPerTakeover = 3 // the active one moves its position at least so often within TakeoverAfter
+	looksPerTakeover    = 5
+	fewestLooks         = 3 // without a change, before a holder counts as silent
+)
+
+// errStandby: another holder is at work.
+var errStandby = errors.New("another relay is active")
+
+// takeUp acquires the target where it is this lane's to take: it has no holder, the holder is this process, was released, or has
+// been silent. Otherwise it returns errStandby. The bus is the judge: where two try at once, one of them is refused.
+func (l *Lane) takeUp(ctx context.Context, w *watch) (checkpoint.Checkpoint, error) {
+	if l.TakeoverAfter <= 0 {
+		return l.Target.Acquire(ctx)
+	}
+	cp, err := l.Target.Load(ctx)
+	switch {
+	case errors.Is(err, checkpoint.ErrNotFound):
+	case err != nil:
+		return cp, err
+	case cp.Holder != l.Holder && !cp.Released && !w.silent(cp, time.Now()):
+		l.status.standsBy(cp)
+		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, cp.Holder, cp.UpdatedAt.Format(time.RFC3339))
+	}
+	return l.Target.Acquire(ctx)
+}
+
+// watch finds out by its own monotonic clock, without trusting anybody else's, whether a holder has fallen silent.
+type watch struct {
+	after time.Duration // TakeoverAfter
+
+	revision    uint64
+	since, last time.Time // of the first and the last look at this revision
+	looks       int
+}
+
+// interval is the time between two looks.
+func (w *watch) interval() time.Duration { return w.after / looksPerTakeover }
+
+// silent reports whether the position has not moved for so long, over several looks, that its holder must be dead. A gap between
+// looks means that this process itself was stopped, and what it did not see does not count.
+func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
+	if w.looks == 0 || cp.Revision != w.revision || now.Sub(w.last) > 2*w.interval() {
+		w.revision, w.since, w.looks = cp.Revision, now, 0
+	}
+	w.last = now
+	w.looks++
+	return w.looks >= fewestLooks && now.Sub(w.since) >= w.after-w.interval()
+}
+
+// renewal knows when the active one must move its position, so that no standby takes it for dead.
+type renewal struct {
+	every time.Duration // 0 for never
+	last  time.Time
+}
+
+func newRenewal(takeoverAfter time.Duration) *renewal {
+	return &renewal{every: takeoverAfter / renewalsPerTakeover, last: time.Now()}
+}
+
+func (r *renewal) done() { r.last = time.Now() }
+
+func (r *renewal) isDue() bool { return r.every > 0 && time.Since(r.last) >= r.every }
+
+// due is how long there is still time: never zero where it is due ever, since zero stands for never.
+func (r *renewal) due() time.Duration {
+	if r.every <= 0 {
+		return 0
+	}
+	return max(r.every-time.Since(r.last), 1)
+}
+
+// renew moves the position to where it is, to show that its holder is alive.
+func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	now, err := l.Target.Append(work, cp, nil, cp.Position)
+	if err != nil {
+		if ctx.Err() != nil {
+			return cp, ctx.Err()
+		}
+		l.retrying(Renewing, err, 0)
+		if now, err = l.claim(ctx, false); err != nil {
+			return cp, err
+		}
+	}
+	if !now.Equal(cp.Position) {
+		return now, errMoved
+	}
+	l.status.committed(now, 0)
+	return now, nil
+}
