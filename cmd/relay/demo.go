@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"workos-relay/internal/config"
+	"workos-relay/internal/telemetry"
+	"workos-relay/sink/nats"
+	"workos-relay/source/sourcetest"
+
+	"go.uber.org/zap/zapcore"
+)
+
+const demoKey = "sk_demo"
+
+type demoCmd struct {
+	Rate    float64       `help:"Average events per second that the built-in Events API makes." default:"20"`
+	Backlog int           `help:"Events that are there before relay starts." default:"20000"`
+	Listen  string        `help:"Address of the embedded NATS server." default:"127.0.0.1:4222"`
+	Admin   string        `help:"Address of /healthz, /readyz and /metrics." default:"127.0.0.1:8080"`
+	For     time.Duration `help:"Stop after this long. Default: when interrupted."`
+}
+
+// Run carries made-up events into an embedded NATS server in a temporary folder, and shows what flows.
+func (c *demoCmd) Run(ctx context.Context, a *app) (err error) {
+	if c.For > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.For)
+		defer cancel()
+	}
+	if !(c.Rate > 0) || c.Backlog < 0 {
+		return &usageError{errors.New("--rate must be positive and --backlog not negative")}
+	}
+	dir, err := os.MkdirTemp("", "relay-demo-")
+	if err != nil {
+		return fmt.Errorf("making a folder for the demo: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	api := sourcetest.New(sourcetest.WithAPIKey(demoKey), sourcetest.WithLedger(0), sourcetest.WithPopulation(sourcetest.Population{Events: c.Backlog, Seed: 1}))
+	if err := api.Start(""); err != nil { //nolint:contextcheck // Close ends it
+		return fmt.Errorf("starting the built-in Events API: %w", err)
+	}
+	defer func() { err = errors.Join(err, api.Close()) }()
+
+	cfg, err := c.config(api.URL(), dir)
+	if err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(zapcore.AddSync(a.stderr), "warn", a.cli.LogFormat)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, cfg, log, func(r *relay) func() { return c.show(ctx, a.stdout, api, r) })
+}
+
+func (c *demoCmd) config(endpoint, dir string) (*config.Config, error) {
+	text := fmt.Sprintf(`
+source: {endpoint: %q, api_key: %s, poll_interval: 250ms}
+sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q}}]
+checkpoint: {dir: %q}
+admin: {listen: %q}
+`, endpoint, demoKey, c.Listen, dir, c.Admin)
+	cfg, err := config.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
+	if err != nil {
+		return nil, &usageError{fmt.Errorf("--listen or --admin: %w", err)}
+	}
+	return cfg, nil
+}
+
+// show starts the making of events and the display of what flows. What it returns stops both.
+func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *relay) func() {
+	bus, _ := r.buses[0].(*nats.Sink)
+	c.introduce(out, api.URL(), bus.Address())
+	counts := newFlow(r.lanes[0].Observer)
+	r.lanes[0].Observer = counts
+
+	ctx, cancel := context.WithCancel(ctx)
+	made, shown := make(chan error, 1), make(chan struct{})
+	go func() {
+		made <- api.Live(ctx, sourcetest.LiveConfig{Rate: c.Rate, Seed: uint64(time.Now().UnixNano())})
+	}() //nolint:gosec // variety
+	go func() {
+		defer close(shown)
+		counts.display(ctx, out, isTerminal(out), r.lanes[0].Status)
+	}()
+	return func() {
+		cancel()
+		if err := <-made; err != nil {
+			fmt.Fprintf(out, "the built-in Events API stopped: %v\n", err)
+		}
+		<-shown
+	}
+}
+
+func (c *demoCmd) introduce(out io.Writer, apiURL, natsURL string) {
+	server := ""
+	if c.Listen != "127.0.0.1:4222" {
+		server = " --server " + natsURL
+	}
+	fmt.Fprintf(out, `relay demo: made-up events from a built-in Events API flow into an embedded NATS JetStream server.
+Nothing leaves this machine, and nothing stays on it. Stop with Ctrl-C.
+
+  Events API   %s/events   (key %s)
+  NATS         %s   (stream WORKOS, subjects like dsync.user.created)
+  Health       http://%s/readyz and /metrics
+
+Watch one topic from another terminal, with relay itself or with the NATS CLI:
+
+  go run ./cmd/relay tail --from-sink%s --events 'dsync.user.*'
+  nats --server %s subscribe --stream WORKOS --new 'dsync.user.>'
+
+`, apiURL, demoKey, natsURL, c.Admin, server, natsURL)
+}
+
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && !strings.EqualFold(os.Getenv("TERM"), "dumb") //nolint:gosec // a file descriptor fits
+}

@@ -1,0 +1,124 @@
+// Command relay reads the WorkOS Events API and republishes every event on NATS JetStream or Kafka.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"workos-relay/internal/config"
+	"workos-relay/internal/telemetry"
+)
+
+// cli is every command and flag. Kong reads it.
+type cli struct {
+	Config    string `help:"Configuration file. Default: ./config.yaml where it exists, else the defaults and the environment." placeholder:"FILE"`
+	LogLevel  string `help:"One of ${enum}." enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL"`
+	LogFormat string `help:"One of ${enum}." enum:"console,json" default:"console" placeholder:"FORMAT"`
+
+	Run        runCmd        `cmd:"" help:"Carry events from WorkOS to every sink, until stopped."`
+	Demo       demoCmd       `cmd:"" help:"Show it at work with a built-in Events API and an embedded NATS server. Needs nothing."`
+	Check      checkCmd      `cmd:"" help:"Read the configuration, reach source and sinks, show each topic. Changes nothing; exit 1 names every fault."`
+	Tail       tailCmd       `cmd:"" help:"Print events as JSON lines, from WorkOS or from a NATS stream. Keeps no position."`
+	Types      typesCmd      `cmd:"" help:"List the event types known, with their topics."`
+	Checkpoint checkpointCmd `cmd:"" help:"Look at the position of a lane, or move it."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+}
+
+const description = `relay carries every WorkOS event to your own message bus, in order, and moves its checkpoint only after the bus has acknowledged.
+
+With WORKOS_API_KEY set, "relay run" needs no configuration: it stores into an embedded NATS JetStream server on 127.0.0.1:4222.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 a person must decide.`
+
+// app is what a command is given: the world outside, so that tests can stand in for it.
+type app struct {
+	cli    *cli
+	stdout io.Writer
+	stderr io.Writer
+	env    func(string) (string, bool)
+	log    *zap.Logger
+}
+
+func main() {
+	signal.Ignore(syscall.SIGPIPE) // a reader of the output that goes away is an error to be told, not the end of every lane
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(execute(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+}
+
+// execute runs one command line and returns its exit code.
+func execute(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c, kong.Name("relay"), kong.Description(description), kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	if err != nil {
+		panic(err) // the declaration above is wrong
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	if exited >= 0 { // help was asked for and printed
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "relay: %v\nTry: relay --help\n", err)
+		return exitUsage
+	}
+	a := &app{cli: &c, stdout: stdout, stderr: stderr, env: env}
+	if a.log, err = telemetry.NewLogger(zapcore.AddSync(stderr), c.LogLevel, c.LogFormat); err != nil {
+		fmt.Fprintf(stderr, "relay: %v\n", err)
+		return exitUsage
+	}
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	if err := parsed.Run(a); err != nil {
+		fmt.Fprintf(stderr, "relay: %v\n", err)
+		return exitCode(err)
+	}
+	return exitDone
+}
+
+// loadConfig reads the file that --config names, else ./config.yaml where it exists, else the defaults.
+func (a *app) loadConfig() (*config.Config, error) { return a.loadConfigWith(a.env) }
+
+func (a *app) loadConfigWith(env func(string) (string, bool)) (*config.Config, error) {
+	const implied = "config.yaml"
+	path := a.cli.Config
+	if path == "" {
+		if _, err := os.Stat(implied); err == nil {
+			path = implied
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return nil, &usageError{fmt.Errorf("looking for %s: %w", implied, err)}
+		}
+	}
+	if path == "" {
+		cfg, err := config.Default(env)
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		return cfg, nil
+	}
+	cfg, err := config.Load(path, env)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return cfg, nil
+}
+
+// keyOptional is an environment in which WORKOS_API_KEY is always set, for commands that never ask WorkOS.
+func (a *app) keyOptional(name string) (string, bool) {
+	if v, ok := a.env(name); ok || name != "WORKOS_API_KEY" {
+		return v, ok
+	}
+	return "sk_not_needed_here", true
+}

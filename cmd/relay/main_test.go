@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/source/sourcetest"
+)
+
+const (
+	asRelay = "RELAY_TEST_RUN_AS_RELAY" // makes the test binary behave as relay, so that a test can kill it
+	testKey = "sk_test_e2e"
+	patient = 60 * time.Second // how long a test waits for what must come; passing does not depend on how soon it does
+	often   = 5 * time.Millisecond
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asRelay) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// newAPI starts a fake Events API on a socket.
+func newAPI(t *testing.T, opts ...sourcetest.Option) *sourcetest.Server {
+	t.Helper()
+	api := sourcetest.New(append([]sourcetest.Option{sourcetest.WithAPIKey(testKey)}, opts...)...)
+	require.NoError(t, api.Start(""))
+	t.Cleanup(func() { require.NoError(t, api.Close()) })
+	return api
+}
+
+// newNATS starts a NATS server with JetStream that stores in files.
+func newNATS(t *testing.T) (url string, js jetstream.JetStream) {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(patient))
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	nc, err := nats.Connect(s.ClientURL())
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err = jetstream.New(nc)
+	require.NoError(t, err)
+	return s.ClientURL(), js
+}
+
+// stored returns every message of a stream, in its order.
+func stored(t *testing.T, js jetstream.JetStream, stream string) []*jetstream.RawStreamMsg {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	s, err := js.Stream(ctx, stream)
+	require.NoError(t, err)
+	info, err := s.Info(ctx)
+	require.NoError(t, err)
+	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
+	require.NoError(t, err)
+	var out []*jetstream.RawStreamMsg
+	if info.State.Msgs == 0 {
+		return out
+	}
+	messages, err := consumer.Messages()
+	require.NoError(t, err)
+	defer messages.Stop()
+	for {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		require.NoError(t, err)
+		meta, err := m.Metadata()
+		require.NoError(t, err)
+		out = append(out, &jetstream.RawStreamMsg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Sequence: meta.Sequence.Stream})
+		if meta.NumPending == 0 {
+			return out
+		}
+	}
+}
+
+// messages returns how many messages a stream holds; none where it is missing.
+func messages(js jetstream.JetStream, stream string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return 0
+	}
+	return int(s.CachedInfo().State.Msgs)
+}
+
+// writeConfig writes a configuration file and returns its path.
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// natsConfig is the configuration of one NATS lane; more is appended to it.
+func natsConfig(apiURL, natsURL, dir, more string) string {
+	return fmt.Sprintf(`
+source: {endpoint: %q, api_key: %s, poll_interval: 20ms, rate_limit: 5000}
+sinks: [{name: nats, type: nats, url: %q}]
+checkpoint: {dir: %q}
+admin: {listen: ""}
+%s`, apiURL, testKey, natsURL, dir, more)
+}
+
+// output is what a command prints; it may be read while the command runs.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// running is a command line that runs within this process.
+type running struct {
+	stdout, stderr output
+	cancel         context.CancelFunc
+	code           chan int
+}
+
+func start(t *testing.T, args ...string) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{cancel: cancel, code: make(chan int, 1)}
+	go func() { r.code <- execute(ctx, args, noEnv, &r.stdout, &r.stderr) }()
+	t.Cleanup(cancel)
+	return r
+}
+
+func noEnv(string) (string, bool) { return "", false }
+
+// wait returns the exit code.
+func (r *running) wait(t *testing.T) int {
+	t.Helper()
+	select {
+	case code := <-r.code:
+		return code
+	case <-time.After(patient):
+		require.Fail(t, "the command does not end", r.stderr.String())
+		return -1
+	}
+}
+
+// stop ends the command as SIGTERM does, and returns the exit code.
+func (r *running) stop(t *testing.T) int {
+	t.Helper()
+	r.cancel()
+	return r.wait(t)
+}
+
+// do runs a command line to its end.
+func do(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	r := start(t, args...)
+	code = r.wait(t)
+	return code, r.stdout.String(), r.stderr.String()
+}
+
+// child starts relay as a process of its own.
+func child(t *testing.T, stderr *output, args ...string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), asRelay+"=1")
+	cmd.Stderr = stderr
+	require.NoError(t, cmd.Start())
+	return cmd
+}
+
+// freeAddress returns an address on loopback that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	return l.Addr().String()
+}

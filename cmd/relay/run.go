@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/internal/admin"
+	"workos-relay/internal/config"
+	"workos-relay/internal/telemetry"
+	"workos-relay/pipeline"
+	"workos-relay/sink/nats"
+)
+
+type runCmd struct{}
+
+// Run carries events until ctx ends or no lane runs any more.
+func (*runCmd) Run(ctx context.Context, a *app) error {
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	return serve(ctx, cfg, a.log, nil)
+}
+
+// serve runs the lanes and the admin server. started, if not nil, is called once everything is put together, and its return value
+// when everything has stopped.
+func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
+	metrics := telemetry.NewMetrics(version())
+	r, err := assemble(ctx, cfg, metrics, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+
+	if cfg.Admin.Listen != "" {
+		srv, listenErr := admin.Listen(ctx, admin.Config{
+			Listen: cfg.Admin.Listen, Lanes: r.status, Metrics: metrics.Handler(),
+			PollInterval: cfg.Source.PollInterval, Version: version(), Logger: log,
+		})
+		if listenErr != nil {
+			return &usageError{listenErr}
+		}
+		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), srv)) }()
+	}
+	if started != nil {
+		defer started(r)()
+	}
+	announce(cfg, r, log)
+	return pipeline.RunAll(ctx, func(e *pipeline.LaneError) {
+		if len(r.lanes) > 1 {
+			log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane), zap.Error(e.Err))
+		}
+	}, r.lanes...)
+}
+
+func closeAdmin(ctx context.Context, srv *admin.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return srv.Close(ctx)
+}
+
+// announce says what runs, and for an embedded server how to watch it.
+func announce(cfg *config.Config, r *relay, log *zap.Logger) {
+	log.Info("relay is starting", zap.String("version", version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
+		zap.Int("lanes", len(r.lanes)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
+	for i, s := range cfg.Sinks {
+		if bus, ok := r.buses[i].(*nats.Sink); ok && s.NATS.URL == nats.Embedded {
+			log.Info("embedded NATS server is listening; see README for a consumer of your own",
+				zap.String("lane", s.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"workos-relay/internal/config"
+	"workos-relay/sink"
+	"workos-relay/sink/nats"
+	"workos-relay/sink/stdout"
+	"workos-relay/source"
+)
+
+type tailCmd struct {
+	Events   []string `help:"Event types or patterns, such as dsync.*; with --from-sink also NATS subjects. Default: what the configuration asks for." sep:","`
+	Since    string   `help:"Where to begin: earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id." default:"latest"`
+	FromSink bool     `help:"Read the NATS stream that relay writes to, instead of WorkOS. Needs no API key; --since is earliest or latest."`
+	Server   string   `help:"With --from-sink: address of the NATS server, in place of the configured one." placeholder:"URL"`
+	Sink     string   `help:"With --from-sink: the name of the sink. Default: the first of type nats."`
+	Envelope bool     `help:"Print {topic, key, headers, body} instead of the body alone."`
+}
+
+// Run prints events until ctx ends or the reader of the output is gone.
+func (c *tailCmd) Run(ctx context.Context, a *app) error {
+	var start config.Start
+	if err := start.UnmarshalText([]byte(c.Since)); err != nil {
+		return &usageError{fmt.Errorf("--since: %q %w", c.Since, err)}
+	}
+	out := stdout.New(stdout.Config{Envelope: c.Envelope}, a.stdout)
+	if c.FromSink {
+		return c.fromSink(ctx, a, start, out)
+	}
+	return c.fromSource(ctx, a, start, out)
+}
+
+func (c *tailCmd) fromSource(ctx context.Context, a *app, start config.Start, out sink.Sink) error {
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	if len(c.Events) > 0 {
+		cfg.Source.Events = c.Events
+	}
+	lanes, err := newLanes(cfg, a.log)
+	if err != nil {
+		return err
+	}
+	l := lanes[0]
+	if l.types, err = source.Expand(cfg.Source.Events); err != nil {
+		return &usageError{fmt.Errorf("--events: %w", err)}
+	}
+	client := newClient(cfg)
+	from, err := l.position(ctx, client, start)
+	if err != nil {
+		return err
+	}
+	for page, err := range l.stream(client, nil).Pages(ctx, from) {
+		if err != nil {
+			return unlessDone(ctx, err)
+		}
+		for i := range page.Events {
+			messages, err := l.router.Route(&page.Events[i])
+			if err != nil {
+				return err
+			}
+			if err := out.Publish(ctx, messages); err != nil {
+				return unlessDone(ctx, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *tailCmd) fromSink(ctx context.Context, a *app, start config.Start, out sink.Sink) error {
+	cfg, err := a.loadConfigWith(a.keyOptional)
+	if err != nil {
+		return err
+	}
+	if start != (config.Start{}) && !start.Latest {
+		return &usageError{errors.New("--since: with --from-sink it is earliest or latest")}
+	}
+	i := slices.IndexFunc(cfg.Sinks, func(s config.Sink) bool { return s.NATS != nil && (c.Sink == "" || s.Name == c.Sink) })
+	if i < 0 {
+		return &usageError{errors.New("--from-sink reads a sink of type nats, and the configuration has none of that name; " +
+			"for Kafka use kcat or kafka-console-consumer")}
+	}
+	n := *cfg.Sinks[i].NATS
+	if c.Server != "" {
+		n.URL = c.Server
+	} else if n.URL == nats.Embedded {
+		n.URL = "nats://" + n.Embedded.Listen // the server is inside the relay that runs
+	}
+	n.Logger, n.RelayID, n.Lane = a.log, cfg.ID, "tail"
+	s, err := nats.New(ctx, n)
+	if err != nil {
+		return err
+	}
+	filters := make([]string, len(c.Events))
+	for i, e := range c.Events {
+		filters[i] = n.TopicPrefix + subjectFilter(e)
+	}
+	err = s.Tail(ctx, nats.TailOptions{Subjects: filters, FromStart: !start.Latest}, func(m nats.Stored) error {
+		return out.Publish(ctx, []sink.Message{m.Message})
+	})
+	return errors.Join(unlessDone(ctx, err), s.Close())
+}
+
+// subjectFilter turns a pattern of event types into a subject filter: a * at the end stands for any number of tokens.
+func subjectFilter(pattern string) string {
+	if pattern == "*" {
+		return ">"
+	}
+	if n := len(pattern); n > 2 && pattern[n-2:] == ".*" {
+		return pattern[:n-1] + ">"
+	}
+	return pattern
+}
+
+// unlessDone returns err, or nil where ctx has ended or nobody reads the output any more: both are ways to stop.
+func unlessDone(ctx context.Context, err error) error {
+	if ctx.Err() == nil && !errors.Is(err, syscall.EPIPE) {
+		return err
+	}
+	return nil
+}

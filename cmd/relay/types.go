@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+
+	"workos-relay/source"
+)
+
+type typesCmd struct {
+	JSON bool `help:"As a JSON array."`
+}
+
+// typeRow is one line of `relay types`.
+type typeRow struct {
+	Type       string            `json:"type"`
+	Domain     string            `json:"domain"`
+	Default    bool              `json:"default"`
+	Deprecated bool              `json:"deprecated,omitempty"`
+	Topics     map[string]string `json:"topics"` // by lane; absent where the lane does not carry it, empty where it drops it
+}
+
+// Run lists the catalogue with the topics that the configuration gives.
+func (c *typesCmd) Run(a *app) error {
+	cfg, err := a.loadConfigWith(a.keyOptional)
+	if err != nil {
+		return err
+	}
+	lanes, err := newLanes(cfg, a.log)
+	if err != nil {
+		return err
+	}
+	var rows []typeRow
+	for _, t := range source.Catalogue() {
+		row := typeRow{Type: t.Name, Domain: t.Domain, Default: t.Default, Deprecated: t.Deprecated, Topics: map[string]string{}}
+		for _, l := range lanes {
+			if topic, carries := l.topicOf(t.Name); carries {
+				row.Topics[l.sink.Name] = topic
+			}
+		}
+		rows = append(rows, row)
+	}
+	if c.JSON {
+		enc := json.NewEncoder(a.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(rows)
+	}
+	return printTypes(a, lanes, rows)
+}
+
+// topicOf returns the topic of a type, empty where it is dropped, and whether the lane asks for it at all.
+func (l *lane) topicOf(name string) (topic string, carries bool) {
+	for _, t := range l.types {
+		if t == name {
+			topic, dropped := l.router.Resolve(name)
+			if dropped {
+				topic = ""
+			}
+			return topic, true
+		}
+	}
+	return "", false
+}
+
+func printTypes(a *app, lanes []*lane, rows []typeRow) error {
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "TYPE\tSET")
+	for _, l := range lanes {
+		fmt.Fprintf(w, "\tTOPIC IN %s", l.sink.Name)
+	}
+	fmt.Fprintln(w)
+	for _, r := range rows {
+		set := "opt-in"
+		switch {
+		case r.Deprecated:
+			set = "deprecated"
+		case r.Default:
+			set = "default"
+		}
+		fmt.Fprintf(w, "%s\t%s", r.Type, set)
+		for _, l := range lanes {
+			topic, carries := r.Topics[l.sink.Name]
+			switch {
+			case !carries:
+				topic = "-"
+			case topic == "":
+				topic = "(dropped)"
+			}
+			fmt.Fprintf(w, "\t%s", topic)
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
+}

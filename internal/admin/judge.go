@@ -1,0 +1,87 @@
+package admin
+
+import (
+	"fmt"
+	"time"
+
+	"workos-relay/pipeline"
+)
+
+const (
+	// unackedLimit is how long an event that was read may wait to be acknowledged, and how long a lane that was at work may keep
+	// trying again, before it counts as stuck.
+	unackedLimit = time.Minute
+	// pollLimit is how long the Events API may give no good answer, at least; pollsMissed poll intervals where those are longer.
+	pollLimit   = time.Minute
+	pollsMissed = 5
+)
+
+// Judge reports whether a lane makes progress at now, by the local clock, and otherwise in words why not. poll is the interval
+// between polls. To be connected is not enough: a lane is ready where it runs, the Events API has given a good answer of late, and
+// no event that was read waits long to be acknowledged. A lane that stands by for another relay is ready to take over. While events wait, reading may have been paused by the lane's budget, so
+// that the age of the oldest of them judges alone.
+func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, reasons []string) {
+	reason := ""
+	if !s.Unacked.IsZero() && now.Sub(s.Unacked) >= unackedLimit {
+		reason = fmt.Sprintf("the oldest event read waits for %s to be acknowledged", since(now, s.Unacked))
+	}
+	switch s.State {
+	case pipeline.Running:
+		if reason == "" {
+			reason = silence(s, now, poll)
+		}
+	case pipeline.Standby:
+		return true, nil
+	case pipeline.Retrying:
+		acquired := s.Checkpoint.Revision != 0
+		if reason == "" && acquired && now.Sub(s.Since) < unackedLimit {
+			return true, nil // one failed attempt is no reason to take the relay out of service
+		}
+		if reason == "" {
+			reason = "trying again" + forTime(now, s.Since)
+		}
+		reason = because(reason, s.Reason)
+	case pipeline.Starting, "":
+		reason = "starting: the position has not been taken up yet"
+	case pipeline.Stopped:
+		reason = because("stopped", s.Reason)
+	default:
+		reason = because("in an unknown state, "+string(s.State), s.Reason)
+	}
+	if reason == "" {
+		return true, nil
+	}
+	return false, []string{reason}
+}
+
+// silence says for how long a running lane has had no good answer from the Events API, where that is too long.
+func silence(s pipeline.Status, now time.Time, poll time.Duration) string {
+	switch {
+	case !s.Unacked.IsZero():
+		return ""
+	case s.LastPoll.IsZero():
+		return "no good answer from the Events API yet" + forTime(now, s.Since)
+	case now.Sub(s.LastPoll) >= max(pollLimit, pollsMissed*poll):
+		return "no good answer from the Events API" + forTime(now, s.LastPoll)
+	default:
+		return ""
+	}
+}
+
+func because(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
+}
+
+// forTime is " for 1m5s"; empty where it is not known since when.
+func forTime(now, t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " for " + since(now, t).String()
+}
+
+// since is how long ago t was, in whole seconds, and never negative: the clock may have been set back.
+func since(now, t time.Time) time.Duration { return max(0, now.Sub(t)).Truncate(time.Second) }

@@ -1,0 +1,74 @@
+package admin_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/pipeline"
+)
+
+func TestJudge(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	held := checkpoint.Checkpoint{Revision: 1}
+	for _, c := range []struct {
+		name   string
+		status pipeline.Status
+		poll   time.Duration // 1s where zero
+		reason string        // empty where ready
+	}{
+		{"at the tip", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Second), AtTip: true}, 0, ""},
+		{"polled just in time", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Minute - 1)}, 0, ""},
+		{"polled too long ago", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Minute)}, 0, "no good answer from the Events API for 1m0s"},
+		{"silent at the tip", pipeline.Status{State: pipeline.Running, LastPoll: ago(130*time.Second + 900*time.Millisecond), AtTip: true}, 0,
+			"no good answer from the Events API for 2m10s"},
+		{"slow polling", pipeline.Status{State: pipeline.Running, LastPoll: ago(5*time.Minute - 1)}, time.Minute, ""},
+		{"slow polling, missed", pipeline.Status{State: pipeline.Running, LastPoll: ago(5 * time.Minute)}, time.Minute,
+			"no good answer from the Events API for 5m0s"},
+		{"never polled", pipeline.Status{State: pipeline.Running, Since: ago(3 * time.Second)}, 0, "no good answer from the Events API yet for 3s"},
+		{"never polled, since an unknown time", pipeline.Status{State: pipeline.Running}, 0, "no good answer from the Events API yet"},
+		{"busy", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Second), Unacked: ago(time.Minute - 1)}, 0, ""},
+		{"reading paused by the budget", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Hour), Unacked: ago(30 * time.Second)}, 0, ""},
+		{"stuck", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Second), Unacked: ago(65 * time.Second)}, 0,
+			"the oldest event read waits for 1m5s to be acknowledged"},
+		{"stuck and not polled", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Hour), Unacked: ago(time.Minute)}, time.Hour,
+			"the oldest event read waits for 1m0s to be acknowledged"},
+		{"one failed attempt", pipeline.Status{State: pipeline.Retrying, Since: ago(12 * time.Second), Reason: "publishing: no responders",
+			Unacked: ago(13 * time.Second), Checkpoint: held}, 0, ""},
+		{"retrying for a minute", pipeline.Status{State: pipeline.Retrying, Since: ago(time.Minute), Reason: "publishing: no responders", Checkpoint: held}, 0,
+			"trying again for 1m0s: publishing: no responders"},
+		{"retrying before it ever held its position", pipeline.Status{State: pipeline.Retrying, Since: ago(12 * time.Second),
+			Reason: "taking up the position: no responders"}, 0, "trying again for 12s: taking up the position: no responders"},
+		{"retrying for long", pipeline.Status{State: pipeline.Retrying, Since: ago(12 * time.Second), Reason: "publishing: no responders", Unacked: ago(65 * time.Second)}, 0,
+			"the oldest event read waits for 1m5s to be acknowledged: publishing: no responders"},
+		{"retrying before the first poll", pipeline.Status{State: pipeline.Retrying, Since: ago(time.Hour), Reason: "taking up the position: refused"}, 0,
+			"trying again for 1h0m0s: taking up the position: refused"},
+		{"before Run", pipeline.Status{}, 0, "starting: the position has not been taken up yet"},
+		{"starting", pipeline.Status{State: pipeline.Starting}, 0, "starting: the position has not been taken up yet"},
+		{"stopped", pipeline.Status{State: pipeline.Stopped, Reason: "cursor lost", LastPoll: now, AtTip: true}, 0, "stopped: cursor lost"},
+		{"stopped in order", pipeline.Status{State: pipeline.Stopped, LastPoll: now}, 0, "stopped"},
+		{"stopped with events waiting", pipeline.Status{State: pipeline.Stopped, Reason: "cursor lost", Unacked: ago(time.Hour)}, 0, "stopped: cursor lost"},
+		{"standing by", pipeline.Status{State: pipeline.Standby, Reason: "holder a is active"}, 0, ""},
+		{"a state yet to come", pipeline.Status{State: "dreaming", LastPoll: now}, 0, "in an unknown state, dreaming"},
+		{"a clock set back", pipeline.Status{State: pipeline.Running, Since: ago(-time.Hour), LastPoll: ago(-time.Hour), Unacked: ago(-time.Hour)}, 0, ""},
+		{"a clock set back while retrying", pipeline.Status{State: pipeline.Retrying, Since: ago(-time.Hour)}, 0, "trying again for 0s"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.poll == 0 {
+				c.poll = time.Second
+			}
+			ready, reasons := admin.Judge(c.status, now, c.poll)
+			if c.reason == "" {
+				require.True(t, ready, reasons)
+				require.Empty(t, reasons)
+				return
+			}
+			require.False(t, ready)
+			require.Equal(t, []string{c.reason}, reasons)
+		})
+	}
+}

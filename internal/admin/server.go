@@ -1,0 +1,116 @@
+// Package admin is relay's HTTP server for probes and metrics. It only reads, shows no secret, and asks for no password.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/pipeline"
+)
+
+// Config is what a Server serves.
+type Config struct {
+	Listen       string                   // host:port
+	Lanes        func() []pipeline.Status // called for each /readyz, from several goroutines at once
+	Metrics      http.Handler             // of /metrics; without it there is no such path
+	PollInterval time.Duration            // between polls of the Events API, as configured
+	Version      string
+	Logger       *zap.Logger      // nil logs nothing
+	Now          func() time.Time // nil for time.Now
+}
+
+// Bounds of a connection: probes and scrapes are short, and a client that stalls must not hold one for ever.
+const (
+	readTimeout    = 10 * time.Second
+	writeTimeout   = 30 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 16 << 10
+)
+
+// Server serves until Close.
+type Server struct {
+	cfg      Config
+	started  time.Time
+	listener net.Listener
+	http     *http.Server
+	done     chan struct{} // closed when the serving goroutine has ended
+}
+
+// Listen binds cfg.Listen and serves from then on, in a goroutine that Close waits for. ctx bounds the binding alone. The error
+// names admin.listen and says what to do.
+func Listen(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("admin.listen: cannot listen on %q: %w; %s", cfg.Listen, err, advice(err))
+	}
+	errorLog, err := zap.NewStdLogAt(cfg.Logger, zap.WarnLevel)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	s := &Server{cfg: cfg, started: cfg.Now(), listener: l, done: make(chan struct{})}
+	s.http = &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          errorLog,
+	}
+	go s.serve()
+	return s, nil
+}
+
+// advice says what to do about an address that cannot be bound.
+func advice(err error) string {
+	const change = `set admin.listen to another address, or to "" to do without /healthz, /readyz and /metrics`
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another process, perhaps another relay, listens there: stop it, or " + change
+	case errors.Is(err, syscall.EACCES):
+		return "relay may not use that port, which is likely below 1024: " + change
+	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.As(err, &dns):
+		return "it must be an address of this machine, such as 127.0.0.1:8080: " + change
+	default:
+		return change
+	}
+}
+
+func (s *Server) serve() {
+	defer close(s.done)
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		s.cfg.Logger.Error("the admin server has stopped; events go on, probes and metrics do not", zap.Stringer("address", s.Addr()), zap.Error(err))
+	}
+}
+
+// Addr is the address in use, which tells the port where cfg.Listen had port 0.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Close takes no further request, lets those under way finish until ctx ends, and cuts off the rest, which is no error. When it
+// returns the address is free. It may be called again.
+func (s *Server) Close(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = s.http.Close()
+	}
+	<-s.done
+	if err != nil {
+		return fmt.Errorf("closing the admin server on %s: %w", s.Addr(), err)
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+// Package config declares everything that can be configured, once, and reads it from a YAML file. The same declaration gives
+// the defaults, the checks, config.example.yaml, the JSON Schema for editors and the reference page.
+package config
+
+import (
+	"time"
+
+	"workos-relay/internal/secret"
+	"workos-relay/internal/unit"
+	"workos-relay/router"
+	"workos-relay/sink/kafka"
+	"workos-relay/sink/nats"
+	"workos-relay/sink/stdout"
+	"workos-relay/source"
+)
+
+//go:generate go run ./gen ../..
+
+// Config is a whole configuration, checked and with every default filled in. It is not changed after Parse returns it, and so
+// may be read by any number of goroutines.
+type Config struct {
+	ID              string           `yaml:"id" default:"workos" required:"true" format:"name" doc:"Names this relay on the bus and in its checkpoints; one per WorkOS environment. Another id starts over."`
+	Source          Source           `yaml:"source" doc:"Where the events come from: the Events API of one WorkOS environment."`
+	Sinks           []Sink           `yaml:"sinks" default:"[{name: nats, type: nats, url: embedded}]" doc:"Where the events go. Each sink is a lane of its own, with its own reading, position and pace; one that is down holds back no other."`
+	Routes          []router.Route   `yaml:"routes" doc:"Which topic an event goes to. The first route that matches decides; without one the topic is the event type." example:"[{events: [\"dsync.user.*\"], topic: dsync.user, key: data.directory_id}, {events: [\"authentication.*\"], drop: true}]"`
+	Encoding        router.Encoding  `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message. raw: the event byte for byte as received, what is known of it in headers. cloudevents: CloudEvents 1.0 in binary mode, attributes in headers. cloudevents_structured: one CloudEvents JSON object."`
+	Delivery        string           `yaml:"delivery" default:"auto" enum:"auto,at_least_once" doc:"What relay promises of each sink that does not say so itself. at_least_once: no event is lost, and after a crash what was in flight may come twice. auto: the best that the bus can do, at_least_once in this version."`
+	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes its lane over."`
+	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Where an event goes that can never be published, for example because it is larger than the bus allows. Without this section its lane stops there and names the event."`
+	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
+	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status."`
+	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
+
+	files map[string]string // secret files, by the path of the secret
+}
+
+// Source is the Events API that relay reads.
+type Source struct {
+	Endpoint       string           `yaml:"endpoint" default:"https://api.workos.com" required:"true" format:"url" doc:"Address of the WorkOS API. Another one is for tests and proxies; over http the API key can be read by anybody in between."`
+	APIKey         secret.String    `yaml:"api_key" default:"${WORKOS_API_KEY}" required:"true" format:"api_key" doc:"Secret key of the WorkOS environment, sk_..."`
+	Events         []string         `yaml:"events" default:"[\"*\"]" doc:"Event types to read: names, or patterns such as dsync.* over the known types. \"*\" is every type that can be subscribed to; opt-in types are named, or matched by a pattern of their own such as vault.*; +name asks for a type that relay does not know yet."`
+	OrganizationID string           `yaml:"organization_id" format:"name" example:"org_01EHWNCE74X7JSDV0X3SZ3KJNY" doc:"Read the events of this organization only. Events that belong to none, such as user.*, are left out then."`
+	Start          Start            `yaml:"start" default:"earliest" example:"2026-01-31T00:00:00Z" doc:"Where to begin where there is no checkpoint yet: earliest, latest, an RFC 3339 time, or the id of the event to go on from."`
+	PollInterval   time.Duration    `yaml:"poll_interval" default:"1s" min:"10ms" max:"1h" doc:"Time between polls once everything has been read."`
+	RateLimit      float64          `yaml:"rate_limit" default:"80" min:"0.1" max:"10000" doc:"Most requests per second, of all lanes together. WorkOS allows a key 100, which your own application shares."`
+	EventList      source.EventList `yaml:"event_list" default:"comma" enum:"comma,repeat,brackets" doc:"How the list of event types is written in a request: events=a,b, events=a&events=b or events[]=a&events[]=b. Only the emulators of WorkOS need brackets."`
+	MaxResponse    unit.Bytes       `yaml:"max_response" default:"32MiB" min:"64KiB" max:"1GiB" doc:"Largest response that is read; a larger one is refused."`
+}
+
+// Sink is one destination and what it carries. Exactly one of the pointers is set, the one of Type.
+type Sink struct {
+	Name     string   `yaml:"name" required:"true" format:"name" doc:"Names the lane in logs, metrics and positions. Unique; another name starts the lane over."`
+	Type     string   `yaml:"type" required:"true" doc:"Kind of the bus. It decides which of the keys below apply."`
+	Events   []string `yaml:"events" default:"[\"*\"]" doc:"What this lane carries of the source's event types, in names or patterns."`
+	Delivery string   `yaml:"delivery" enum:"auto,at_least_once" doc:"Where it differs from the delivery of the whole relay."`
+
+	NATS   *nats.Config   `variant:"nats"`
+	Kafka  *kafka.Config  `variant:"kafka"`
+	Stdout *stdout.Config `variant:"stdout"`
+}
+
+// TopicPrefix is what the sink puts before each topic.
+func (s *Sink) TopicPrefix() string {
+	switch {
+	case s.NATS != nil:
+		return s.NATS.TopicPrefix
+	case s.Kafka != nil:
+		return s.Kafka.TopicPrefix
+	case s.Stdout != nil:
+		return s.Stdout.TopicPrefix
+	default:
+		return ""
+	}
+}
+
+// RouterConfig is the configuration of the router for the lane of s, one of c.Sinks.
+func (c *Config) RouterConfig(s *Sink) router.Config {
+	r := router.Config{Relay: c.ID, Prefix: s.TopicPrefix(), Routes: c.Routes, Encoding: c.Encoding, Binding: router.NATS}
+	if c.DeadLetter != nil {
+		r.DeadLetter = c.DeadLetter.Topic
+	}
+	if s.Kafka != nil {
+		r.Binding = router.Kafka
+	}
+	return r
+}
+
+// EventTypes returns the event types that the lane of s carries, sorted: those of the source that a pattern of the sink matches.
+// So "*" in a sink is all that the source reads, opt-in types included.
+func (c *Config) EventTypes(s *Sink) ([]string, error) {
+	types, err := source.Expand(c.Source.Events)
+	if err != nil {
+		return nil, err
+	}
+	return carried(types, s.Events), nil
+}
+
+// DeadLetter is the way out for events that can never be published.
+type DeadLetter struct {
+	Topic string `yaml:"topic" default:"relay.dead_letter" required:"true" format:"topic" doc:"Topic of the dead letters; the sink's topic_prefix is put before it."`
+}
+
+// CheckpointConfig is where positions are kept.
+type CheckpointConfig struct {
+	Dir string `yaml:"dir" default:"./relay-data" required:"true" doc:"Folder of the checkpoint files, and of the embedded NATS server. It must outlive the process: a volume, in a container."`
+}
+
+// Admin is the HTTP server for probes, metrics and status.
+type Admin struct {
+	Listen string `yaml:"listen" default:"127.0.0.1:8080" format:"address" doc:"Address (host:port) of /healthz, /readyz and /metrics, which only read and show no secret; \"\" switches them off. They ask for no password: in a container use 0.0.0.0:8080, and let only probes and Prometheus reach it."`
+}

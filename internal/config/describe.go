@@ -1,0 +1,248 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"workos-relay/internal/secret"
+	"workos-relay/internal/unit"
+)
+
+// kind is what a field holds; it decides how its text is read and how the documents call it.
+type kind int
+
+const (
+	kindText     kind = iota // string, or any encoding.TextUnmarshaler
+	kindSecret               // secret.String, with a _file twin
+	kindBool                 // true or false
+	kindInt                  // whole number
+	kindFloat                // number
+	kindDuration             // time.Duration
+	kindBytes                // unit.Bytes
+	kindTexts                // []string
+	kindMap                  // map[string]string
+	kindSection              // struct
+	kindSections             // []struct
+)
+
+// field is one key of the declaration, read from a struct field and its tags:
+//
+//	yaml:"name"       the key; fields without it are no configuration, ",inline" lifts the keys of a struct into the outer one
+//	default:"..."     the value where the key is absent, as in YAML; variables are expanded in it too
+//	doc:"..."         for the example and the reference page
+//	enum:"a,b"        the only values
+//	required:"true"   absent or empty is a mistake
+//	example:"..."     a value to show, as in YAML
+//	format:"..."      what a text must look like, a name of formats
+//	min:".." max:".." bounds of a number, duration or size, as in YAML
+//	variant:"..."     on a pointer: the keys that belong to the section where `type` is this word
+//
+// A pointer to a struct is a section that may be absent.
+type field struct {
+	name       string
+	index      []int
+	typ        reflect.Type // pointers taken off
+	kind       kind
+	def        *yaml.Node // nil where there is none
+	defText    string
+	doc        string
+	example    string
+	enum       []string
+	required   bool
+	optional   bool // a section that may be absent
+	format     string
+	minimum    string
+	maximum    string
+	object     *object // of kindSection and kindSections
+	fromSecret bool    // the _file twin of a secret
+}
+
+// object is one struct of the declaration.
+type object struct {
+	fields   []*field
+	variants []*variant
+}
+
+// variant is the keys that a section gains where the value of its key typeKey is name.
+type variant struct {
+	name   string
+	index  []int
+	typ    reflect.Type
+	object *object
+}
+
+// typeKey chooses among the variants of a section.
+const typeKey = "type"
+
+// twin is the key that names a file with the secret instead of holding it.
+func twin(name string) string { return name + "_file" }
+
+func (o *object) variant(name string) *variant {
+	for _, v := range o.variants {
+		if v.name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// declaration is the root of everything that may stand in a configuration.
+var declaration = sync.OnceValue(func() *object { return describe(reflect.TypeFor[Config]()) })
+
+// describe reads the declaration from a struct type. A mistake in a declaration is a mistake in the program: it panics.
+func describe(t reflect.Type) *object {
+	o := &object{}
+	describeInto(o, t, nil)
+	taken := map[string]bool{}
+	for _, f := range o.fields {
+		claim(t, taken, f.name)
+	}
+	for _, v := range o.variants {
+		inVariant := map[string]bool{}
+		for name := range taken {
+			inVariant[name] = true
+		}
+		for _, f := range v.object.fields {
+			claim(v.typ, inVariant, f.name)
+		}
+	}
+	for _, f := range o.fields {
+		if f.name == typeKey && len(o.variants) > 0 {
+			for _, v := range o.variants {
+				f.enum = append(f.enum, v.name)
+			}
+		}
+	}
+	return o
+}
+
+// claim panics where a name is taken already.
+func claim(t reflect.Type, taken map[string]bool, name string) {
+	if taken[name] {
+		panic(fmt.Sprintf("config: key %q is declared twice, in %s", name, t))
+	}
+	taken[name] = true
+}
+
+func describeInto(o *object, t reflect.Type, index []int) {
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		at := append(append([]int(nil), index...), i)
+		if name := sf.Tag.Get("variant"); name != "" {
+			o.variants = append(o.variants, &variant{name: name, index: at, typ: sf.Type.Elem(), object: describe(sf.Type.Elem())})
+			continue
+		}
+		name, option, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
+		switch {
+		case option == "inline":
+			describeInto(o, sf.Type, at)
+		case name != "" && name != "-":
+			f := describeField(sf, name, at)
+			o.fields = append(o.fields, f)
+			if f.kind == kindSecret {
+				o.fields = append(o.fields, &field{
+					name: twin(name), index: at, typ: f.typ, kind: kindText, fromSecret: true, format: f.format, example: "/run/secrets/" + name,
+					doc: fmt.Sprintf("File that holds %s, instead of %s itself. White space at its end is dropped.", name, name),
+				})
+			}
+		}
+	}
+}
+
+func describeField(sf reflect.StructField, name string, index []int) *field {
+	f := &field{
+		name: name, index: index, typ: sf.Type,
+		doc: sf.Tag.Get("doc"), example: sf.Tag.Get("example"), format: sf.Tag.Get("format"),
+		minimum: sf.Tag.Get("min"), maximum: sf.Tag.Get("max"),
+		required: sf.Tag.Get("required") == "true",
+	}
+	if f.typ.Kind() == reflect.Pointer {
+		f.typ, f.optional = f.typ.Elem(), true
+	}
+	if enum := sf.Tag.Get("enum"); enum != "" {
+		f.enum = strings.Split(enum, ",")
+	}
+	f.kind = kindOf(f.typ)
+	switch f.kind {
+	case kindSection:
+		f.object = describe(f.typ)
+	case kindSections:
+		f.object = describe(f.typ.Elem())
+	default:
+	}
+	if f.optional && f.kind != kindSection {
+		panic(fmt.Sprintf("config: %s: only a section may be a pointer", name))
+	}
+	if def, ok := sf.Tag.Lookup("default"); ok {
+		f.defText, f.def = def, parseTag(name, def)
+	}
+	return f
+}
+
+func kindOf(t reflect.Type) kind {
+	switch {
+	case t == reflect.TypeFor[secret.String]():
+		return kindSecret
+	case t == reflect.TypeFor[time.Duration]():
+		return kindDuration
+	case t == reflect.TypeFor[unit.Bytes]():
+		return kindBytes
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return kindText
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return kindText
+	case reflect.Bool:
+		return kindBool
+	case reflect.Int, reflect.Int64, reflect.Int32:
+		return kindInt
+	case reflect.Float64:
+		return kindFloat
+	case reflect.Struct:
+		return kindSection
+	case reflect.Map:
+		if t.Key().Kind() == reflect.String && t.Elem().Kind() == reflect.String {
+			return kindMap
+		}
+	case reflect.Slice:
+		switch t.Elem().Kind() {
+		case reflect.String:
+			return kindTexts
+		case reflect.Struct:
+			return kindSections
+		default:
+		}
+	default:
+	}
+	panic(fmt.Sprintf("config: %s cannot be configured", t))
+}
+
+// parseTag reads a value written in a tag.
+func parseTag(name, text string) *yaml.Node {
+	var doc yaml.Node
+	if text == "" {
+		return &yaml.Node{Kind: yaml.ScalarNode, Style: yaml.DoubleQuotedStyle, Tag: "!!str"}
+	}
+	if err := yaml.Load([]byte(text), &doc); err != nil || len(doc.Content) != 1 {
+		panic(fmt.Sprintf("config: %s: a value in its tag is no YAML: %q: %v", name, text, err))
+	}
+	return doc.Content[0]
+}
+
+// moved copies a tree of nodes to one place of the file.
+func moved(n *yaml.Node, at position) *yaml.Node {
+	c := *n
+	c.Line, c.Column = at.line, at.column
+	c.Content = make([]*yaml.Node, len(n.Content))
+	for i, child := range n.Content {
+		c.Content[i] = moved(child, at)
+	}
+	return &c
+}

@@ -1,0 +1,137 @@
+package config
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v4"
+)
+
+// The files made from the declaration are what the declaration says today.
+func TestGeneratedFilesAreInStep(t *testing.T) {
+	for name, want := range Generated() {
+		have, err := os.ReadFile(filepath.Join("..", "..", name))
+		require.NoError(t, err, "run: go generate ./internal/config")
+		require.True(t, bytes.Equal(want, have), "%s is stale; run: go generate ./internal/config", name)
+	}
+}
+
+func TestExampleIsTheDefault(t *testing.T) {
+	want, err := Default(withKey)
+	require.NoError(t, err)
+	require.Equal(t, want, parse(t, string(Example()), withKey))
+}
+
+// Every key stands in the example, and what is commented out there would be understood: only its values may contradict others.
+func TestExampleHasEveryKey(t *testing.T) {
+	text := regexp.MustCompile(`(?m)^( *)#(- |  )?([a-z_]+:)`).ReplaceAllString(string(Example()), "$1$2$3")
+	_, err := Parse("config.yaml", []byte(text), withKey)
+	var e *Error
+	if err != nil {
+		require.ErrorAs(t, err, &e)
+		for _, p := range e.Problems {
+			contradicts := strings.HasSuffix(p.Key, "_file") || strings.HasPrefix(p.Key, "sinks[")
+			require.True(t, contradicts && !strings.Contains(p.Message, "unknown"), p.String())
+		}
+	}
+	reference := string(Reference())
+	declaration().walk("", func(path string, f *field) {
+		require.Regexp(t, `(?m)^ *#? *(- )?`+f.name+`:`, string(Example()), path)
+		if f.object == nil {
+			require.Contains(t, reference, "| `"+f.name+"` |", path)
+			require.NotEmpty(t, f.doc, path)
+		} else {
+			require.Regexp(t, "(?m)^##+ `"+regexp.QuoteMeta(path), reference)
+		}
+	})
+}
+
+// Defaults and bounds are legal values of their own fields.
+func TestDeclarationHolds(t *testing.T) {
+	declaration().walk("", func(path string, f *field) {
+		require.NotPanics(t, func() {
+			for _, bound := range []string{f.minimum, f.maximum} {
+				if bound != "" {
+					f.bound(bound)
+				}
+			}
+		}, path)
+		if f.format != "" {
+			require.Contains(t, formats, f.format, path)
+		}
+	})
+	for key := range unavailableKeys {
+		declaration().walk("", func(path string, _ *field) { require.NotEqual(t, key, path, "declared and refused") })
+	}
+	for key, values := range unavailableValues {
+		found := false
+		declaration().walk("", func(path string, f *field) {
+			if path == key {
+				found = true
+				for value := range values {
+					require.NotContains(t, f.enum, value, "declared and refused")
+				}
+			}
+		})
+		require.True(t, found, "%s is refused a value, but there is no such key", key)
+	}
+}
+
+func schema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema()))
+	require.NoError(t, err)
+	c := jsonschema.NewCompiler()
+	require.NoError(t, c.AddResource("config.schema.json", doc))
+	s, err := c.Compile("config.schema.json")
+	require.NoError(t, err)
+	return s
+}
+
+// instance is text as an editor sees it: of the types of JSON, to which a time is a text.
+func instance(t *testing.T, text string) any {
+	t.Helper()
+	text = regexp.MustCompile(`start: (2\S+)`).ReplaceAllString(text, `start: "$1"`)
+	var v any
+	require.NoError(t, yaml.Load([]byte(text), &v))
+	return v
+}
+
+func TestSchemaAccepts(t *testing.T) {
+	s := schema(t)
+	for _, text := range []string{
+		string(Example()), whole, "{}", "source:\nsinks:\n", "id: ${ID:-x}", "source: {rate_limit: \"${RATE}\", max_response: 1048576}",
+		"sinks: [{name: \"${N}\", type: \"${T}\"}]", "source: {organization_id: \"\"}", "dead_letter: {topic: a.b}",
+	} {
+		require.NoError(t, s.Validate(instance(t, text)), text)
+	}
+}
+
+func TestSchemaRefuses(t *testing.T) {
+	s := schema(t)
+	for _, text := range []string{
+		"idd: a", "id: a.b", "source: {poll_interval: 5}", "source: {poll_interval: fast}", "source: {rate_limit: 0}", "source: {max_response: 32Mb}",
+		"source: {api_key: a, api_key_file: b}", "source: {event_list: x}", "sinks: []", "sinks: [{name: a}]", "sinks: [{type: nats}]",
+		"sinks: [{name: a, type: natz}]", "sinks: [{name: a, type: nats, brokers: [b]}]", "sinks: [{name: a, type: nats, create: {replica: 1}}]",
+		"sinks: [{name: a, type: kafka, create: {partitions: many}}]", "sinks: [{name: a, type: kafka, delivery: none}]", "routes: {}", "dead_letter: null",
+		"dead_letter: {topic: a..b}", "encoding: xml", "source: {backfill: {readers: 2}}", "delivery: exactly_once", "admin: [a]",
+	} {
+		require.Error(t, s.Validate(instance(t, text)), text)
+		_, err := Parse("", []byte(text), withKey)
+		require.Error(t, err, "the loader is as strict: %s", text)
+	}
+}
+
+func TestReferenceHasNoBrokenRows(t *testing.T) {
+	for line := range strings.Lines(string(Reference())) {
+		if strings.HasPrefix(line, "|") {
+			require.Equal(t, 5, strings.Count(strings.ReplaceAll(line, `\|`, ""), "|"), line)
+		}
+	}
+}

@@ -1,0 +1,149 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// maxFile bounds the size of a configuration file.
+const maxFile = 1 << 20
+
+// Load reads the configuration file at path. env looks up variables of the environment, as os.LookupEnv does. Mistakes in the
+// file are an *Error with all of them; another error means that the file could not be read.
+func Load(path string, env func(string) (string, bool)) (*Config, error) {
+	file, err := os.Open(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return Parse(path, text, env)
+}
+
+// Default is the configuration without a file: every default, for which env must hold WORKOS_API_KEY. The error is an *Error.
+func Default(env func(string) (string, bool)) (*Config, error) { return Parse("", nil, env) }
+
+// Parse reads a configuration from text; name stands for the file in messages. Secret files that it names are read. The error
+// is always an *Error.
+func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
+	d := &decoder{file: name, env: env, places: map[string]position{}, files: map[string]string{}}
+	c := &Config{}
+	if root, ok := d.document(text); ok {
+		d.section(declaration(), root, reflect.ValueOf(c).Elem(), "")
+		d.validate(declaration(), reflect.ValueOf(c).Elem(), "")
+		d.check(c)
+	}
+	if len(d.problems) > 0 {
+		e := &Error{Problems: d.scrub(d.problems)}
+		e.sort()
+		return nil, e
+	}
+	for i := range c.Sinks {
+		if c.Sinks[i].Delivery == "" {
+			c.Sinks[i].Delivery = c.Delivery
+		}
+	}
+	c.files = d.files
+	return c, nil
+}
+
+// SecretFile returns the file that a secret came from, to be read again when it has changed; key is the path of the secret, such as
+// source.api_key or sinks[0].auth.password. It returns false where the secret came from no file.
+func (c *Config) SecretFile(key string) (path string, ok bool) {
+	path, ok = c.files[key]
+	return path, ok
+}
+
+// document parses text into the node of its one document; nil where there is nothing in it.
+func (d *decoder) document(text []byte) (*yaml.Node, bool) {
+	if len(text) > maxFile {
+		d.report(position{}, "", fmt.Sprintf("the file is larger than %d bytes", maxFile), "")
+		return nil, false
+	}
+	if at, reason := illegalByte(text); reason != "" {
+		d.report(at, "", reason, "save the file as UTF-8 text")
+		return nil, false
+	}
+	var doc, second yaml.Node
+	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithUniqueKeys(false))
+	if err == nil {
+		err = loader.Load(&doc)
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, true
+	case err != nil:
+		d.reportSyntax(text, err)
+		return nil, false
+	}
+	switch err := loader.Load(&second); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		d.reportSyntax(text, err)
+		return nil, false
+	default:
+		d.report(placeOf(&second), "", "a second document begins here", "a configuration is one document: remove the ---")
+		return nil, false
+	}
+	root := d.resolve(doc.Content[0], "")
+	return root, root != nil
+}
+
+func (d *decoder) reportSyntax(text []byte, err error) {
+	var le *yaml.LoadError
+	if !errors.As(err, &le) {
+		d.report(position{}, "", "no YAML: "+err.Error(), "")
+		return
+	}
+	at := position{le.Mark.Line, le.Mark.Column}
+	message := "no YAML: " + le.Message
+	if le.ContextMsg != "" {
+		message += " " + le.ContextMsg
+		if le.ContextMark.Line > 0 && le.ContextMark.Line != at.line {
+			message += fmt.Sprintf(" that begins on line %d", le.ContextMark.Line)
+		}
+	}
+	lines := bytes.Split(text, []byte("\n"))
+	if last := len(lines); at.line > last { // the parser takes the end of the text for a line of its own
+		at = position{last, utf8.RuneCount(lines[last-1]) + 1}
+	}
+	var hint string
+	if at.line > 0 && at.line <= len(lines) {
+		switch line := lines[at.line-1]; {
+		case bytes.Contains(line, []byte("${")):
+			hint = `inside { } and [ ], put quotes around "${NAME}"`
+		case bytes.Contains(line, []byte("\t")):
+			hint = "indent with spaces, not with tabs"
+		}
+	}
+	d.report(at, "", message, hint)
+}
+
+// illegalByte finds the first byte that stands in no text file.
+func illegalByte(text []byte) (position, string) {
+	at := position{1, 1}
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRune(text[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			return at, "a byte that is not UTF-8"
+		case r < ' ' && r != '\n' && r != '\r' && r != '\t' || r == 0x7f:
+			return at, fmt.Sprintf("a control character (0x%02x)", r)
+		case r == '\n':
+			at.line, at.column = at.line+1, 0
+		}
+		at.column++
+		i += size
+	}
+	return position{}, ""
+}

@@ -1,0 +1,93 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	credentials = regexp.MustCompile(`://[^/@\s]+@`)
+	secretName  = regexp.MustCompile(`(?i)password|passwd|secret|token|jaas|private|credential`)
+)
+
+// maskCredentials hides user and password in addresses.
+func maskCredentials(text string) string {
+	return credentials.ReplaceAllString(text, "://[secret]@")
+}
+
+// Redacted is the configuration in force, defaults included, as nested maps and lists of plain values under the names of the
+// file. It is safe to log: secrets, and credentials in addresses, are replaced by a placeholder.
+func (c *Config) Redacted() map[string]any {
+	return c.redact(declaration(), reflect.ValueOf(c).Elem(), "")
+}
+
+func (c *Config) redact(o *object, v reflect.Value, path string) map[string]any {
+	out := make(map[string]any, len(o.fields))
+	for _, f := range o.fields {
+		at, target := join(path, f.name), v.FieldByIndex(f.index)
+		switch {
+		case f.fromSecret:
+			if file, ok := c.files[strings.TrimSuffix(at, twin(""))]; ok {
+				out[f.name] = file
+			}
+		case f.kind == kindSection && f.optional && target.IsNil():
+		case f.kind == kindSection:
+			out[f.name] = c.redact(f.object, reflect.Indirect(target), at)
+		case f.kind == kindSections:
+			list := make([]any, target.Len())
+			for i := range list {
+				list[i] = c.redact(f.object, target.Index(i), at+"["+strconv.Itoa(i)+"]")
+			}
+			out[f.name] = list
+		default:
+			out[f.name] = redactValue(f, target)
+		}
+	}
+	for _, variant := range o.variants {
+		if target := v.FieldByIndex(variant.index); !target.IsNil() {
+			for name, value := range c.redact(variant.object, target.Elem(), path) {
+				out[name] = value
+			}
+		}
+	}
+	return out
+}
+
+func redactValue(f *field, v reflect.Value) any {
+	switch f.kind {
+	case kindDuration:
+		return time.Duration(v.Int()).String()
+	case kindTexts:
+		list := make([]any, v.Len())
+		for i := range list {
+			list[i] = maskCredentials(v.Index(i).String())
+		}
+		return list
+	case kindMap:
+		out := make(map[string]any, v.Len())
+		for _, key := range v.MapKeys() {
+			value := maskCredentials(v.MapIndex(key).String())
+			if secretName.MatchString(key.String()) {
+				value = "[secret]"
+			}
+			out[key.String()] = value
+		}
+		return out
+	case kindText, kindSecret, kindBytes:
+		if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+			text, err := m.MarshalText()
+			if err != nil {
+				return fmt.Sprintf("unprintable: %v", err)
+			}
+			return string(text)
+		}
+		return maskCredentials(v.String())
+	default:
+		return v.Interface()
+	}
+}

@@ -1,0 +1,182 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"workos-relay/router"
+	"workos-relay/sink/nats"
+	"workos-relay/source"
+)
+
+// keyed is an error that names the key at fault, relative to the struct that returned it.
+type keyed interface{ Key() string }
+
+// validate calls Validate on v and on every struct below it, inner ones first, where nothing is wrong with them yet.
+func (d *decoder) validate(o *object, v reflect.Value, path string) {
+	for _, f := range o.fields {
+		at, target := join(path, f.name), v.FieldByIndex(f.index)
+		switch {
+		case f.kind == kindSection && f.optional && target.IsNil():
+		case f.kind == kindSection:
+			d.validate(f.object, reflect.Indirect(target), at)
+		case f.kind == kindSections:
+			for i := range target.Len() {
+				d.validate(f.object, target.Index(i), fmt.Sprintf("%s[%d]", at, i))
+			}
+		}
+	}
+	for _, variant := range o.variants {
+		if target := v.FieldByIndex(variant.index); !target.IsNil() {
+			d.validate(variant.object, target.Elem(), path)
+		}
+	}
+	validator, ok := v.Addr().Interface().(interface{ Validate() error })
+	if !ok || path == "" || !d.clean(path) {
+		return
+	}
+	for _, err := range split(validator.Validate()) {
+		d.reportKeyed(path, err)
+	}
+}
+
+// reportKeyed reports what a package said of its own configuration, which stands at path. Its message may hold values as the
+// environment filled them in.
+func (d *decoder) reportKeyed(path string, err error) {
+	sentence, key := err.Error(), path
+	if k, ok := err.(keyed); ok && k.Key() != "" { //nolint:errorlint // the error itself names its key; a wrapped one may be relative to an inner struct
+		key = join(path, k.Key())
+		sentence = strings.TrimPrefix(sentence, k.Key()+" ")
+	}
+	d.report(d.place(key), key, maskCredentials(conceal(sentence, d.fromEnv, "[from the environment]")), "")
+}
+
+// split takes apart what errors.Join made.
+func split(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // only the outermost error is taken apart
+	if !ok {
+		return []error{err}
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, split(e)...)
+	}
+	return out
+}
+
+// check says what no single section can know.
+func (d *decoder) check(c *Config) {
+	all := d.patterns(c.Source.Events, "source.events")
+	if d.clean("sinks") || len(c.Sinks) > 0 {
+		d.checkSinks(c, all)
+	}
+	for i := range c.Sinks {
+		d.checkRouting(c, i)
+	}
+}
+
+// checkRouting lets the router of a sink's lane judge the routes, the dead letter and their topics under the sink's prefix.
+// What is wrong for one lane as for the next is reported once.
+func (d *decoder) checkRouting(c *Config, i int) {
+	path := fmt.Sprintf("sinks[%d]", i)
+	_, err := router.New(c.RouterConfig(&c.Sinks[i]))
+	for _, err := range split(err) {
+		at := ""
+		k, ok := err.(keyed) //nolint:errorlint // as in reportKeyed
+		if ok && k.Key() == "topic_prefix" {
+			at = path
+		}
+		if !ok || d.clean(join(at, k.Key())) {
+			d.reportKeyed(at, err)
+		}
+	}
+}
+
+func (d *decoder) checkSinks(c *Config, all []string) {
+	if len(c.Sinks) == 0 {
+		d.report(d.place("sinks"), "sinks", "the list is empty", "give at least one sink, or remove the key for an embedded NATS server")
+	}
+	first := map[string]int{}
+	listeners := map[string]int{}
+	for i := range c.Sinks {
+		s, path := &c.Sinks[i], fmt.Sprintf("sinks[%d]", i)
+		if j, twice := first[s.Name]; twice && s.Name != "" && d.clean(path+".name") {
+			d.report(d.place(path+".name"), path+".name", fmt.Sprintf("sinks[%d] has the name %q already", j, s.Name), "each lane needs a name of its own")
+		} else if !twice {
+			first[s.Name] = i
+		}
+		known := d.patterns(s.Events, path+".events")
+		if len(all) > 0 && len(known) > 0 && len(carried(all, s.Events)) == 0 {
+			d.report(d.place(path+".events"), path+".events", "none of these types is among those of source.events", "this lane would carry nothing")
+		}
+		if s.NATS == nil || s.NATS.URL != nats.Embedded {
+			continue
+		}
+		if j, twice := listeners[s.NATS.Embedded.Listen]; twice {
+			d.report(d.place(path+".url"), path+".url", fmt.Sprintf("sinks[%d] runs an embedded server on %s already", j, s.NATS.Embedded.Listen),
+				"write its address here, with another stream")
+		} else {
+			listeners[s.NATS.Embedded.Listen] = i
+		}
+	}
+}
+
+// carried returns those of types that one of the patterns matches.
+func carried(types, patterns []string) []string {
+	var out []string
+	for _, t := range types {
+		if slices.ContainsFunc(patterns, func(p string) bool { return source.Match(p, t) }) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// patterns expands event patterns and reports each that stands for nothing. It returns nil where one does.
+func (d *decoder) patterns(patterns []string, path string) []string {
+	if !d.clean(path) {
+		return nil
+	}
+	if len(patterns) == 0 {
+		d.report(d.place(path), path, "the list is empty", `name at least one event type, or write ["*"]`)
+		return nil
+	}
+	var all []string
+	for i, p := range patterns {
+		types, err := source.Expand([]string{p})
+		if err != nil {
+			at := fmt.Sprintf("%s[%d]", path, i)
+			d.reportText(d.place(at), at, conceal(err.Error(), d.fromEnv, "[from the environment]"))
+		}
+		all = append(all, types...)
+	}
+	return all
+}
+
+// conceal puts a placeholder for each of the values in text. Values of one or two characters are no secret and would make
+// the text unreadable.
+func conceal(text string, values []string, placeholder string) string {
+	for _, v := range values {
+		if len(v) < 3 {
+			continue
+		}
+		quoted := fmt.Sprintf("%q", v)
+		text = strings.ReplaceAll(text, v, placeholder)
+		text = strings.ReplaceAll(text, quoted[1:len(quoted)-1], placeholder)
+	}
+	return text
+}
+
+// scrub is the last guard before messages leave: whatever made them, no secret is in them.
+func (d *decoder) scrub(problems []Problem) []Problem {
+	for i := range problems {
+		problems[i].Message = conceal(problems[i].Message, d.secrets, "[secret]")
+		problems[i].Hint = conceal(problems[i].Hint, d.secrets, "[secret]")
+	}
+	return problems
+}

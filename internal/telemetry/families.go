@@ -1,0 +1,128 @@
+package telemetry
+
+// family declares one metric: the collectors and the reference page are made of it.
+type family struct {
+	section  section
+	kind     kind
+	name     string
+	help     string // one sentence, complete without the name
+	labels   []string
+	buckets  []float64 // of a histogram
+	snapshot bool      // read from a lane's Status at each scrape, not counted as things happen
+}
+
+type kind string
+
+const (
+	counter   kind = "counter"
+	gauge     kind = "gauge"
+	histogram kind = "histogram"
+)
+
+type section string
+
+const (
+	sectionLane    section = "Lanes"
+	sectionEvents  section = "Events"
+	sectionSource  section = "Events API"
+	sectionProcess section = "Process"
+)
+
+// Labels, and what they stand for on the reference page.
+const (
+	labelLane      = "lane"
+	labelType      = "type"
+	labelState     = "state"
+	labelDoing     = "doing"
+	labelStatus    = "status"
+	labelReason    = "reason"
+	labelVersion   = "version"
+	labelGoVersion = "go_version"
+)
+
+var labelHelp = []struct{ name, help string }{
+	{labelLane, "name of the sink"},
+	{labelType, "event type; `other` for every type that this version of relay does not know"},
+	{labelState, "starting, running, retrying or stopped"},
+	{labelDoing, "what failed: publishing, taking up the position, or other"},
+	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
+	{labelReason, "transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
+		"unauthorized: 401 or 403; redirect: to another host"},
+	{labelVersion, "version of relay"},
+	{labelGoVersion, "version of Go that it was built with"},
+}
+
+// declared is every family, in the order of the reference page.
+var declared []*family
+
+func declare(f family) *family {
+	declared = append(declared, &f)
+	return &f
+}
+
+var lane = []string{labelLane}
+
+var (
+	laneState = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_state", snapshot: true, labels: []string{labelLane, labelState},
+		help: "1 for the state that the lane is in, 0 for the others."})
+	laneLag = declare(family{section: sectionLane, kind: gauge, name: "relay_lag_seconds", snapshot: true, labels: lane,
+		help: "How far the lane lies behind the Events API, by the API's own clock at its last good answer; 0 at the tip, absent before the first answer."})
+	laneUnacked = declare(family{section: sectionLane, kind: gauge, name: "relay_unacknowledged_seconds", snapshot: true, labels: lane,
+		help: "How long the oldest event that was read has waited for the bus to acknowledge it; 0 where none waits."})
+	laneLastPoll = declare(family{section: sectionLane, kind: gauge, name: "relay_last_poll_timestamp_seconds", snapshot: true, labels: lane,
+		help: "When the Events API last gave a good answer; 0 before the first."})
+	laneAtTip = declare(family{section: sectionLane, kind: gauge, name: "relay_at_tip", snapshot: true, labels: lane,
+		help: "1 where everything that the Events API has is committed, else 0."})
+	laneTip = declare(family{section: sectionLane, kind: gauge, name: "relay_tip_timestamp_seconds", snapshot: true, labels: lane,
+		help: "When everything that the Events API had was last committed; 0 where that has not been since the start."})
+	lanePosition = declare(family{section: sectionLane, kind: gauge, name: "relay_position_timestamp_seconds", snapshot: true, labels: lane,
+		help: "The created_at of the committed position; absent where it has none."})
+	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", snapshot: true, labels: lane,
+		help: "Committed events: the sum of `relay_events_total` over its types."})
+
+	eventsTotal = declare(family{section: sectionEvents, kind: counter, name: "relay_events_total", labels: []string{labelLane, labelType},
+		help: "Committed events by type: published, dropped or parked."})
+	droppedEvents = declare(family{section: sectionEvents, kind: counter, name: "relay_dropped_events_total", labels: lane,
+		help: "Committed events that a route drops."})
+	deadLetters = declare(family{section: sectionEvents, kind: counter, name: "relay_dead_letters_total", labels: lane,
+		help: "Committed events that could never be published as they are, and were parked as a dead letter."})
+	publishedMessages = declare(family{section: sectionEvents, kind: counter, name: "relay_published_messages_total", labels: lane,
+		help: "Messages that the bus has acknowledged, dead letters included."})
+	publishedBytes = declare(family{section: sectionEvents, kind: counter, name: "relay_published_bytes_total", labels: lane,
+		help: "Bytes in the bodies of those messages."})
+	appendDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_duration_seconds", labels: lane,
+		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
+		help:    "Time to publish a batch, have it acknowledged and move the position."})
+	appendEvents = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_events", labels: lane,
+		buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000},
+		help:    "Events committed by one batch; large ones mean that the lane was behind."})
+	appendFailures = declare(family{section: sectionEvents, kind: counter, name: "relay_append_failures_total", labels: []string{labelLane, labelDoing},
+		help: "Failed attempts on the bus or the checkpoint, which were made again."})
+
+	sourceRequests = declare(family{section: sectionSource, kind: counter, name: "relay_source_requests_total", labels: []string{labelLane, labelStatus},
+		help: "Requests that were answered, by status; those without an answer are in `relay_source_retries_total`."})
+	sourceDuration = declare(family{section: sectionSource, kind: histogram, name: "relay_source_request_duration_seconds", labels: lane,
+		buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
+		help:    "Time from sending a request to the last byte of its answer."})
+	sourceBytes = declare(family{section: sectionSource, kind: counter, name: "relay_source_response_bytes_total", labels: lane,
+		help: "Bytes in the bodies of answers 200, decompressed."})
+	sourceEvents = declare(family{section: sectionSource, kind: counter, name: "relay_source_events_total", labels: lane,
+		help: "Events read; what is read again counts again."})
+	sourceRetries = declare(family{section: sectionSource, kind: counter, name: "relay_source_retries_total", labels: []string{labelLane, labelReason},
+		help: "Requests that failed in a way that may pass, and were made again."})
+	sourceRetryWait = declare(family{section: sectionSource, kind: counter, name: "relay_source_retry_wait_seconds_total", labels: lane,
+		help: "Time set aside between failed requests and the next attempt."})
+	sourceRateLimited = declare(family{section: sectionSource, kind: counter, name: "relay_source_rate_limited_total", labels: lane,
+		help: "Answers 429: the API key's rate limit, which your own application shares, was used up."})
+	sourceLimiterWait = declare(family{section: sectionSource, kind: counter, name: "relay_source_limiter_wait_seconds_total", labels: lane,
+		help: "Time that requests waited for relay's own `source.rate_limit`."})
+	sourceRefused = declare(family{section: sectionSource, kind: gauge, name: "relay_source_refused_type", labels: []string{labelLane, labelType},
+		help: "1 while the Events API refuses an event type, which is then not read; for `other` how many; absent for types never refused."})
+	sourceInversions = declare(family{section: sectionSource, kind: counter, name: "relay_source_inversions_total", labels: lane,
+		help: "Events that the API listed after a younger one; they are relayed in the API's order."})
+	sourceUnexpected = declare(family{section: sectionSource, kind: counter, name: "relay_source_unexpected_events_total", labels: lane,
+		help: "Events of a type that was not asked for; they are relayed like any other."})
+
+	buildInfo = declare(family{section: sectionProcess, kind: gauge, name: "relay_build_info", labels: []string{labelVersion, labelGoVersion},
+		help: "Always 1; the labels say what runs."})
+)

@@ -1,0 +1,84 @@
+package telemetry
+
+import (
+	"net/http"
+	"runtime"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"workos-relay/pipeline"
+)
+
+// Metrics is every metric of a process, in a registry of its own. It is safe for concurrent use.
+type Metrics struct {
+	registry   *prometheus.Registry
+	counters   map[*family]*prometheus.CounterVec
+	gauges     map[*family]*prometheus.GaugeVec
+	histograms map[*family]*prometheus.HistogramVec
+	watched    *watcher
+
+	mu    sync.Mutex
+	lanes map[string]*LaneMetrics
+}
+
+// NewMetrics returns the metrics of a process of this version of relay, with those of the Go runtime and the operating system.
+func NewMetrics(version string) *Metrics {
+	m := &Metrics{
+		registry:   prometheus.NewRegistry(),
+		counters:   map[*family]*prometheus.CounterVec{},
+		gauges:     map[*family]*prometheus.GaugeVec{},
+		histograms: map[*family]*prometheus.HistogramVec{},
+		watched:    newWatcher(),
+		lanes:      map[string]*LaneMetrics{},
+	}
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.watched)
+	for _, f := range declared {
+		if !f.snapshot {
+			m.register(f)
+		}
+	}
+	m.gauges[buildInfo].WithLabelValues(version, runtime.Version()).Set(1)
+	return m
+}
+
+func (m *Metrics) register(f *family) {
+	switch f.kind {
+	case counter:
+		m.counters[f] = prometheus.NewCounterVec(prometheus.CounterOpts{Name: f.name, Help: f.help}, f.labels)
+		m.registry.MustRegister(m.counters[f])
+	case gauge:
+		m.gauges[f] = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: f.name, Help: f.help}, f.labels)
+		m.registry.MustRegister(m.gauges[f])
+	case histogram:
+		m.histograms[f] = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: f.name, Help: f.help, Buckets: f.buckets}, f.labels)
+		m.registry.MustRegister(m.histograms[f])
+	}
+}
+
+// Handler serves the metrics in the text format of Prometheus or in OpenMetrics, as the client asks. Where one collector fails,
+// the others are served all the same and promhttp_metric_handler_errors_total counts it.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		ErrorHandling: promhttp.ContinueOnError, Registry: m.registry, EnableOpenMetrics: true,
+	})
+}
+
+// Lane returns the metrics of the lane called name, always the same for a name. All its series of fixed labels exist from then
+// on, at zero.
+func (m *Metrics) Lane(name string) *LaneMetrics {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l, ok := m.lanes[name]
+	if !ok {
+		l = newLaneMetrics(m, name)
+		m.lanes[name] = l
+	}
+	return l
+}
+
+// Watch adds the metrics that are read from the lane's status, by calling status at each scrape, possibly from several
+// goroutines at once. A second call with the same name replaces the first.
+func (m *Metrics) Watch(name string, status func() pipeline.Status) { m.watched.add(name, status) }

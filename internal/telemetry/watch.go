@@ -1,0 +1,102 @@
+package telemetry
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"workos-relay/pipeline"
+)
+
+var states = pipeline.States()
+
+// watcher collects what is read from the status of lanes at each scrape.
+type watcher struct {
+	descs map[*family]*prometheus.Desc
+
+	mu    sync.Mutex
+	lanes map[string]func() pipeline.Status
+}
+
+func newWatcher() *watcher {
+	w := &watcher{descs: map[*family]*prometheus.Desc{}, lanes: map[string]func() pipeline.Status{}}
+	for _, f := range declared {
+		if f.snapshot {
+			w.descs[f] = prometheus.NewDesc(f.name, f.help, f.labels, nil)
+		}
+	}
+	return w
+}
+
+func (w *watcher) add(name string, status func() pipeline.Status) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lanes[name] = status
+}
+
+// Describe implements prometheus.Collector.
+func (w *watcher) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range w.descs {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (w *watcher) Collect(out chan<- prometheus.Metric) {
+	w.mu.Lock()
+	lanes := maps.Clone(w.lanes)
+	w.mu.Unlock()
+	for name, status := range lanes {
+		s := status()
+		w.collect(out, name, &s)
+	}
+}
+
+func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline.Status) {
+	send := func(f *family, value float64, labels ...string) {
+		t := prometheus.GaugeValue
+		if f.kind == counter {
+			t = prometheus.CounterValue
+		}
+		out <- prometheus.MustNewConstMetric(w.descs[f], t, value, append([]string{name}, labels...)...)
+	}
+	for _, state := range states {
+		send(laneState, oneIf(s.State == state), string(state))
+	}
+	if !s.SourceNow.IsZero() {
+		send(laneLag, s.Lag().Seconds())
+	}
+	send(laneUnacked, age(time.Now(), s.Unacked))
+	send(laneLastPoll, timestamp(s.LastPoll))
+	send(laneAtTip, oneIf(s.AtTip))
+	send(laneTip, timestamp(s.TipAt))
+	if !s.Checkpoint.CreatedAt.IsZero() {
+		send(lanePosition, timestamp(s.Checkpoint.CreatedAt))
+	}
+	send(laneEvents, float64(s.Events))
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// age is how long ago t was, in seconds; 0 for the zero time.
+func age(now, t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(t).Seconds())
+}
+
+// timestamp is t in seconds since 1970; 0 for the zero time.
+func timestamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMicro()) / 1e6
+}

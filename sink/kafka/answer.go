@@ -1,0 +1,184 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
+	"go.uber.org/zap"
+
+	"workos-relay/sink"
+)
+
+const (
+	acksAll = -1
+
+	// patience is how many failures in a row lengthen the wait for a leader that has moved: up to 400 ms.
+	patience = 3
+)
+
+// send encodes the heads of the queues where that is still to be done and sends them, for all in-sync replicas to acknowledge. The
+// queues belong to it until it returns; what it sends may be read a moment longer by a request that was given up, so it is never
+// changed.
+func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce.Response, error) {
+	// The broker is to answer before the connection is given up.
+	timeout := d.s.cfg.RequestTimeout / 10 * 9
+	req := &rawproduce.Request{Acks: acksAll, Timeout: int32(timeout.Milliseconds())} //nolint:gosec // at most minutes
+	topics := make(map[string]int)
+	for _, q := range queues {
+		if err := d.encode(q); err != nil {
+			q.pending.err = err
+			continue
+		}
+		i, ok := topics[q.topic]
+		if !ok {
+			i = len(req.Topics)
+			topics[q.topic] = i
+			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: q.topic})
+		}
+		p := rawproduce.RequestPartition{Partition: q.partition}
+		p.RecordSet.Reader = recordSet(q.pending.set)
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
+	}
+	if len(req.Topics) == 0 {
+		return &produce.Response{}, nil
+	}
+	res, err := d.s.cluster.roundTrip(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return res.(*produce.Response), nil
+}
+
+func (d *delivery) encode(q *partitionQueue) error {
+	p := q.pending
+	if p.set != nil {
+		return nil
+	}
+	spec := batchSpec{session: p.session, sequence: p.sequence, codec: d.s.codec, time: time.Now()}
+	set, err := encodeBatch(spec, d.batch, q.index[:p.records])
+	p.set = set
+	return err
+}
+
+// answered follows what the leader says about the head of q.
+func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
+	code := kafkago.Error(a.ErrorCode)
+	o := judge(code)
+	if o.verdict == stored {
+		d.acknowledge(q)
+		return
+	}
+	err := brokerError(a.ErrorCode, a.ErrorMessage)
+	inDoubt := q.pending.doubt // by an earlier try: this answer is about the present one
+	q.pending.doubt = inDoubt || o.doubt
+	switch o.verdict {
+	case elsewhere:
+		d.relocate()
+		d.retry(q, err)
+		q.failures = min(q.failures, patience) // leaders may move faster than a long backoff could follow
+	case again:
+		d.retry(q, err)
+	case denied:
+		if q.denied(d.s.grace) {
+			d.fail(q.index[0], &sink.FatalError{Err: d.s.explainTopic(err, q.topic)})
+			return
+		}
+		d.retry(q, err)
+	case unordered:
+		d.reorder(q, err, inDoubt)
+	case tooLarge:
+		d.s.cluster.forgetLimit(q.topic)
+		d.narrow(q, err, inDoubt, -1)
+	case invalid:
+		culprit := -1
+		if len(a.RecordErrors) > 0 {
+			culprit = int(a.RecordErrors[0].BatchIndex)
+			err = brokerError(a.ErrorCode, a.RecordErrors[0].BatchIndexErrorMessage)
+		}
+		d.narrow(q, err, inDoubt, culprit)
+	default:
+		d.fail(q.index[0], &sink.FatalError{Err: d.s.explainTopic(err, q.topic)})
+	}
+}
+
+// acknowledge takes the head off q: it is durable.
+func (d *delivery) acknowledge(q *partitionQueue) {
+	n := q.pending.records
+	q.place.advance(n)
+	for _, i := range q.index[:n] {
+		d.acked[i] = true
+	}
+	q.index, q.pending = q.index[n:], nil
+	q.worked()
+	d.locating.failures = 0
+	if d.trouble != nil && !slices.ContainsFunc(d.queues, func(q *partitionQueue) bool { return q.failures > 0 }) {
+		d.trouble, d.troubled = nil, time.Time{}
+	}
+}
+
+// reorder deals with a leader that does not accept the sequence number or the session. It no longer knows what this producer
+// stored before: the topic was made anew, or acknowledged records were lost by an election of a replica that was not in sync.
+//
+// Where the head is in no doubt, it is not stored, and it goes on in a new session. Otherwise nobody can tell whether an earlier
+// try of it is stored: the error says so, and what the caller publishes again may be a duplicate of this one record batch.
+func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
+	err = fmt.Errorf("partition %d of kafka topic %s has lost count of what relay stored in it (topic made anew, or records lost by an unclean election): %w", q.partition, q.topic, err)
+	if inDoubt {
+		d.fail(q.index[0], err)
+		return
+	}
+	d.s.log.Warn("a kafka partition does not know relay's earlier messages, going on in a new producer session",
+		zap.String("topic", q.topic), zap.Int32("partition", q.partition), zap.Error(err))
+	if q.place.session == d.s.session {
+		d.s.session = noSession
+	}
+	q.place.adopt(noSession)
+	d.retry(q, err)
+}
+
+// narrow looks for the record that the leader refuses: in ever smaller batches, or at once where the leader names it (culprit is
+// its place in the batch, else -1). The batch in which it is was not stored, so its sequence numbers are free.
+func (d *delivery) narrow(q *partitionQueue, err error, inDoubt bool, culprit int) {
+	p := q.pending
+	switch {
+	case inDoubt:
+		d.fail(q.index[0], fmt.Errorf("kafka topic %s refuses a record batch that it may have stored before: %w", q.topic, d.s.explainTopic(err, q.topic)))
+		return
+	case p.records == 1:
+		d.fail(q.index[0], d.refused(q, err))
+	case culprit > 0 && culprit < p.records:
+		q.most = culprit // up to it first, so that it is the head then
+	case culprit == 0:
+		q.most = 1
+	default:
+		q.most = p.records / 2
+	}
+	d.trouble = err
+	q.pending = nil
+}
+
+// refused is the verdict on the head of q, which the leader refuses in a batch of its own.
+func (d *delivery) refused(q *partitionQueue, err error) *sink.RejectedError {
+	r := &sink.RejectedError{Topic: q.topic}
+	if errors.Is(err, kafkago.MessageSizeTooLarge) || errors.Is(err, kafkago.RecordListTooLarge) {
+		r.Size = batchBytes(q.pending.set)
+		if q.limit.known {
+			r.Limit = q.limit.bytes
+		}
+		r.Reason = fmt.Sprintf("its record batch of %d bytes (key, headers and body, compressed %s) is larger than the topic takes: %v", r.Size, d.s.cfg.Compression, err)
+		return r
+	}
+	r.Reason = fmt.Sprintf("the broker refuses the record as it is: %v", err)
+	return r
+}
+
+func isDenied(err error) bool {
+	return errors.Is(err, kafkago.TopicAuthorizationFailed) || errors.Is(err, kafkago.ClusterAuthorizationFailed) ||
+		errors.Is(err, kafkago.TransactionalIDAuthorizationFailed)
+}

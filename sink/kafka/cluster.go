@@ -1,0 +1,268 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/describeconfigs"
+	"github.com/segmentio/kafka-go/protocol/initproducerid"
+	"github.com/segmentio/kafka-go/protocol/listoffsets"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/segmentio/kafka-go/sasl"
+)
+
+const (
+	// defaultMessageBytes is max.message.bytes where neither topic nor broker sets it; what is assumed where relay may not read it.
+	defaultMessageBytes = 1<<20 + 12
+	// maxMessageBytes is the largest message that is sent at all: brokers drop a connection at socket.request.max.bytes, 100 MiB
+	// unless set otherwise, without an answer that names the message.
+	maxMessageBytes = 64 << 20
+
+	dialTimeout = 3 * time.Second // of one address; TLS and SASL come on top, all within request_timeout
+	idleTimeout = 3 * time.Minute // shorter than what common load balancers and the brokers (10 min) allow
+)
+
+// ownRequests marks the requests that this package writes in its own form and not in kafka-go's.
+const ownRequests protocol.OverrideTypeKey = 1
+
+func init() {
+	protocol.RegisterOverride(&initProducer{}, &initproducerid.Response{}, ownRequests)
+	protocol.RegisterOverride(&listOffsets{}, &listoffsets.Response{}, ownRequests)
+}
+
+// cluster is the connection to the brokers: routing by kafka-go's Transport, and what is known of the topics. It is safe for
+// concurrent use.
+type cluster struct {
+	brokers        []string
+	addr           net.Addr
+	clientID       string
+	requestTimeout time.Duration
+	tls            *tls.Config
+	sasl           sasl.Mechanism
+	lifetime       context.Context // of the transport's own goroutines
+
+	mu        sync.Mutex
+	transport *kafkago.Transport
+	watched   []string // topics in the transport's metadata, sorted
+	limits    map[string]limit
+}
+
+// limit is a topic's max.message.bytes as it was read at some time.
+type limit struct {
+	bytes int
+	known bool // false: relay may not read it, and bytes is Kafka's default
+	at    time.Time
+}
+
+// layout is where the topics' partitions were, once.
+type layout struct{ topics map[string]topicLayout }
+
+type topicLayout struct {
+	err     error   // why the topic cannot be used, nil where it can
+	leaders []int32 // broker id by partition; -1 where there is none
+	limit   limit
+}
+
+func newCluster(lifetime context.Context, cfg Config, tlsConfig *tls.Config, mechanism sasl.Mechanism) *cluster {
+	c := &cluster{
+		brokers:        cfg.Brokers,
+		addr:           kafkago.TCP(cfg.Brokers...),
+		clientID:       cfg.ClientID,
+		requestTimeout: cfg.RequestTimeout,
+		tls:            tlsConfig,
+		sasl:           mechanism,
+		lifetime:       lifetime,
+		watched:        []string{}, // nil would ask for every topic of the cluster
+		limits:         make(map[string]limit),
+	}
+	c.transport = c.newTransport()
+	return c
+}
+
+func (c *cluster) newTransport() *kafkago.Transport {
+	return &kafkago.Transport{
+		Dial:           (&net.Dialer{Timeout: min(dialTimeout, c.requestTimeout)}).DialContext,
+		DialTimeout:    c.requestTimeout,
+		IdleTimeout:    idleTimeout,
+		MetadataTopics: c.watched,
+		ClientID:       c.clientID,
+		TLS:            c.tls,
+		SASL:           c.sasl,
+		Context:        c.lifetime,
+	}
+}
+
+// watch makes the topics part of the metadata. A transport's topics are fixed, so new ones bring a new transport; requests under
+// way end on the old one.
+func (c *cluster) watch(topics []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	union := slices.Clone(c.watched)
+	for _, t := range topics {
+		if _, ok := slices.BinarySearch(c.watched, t); !ok {
+			union = append(union, t)
+		}
+	}
+	if len(union) == len(c.watched) {
+		return
+	}
+	slices.Sort(union)
+	c.watched = slices.Compact(union)
+	c.transport.CloseIdleConnections()
+	c.transport = c.newTransport()
+}
+
+// refresh drops connections and cached metadata, so that the next request learns the present leaders.
+func (c *cluster) refresh() { c.current().CloseIdleConnections() }
+
+func (c *cluster) current() *kafkago.Transport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.transport
+}
+
+// roundTrip sends one request and waits for its answer for at most the request timeout. Errors inside the answer are the caller's
+// to look at.
+func (c *cluster) roundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err // the transport itself would still send on a connection that is free
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
+	defer cancel()
+	return c.current().RoundTrip(ctx, c.addr, req)
+}
+
+// locate returns the layout of the topics from the transport's cache, which is at most seconds old, and reads the limits that are
+// missing or older than limitsSince.
+func (c *cluster) locate(ctx context.Context, topics []string, limitsSince time.Time) (*layout, error) {
+	answer, err := c.describe(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
+	l := &layout{topics: make(map[string]topicLayout, len(answer.Topics))}
+	var usable []string
+	for _, t := range answer.Topics {
+		tl := topicLayout{leaders: make([]int32, len(t.Partitions))}
+		if t.ErrorCode != 0 {
+			tl.err = kafkago.Error(t.ErrorCode)
+		} else if len(t.Partitions) > 0 {
+			usable = append(usable, t.Name)
+		}
+		for i := range tl.leaders {
+			tl.leaders[i] = -1
+		}
+		for _, p := range t.Partitions {
+			if p.ErrorCode != int16(kafkago.LeaderNotAvailable) && int(p.PartitionIndex) < len(tl.leaders) {
+				tl.leaders[p.PartitionIndex] = p.LeaderID
+			}
+		}
+		l.topics[t.Name] = tl
+	}
+	limits, err := c.readLimits(ctx, usable, limitsSince)
+	if err != nil {
+		return nil, err
+	}
+	for name, lim := range limits {
+		tl := l.topics[name]
+		tl.limit = lim
+		l.topics[name] = tl
+	}
+	return l, nil
+}
+
+// describe returns the metadata of the topics.
+func (c *cluster) describe(ctx context.Context, topics []string) (*metadata.Response, error) {
+	c.watch(topics)
+	res, err := c.roundTrip(ctx, &metadata.Request{TopicNames: append([]string{}, topics...)}) // nil would ask for every topic
+	if err != nil {
+		return nil, fmt.Errorf("asking the cluster for its topics: %w", err)
+	}
+	return res.(*metadata.Response), nil
+}
+
+func (c *cluster) readLimits(ctx context.Context, topics []string, since time.Time) (map[string]limit, error) {
+	limits := make(map[string]limit, len(topics))
+	var missing []string
+	c.mu.Lock()
+	for _, t := range topics {
+		if lim, ok := c.limits[t]; ok && !lim.at.Before(since) {
+			limits[t] = lim
+			continue
+		}
+		missing = append(missing, t)
+	}
+	c.mu.Unlock()
+	if len(missing) == 0 {
+		return limits, nil
+	}
+	settings, err := c.settings(ctx, missing, "max.message.bytes")
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range missing {
+		lim := limit{bytes: defaultMessageBytes, at: time.Now()}
+		if n, err := strconv.Atoi(settings[t].values["max.message.bytes"]); err == nil && n > 0 {
+			lim.bytes, lim.known = n, true
+		}
+		c.limits[t], limits[t] = lim, lim
+	}
+	return limits, nil
+}
+
+// forgetLimit makes the next locate read the topic's limit again.
+func (c *cluster) forgetLimit(topic string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.limits, topic)
+}
+
+// topicSettings holds the settings of a topic that are in force, or why they cannot be read.
+type topicSettings struct {
+	values map[string]string
+	err    error
+}
+
+const resourceTypeTopic = 2 // https://kafka.apache.org/protocol: the resource types of DescribeConfigs
+
+// settings reads the named settings of topics. Each topic has its own error; a missing permission is the usual one.
+func (c *cluster) settings(ctx context.Context, topics []string, names ...string) (map[string]topicSettings, error) {
+	req := &describeconfigs.Request{}
+	for _, t := range topics {
+		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: resourceTypeTopic, ResourceName: t, ConfigNames: names})
+	}
+	res, err := c.roundTrip(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("asking the cluster for topic settings: %w", err)
+	}
+	found := make(map[string]topicSettings, len(topics))
+	for _, r := range res.(*describeconfigs.Response).Resources {
+		ts := topicSettings{values: make(map[string]string, len(r.ConfigEntries))}
+		if r.ErrorCode != 0 {
+			ts.err = brokerError(r.ErrorCode, r.ErrorMessage)
+		}
+		for _, e := range r.ConfigEntries {
+			ts.values[e.ConfigName] = e.ConfigValue
+		}
+		found[r.ResourceName] = ts
+	}
+	return found, nil
+}
+
+// brokerError is an error code of the protocol with the broker's own words, where it has any.
+func brokerError(code int16, message string) error {
+	err := kafkago.Error(code)
+	if message == "" {
+		return err
+	}
+	return fmt.Errorf("%w (the broker says: %s)", err, message)
+}

@@ -1,0 +1,158 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/internal/secret"
+	"workos-relay/internal/tlsconf"
+)
+
+// Config is the configuration of a sink of type kafka.
+type Config struct {
+	Brokers            []string      `yaml:"brokers" default:"[127.0.0.1:9092]" doc:"Addresses (host:port) to learn the cluster from. One that answers is enough; two or three survive the loss of a broker at start."`
+	TopicPrefix        string        `yaml:"topic_prefix" doc:"Put before each routed topic and the dead letter, as it stands." example:"workos."`
+	Create             Create        `yaml:"create" doc:"How missing topics are created."`
+	Compression        string        `yaml:"compression" default:"lz4" enum:"none,gzip,snappy,lz4,zstd" doc:"Codec of the record batches; consumers decompress by themselves. lz4 costs the least time, zstd the least space."`
+	TLS                tlsconf.TLS   `yaml:"tls" doc:"TLS to the brokers."`
+	SASL               SASL          `yaml:"sasl" doc:"Authentication by SASL. Without tls, plain sends the password in the clear."`
+	ClientID           string        `yaml:"client_id" default:"relay" doc:"Client id shown in the brokers' logs, quotas and metrics."`
+	RequestTimeout     time.Duration `yaml:"request_timeout" default:"10s" doc:"How long one request may wait for its answer, a produce request for its acknowledgement by all in-sync replicas. Then it is tried again, for ever and in order; idempotence keeps the retry from becoming a duplicate."`
+	TransactionTimeout time.Duration `yaml:"transaction_timeout" default:"15s" doc:"exactly_once only: how long a relay that died may hold back consumers that read committed, before the broker aborts its transaction. At most the brokers' transaction.max.timeout.ms."`
+
+	// RelayID and Lane name the relay and its lane; with them the sink names what it owns on the cluster.
+	RelayID string `yaml:"-"`
+	Lane    string `yaml:"-"`
+	// Logger may be nil.
+	Logger *zap.Logger `yaml:"-"`
+}
+
+// Identity names what a sink of this configuration writes to. Brokers change and are no part of it.
+func (c Config) Identity() string { return "kafka topics " + c.TopicPrefix + "*" }
+
+// Create says whether and how missing topics are created.
+type Create struct {
+	Enabled           bool              `yaml:"enabled" default:"true" doc:"Create missing topics. Where false, a missing topic stops the start by name."`
+	Partitions        int               `yaml:"partitions" default:"6" doc:"Partitions of a created topic. Raising the count later changes which partition a key goes to, and so breaks the order of a key once."`
+	ReplicationFactor int               `yaml:"replication_factor" default:"1" doc:"Replicas of a created topic, at most the number of brokers; -1 takes the cluster's default. With 1 an acknowledged event is lost with its broker's disk: use 3 in production, with min.insync.replicas 2."`
+	Config            map[string]string `yaml:"config" doc:"Topic settings of a created topic, by Kafka's names." example:"{retention.ms: \"604800000\", min.insync.replicas: \"2\"}"`
+}
+
+// SASL is the authentication to the brokers.
+type SASL struct {
+	Mechanism string        `yaml:"mechanism" default:"none" enum:"none,plain,scram-sha-256,scram-sha-512,oauthbearer" doc:"SASL mechanism of the listener."`
+	User      string        `yaml:"user" doc:"User name for plain and scram."`
+	Password  secret.String `yaml:"password" doc:"Password for plain and scram."`
+	TokenFile string        `yaml:"token_file" doc:"File with the bearer token for oauthbearer. It is read again for each new connection, so whoever renews the token only replaces the file."`
+}
+
+// The bounds of the durations in Config.
+const (
+	minRequestTimeout     = 100 * time.Millisecond
+	maxRequestTimeout     = 10 * time.Minute
+	minTransactionTimeout = time.Second
+	maxTransactionTimeout = 15 * time.Minute // default of the brokers' transaction.max.timeout.ms
+)
+
+// SASL mechanisms as the configuration names them.
+const (
+	saslNone        = "none"
+	saslPlain       = "plain"
+	saslSCRAM256    = "scram-sha-256"
+	saslSCRAM512    = "scram-sha-512"
+	saslOAuthBearer = "oauthbearer"
+)
+
+// keyError is a fault of the configuration and the key that holds it.
+type keyError struct {
+	key string
+	err error
+}
+
+func (e *keyError) Error() string { return e.err.Error() }
+func (e *keyError) Unwrap() error { return e.err }
+
+// Key returns the dotted path of the key at fault, relative to Config.
+func (e *keyError) Key() string { return e.key }
+
+// Validate reports the first fault that the tags cannot express. Empty strings stand for the defaults.
+func (c Config) Validate() error {
+	if len(c.Brokers) == 0 {
+		return &keyError{"brokers", errors.New("no broker is named: give at least one host:port")}
+	}
+	for _, b := range c.Brokers {
+		if err := validateBroker(b); err != nil {
+			return &keyError{"brokers", err}
+		}
+	}
+	if c.TopicPrefix != "" {
+		if reason := illegalTopicCharacters(c.TopicPrefix); reason != "" {
+			return &keyError{"topic_prefix", fmt.Errorf("topic_prefix %q %s", c.TopicPrefix, reason)}
+		}
+	}
+	if _, err := codecOf(c.Compression); err != nil {
+		return &keyError{"compression", err}
+	}
+	if c.RequestTimeout < minRequestTimeout || c.RequestTimeout > maxRequestTimeout {
+		return &keyError{"request_timeout", fmt.Errorf("request_timeout %s is not between %s and %s", c.RequestTimeout, minRequestTimeout, maxRequestTimeout)}
+	}
+	if c.TransactionTimeout < minTransactionTimeout || c.TransactionTimeout > maxTransactionTimeout {
+		return &keyError{"transaction_timeout", fmt.Errorf("transaction_timeout %s is not between %s and %s", c.TransactionTimeout, minTransactionTimeout, maxTransactionTimeout)}
+	}
+	if err := c.Create.validate(); err != nil {
+		return err
+	}
+	return c.SASL.validate()
+}
+
+func validateBroker(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("broker %q is not host:port, such as kafka.example.com:9092: %w", addr, err)
+	}
+	if n, err := strconv.Atoi(port); host == "" || err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("broker %q is not host:port, such as kafka.example.com:9092", addr)
+	}
+	return nil
+}
+
+func (c Create) validate() error {
+	if !c.Enabled {
+		return nil
+	}
+	if c.Partitions < 1 || c.Partitions > 100_000 {
+		return &keyError{"create.partitions", fmt.Errorf("create.partitions is %d: it must be at least 1", c.Partitions)}
+	}
+	if c.ReplicationFactor != -1 && (c.ReplicationFactor < 1 || c.ReplicationFactor > 1000) {
+		return &keyError{"create.replication_factor", fmt.Errorf("create.replication_factor is %d: it must be at least 1, or -1 for the cluster's default", c.ReplicationFactor)}
+	}
+	return nil
+}
+
+func (s SASL) validate() error {
+	switch s.Mechanism {
+	case "", saslNone:
+		if s.User != "" || s.Password.IsSet() || s.TokenFile != "" {
+			return &keyError{"sasl.mechanism", errors.New("credentials are given, but sasl.mechanism is none: name the listener's mechanism")}
+		}
+	case saslPlain, saslSCRAM256, saslSCRAM512:
+		if s.User == "" {
+			return &keyError{"sasl.user", fmt.Errorf("sasl.user is missing: %s needs it", s.Mechanism)}
+		}
+		if !s.Password.IsSet() {
+			return &keyError{"sasl.password", fmt.Errorf("sasl.password is missing: %s needs it", s.Mechanism)}
+		}
+	case saslOAuthBearer:
+		if s.TokenFile == "" {
+			return &keyError{"sasl.token_file", errors.New("sasl.token_file is missing: oauthbearer reads the token from it")}
+		}
+	default:
+		return &keyError{"sasl.mechanism", fmt.Errorf("sasl.mechanism %q is not known: use none, plain, scram-sha-256, scram-sha-512 or oauthbearer", s.Mechanism)}
+	}
+	return nil
+}

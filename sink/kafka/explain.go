@@ -1,0 +1,203 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
+)
+
+// explain puts what err most likely means before it. A broker that does not like a client usually just hangs up, so the likely
+// reason follows from the configuration.
+func (s *Sink) explain(err error) error {
+	if hint := s.hint(err); hint != "" {
+		return fmt.Errorf("%s: %w", hint, err)
+	}
+	return err
+}
+
+func (s *Sink) hint(err error) string {
+	if hint := s.tlsHint(err); hint != "" {
+		return hint
+	}
+	if hint := s.saslHint(err); hint != "" {
+		return hint
+	}
+	var (
+		op    *net.OpError
+		route *rawproduce.Error
+	)
+	switch {
+	case errors.As(err, &route):
+		return "the leader of a partition has just changed or is not known yet"
+	case errors.As(err, &op) && op.Op == "dial":
+		return s.dialHint(op)
+	case errors.Is(err, kafkago.ClusterAuthorizationFailed):
+		return "the brokers do not let relay do this; grant it by " + s.clusterACL("IdempotentWrite")
+	case hungUp(err) && strings.Contains(err.Error(), "expecting TLS"): // kafka-go recognises the answer, and has no error of its own for it
+		return "the listener expects TLS; enable tls, or use the port of a plain listener"
+	case hungUp(err):
+		return s.hangUpHint()
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Sprintf("no answer from the brokers within request_timeout %s: they are overloaded or not reachable, or the listener expects something else (TLS is %s, SASL is %s here)",
+			s.cfg.RequestTimeout, onOff(s.cfg.TLS.InUse()), s.mechanismName())
+	}
+	return ""
+}
+
+func (s *Sink) tlsHint(err error) string {
+	var (
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		expired   x509.CertificateInvalidError
+		header    tls.RecordHeaderError
+		op        *net.OpError
+	)
+	switch {
+	case errors.As(err, &authority):
+		return "the broker's certificate is signed by an authority that relay does not trust; set tls.ca_file to the cluster's authority"
+	case errors.As(err, &host):
+		return "the broker's certificate is for another name; use that name in brokers and the cluster's advertised.listeners, or set tls.server_name"
+	case errors.As(err, &expired):
+		return "the broker's certificate is not valid now or not for a server; renew it"
+	case errors.As(err, &header):
+		return "the broker does not speak TLS on this port; use the port of its TLS listener, or remove tls"
+	case errors.As(err, &op) && op.Op == "remote error":
+		return "the broker refused the TLS handshake; most likely it asks for a client certificate that it trusts (tls.cert_file, tls.key_file)"
+	}
+	return ""
+}
+
+func (s *Sink) saslHint(err error) string {
+	switch {
+	case errors.Is(err, kafkago.SASLAuthenticationFailed):
+		return fmt.Sprintf("the broker refused the credentials; most likely sasl.user or sasl.password is wrong, or the user has none for %s", s.mechanismName())
+	case errors.Is(err, kafkago.UnsupportedSASLMechanism):
+		return fmt.Sprintf("the listener does not offer sasl.mechanism %s; name one that it does", s.mechanismName())
+	case errors.Is(err, kafkago.IllegalSASLState):
+		return "the listener does not expect SASL as configured; check sasl.mechanism and the port"
+	}
+	return ""
+}
+
+func (s *Sink) dialHint(op *net.OpError) string {
+	addr := "a broker"
+	if op.Addr != nil {
+		addr = op.Addr.String()
+	}
+	var dns *net.DNSError
+	reason := "cannot be reached"
+	switch {
+	case errors.As(op, &dns):
+		addr, reason = dns.Name, "is a name that does not resolve"
+	case errors.Is(op, syscall.ECONNREFUSED):
+		reason = "does not accept connections: it is down, or the port is wrong"
+	}
+	hint := fmt.Sprintf("kafka broker %s %s", addr, reason)
+	if !slices.Contains(s.cfg.Brokers, addr) {
+		hint += "; where it is not one of brokers, the cluster gave it as advertised.listeners, which must be reachable from here"
+	}
+	return hint
+}
+
+func (s *Sink) hangUpHint() string {
+	switch {
+	case s.mechanismName() != saslNone && !s.cfg.TLS.InUse():
+		return "the broker closed the connection; most likely sasl.user or sasl.password is wrong, or the listener expects TLS, or another sasl.mechanism"
+	case s.mechanismName() != saslNone:
+		return "the broker closed the connection; most likely sasl.user or sasl.password is wrong, or the listener expects another sasl.mechanism"
+	case s.cfg.TLS.InUse():
+		return "the broker closed the connection; most likely the port is not a TLS listener, or it expects a client certificate or SASL"
+	}
+	return "the broker closed the connection; if this goes on, the listener most likely expects TLS or SASL, which are not configured"
+}
+
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// needsPerson reports whether the brokers have refused the connection for a reason that only a change of configuration removes.
+func needsPerson(err error) bool {
+	var (
+		verification *tls.CertificateVerificationError
+		header       tls.RecordHeaderError
+	)
+	return errors.Is(err, kafkago.SASLAuthenticationFailed) || errors.Is(err, kafkago.UnsupportedSASLMechanism) ||
+		errors.Is(err, errTokenRefused) || errors.As(err, &verification) || errors.As(err, &header)
+}
+
+// explainTopic is explain for an answer about one topic.
+func (s *Sink) explainTopic(err error, topic string) error {
+	var hint string
+	switch {
+	case errors.Is(err, kafkago.UnknownTopicOrPartition):
+		hint = fmt.Sprintf("kafka topic %s does not exist, or relay may not see it; create it, or grant relay access by %s", topic, s.topicACL(topic, "Write", "Describe"))
+	case errors.Is(err, kafkago.TopicAuthorizationFailed):
+		hint = fmt.Sprintf("relay may not write to kafka topic %s; grant it by %s", topic, s.topicACL(topic, "Write", "Describe"))
+	case errors.Is(err, kafkago.NotEnoughReplicas), errors.Is(err, kafkago.NotEnoughReplicasAfterAppend):
+		hint = fmt.Sprintf("kafka topic %s has fewer replicas in sync than its min.insync.replicas asks for: brokers are down or behind", topic)
+	case errors.Is(err, kafkago.RequestTimedOut):
+		hint = fmt.Sprintf("the replicas of kafka topic %s did not all confirm in time: brokers are slow or behind", topic)
+	case errors.Is(err, kafkago.InvalidTopic):
+		hint = fmt.Sprintf("the cluster refuses the topic name %s; another topic may differ from it only by '.' and '_'", topic)
+	case errors.Is(err, kafkago.PolicyViolation):
+		hint = fmt.Sprintf("a policy of the cluster forbids this for kafka topic %s", topic)
+	case errors.Is(err, kafkago.UnsupportedCompressionType):
+		hint = fmt.Sprintf("the broker does not take compression %s; choose another", s.cfg.Compression)
+	default:
+		return s.explain(err)
+	}
+	return fmt.Errorf("%s: %w", hint, err)
+}
+
+func (s *Sink) mechanismName() string {
+	if s.cfg.SASL.Mechanism == "" {
+		return saslNone
+	}
+	return s.cfg.SASL.Mechanism
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+// principal says as whom the brokers see relay, for the commands that grant a permission.
+func (s *Sink) principal() string {
+	switch {
+	case s.cfg.SASL.User != "":
+		return "User:" + s.cfg.SASL.User
+	case s.cfg.SASL.Mechanism == saslOAuthBearer:
+		return "User:<subject of the token>"
+	case s.cfg.TLS.CertFile != "":
+		return "User:<distinguished name in " + s.cfg.TLS.CertFile + ">"
+	}
+	return "User:ANONYMOUS"
+}
+
+// topicACL is the command of Kafka's own tools that grants operations on a topic; clusterACL the one for the cluster.
+func (s *Sink) topicACL(topic string, operations ...string) string {
+	return s.acl(operations) + " --topic " + topic
+}
+
+func (s *Sink) clusterACL(operations ...string) string { return s.acl(operations) + " --cluster" }
+
+func (s *Sink) acl(operations []string) string {
+	command := fmt.Sprintf("kafka-acls --bootstrap-server %s --add --allow-principal '%s'", s.cfg.Brokers[0], s.principal())
+	for _, op := range operations {
+		command += " --operation " + op
+	}
+	return command
+}

@@ -1,0 +1,328 @@
+package kafka
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"workos-relay/sink"
+)
+
+// TestPassingFaults injects what a broker answers when something passes by itself, on the first message of a partition and in the
+// middle of the flow: nothing is lost, stored twice or reordered, and Publish reports no error.
+func TestPassingFaults(t *testing.T) {
+	for _, err := range []*kerr.Error{
+		kerr.RequestTimedOut,              // kfake stores the batch
+		kerr.NotEnoughReplicasAfterAppend, // kfake stores the batch
+		kerr.NotEnoughReplicas,
+		kerr.NotLeaderForPartition,
+		kerr.LeaderNotAvailable,
+		kerr.UnknownTopicOrPartition,
+		kerr.KafkaStorageError,
+		kerr.NetworkException,
+		kerr.CoordinatorLoadInProgress,
+		kerr.FencedLeaderEpoch,
+		kerr.UnknownServerError,
+		kerr.TopicAuthorizationFailed, // an authorizer that starts late
+		kerr.CorruptMessage,
+	} {
+		t.Run(err.Message, func(t *testing.T) {
+			t.Parallel()
+			c := fake(t)
+			s := prepared(t, c, "a", "b")
+			ctx := within(t, 30*time.Second)
+			handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: err, Count: 3})
+			batch := messages(0, 400, "a", "b")
+			require.NoError(t, s.Publish(ctx, batch[:200]))
+			require.NoError(t, handle.Wait(ctx, 3))
+			handle = c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: err, Count: 5})
+			require.NoError(t, s.Publish(ctx, batch[200:]))
+			require.NoError(t, handle.Wait(ctx, 5))
+			requireStored(t, c.ListenAddrs(), batch, "a", "b")
+		})
+	}
+}
+
+func TestProducerIDFaultsPass(t *testing.T) {
+	c := fake(t)
+	s := prepared(t, c, "a")
+	handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.CoordinatorLoadInProgress, Count: 3})
+	batch := messages(0, 50, "a")
+	require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
+	require.NoError(t, handle.Wait(t.Context(), 3))
+	requireStored(t, c.ListenAddrs(), batch, "a")
+}
+
+// TestLeadersMove moves leaders all the while.
+func TestLeadersMove(t *testing.T) {
+	c := fake(t)
+	s := prepared(t, c, "a", "b", "c")
+	ctx := within(t, 60*time.Second)
+	stop := make(chan struct{})
+	var mover sync.WaitGroup
+	var moved atomic.Int64
+	mover.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+				c.ShufflePartitionLeaders()
+				moved.Add(1)
+			}
+		}
+	})
+	var sent []sink.Message
+	for moved.Load() < 15 {
+		batch := messages(len(sent), 100, "a", "b", "c")
+		require.NoError(t, s.Publish(ctx, batch))
+		sent = append(sent, batch...)
+	}
+	close(stop)
+	mover.Wait()
+	t.Logf("%d messages", len(sent))
+	requireStored(t, c.ListenAddrs(), sent, "a", "b", "c")
+}
+
+// TestConnectionsDrop cuts connections at every stage: before the request is through, and after the broker has stored the batch
+// but before its answer is through.
+func TestConnectionsDrop(t *testing.T) {
+	var cut atomic.Int64
+	c := fake(t, kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		l, err := net.Listen(network, address)
+		return cuttingListener{l, &cut}, err
+	}))
+	s := prepared(t, c, "a", "b")
+	ctx := within(t, 60*time.Second)
+	var sent []sink.Message
+	for i := range 20 {
+		cut.Store(int64(1 + i%5)) // bytes of answers or reads from now on
+		batch := messages(i*50, 50, "a", "b")
+		require.NoError(t, s.Publish(ctx, batch))
+		sent = append(sent, batch...)
+	}
+	cut.Store(0)
+	requireStored(t, c.ListenAddrs(), sent, "a", "b")
+}
+
+// cuttingListener makes connections that break once, at the n-th read or write after n was set.
+type cuttingListener struct {
+	net.Listener
+	after *atomic.Int64
+}
+
+func (l cuttingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &cuttingConn{Conn: c, after: l.after}, nil
+}
+
+type cuttingConn struct {
+	net.Conn
+	after *atomic.Int64
+}
+
+func (c *cuttingConn) tick() bool {
+	for {
+		n := c.after.Load()
+		if n <= 0 {
+			return false
+		}
+		if c.after.CompareAndSwap(n, n-1) {
+			return n == 1
+		}
+	}
+}
+
+func (c *cuttingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.tick() {
+		_ = c.Close()
+	}
+	return n, err
+}
+
+func (c *cuttingConn) Write(b []byte) (int, error) {
+	if c.tick() {
+		_ = c.Close()
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(b)
+}
+
+// TestSlowBroker answers late, so that relay gives up on requests that the broker stores after all.
+func TestSlowBroker(t *testing.T) {
+	c := fake(t, kfake.NumBrokers(1))
+	cfg := config(t, c.ListenAddrs())
+	cfg.RequestTimeout = 200 * time.Millisecond
+	s := open(t, cfg)
+	ctx := within(t, 60*time.Second)
+	require.NoError(t, s.Prepare(ctx, []string{"a"}))
+	var slow atomic.Int64
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if slow.Add(1)%3 == 1 {
+			c.SleepControl(func() { time.Sleep(300 * time.Millisecond) })
+		}
+		return nil, nil, false
+	})
+	var sent []sink.Message
+	for i := range 6 {
+		batch := messages(i*50, 50, "a")
+		require.NoError(t, s.Publish(ctx, batch))
+		sent = append(sent, batch...)
+	}
+	requireStored(t, c.ListenAddrs(), sent, "a")
+}
+
+// TestStuckLeaderHoldsBackNobody stops one partition only: the others go on, and the durable prefix ends before the first message
+// of the stuck one.
+func TestStuckLeaderHoldsBackNobody(t *testing.T) {
+	c := fake(t)
+	s := prepared(t, c, "a", "b")
+	handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "b", Err: kerr.NotEnoughReplicas, Count: -1})
+	batch := append(messages(0, 10, "a"), messages(10, 1, "b")...)
+	batch = append(batch, messages(11, 30, "a")...)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	err := s.Publish(ctx, batch)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "fewer replicas in sync")
+	require.Equal(t, 10, sink.Durable(err, len(batch)))
+	require.Len(t, readAll(t, c.ListenAddrs(), "a"), 40)
+	handle.Remove()
+	require.NoError(t, s.Publish(t.Context(), batch[10:11]))
+	require.Len(t, readAll(t, c.ListenAddrs(), "b"), 1)
+}
+
+// TestDoubtAfterCancel ends the context while a batch is stored but not acknowledged. What is published again may be there twice,
+// and nothing else.
+func TestDoubtAfterCancel(t *testing.T) {
+	c := fake(t, kfake.NumBrokers(1))
+	s := prepared(t, c, "a")
+	require.NoError(t, s.Publish(t.Context(), messages(0, 20, "a")))
+	handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut, Count: -1})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	batch := messages(20, 20, "a")
+	err := s.Publish(ctx, batch)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Zero(t, sink.Durable(err, len(batch)))
+	handle.Remove()
+	require.NoError(t, s.Publish(t.Context(), batch))
+	require.NoError(t, s.Publish(t.Context(), messages(40, 20, "a")))
+	require.Len(t, readAll(t, c.ListenAddrs(), "a"), 80, "20, then 20 twice, then 20")
+}
+
+// TestTopicMadeAnew deletes and creates a topic between two batches: the partition no longer knows the sequence numbers.
+func TestTopicMadeAnew(t *testing.T) {
+	c := fake(t)
+	s := prepared(t, c, "a")
+	require.NoError(t, s.Publish(t.Context(), messages(0, 100, "a")))
+	require.NoError(t, c.DeleteTopic("a"))
+	require.NoError(t, c.CreateTopic("a", 6, nil))
+	batch := messages(100, 200, "a")
+	rest := batch
+	for tries := 0; len(rest) > 0; tries++ {
+		// An error is right where a former leader was asked first, since that leaves a doubt.
+		require.Less(t, tries, 3)
+		rest = rest[sink.Durable(s.Publish(within(t, 20*time.Second), rest), len(rest)):]
+	}
+	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), len(batch))
+}
+
+// TestPartitionsChange raises the count of a topic, and then makes it anew with fewer: the sink goes on, and says what it means.
+func TestPartitionsChange(t *testing.T) {
+	c := fake(t)
+	logs, seen := observer.New(zapcore.WarnLevel)
+	cfg := config(t, c.ListenAddrs())
+	cfg.Logger = zap.New(logs)
+	s := open(t, cfg)
+	require.NoError(t, s.Prepare(t.Context(), []string{"a"}))
+	require.NoError(t, s.Publish(t.Context(), messages(0, 100, "a")))
+	admin := kadm.NewClient(reader(t, c.ListenAddrs()))
+	_, err := admin.UpdatePartitions(t.Context(), 12, "a")
+	require.NoError(t, err)
+	s.cluster.refresh() // as happens within seconds
+	require.NoError(t, s.Publish(t.Context(), messages(100, 100, "a")))
+	require.NotZero(t, seen.FilterMessageSnippet("number of partitions has changed").Len())
+	require.Len(t, readAll(t, c.ListenAddrs(), "a"), 200)
+
+	require.NoError(t, c.DeleteTopic("a"))
+	require.NoError(t, c.CreateTopic("a", 2, nil))
+	batch := messages(200, 100, "a")
+	for tries := 0; len(batch) > 0; tries++ {
+		require.Less(t, tries, 3)
+		batch = batch[sink.Durable(s.Publish(within(t, 20*time.Second), batch), len(batch)):]
+	}
+	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), 100)
+}
+
+// TestSequenceErrors covers answers about the sequence number: in no doubt the sink goes on by itself, in doubt it hands the
+// question to its caller.
+func TestSequenceErrors(t *testing.T) {
+	for _, answer := range []*kerr.Error{kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch, kerr.InvalidProducerIDMapping} {
+		t.Run(answer.Message, func(t *testing.T) {
+			t.Parallel()
+			c := fake(t)
+			s := prepared(t, c, "a")
+			batch := messages(0, 300, "a")
+			require.NoError(t, s.Publish(t.Context(), batch[:100]))
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: answer})
+			require.NoError(t, s.Publish(within(t, 20*time.Second), batch[100:200]))
+			requireStored(t, c.ListenAddrs(), batch[:200], "a")
+
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Partitions: []int32{1}, Err: kerr.RequestTimedOut},
+				kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Partitions: []int32{1}, Err: answer})
+			err := s.Publish(within(t, 20*time.Second), batch[200:])
+			require.ErrorIs(t, err, kafkaError(answer))
+			durable := sink.Durable(err, 100)
+			require.Less(t, durable, 100)
+			require.EqualValues(t, 1, partitionOf(batch[200+durable].Key, partitionNumbers(6)))
+			require.NoError(t, s.Publish(within(t, 20*time.Second), batch[200+durable:]))
+		})
+	}
+}
+
+// TestDuplicateSequenceCounts takes the answer of a broker that has stored the batch already as an acknowledgement.
+func TestDuplicateSequenceCounts(t *testing.T) {
+	c := fake(t)
+	s := prepared(t, c, "a")
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: kerr.RequestTimedOut},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: kerr.DuplicateSequenceNumber})
+	batch := messages(0, 1, "a")
+	require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
+	requireStored(t, c.ListenAddrs(), batch, "a")
+}
+
+// TestTopicAppearsLater publishes to a topic that somebody else creates only afterwards.
+func TestTopicAppearsLater(t *testing.T) {
+	c := fake(t)
+	s := prepared(t, c, "a")
+	batch := messages(0, 40, "a", "late")
+	done := make(chan error, 1)
+	go func() { done <- s.Publish(within(t, 30*time.Second), batch) }()
+	require.Eventually(t, func() bool { return len(readAll(t, c.ListenAddrs(), "a")) == 20 }, 10*time.Second, 20*time.Millisecond)
+	select {
+	case err := <-done:
+		require.Fail(t, "published to a topic that is not there", "%v", err)
+	default:
+	}
+	require.NoError(t, c.CreateTopic("late", 2, nil))
+	require.NoError(t, <-done)
+	requireStored(t, c.ListenAddrs(), batch, "a", "late")
+}

@@ -1,0 +1,269 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
+
+	"workos-relay/sink"
+)
+
+// settleWait bounds how long a question is repeated whose answer changes by itself.
+const settleWait = 10 * time.Second
+
+// Inspect implements sink.Destination.
+func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
+	s.cluster.watch(legal)
+	s.cluster.refresh()
+	answer, err := s.cluster.describe(ctx, legal)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	shown := make(map[string]metadata.ResponseTopic, len(answer.Topics))
+	var existing []string
+	for _, t := range answer.Topics {
+		shown[t.Name] = t
+		if t.ErrorCode == 0 {
+			existing = append(existing, t.Name)
+		}
+	}
+	settings := make(map[string]topicSettings)
+	if len(existing) > 0 {
+		if settings, err = s.cluster.settings(ctx, existing, "max.message.bytes", "min.insync.replicas", "cleanup.policy"); err != nil {
+			return nil, s.explain(err)
+		}
+	}
+	access, err := s.access(ctx, existing)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	collide := collisions(topics)
+	status := make([]sink.TopicStatus, 0, len(topics))
+	for _, t := range topics {
+		st := sink.TopicStatus{Topic: t}
+		if reason := illegalTopicName(t); reason != "" {
+			st.Problems = append(st.Problems, "the name "+reason)
+		} else {
+			s.inspect(&st, shown[t], settings[t], access[t], len(answer.Brokers))
+		}
+		if other := collide[t]; other != "" && !st.Exists {
+			st.Problems = append(st.Problems, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart", other))
+			st.Creates = false
+		}
+		status = append(status, st)
+	}
+	return status, nil
+}
+
+// inspect says what is known of one topic with a legal name.
+func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings topicSettings, access access, brokers int) {
+	switch err := kafkago.Error(t.ErrorCode); err {
+	case 0:
+		s.inspectExisting(st, t, settings, access)
+	case kafkago.UnknownTopicOrPartition:
+		create := s.cfg.Create
+		if !create.Enabled {
+			st.Problems = append(st.Problems, "does not exist, and create.enabled is false")
+			return
+		}
+		st.Creates = true
+		st.Detail = fmt.Sprintf("to be created: %s, replication %s", count(create.Partitions, "partition"), replication(create.ReplicationFactor))
+		if create.ReplicationFactor > brokers {
+			st.Creates = false
+			st.Problems = append(st.Problems, fmt.Sprintf("create.replication_factor is %d, but only %s up", create.ReplicationFactor, count(brokers, "broker")))
+		}
+		s.weigh(st, create.ReplicationFactor, create.Config["min.insync.replicas"])
+	default:
+		st.Problems = append(st.Problems, s.explainTopic(err, st.Topic).Error())
+	}
+}
+
+func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, settings topicSettings, access access) {
+	replicas, inSync, without := replicaCounts(t)
+	minInSync := settings.values["min.insync.replicas"]
+	detail := []string{count(len(t.Partitions), "partition"), fmt.Sprintf("replication %d", replicas)}
+	if settings.err == nil {
+		detail = append(detail, "min.insync.replicas "+minInSync, "max.message.bytes "+settings.values["max.message.bytes"])
+	} else {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("relay may not read the topic's settings, so limits are Kafka's defaults here; grant it by %s: %v", s.topicACL(st.Topic, "DescribeConfigs"), settings.err))
+	}
+	switch {
+	case access.err != nil:
+		st.Problems = append(st.Problems, s.explainTopic(access.err, st.Topic).Error())
+	case access.known:
+		detail = append(detail, "relay may write")
+	default:
+		detail = append(detail, "write permission unknown")
+	}
+	st.Detail = strings.Join(detail, ", ")
+	if without > 0 {
+		st.Problems = append(st.Problems, count(without, "partition")+" without a leader: brokers are down")
+	}
+	if n, err := strconv.Atoi(minInSync); err == nil {
+		if n > replicas {
+			st.Problems = append(st.Problems, fmt.Sprintf("min.insync.replicas %d is more than the %d replicas there are, so nothing can be published", n, replicas))
+		} else if inSync < n {
+			st.Problems = append(st.Problems, fmt.Sprintf("a partition has only %d replicas in sync, and min.insync.replicas is %d: brokers are down or behind", inSync, n))
+		}
+	}
+	if strings.Contains(settings.values["cleanup.policy"], "compact") {
+		st.Warnings = append(st.Warnings, "cleanup.policy has compact: Kafka will keep only the last event of each key")
+	}
+	s.weigh(st, replicas, minInSync)
+	st.Exists = len(st.Problems) == 0
+}
+
+// weigh warns where an acknowledgement by all in-sync replicas is one by a single broker.
+func (s *Sink) weigh(st *sink.TopicStatus, replicas int, minInSync string) {
+	switch {
+	case replicas == 1:
+		st.Warnings = append(st.Warnings, "one replica: acknowledged events are lost with its broker's disk")
+	case minInSync == "1":
+		st.Warnings = append(st.Warnings, "min.insync.replicas 1: while the other replicas are behind, one broker alone acknowledges; 2 is safer")
+	}
+}
+
+// replicaCounts returns the fewest replicas of a partition, the fewest in sync, and the partitions without a leader.
+func replicaCounts(t metadata.ResponseTopic) (replicas, inSync, leaderless int) {
+	for i, p := range t.Partitions {
+		if i == 0 || len(p.ReplicaNodes) < replicas {
+			replicas = len(p.ReplicaNodes)
+		}
+		if i == 0 || len(p.IsrNodes) < inSync {
+			inSync = len(p.IsrNodes)
+		}
+		if p.LeaderID < 0 || p.ErrorCode == int16(kafkago.LeaderNotAvailable) {
+			leaderless++
+		}
+	}
+	return replicas, inSync, leaderless
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func replication(factor int) string {
+	if factor < 0 {
+		return "as the cluster sets it"
+	}
+	return strconv.Itoa(factor)
+}
+
+// access is whether relay may write to a topic.
+type access struct {
+	known bool
+	err   error // why not
+}
+
+// access asks the leaders of the topics' first partitions whether relay may write there, by a produce request without a record: a
+// broker checks the permission first, and then refuses the request for having none, so nothing is stored.
+func (s *Sink) access(ctx context.Context, topics []string) (found map[string]access, err error) {
+	if len(topics) == 0 {
+		return nil, nil
+	}
+	err = s.settle(ctx, func(ctx context.Context) error {
+		found, err = s.accessNow(ctx, topics)
+		return err
+	})
+	if isPassing(err) {
+		return found, nil // known of some topics
+	}
+	return found, err
+}
+
+// accessNow asks once. A leader that passes the question on is an error, beside what is known of the other topics.
+func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]access, error) {
+	found := make(map[string]access, len(topics))
+	l, err := s.cluster.locate(ctx, topics, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	byLeader := make(map[int32]*rawproduce.Request)
+	for _, t := range topics {
+		leaders := l.topics[t].leaders
+		if len(leaders) == 0 || leaders[0] < 0 {
+			continue
+		}
+		req := byLeader[leaders[0]]
+		if req == nil {
+			req = &rawproduce.Request{Acks: acksAll, Timeout: 1000}
+			byLeader[leaders[0]] = req
+		}
+		nothing := rawproduce.RequestPartition{Partition: 0}
+		nothing.RecordSet.Reader = bytes.NewReader(make([]byte, setSizeBytes))
+		req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: t, Partitions: []rawproduce.RequestPartition{nothing}})
+	}
+	var passing error
+	for _, req := range byLeader {
+		res, err := s.cluster.roundTrip(ctx, req)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			continue // a broker that hangs up on such a request leaves the question open
+		}
+		for _, t := range res.(*produce.Response).Topics {
+			for _, p := range t.Partitions {
+				answer := brokerError(p.ErrorCode, p.ErrorMessage)
+				found[t.Topic] = accessOf(answer, kafkago.Error(p.ErrorCode))
+				if !found[t.Topic].known && isPassing(answer) {
+					passing = s.explainTopic(answer, t.Topic)
+				}
+			}
+		}
+	}
+	return found, passing
+}
+
+// settle repeats a question while its answer is an error that passes by itself, for as long as elections take.
+func (s *Sink) settle(ctx context.Context, ask func(ctx context.Context) error) error {
+	deadline := time.Now().Add(settleWait)
+	for try := 0; ; try++ {
+		err := ask(ctx)
+		if !isPassing(err) || time.Now().After(deadline) {
+			return err
+		}
+		s.cluster.refresh()
+		if !pause(ctx, retryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+			return err
+		}
+	}
+}
+
+// isPassing reports whether err is a broker's answer that passes by itself.
+func isPassing(err error) bool {
+	var code kafkago.Error
+	if !errors.As(err, &code) {
+		return false
+	}
+	v := judge(code).verdict
+	return v == again || v == elsewhere
+}
+
+func accessOf(err error, code kafkago.Error) access {
+	switch {
+	case isDenied(err):
+		return access{known: true, err: err}
+	case code == 0, errors.Is(err, kafkago.InvalidRecord), errors.Is(err, kafkago.InvalidMessage):
+		return access{known: true}
+	}
+	return access{}
+}

@@ -1,0 +1,161 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"go.uber.org/zap"
+
+	"workos-relay/sink"
+)
+
+// place moves the messages of every topic whose partitions are known to the queues of their partitions.
+func (d *delivery) place() {
+	if d.layout == nil {
+		return
+	}
+	for _, t := range d.waiting {
+		if t.index[0] >= d.cut {
+			continue
+		}
+		tl, ok := d.layout.topics[t.topic]
+		switch {
+		case ok && tl.err == nil && len(tl.leaders) > 0:
+			if d.sized(t, tl.limit) {
+				d.distribute(t, tl)
+			}
+		case d.locating.wanted || d.locating.busy: // the answer is under way
+		default:
+			d.missing(t, tl.err)
+		}
+	}
+}
+
+// missing deals with a topic that the cluster does not show: it is looked for again, since somebody may create it.
+func (d *delivery) missing(t *topicQueue, err error) {
+	if err == nil {
+		err = kafkago.UnknownTopicOrPartition
+	}
+	explained := d.s.explainTopic(err, t.topic)
+	switch {
+	case errors.Is(err, kafkago.InvalidTopic):
+		d.fail(t.index[0], &sink.RejectedError{Topic: t.topic, Reason: explained.Error()})
+		return
+	case isDenied(err) && t.denied(d.s.grace):
+		d.fail(t.index[0], &sink.FatalError{Err: explained})
+		return
+	}
+	d.complain(explained, t.topic, -1)
+	d.relocate()
+}
+
+// sized holds each message against the topic's limit, and fails the first one that is too large. It reports false where the limit
+// must be read afresh first: a limit that was raised meanwhile must not cost an event.
+func (d *delivery) sized(t *topicQueue, lim limit) bool {
+	for n, i := range t.index {
+		if i >= d.cut {
+			t.index = t.index[:n]
+			break
+		}
+		size := batchHeaderBytes + recordSize(&d.batch[i], 0)
+		if size <= lim.bytes && size <= maxMessageBytes {
+			continue
+		}
+		if lim.at.Before(d.started) {
+			d.limitsSince, d.held = d.started, min(d.held, i)
+			d.locating.wanted = true
+			return false
+		}
+		if r := d.oversize(i, size, lim); r != nil {
+			d.fail(i, r)
+			t.index = t.index[:n]
+			break
+		}
+	}
+	return true
+}
+
+// oversize returns why batch[i], a record batch of size bytes before compression, can never be published; nil where compression
+// makes it fit, or where the limit may not be read and the broker must judge.
+func (d *delivery) oversize(i, size int, lim limit) *sink.RejectedError {
+	m := &d.batch[i]
+	if size > maxMessageBytes {
+		return &sink.RejectedError{Topic: m.Topic, Size: size, Limit: maxMessageBytes,
+			Reason: fmt.Sprintf("key, headers and body make a record batch of %d bytes; relay sends at most %d in one request to Kafka", size, maxMessageBytes)}
+	}
+	if !lim.known {
+		return nil
+	}
+	set, err := encodeBatch(batchSpec{session: noSession, codec: d.s.codec, time: d.started}, d.batch, []int{i})
+	if err == nil && batchBytes(set) <= lim.bytes {
+		return nil
+	}
+	r := &sink.RejectedError{Topic: m.Topic, Size: size, Limit: lim.bytes}
+	if err == nil {
+		r.Size = batchBytes(set)
+	}
+	r.Reason = fmt.Sprintf("key, headers and body make a record batch of %d bytes, %d with compression %s; max.message.bytes of the topic is %d", size, r.Size, d.s.cfg.Compression, lim.bytes)
+	return r
+}
+
+// distribute gives each message of t to the queue of its partition.
+func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
+	delete(d.waiting, t.topic)
+	places := d.s.placesOf(t.topic, len(tl.leaders))
+	queues := make([]*partitionQueue, len(tl.leaders))
+	numbers := partitionNumbers(len(queues))
+	unkeyed := int32(-1)
+	for _, i := range t.index {
+		p := unkeyed
+		switch key := d.batch[i].Key; {
+		case key != nil:
+			p = partitionOf(key, numbers)
+		case p < 0:
+			// Messages without a key ask for no order: one partition for those of the batch, the next one for the next batch.
+			unkeyed = int32(d.s.unkeyed % len(queues)) //nolint:gosec // a partition number
+			d.s.unkeyed++
+			p = unkeyed
+		}
+		q := queues[p]
+		if q == nil {
+			q = &partitionQueue{topic: t.topic, partition: p, place: places[p], limit: tl.limit, most: math.MaxInt}
+			queues[p] = q
+			d.queues = append(d.queues, q)
+		}
+		q.index = append(q.index, i)
+	}
+}
+
+// placesOf returns where this producer is in each of the topic's partitions. A count that differs from the last one means that keys
+// go to other partitions than before.
+func (s *Sink) placesOf(topic string, partitions int) []*sequence {
+	places := s.places[topic]
+	if known := len(places); known > 0 && known != partitions {
+		s.log.Warn("the number of partitions has changed: the order of a key is not kept across the change, since it may go to another partition now",
+			zap.String("topic", topic), zap.Int("before", known), zap.Int("now", partitions))
+		places = places[:min(known, partitions)]
+	}
+	for len(places) < partitions {
+		places = append(places, &sequence{session: noSession})
+	}
+	s.places[topic] = places
+	return places
+}
+
+var javaPartitioner = kafkago.Murmur2Balancer{Consistent: true}
+
+// partitionOf returns the partition that Kafka's Java client chooses for a key: murmur2, made positive, modulo the count. numbers
+// are the partitions, 0 to n-1.
+func partitionOf(key []byte, numbers []int) int32 {
+	return int32(javaPartitioner.Balance(kafkago.Message{Key: key}, numbers...)) //nolint:gosec // a partition number
+}
+
+func partitionNumbers(n int) []int {
+	numbers := make([]int, n)
+	for i := range numbers {
+		numbers[i] = i
+	}
+	return numbers
+}

@@ -1,0 +1,218 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
+	"go.uber.org/zap"
+
+	"workos-relay/sink"
+)
+
+// leaderWait bounds how long Prepare waits for created topics to have leaders everywhere.
+const leaderWait = 30 * time.Second
+
+// Prepare implements sink.Destination: it creates the topics that are missing where create.enabled, waits until each partition has a
+// leader, and asks the brokers whether relay may write to each topic, storing nothing.
+func (s *Sink) Prepare(ctx context.Context, topics []string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	err := s.prepare(ctx, slices.Compact(slices.Sorted(slices.Values(topics))))
+	if err == nil {
+		return nil
+	}
+	var fatal *sink.FatalError
+	switch {
+	case errors.As(err, &fatal):
+		return err
+	case ctx.Err() != nil:
+		return fmt.Errorf("preparing kafka topics: %w", errors.Join(context.Cause(ctx), err))
+	case needsPerson(err):
+		return &sink.FatalError{Err: s.explain(err)}
+	}
+	return s.explain(err)
+}
+
+func (s *Sink) prepare(ctx context.Context, topics []string) error {
+	found := make(faults)
+	for _, t := range topics {
+		if reason := illegalTopicName(t); reason != "" {
+			found.add(t, reason)
+		}
+	}
+	if len(found) > 0 {
+		return found.fatal()
+	}
+	s.cluster.watch(topics)
+	s.cluster.refresh()
+	missing, err := s.missing(ctx, topics, found)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		if err := s.create(ctx, missing, topics, found); err != nil {
+			return err
+		}
+	}
+	if len(found) > 0 {
+		return found.fatal()
+	}
+	if err := s.awaitLeaders(ctx, topics); err != nil {
+		return err
+	}
+	access, err := s.access(ctx, topics)
+	if err != nil {
+		return err
+	}
+	for t, a := range access {
+		if a.err != nil {
+			found.add(t, s.explainTopic(a.err, t).Error())
+		}
+	}
+	return found.fatal()
+}
+
+// faults holds why topics cannot be used, by reason, so that a hundred topics with one reason make one sentence.
+type faults map[string][]string
+
+func (f faults) add(topic, reason string) { f[reason] = append(f[reason], topic) }
+
+// fatal returns the faults as one *sink.FatalError, nil where there are none.
+func (f faults) fatal() error {
+	if len(f) == 0 {
+		return nil
+	}
+	var parts []string
+	for _, reason := range slices.Sorted(maps.Keys(f)) {
+		topics := slices.Sorted(slices.Values(f[reason]))
+		parts = append(parts, fmt.Sprintf("%s: %s", strings.Join(topics, ", "), reason))
+	}
+	return &sink.FatalError{Err: fmt.Errorf("kafka topics that cannot be used: %s", strings.Join(parts, "; "))}
+}
+
+// missing returns the topics that are not there, and adds those that relay may not see to found.
+func (s *Sink) missing(ctx context.Context, topics []string, found faults) ([]string, error) {
+	answer, err := s.cluster.describe(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	for _, t := range answer.Topics {
+		switch err := kafkago.Error(t.ErrorCode); err {
+		case 0, kafkago.LeaderNotAvailable:
+		case kafkago.UnknownTopicOrPartition:
+			missing = append(missing, t.Name)
+		case kafkago.TopicAuthorizationFailed:
+			// A topic that relay may not see is answered like this whether it is there or not.
+			found.add(t.Name, fmt.Sprintf("relay may not see it, whether it exists or not; grant relay access by %s", s.topicACL("<topic>", "Write", "Describe")))
+		default:
+			found.add(t.Name, s.explainTopic(err, t.Name).Error())
+		}
+	}
+	return missing, nil
+}
+
+func (s *Sink) create(ctx context.Context, missing, topics []string, found faults) error {
+	collide := collisions(topics)
+	if !s.cfg.Create.Enabled {
+		for _, t := range missing {
+			found.add(t, "does not exist, and create.enabled is false; create it or let relay do so")
+		}
+		return nil
+	}
+	req := &createtopics.Request{TimeoutMs: int32((s.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
+	for _, t := range missing {
+		if other := collide[t]; other != "" {
+			found.add(t, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart; route one of them elsewhere", other))
+			continue
+		}
+		rt := createtopics.RequestTopic{
+			Name:              t,
+			NumPartitions:     int32(s.cfg.Create.Partitions),        //nolint:gosec // validated
+			ReplicationFactor: int16(s.cfg.Create.ReplicationFactor), //nolint:gosec // validated
+		}
+		for _, k := range slices.Sorted(maps.Keys(s.cfg.Create.Config)) {
+			rt.Configs = append(rt.Configs, createtopics.RequestConfig{Name: k, Value: s.cfg.Create.Config[k]})
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	if len(req.Topics) == 0 {
+		return nil
+	}
+	res, err := s.cluster.roundTrip(ctx, req)
+	if err != nil {
+		return fmt.Errorf("creating kafka topics: %w", err)
+	}
+	return s.created(res.(*createtopics.Response), found)
+}
+
+// created sorts the answers: those that a person must act on go to found, one that may pass is returned.
+func (s *Sink) created(res *createtopics.Response, found faults) error {
+	var passing error
+	var made []string
+	for _, t := range res.Topics {
+		err := brokerError(t.ErrorCode, t.ErrorMessage)
+		switch kafkago.Error(t.ErrorCode) {
+		case 0:
+			made = append(made, t.Name)
+		case kafkago.TopicAlreadyExists: // somebody was faster
+		case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed:
+			found.add(t.Name, fmt.Sprintf("does not exist, and relay may not create it; create it, or grant relay that by %s", s.topicACL("<topic>", "Create")))
+		case kafkago.InvalidReplicationFactor:
+			found.add(t.Name, fmt.Sprintf("cannot be created with create.replication_factor %d; it can be at most the number of brokers that are up: %v", s.cfg.Create.ReplicationFactor, err))
+		case kafkago.InvalidPartitionNumber:
+			found.add(t.Name, fmt.Sprintf("cannot be created with create.partitions %d: %v", s.cfg.Create.Partitions, err))
+		case kafkago.InvalidConfiguration:
+			found.add(t.Name, fmt.Sprintf("cannot be created with the settings of create.config: %v", err))
+		case kafkago.PolicyViolation:
+			found.add(t.Name, fmt.Sprintf("cannot be created: a policy of the cluster forbids it: %v", err))
+		case kafkago.InvalidTopic:
+			found.add(t.Name, s.explainTopic(err, t.Name).Error())
+		default:
+			passing = fmt.Errorf("creating kafka topic %s: %w", t.Name, err)
+		}
+	}
+	if len(made) > 0 {
+		s.log.Info("created kafka topics", zap.Strings("topics", made), zap.Int("partitions", s.cfg.Create.Partitions), zap.Int("replication_factor", s.cfg.Create.ReplicationFactor))
+	}
+	return passing
+}
+
+// awaitLeaders returns once every partition of the topics has a leader.
+func (s *Sink) awaitLeaders(ctx context.Context, topics []string) error {
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	for try := 0; ; try++ {
+		l, err := s.cluster.locate(ctx, topics, time.Time{})
+		if err != nil {
+			return err
+		}
+		leaderless := leaderless(l)
+		if len(leaderless) == 0 {
+			return nil
+		}
+		s.cluster.refresh()
+		if !pause(ctx, retryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+			return fmt.Errorf("kafka topics have partitions without a leader, since brokers are down or the cluster is busy: %s", strings.Join(leaderless, ", "))
+		}
+	}
+}
+
+func leaderless(l *layout) []string {
+	var without []string
+	for name, t := range l.topics {
+		if t.err != nil || len(t.leaders) == 0 || slices.Contains(t.leaders, -1) {
+			without = append(without, name)
+		}
+	}
+	slices.Sort(without)
+	return without
+}

@@ -1,0 +1,138 @@
+// Package kafka publishes to Apache Kafka and to brokers that speak its protocol. Each topic of a message is a Kafka topic, each
+// key goes to the partition that Kafka's Java client would choose, and a message counts as durable once all in-sync replicas have it.
+//
+// Requests are built on the protocol packages of segmentio/kafka-go, with an idempotent producer id: within one process a retry,
+// whatever made it necessary, stores nothing twice and nothing out of order.
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go/compress"
+	"go.uber.org/zap"
+
+	"workos-relay/sink"
+)
+
+// Sink publishes to the topics of one cluster. It implements sink.Sink and sink.Destination. Publish is for one goroutine at a
+// time; the other methods may be called at any time.
+type Sink struct {
+	cfg     Config
+	log     *zap.Logger
+	cluster *cluster
+	codec   compress.Codec
+	grace   time.Duration // how long a refused permission is tried again
+
+	lifetime context.Context // ends with Close
+	end      context.CancelCauseFunc
+
+	publishing sync.Mutex             // guards what follows
+	session    session                // where partitions without one begin
+	places     map[string][]*sequence // by topic and partition
+	unkeyed    int                    // rises with each batch and topic that has messages without a key
+}
+
+var (
+	_ sink.Sink        = (*Sink)(nil)
+	_ sink.Destination = (*Sink)(nil)
+)
+
+var errClosed = errors.New("the kafka sink is closed")
+
+// New returns a sink without connecting: brokers that are down show in Prepare and Publish. It fails where the configuration is
+// at fault or a file that it names cannot be read.
+func New(cfg Config) (*Sink, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	codec, err := codecOf(cfg.Compression)
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := cfg.TLS.Build()
+	if err != nil {
+		return nil, err
+	}
+	mechanism, err := cfg.SASL.mechanism()
+	if err != nil {
+		return nil, fmt.Errorf("setting up sasl %s: %w", cfg.SASL.Mechanism, err)
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = zap.NewNop()
+	}
+	lifetime, end := context.WithCancelCause(context.Background())
+	return &Sink{
+		cfg: cfg, log: log, codec: codec, grace: deniedGrace,
+		cluster:  newCluster(lifetime, cfg, tlsConfig, mechanism),
+		lifetime: lifetime, end: end,
+		session: noSession, places: make(map[string][]*sequence),
+	}, nil
+}
+
+// Identity implements sink.Destination. It cannot name the cluster, whose id only a broker knows and whose addresses change, so
+// it names the topics: "kafka topics workos.*", or "kafka topics *" without a prefix.
+func (s *Sink) Identity() string { return s.cfg.Identity() }
+
+// Publish implements sink.Sink.
+//
+// Each partition takes its messages in the order of the batch, one acknowledged record batch after the other; partitions do not
+// wait for each other. Faults that pass (a leader that moved, a lost connection, too few replicas, a topic that is not there yet)
+// are retried until ctx ends, under the same sequence numbers, so that a batch whose acknowledgement got lost is not stored twice.
+//
+// After an error the messages behind the durable prefix may be stored in other partitions, and those that were in flight may be
+// stored or not: publishing them again can make each of them a duplicate, once. Order stays, for what was in flight can no longer
+// be stored once its partition has taken a later message.
+func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return newDelivery(ctx, s, batch).run()
+}
+
+// Close ends what is under way and closes the connections. It never fails.
+func (s *Sink) Close() error {
+	s.end(errClosed)
+	s.cluster.refresh()
+	return nil
+}
+
+// within returns a context that ends with ctx or with the sink, whichever comes first.
+func (s *Sink) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if s.lifetime.Err() != nil {
+		cancel(context.Cause(s.lifetime)) // at once, not when the function below gets its turn
+	}
+	stop := context.AfterFunc(s.lifetime, func() { cancel(context.Cause(s.lifetime)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// retryDelay is how long to wait after so many failures in a row: 50 ms doubling to 2 s, and half of it by chance.
+func retryDelay(failures int, chance float64) time.Duration {
+	const least, most = 50 * time.Millisecond, 2 * time.Second
+	d := most
+	if failures < 6 {
+		d = least << failures
+	}
+	return time.Duration(float64(d) * (0.5 + chance/2))
+}
+
+// pause waits, and reports false where ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
