@@ -29,14 +29,19 @@ func (k *kit) cancelledBefore() {
 	k.requireExactly(topics, batch)
 }
 
-// cancelledDuring ends the context at growing delays: what Publish reports durable is stored, and publishing the rest keeps
-// the order.
+// cancelledDuring ends the context at growing delays, again and again until that came before the end of a Publish: what it
+// reports durable is stored, and publishing the rest keeps the order.
 func (k *kit) cancelledDuring() {
 	topics := k.topics(2)
 	s := k.open(topics)
 	var sent []sink.Message
 	cancelled := 0
-	for delay := 50 * time.Microsecond; delay < 20*time.Millisecond; delay *= 3 {
+	const rounds, atMost = 6, 120
+	for attempt := 0; attempt < rounds || cancelled == 0 && attempt < atMost; attempt++ {
+		delay := 50 * time.Microsecond
+		for range attempt % rounds {
+			delay *= 3
+		}
 		batch := k.batch(topics, 400)
 		ctx, cancel := context.WithTimeout(k.ctx, delay)
 		err := s.Publish(ctx, batch)
