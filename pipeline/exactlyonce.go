@@ -28,6 +28,9 @@ type ExactlyOnce struct {
 	Ledger Ledger
 }
 
+// Shared reports that other processes may hold the position: every one that reaches the bus.
+func (*ExactlyOnce) Shared() bool { return true }
+
 // Load implements Target.
 func (t *ExactlyOnce) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return t.load(ctx, checkpoint.ExactlyOnce, positionOnly{t.Ledger}, t.Ledger)

@@ -60,7 +60,8 @@ type Lane struct {
 	// Prefetch bounds, in bytes of responses, what is read and not yet committed. One page may always be read beyond it.
 	Prefetch int
 	// TakeoverAfter makes the lane stand by where another holder is at work, and take over once that has been silent for about as
-	// long; 0 for a target whose store lets only one process in. Holder is this process, as the Target knows it.
+	// long; 0 for never. It holds only for a Target with a method Shared that returns true. Holder is this process, as the Target
+	// knows it.
 	TakeoverAfter time.Duration
 	Holder        string
 	// ShutdownTimeout bounds how long an Append under way may go on after ctx has ended.
@@ -152,7 +153,7 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 	l.status.claimed(cp)
 	r := l.read(ctx, cp.Position)
 	defer r.stop()
-	alive := newRenewal(l.TakeoverAfter)
+	alive := l.newRenewal()
 	for {
 		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes, alive.due())
 		if err != nil && !errors.Is(err, errIdle) {

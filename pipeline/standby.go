@@ -27,6 +27,7 @@ func (l *Lane) takeUp(ctx context.Context, w *watch) (checkpoint.Checkpoint, err
 	cp, err := l.Target.Load(ctx)
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
+	case !l.shared(): // the store lets only one process in, and this is it
 	case err != nil:
 		return cp, err
 	case cp.Holder != l.Holder && !cp.Released && !w.silent(cp, time.Now()):
@@ -34,6 +35,12 @@ func (l *Lane) takeUp(ctx context.Context, w *watch) (checkpoint.Checkpoint, err
 		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, cp.Holder, cp.UpdatedAt.Format(time.RFC3339))
 	}
 	return l.Target.Acquire(ctx)
+}
+
+// shared reports whether the Target's position may be another process's.
+func (l *Lane) shared() bool {
+	t, ok := l.Target.(interface{ Shared() bool })
+	return ok && t.Shared()
 }
 
 // watch finds out by its own monotonic clock, without trusting anybody else's, whether a holder has fallen silent.
@@ -65,8 +72,12 @@ type renewal struct {
 	last  time.Time
 }
 
-func newRenewal(takeoverAfter time.Duration) *renewal {
-	return &renewal{every: takeoverAfter / renewalsPerTakeover, last: time.Now()}
+func (l *Lane) newRenewal() *renewal {
+	r := &renewal{last: time.Now()}
+	if l.shared() {
+		r.every = l.TakeoverAfter / renewalsPerTakeover
+	}
+	return r
 }
 
 func (r *renewal) done() { r.last = time.Now() }

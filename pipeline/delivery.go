@@ -1,0 +1,188 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+)
+
+// Auto asks for the best mode that the bus can do, and keeps to the one that is recorded.
+const Auto checkpoint.Mode = "auto"
+
+// ModeError says that a lane's position is recorded in another mode than it is to run in, or in two places. Only a person can decide
+// which holds. It matches checkpoint.ErrForeign.
+type ModeError struct{ Text string }
+
+// Error implements error.
+func (e *ModeError) Error() string { return e.Text }
+
+// Is makes errors.Is(err, checkpoint.ErrForeign) hold.
+func (e *ModeError) Is(target error) bool { return target == checkpoint.ErrForeign }
+
+// Delivery is the Target that finds out in which mode its lane runs, and keeps to it. The two modes keep their position in different
+// places, so a silent change from one to the other would start over: what is recorded decides, and where that contradicts Want it
+// stops. No fault that may pass changes the mode.
+type Delivery struct {
+	Want        checkpoint.Mode // AtLeastOnce, ExactlyOnce or Auto
+	AtLeastOnce *AtLeastOnce
+	ExactlyOnce *ExactlyOnce // nil where the bus can never do it
+	// Incapable reports whether an error of ExactlyOnce.Ledger.Prepare says that the bus, as it is, cannot do it.
+	Incapable func(error) bool
+
+	mu     sync.Mutex
+	chosen Target
+}
+
+// Mode returns the mode that was found, and Auto as long as none was.
+func (d *Delivery) Mode() checkpoint.Mode {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch d.chosen.(type) {
+	case *AtLeastOnce:
+		return checkpoint.AtLeastOnce
+	case *ExactlyOnce:
+		return checkpoint.ExactlyOnce
+	default:
+		return Auto
+	}
+}
+
+// Shared reports whether another process may hold the position, once the mode is found.
+func (d *Delivery) Shared() bool { return d.Mode() == checkpoint.ExactlyOnce }
+
+// Load implements Target.
+func (d *Delivery) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	t, err := d.target(ctx)
+	if err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	return t.Load(ctx)
+}
+
+// Acquire implements Target.
+func (d *Delivery) Acquire(ctx context.Context) (checkpoint.Checkpoint, error) {
+	t, err := d.target(ctx)
+	if err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	return t.Acquire(ctx)
+}
+
+// Append implements Target.
+func (d *Delivery) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
+	t, err := d.target(ctx)
+	if err != nil {
+		return prev, err
+	}
+	return t.Append(ctx, prev, batch, next)
+}
+
+// Release implements Target.
+func (d *Delivery) Release(ctx context.Context) error {
+	t, err := d.target(ctx)
+	if err != nil {
+		return err
+	}
+	return t.Release(ctx)
+}
+
+// target returns the one that is in force, found at the first call that can find it.
+func (d *Delivery) target(ctx context.Context) (Target, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.chosen != nil {
+		return d.chosen, nil
+	}
+	mode, err := d.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.chosen = d.AtLeastOnce
+	if mode == checkpoint.ExactlyOnce {
+		d.chosen = d.ExactlyOnce
+	}
+	return d.chosen, nil
+}
+
+// find looks where a position is recorded.
+func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
+	lane, log := d.AtLeastOnce.Identity.Lane, d.AtLeastOnce.Logger
+	inFile, err := recorded(ctx, d.AtLeastOnce.Store)
+	if err != nil {
+		return "", err
+	}
+	onBus := false
+	if d.ExactlyOnce != nil {
+		if onBus, err = recorded(ctx, d.ExactlyOnce.Ledger); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case inFile && onBus:
+		return "", &ModeError{fmt.Sprintf("lane %s has two positions, one in the checkpoint file and one on the bus: say which holds, "+
+			"with `relay checkpoint set --lane %s --from file` or `--from bus`", lane, lane)}
+	case inFile && d.Want == checkpoint.ExactlyOnce:
+		return "", &ModeError{fmt.Sprintf("lane %s ran as at_least_once and is to run as exactly_once: take its position along, "+
+			"with `relay checkpoint set --lane %s --from file`", lane, lane)}
+	case onBus && d.Want == checkpoint.AtLeastOnce:
+		return "", &ModeError{fmt.Sprintf("lane %s ran as exactly_once and is to run as at_least_once: take its position along, "+
+			"with `relay checkpoint set --lane %s --from bus`", lane, lane)}
+	case inFile:
+		if d.Want == Auto && d.ExactlyOnce != nil {
+			log.Info("delivery: at_least_once, as recorded; for exactly_once, stop relay, set delivery: exactly_once, and take the position along with `relay checkpoint set --from file`")
+		}
+		return checkpoint.AtLeastOnce, nil
+	case onBus:
+		log.Info("delivery: exactly_once, as recorded")
+		return checkpoint.ExactlyOnce, nil
+	}
+	return d.first(ctx, log)
+}
+
+// recorded reports whether there is a position, readable or not.
+func recorded(ctx context.Context, store interface {
+	Load(context.Context) (checkpoint.Checkpoint, error)
+}) (bool, error) {
+	_, err := store.Load(ctx)
+	switch {
+	case errors.Is(err, checkpoint.ErrNotFound):
+		return false, nil
+	case err == nil, errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
+		return true, nil
+	default:
+		return false, err
+	}
+}
+
+// first decides where nothing is recorded yet.
+func (d *Delivery) first(ctx context.Context, log *zap.Logger) (checkpoint.Mode, error) {
+	switch {
+	case d.Want == checkpoint.AtLeastOnce:
+		return checkpoint.AtLeastOnce, nil
+	case d.ExactlyOnce == nil && d.Want == checkpoint.ExactlyOnce:
+		return "", &sink.FatalError{Err: fmt.Errorf("delivery: %s cannot do exactly_once; use at_least_once or auto", d.AtLeastOnce.Identity.Destination)}
+	case d.ExactlyOnce == nil:
+		log.Info("delivery: at_least_once, the best that this sink can do")
+		return checkpoint.AtLeastOnce, nil
+	}
+	err := d.ExactlyOnce.Ledger.Prepare(ctx, d.ExactlyOnce.Topics)
+	switch {
+	case err == nil:
+		log.Info("delivery: exactly_once; events and position are stored in one atomic act of the bus")
+		return checkpoint.ExactlyOnce, nil
+	case d.Incapable != nil && d.Incapable(err) && d.Want == Auto:
+		log.Warn("delivery: at_least_once, since the bus cannot do exactly_once: after a crash what was in flight may come twice, as far as the bus itself does not recognise copies",
+			zap.NamedError("reason", err))
+		return checkpoint.AtLeastOnce, nil
+	case d.Incapable != nil && d.Incapable(err):
+		return "", &sink.FatalError{Err: fmt.Errorf("delivery: exactly_once was asked for: %w", err)}
+	default:
+		return "", err
+	}
+}
