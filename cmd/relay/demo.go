@@ -62,10 +62,11 @@ func (c *demoCmd) Run(ctx context.Context, a *app) (err error) {
 	return serve(ctx, cfg, log, func(r *relay) func() { return c.show(ctx, a.stdout, api, r) })
 }
 
+// config stores without waiting for the disk itself: nothing here is to outlive the machine.
 func (c *demoCmd) config(endpoint, dir string) (*config.Config, error) {
 	text := fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 250ms}
-sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q}}]
+sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false}}]
 checkpoint: {dir: %q}
 admin: {listen: %q}
 `, endpoint, demoKey, c.Listen, dir, c.Admin)
