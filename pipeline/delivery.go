@@ -113,50 +113,66 @@ func (d *Delivery) target(ctx context.Context) (Target, error) {
 // find looks where a position is recorded.
 func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 	lane, log := d.AtLeastOnce.Identity.Lane, d.AtLeastOnce.Logger
-	inFile, err := recorded(ctx, d.AtLeastOnce.Store)
+	file, err := look(ctx, d.AtLeastOnce.Store, checkpoint.AtLeastOnce)
 	if err != nil {
 		return "", err
 	}
-	onBus := false
+	bus := nowhere
 	if d.ExactlyOnce != nil {
-		if onBus, err = recorded(ctx, d.ExactlyOnce.Ledger); err != nil {
+		if bus, err = look(ctx, d.ExactlyOnce.Ledger, checkpoint.ExactlyOnce); err != nil {
 			return "", err
 		}
 	}
 	switch {
-	case inFile && onBus:
+	case file == here && bus == here:
 		return "", &ModeError{fmt.Sprintf("lane %s has two positions, one in the checkpoint file and one on the bus: say which holds, "+
 			"with `relay checkpoint set --lane %s --from file` or `--from bus`", lane, lane)}
-	case inFile && d.Want == checkpoint.ExactlyOnce:
+	case file == here && d.Want == checkpoint.ExactlyOnce:
 		return "", &ModeError{fmt.Sprintf("lane %s ran as at_least_once and is to run as exactly_once: take its position along, "+
 			"with `relay checkpoint set --lane %s --from file`", lane, lane)}
-	case onBus && d.Want == checkpoint.AtLeastOnce:
+	case bus == here && d.Want == checkpoint.AtLeastOnce:
 		return "", &ModeError{fmt.Sprintf("lane %s ran as exactly_once and is to run as at_least_once: take its position along, "+
 			"with `relay checkpoint set --lane %s --from bus`", lane, lane)}
-	case inFile:
+	case file == here:
 		if d.Want == Auto && d.ExactlyOnce != nil {
 			log.Info("delivery: at_least_once, as recorded; for exactly_once, stop relay, set delivery: exactly_once, and take the position along with `relay checkpoint set --from file`")
 		}
 		return checkpoint.AtLeastOnce, nil
-	case onBus:
+	case bus == here:
 		log.Info("delivery: exactly_once, as recorded")
 		return checkpoint.ExactlyOnce, nil
+	case file == elsewhere:
+		return "", fmt.Errorf("%w: the checkpoint file says that the position of lane %s was taken to the bus, which has none: "+
+			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, lane)
+	case bus == elsewhere:
+		return "", fmt.Errorf("%w: the bus says that the position of lane %s was taken to the checkpoint file, which is not there: "+
+			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, lane)
 	}
 	return d.first(ctx, log)
 }
 
-// recorded reports whether there is a position, readable or not.
-func recorded(ctx context.Context, store interface {
+// Whether a store holds the position of a lane. A checkpoint of the other mode is left behind by whoever took the position along.
+const (
+	nowhere = iota
+	here
+	elsewhere
+)
+
+func look(ctx context.Context, store interface {
 	Load(context.Context) (checkpoint.Checkpoint, error)
-}) (bool, error) {
-	_, err := store.Load(ctx)
+}, mode checkpoint.Mode) (int, error) {
+	cp, err := store.Load(ctx)
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
-		return false, nil
-	case err == nil, errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
-		return true, nil
+		return nowhere, nil
+	case errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
+		return here, nil // its own Load asks the person
+	case err != nil:
+		return nowhere, err
+	case cp.Mode != mode:
+		return elsewhere, nil
 	default:
-		return false, err
+		return here, nil
 	}
 }
 

@@ -34,6 +34,7 @@ func (l *fussyLedger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 
 func TestTheModeIsWhatIsRecorded(t *testing.T) {
 	const none, file, bus, both = "nowhere", "file", "bus", "both"
+	const fileLeft, busLeft, fileToBus = "file, taken to a bus that has none", "bus, taken to a file that is gone", "taken from file to bus"
 	alo, eo, auto := checkpoint.AtLeastOnce, checkpoint.ExactlyOnce, pipeline.Auto
 	for name, c := range map[string]struct {
 		want          checkpoint.Mode
@@ -58,20 +59,35 @@ func TestTheModeIsWhatIsRecorded(t *testing.T) {
 		"two positions":                            {want: auto, where: both, mode: auto, err: checkpoint.ErrForeign, says: "--from file` or `--from bus"},
 		"to exactly_once":                          {want: eo, where: file, mode: auto, err: checkpoint.ErrForeign, says: "checkpoint set --lane lane --from file"},
 		"to at_least_once":                         {want: alo, where: bus, mode: auto, err: checkpoint.ErrForeign, says: "checkpoint set --lane lane --from bus"},
+		"taken to the bus":                         {want: auto, where: fileToBus, mode: eo},
+		"taken to the bus, and lost there":         {want: auto, where: fileLeft, mode: auto, err: checkpoint.ErrLost, says: "checkpoint set"},
+		"taken to the file, and lost there":        {want: alo, where: busLeft, mode: auto, err: checkpoint.ErrLost, says: "checkpoint set"},
 		"bus cannot be asked, position in file":    {want: auto, where: file, load: errPassing, mode: auto, err: errPassing},
 	} {
 		t.Run(name, func(t *testing.T) {
-			position := checkpoint.Checkpoint{Source: testIdentity, Mode: alo}
+			position := checkpoint.Checkpoint{Source: testIdentity}
 			store := checkpoint.NewMemory(testIdentity)
 			ledger := &fussyLedger{memoryLedger: memoryLedger{store: checkpoint.NewMemory(testIdentity)}, prepare: c.prepare, load: c.load}
-			if c.where == file || c.where == both {
+			commit := func(store checkpoint.Store, mode checkpoint.Mode) {
+				position.Mode = mode
 				_, err := store.Commit(t.Context(), checkpoint.Checkpoint{}, position)
 				require.NoError(t, err)
 			}
-			if c.where == bus || c.where == both {
-				position.Mode = eo
-				_, err := ledger.store.Commit(t.Context(), checkpoint.Checkpoint{}, position)
-				require.NoError(t, err)
+			switch c.where {
+			case file:
+				commit(store, alo)
+			case bus:
+				commit(ledger.store, eo)
+			case both:
+				commit(store, alo)
+				commit(ledger.store, eo)
+			case fileToBus:
+				commit(store, eo)
+				commit(ledger.store, eo)
+			case fileLeft:
+				commit(store, eo)
+			case busLeft:
+				commit(ledger.store, alo)
 			}
 			owner := pipeline.Ownership{
 				Identity: testIdentity, Holder: "holder", Logger: nopLogger,
