@@ -155,14 +155,14 @@ func (a *attempt) end(cause error) outcome {
 	return o
 }
 
-// reply is the subject on which the acknowledgement of the message at index comes back.
-func (a *attempt) reply(inbox string, index int) string {
+// reply is the subject on which the acknowledgement of the message at index of an attempt comes back.
+func reply(inbox string, number uint64, index int) string {
 	var b strings.Builder
 	b.Grow(len(inbox) + 16)
 	b.WriteString(inbox)
 	b.WriteByte('.')
 	var digits [16]byte
-	b.Write(strconv.AppendUint(digits[:0], a.number, 36))
+	b.Write(strconv.AppendUint(digits[:0], number, 36))
 	b.WriteByte('.')
 	b.Write(strconv.AppendUint(digits[:0], uint64(index), 36)) //nolint:gosec // an index
 	return b.String()
@@ -187,8 +187,15 @@ func parseReply(subject string) (number uint64, index int, ok bool) {
 // of no interest any more.
 func (s *Sink) onAck(m *nats.Msg) {
 	number, index, ok := parseReply(m.Subject)
+	if !ok {
+		return
+	}
+	if c := s.committing.Load(); c != nil && c.number == number {
+		c.answered(index, m, s.parseAck)
+		return
+	}
 	a := s.current.Load()
-	if !ok || a == nil || a.number != number {
+	if a == nil || a.number != number {
 		return
 	}
 	if seq, ok := s.plainAck(m.Data); ok {

@@ -1,69 +1,17 @@
 package nats
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/sink"
 )
-
-// serverProcess, where set, makes the test binary a NATS server that stores there, until its standard input closes.
-const serverProcess = "RELAY_TEST_NATS_STORE"
-
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(serverProcess); dir != "" {
-		runServer(dir, os.Getenv(serverProcess+"_SYNC") == "always")
-		return
-	}
-	os.Exit(m.Run())
-}
-
-func runServer(dir string, syncAlways bool) {
-	srv, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, SyncAlways: syncAlways, NoLog: true, NoSigs: true,
-	})
-	if err != nil {
-		panic(err)
-	}
-	srv.Start()
-	if !srv.ReadyForConnections(10 * time.Second) {
-		panic("not ready")
-	}
-	fmt.Println(srv.ClientURL())
-	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
-	srv.Shutdown()
-	srv.WaitForShutdown()
-}
-
-// startProcess starts a NATS server as a process of its own and returns its address.
-func startProcess(b *testing.B, sync string) string {
-	b.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), serverProcess+"="+b.TempDir(), serverProcess+"_SYNC="+sync)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	require.NoError(b, err)
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(b, err)
-	require.NoError(b, cmd.Start())
-	b.Cleanup(func() {
-		_ = stdin.Close()
-		_ = cmd.Wait()
-	})
-	url, err := bufio.NewReader(stdout).ReadString('\n')
-	require.NoError(b, err)
-	return strings.TrimSpace(url)
-}
 
 const benchBatch, benchBody = 1000, 1500
 
@@ -92,7 +40,7 @@ func BenchmarkPublish(b *testing.B) {
 	for _, sync := range []string{"default", "always"} {
 		for _, window := range []int{256, 1024, 4096} {
 			b.Run(fmt.Sprintf("sync=%s/window=%d", sync, window), func(b *testing.B) {
-				s := open(b, Config{URL: startProcess(b, sync), Window: window, Create: Create{Enabled: true}})
+				s := open(b, Config{URL: startProcess(b, sync).url(), Window: window, Create: Create{Enabled: true}})
 				benchmarkSink(b, s)
 			})
 		}
@@ -126,7 +74,7 @@ func benchmarkSink(b *testing.B, s *Sink) {
 
 // BenchmarkClientLibrary is the same with the asynchronous publishing of nats.go's jetstream package, for comparison.
 func BenchmarkClientLibrary(b *testing.B) {
-	url := startProcess(b, "default")
+	url := startProcess(b, "default").url()
 	s := open(b, Config{URL: url, Create: Create{Enabled: true}})
 	ctx := context.Background()
 	batch := benchMessages()

@@ -29,7 +29,7 @@ const (
 
 var (
 	errClosed = errors.New("the sink is closed")
-	errLost   = errors.New("the connection was lost before every acknowledgement was in")
+	errLost   = errors.New("the connection was lost before every answer was in")
 )
 
 // link is one connection of nats.go, which reconnects by itself until it is closed, together with what hangs on it. nats.go closes
@@ -216,6 +216,9 @@ func (s *Sink) onError(l *link, err error) {
 	l.note(func() { l.denied = err })
 	if a := s.current.Load(); a != nil {
 		a.deny(err)
+	}
+	if c := s.committing.Load(); c != nil {
+		c.fail(c.denied(err), err)
 	}
 }
 

@@ -43,7 +43,7 @@ func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	if err != nil {
 		return err
 	}
-	if info, err = s.bind(ctx, l, info, topics); err != nil {
+	if info, err = s.adapt(ctx, l, info, demand{subjects: topics}); err != nil {
 		return err
 	}
 	s.log.Info("stream is ready", zap.String("stream", s.cfg.Stream), zap.Int("replicas", info.Config.Replicas),
@@ -64,7 +64,7 @@ func refuseIllegal(topics []string) error {
 	return nil
 }
 
-// streamInfo asks the leader of the stream. The limits that Publish keeps to are taken from the answer.
+// streamInfo asks the leader of the stream. What Publish and Commit check before they send is taken from the answer.
 func (s *Sink) streamInfo(ctx context.Context, l *link) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
 	defer cancel()
@@ -72,9 +72,13 @@ func (s *Sink) streamInfo(ctx context.Context, l *link) (*jetstream.StreamInfo, 
 	if err != nil {
 		return nil, s.explainAPI(l, "looking for stream "+s.cfg.Stream, err)
 	}
-	info := stream.CachedInfo()
+	return s.noted(stream.CachedInfo()), nil
+}
+
+func (s *Sink) noted(info *jetstream.StreamInfo) *jetstream.StreamInfo {
 	s.maxMsg.Store(int64(info.Config.MaxMsgSize))
-	return info, nil
+	s.binding.Store(&info.Config.Subjects)
+	return info
 }
 
 // explainAPI says what an error of the JetStream API most likely means. What callers test for stays in it.
@@ -108,10 +112,15 @@ func (s *Sink) findOrCreate(ctx context.Context, l *link, topics []string) (*jet
 			return nil, err
 		}
 	}
-	if problems := refusals(info.Config); problems != nil {
-		return nil, &sink.FatalError{Err: fmt.Errorf("stream %s cannot be used: %s", s.cfg.Stream, strings.Join(problems, "; "))}
+	return info, s.refuse(info.Config)
+}
+
+// refuse returns why the stream cannot be used, nil where it can.
+func (s *Sink) refuse(conf jetstream.StreamConfig) error {
+	if problems := refusals(conf); problems != nil {
+		return &sink.FatalError{Err: fmt.Errorf("stream %s cannot be used: %s", s.cfg.Stream, strings.Join(problems, "; "))}
 	}
-	return info, nil
+	return nil
 }
 
 // create makes the stream, ready for a later change to exactly-once delivery. Servers before 2.12 ignore what they do not know.
@@ -156,7 +165,7 @@ func (s *Sink) create(ctx context.Context, l *link, topics []string) (*jetstream
 		return nil, s.explainAPI(l, "creating stream "+s.cfg.Stream, err)
 	}
 	s.log.Info("created stream", zap.String("stream", s.cfg.Stream), zap.Int("replicas", conf.Replicas), zap.Strings("subjects", topics))
-	return stream.CachedInfo(), nil
+	return s.noted(stream.CachedInfo()), nil
 }
 
 func isCode(err error, code jetstream.ErrorCode) bool {
@@ -174,18 +183,17 @@ func refusedConfig(err error) bool {
 	return slices.Contains([]jetstream.ErrorCode{10052, 10074, 10027, 10122}, api.ErrorCode)
 }
 
-// bind adds topics that the stream does not bind, where it is relay's own.
-func (s *Sink) bind(ctx context.Context, l *link, info *jetstream.StreamInfo, topics []string) (*jetstream.StreamInfo, error) {
+// adapt changes the stream until nothing is lacking any more, where it is relay's own.
+func (s *Sink) adapt(ctx context.Context, l *link, info *jetstream.StreamInfo, want demand) (*jetstream.StreamInfo, error) {
 	for range updateAttempts {
-		missing := unbound(info.Config.Subjects, topics)
-		if len(missing) == 0 {
+		lacks := want.lacking(info.Config)
+		if lacks.nothing() {
 			return info, nil
 		}
-		if !s.mayAdd(info.Config) {
-			return nil, &sink.FatalError{Err: fmt.Errorf("stream %s does not bind %s: %s",
-				s.cfg.Stream, strings.Join(missing, ", "), s.howToAdd(info.Config))}
+		if !s.mayChange(info.Config) {
+			return nil, s.refuseToChange(info.Config, lacks)
 		}
-		if err := s.addSubjects(ctx, l, info.Config, missing); err != nil {
+		if err := s.change(ctx, l, info.Config, lacks); err != nil {
 			return nil, err
 		}
 		if err := pause(ctx, updateSettle); err != nil {
@@ -196,7 +204,7 @@ func (s *Sink) bind(ctx context.Context, l *link, info *jetstream.StreamInfo, to
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("adding subjects to stream %s: another program keeps changing it", s.cfg.Stream)
+	return nil, fmt.Errorf("changing stream %s: another program keeps changing it back", s.cfg.Stream)
 }
 
 // pause waits for about d, a random part of it more.
@@ -209,30 +217,43 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *Sink) addSubjects(ctx context.Context, l *link, conf jetstream.StreamConfig, missing []string) error {
-	conf.Subjects = slices.Concat(conf.Subjects, missing)
+func (s *Sink) change(ctx context.Context, l *link, conf jetstream.StreamConfig, lacks demand) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
 	defer cancel()
-	_, err := l.js.UpdateStream(ctx, conf)
+	_, err := l.js.UpdateStream(ctx, lacks.added(conf))
 	switch {
 	case isCode(err, codeSubjectOverlap):
-		return s.explainOverlap(ctx, l, missing)
+		return s.explainOverlap(ctx, l, lacks.subjects)
+	case refusedConfig(err):
+		return &sink.FatalError{Err: fmt.Errorf("changing stream %s: %w", s.cfg.Stream, err)}
 	case err != nil:
-		return s.explainAPI(l, "adding subjects to stream "+s.cfg.Stream, err)
+		return s.explainAPI(l, "changing stream "+s.cfg.Stream, err)
 	}
-	s.log.Info("added subjects to stream", zap.String("stream", s.cfg.Stream), zap.Strings("subjects", missing))
+	s.log.Info("changed stream", zap.String("stream", s.cfg.Stream), zap.Strings("added_subjects", lacks.subjects), zap.Bool("atomic_batches", lacks.atomic))
 	return nil
 }
 
-func (s *Sink) mayAdd(conf jetstream.StreamConfig) bool {
+func (s *Sink) mayChange(conf jetstream.StreamConfig) bool {
 	return s.cfg.Create.Enabled && conf.Metadata[metadataCreator] == creator
 }
 
-func (s *Sink) howToAdd(conf jetstream.StreamConfig) string {
-	if conf.Metadata[metadataCreator] == creator {
-		return "add the subjects to it, or set create.enabled"
+// refuseToChange is the error where something is lacking in a stream that relay leaves alone. The topics may be routed elsewhere;
+// what exactly-once delivery needs takes a change of the stream, so the command for it is named.
+func (s *Sink) refuseToChange(conf jetstream.StreamConfig, lacks demand) error {
+	var err error
+	if !lacks.atomic && !lacks.position() {
+		err = fmt.Errorf("stream %s does not bind %s: %s", s.cfg.Stream, strings.Join(lacks.subjects, ", "), s.howToChange(conf))
+	} else {
+		err = fmt.Errorf("%w: stream %s lacks %s: %s, with\n  %s", ErrStreamUnfit, s.cfg.Stream, lacks, s.howToChange(conf), lacks.command(conf))
 	}
-	return "relay did not create the stream and leaves it alone: add the subjects to it, or route the events elsewhere"
+	return &sink.FatalError{Err: err}
+}
+
+func (s *Sink) howToChange(conf jetstream.StreamConfig) string {
+	if conf.Metadata[metadataCreator] == creator {
+		return "add that to it, or set create.enabled"
+	}
+	return "relay did not create the stream and leaves it alone: add that to it, or use another stream"
 }
 
 func unbound(patterns, topics []string) []string {
@@ -257,8 +278,12 @@ func (s *Sink) explainOverlap(ctx context.Context, l *link, topics []string) err
 	if taken == nil {
 		taken = []string{"a stream that binds one of " + strings.Join(topics, ", ")}
 	}
-	return &sink.FatalError{Err: fmt.Errorf("subjects of stream %s are taken already: %s. Set `stream` to that stream, or topic_prefix to another name space",
-		s.cfg.Stream, strings.Join(taken, ", "))}
+	instead := "topic_prefix to another name space"
+	if (demand{subjects: topics}).position() {
+		instead += "; a position stays with its stream until that is deleted or no longer binds it"
+	}
+	return &sink.FatalError{Err: fmt.Errorf("subjects of stream %s are taken already: %s. Set `stream` to that stream, or %s",
+		s.cfg.Stream, strings.Join(taken, ", "), instead)}
 }
 
 // owners returns for each topic that another stream binds the name of that stream.

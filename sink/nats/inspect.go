@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"workos-relay/sink"
@@ -76,28 +77,71 @@ func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
 	return false, nil
 }
 
-// holdsOn asks for the last message on subject. This request, unlike a direct get, always goes to the leader.
 func (s *Sink) holdsOn(ctx context.Context, l *link, subject string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
-	defer cancel()
+	_, err := s.lastOn(ctx, l, subject)
+	switch {
+	case isCode(err, codeMessageNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	default:
+		return true, nil
+	}
+}
+
+// stored is a message as STREAM.MSG.GET returns it.
+type stored struct {
+	Seq  uint64 `json:"seq"`
+	Data []byte `json:"data"`
+}
+
+// lastOn asks for the last message on subject. This request, unlike a direct get, always goes to the leader. The error is an
+// *jetstream.APIError within where the server refused it: codeMessageNotFound, codeStreamNotFound.
+func (s *Sink) lastOn(ctx context.Context, l *link, subject string) (stored, error) {
 	doing := fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, subject)
-	msg, err := l.nc.RequestWithContext(ctx, s.cfg.apiSubject("STREAM.MSG.GET."+s.cfg.Stream), fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
+	msg, err := s.request(ctx, l, "STREAM.MSG.GET."+s.cfg.Stream, fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
 	if err != nil {
-		return false, s.explainAPI(l, doing, err)
+		return stored{}, s.explainAPI(l, doing, err)
 	}
 	var answer struct {
-		Error *jetstream.APIError `json:"error"`
+		Error   *jetstream.APIError `json:"error"`
+		Message stored              `json:"message"`
 	}
 	switch err := json.Unmarshal(msg.Data, &answer); {
 	case err != nil:
-		return false, fmt.Errorf("%s: %w", doing, err)
-	case answer.Error == nil:
-		return true, nil
-	case answer.Error.ErrorCode == codeMessageNotFound:
-		return false, nil
+		return stored{}, fmt.Errorf("%s: %w", doing, err)
+	case answer.Error != nil:
+		return stored{}, s.explainAPI(l, doing, answer.Error)
 	default:
-		return false, s.explainAPI(l, doing, answer.Error)
+		return answer.Message, nil
 	}
+}
+
+// request calls the JetStream API and waits for the answer for at most ack_timeout, and no longer than the connection lasts.
+func (s *Sink) request(ctx context.Context, l *link, call string, body []byte) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
+	defer cancel()
+	ctx, abort := context.WithCancelCause(ctx)
+	lost, watched := l.lostSignal(), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-lost:
+			abort(errLost)
+		case <-s.closing:
+			abort(errClosed)
+		case <-ctx.Done():
+		}
+	}()
+	defer func() {
+		abort(nil)
+		<-watched
+	}()
+	msg, err := l.nc.RequestWithContext(ctx, s.cfg.apiSubject(call), body)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return msg, err
 }
 
 func (c Config) apiSubject(call string) string {
@@ -153,8 +197,8 @@ func (s *Sink) inspect(topic string, conf *jetstream.StreamConfig, owner string)
 		problem("stream %s binds it already, so stream %s cannot", owner, s.cfg.Stream)
 	case conf == nil && !s.cfg.Create.Enabled:
 		problem("stream %s does not exist: create it, or set create.enabled", s.cfg.Stream)
-	case conf != nil && !s.mayAdd(*conf):
-		problem("stream %s does not bind it: %s", s.cfg.Stream, s.howToAdd(*conf))
+	case conf != nil && !s.mayChange(*conf):
+		problem("stream %s does not bind it: %s", s.cfg.Stream, s.howToChange(*conf))
 	default:
 		st.Creates = true
 	}

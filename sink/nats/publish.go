@@ -85,16 +85,21 @@ func (s *Sink) publish(ctx context.Context, batch []sink.Message) (durable int, 
 
 // sendable returns how many messages come before the first that can never be published, and why that one cannot.
 func (s *Sink) sendable(l *link, batch []sink.Message) (int, error) {
-	limits := limits{
-		maxPayload: l.nc.MaxPayload(), server: l.nc.ConnectedServerName(),
-		maxMsgSize: s.maxMsg.Load(), stream: s.cfg.Stream,
-	}
+	limits := s.limits(l)
 	for i := range batch {
-		if rejected := limits.check(&batch[i], true); rejected != nil {
+		if rejected := limits.check(&batch[i], idHeaderSize(&batch[i])); rejected != nil {
 			return i, rejected
 		}
 	}
 	return len(batch), nil
+}
+
+// limits are those of the server that l leads to and of the stream as last seen.
+func (s *Sink) limits(l *link) limits {
+	return limits{
+		maxPayload: l.nc.MaxPayload(), server: l.nc.ConnectedServerName(),
+		maxMsgSize: s.maxMsg.Load(), stream: s.cfg.Stream,
+	}
 }
 
 // run makes one attempt at batch and returns how long its durable prefix is.
@@ -168,7 +173,7 @@ func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct
 			return failure
 		}
 		a.noteSent(i + 1) // before it is sent, for it may be stored even where sending fails
-		if err := l.nc.PublishMsg(encode(&a.batch[i], a.reply(l.inbox, i), a.withIDs)); err != nil {
+		if err := l.nc.PublishMsg(encode(&a.batch[i], reply(l.inbox, a.number, i), a.withIDs)); err != nil {
 			if errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionClosed) {
 				a.noteSent(i)
 				return errLost
@@ -296,24 +301,35 @@ func (s *Sink) explainRefusal(ctx context.Context, l *link, topic string, api *j
 // explainUnanswered looks why nobody took a message on topic: an election or a restart, which pass, or a stream that is gone or
 // was changed, which a person must mend.
 func (s *Sink) explainUnanswered(ctx context.Context, l *link, topic string) error {
+	info, err := s.lookAgain(ctx, l)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return &sink.FatalError{Err: fmt.Errorf("stream %s is not there any more: it was deleted, or the server lost its store. "+
+			"Restore it, or let relay make a new one by starting it again", s.cfg.Stream)}
+	case errors.Is(err, errClosed):
+		return err
+	case ctx.Err() != nil:
+		return fmt.Errorf("publishing %s to stream %s, which does not answer: %w", topic, s.cfg.Stream, ctx.Err())
+	case err == nil && !binds(info.Config.Subjects, topic):
+		return &sink.FatalError{Err: fmt.Errorf("stream %s does not bind %s any more: add the subject to it again", s.cfg.Stream, topic)}
+	default:
+		return fmt.Errorf("no leader of stream %s answers for %s at the moment (an election, or a server starting): %w", s.cfg.Stream, topic, nats.ErrNoResponders)
+	}
+}
+
+// lookAgain looks for the stream, several times where it seems to be gone, for a cluster that starts up looks like that.
+func (s *Sink) lookAgain(ctx context.Context, l *link) (*jetstream.StreamInfo, error) {
 	for look := 1; ; look++ {
 		info, err := s.streamInfo(ctx, l)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound) && look >= deletedLooks:
-			return &sink.FatalError{Err: fmt.Errorf("stream %s is not there any more: it was deleted, or the server lost its store. "+
-				"Restore it, or let relay make a new one by starting it again", s.cfg.Stream)}
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-		case err == nil && !binds(info.Config.Subjects, topic):
-			return &sink.FatalError{Err: fmt.Errorf("stream %s does not bind %s any more: add the subject to it again", s.cfg.Stream, topic)}
-		default:
-			return fmt.Errorf("no leader of stream %s answers for %s at the moment (an election, or a server starting): %w", s.cfg.Stream, topic, nats.ErrNoResponders)
+		if !errors.Is(err, jetstream.ErrStreamNotFound) || look >= deletedLooks {
+			return info, err
 		}
 		select {
 		case <-time.After(deletedPause):
 		case <-ctx.Done():
-			return fmt.Errorf("publishing %s to stream %s, which does not answer: %w", topic, s.cfg.Stream, ctx.Err())
+			return nil, ctx.Err()
 		case <-s.closing:
-			return errClosed
+			return nil, errClosed
 		}
 	}
 }

@@ -389,7 +389,7 @@ func TestReplySubject(t *testing.T) {
 	t.Parallel()
 	for _, index := range []int{0, 1, 35, 36, 999, 65535} {
 		a := &attempt{number: 1<<40 + 7}
-		number, got, ok := parseReply(a.reply("_INBOX.a.b", index))
+		number, got, ok := parseReply(reply("_INBOX.a.b", a.number, index))
 		require.True(t, ok)
 		require.Equal(t, a.number, number)
 		require.Equal(t, index, got)

@@ -213,3 +213,5 @@ func open(t testing.TB, cfg Config) *Sink {
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
 }
+
+func noJetStream(o *server.Options) { o.JetStream = false }

@@ -34,14 +34,17 @@ type Sink struct {
 	closing   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
-	busy      chan struct{} // holds a token while Publish is under way
+	busy      chan struct{} // holds a token while Publish or Ledger.Commit is under way
 
-	current   atomic.Pointer[attempt]
-	attempts  uint64       // number of the last attempt; used by Publish only
-	lastSeq   uint64       // sequence of the last durable message; used by Publish only
-	ahead     stringSet    // ids that may be stored before a predecessor of theirs; used by Publish only
-	maxMsg    atomic.Int64 // MaxMsgSize of the stream as last seen; 0 or less for none
-	ackPrefix []byte       // how an acknowledgement of the stream begins
+	current    atomic.Pointer[attempt] // of Publish
+	committing atomic.Pointer[commit]  // of Ledger.Commit
+	attempts   uint64                  // number of the last attempt; used by the holder of the token in busy only
+
+	lastSeq   uint64                   // sequence of the last durable message; used by Publish only
+	ahead     stringSet                // ids that may be stored before a predecessor of theirs; used by Publish only
+	maxMsg    atomic.Int64             // MaxMsgSize of the stream as last seen; 0 or less for none
+	binding   atomic.Pointer[[]string] // the subjects of the stream as last seen; nil before that
+	ackPrefix []byte                   // how an acknowledgement of the stream begins
 }
 
 var (

@@ -88,15 +88,14 @@ type limits struct {
 	stream     string
 }
 
-// check returns why m can never be published as it is, or nil.
-func (l limits) check(m *sink.Message, withID bool) *sink.RejectedError {
+// check returns why m can never be published as it is, or nil. added is the size of the headers that the sink puts to those of m.
+func (l limits) check(m *sink.Message, added int) *sink.RejectedError {
 	reject := func(format string, args ...any) *sink.RejectedError {
 		return &sink.RejectedError{Topic: m.Topic, Reason: fmt.Sprintf(format, args...)}
 	}
 	if reason := illegalSubject(m.Topic); reason != "" {
 		return reject("%q is not a legal subject: %s", m.Topic, reason)
 	}
-	headers := int64(0)
 	for _, h := range m.Headers {
 		if !legalHeaderKey(h.Key) {
 			return reject("%q is not a legal header name", h.Key)
@@ -104,10 +103,18 @@ func (l limits) check(m *sink.Message, withID bool) *sink.RejectedError {
 		if strings.ContainsAny(h.Value, "\r\n") {
 			return reject("the value of header %s holds a line break, which NATS cannot carry", h.Key)
 		}
-		headers += int64(len(h.Key) + len(h.Value) + headerEntry)
 	}
-	if withID && m.ID != "" {
-		headers += int64(len(msgIDHeader) + len(m.ID) + headerEntry)
+	return l.checkSize(m, added)
+}
+
+// checkSize returns why m is too large, or nil.
+func (l limits) checkSize(m *sink.Message, added int) *sink.RejectedError {
+	reject := func(format string, args ...any) *sink.RejectedError {
+		return &sink.RejectedError{Topic: m.Topic, Reason: fmt.Sprintf(format, args...)}
+	}
+	headers := int64(added)
+	for _, h := range m.Headers {
+		headers += int64(len(h.Key) + len(h.Value) + headerEntry)
 	}
 	if headers > 0 {
 		headers += headerLine
@@ -122,6 +129,14 @@ func (l limits) check(m *sink.Message, withID bool) *sink.RejectedError {
 		return reject("body and headers of %d bytes exceed max_msg_size %d of stream %s", size, l.maxMsgSize, l.stream)
 	}
 	return nil
+}
+
+// idHeaderSize is what the id of m adds to its headers.
+func idHeaderSize(m *sink.Message) int {
+	if m.ID == "" {
+		return 0
+	}
+	return len(msgIDHeader) + len(m.ID) + headerEntry
 }
 
 func legalHeaderKey(key string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -82,8 +83,11 @@ func decode(msg jetstream.Msg) (Stored, error) {
 	st := Stored{Sequence: meta.Sequence.Stream, Time: meta.Timestamp}
 	st.Topic, st.Body = msg.Subject(), msg.Data()
 	for key, values := range msg.Headers() {
-		if key == msgIDHeader {
+		switch {
+		case key == msgIDHeader:
 			st.ID = values[0]
+			continue
+		case strings.HasPrefix(key, batchHeaders):
 			continue
 		}
 		for _, v := range values {

@@ -1,0 +1,404 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
+	"workos-relay/router"
+	"workos-relay/sink"
+	"workos-relay/source"
+	"workos-relay/source/sourcetest"
+)
+
+var _ pipeline.Ledger = (*Ledger)(nil)
+
+// laneWorld is an Events API whose list grows as the test says, and what a lane needs beside a bus.
+type laneWorld struct {
+	api    *sourcetest.Server
+	events *sourcetest.Generator
+	fed    int
+	types  []string
+	router *router.Router
+	topics []string
+}
+
+func newLaneWorld(t testing.TB) *laneWorld {
+	t.Helper()
+	types, err := source.Expand([]string{"*"})
+	require.NoError(t, err)
+	r, err := router.New(router.Config{Relay: laneID.Relay, DeadLetter: "relay.dead_letter"})
+	require.NoError(t, err)
+	return &laneWorld{
+		api: sourcetest.New(), events: sourcetest.NewGenerator(sourcetest.Population{Events: 1_000_000, Seed: 1}),
+		types: types, router: r, topics: append(r.Topics(types), r.DeadLetterTopic()),
+	}
+}
+
+// feed makes n more events happen.
+func (w *laneWorld) feed(t testing.TB, n int) {
+	t.Helper()
+	for range n {
+		require.NoError(t, w.api.Append(w.events.Event(w.fed)))
+		w.fed++
+	}
+}
+
+// lane carries the events of w to ledger; takeover 0 is for one that has no rival.
+func (w *laneWorld) lane(ledger pipeline.Ledger, holder string, takeover time.Duration) *pipeline.Lane {
+	return &pipeline.Lane{
+		Name: laneID.Lane, Router: w.router, Park: true, Holder: holder, TakeoverAfter: takeover,
+		Source: &source.Stream{
+			Client: &source.Client{APIKey: sourcetest.DefaultAPIKey, Endpoint: w.api.URL(), HTTPClient: w.api.Client()},
+			Events: w.types, PollInterval: 20 * time.Millisecond,
+		},
+		Target: &pipeline.ExactlyOnce{Ledger: ledger, Ownership: pipeline.Ownership{
+			Topics: w.topics, Identity: laneID, Holder: holder, Events: w.types, Logger: zap.NewNop(),
+			Origin: func(context.Context) (checkpoint.Position, error) { return checkpoint.Position{}, nil },
+		}},
+	}
+}
+
+// run starts a lane; the returned function stops it and returns how it ended.
+func run(t testing.TB, lane *pipeline.Lane) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- lane.Run(ctx) }()
+	var once sync.Once
+	var err error
+	stop = func() error {
+		once.Do(func() {
+			cancel()
+			err = <-done
+		})
+		return err
+	}
+	t.Cleanup(func() { _ = stop() })
+	return stop
+}
+
+// awaitAll waits until one of the lanes has committed everything that was fed.
+func (w *laneWorld) awaitAll(t testing.TB, lanes ...*pipeline.Lane) {
+	t.Helper()
+	all := w.api.IDs(sourcetest.Filter{})
+	last := all[len(all)-1]
+	require.Eventually(t, func() bool {
+		for _, l := range lanes {
+			if l.Status().Checkpoint.EventID == last {
+				return true
+			}
+		}
+		return false
+	}, 90*time.Second, 20*time.Millisecond, "the lane does not get to the end")
+}
+
+// requireOnce reads the stream as a consumer does and requires each event once, in the order of the source.
+func (w *laneWorld) requireOnce(t testing.TB, js jetstream.JetStream) {
+	t.Helper()
+	want, have := w.api.IDs(sourcetest.Filter{}), ids(readAll(t, js, defaultStream, w.topics))
+	times := map[string]int{}
+	duplicates, lost := 0, 0
+	for _, id := range have {
+		if times[id]++; times[id] == 2 {
+			duplicates++
+		}
+	}
+	for _, id := range want {
+		if times[id] == 0 {
+			lost++
+		}
+	}
+	require.Zero(t, duplicates, "duplicates")
+	require.Zero(t, lost, "lost")
+	require.True(t, fmt.Sprint(want) == fmt.Sprint(have), "reordered")
+	t.Logf("%d events, each once and in order", len(want))
+}
+
+func TestLaneOutlivesRestartsOfTheServer(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	w := newLaneWorld(t)
+	lane := w.lane(open(t, created(srv.url())).Ledger(laneID), "me", 0)
+	stop := run(t, lane)
+	for range 4 {
+		w.feed(t, 2000)
+		awaitProgress(t, lane)
+		srv.stop()
+		srv.start(t)
+	}
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	w.requireOnce(t, client(t, srv.url()))
+}
+
+// awaitProgress waits until the lane has committed something more.
+func awaitProgress(t testing.TB, lane *pipeline.Lane) {
+	t.Helper()
+	from := lane.Status().Events
+	require.Eventually(t, func() bool { return lane.Status().Events > from }, time.Minute, time.Millisecond, "the lane stands still")
+}
+
+// committing tells when a commit of events begins.
+type committing struct {
+	pipeline.Ledger
+	begins chan struct{}
+}
+
+func (l *committing) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	if len(batch) > 0 {
+		select {
+		case l.begins <- struct{}{}:
+		default:
+		}
+	}
+	return l.Ledger.Commit(ctx, batch, prev, next)
+}
+
+// TestServerKilledInMidBatch kills the server, most of the time, while a batch is on its way into the stream.
+func TestServerKilledInMidBatch(t *testing.T) {
+	t.Parallel()
+	srv := startProcess(t, "default")
+	w := newLaneWorld(t)
+	ledger := &committing{open(t, created(srv.url())).Ledger(laneID), make(chan struct{})}
+	lane := w.lane(ledger, "me", 0)
+	stop := run(t, lane)
+	for range 12 {
+		w.feed(t, 2500)
+		<-ledger.begins
+		<-time.After(rand.N(40 * time.Millisecond))
+		srv.kill(t)
+		srv.start(t)
+	}
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	w.requireOnce(t, client(t, srv.url()))
+}
+
+// pausable is a ledger seen from a process that is stopped now and then: a call begins only when it runs again.
+type pausable struct {
+	pipeline.Ledger
+	running sync.RWMutex
+}
+
+func (p *pausable) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	p.await()
+	return p.Ledger.Load(ctx)
+}
+
+func (p *pausable) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	p.await()
+	return p.Ledger.Commit(ctx, batch, prev, next)
+}
+
+func (p *pausable) await() {
+	p.running.RLock()
+	p.running.RUnlock() //nolint:staticcheck // it waits, no more
+}
+
+// TestRivalsOnACluster has two lanes with one identity on a stream of three replicas. The active one is stopped until the other has
+// taken over, and wakes up with a commit of its own still to make; meanwhile leaders step down and servers go away.
+func TestRivalsOnACluster(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t)
+	js := client(t, cluster.url())
+	w := newLaneWorld(t)
+	const takeover = time.Second
+	var ledgers [2]*pausable
+	var lanes [2]*pipeline.Lane
+	for i := range lanes {
+		cfg := created(cluster.url())
+		cfg.Create.Replicas = 3
+		ledgers[i] = &pausable{Ledger: open(t, cfg).Ledger(laneID)}
+		lanes[i] = w.lane(ledgers[i], fmt.Sprintf("holder-%d", i), takeover)
+		run(t, lanes[i])
+	}
+	w.feed(t, 500)
+	for round := range 4 {
+		active := awaitActive(t, lanes)
+		w.feed(t, 1500)
+		awaitProgress(t, lanes[active])
+		ledgers[active].running.Lock()
+		if leader := cluster.leader(t, js, defaultStream); round%2 == 0 {
+			stepDown(t, js.Conn())
+		} else {
+			leader.stop()
+			leader.start(t)
+		}
+		require.Eventually(t, func() bool { return lanes[1-active].Status().State == pipeline.Running }, time.Minute, 10*time.Millisecond)
+		ledgers[active].running.Unlock()
+	}
+	w.feed(t, 500)
+	w.awaitAll(t, lanes[:]...)
+	w.requireOnce(t, js)
+}
+
+func awaitActive(t testing.TB, lanes [2]*pipeline.Lane) (active int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		for i, l := range lanes {
+			if l.Status().State == pipeline.Running && lanes[1-i].Status().State == pipeline.Standby {
+				active = i
+				return true
+			}
+		}
+		return false
+	}, time.Minute, 10*time.Millisecond, "no active lane with a standby")
+	return active
+}
+
+func TestLaneOutlivesElectionsAndLostServers(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t)
+	js := client(t, cluster.url())
+	w := newLaneWorld(t)
+	cfg := created(cluster.url())
+	cfg.Create.Replicas = 3
+	lane := w.lane(open(t, cfg).Ledger(laneID), "me", 0)
+	stop := run(t, lane)
+	for round := range 6 {
+		w.feed(t, 1500)
+		awaitProgress(t, lane)
+		if leader := cluster.leader(t, js, defaultStream); round%3 == 2 {
+			leader.stop()
+			leader.start(t)
+		} else {
+			stepDown(t, js.Conn())
+		}
+	}
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	w.requireOnce(t, js)
+}
+
+// forgetful loses the answer of every third commit of events, and comes back only after a while.
+type forgetful struct {
+	pipeline.Ledger
+	outage  time.Duration
+	commits int
+}
+
+func (l *forgetful) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	cp, err := l.Ledger.Commit(ctx, batch, prev, next)
+	if l.commits++; err == nil && len(batch) > 0 && l.commits%3 == 0 {
+		<-time.After(l.outage)
+		return prev, errors.New("the answer was lost")
+	}
+	return cp, err
+}
+
+// TestOutageLongerThanTheDuplicateWindow: nothing rests on the window.
+func TestOutageLongerThanTheDuplicateWindow(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	w := newLaneWorld(t)
+	cfg := created(srv.url())
+	cfg.DuplicateWindow = 100 * time.Millisecond
+	lane := w.lane(&forgetful{Ledger: open(t, cfg).Ledger(laneID), outage: 300 * time.Millisecond}, "me", 0)
+	lane.BatchMessages = 300
+	w.feed(t, 4000)
+	stop := run(t, lane)
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	w.requireOnce(t, client(t, srv.url()))
+}
+
+// backward answers now and then with a position that was in force before, as a deposed leader may.
+type backward struct {
+	pipeline.Ledger
+	history []checkpoint.Checkpoint
+	loads   int
+}
+
+func (l *backward) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := l.Ledger.Load(ctx)
+	if l.loads++; err == nil && l.loads%2 == 0 && len(l.history) > 2 {
+		return l.history[rand.IntN(len(l.history))], nil
+	}
+	return cp, err
+}
+
+func (l *backward) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	cp, err := l.Ledger.Commit(ctx, batch, prev, next)
+	if err == nil {
+		l.history = append(l.history, cp)
+	}
+	return cp, err
+}
+
+func TestPositionsReadFromTheDeposed(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	w := newLaneWorld(t)
+	ledger := &backward{Ledger: open(t, created(srv.url())).Ledger(laneID)}
+	lane := w.lane(&forgetful{Ledger: ledger}, "me", 0)
+	lane.BatchMessages = 200
+	w.feed(t, 3000)
+	stop := run(t, lane)
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	w.requireOnce(t, client(t, srv.url()))
+	require.Greater(t, ledger.loads, 4)
+}
+
+func TestPoisonInABatchIsParked(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	w := newLaneWorld(t)
+	w.feed(t, 150)
+	large := fmt.Sprintf(`{"object":"event","id":"event_01POISON0000000000000000000","event":"user.updated","data":{"filler":%q},"created_at":"2026-11-23T10:00:00.000Z"}`,
+		strings.Repeat("x", 1<<20))
+	require.NoError(t, w.api.Append([]byte(large)))
+	w.feed(t, 150)
+	lane := w.lane(open(t, created(srv.url())).Ledger(laneID), "me", 0)
+	stop := run(t, lane)
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	js := client(t, srv.url())
+	w.requireOnce(t, js)
+	letters := readAll(t, js, defaultStream, []string{"relay.dead_letter"})
+	require.Len(t, letters, 1)
+	require.Contains(t, string(letters[0].Body), "event_01POISON0000000000000000000")
+	require.Contains(t, string(letters[0].Body), "exceed max_payload")
+}
+
+func TestLostPositionStopsTheLane(t *testing.T) {
+	t.Parallel()
+	for name, whileRunning := range map[string]bool{"while the lane runs": true, "before it starts": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := newServer(t)
+			js := client(t, srv.url())
+			w := newLaneWorld(t)
+			w.feed(t, 300)
+			lane := w.lane(open(t, created(srv.url())).Ledger(laneID), "me", 0)
+			stop := run(t, lane)
+			w.awaitAll(t, lane)
+			if !whileRunning {
+				require.NoError(t, stop())
+			}
+			st, err := js.Stream(t.Context(), defaultStream)
+			require.NoError(t, err)
+			require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSubject(positionOfLane)))
+			if !whileRunning {
+				lane = w.lane(open(t, created(srv.url())).Ledger(laneID), "me", 0)
+				stop = run(t, lane)
+			}
+			w.feed(t, 300)
+			require.Eventually(t, func() bool { return lane.Status().State == pipeline.Stopped }, 30*time.Second, 10*time.Millisecond)
+			require.ErrorIs(t, stop(), checkpoint.ErrLost)
+			require.Len(t, readAll(t, js, defaultStream, w.topics), 300, "nothing is published without a position")
+		})
+	}
+}

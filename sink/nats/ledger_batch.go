@@ -1,0 +1,222 @@
+package nats
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"workos-relay/sink"
+)
+
+const (
+	batchHeaders        = "Nats-Batch-"
+	batchIDHeader       = batchHeaders + "Id"
+	batchSequenceHeader = batchHeaders + "Sequence"
+	batchCommitHeader   = batchHeaders + "Commit"
+
+	// batchInFlight is how many bytes of a batch are sent before the server must have said that it holds the half of them. A stream
+	// takes 128 MiB of messages that it has not looked at yet; beyond that it drops them.
+	batchInFlight = 16 << 20
+)
+
+// commit is one attempt at an atomic batch and its position, or at the position alone, which needs no batch. The server answers
+// for the position, the last message; for others only where they ask.
+type commit struct {
+	number   uint64
+	batch    []sink.Message
+	last     sink.Message // the position
+	expected uint64       // sequence of the position that it is to replace; 0 for none
+	askAll   bool         // every message asks for an answer, to find one that is refused
+	id       []string     // of the batch, as the value of a header
+	wake     chan struct{}
+
+	mu       sync.Mutex
+	staged   int    // batch[:staged] is known to wait on the server; len(batch)+1 once the position is stored
+	sequence uint64 // of the position
+	failedAt int
+	failure  error // the first that is known, of the message at failedAt
+}
+
+func newCommit(number uint64, batch []sink.Message, expected uint64, position sink.Message) *commit {
+	return &commit{
+		number: number, batch: batch, expected: expected, last: position, id: []string{rand.Text()}, wake: make(chan struct{}, 1),
+	}
+}
+
+// at is the message at index, the position after the last of the batch.
+func (c *commit) at(index int) *sink.Message {
+	if index < len(c.batch) {
+		return &c.batch[index]
+	}
+	return &c.last
+}
+
+// headersSize is what a batch adds to the headers of the message at index, at most.
+func (c *commit) headersSize(index int) int {
+	if len(c.batch) == 0 {
+		return 0
+	}
+	size := len(batchIDHeader) + len(c.id[0]) + len(batchSequenceHeader) + len("1000") + 2*headerEntry
+	if index == len(c.batch) {
+		size += len(batchCommitHeader) + len("1") + headerEntry
+	}
+	return size
+}
+
+// message makes the message of the bus at index.
+func (c *commit) message(index int, replyTo string) *nats.Msg {
+	msg := encode(c.at(index), replyTo, false)
+	if len(c.batch) == 0 {
+		return msg
+	}
+	if msg.Header == nil {
+		msg.Header = nats.Header{}
+	}
+	msg.Header[batchIDHeader] = c.id
+	msg.Header[batchSequenceHeader] = []string{strconv.Itoa(index + 1)}
+	if index == len(c.batch) {
+		msg.Header[batchCommitHeader] = []string{"1"}
+	}
+	return msg
+}
+
+// answered takes an answer of the server. It runs on the one goroutine of the inbox subscription.
+func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64, error)) {
+	switch {
+	case index > len(c.batch):
+		return
+	case index < len(c.batch) && isStaged(m):
+		c.note(func() { c.staged = max(c.staged, index+1) })
+		return
+	}
+	sequence, err := parse(m)
+	switch {
+	case err != nil:
+		c.fail(index, err)
+	case index < len(c.batch):
+		c.fail(index, errNotAtomic)
+	default:
+		c.note(func() { c.staged, c.sequence = index+1, sequence })
+	}
+}
+
+// fail notes the first failure. The server answers in order, so what fails later does so for want of what failed first.
+func (c *commit) fail(index int, err error) {
+	c.note(func() {
+		if c.failure == nil && c.sequence == 0 {
+			c.failedAt, c.failure = index, err
+		}
+	})
+}
+
+// denied is the index of the message that a permission violation is about.
+func (c *commit) denied(err error) int {
+	if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
+		return indexOfTopic(c, m[1])
+	}
+	return len(c.batch)
+}
+
+func (c *commit) note(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (c *commit) progress() (staged int, failure error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.staged, c.failure
+}
+
+// outcome closes the books: where the position is stored, or which message failed and why. cause is what ended the attempt.
+func (c *commit) outcome(cause error) (sequence uint64, index int, failure error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.sequence > 0:
+		return c.sequence, 0, nil
+	case c.failure != nil:
+		return 0, c.failedAt, c.failure
+	default:
+		return 0, len(c.batch), cause
+	}
+}
+
+// sendCommit sends all messages in order and stops at the first sign of a failure. The first one asks for an answer, since the
+// server says there why it takes no batch at all; then one in each half of batchInFlight.
+func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan struct{}) error {
+	bytes, mark := 0, 0
+	for i := range len(c.batch) + 1 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.closing:
+			return errClosed
+		case <-lost:
+			return errLost
+		default:
+		}
+		if _, failure := c.progress(); failure != nil {
+			return failure
+		}
+		bytes += len(c.at(i).Body)
+		full := bytes >= batchInFlight/2
+		replyTo := ""
+		if i == 0 || i == len(c.batch) || full || c.askAll {
+			replyTo = reply(l.inbox, c.number, i)
+		}
+		if err := l.nc.PublishMsg(c.message(i, replyTo)); err != nil {
+			if errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionClosed) {
+				return errLost
+			}
+			return fmt.Errorf("sending: %w", err)
+		}
+		if full && i < len(c.batch) {
+			if err := s.awaitCommit(ctx, c, mark, lost); err != nil {
+				return err
+			}
+			bytes, mark = 0, i+1
+		}
+	}
+	return nil
+}
+
+// awaitCommit waits until the first target messages have reached the server, which for all of them and the position means that
+// they are stored.
+func (s *Sink) awaitCommit(ctx context.Context, c *commit, target int, lost <-chan struct{}) error {
+	timeout := time.NewTimer(s.cfg.AckTimeout)
+	defer timeout.Stop()
+	for {
+		staged, failure := c.progress()
+		switch {
+		case staged > len(c.batch):
+			return nil
+		case failure != nil:
+			return failure
+		case staged >= target:
+			return nil
+		}
+		select {
+		case <-c.wake:
+		case <-timeout.C:
+			return errAckTimeout
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.closing:
+			return errClosed
+		case <-lost:
+			return errLost
+		}
+	}
+}
