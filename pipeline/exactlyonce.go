@@ -61,7 +61,9 @@ func (t *ExactlyOnce) Release(ctx context.Context) error {
 	return t.release(ctx, positionOnly{t.Ledger})
 }
 
-// positionOnly is a Ledger as a store of positions.
+// Positions returns a ledger as a store of positions, for whoever moves one without events.
+func Positions(l Ledger) checkpoint.Store { return positionOnly{l} }
+
 type positionOnly struct{ Ledger }
 
 // Commit implements checkpoint.Store.

@@ -39,26 +39,27 @@ func (f laneFlag) choose(lanes []*lane) (*lane, error) {
 
 type checkpointShowCmd struct {
 	laneFlag
-	JSON bool `help:"As a JSON array."`
+	JSON    bool          `help:"As a JSON array."`
+	Timeout time.Duration `help:"How long to wait for a bus that keeps positions." default:"10s"`
 }
 
-// checkpointRow is one lane of `relay checkpoint show`.
+// checkpointRow is a position of a lane, in one of the places where it may be.
 type checkpointRow struct {
-	Lane       string          `json:"lane"`
-	EventID    string          `json:"event_id,omitempty"`
-	CreatedAt  *time.Time      `json:"created_at,omitempty"`
-	UpdatedAt  *time.Time      `json:"updated_at,omitempty"`
-	Mode       checkpoint.Mode `json:"mode,omitempty"`
-	Holder     string          `json:"holder,omitempty"`
-	Generation uint64          `json:"generation,omitempty"`
-	Released   bool            `json:"released"`
-	Error      string          `json:"error,omitempty"`
+	Lane       string     `json:"lane"`
+	Place      string     `json:"place,omitempty"` // file or bus
+	EventID    string     `json:"event_id,omitempty"`
+	CreatedAt  *time.Time `json:"created_at,omitempty"`
+	UpdatedAt  *time.Time `json:"updated_at,omitempty"`
+	Holder     string     `json:"holder,omitempty"`
+	Generation uint64     `json:"generation,omitempty"`
+	Released   bool       `json:"released"`
+	Error      string     `json:"error,omitempty"`
 
 	position string
 }
 
-// Run prints what is there. It takes no lock, so it works beside a relay that runs.
-func (c *checkpointShowCmd) Run(a *app) error {
+// Run prints what is there. It takes no lock and fences nobody, so it works beside a relay that runs.
+func (c *checkpointShowCmd) Run(ctx context.Context, a *app) error {
 	cfg, err := a.loadConfigWith(a.keyOptional)
 	if err != nil {
 		return err
@@ -77,11 +78,9 @@ func (c *checkpointShowCmd) Run(a *app) error {
 	var rows []checkpointRow
 	var faults []error
 	for _, l := range lanes {
-		cp, err := checkpoint.ReadFile(cfg.Checkpoint.Dir, l.identity())
-		if err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
-			faults = append(faults, fmt.Errorf("lane %s: %w", l.sink.Name, err))
-		}
-		rows = append(rows, newCheckpointRow(l.sink.Name, cp, err))
+		found, err := c.rows(ctx, l)
+		rows = append(rows, found...)
+		faults = append(faults, err)
 	}
 	if c.JSON {
 		enc := json.NewEncoder(a.stdout)
@@ -91,23 +90,65 @@ func (c *checkpointShowCmd) Run(a *app) error {
 	return errors.Join(append(faults, printCheckpoints(a.stdout, rows))...)
 }
 
-func newCheckpointRow(name string, cp checkpoint.Checkpoint, err error) checkpointRow {
+// rows returns a row for each place that holds a position of the lane, and one that says so where none does.
+func (c *checkpointShowCmd) rows(ctx context.Context, l *lane) (rows []checkpointRow, fault error) {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	fromFile, err := checkpoint.ReadFile(l.cfg.Checkpoint.Dir, l.identity())
+	if err == nil && fromFile.Mode != checkpoint.AtLeastOnce {
+		err = checkpoint.ErrNotFound // it was taken to the bus
+	}
+	rows, fault = appendRow(rows, l, inFile, fromFile, err)
+	if l.mayBeOnBus() {
+		fromBus, err := l.readBus(ctx)
+		var busFault error
+		rows, busFault = appendRow(rows, l, onBus, fromBus, err)
+		fault = errors.Join(fault, busFault)
+	}
+	if len(rows) == 0 {
+		rows = append(rows, checkpointRow{Lane: l.sink.Name, Error: checkpoint.ErrNotFound.Error(), position: checkpoint.ErrNotFound.Error()})
+	}
+	return rows, fault
+}
+
+// readBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
+func (l *lane) readBus(ctx context.Context) (checkpoint.Checkpoint, error) {
+	bus, err := l.reach(ctx)
 	if err != nil {
-		return checkpointRow{Lane: name, Error: err.Error(), position: "unknown: " + err.Error()}
+		return checkpoint.Checkpoint{}, err
+	}
+	ledger := l.ledger(bus)
+	if ledger == nil {
+		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, bus.Close())
+	}
+	cp, err := ledger.Load(ctx)
+	if err == nil && cp.Mode != checkpoint.ExactlyOnce {
+		err = checkpoint.ErrNotFound // it was taken to the file
+	}
+	return cp, errors.Join(err, bus.Close())
+}
+
+func appendRow(rows []checkpointRow, l *lane, place string, cp checkpoint.Checkpoint, err error) ([]checkpointRow, error) {
+	switch {
+	case errors.Is(err, checkpoint.ErrNotFound):
+		return rows, nil
+	case err != nil:
+		row := checkpointRow{Lane: l.sink.Name, Place: place, Error: err.Error(), position: "unknown: " + err.Error()}
+		return append(rows, row), fmt.Errorf("lane %s: %w", l.sink.Name, err)
 	}
 	row := checkpointRow{
-		Lane: name, EventID: cp.EventID, Mode: cp.Mode, Holder: cp.Holder, Generation: cp.Generation, Released: cp.Released,
+		Lane: l.sink.Name, Place: place, EventID: cp.EventID, Holder: cp.Holder, Generation: cp.Generation, Released: cp.Released,
 		UpdatedAt: &cp.UpdatedAt, position: cp.String(),
 	}
 	if !cp.CreatedAt.IsZero() {
 		row.CreatedAt = &cp.CreatedAt
 	}
-	return row
+	return append(rows, row), nil
 }
 
 func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "LANE\tPOSITION\tCOMMITTED\tMODE\tHOLDER")
+	fmt.Fprintln(w, "LANE\tPLACE\tPOSITION\tCOMMITTED\tHOLDER")
 	for _, r := range rows {
 		updated, holder := "-", r.Holder
 		if r.UpdatedAt != nil {
@@ -116,7 +157,7 @@ func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 		if r.Released {
 			holder += " (released)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Lane, r.position, updated, r.Mode, holder)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Lane, r.Place, r.position, updated, holder)
 	}
 	return w.Flush()
 }
@@ -124,32 +165,52 @@ func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 type checkpointSetCmd struct {
 	laneFlag
 	To   string `arg:"" optional:"" help:"An event id (go on after it), a time such as 2026-01-31T00:00:00Z, earliest, or latest."`
-	From string `help:"Take the position of this other lane." placeholder:"SINK" xor:"to"`
+	From string `help:"Take the position from elsewhere: another lane, by the name of its sink; file or bus, where this lane's own position was in the other mode of delivery." placeholder:"file|bus|SINK"`
 }
 
 // Run moves a lane.
 func (c *checkpointSetCmd) Run(ctx context.Context, a *app) error {
 	if (c.To == "") == (c.From == "") {
-		return &usageError{errors.New("say where to: an event id, a time, earliest, latest, or --from another lane")}
+		return &usageError{errors.New("say where to: an event id, a time, earliest, latest, or --from file, bus or another lane")}
 	}
-	return a.move(ctx, c.laneFlag, func(lanes []*lane, l *lane) (checkpoint.Position, error) {
-		if c.From != "" {
-			other, err := laneFlag{Lane: c.From}.choose(lanes)
-			if err != nil {
-				return checkpoint.Position{}, err
-			}
-			cp, err := checkpoint.ReadFile(other.cfg.Checkpoint.Dir, other.identity())
-			if err != nil {
-				return checkpoint.Position{}, fmt.Errorf("reading the position of lane %s: %w", c.From, err)
-			}
-			return cp.Position, nil
-		}
-		var to config.Start
+	var to config.Start
+	if c.To != "" {
 		if err := to.UnmarshalText([]byte(c.To)); err != nil {
-			return checkpoint.Position{}, &usageError{fmt.Errorf("%q %w", c.To, err)}
+			return &usageError{fmt.Errorf("%q %w", c.To, err)}
 		}
-		return l.position(ctx, newClient(l.cfg), to)
+	}
+	return a.withPlaces(ctx, c.laneFlag, func(lanes []*lane, p *places) error {
+		switch c.From {
+		case "":
+			position, err := p.lane.position(ctx, newClient(p.lane.cfg), to)
+			if err != nil {
+				return err
+			}
+			return a.set(ctx, p, position)
+		case inFile:
+			return a.take(ctx, p, p.file, p.bus)
+		case onBus:
+			return a.take(ctx, p, p.bus, p.file)
+		default:
+			return a.setFromLane(ctx, p, lanes, c.From)
+		}
 	})
+}
+
+// setFromLane sets a lane to where another one is.
+func (a *app) setFromLane(ctx context.Context, p *places, lanes []*lane, name string) error {
+	other, err := laneFlag{Lane: name}.choose(lanes)
+	if err != nil {
+		return err
+	}
+	cp, err := checkpoint.ReadFile(other.cfg.Checkpoint.Dir, other.identity())
+	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && other.mayBeOnBus() {
+		cp, err = other.readBus(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the position of lane %s: %w", name, err)
+	}
+	return a.set(ctx, p, cp.Position)
 }
 
 type checkpointResetCmd struct {
@@ -158,13 +219,17 @@ type checkpointResetCmd struct {
 
 // Run moves a lane to where it would begin without a checkpoint.
 func (c *checkpointResetCmd) Run(ctx context.Context, a *app) error {
-	return a.move(ctx, c.laneFlag, func(_ []*lane, l *lane) (checkpoint.Position, error) {
-		return l.position(ctx, newClient(l.cfg), l.cfg.Source.Start)
+	return a.withPlaces(ctx, c.laneFlag, func(_ []*lane, p *places) error {
+		to, err := p.lane.position(ctx, newClient(p.lane.cfg), p.lane.cfg.Source.Start)
+		if err != nil {
+			return err
+		}
+		return a.set(ctx, p, to)
 	})
 }
 
-// move commits another position for a lane, whatever is there now, and keeps what was.
-func (a *app) move(ctx context.Context, which laneFlag, where func([]*lane, *lane) (checkpoint.Position, error)) (err error) {
+// withPlaces opens the places of the chosen lane for do.
+func (a *app) withPlaces(ctx context.Context, which laneFlag, do func([]*lane, *places) error) (err error) {
 	cfg, err := a.loadConfigWith(a.keyOptional)
 	if err != nil {
 		return err
@@ -177,35 +242,61 @@ func (a *app) move(ctx context.Context, which laneFlag, where func([]*lane, *lan
 	if err != nil {
 		return err
 	}
-	to, err := where(lanes, l)
+	p, err := l.openPlaces(ctx)
 	if err != nil {
 		return err
 	}
-	store, err := checkpoint.OpenFile(cfg.Checkpoint.Dir, l.identity())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	return a.replace(ctx, l, store, to)
+	defer func() { err = errors.Join(err, p.close()) }()
+	return do(lanes, p)
 }
 
-func (a *app) replace(ctx context.Context, l *lane, store *checkpoint.File, to checkpoint.Position) error {
-	prev, kept, err := keepPrevious(ctx, store)
+// set moves the position to where a person says, in the place where it is.
+func (a *app) set(ctx context.Context, p *places, to checkpoint.Position) error {
+	at, err := p.current(ctx)
 	if err != nil {
 		return err
 	}
-	next := checkpoint.Checkpoint{
-		Position: to, Generation: prev.Generation + 1, Holder: store.Holder(), Released: true,
-		Source: l.identity(), Mode: checkpoint.AtLeastOnce, Events: l.types, UpdatedAt: time.Now().UTC(),
-	}
-	if _, err := store.Commit(ctx, prev, next); err != nil {
+	prev, kept, err := p.put(ctx, at, to)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "lane %s now stands at: %s\n", l.sink.Name, to)
-	if kept != "" {
-		fmt.Fprintf(a.stdout, "before, it stood at: %s; that checkpoint is kept in %s\n", prev.Position, kept)
-	}
+	a.tell(p.lane, at, prev, kept, to)
 	return nil
+}
+
+// take moves the position from one place to the other, as the mode of delivery is to change. A crash in between leaves both, and
+// then relay asks which of them holds.
+func (a *app) take(ctx context.Context, p *places, from, to *place) error {
+	if p.bus == nil {
+		return &usageError{fmt.Errorf("sink %s keeps no positions, so there is nothing to take along", p.lane.sink.Name)}
+	}
+	cp, here, err := from.here(ctx)
+	if err != nil {
+		return err
+	}
+	if !here {
+		return &usageError{fmt.Errorf("lane %s has no position in the place called %s", p.lane.sink.Name, from.name)}
+	}
+	prev, kept, err := p.put(ctx, to, cp.Position)
+	if err != nil {
+		return err
+	}
+	if err := p.leave(ctx, from, to); err != nil {
+		return fmt.Errorf("the position is in both places now; marking the one called %s as left: %w", from.name, err)
+	}
+	a.tell(p.lane, to, prev, kept, cp.Position)
+	return nil
+}
+
+// tell says what was moved, and where it was before.
+func (a *app) tell(l *lane, at *place, prev checkpoint.Checkpoint, kept string, to checkpoint.Position) {
+	fmt.Fprintf(a.stdout, "lane %s now stands at: %s (%s, %s)\n", l.sink.Name, to, at.name, at.mode)
+	if prev.Revision > 0 {
+		fmt.Fprintf(a.stdout, "before, it stood at: %s\n", prev.Position)
+	}
+	if kept != "" {
+		fmt.Fprintf(a.stdout, "the checkpoint from before is kept in %s\n", kept)
+	}
 }
 
 // keepPrevious archives the checkpoint in force. One that cannot be read, or is another's, is moved away, so that the next commit

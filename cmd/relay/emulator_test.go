@@ -35,6 +35,7 @@ source: {endpoint: %q, api_key: %s, event_list: brackets, poll_interval: 200ms, 
 sinks: [{name: nats, type: nats, url: %q}]
 checkpoint: {dir: %q}
 admin: {listen: ""}
+delivery: at_least_once
 `, endpoint, key, url, t.TempDir()))
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 121 }, patient, often, &r.stderr)

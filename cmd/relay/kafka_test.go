@@ -126,6 +126,7 @@ sinks: [{name: kafka, type: kafka, brokers: [%s], topic_prefix: %q, create: %s}]
 routes: [{events: [dsync.*], topic: directory}, {events: [session.*], topic: sessions}, {events: ["*"], topic: others}]
 checkpoint: {dir: %q}
 admin: {listen: ""}
+delivery: at_least_once
 `, apiURL, testKey, strings.Join(b.brokers, ", "), b.prefix, create, dir)
 }
 

@@ -109,14 +109,19 @@ func writeConfig(t *testing.T, text string) string {
 	return path
 }
 
-// natsConfig is the configuration of one NATS lane; more is appended to it.
+// natsConfig is the configuration of one NATS lane that delivers at least once; more is appended to it.
 func natsConfig(apiURL, natsURL, dir, more string) string {
+	return natsConfigFor("at_least_once", apiURL, natsURL, dir, more)
+}
+
+func natsConfigFor(delivery, apiURL, natsURL, dir, more string) string {
 	return fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 20ms, rate_limit: 5000}
 sinks: [{name: nats, type: nats, url: %q}]
 checkpoint: {dir: %q}
 admin: {listen: ""}
-%s`, apiURL, testKey, natsURL, dir, more)
+delivery: %s
+%s`, apiURL, testKey, natsURL, dir, delivery, more)
 }
 
 // output is what a command prints; it may be read while the command runs.
@@ -201,4 +206,29 @@ func freeAddress(t *testing.T) string {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
 	return l.Addr().String()
+}
+
+// flows waits until the stream holds so many messages more.
+func flows(t *testing.T, js jetstream.JetStream, more int, log *output) {
+	t.Helper()
+	goal := messages(js, "WORKOS") + more
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") >= goal }, patient, often, log)
+}
+
+// events returns how many messages the stream holds beside positions.
+func events(t *testing.T, js jetstream.JetStream) int {
+	t.Helper()
+	s, err := js.Stream(t.Context(), "WORKOS")
+	if err != nil {
+		return 0
+	}
+	info, err := s.Info(t.Context(), jetstream.WithSubjectFilter("relay.position.>"))
+	require.NoError(t, err)
+	return int(info.State.Msgs) - len(info.State.Subjects)
+}
+
+// purgePosition purges only positions.
+func purgePosition(r *jetstream.StreamPurgeRequest) error {
+	r.Subject = "relay.position.>"
+	return nil
 }

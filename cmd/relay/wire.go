@@ -170,33 +170,55 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 		return err
 	}
 	r.stores = append(r.stores, store)
-	if l.sink.Delivery == "auto" {
-		l.log.Info("delivery: auto means at_least_once in this version: nothing is lost, and after a crash what was in flight may come twice")
-	}
 	r.lanes = append(r.lanes, &pipeline.Lane{
-		Name:   l.sink.Name,
-		Source: l.stream(client, metrics.SourceHooks()),
-		Router: l.router,
-		Target: &pipeline.AtLeastOnce{
-			Sink:  bus,
-			Store: store,
-			Ownership: pipeline.Ownership{
-				Topics:   l.topics,
-				Identity: l.identity(),
-				Holder:   store.Holder(),
-				Events:   l.types,
-				Origin: func(ctx context.Context) (checkpoint.Position, error) {
-					return l.position(ctx, client, l.cfg.Source.Start)
-				},
-				Logger: l.log,
-			},
-		},
+		Name:            l.sink.Name,
+		Source:          l.stream(client, metrics.SourceHooks()),
+		Router:          l.router,
+		Target:          l.target(bus, store, client),
+		TakeoverAfter:   l.cfg.TakeoverAfter,
+		Holder:          store.Holder(),
 		Park:            l.cfg.DeadLetter != nil,
 		ShutdownTimeout: l.cfg.ShutdownTimeout,
 		Observer:        metrics,
 		Logger:          l.log,
 	})
 	return nil
+}
+
+// target puts together where the lane's events and its position go.
+func (l *lane) target(bus pipeline.Bus, store *checkpoint.File, client *source.Client) *pipeline.Delivery {
+	owner := pipeline.Ownership{
+		Topics:   l.topics,
+		Identity: l.identity(),
+		Holder:   store.Holder(),
+		Events:   l.types,
+		Origin: func(ctx context.Context) (checkpoint.Position, error) {
+			return l.position(ctx, client, l.cfg.Source.Start)
+		},
+		Logger: l.log,
+	}
+	d := &pipeline.Delivery{
+		Want:        checkpoint.Mode(l.sink.Delivery),
+		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: bus, Store: store},
+		Incapable:   incapable,
+	}
+	if ledger := l.ledger(bus); ledger != nil {
+		d.ExactlyOnce = &pipeline.ExactlyOnce{Ownership: owner, Ledger: ledger}
+	}
+	return d
+}
+
+// ledger returns the bus as one that keeps the position too, nil where it never can.
+func (l *lane) ledger(bus pipeline.Bus) pipeline.Ledger {
+	if s, ok := bus.(*nats.Sink); ok {
+		return s.Ledger(l.identity())
+	}
+	return nil
+}
+
+// incapable reports whether err says that a bus, as it is, cannot do exactly_once.
+func incapable(err error) bool {
+	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit)
 }
 
 func (r *relay) status() []pipeline.Status {

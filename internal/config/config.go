@@ -24,7 +24,7 @@ type Config struct {
 	Sinks           []Sink           `yaml:"sinks" default:"[{name: nats, type: nats, url: embedded}]" doc:"Where the events go. Each sink is a lane of its own, with its own reading, position and pace; one that is down holds back no other."`
 	Routes          []router.Route   `yaml:"routes" doc:"Which topic an event goes to. The first route that matches decides; without one the topic is the event type." example:"[{events: [\"dsync.user.*\"], topic: dsync.user, key: data.directory_id}, {events: [\"authentication.*\"], drop: true}]"`
 	Encoding        router.Encoding  `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message. raw: the event byte for byte as received, what is known of it in headers. cloudevents: CloudEvents 1.0 in binary mode, attributes in headers. cloudevents_structured: one CloudEvents JSON object."`
-	Delivery        string           `yaml:"delivery" default:"auto" enum:"auto,at_least_once" doc:"What relay promises of each sink that does not say so itself. at_least_once: no event is lost, and after a crash what was in flight may come twice. auto: the best that the bus can do, at_least_once in this version."`
+	Delivery        string           `yaml:"delivery" default:"auto" enum:"auto,exactly_once,at_least_once" doc:"What relay promises of each sink that does not say so itself. exactly_once: events and position are stored in one atomic act of the bus, so that none is lost and none comes twice, whatever dies. at_least_once: none is lost, and after a crash what was in flight may come twice. auto: exactly_once where the bus can do it, and later what is recorded with the position."`
 	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes its lane over."`
 	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Where an event goes that can never be published, for example because it is larger than the bus allows. Without this section its lane stops there and names the event."`
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
@@ -52,7 +52,7 @@ type Sink struct {
 	Name     string   `yaml:"name" required:"true" format:"name" doc:"Names the lane in logs, metrics and positions. Unique; another name starts the lane over."`
 	Type     string   `yaml:"type" required:"true" doc:"Kind of the bus. It decides which of the keys below apply."`
 	Events   []string `yaml:"events" default:"[\"*\"]" doc:"What this lane carries of the source's event types, in names or patterns."`
-	Delivery string   `yaml:"delivery" enum:"auto,at_least_once" doc:"Where it differs from the delivery of the whole relay."`
+	Delivery string   `yaml:"delivery" enum:"auto,exactly_once,at_least_once" doc:"Where it differs from the delivery of the whole relay."`
 
 	NATS   *nats.Config   `variant:"nats"`
 	Kafka  *kafka.Config  `variant:"kafka"`

@@ -315,7 +315,7 @@ func (d *decoder) scalar(f *field, n *yaml.Node, v reflect.Value, path string) {
 		d.secrets = append(d.secrets, text)
 	}
 	if err := f.setText(v, text); err != nil {
-		d.reportText(placeOf(n), path, d.fault(f, n, text, path, err))
+		d.reportText(placeOf(n), path, d.fault(f, n, text, err))
 	}
 }
 
@@ -340,10 +340,7 @@ func (d *decoder) text(f *field, n *yaml.Node, path string) (string, bool) {
 
 // fault says what is wrong with a value. It shows the value as it stands in the file, never as the environment filled it in,
 // and of a secret nothing.
-func (d *decoder) fault(f *field, n *yaml.Node, text, path string, err error) string {
-	if word := unavailableValues[withoutIndices(path)][text]; word != "" {
-		return word
-	}
+func (d *decoder) fault(f *field, n *yaml.Node, text string, err error) string {
 	shown := maskCredentials(n.Value)
 	if len(shown) > 80 {
 		shown = strings.ToValidUTF8(shown[:80], "") + "..."

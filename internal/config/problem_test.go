@@ -130,9 +130,6 @@ config.yaml:1:1: must be a section of keys, not a list`},
 		{"not available: section", "source:\n  backfill: {readers: 16}\n  webhook: {listen: \":9\"}\n", `
 config.yaml:2:3: source.backfill: reading the backlog with several readers is not available in this version
 config.yaml:3:3: source.webhook: waking up by webhook is not available in this version`},
-		{"not available: value", "delivery: exactly_once\nsinks: [{name: a, type: stdout, delivery: exactly_once}]\n", `
-config.yaml:1:11: delivery: exactly_once is not available in this version
-config.yaml:2:43: sinks[0].delivery: exactly_once is not available in this version`},
 
 		{"unset variable", "id: a\nadmin: {listen: \"${LISTEN}\"}\n", `
 config.yaml:2:17: admin.listen: the environment variable LISTEN is not set; set it, or give a default: ${LISTEN:-value}`},

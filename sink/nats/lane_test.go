@@ -122,7 +122,7 @@ func (w *laneWorld) requireOnce(t testing.TB, js jetstream.JetStream) {
 	}
 	require.Zero(t, duplicates, "duplicates")
 	require.Zero(t, lost, "lost")
-	require.True(t, fmt.Sprint(want) == fmt.Sprint(have), "reordered")
+	require.Equal(t, fmt.Sprint(want), fmt.Sprint(have), "reordered")
 	t.Logf("%d events, each once and in order", len(want))
 }
 

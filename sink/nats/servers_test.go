@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,11 +63,25 @@ func (ts *testServer) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", t
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().(*net.TCPAddr).Port
+	for range 1000 {
+		port := firstPort + int(nextPort.Add(1))%portRange
+		ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			require.NoError(t, ln.Close())
+			return port
+		}
+	}
+	require.Fail(t, "no port is free")
+	return 0
 }
+
+// Ports are handed out below those that the system chooses from, and none twice: that of a server which is down must not become
+// another test's. Each process begins elsewhere.
+const firstPort, portRange = 10_000, 20_000
+
+var nextPort atomic.Int64
+
+func init() { nextPort.Store(int64(os.Getpid()) * 131 % portRange) }
 
 // testCluster is three servers that replicate streams among themselves.
 type testCluster struct{ nodes []*testServer }

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
+	"workos-relay/sink/nats"
+)
+
+// A lane's position is in one of two places, as its mode of delivery has it. The commands call them so.
+const (
+	inFile = "file" // at_least_once: the checkpoint file
+	onBus  = "bus"  // exactly_once: the bus itself
+)
+
+// place is one of the places where a lane's position may be.
+type place struct {
+	name  string
+	mode  checkpoint.Mode // of the positions that belong there
+	store checkpoint.Store
+}
+
+// here returns the position that the place holds, and false where it holds none or says that it was taken to the other place.
+func (p *place) here(ctx context.Context) (checkpoint.Checkpoint, bool, error) {
+	cp, err := p.store.Load(ctx)
+	switch {
+	case errors.Is(err, checkpoint.ErrNotFound):
+		return cp, false, nil
+	case err != nil:
+		return cp, false, err
+	}
+	return cp, cp.Mode == p.mode, nil
+}
+
+// places are both places of a lane, open.
+type places struct {
+	lane   *lane
+	file   *place
+	bus    *place // nil where the sink keeps no positions
+	ledger pipeline.Ledger
+	holder string
+
+	disk  *checkpoint.File
+	close func() error
+}
+
+// openPlaces opens both, under the lock of the checkpoint's folder.
+func (l *lane) openPlaces(ctx context.Context) (*places, error) {
+	disk, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
+	if err != nil {
+		return nil, err
+	}
+	p := &places{
+		lane: l, disk: disk, holder: disk.Holder(), close: disk.Close,
+		file: &place{name: inFile, mode: checkpoint.AtLeastOnce, store: disk},
+	}
+	if !l.mayBeOnBus() {
+		return p, nil
+	}
+	bus, err := l.reach(ctx)
+	if err != nil {
+		return nil, errors.Join(err, disk.Close())
+	}
+	p.close = func() error { return errors.Join(bus.Close(), disk.Close()) }
+	if p.ledger = l.ledger(bus); p.ledger != nil {
+		p.bus = &place{name: onBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
+	}
+	return p, nil
+}
+
+// mayBeOnBus reports whether the sink is of a kind that can keep the position.
+func (l *lane) mayBeOnBus() bool { return l.sink.Stdout == nil }
+
+// reach opens the lane's bus for a command. An embedded server may be running inside a relay, and is then reached from outside.
+func (l *lane) reach(ctx context.Context) (pipeline.Bus, error) {
+	if l.embedded() {
+		d := net.Dialer{Timeout: time.Second}
+		if conn, err := d.DialContext(ctx, "tcp", l.sink.NATS.Embedded.Listen); err == nil {
+			_ = conn.Close() // it was only to see whether somebody listens
+			c := *l.sink.NATS
+			c.URL = "nats://" + c.Embedded.Listen
+			c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
+			return nats.New(ctx, c)
+		}
+	}
+	return l.open(ctx)
+}
+
+// current returns the place that holds the position. Where none does it is the one that the configuration asks for.
+func (p *places) current(ctx context.Context) (*place, error) {
+	if p.bus == nil {
+		return p.file, nil
+	}
+	_, inFile, err := p.file.here(ctx)
+	if err != nil && !replaceable(err) {
+		return nil, err
+	}
+	inFile = inFile || err != nil
+	_, onBus, err := p.bus.here(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case inFile && onBus:
+		return nil, &usageError{errors.New("the lane has two positions, one in the checkpoint file and one on the bus: say which holds, with --from file or --from bus")}
+	case inFile:
+		return p.file, nil
+	case onBus:
+		return p.bus, nil
+	}
+	return p.wanted(ctx)
+}
+
+// wanted is where a first start would put the position.
+func (p *places) wanted(ctx context.Context) (*place, error) {
+	if checkpoint.Mode(p.lane.sink.Delivery) == checkpoint.AtLeastOnce || p.bus == nil {
+		return p.file, nil
+	}
+	err := p.ledger.Prepare(ctx, p.lane.topics)
+	switch {
+	case err == nil:
+		return p.bus, nil
+	case incapable(err) && checkpoint.Mode(p.lane.sink.Delivery) == pipeline.Auto:
+		return p.file, nil
+	default:
+		return nil, err
+	}
+}
+
+// replaceable reports whether err is of a checkpoint that is there and cannot be used, but may be replaced.
+func replaceable(err error) bool {
+	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
+}
+
+// put commits a position in a place, whatever is there now, and returns what was and where that is kept.
+func (p *places) put(ctx context.Context, at *place, to checkpoint.Position) (prev checkpoint.Checkpoint, kept string, err error) {
+	if at == p.file {
+		prev, kept, err = keepPrevious(ctx, p.disk)
+	} else {
+		prev, err = p.takeBus(ctx)
+	}
+	if err != nil {
+		return prev, kept, err
+	}
+	next := checkpoint.Checkpoint{
+		Position: to, Generation: prev.Generation + 1, Holder: p.holder, Released: true,
+		Source: p.lane.identity(), Mode: at.mode, Events: p.lane.types, UpdatedAt: time.Now().UTC(),
+	}
+	_, err = at.store.Commit(ctx, prev, next)
+	return prev, kept, err
+}
+
+// takeBus makes the bus ready to have the position moved, and refuses where another relay is at work.
+func (p *places) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
+	if err := p.ledger.Prepare(ctx, p.lane.topics); err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	cp, err := p.ledger.Load(ctx)
+	if err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
+		return cp, err
+	}
+	if age := time.Since(cp.UpdatedAt); err == nil && !cp.Released && cp.Holder != p.holder && age < p.lane.cfg.TakeoverAfter {
+		return cp, fmt.Errorf("another relay (holder %s) moved this position %s ago: stop it first", cp.Holder, age.Round(time.Second))
+	}
+	if err := p.ledger.Fence(ctx); err != nil {
+		return cp, err
+	}
+	if cp, err = p.ledger.Load(ctx); errors.Is(err, checkpoint.ErrNotFound) {
+		err = nil
+	}
+	return cp, err
+}
+
+// leave marks a place as one from which the position was taken to another, so that it is never taken for the position again.
+func (p *places) leave(ctx context.Context, from, to *place) error {
+	cp, here, err := from.here(ctx)
+	if err != nil || !here {
+		return err
+	}
+	next := cp
+	next.Mode, next.Holder, next.Released, next.UpdatedAt = to.mode, p.holder, true, time.Now().UTC()
+	_, err = from.store.Commit(ctx, cp, next)
+	return err
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/checkpoint"
+	"workos-relay/source/sourcetest"
+)
+
+// TestTwinsNeverBothWrite runs two relays with the same configuration, in folders of their own, while events flow: one is stopped
+// with SIGSTOP, the other takes over, and the first, once it goes on, finds that it lost its place. At the end the stream holds
+// every event once.
+func TestTwinsNeverBothWrite(t *testing.T) {
+	api := newAPI(t)
+	url, js := newNATS(t)
+	ctx := t.Context()
+	made := make(chan error, 1)
+	const events = 2500
+	go func() { made <- api.Live(ctx, sourcetest.LiveConfig{Rate: 150, Seed: 5, Max: events}) }()
+
+	logs := [2]output{}
+	twins := [2]*exec.Cmd{}
+	for i := range twins {
+		twins[i] = child(t, &logs[i], "run", "--config", writeConfig(t, shortWindow(natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), "takeover_after: 3s"))))
+		flows(t, js, 50, &logs[i])
+	}
+	const active, standby = 0, 1
+	require.NoError(t, twins[active].Process.Signal(syscall.SIGSTOP))
+	flows(t, js, 100, &logs[standby]) // takeover
+	require.NoError(t, twins[active].Process.Signal(syscall.SIGCONT))
+	require.Eventually(t, func() bool { return strings.Contains(logs[active].String(), "standing by") }, patient, often, &logs[active])
+	flows(t, js, 50, &logs[standby])
+
+	require.NoError(t, twins[standby].Process.Signal(syscall.SIGTERM))
+	require.NoError(t, twins[standby].Wait(), &logs[standby])
+	flows(t, js, 50, &logs[active]) // at once, for the other has released
+	require.NoError(t, <-made)
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") == events+1 }, patient, often, &logs[active])
+	require.NoError(t, twins[active].Process.Signal(syscall.SIGTERM))
+	require.NoError(t, twins[active].Wait(), &logs[active])
+	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})), "copies")
+}
+
+// TestAPositionTakenFromTheStreamStopsRelay: with the position gone and events there, relay asks and publishes nothing.
+func TestAPositionTakenFromTheStreamStopsRelay(t *testing.T) {
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
+	url, js := newNATS(t)
+	config := writeConfig(t, natsConfigFor("auto", api.URL(), url, t.TempDir(), ""))
+	r := start(t, "run", "--config", config)
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 301 }, patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	require.Contains(t, r.stderr.String(), "delivery: exactly_once")
+
+	stream, err := js.Stream(t.Context(), "WORKOS")
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(t.Context(), purgePosition))
+	code, _, stderr := do(t, "run", "--config", config)
+	require.Equal(t, exitDecide, code, stderr)
+	require.Contains(t, stderr, "relay checkpoint set")
+	require.Equal(t, 300, messages(js, "WORKOS"))
+
+	ids := api.IDs(sourcetest.Filter{})
+	code, stdout, stderr := do(t, "checkpoint", "set", ids[299], "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	require.Contains(t, stdout, "(bus, exactly_once)")
+	r = start(t, "run", "--config", config)
+	requests := api.Count()
+	require.Eventually(t, func() bool { return api.Count() > requests+3 }, patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	require.Zero(t, requireAllInOrder(t, js, ids))
+}
+
+// TestTheModeOfDeliveryChangesOnlyByHand goes from at_least_once to exactly_once and back. Each time relay stops and names the
+// command, and with it goes on without a gap and without a copy.
+func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
+	url, js := newNATS(t)
+	dir := t.TempDir()
+	config := func(delivery string) string {
+		return writeConfig(t, shortWindow(natsConfigFor(delivery, api.URL(), url, dir, "")))
+	}
+	carries := func(delivery string, total int) {
+		t.Helper()
+		r := start(t, "run", "--config", config(delivery))
+		require.Eventually(t, func() bool { return events(t, js) == total }, patient, often, &r.stderr)
+		require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	}
+	refuses := func(delivery, command string) {
+		t.Helper()
+		code, _, stderr := do(t, "run", "--config", config(delivery))
+		require.Equal(t, exitDecide, code, stderr)
+		require.Contains(t, stderr, command)
+	}
+	moves := func(delivery, from string) {
+		t.Helper()
+		code, _, stderr := do(t, "checkpoint", "set", "--from", from, "--config", config(delivery))
+		require.Equal(t, exitDone, code, stderr)
+	}
+	more := func() int {
+		require.NoError(t, api.Live(t.Context(), sourcetest.LiveConfig{Rate: 100_000, Seed: uint64(api.Len()), Max: 50}))
+		return api.Len()
+	}
+	carries("at_least_once", 300)
+	carries("auto", more()) // as recorded
+	refuses("exactly_once", "relay checkpoint set --lane nats --from file")
+	moves("exactly_once", "file")
+	carries("exactly_once", more())
+	carries("auto", more())
+	refuses("at_least_once", "relay checkpoint set --lane nats --from bus")
+	moves("at_least_once", "bus")
+	carries("at_least_once", more())
+	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
+
+	code, stdout, stderr := do(t, "checkpoint", "show", "--json", "--config", config("auto"))
+	require.Equal(t, exitDone, code, stderr)
+	var rows []checkpointRow
+	require.NoError(t, json.Unmarshal([]byte(stdout), &rows))
+	require.Len(t, rows, 1)
+	require.Equal(t, inFile, rows[0].Place)
+
+	// A restored backup of the folder from before brings a second position.
+	moves("exactly_once", "file")
+	id := checkpoint.Identity{Relay: "workos", Lane: "nats", Endpoint: api.URL(), Destination: "nats stream WORKOS"}
+	cp, err := checkpoint.ReadFile(dir, id)
+	require.NoError(t, err)
+	cp.Mode = checkpoint.AtLeastOnce
+	require.NoError(t, os.WriteFile(dir+"/workos.nats.checkpoint", checkpoint.Encode(cp), 0o600))
+	refuses("auto", "two positions")
+	code, _, stderr = do(t, "checkpoint", "set", "earliest", "--config", config("auto"))
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--from file or --from bus")
+	moves("auto", "bus")
+	carries("auto", more())
+	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
+}
+
+func TestExactlyOnceIsRefusedWhereItCannotBe(t *testing.T) {
+	api := newAPI(t)
+	url, _ := newNATS(t)
+	config := strings.Replace(natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""), "{name: nats, type: nats, url: \""+url+"\"}", "{name: out, type: stdout}", 1)
+	code, _, stderr := do(t, "run", "--config", writeConfig(t, config))
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "cannot do exactly_once")
+}
