@@ -42,7 +42,7 @@ type Config struct {
 
 // Create says whether relay may create the stream, and how.
 type Create struct {
-	Enabled  bool          `yaml:"enabled" default:"true" doc:"Create the stream where it is missing, and add missing subjects to one that relay created. A stream that others created is never changed."`
+	Enabled  bool          `yaml:"enabled" default:"true" doc:"Create the stream where it is missing, and add to one that relay created the subjects and settings that are missing. A stream that others created is never changed."`
 	Replicas int           `yaml:"replicas" default:"1" doc:"Copies of a created stream in the cluster: 1, 3 or 5. Only 3 or more outlive a broken disk or a lost server."`
 	MaxAge   time.Duration `yaml:"max_age" default:"0s" doc:"How long a created stream keeps a message; 0s keeps it for ever."`
 	MaxBytes unit.Bytes    `yaml:"max_bytes" default:"0" doc:"Size at which a created stream drops its oldest messages; 0 sets no limit."`

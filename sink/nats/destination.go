@@ -66,9 +66,11 @@ func refuseIllegal(topics []string) error {
 
 // streamInfo asks the leader of the stream. What Publish and Commit check before they send is taken from the answer.
 func (s *Sink) streamInfo(ctx context.Context, l *link) (*jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
-	defer cancel()
-	stream, err := l.js.Stream(ctx, s.cfg.Stream)
+	var stream jetstream.Stream
+	err := s.ask(ctx, func(ctx context.Context) (err error) {
+		stream, err = l.js.Stream(ctx, s.cfg.Stream)
+		return err
+	})
 	if err != nil {
 		return nil, s.explainAPI(l, "looking for stream "+s.cfg.Stream, err)
 	}

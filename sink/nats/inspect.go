@@ -118,9 +118,7 @@ func (s *Sink) lastOn(ctx context.Context, l *link, subject string) (stored, err
 }
 
 // request calls the JetStream API and waits for the answer for at most ack_timeout, and no longer than the connection lasts.
-func (s *Sink) request(ctx context.Context, l *link, call string, body []byte) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
-	defer cancel()
+func (s *Sink) request(ctx context.Context, l *link, call string, body []byte) (msg *nats.Msg, err error) {
 	ctx, abort := context.WithCancelCause(ctx)
 	lost, watched := l.lostSignal(), make(chan struct{})
 	go func() {
@@ -137,11 +135,32 @@ func (s *Sink) request(ctx context.Context, l *link, call string, body []byte) (
 		abort(nil)
 		<-watched
 	}()
-	msg, err := l.nc.RequestWithContext(ctx, s.cfg.apiSubject(call), body)
+	err = s.ask(ctx, func(ctx context.Context) (err error) {
+		msg, err = l.nc.RequestWithContext(ctx, s.cfg.apiSubject(call), body)
+		return err
+	})
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
 	return msg, err
+}
+
+// askFirst is how long an answer is waited for until the question is put again, twice as long each time.
+const askFirst = 500 * time.Millisecond
+
+// ask puts a question that changes nothing until it is answered, for at most ack_timeout: one that arrives while a stream has no
+// leader stays without an answer for good.
+func (s *Sink) ask(ctx context.Context, question func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
+	defer cancel()
+	for wait := askFirst; ; wait *= 2 {
+		try, done := context.WithTimeout(ctx, wait)
+		err := question(try)
+		done()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func (c Config) apiSubject(call string) string {

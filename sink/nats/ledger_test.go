@@ -32,7 +32,13 @@ func (l ledgerStore) Close() error { return l.s.Close() }
 func (p subjectPlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
 	s := open(t, Config{URL: p.url, Stream: p.stream, Create: Create{Enabled: true, Replicas: p.replicas}})
 	l := s.Ledger(id)
-	require.NoError(t, l.Prepare(t.Context(), []string{p.stream + ".created"}))
+	require.Eventually(t, func() bool { // a cluster that is busy may need another try, as a lane makes it
+		err := l.Prepare(t.Context(), []string{p.stream + ".created"})
+		if err != nil {
+			t.Logf("preparing again: %v", err)
+		}
+		return err == nil
+	}, time.Minute, 50*time.Millisecond)
 	return ledgerStore{l.Store(), s}
 }
 

@@ -1,4 +1,5 @@
-// Package nats publishes to a NATS JetStream stream, on a server of its own or on one embedded in this process.
+// Package nats publishes to a NATS JetStream stream, on a server of its own or on one embedded in this process: a Sink message by
+// message, at least once, a Ledger in atomic batches that carry the position with them, exactly once.
 //
 // An acknowledgement of JetStream means that the leader of the stream has stored the message, with several replicas that a
 // majority has. On a single server it is in the page cache until the server syncs, two minutes by default: for power loss use
