@@ -10,7 +10,7 @@ lint:
 	gofmt -l . && go vet ./... && golangci-lint run
 
 bench: ## relay against a bare fetch loop, on this machine
-	cd bench && go run .
+	go run ./bench
 
 generate: ## config.example.yaml, docs/configuration.md, docs/config.schema.json
 	go generate ./...

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain lets the test binary play the roles that the benchmark starts.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == roleArgument {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestEveryPartMeasures runs the whole benchmark with few events. What it measures is not judged.
+func TestEveryPartMeasures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds relay and starts some thirty processes")
+	}
+	t.Setenv("RELAY_TEST_KAFKA", "")
+	out := filepath.Join(t.TempDir(), "RESULTS.md")
+	require.NoError(t, run(t.Context(), []string{"-events", "3000", "-runs", "1", "-latency", "0s,1ms", "-dir", t.TempDir(), "-out", out}))
+	text, err := os.ReadFile(out)
+	require.NoError(t, err)
+	for _, row := range []string{
+		`## Events API to NATS JetStream, 3000 events, API latency 0s`,
+		`## Events API to NATS JetStream, 3000 events, API latency 1ms`,
+		`\| bare loop: fetches and discards \| [\d,]+ \| 100 % \| \d+\.\d`,
+		`\| relay to JetStream \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`\| relay to JetStream, sync_always \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`\| relay to JetStream, exactly_once \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`\| relay to kfake \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`## Publishing pages of 100 events to kfake, 750 events`,
+		`\| relay's sink \| none \| [\d,]+ \| \d+\.\d`,
+		`\| kafka.Writer \| lz4 \| [\d,]+ \| \d+\.\d`,
+		`\| franz-go, ProduceSync \| lz4 \| [\d,]+ \| \d+\.\d`,
+	} {
+		require.Regexp(t, row, string(text))
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	for name, args := range map[string][]string{
+		"an unknown part":     {"-only", "nats,rabbit"},
+		"no latency":          {"-latency", "soon"},
+		"a negative latency":  {"-latency", "-1s"},
+		"too few events":      {"-events", "10"},
+		"no run":              {"-runs", "0"},
+		"something that lies": {"nats"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parse(args)
+			require.Error(t, err)
+		})
+	}
+	s, err := parse(nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"nats", "kafka", "publish"}, s.only)
+}
+
+func TestARoleThatFailsSaysWhy(t *testing.T) {
+	var done fetched
+	_, err := startRole(t.Context(), &done, "fetch", "-api", "http://127.0.0.1:1", "-events", "100")
+	require.ErrorContains(t, err, "connection refused")
+	require.NotErrorIs(t, err, io.ErrUnexpectedEOF)
+}
+
+func TestCursor(t *testing.T) {
+	require.Equal(t, "event_2", cursor([]byte(`{"data":[{"after":"x"}],"list_metadata":{"before":null,"after":"event_2"}}`)))
+	require.Empty(t, cursor([]byte(`{"data":[],"list_metadata":{"before":null,"after":null}}`)))
+}
