@@ -29,6 +29,9 @@ func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce
 	// The broker is to answer before the connection is given up.
 	timeout := d.s.cfg.RequestTimeout / 10 * 9
 	req := &rawproduce.Request{Acks: acksAll, Timeout: int32(timeout.Milliseconds())} //nolint:gosec // at most minutes
+	if d.txn != nil {
+		req.TransactionalID = d.txn.coordinator.id
+	}
 	topics := make(map[string]int)
 	for _, q := range queues {
 		if err := d.encode(q); err != nil {
@@ -60,7 +63,7 @@ func (d *delivery) encode(q *partitionQueue) error {
 	if p.set != nil {
 		return nil
 	}
-	spec := batchSpec{session: p.session, sequence: p.sequence, codec: d.s.codec, time: time.Now()}
+	spec := batchSpec{session: p.session, sequence: p.sequence, transactional: d.txn != nil, codec: d.s.codec, time: time.Now()}
 	set, err := encodeBatch(spec, d.batch, q.index[:p.records])
 	p.set = set
 	return err
@@ -71,6 +74,9 @@ func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
 	code := kafkago.Error(a.ErrorCode)
 	o := judge(code)
 	if o.verdict == stored {
+		if d.txn != nil {
+			d.txn.stored(q, a)
+		}
 		d.acknowledge(q)
 		return
 	}
@@ -128,6 +134,10 @@ func (d *delivery) acknowledge(q *partitionQueue) {
 // Where the head is in no doubt, it is not stored, and it goes on in a new session. Otherwise nobody can tell whether an earlier
 // try of it is stored: the error says so, and what the caller publishes again may be a duplicate of this one record batch.
 func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
+	if d.txn != nil {
+		d.fail(q.index[0], d.txn.refused(err))
+		return
+	}
 	err = fmt.Errorf("partition %d of kafka topic %s has lost count of what relay stored in it (topic made anew, or records lost by an unclean election): %w", q.partition, q.topic, err)
 	if inDoubt {
 		d.fail(q.index[0], err)

@@ -12,7 +12,9 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/addpartitionstotxn"
 	"github.com/segmentio/kafka-go/protocol/describeconfigs"
+	"github.com/segmentio/kafka-go/protocol/endtxn"
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 	"github.com/segmentio/kafka-go/protocol/metadata"
@@ -36,6 +38,8 @@ const ownRequests protocol.OverrideTypeKey = 1
 func init() {
 	protocol.RegisterOverride(&initProducer{}, &initproducerid.Response{}, ownRequests)
 	protocol.RegisterOverride(&listOffsets{}, &listoffsets.Response{}, ownRequests)
+	protocol.RegisterOverride(&addPartitions{}, &addpartitionstotxn.Response{}, ownRequests)
+	protocol.RegisterOverride(&endTransaction{}, &endtxn.Response{}, ownRequests)
 }
 
 // cluster is the connection to the brokers: routing by kafka-go's Transport, and what is known of the topics. It is safe for

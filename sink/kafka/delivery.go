@@ -25,6 +25,7 @@ type delivery struct {
 	cancel  context.CancelFunc
 	started time.Time
 	batch   []sink.Message
+	txn     *transaction // nil: what is acknowledged is durable; else it is once the transaction is committed
 
 	acked   []bool
 	durable int   // batch[:durable] is acknowledged
@@ -136,6 +137,9 @@ func (d *delivery) sort() {
 
 // finished reports whether every message that can be published is, and nothing is under way.
 func (d *delivery) finished() bool {
+	if d.txn != nil && d.failure != nil { // a part of a transaction is of no use
+		return len(d.busy) == 0
+	}
 	for d.durable < len(d.acked) && d.acked[d.durable] {
 		d.durable++
 	}
@@ -149,8 +153,13 @@ func (d *delivery) fail(i int, err error) {
 	}
 }
 
-// sendable returns where the messages end that may be sent now.
-func (d *delivery) sendable() int { return min(d.cut, d.held) }
+// sendable returns where the messages end that may be sent now. A transaction sends none until all of them are known to fit.
+func (d *delivery) sendable() int {
+	if d.txn != nil && !d.txn.enlisted {
+		return 0
+	}
+	return min(d.cut, d.held)
+}
 
 // spawn runs work in a goroutine; the function that it returns runs in the delivery's own.
 func (d *delivery) spawn(work func(ctx context.Context) func()) {
@@ -189,6 +198,9 @@ func (d *delivery) nextTry() (time.Time, bool) {
 	}
 	consider(d.locating.notBefore)
 	consider(d.opening.notBefore)
+	if d.txn != nil {
+		consider(d.txn.enlisting.notBefore)
+	}
 	for _, q := range d.queues {
 		consider(q.notBefore)
 	}
@@ -208,6 +220,9 @@ func (d *delivery) stop() error {
 		(<-d.done)()
 	}
 	d.finished()
+	if d.txn != nil {
+		return d.stopTransaction()
+	}
 	for _, q := range d.queues {
 		if q.pending != nil && q.pending.doubt {
 			// The messages may yet arrive at the broker, and the caller may publish them again. The next epoch shuts the late ones out as
@@ -220,12 +235,18 @@ func (d *delivery) stop() error {
 	}
 	err := d.failure
 	if d.durable < d.cut || err == nil {
-		err = fmt.Errorf("publishing to kafka topic %s was stopped: %w", d.batch[d.durable].Topic, context.Cause(d.ctx))
-		if d.trouble != nil {
-			err = fmt.Errorf("%w; before that: %w", err, d.trouble)
-		}
+		err = d.stopped()
 	}
 	return &sink.PublishError{Durable: d.durable, Err: err}
+}
+
+// stopped is the error of a delivery whose context ended before batch[durable] was acknowledged.
+func (d *delivery) stopped() error {
+	err := fmt.Errorf("publishing to kafka topic %s was stopped: %w", d.batch[d.durable].Topic, context.Cause(d.ctx))
+	if d.trouble != nil {
+		err = fmt.Errorf("%w; before that: %w", err, d.trouble)
+	}
+	return err
 }
 
 // restart leaves the epoch in which something is in doubt.

@@ -27,6 +27,9 @@ func (d *delivery) launch() {
 	if e := &d.locating; e.due(now) {
 		d.locate()
 	}
+	if d.txn != nil {
+		d.enlist(now)
+	}
 	for _, r := range d.ready(now) {
 		d.produce(r.leader, r.queues)
 	}

@@ -201,3 +201,8 @@ func (s *Sink) acl(operations []string) string {
 	}
 	return command
 }
+
+// transactionalACL is the command of Kafka's own tools that lets relay make transactions under a transactional id.
+func (s *Sink) transactionalACL(id string) string {
+	return s.acl([]string{"Write", "Describe"}) + " --transactional-id " + id
+}

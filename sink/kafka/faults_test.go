@@ -123,6 +123,10 @@ type cuttingListener struct {
 	after *atomic.Int64
 }
 
+func newCuttingListener(l net.Listener, after *atomic.Int64) net.Listener {
+	return cuttingListener{l, after}
+}
+
 func (l cuttingListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {

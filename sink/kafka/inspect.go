@@ -26,6 +26,11 @@ const settleWait = 10 * time.Second
 func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
+	return s.inspectAll(ctx, topics, s.cfg.Create)
+}
+
+// inspectAll looks at each topic; spec says how those that are missing would be created.
+func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]sink.TopicStatus, error) {
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
 	s.cluster.watch(legal)
 	s.cluster.refresh()
@@ -58,7 +63,7 @@ func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus
 		if reason := illegalTopicName(t); reason != "" {
 			st.Problems = append(st.Problems, "the name "+reason)
 		} else {
-			s.inspect(&st, shown[t], settings[t], access[t], len(answer.Brokers))
+			s.inspect(&st, shown[t], settings[t], access[t], spec, len(answer.Brokers))
 		}
 		if other := collide[t]; other != "" && !st.Exists {
 			st.Problems = append(st.Problems, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart", other))
@@ -70,12 +75,11 @@ func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus
 }
 
 // inspect says what is known of one topic with a legal name.
-func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings topicSettings, access access, brokers int) {
+func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings topicSettings, access access, create Create, brokers int) {
 	switch err := kafkago.Error(t.ErrorCode); err {
 	case 0:
 		s.inspectExisting(st, t, settings, access)
 	case kafkago.UnknownTopicOrPartition:
-		create := s.cfg.Create
 		if !create.Enabled {
 			st.Problems = append(st.Problems, "does not exist, and create.enabled is false")
 			return

@@ -25,7 +25,11 @@ const leaderWait = 30 * time.Second
 func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	err := s.prepare(ctx, slices.Compact(slices.Sorted(slices.Values(topics))))
+	return s.prepareError(ctx, s.prepare(ctx, slices.Compact(slices.Sorted(slices.Values(topics))), s.cfg.Create))
+}
+
+// prepareError says what an error of prepare means, and whether it will pass.
+func (s *Sink) prepareError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -41,7 +45,8 @@ func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	return s.explain(err)
 }
 
-func (s *Sink) prepare(ctx context.Context, topics []string) error {
+// prepare makes the topics ready; spec says how those that are missing are created.
+func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error {
 	found := make(faults)
 	for _, t := range topics {
 		if reason := illegalTopicName(t); reason != "" {
@@ -58,7 +63,7 @@ func (s *Sink) prepare(ctx context.Context, topics []string) error {
 		return err
 	}
 	if len(missing) > 0 {
-		if err := s.create(ctx, missing, topics, found); err != nil {
+		if err := s.create(ctx, missing, topics, spec, found); err != nil {
 			return err
 		}
 	}
@@ -120,9 +125,9 @@ func (s *Sink) missing(ctx context.Context, topics []string, found faults) ([]st
 	return missing, nil
 }
 
-func (s *Sink) create(ctx context.Context, missing, topics []string, found faults) error {
+func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create, found faults) error {
 	collide := collisions(topics)
-	if !s.cfg.Create.Enabled {
+	if !spec.Enabled {
 		for _, t := range missing {
 			found.add(t, "does not exist, and create.enabled is false; create it or let relay do so")
 		}
@@ -136,11 +141,11 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, found fault
 		}
 		rt := createtopics.RequestTopic{
 			Name:              t,
-			NumPartitions:     int32(s.cfg.Create.Partitions),        //nolint:gosec // validated
-			ReplicationFactor: int16(s.cfg.Create.ReplicationFactor), //nolint:gosec // validated
+			NumPartitions:     int32(spec.Partitions),        //nolint:gosec // validated
+			ReplicationFactor: int16(spec.ReplicationFactor), //nolint:gosec // validated
 		}
-		for _, k := range slices.Sorted(maps.Keys(s.cfg.Create.Config)) {
-			rt.Configs = append(rt.Configs, createtopics.RequestConfig{Name: k, Value: s.cfg.Create.Config[k]})
+		for _, k := range slices.Sorted(maps.Keys(spec.Config)) {
+			rt.Configs = append(rt.Configs, createtopics.RequestConfig{Name: k, Value: spec.Config[k]})
 		}
 		req.Topics = append(req.Topics, rt)
 	}
@@ -151,11 +156,11 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, found fault
 	if err != nil {
 		return fmt.Errorf("creating kafka topics: %w", err)
 	}
-	return s.created(res.(*createtopics.Response), found)
+	return s.created(res.(*createtopics.Response), spec, found)
 }
 
 // created sorts the answers: those that a person must act on go to found, one that may pass is returned.
-func (s *Sink) created(res *createtopics.Response, found faults) error {
+func (s *Sink) created(res *createtopics.Response, spec Create, found faults) error {
 	var passing error
 	var made []string
 	for _, t := range res.Topics {
@@ -167,9 +172,9 @@ func (s *Sink) created(res *createtopics.Response, found faults) error {
 		case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed:
 			found.add(t.Name, fmt.Sprintf("does not exist, and relay may not create it; create it, or grant relay that by %s", s.topicACL("<topic>", "Create")))
 		case kafkago.InvalidReplicationFactor:
-			found.add(t.Name, fmt.Sprintf("cannot be created with create.replication_factor %d; it can be at most the number of brokers that are up: %v", s.cfg.Create.ReplicationFactor, err))
+			found.add(t.Name, fmt.Sprintf("cannot be created with create.replication_factor %d; it can be at most the number of brokers that are up: %v", spec.ReplicationFactor, err))
 		case kafkago.InvalidPartitionNumber:
-			found.add(t.Name, fmt.Sprintf("cannot be created with create.partitions %d: %v", s.cfg.Create.Partitions, err))
+			found.add(t.Name, fmt.Sprintf("cannot be created with create.partitions %d: %v", spec.Partitions, err))
 		case kafkago.InvalidConfiguration:
 			found.add(t.Name, fmt.Sprintf("cannot be created with the settings of create.config: %v", err))
 		case kafkago.PolicyViolation:
@@ -181,7 +186,7 @@ func (s *Sink) created(res *createtopics.Response, found faults) error {
 		}
 	}
 	if len(made) > 0 {
-		s.log.Info("created kafka topics", zap.Strings("topics", made), zap.Int("partitions", s.cfg.Create.Partitions), zap.Int("replication_factor", s.cfg.Create.ReplicationFactor))
+		s.log.Info("created kafka topics", zap.Strings("topics", made), zap.Int("partitions", spec.Partitions), zap.Int("replication_factor", spec.ReplicationFactor))
 	}
 	return passing
 }

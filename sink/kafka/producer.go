@@ -53,7 +53,7 @@ func (s *sequence) adopt(given session) { *s = sequence{session: given} }
 
 // openSession asks for a producer id without a transactional id: a new one each time.
 func (c *cluster) openSession(ctx context.Context) (session, error) {
-	res, err := c.roundTrip(ctx, &initProducer{ProducerID: noSession.id, ProducerEpoch: noSession.epoch})
+	res, err := c.roundTrip(ctx, &initProducer{ProducerID: noSession.id, ProducerEpoch: noSession.epoch, coordinator: anyBroker})
 	if err != nil {
 		return noSession, fmt.Errorf("asking for a producer id: %w", err)
 	}
@@ -64,8 +64,12 @@ func (c *cluster) openSession(ctx context.Context) (session, error) {
 	return session{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
 }
 
-// initProducer is kafka-go's initproducerid.Request for a producer without transactions, which any broker can answer. kafka-go's own
-// asks for the coordinator of its transactional id first, even of an empty one, and that makes a broker create __transaction_state.
+// anyBroker stands where a request need not go to a certain broker.
+const anyBroker int32 = -1
+
+// initProducer is kafka-go's initproducerid.Request to a coordinator that is known already, or to any broker for a producer without
+// transactions. kafka-go's own asks for the coordinator of its transactional id first, even of an empty one, and that makes a broker
+// create __transaction_state.
 type initProducer struct {
 	_ struct{} `kafka:"min=v2,max=v4,tag"` // marks the flexible versions
 
@@ -73,6 +77,8 @@ type initProducer struct {
 	TransactionTimeoutMs int32  `kafka:"min=v0,max=v4"`
 	ProducerID           int64  `kafka:"min=v3,max=v4"`
 	ProducerEpoch        int16  `kafka:"min=v3,max=v4"`
+
+	coordinator int32
 }
 
 // ApiKey implements protocol.Message.
@@ -80,3 +86,20 @@ func (*initProducer) ApiKey() protocol.ApiKey { return protocol.InitProducerId }
 
 // TypeKey implements protocol.OverrideTypeMessage.
 func (*initProducer) TypeKey() protocol.OverrideTypeKey { return ownRequests }
+
+// Broker implements protocol.BrokerMessage.
+func (r *initProducer) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
+	if r.coordinator == anyBroker {
+		return protocol.Broker{ID: anyBroker}, nil
+	}
+	return brokerWithID(cluster, r.coordinator)
+}
+
+// brokerWithID finds a broker in the layout.
+func brokerWithID(cluster protocol.Cluster, id int32) (protocol.Broker, error) {
+	broker, ok := cluster.Brokers[id]
+	if !ok {
+		return protocol.Broker{ID: anyBroker}, fmt.Errorf("kafka broker %d is down or not known yet: %w", id, kafkago.BrokerNotAvailable)
+	}
+	return broker, nil
+}

@@ -15,12 +15,15 @@ const (
 	stored    verdict = iota
 	again             // the same batch to the same leader, after a while
 	elsewhere         // the same batch, once the leaders are known afresh
-	unordered         // the partition does not accept the sequence number or the session
+	unordered         // the partition does not accept the sequence number, the session or the transaction
 	tooLarge          // the batch is over the limit
 	invalid           // a record in it is refused as it is
 	denied            // no permission
 	hopeless          // the broker or the topic refuses every batch like this one
 )
+
+// transactionAbortable is TRANSACTION_ABORTABLE (KIP-890), which kafka-go does not know.
+const transactionAbortable kafkago.Error = 120
 
 // outcome is a verdict, and whether the batch may be stored although it was not acknowledged.
 type outcome struct {
@@ -44,7 +47,7 @@ func judge(code kafkago.Error) outcome {
 		kafkago.GroupLoadInProgress, kafkago.GroupCoordinatorNotAvailable, kafkago.NotCoordinatorForGroup, kafkago.ConcurrentTransactions:
 		return outcome{again, false}
 	case kafkago.OutOfOrderSequenceNumber, kafkago.UnknownProducerId, kafkago.InvalidProducerEpoch,
-		kafkago.InvalidProducerIDMapping, kafkago.ProducerFenced:
+		kafkago.InvalidProducerIDMapping, kafkago.ProducerFenced, kafkago.InvalidTransactionState, transactionAbortable:
 		return outcome{unordered, false}
 	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge:
 		return outcome{tooLarge, false}

@@ -1,0 +1,290 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/addpartitionstotxn"
+	"github.com/segmentio/kafka-go/protocol/endtxn"
+	"github.com/segmentio/kafka-go/protocol/findcoordinator"
+	"github.com/segmentio/kafka-go/protocol/initproducerid"
+)
+
+const (
+	keyTypeTransaction = 1 // https://kafka.apache.org/protocol: the key types of FindCoordinator
+
+	// The coordinator answers CONCURRENT_TRANSACTIONS until it has written the end of the last transaction to every partition, which
+	// takes milliseconds. Waiting starts at markersFirst and doubles to markersMost.
+	markersFirst = time.Millisecond
+	markersMost  = 100 * time.Millisecond
+)
+
+// coordinator is the broker that rules over the transactions of one transactional id. It is safe for concurrent use.
+type coordinator struct {
+	cluster *cluster
+	id      string // transactional id
+
+	mu   sync.Mutex
+	node int32 // anyBroker: not known
+}
+
+// question is a request to the coordinator.
+type question struct {
+	doing string // "beginning a transaction"
+	// request makes the request for the coordinator with this broker id.
+	request func(node int32) protocol.Message
+	// answer returns the error code of the response.
+	answer func(protocol.Message) error
+	// once: it must not be sent again where the first may have arrived.
+	once bool
+}
+
+// ask sends a request to the coordinator and repeats it while the answer is one that passes: the coordinator has moved, is loading
+// its state, or is still ending the last transaction. The error of an answer that does not pass is returned as it is.
+func (c *coordinator) ask(ctx context.Context, q question) (protocol.Message, error) {
+	markers := markersFirst
+	for failures := 0; ; {
+		res, err := c.askOnce(ctx, q)
+		var wait time.Duration
+		switch {
+		case err == nil:
+			return res, nil
+		case errors.Is(err, kafkago.ConcurrentTransactions):
+			wait, markers = markers, min(2*markers, markersMost)
+		case q.repeats(res != nil, err):
+			wait = retryDelay(min(failures, 4), rand.Float64()) //nolint:gosec // jitter needs no secrecy
+			failures++
+		default:
+			return nil, fmt.Errorf("%s: %w", q.doing, err)
+		}
+		if !pause(ctx, wait) {
+			return nil, fmt.Errorf("%s: %w; before that: %w", q.doing, context.Cause(ctx), err)
+		}
+	}
+}
+
+// repeats reports whether q may and should be sent again after err, which is the broker's answer, or why there was none.
+//
+// What a coordinator answers while it moves or loads leaves a commit safe to repeat, even where the one before it was written: as long
+// as the producer has begun nothing else, a second commit in the same epoch finds the transaction open and commits it, or committed.
+func (q question) repeats(answered bool, err error) bool {
+	var code kafkago.Error
+	if errors.As(err, &code) {
+		switch code {
+		case kafkago.GroupLoadInProgress, kafkago.GroupCoordinatorNotAvailable, kafkago.NotCoordinatorForGroup, kafkago.BrokerNotAvailable:
+			return true
+		case kafkago.UnknownTopicOrPartition, kafkago.RequestTimedOut, kafkago.NetworkException, kafkago.KafkaStorageError,
+			kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend, kafkago.ThrottlingQuotaExceeded:
+			return !q.once
+		}
+		return false
+	}
+	if answered || needsPerson(err) {
+		return false
+	}
+	var lost *errNoCoordinator
+	return !q.once || errors.As(err, &lost) || unsent(err)
+}
+
+// askOnce returns a response together with the error in it, or no response and the error of the way there.
+func (c *coordinator) askOnce(ctx context.Context, q question) (protocol.Message, error) {
+	node, err := c.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.cluster.roundTrip(ctx, q.request(node))
+	if err == nil {
+		err = q.answer(res)
+	}
+	if err != nil && !errors.Is(err, kafkago.ConcurrentTransactions) {
+		c.forget()
+	}
+	return res, err
+}
+
+// errNoCoordinator marks that the request was not sent, since it is not known where to.
+type errNoCoordinator struct{ err error }
+
+func (e *errNoCoordinator) Error() string {
+	return "looking for the transaction coordinator: " + e.err.Error()
+}
+func (e *errNoCoordinator) Unwrap() error { return e.err }
+
+// find returns the broker id of the coordinator.
+func (c *coordinator) find(ctx context.Context) (int32, error) {
+	c.mu.Lock()
+	node := c.node
+	c.mu.Unlock()
+	if node != anyBroker {
+		return node, nil
+	}
+	res, err := c.cluster.roundTrip(ctx, &findcoordinator.Request{Key: c.id, KeyType: keyTypeTransaction})
+	if err == nil {
+		if r := res.(*findcoordinator.Response); r.ErrorCode != 0 {
+			err = brokerError(r.ErrorCode, r.ErrorMessage)
+		}
+	}
+	if err != nil {
+		return anyBroker, &errNoCoordinator{err}
+	}
+	node = res.(*findcoordinator.Response).NodeID
+	c.mu.Lock()
+	c.node = node
+	c.mu.Unlock()
+	return node, nil
+}
+
+func (c *coordinator) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.node = anyBroker
+}
+
+// fence takes the transactional id over: the coordinator ends what an earlier session left open, commit or abort as it had decided, and
+// refuses that session from then on. A transaction that stays open for longer than timeout is aborted by the coordinator.
+func (c *coordinator) fence(ctx context.Context, timeout time.Duration) (session, error) {
+	res, err := c.ask(ctx, question{
+		doing: "taking over transactional id " + c.id,
+		request: func(node int32) protocol.Message {
+			return &initProducer{
+				TransactionalID: c.id, TransactionTimeoutMs: int32(timeout.Milliseconds()), //nolint:gosec // validated: minutes
+				ProducerID: noSession.id, ProducerEpoch: noSession.epoch, coordinator: node,
+			}
+		},
+		answer: func(m protocol.Message) error { return errorOf(m.(*initproducerid.Response).ErrorCode) },
+	})
+	if err != nil {
+		return noSession, err
+	}
+	r := res.(*initproducerid.Response)
+	return session{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
+}
+
+// add makes the partitions part of the transaction of s, and begins it where there is none.
+func (c *coordinator) add(ctx context.Context, s session, partitions []partitionID) error {
+	_, err := c.ask(ctx, c.addition("beginning a transaction", s, partitions))
+	return err
+}
+
+// addition is the question that add asks. It may be sent again, whatever became of the one before.
+func (c *coordinator) addition(doing string, s session, partitions []partitionID) question {
+	return question{
+		doing: doing,
+		request: func(node int32) protocol.Message {
+			return &addPartitions{
+				TransactionalID: c.id, ProducerID: s.id, ProducerEpoch: s.epoch, Topics: byTopic(partitions), coordinator: node,
+			}
+		},
+		answer: added,
+	}
+}
+
+// added returns the first error that stands for itself: OPERATION_NOT_ATTEMPTED is only that of another partition.
+func added(m protocol.Message) error {
+	var skipped error
+	for _, t := range m.(*addpartitionstotxn.Response).Results {
+		for _, p := range t.Results {
+			switch code := kafkago.Error(p.ErrorCode); code {
+			case 0:
+			case operationNotAttempted:
+				skipped = code
+			default:
+				return fmt.Errorf("partition %d of kafka topic %s: %w", p.PartitionIndex, t.Name, code)
+			}
+		}
+	}
+	return skipped
+}
+
+// operationNotAttempted is OPERATION_NOT_ATTEMPTED of https://kafka.apache.org/protocol, to which kafka-go gives another name.
+const operationNotAttempted = kafkago.BrokerAuthorizationFailed
+
+func byTopic(partitions []partitionID) []addpartitionstotxn.RequestTopic {
+	var topics []addpartitionstotxn.RequestTopic
+	place := make(map[string]int)
+	for _, p := range partitions {
+		i, ok := place[p.topic]
+		if !ok {
+			i = len(topics)
+			place[p.topic] = i
+			topics = append(topics, addpartitionstotxn.RequestTopic{Name: p.topic})
+		}
+		topics[i].Partitions = append(topics[i].Partitions, p.number)
+	}
+	return topics
+}
+
+// commit ends the transaction of s. It is not sent again where it may have arrived, unless the coordinator asked for that. An error that
+// is one of isFenced says for certain that nothing was committed only where it answers the first try.
+func (c *coordinator) commit(ctx context.Context, s session) (tries int, err error) {
+	_, err = c.ask(ctx, question{
+		doing: "committing a transaction",
+		request: func(node int32) protocol.Message {
+			tries++
+			return &endTransaction{TransactionalID: c.id, ProducerID: s.id, ProducerEpoch: s.epoch, Committed: true, coordinator: node}
+		},
+		answer: func(m protocol.Message) error { return errorOf(m.(*endtxn.Response).ErrorCode) },
+		once:   true,
+	})
+	return tries, err
+}
+
+func errorOf(code int16) error {
+	if code == 0 {
+		return nil
+	}
+	return kafkago.Error(code)
+}
+
+// addPartitions is kafka-go's addpartitionstotxn.Request to a coordinator that is known already. kafka-go's own asks for it anew each
+// time, and takes no note of an error in that answer.
+type addPartitions struct {
+	_ struct{} `kafka:"min=v3,max=v3,tag"` // marks the flexible version
+
+	TransactionalID string                            `kafka:"min=v0,max=v2|min=v3,max=v3,compact"`
+	ProducerID      int64                             `kafka:"min=v0,max=v3"`
+	ProducerEpoch   int16                             `kafka:"min=v0,max=v3"`
+	Topics          []addpartitionstotxn.RequestTopic `kafka:"min=v0,max=v3"`
+
+	coordinator int32
+}
+
+// ApiKey implements protocol.Message.
+func (*addPartitions) ApiKey() protocol.ApiKey { return protocol.AddPartitionsToTxn } //nolint:revive // kafka-go's name
+
+// TypeKey implements protocol.OverrideTypeMessage.
+func (*addPartitions) TypeKey() protocol.OverrideTypeKey { return ownRequests }
+
+// Broker implements protocol.BrokerMessage.
+func (r *addPartitions) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
+	return brokerWithID(cluster, r.coordinator)
+}
+
+// endTransaction is kafka-go's endtxn.Request to a coordinator that is known already.
+type endTransaction struct {
+	_ struct{} `kafka:"min=v3,max=v3,tag"` // marks the flexible version
+
+	TransactionalID string `kafka:"min=v0,max=v2|min=v3,max=v3,compact"`
+	ProducerID      int64  `kafka:"min=v0,max=v3"`
+	ProducerEpoch   int16  `kafka:"min=v0,max=v3"`
+	Committed       bool   `kafka:"min=v0,max=v3"`
+
+	coordinator int32
+}
+
+// ApiKey implements protocol.Message.
+func (*endTransaction) ApiKey() protocol.ApiKey { return protocol.EndTxn } //nolint:revive // kafka-go's name
+
+// TypeKey implements protocol.OverrideTypeMessage.
+func (*endTransaction) TypeKey() protocol.OverrideTypeKey { return ownRequests }
+
+// Broker implements protocol.BrokerMessage.
+func (r *endTransaction) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
+	return brokerWithID(cluster, r.coordinator)
+}

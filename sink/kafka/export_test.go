@@ -1,0 +1,13 @@
+package kafka
+
+// What the tests of whole lanes, which are outside of the package since they need the pipeline, share with those inside.
+var (
+	Fake        = fake
+	RealBrokers = realBrokers
+	UniqueLane  = uniqueLane
+	Reader      = reader
+	Within      = within
+	CleaningUp  = cleaningUp
+
+	NewCuttingListener = newCuttingListener
+)

@@ -1,0 +1,250 @@
+package kafka_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
+	"workos-relay/router"
+	"workos-relay/sink/kafka"
+	"workos-relay/source"
+	"workos-relay/source/sourcetest"
+)
+
+// world is an Events API, a cluster, and the configuration of a lane between them that is this test's own.
+type world struct {
+	cfg    kafka.Config
+	events int
+	api    *sourcetest.Server
+	types  []string
+	park   bool
+}
+
+func newWorld(t testing.TB, brokers []string, events int) *world {
+	cfg := kafka.UniqueLane(t, brokers)
+	cfg.Logger = zap.NewNop()
+	cfg.RequestTimeout = 2 * time.Second
+	return worldOf(t, cfg, events)
+}
+
+func worldOf(t testing.TB, cfg kafka.Config, events int) *world {
+	cfg.TopicPrefix = cfg.RelayID + "."
+	cfg.Create.Partitions = 3
+	types, err := source.Expand([]string{"*"})
+	require.NoError(t, err)
+	return &world{
+		cfg: cfg, events: events, types: types,
+		api: sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{
+			Events: events, Seed: 7, Start: time.Now().UTC().Truncate(24 * time.Hour).Add(-48 * time.Hour), InMemory: true,
+		})),
+	}
+}
+
+func (w *world) topics() []string {
+	return []string{w.cfg.TopicPrefix + "directory", w.cfg.TopicPrefix + "rest", w.cfg.TopicPrefix + "dead"}
+}
+
+func (w *world) identity() checkpoint.Identity {
+	return checkpoint.Identity{Relay: w.cfg.RelayID, Lane: w.cfg.Lane, Endpoint: "https://api.example.com", Destination: w.cfg.Identity()}
+}
+
+func (w *world) ledger(t testing.TB) *kafka.Ledger {
+	l, err := kafka.NewLedger(w.cfg, w.identity())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+// lane is a real lane of one relay, in batches of a page.
+func (w *world) lane(t testing.TB, holder string, ledger pipeline.Ledger) *pipeline.Lane {
+	r, err := router.New(router.Config{
+		Relay: w.cfg.RelayID, Prefix: w.cfg.TopicPrefix, Binding: router.Kafka, DeadLetter: "dead",
+		Routes: []router.Route{{Events: []string{"dsync.*"}, Topic: "directory"}, {Events: []string{"*"}, Topic: "rest"}},
+	})
+	require.NoError(t, err)
+	return &pipeline.Lane{
+		Name: w.cfg.Lane, Router: r, Holder: holder, BatchMessages: 100, Park: w.park, ShutdownTimeout: 10 * time.Second,
+		Source: &source.Stream{
+			Client: &source.Client{APIKey: sourcetest.DefaultAPIKey, HTTPClient: w.api.Client()},
+			Events: w.types, PollInterval: 20 * time.Millisecond,
+		},
+		Target: &pipeline.ExactlyOnce{Ledger: ledger, Ownership: pipeline.Ownership{
+			Topics: w.topics(), Identity: w.identity(), Holder: holder, Events: w.types, Logger: zap.NewNop(),
+			Origin: func(context.Context) (checkpoint.Position, error) { return checkpoint.Position{}, nil },
+		}},
+	}
+}
+
+// start runs a lane; the returned function stops it in order.
+func start(t testing.TB, lane *pipeline.Lane) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- lane.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		require.NoError(t, <-done)
+	}
+	t.Cleanup(func() { cancel() })
+	return stop
+}
+
+// finish waits until the lane has committed every event.
+func (w *world) finish(t testing.TB, lanes ...*pipeline.Lane) {
+	t.Helper()
+	ids := w.api.IDs(sourcetest.Filter{})
+	last := ids[len(ids)-1]
+	ctx := kafka.Within(t, 90*time.Second)
+	for {
+		for _, l := range lanes {
+			if s := l.Status(); s.Checkpoint.EventID == last {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			for _, l := range lanes {
+				t.Logf("%+v", l.Status())
+			}
+			require.Fail(t, "the lane did not get through")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// requireExactlyOnce reads what a consumer sees that reads committed: every event of the source once, in the order of the source
+// within each partition.
+func (w *world) requireExactlyOnce(t testing.TB) {
+	t.Helper()
+	place := make(map[string]int)
+	for i, id := range w.api.IDs(sourcetest.Filter{}) {
+		place[id] = i
+	}
+	seen := make(map[string]int)
+	type partition struct {
+		topic  string
+		number int32
+	}
+	last := make(map[partition]int)
+	for _, r := range committed(t, w.cfg.Brokers, w.topics()...) {
+		id := eventID(r)
+		i, known := place[id]
+		require.True(t, known, "%s is no event of the source", id)
+		seen[id]++
+		p := partition{r.Topic, r.Partition}
+		if before, ok := last[p]; ok {
+			require.Greater(t, i, before, "order or duplicate in %s/%d: %s", r.Topic, r.Partition, id)
+		}
+		last[p] = i
+	}
+	lost, duplicates := 0, 0
+	for id := range place {
+		switch seen[id] {
+		case 0:
+			lost++
+		case 1:
+		default:
+			duplicates++
+		}
+	}
+	require.Zero(t, lost, "lost events of %d", len(place))
+	require.Zero(t, duplicates, "duplicates")
+}
+
+func eventID(r *kgo.Record) string {
+	for _, h := range r.Headers {
+		if h.Key == "event-id" {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+// committed returns the committed records of the topics. No transaction may be left open.
+func committed(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
+	t.Helper()
+	ctx := kafka.Within(t, time.Minute)
+	admin := kadm.NewClient(kafka.Reader(t, brokers))
+	var ends kadm.ListedOffsets
+	require.Eventually(t, func() bool {
+		var err error
+		ends, err = admin.ListEndOffsets(ctx, topics...)
+		require.NoError(t, err)
+		stable, err := admin.ListCommittedOffsets(ctx, topics...)
+		require.NoError(t, err)
+		open := 0
+		ends.Each(func(o kadm.ListedOffset) {
+			if s, _ := stable.Lookup(o.Topic, o.Partition); s.Offset != o.Offset {
+				open++
+			}
+		})
+		return open == 0
+	}, 30*time.Second, 10*time.Millisecond, "a transaction is left open")
+	partitions := make(map[string]map[int32]kgo.Offset)
+	waiting := 0
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Err == nil && o.Offset > 0 {
+			if partitions[o.Topic] == nil {
+				partitions[o.Topic] = make(map[int32]kgo.Offset)
+			}
+			partitions[o.Topic][o.Partition] = kgo.NewOffset().At(0)
+			waiting++
+		}
+	})
+	if waiting == 0 {
+		return nil
+	}
+	cl := kafka.Reader(t, brokers, kgo.ConsumePartitions(partitions), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+	var records []*kgo.Record
+	for waiting > 0 {
+		fetches := cl.PollFetches(ctx)
+		require.NoError(t, fetches.Err0())
+		fetches.EachError(func(topic string, p int32, err error) { require.NoError(t, err, "%s/%d", topic, p) })
+		fetches.EachRecord(func(r *kgo.Record) {
+			if end, _ := ends.Lookup(r.Topic, r.Partition); r.Offset == end.Offset-1 { // the end of a transaction
+				waiting--
+			}
+			if !r.Attrs.IsControl() {
+				records = append(records, r)
+			}
+		})
+	}
+	return records
+}
+
+// worlds are the clusters that whole lanes are tried on.
+func worlds(t *testing.T, test func(t *testing.T, brokers []string)) {
+	t.Run("fake", func(t *testing.T) { t.Parallel(); test(t, kafka.Fake(t).ListenAddrs()) })
+	t.Run("fake at 3.9", func(t *testing.T) {
+		t.Parallel()
+		test(t, kafka.Fake(t, kfake.MaxVersions(kversion.V3_9_0())).ListenAddrs())
+	})
+	t.Run("real", func(t *testing.T) { test(t, kafka.RealBrokers(t)) })
+}
+
+func TestLaneIsExactlyOnce(t *testing.T) {
+	worlds(t, func(t *testing.T, brokers []string) {
+		w := newWorld(t, brokers, 2500)
+		lane := w.lane(t, "a", w.ledger(t))
+		stop := start(t, lane)
+		w.finish(t, lane)
+		stop()
+		w.requireExactlyOnce(t)
+		cp, err := w.ledger(t).Load(t.Context())
+		require.NoError(t, err)
+		require.True(t, cp.Released)
+	})
+}

@@ -1,0 +1,84 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"workos-relay/checkpoint"
+	"workos-relay/checkpoint/checkpointtest"
+)
+
+// worlds are the clusters that a ledger is tried on. A fake at 3.9 does not have what KIP-890 added in Kafka 4.
+func worlds(t *testing.T, test func(t *testing.T, brokers []string)) {
+	t.Run("fake", func(t *testing.T) { test(t, fake(t).ListenAddrs()) })
+	t.Run("fake at 3.9", func(t *testing.T) { test(t, fake(t, kfake.MaxVersions(kversion.V3_9_0())).ListenAddrs()) })
+	t.Run("real", func(t *testing.T) { test(t, realBrokers(t)) })
+}
+
+var laneNumber atomic.Int64
+
+// uniqueLane returns a configuration whose lane no other test and no other run has.
+func uniqueLane(t testing.TB, brokers []string) Config {
+	cfg := config(t, brokers)
+	cfg.RelayID = fmt.Sprintf("test-%d-%d", time.Now().UnixNano(), laneNumber.Add(1))
+	cfg.Lane = "kafka"
+	return cfg
+}
+
+func openLedger(t testing.TB, cfg Config, id checkpoint.Identity) *Ledger {
+	t.Helper()
+	l, err := NewLedger(cfg, id)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+// fenced returns a ledger that is ready to commit.
+func fenced(t testing.TB, cfg Config, topics ...string) *Ledger {
+	t.Helper()
+	l := openLedger(t, cfg, checkpointtest.Identity())
+	ctx := within(t, 30*time.Second)
+	require.NoError(t, l.Prepare(ctx, topics))
+	require.NoError(t, l.Fence(ctx))
+	return l
+}
+
+// asStore is a ledger that fences where it finds that another has, as a checkpoint.Store.
+type asStore struct{ *Ledger }
+
+func (s asStore) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	c, err := s.Ledger.Commit(ctx, nil, prev, next)
+	if errors.Is(err, errNoSession) || errors.Is(err, checkpoint.ErrConflict) {
+		if err := s.Fence(ctx); err != nil {
+			return c, err
+		}
+		return s.Ledger.Commit(ctx, nil, prev, next)
+	}
+	return c, err
+}
+
+type lanePlace struct{ cfg Config }
+
+func (p lanePlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
+	l := openLedger(t, p.cfg, id)
+	require.NoError(t, l.Prepare(within(t, 30*time.Second), nil))
+	return asStore{l}
+}
+
+func TestLedgerIsAStore(t *testing.T) {
+	worlds(t, func(t *testing.T, brokers []string) {
+		checkpointtest.Run(t, checkpointtest.Harness{
+			NewPlace: func(t *testing.T) checkpointtest.Place { return lanePlace{uniqueLane(t, brokers)} },
+			Durable:  true,
+			Shared:   true,
+		})
+	})
+}

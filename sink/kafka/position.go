@@ -1,0 +1,315 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/fetch"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+)
+
+const (
+	// tailOffsets is how far from the end the first look for the position begins; each further look goes twice as far. A transaction
+	// takes two offsets, one for the position and one for its end.
+	tailOffsets = 64
+	fetchBytes  = 1 << 20
+
+	// missingLooks is how often a topic that is not there is looked for, over about a second, before that is believed: a broker that
+	// has just started may not know of it yet.
+	missingLooks = 4
+)
+
+// positionKey is the key of every position, so that compaction keeps the last.
+var positionKey = []byte("position")
+
+// revisionOf is the revision of the position at an offset. 0 stands for none.
+func revisionOf(offset int64) uint64 { return uint64(offset) + 1 } //nolint:gosec // offsets are not negative
+
+// Load reads the position in force and fences nobody. What another relay is about to commit, and has not committed yet, is not in
+// force. The errors are those of checkpoint.Store, and checkpoint.ErrLost where the topic once held a position and has none any more.
+func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	ctx, cancel := l.sink.within(ctx)
+	defer cancel()
+	if ctx.Err() != nil {
+		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position: %w", context.Cause(ctx))
+	}
+	l.mu.Lock()
+	live, session, own := l.live, l.sessions, int64(-1)
+	if l.known {
+		own = int64(l.revision) - 1 //nolint:gosec // an offset
+	}
+	l.mu.Unlock()
+
+	c, revision, err := l.read(ctx, own)
+	if err == nil || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) {
+		l.mu.Lock()
+		if live && l.sessions == session && !l.known {
+			l.known, l.revision = true, revision
+		}
+		l.mu.Unlock()
+	}
+	return c, err
+}
+
+// open decodes a position and checks whose it is.
+func (l *Ledger) open(document []byte, revision uint64) (checkpoint.Checkpoint, error) {
+	c, err := checkpoint.Decode(document)
+	if err != nil {
+		return checkpoint.Checkpoint{}, fmt.Errorf("the record at offset %d of kafka topic %s: %w", revision-1, l.topic, err)
+	}
+	if err := l.id.Check(c.Source); err != nil {
+		return checkpoint.Checkpoint{}, fmt.Errorf("kafka topic %s: %w", l.topic, err)
+	}
+	c.Revision = revision
+	return c, nil
+}
+
+// read returns the position in force, and the revision that the next one replaces. own is the offset of a position that this ledger
+// has committed, for which no mark need be there yet; -1 for none.
+func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, revision uint64, err error) {
+	var document []byte
+	err = l.sink.settle(ctx, func(ctx context.Context) error {
+		document, revision, err = l.readNow(ctx, own)
+		return err
+	})
+	switch {
+	case err == nil:
+		c, err = l.open(document, revision)
+		return c, revision, err
+	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, checkpoint.ErrLost):
+		return c, revision, err
+	case ctx.Err() != nil:
+		return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, errors.Join(context.Cause(ctx), err))
+	case isDenied(err):
+		return c, 0, &sink.FatalError{Err: fmt.Errorf("relay may not read its position in kafka topic %s; grant it by %s: %w",
+			l.topic, l.sink.topicACL(l.topic, "Read", "Write", "Describe"), err)}
+	}
+	return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, l.sink.explain(err))
+}
+
+func (l *Ledger) readNow(ctx context.Context, own int64) ([]byte, uint64, error) {
+	if err := l.find(ctx); err != nil {
+		return nil, 0, err
+	}
+	partition := []partitionID{{l.topic, 0}}
+	ends, err := l.sink.offsets(ctx, partition, earliestOffset)
+	if err != nil {
+		return nil, 0, err
+	}
+	first := ends[partition[0]]
+	if ends, err = l.sink.offsets(ctx, partition, latestOffset); err != nil {
+		return nil, 0, err
+	}
+	end := ends[partition[0]] // the high watermark: the last stable offset may be held back, and an old position come out
+	for span := int64(tailOffsets); ; span *= 2 {
+		from := max(first, end-span)
+		s := scan{own: own, open: make(map[int64]found), last: found{offset: -1}}
+		if err := l.scan(ctx, &s, from, end); err != nil {
+			return nil, 0, err
+		}
+		switch {
+		case s.last.offset >= 0 && s.last.document != nil:
+			return s.last.document, revisionOf(s.last.offset), nil
+		case s.last.offset >= 0:
+			return nil, revisionOf(s.last.offset), fmt.Errorf("%w: it was removed from kafka topic %s", checkpoint.ErrNotFound, l.topic)
+		case from == first && first > 0:
+			return nil, 0, fmt.Errorf("%w: kafka topic %s held positions before offset %d and does not any more: they were deleted, by hand or "+
+				"by retention; say where to go on with `relay checkpoint set`", checkpoint.ErrLost, l.topic, first)
+		case from == first:
+			return nil, 0, fmt.Errorf("%w in kafka topic %s", checkpoint.ErrNotFound, l.topic)
+		}
+	}
+}
+
+// find makes sure that the topic is there and has a leader, and returns ErrNotFound where it is certain that it is not.
+func (l *Ledger) find(ctx context.Context) error {
+	for look := 1; ; look++ {
+		answer, err := l.sink.cluster.describe(ctx, []string{l.topic})
+		if err != nil {
+			return err
+		}
+		switch t := answer.Topics[0]; kafkago.Error(t.ErrorCode) {
+		case 0, kafkago.LeaderNotAvailable:
+			if len(t.Partitions) == 0 || t.Partitions[0].LeaderID < 0 {
+				return kafkago.LeaderNotAvailable
+			}
+			return nil
+		case kafkago.UnknownTopicOrPartition:
+			if look == missingLooks {
+				return fmt.Errorf("%w: there is no kafka topic %s", checkpoint.ErrNotFound, l.topic)
+			}
+		default:
+			return kafkago.Error(t.ErrorCode)
+		}
+		l.sink.cluster.refresh()
+		if !pause(ctx, retryDelay(look, rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// scan is the search for the last committed position in a stretch of the partition.
+type scan struct {
+	own  int64           // offset of a position that is committed for certain
+	open map[int64]found // by producer id: the position in its transaction, which is not decided yet
+	last found           // committed
+}
+
+// found is a position. A nil document is a tombstone.
+type found struct {
+	offset   int64
+	document []byte
+}
+
+// scan reads everything from one offset to another, committed or not.
+func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
+	for from < end {
+		res, err := l.sink.cluster.roundTrip(ctx, &fetch.Request{
+			ReplicaID: -1, MaxWaitTime: int32((l.sink.cfg.RequestTimeout / 2).Milliseconds()), MinBytes: 1, MaxBytes: fetchBytes, SessionEpoch: -1, //nolint:gosec // at most minutes
+			Topics: []fetch.RequestTopic{{Topic: l.topic, Partitions: []fetch.RequestPartition{{
+				Partition: 0, CurrentLeaderEpoch: -1, FetchOffset: from, LogStartOffset: -1, PartitionMaxBytes: fetchBytes,
+			}}}},
+		})
+		if err != nil {
+			return err
+		}
+		next, err := s.take(res.(*fetch.Response), from)
+		if err != nil {
+			return err
+		}
+		from = next
+	}
+	return nil
+}
+
+// take goes through an answer and returns the offset to go on from.
+func (s *scan) take(res *fetch.Response, from int64) (int64, error) {
+	if res.ErrorCode != 0 {
+		return from, kafkago.Error(res.ErrorCode)
+	}
+	next := from
+	for _, t := range res.Topics {
+		for _, p := range t.Partitions {
+			if p.ErrorCode == int16(kafkago.OffsetOutOfRange) { // it lay within the log a moment ago
+				return from, errors.New("the beginning of the topic was deleted just now")
+			}
+			if p.ErrorCode != 0 {
+				return from, kafkago.Error(p.ErrorCode)
+			}
+			stream, _ := p.RecordSet.Records.(*protocol.RecordStream)
+			if stream == nil {
+				continue
+			}
+			for _, batch := range stream.Records {
+				end, err := s.batch(batch, from)
+				if err != nil {
+					return from, err
+				}
+				next = max(next, end)
+			}
+		}
+	}
+	return next, nil
+}
+
+// batch takes note of one record batch and returns the offset after it, at least one more than from: compaction leaves gaps, and
+// batches without a record.
+func (s *scan) batch(batch protocol.RecordReader, from int64) (int64, error) {
+	switch b := batch.(type) {
+	case *protocol.ControlBatch:
+		return s.mark(b, from)
+	case *protocol.RecordBatch:
+		return s.records(b, b.Attributes.Transactional(), b.ProducerID, b.BaseOffset, from)
+	case *protocol.MessageSet:
+		return s.records(b, false, -1, b.BaseOffset, from)
+	}
+	return from, fmt.Errorf("a record batch of unknown kind %T", batch)
+}
+
+// mark decides the transaction of a producer.
+func (s *scan) mark(b *protocol.ControlBatch, from int64) (int64, error) {
+	end := max(from, b.BaseOffset) + 1
+	for {
+		r, err := b.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return end, nil
+		}
+		if err != nil {
+			return from, err
+		}
+		control, err := protocol.ReadControlRecord(r)
+		if err != nil {
+			return from, err
+		}
+		end = max(end, control.Offset+1)
+		if f, ok := s.open[b.ProducerID]; ok && control.Type == controlCommit {
+			s.commit(f)
+		}
+		if control.Type == controlCommit || control.Type == controlAbort {
+			delete(s.open, b.ProducerID)
+		}
+	}
+}
+
+// The types of control records that end a transaction: https://kafka.apache.org/documentation/#controlbatch
+const (
+	controlAbort  = 0
+	controlCommit = 1
+)
+
+func (s *scan) commit(f found) {
+	if f.offset > s.last.offset {
+		s.last = f
+	}
+}
+
+func (s *scan) records(b protocol.RecordReader, transactional bool, producer, base, from int64) (int64, error) {
+	end := max(from, base) + 1
+	for {
+		r, err := b.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return end, nil
+		}
+		if err != nil {
+			return from, err
+		}
+		key, err := contents(r.Key)
+		if err != nil {
+			return from, err
+		}
+		value, err := contents(r.Value)
+		if err != nil {
+			return from, err
+		}
+		end = max(end, r.Offset+1)
+		if r.Offset < from || string(key) != string(positionKey) {
+			continue
+		}
+		f := found{offset: r.Offset, document: value}
+		if transactional && r.Offset != s.own {
+			s.open[producer] = f
+			continue
+		}
+		s.commit(f)
+	}
+}
+
+// contents reads b, and keeps null apart from empty.
+func contents(b protocol.Bytes) ([]byte, error) {
+	if b == nil {
+		return nil, nil
+	}
+	defer func() { _ = b.Close() }()
+	read, err := protocol.ReadAll(b)
+	if read == nil {
+		read = []byte{}
+	}
+	return read, err
+}
