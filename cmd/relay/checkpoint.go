@@ -113,19 +113,18 @@ func (c *checkpointShowCmd) rows(ctx context.Context, l *lane) (rows []checkpoin
 
 // readBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
 func (l *lane) readBus(ctx context.Context) (checkpoint.Checkpoint, error) {
-	bus, err := l.reach(ctx)
+	b, err := l.reach(ctx)
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	ledger := l.ledger(bus)
-	if ledger == nil {
-		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, bus.Close())
+	if b.ledger == nil {
+		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, b.Close())
 	}
-	cp, err := ledger.Load(ctx)
+	cp, err := b.ledger.Load(ctx)
 	if err == nil && cp.Mode != checkpoint.ExactlyOnce {
 		err = checkpoint.ErrNotFound // it was taken to the file
 	}
-	return cp, errors.Join(err, bus.Close())
+	return cp, errors.Join(err, b.Close())
 }
 
 func appendRow(rows []checkpointRow, l *lane, place string, cp checkpoint.Checkpoint, err error) ([]checkpointRow, error) {
