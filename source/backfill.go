@@ -60,23 +60,20 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 		if w.over() {
 			return true, w.err
 		}
-		w.schedule()
 		page, ok := w.take()
-		switch {
-		case ok:
-			out, err := w.deliver(page)
-			if err != nil {
-				w.contradiction("a check of the events to be yielded failed", err)
-				continue
-			}
-			w.report()
-			if !yield(out, nil) {
-				return false, nil
-			}
-		case w.over():
-			return true, w.err
-		default:
+		w.schedule()
+		if !ok {
 			w.wait()
+			continue
+		}
+		out, err := w.deliver(page)
+		if err != nil {
+			w.contradiction("the events to be yielded failed a check", err)
+			continue
+		}
+		w.report()
+		if !yield(out, nil) {
+			return false, nil
 		}
 	}
 	return true, nil // the plain cursor returns ctx's error

@@ -25,7 +25,7 @@ type backlog struct {
 
 // outcome is what it did, in virtual time.
 type outcome struct {
-	middle, whole float64 // events/s: between the 20th and the 80th hundredth of the events, and of all
+	middle, whole float64 // events/s: between the 10th and the 90th hundredth of the events, and of all
 	requests      int
 	most          int64 // bytes held
 	counts        source.BackfillInfo
@@ -62,10 +62,10 @@ func (b backlog) run(tb testing.TB) (out outcome) {
 			tb.Fatal(err)
 		}
 		n += len(page.Events)
-		if from.IsZero() && n >= b.events/5 {
+		if from.IsZero() && n >= b.events/10 {
 			from = time.Now()
 		}
-		if to.IsZero() && n >= b.events*4/5 {
+		if to.IsZero() && n >= b.events*9/10 {
 			to = time.Now()
 		}
 		if page.Tip {
@@ -76,7 +76,7 @@ func (b backlog) run(tb testing.TB) (out outcome) {
 		tb.Fatalf("%d events instead of %d", n, b.events)
 	}
 	out.whole = float64(n) / time.Since(start).Seconds()
-	out.middle = float64(b.events) * 3 / 5 / to.Sub(from).Seconds()
+	out.middle = float64(b.events) * 8 / 10 / to.Sub(from).Seconds()
 	out.requests = srv.Count()
 	return out
 }

@@ -8,7 +8,7 @@ import (
 
 const (
 	// minOverlap is the least number of events by which a page that came by time is checked against the cursor's.
-	minOverlap = 16
+	minOverlap = 10
 	// fullChecks is how many pages that came by time are checked wholly at the start of a backfill.
 	fullChecks = 2
 	// maxBad is how many seams in a row may fail before ranges count as unsupported.
@@ -29,12 +29,12 @@ type gap struct {
 
 // canGrow reports whether there is a place for a new seam behind the head.
 func (w *window) canGrow() bool {
-	_, ok := w.gap(0)
+	_, ok := w.gap()
 	return ok
 }
 
 // grow starts to look for a new seam, and reports whether there was a place and room for one.
-func (w *window) grow(planned int64) bool {
+func (w *window) grow() bool {
 	most := max(w.r.s.Readers/4, 1)
 	if !w.proven {
 		most = 1
@@ -42,7 +42,7 @@ func (w *window) grow(planned int64) bool {
 	if w.probes >= most || len(w.segs) >= maxSegmentsPerReader*w.r.s.Readers {
 		return false
 	}
-	g, ok := w.gap(planned)
+	g, ok := w.gap()
 	if !ok || !w.fits(0) {
 		return false
 	}
@@ -57,38 +57,54 @@ func (w *window) grow(planned int64) bool {
 }
 
 // gap returns the nearest place where a segment has far more to read than it was made for, or the one ahead of the last
-// segment, where the segments planned leave memory for another.
-func (w *window) gap(planned int64) (gap, bool) {
+// segment, where what the segments before it are going to hold leaves memory for another.
+func (w *window) gap() (gap, bool) {
+	var claimed int64
+	segment := int64(w.ahead) * w.pageCost
 	for i, s := range w.segs {
 		last := i == len(w.segs)-1
-		if !s.open() || len(s.tail) > 0 || (s.probing && !last) {
-			continue
+		if claimed+s.bytes+segment > w.memory {
+			break
 		}
-		end := w.end(i)
-		if s.left(end) <= w.ahead+w.ahead/2 {
-			continue
+		n := w.ahead
+		left := s.left(w.end(i))
+		if last {
+			n = max(min(n, left/4), minSegmentPages) // so that the readers finish together at the horizon
 		}
-		if last && planned+int64(w.ahead)*w.pageCost > w.memory {
-			continue
+		if s.open() && len(s.tail) == 0 && (last || !s.probing) && left > n+n/2 {
+			at := s.reached().Add(time.Duration(n) * max(s.perPage, time.Millisecond)).Truncate(time.Millisecond)
+			return gap{after: i, at: at, split: !last}, true
 		}
-		at := s.reached().Add(time.Duration(w.ahead) * max(s.perPage, time.Millisecond)).Truncate(time.Millisecond)
-		return gap{after: i, at: at, split: !last}, true
+		claimed += w.claim(i)
 	}
 	return gap{}, false
+}
+
+// claim is what segment i is going to hold in memory, as far as that can be told. The head flows out; and the last segment
+// ends where the next seam is going to be set.
+func (w *window) claim(i int) int64 {
+	s := w.segs[i]
+	if i == 0 {
+		return 0
+	}
+	ahead := s.left(w.end(i))
+	if i == len(w.segs)-1 {
+		ahead = min(ahead, w.ahead)
+	}
+	return s.bytes + int64(ahead)*w.pageCost
 }
 
 // found takes in what a look for a seam brought.
 func (w *window) found(s *segment, p segmentPage, res result) {
 	i := w.index(s)
-	prev := w.segs[i-1]
-	prev.boundBy(s.from)
 	if len(p.events) == 0 {
-		if res.end.Before(w.end(i)) {
-			s.from = res.end // nothing in this stretch: on to the next one
-			return
+		if s.void.IsZero() {
+			s.void = s.from
 		}
-		w.useless(s)
-		return
+		if s.from = res.end; !s.from.Before(w.end(i)) {
+			w.useless(s)
+		}
+		return // nothing in this stretch: on to the next one
 	}
 	first := &p.events[0]
 	if s.from.Sub(first.CreatedAt) > time.Second {
@@ -102,6 +118,9 @@ func (w *window) found(s *segment, p segmentPage, res result) {
 	before, after := w.knownBefore(i), w.knownAfter(i)
 	switch {
 	case w.seams[first.ID] != nil: // nothing lies between
+		if s.void.IsZero() {
+			s.void = s.from
+		}
 	case before.stopped, !first.CreatedAt.After(before.last.CreatedAt): // the reader before was faster
 	case after != nil && !first.CreatedAt.Before(after.at): // no order to rely on
 	case first.CreatedAt.After(w.r.horizon()):
@@ -118,9 +137,11 @@ func (w *window) found(s *segment, p segmentPage, res result) {
 	w.useless(s)
 }
 
-// useless drops a segment for which no seam was found.
+// useless drops a segment for which no seam was found. Where that is for want of events, the segment before ends there.
 func (w *window) useless(s *segment) {
+	prev := w.segs[w.index(s)-1]
 	w.remove(s)
+	prev.bound = s.void
 	if w.futile++; w.futile > maxFutile {
 		w.unsupported("what it has by time does not follow what it has by cursor", nil)
 	}

@@ -12,7 +12,8 @@ type segment struct {
 	from  time.Time // its events are not older; of a seam that is still looked for, the time asked for
 	first string    // the seam: the id of its first event; empty of the first head, and while it is looked for
 	at    time.Time // of that event
-	bound time.Time // its events are older, as a look for a seam found out; zero for not known
+	void  time.Time // where its seam was looked for first, and there was nothing up to from; zero where there was
+	bound time.Time // its events are older, since what follows was void; zero where that is not known
 
 	pages    []segmentPage // read and not yielded, in order
 	bytes    int64         // what they cost
@@ -100,13 +101,6 @@ func (s *segment) cursor() (checkpoint.Position, []Event) {
 	}
 	events := held[len(held)-1].events
 	return events[len(events)-1].Position(), events
-}
-
-// boundBy takes note that its events are older than t.
-func (s *segment) boundBy(t time.Time) {
-	if s.bound.IsZero() || t.Before(s.bound) {
-		s.bound = t
-	}
 }
 
 // held yields the events that it holds, in order.

@@ -66,16 +66,17 @@ func (w *window) close() {
 	w.report()
 }
 
-// over reports whether the plain cursor has to go on.
+// over moves on to the segment whose turn it is, and reports whether the plain cursor has to go on instead.
 func (w *window) over() bool {
 	if w.left || w.err != nil {
 		return true
 	}
+	w.advance()
 	head := w.segs[0]
 	switch {
 	case len(w.r.types.refused) > 0 && !slices.Equal(w.asked, w.r.types.ask(time.Now())):
 		w.leave("a refused event type is to be asked for again")
-	case len(head.pages) > 0 || head.busy || head.ended:
+	case len(head.pages) > 0 || head.busy:
 	case head.stuck:
 		w.leave("a request was refused")
 	case head.stopped, len(w.segs) == 1 && !w.canGrow():
@@ -85,54 +86,48 @@ func (w *window) over() bool {
 	return w.left
 }
 
-// take returns the next page to yield, if it is there.
-func (w *window) take() (segmentPage, bool) {
-	for {
-		head := w.segs[0]
-		if len(head.pages) > 0 {
-			p := head.pages[0]
-			head.pages[0] = segmentPage{}
-			head.pages = head.pages[1:]
-			w.release(head, p)
-			return p, true
-		}
-		if !head.ended {
-			return segmentPage{}, false
-		}
+// advance makes the next segment the head where the head has ended and nothing of it is left.
+func (w *window) advance() {
+	for w.segs[0].ended && len(w.segs[0].pages) == 0 {
 		w.segs[0] = nil
 		w.segs = w.segs[1:]
 		delete(w.seams, w.segs[0].first)
 	}
 }
 
+// take returns the next page to yield, if it is there.
+func (w *window) take() (segmentPage, bool) {
+	head := w.segs[0]
+	if len(head.pages) == 0 {
+		return segmentPage{}, false
+	}
+	p := head.pages[0]
+	head.pages[0] = segmentPage{}
+	head.pages = head.pages[1:]
+	w.release(head, p)
+	return p, true
+}
+
 // schedule starts what may be under way: the segments' next pages, the nearest first, and looks for new seams with what is left.
 func (w *window) schedule() {
 	now := time.Now()
-	if w.left || now.Before(w.quiet) {
+	if w.left || now.Before(w.quiet) || len(w.segs) == 1 && !w.canGrow() {
 		return
 	}
-	var planned int64 // what the segments up to this one are going to hold, apart from the head, which flows out
+	var claimed int64 // by the segments before
 	for i, s := range w.segs {
 		if w.inFlight >= int(w.allowed) {
 			return
 		}
-		if s.open() && !s.busy && !now.Before(s.notBefore) {
-			switch {
-			case i == 0 && len(s.pages) == 0, w.fits(planned + s.bytes):
-				w.request(s)
-			}
+		if s.open() && !s.busy && !now.Before(s.notBefore) && (i == 0 && len(s.pages) == 0 || w.fits(claimed+s.bytes)) {
+			w.request(s)
 		}
-		if i == 0 {
-			continue
-		}
-		ahead := s.left(w.end(i))
-		if i == len(w.segs)-1 {
-			ahead = min(ahead, w.ahead) // the next seam is yet to be set
-		}
-		planned += s.bytes + int64(ahead)*w.pageCost
+		claimed += w.claim(i)
 	}
-	for w.inFlight < int(w.allowed) && w.grow(planned) {
-		planned += int64(w.ahead) * w.pageCost
+	for w.inFlight < int(w.allowed) {
+		if !w.grow() {
+			return
+		}
 	}
 }
 
@@ -161,6 +156,7 @@ func (w *window) remove(s *segment) {
 		delete(w.seams, s.first)
 	}
 	s.gone = true
+	w.segs[i-1].bound = time.Time{}
 	w.buffered -= s.bytes
 	s.bytes, s.pages, s.tail = 0, nil, nil
 }
