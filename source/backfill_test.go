@@ -43,7 +43,7 @@ func newScenario(seed uint64) scenario {
 	var profile []sourcetest.Span
 	for range 1 + pick(8) {
 		length := []time.Duration{time.Second, time.Minute, time.Hour, 20 * time.Hour, 35 * 24 * time.Hour}[pick(5)]
-		n := []int{0, 1, pick(50), pick(400), pick(2000), pick(6000)}[pick(6)]
+		n := []int{0, 1, pick(50), pick(400), pick(1500), pick(4000)}[pick(6)]
 		profile = append(profile, sourcetest.Span{Length: length, Events: n})
 		sc.events += n
 	}
@@ -99,6 +99,9 @@ func newScenario(seed uint64) scenario {
 	if sc.limit < 10 && sc.events > 2000 {
 		sc.limit = 20
 	}
+	if sc.share == 0.01 && sc.limit > 10 { // too many in a row would be final
+		sc.faults = append(sc.faults, sourcetest.Oversize(2<<20))
+	}
 	if pick(2) == 0 {
 		sc.rate = 5 + pick(200)
 	}
@@ -126,8 +129,8 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 // the events and the bounds given. Positions that it was left at are gone on from.
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
 	scenarios := 150
-	if testing.Short() {
-		scenarios = 30
+	if raceEnabled || testing.Short() {
+		scenarios = 40
 	}
 	var joined, split int
 	for seed := range uint64(scenarios) {
@@ -152,6 +155,7 @@ func (sc scenario) run(t *testing.T, seed uint64) (total source.BackfillInfo) {
 	}
 	s := streamOf(t, srv)
 	s.Readers, s.Memory, s.Limit = sc.readers, sc.memory, sc.limit
+	s.Client.MaxResponse = 1 << 20
 	if sc.rate > 0 {
 		s.Client.Limiter = rate.NewLimiter(rate.Limit(sc.rate), 1)
 	}

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -42,10 +43,23 @@ func (w *window) request(s *segment) {
 	w.running.Go(func() {
 		res.waited, res.err = w.r.client.wait(w.ctx)
 		if res.err == nil {
+			res.err = w.hush(w.ctx)
+		}
+		if res.err == nil {
 			res.a, res.err = w.r.client.fetch(w.ctx, res.opts)
 		}
 		w.results <- res // has room for every request under way
 	})
+}
+
+// hush waits while the API has asked for no more requests; it may have done so while this one waited for its turn.
+func (w *window) hush(ctx context.Context) error {
+	for {
+		d := time.Until(time.Unix(0, w.quiet.Load()))
+		if err := sleep(ctx, d); err != nil || d <= 0 {
+			return err
+		}
+	}
 }
 
 // handle takes an answer in.
@@ -150,9 +164,7 @@ func (w *window) hold(res result, reason RetryReason) {
 		w.allowed = max(w.allowed/2, 2) // one for the head, and one that looks ahead
 	}
 	if retryAfterOf(res.err) > 0 || reason == RetryRateLimited || reason == RetryUnauthorized || reason == RetryRedirect {
-		if until := res.seg.notBefore; until.After(w.quiet) {
-			w.quiet = until
-		}
+		w.quiet.Store(max(w.quiet.Load(), res.seg.notBefore.UnixNano()))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,14 +24,14 @@ type window struct {
 	ahead  int // pages per segment
 
 	inFlight int
-	probes   int       // of those under way
-	reserved int64     // for those under way
-	buffered int64     // cost of every page held
-	pageCost int64     // what a page costs on average
-	maxCost  int64     // what a page may cost, going by the latest
-	allowed  float64   // requests that may be under way at once
-	cut      time.Time // when allowed was last cut
-	quiet    time.Time // no request before
+	probes   int          // of those under way
+	reserved int64        // for those under way
+	buffered int64        // cost of every page held
+	pageCost int64        // what a page costs on average
+	maxCost  int64        // what a page may cost, going by the latest
+	allowed  float64      // requests that may be under way at once
+	cut      time.Time    // when allowed was last cut
+	quiet    atomic.Int64 // no request before, in Unix nanoseconds; read by the requests that wait for the client's limiter
 
 	proven     bool // a page that came by time was like the cursor's
 	disordered bool // events were seen in another order than their times
@@ -111,7 +112,7 @@ func (w *window) take() (segmentPage, bool) {
 // schedule starts what may be under way: the segments' next pages, the nearest first, and looks for new seams with what is left.
 func (w *window) schedule() {
 	now := time.Now()
-	if w.left || now.Before(w.quiet) || len(w.segs) == 1 && !w.canGrow() {
+	if w.left || now.UnixNano() < w.quiet.Load() || len(w.segs) == 1 && !w.canGrow() {
 		return
 	}
 	var claimed int64 // by the segments before
@@ -194,8 +195,8 @@ func (w *window) nextStart() (at time.Time) {
 	now := time.Now()
 	for _, s := range w.segs {
 		next := s.notBefore
-		if next.Before(w.quiet) {
-			next = w.quiet
+		if quiet := time.Unix(0, w.quiet.Load()); next.Before(quiet) {
+			next = quiet
 		}
 		if s.open() && !s.busy && next.After(now) && (at.IsZero() || next.Before(at)) {
 			at = next
