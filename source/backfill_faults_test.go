@@ -31,7 +31,7 @@ type between func(r *http.Request, next func() (*http.Response, error)) (*http.R
 func interposed(t *testing.T, srv *sourcetest.Server, f between) (*source.Stream, *observer.ObservedLogs, *source.BackfillInfo) {
 	t.Helper()
 	s := streamOf(t, srv)
-	s.Readers, s.Memory = 8, 8<<20
+	s.Readers, s.Memory, s.Limit = 8, 1600<<10, 20 // small pages are read as fast as large ones, and tested faster
 	core, logs := observer.New(zap.InfoLevel)
 	s.Logger = zap.New(core)
 	var total source.BackfillInfo
@@ -94,10 +94,10 @@ func TestPagesByTimeAreNotTrusted(t *testing.T) {
 	}
 	for name, edit := range map[string]func(events []string) []string{
 		"the second event is left out": func(e []string) []string { return without(e, 1) },
-		"one in the middle":            func(e []string) []string { return without(e, 50) },
+		"one in the middle":            func(e []string) []string { return without(e, 12) },
 		"two are swapped": func(e []string) []string {
-			if len(e) > 60 {
-				e[59], e[60] = e[60], e[59]
+			if len(e) > 16 {
+				e[15], e[16] = e[16], e[15]
 			}
 			return e
 		},
@@ -112,7 +112,7 @@ func TestPagesByTimeAreNotTrusted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv := sourcetest.New(day(20_000), sourcetest.WithLatency(latency, latency))
+				srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, latency))
 				s, logs, total := interposed(t, srv, editPage(edit))
 				events, err := readToTip(t.Context(), s, checkpoint.Position{})
 				require.NoError(t, err)
@@ -130,7 +130,7 @@ func TestPagesByTimeAreNotTrusted(t *testing.T) {
 // A page by time that leaves out an event now and then is found out where the segments meet.
 func TestAPageByTimeIsCheckedAtEverySeam(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := sourcetest.New(day(40_000), sourcetest.WithLatency(latency, latency))
+		srv := sourcetest.New(day(8_000), sourcetest.WithLatency(latency, latency))
 		var pages atomic.Int32
 		s, _, total := interposed(t, srv, editPage(func(e []string) []string {
 			if pages.Add(1)%7 == 0 && len(e) > 8 {
@@ -152,13 +152,13 @@ func TestBackfillOfADisorderedList(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithLatency(latency, latency))
 		rng := rand.New(rand.NewPCG(1, 2))
 		start := time.Now().Add(-24 * time.Hour)
-		for i := range 10_000 {
+		for i := range 3_000 {
 			at := start.Add(time.Duration(i)*2*time.Second + time.Duration(rng.IntN(9000))*time.Millisecond)
 			require.NoError(t, srv.Append(fmt.Appendf(nil, `{"object":"event","id":"event_%06d","event":"user.created","created_at":%q,"data":{}}`,
 				i, at.UTC().Format("2006-01-02T15:04:05.000Z"))))
 		}
 		s, _, total := interposed(t, srv, nil)
-		s.Memory = 1 << 20
+		s.Memory = 300 << 10
 		events, err := readToTip(t.Context(), s, checkpoint.Position{})
 		require.NoError(t, err)
 		served(t, srv, sourcetest.Filter{}, events)
@@ -170,7 +170,7 @@ func TestBackfillWithoutRanges(t *testing.T) {
 	for name, how := range map[string]sourcetest.RangeSupport{"refused": sourcetest.RangesRefused, "ignored": sourcetest.RangesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv := sourcetest.New(day(20_000), sourcetest.WithLatency(latency, 0), sourcetest.WithRanges(how))
+				srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, 0), sourcetest.WithRanges(how))
 				s, logs, _ := interposed(t, srv, nil)
 				events, err := readToTip(t.Context(), s, checkpoint.Position{})
 				require.NoError(t, err)
@@ -184,13 +184,13 @@ func TestBackfillWithoutRanges(t *testing.T) {
 
 func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := sourcetest.New(day(60_000), sourcetest.WithLatency(latency, latency))
+		srv := sourcetest.New(day(12_000), sourcetest.WithLatency(latency, latency))
 		s, _, total := interposed(t, srv, nil)
-		s.Memory = 32 << 20
+		s.Memory = 6 << 20
 		start := time.Now()
 		events, err := readToTip(t.Context(), s, checkpoint.Position{})
 		require.NoError(t, err)
-		require.Len(t, events, 60_000)
+		require.Len(t, events, 12_000)
 		require.Greater(t, total.Joined, 8)
 		require.Zero(t, total.Missed)
 		require.InDelta(t, 600, srv.Count(), 10+float64(total.Joined), "at most a page for each segment beside its own")
@@ -201,7 +201,7 @@ func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
 // The head hangs in its first range: the others stop at the memory, and nothing is lost when it goes on.
 func TestMemoryIsBoundedWhenTheHeadIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := sourcetest.New(day(60_000), sourcetest.WithLatency(latency, 0), sourcetest.WithLedger(0))
+		srv := sourcetest.New(day(12_000), sourcetest.WithLatency(latency, 0), sourcetest.WithLedger(0))
 		index := map[string]int{}
 		for i, id := range srv.IDs(sourcetest.Filter{}) {
 			index[id] = i
@@ -211,26 +211,26 @@ func TestMemoryIsBoundedWhenTheHeadIsSlow(t *testing.T) {
 		var most atomic.Int64
 		s, _, total = interposed(t, srv, func(r *http.Request, next func() (*http.Response, error)) (*http.Response, error) {
 			after := r.URL.Query().Get("after")
-			if i := index[after]; after != "" && i > 150 && i < 1500 { // the earliest range
+			if i := index[after]; after != "" && i > 30 && i < 300 { // the earliest range
 				before := srv.Count()
 				time.Sleep(40 * time.Second) // within the timeout
 				most.Store(max(most.Load(), int64(srv.Count()-before)))
 			}
 			return next()
 		})
-		s.Memory = 4 << 20
+		s.Memory = 800 << 10
 		events, err := readToTip(t.Context(), s, checkpoint.Position{})
 		require.NoError(t, err)
 		served(t, srv, sourcetest.Filter{}, events)
-		page := int64(200 << 10)
+		page := int64(40 << 10)
 		require.LessOrEqual(t, total.Buffered, s.Memory+page)
 		require.Greater(t, total.Buffered, s.Memory/4, "the others do read ahead")
-		require.Less(t, most.Load()*50<<10, s.Memory, "and then wait, instead of reading what they cannot hold")
+		require.Less(t, most.Load()*10<<10, s.Memory, "and then wait, instead of reading what they cannot hold")
 	})
 }
 
 func TestTheCursorIsLostInABackfill(t *testing.T) {
-	expire := func(srv *sourcetest.Server, all []string) { srv.Expire(all[30_000]) }
+	expire := func(srv *sourcetest.Server, all []string) { srv.Expire(all[6_000]) }
 	for name, tc := range map[string]struct {
 		how  sourcetest.LostCursor
 		lose func(srv *sourcetest.Server, all []string)
@@ -242,7 +242,7 @@ func TestTheCursorIsLostInABackfill(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv := sourcetest.New(day(40_000), sourcetest.WithLatency(latency, latency), sourcetest.WithLostCursor(tc.how))
+				srv := sourcetest.New(day(8_000), sourcetest.WithLatency(latency, latency), sourcetest.WithLostCursor(tc.how))
 				all := srv.IDs(sourcetest.Filter{})
 				s, _, total := interposed(t, srv, nil)
 				var got []string
@@ -252,14 +252,14 @@ func TestTheCursorIsLostInABackfill(t *testing.T) {
 					for _, e := range page.Events {
 						got = append(got, e.ID)
 					}
-					if len(got) > 10_000 && len(got)-len(page.Events) <= 10_000 {
+					if len(got) > 2_000 && len(got)-len(page.Events) <= 2_000 {
 						tc.lose(srv, all)
 					}
 				}
 				require.ErrorIs(t, final, source.ErrCursorLost)
 				require.Positive(t, total.Joined)
-				require.GreaterOrEqual(t, len(got), 10_000)
-				require.Less(t, len(got), 30_000, "nothing was skipped")
+				require.GreaterOrEqual(t, len(got), 2_000)
+				require.Less(t, len(got), 6_000, "nothing was skipped")
 				require.Equal(t, all[:len(got)], got, "what came before is whole and in order")
 			})
 		})
@@ -268,7 +268,7 @@ func TestTheCursorIsLostInABackfill(t *testing.T) {
 
 func TestATypeIsRefusedInABackfill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := sourcetest.New(day(40_000), sourcetest.WithLatency(latency, latency))
+		srv := sourcetest.New(day(8_000), sourcetest.WithLatency(latency, latency))
 		s, _, total := interposed(t, srv, nil)
 		var refused []string
 		s.Hooks.OnTypeRefused = func(i source.TypeRefusedInfo) { refused = append(refused, i.Type) }
@@ -279,7 +279,7 @@ func TestATypeIsRefusedInABackfill(t *testing.T) {
 			if got = append(got, page.Events...); page.Tip && len(page.Events) == 0 {
 				break
 			}
-			if len(got) > 10_000 && len(refused) == 0 {
+			if len(got) > 2_000 && len(refused) == 0 {
 				srv.RefuseTypes(gone)
 			}
 		}
@@ -300,7 +300,7 @@ func TestATypeIsRefusedInABackfill(t *testing.T) {
 			i++
 		}
 		require.Len(t, got, i)
-		require.Less(t, last, 20_000)
+		require.Less(t, last, 4_000)
 	})
 }
 
@@ -308,7 +308,7 @@ func TestATypeIsRefusedInABackfill(t *testing.T) {
 func TestBackfillGivesWayTo429(t *testing.T) {
 	for _, how := range []sourcetest.RetryAfter{sourcetest.RetryAfterSeconds, sourcetest.RetryAfterDate, sourcetest.RetryAfterAbsent} {
 		synctest.Test(t, func(t *testing.T) {
-			srv := sourcetest.New(day(40_000), sourcetest.WithLatency(latency, 0), sourcetest.WithRateLimit(240, 4*time.Second, how))
+			srv := sourcetest.New(day(8_000), sourcetest.WithLatency(latency, 0), sourcetest.WithRateLimit(240, 4*time.Second, how))
 			s, _, _ := interposed(t, srv, nil)
 			s.Client.Limiter = rate.NewLimiter(100, 1)
 			var told, quiet time.Time
@@ -343,9 +343,9 @@ func TestBackfillGivesWayTo429(t *testing.T) {
 
 // Leaving the loop ends what is under way, at whatever point and whatever hangs.
 func TestLeavingABackfillLeavesNothingUnderWay(t *testing.T) {
-	for n := 1; n < 120; n += 7 {
+	for n := 1; n < 120; n += 13 {
 		synctest.Test(t, func(t *testing.T) {
-			srv := sourcetest.New(day(20_000), sourcetest.WithLatency(latency, latency))
+			srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, latency))
 			s, _, _ := interposed(t, srv, nil)
 			running := 0
 			s.Hooks.OnBackfill = func(i source.BackfillInfo) { running = i.Readers }
