@@ -45,6 +45,13 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		}
 		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), srv)) }()
 	}
+	if cfg.Source.Webhook.Listen != "" {
+		stopWebhooks, listenErr := listenForWebhooks(ctx, cfg.Source.Webhook, &r.waker, metrics, log)
+		if listenErr != nil {
+			return listenErr
+		}
+		defer func() { err = errors.Join(err, stopWebhooks()) }()
+	}
 	if started != nil {
 		defer started(r)()
 	}

@@ -20,6 +20,7 @@ import (
 	"workos-relay/sink/nats"
 	"workos-relay/sink/stdout"
 	"workos-relay/source"
+	"workos-relay/source/webhook"
 )
 
 // lane is one sink of the configuration with everything around it, before it runs.
@@ -66,7 +67,7 @@ func newClient(cfg *config.Config) *source.Client {
 	}
 }
 
-// stream returns the lane's own reader.
+// stream returns the lane's own reader. It reads page after page; add gives it more readers and lets webhooks wake it.
 func (l *lane) stream(client *source.Client, hooks *source.Hooks) *source.Stream {
 	return &source.Stream{
 		Client:         client,
@@ -173,6 +174,7 @@ type relay struct {
 	lanes  []*pipeline.Lane
 	buses  []*bus
 	stores []*checkpoint.File
+	waker  webhook.Waker // wakes the streams of all lanes
 }
 
 // assemble opens every sink and store and puts the lanes together. Whatever it returns is closed by the caller.

@@ -39,6 +39,11 @@ const (
 	Broken         Result = "broken"          // 400: the body did not arrive whole
 )
 
+// Results returns every Result.
+func Results() []Result {
+	return []Result{Accepted, WrongSignature, WrongTime, WrongMethod, TooLarge, Broken}
+}
+
 // Handler receives webhooks. Its fields are set before the first request and not changed afterwards; it is then safe for
 // concurrent use.
 type Handler struct {
