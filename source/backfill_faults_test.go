@@ -346,7 +346,16 @@ func TestLeavingABackfillLeavesNothingUnderWay(t *testing.T) {
 	for n := 1; n < 120; n += 13 {
 		synctest.Test(t, func(t *testing.T) {
 			srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, latency))
-			s, _, _ := interposed(t, srv, nil)
+			var underWay atomic.Int32
+			s, _, _ := interposed(t, srv, func(r *http.Request, next func() (*http.Response, error)) (*http.Response, error) {
+				underWay.Add(1)
+				defer underWay.Add(-1)
+				resp, err := next()
+				if r.Context().Err() != nil {
+					time.Sleep(time.Second) // what a connection takes to be given up
+				}
+				return resp, err
+			})
 			running := 0
 			s.Hooks.OnBackfill = func(i source.BackfillInfo) { running = i.Readers }
 			ctx, cancel := context.WithCancel(t.Context())
@@ -364,6 +373,7 @@ func TestLeavingABackfillLeavesNothingUnderWay(t *testing.T) {
 				}
 			}
 			require.Zero(t, running)
+			require.Zero(t, underWay.Load())
 			count := srv.Count()
 			synctest.Wait()
 			time.Sleep(time.Hour)
