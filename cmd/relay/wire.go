@@ -207,9 +207,14 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 		return err
 	}
 	r.stores = append(r.stores, store)
+	events := l.stream(client, metrics.SourceHooks())
+	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
+	if l.cfg.Source.Webhook.Listen != "" {
+		events.Wake, _ = r.waker.Subscribe() // for as long as the process lives
+	}
 	r.lanes = append(r.lanes, &pipeline.Lane{
 		Name:            l.sink.Name,
-		Source:          l.stream(client, metrics.SourceHooks()),
+		Source:          events,
 		Router:          l.router,
 		Target:          l.target(b, store, client),
 		TakeoverAfter:   l.cfg.TakeoverAfter,
