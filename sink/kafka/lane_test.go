@@ -37,6 +37,7 @@ func newWorld(t testing.TB, brokers []string, events int) *world {
 	return worldOf(t, cfg, events)
 }
 
+// worldOf is the same world for the same cfg.RelayID, in another process too.
 func worldOf(t testing.TB, cfg kafka.Config, events int) *world {
 	cfg.TopicPrefix = cfg.RelayID + "."
 	cfg.Create.Partitions = 3
@@ -45,7 +46,7 @@ func worldOf(t testing.TB, cfg kafka.Config, events int) *world {
 	return &world{
 		cfg: cfg, events: events, types: types,
 		api: sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{
-			Events: events, Seed: 7, Start: time.Now().UTC().Truncate(24 * time.Hour).Add(-48 * time.Hour), InMemory: true,
+			Events: events, Seed: 7, Start: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC), InMemory: true,
 		})),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -242,7 +243,7 @@ func TestPoisonIsParked(t *testing.T) {
 				size = 30_000
 			}
 			require.NoError(t, w.api.Append(fmt.Appendf(nil, `{"object":"event","id":"event_%026d","event":"dsync.user.created","created_at":"2026-11-01T00:00:%02d.%03dZ","data":{"directory_id":"d%d","filler":%q}}`,
-				i, i/10, i%10, i%7, make([]byte, size))))
+				i, i/10, i%10, i%7, strings.Repeat("x", size))))
 		}
 		lane := w.lane(t, "a", w.ledger(t))
 		stop := start(t, lane)
