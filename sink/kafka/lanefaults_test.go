@@ -43,8 +43,8 @@ func TestLaneThroughFaults(t *testing.T) {
 		key  kmsg.Key
 		err  *kerr.Error
 	}{
-		{"commit applied, answer lost", kmsg.EndTxn, kerr.RequestTimedOut},
-		{"commit not applied, answer unclear", kmsg.EndTxn, kerr.UnknownServerError},
+		{"commit not applied, answer unclear", kmsg.EndTxn, kerr.RequestTimedOut},
+		{"commit not applied, error unknown", kmsg.EndTxn, kerr.UnknownServerError},
 		{"commit while the coordinator moves", kmsg.EndTxn, kerr.NotCoordinator},
 		{"commit while the coordinator loads", kmsg.EndTxn, kerr.CoordinatorLoadInProgress},
 		{"commit without a coordinator", kmsg.EndTxn, kerr.CoordinatorNotAvailable},
@@ -79,6 +79,28 @@ func TestLaneThroughFaults(t *testing.T) {
 			w.requireExactlyOnce(t)
 		})
 	}
+}
+
+// TestLaneThroughLateCommits has the broker take up every second commit only when relay has given up waiting for the answer: before
+// relay's next epoch, or after it.
+func TestLaneThroughLateCommits(t *testing.T) {
+	t.Parallel()
+	c := kafka.Fake(t)
+	w := newWorld(t, c.ListenAddrs(), 800)
+	w.cfg.RequestTimeout = 200 * time.Millisecond
+	var commits atomic.Int64
+	c.ControlKey(kmsg.EndTxn.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if n := commits.Add(1); n%2 == 0 {
+			c.SleepControl(func() { time.Sleep(time.Duration(150+50*(n%8)) * time.Millisecond) })
+		}
+		return nil, nil, false
+	})
+	lane := w.lane(t, "a", w.ledger(t))
+	stop := start(t, lane)
+	w.finish(t, lane)
+	stop()
+	w.requireExactlyOnce(t)
 }
 
 // TestLaneStartsThroughFaults injects faults into what a lane asks before the first event.

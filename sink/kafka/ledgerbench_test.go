@@ -95,4 +95,3 @@ func benchmarkCommit(b *testing.B, brokers []string) {
 		}
 	}
 }
-
