@@ -68,7 +68,7 @@ func (w *world) child(t testing.TB) *exec.Cmd {
 func killed(t testing.TB, cmd *exec.Cmd) {
 	t.Helper()
 	var exit *exec.ExitError
-	require.True(t, errors.As(cmd.Wait(), &exit), "the relay ended by itself: %s", cmd.Stdout)
+	require.ErrorAs(t, cmd.Wait(), &exit, "the relay ended by itself: %s", cmd.Stdout)
 	require.Equal(t, -1, exit.ExitCode(), "the relay ended by itself: %s", cmd.Stdout)
 }
 
@@ -176,6 +176,28 @@ func TestKilledAnywhere(t *testing.T) {
 			t.Logf("%d kills, the last at %s; %d transactions aborted", kills, at.Position, aborted(t, w))
 		})
 	}
+}
+
+// TestRealLaneWhileBrokersDie kills one of three brokers after the other, and with it the coordinator and the leaders that it was.
+func TestRealLaneWhileBrokersDie(t *testing.T) {
+	c := kafka.RealCluster(t)
+	w := newWorld(t, c.Brokers(), 60_000)
+	w.cfg.Create.ReplicationFactor = 3
+	w.cfg.Create.Config = map[string]string{"min.insync.replicas": "2"}
+	w.cfg.RequestTimeout = 5 * time.Second
+	lane := w.lane(t, "a", w.ledger(t))
+	stop := start(t, lane)
+	require.Eventually(t, func() bool { return lane.Status().Events > 100 }, time.Minute, time.Millisecond)
+	kills := 0
+	for lane.Status().Events < 50_000 && kills < 6 {
+		c.KillAndStart(t, int32(1+kills%3), append(w.topics(), kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane))...)
+		kills++
+	}
+	t.Logf("%d brokers killed, %d events through by then", kills, lane.Status().Events)
+	w.finish(t, lane)
+	stop()
+	w.requireExactlyOnce(t)
+	t.Logf("%d transactions aborted", aborted(t, w))
 }
 
 var _ pipeline.Ledger = (*kafka.Ledger)(nil)
