@@ -28,7 +28,9 @@ type progress struct {
 
 	mu      sync.Mutex
 	stage   string
-	started time.Time // of the stage
+	started time.Time // of the stage, with what was done and seen then
+	begun   float64
+	before  int
 	shown   time.Time
 	drawn   bool // a bar stands in the last line
 }
@@ -77,14 +79,14 @@ func (p *progress) show(stage string, done float64, seen int) {
 		every = redrawEvery
 	}
 	if stage != p.stage {
-		p.stage, p.started = stage, now
+		p.stage, p.started, p.begun, p.before = stage, now, done, seen
 		p.shown = now.Add(redrawEvery - every) // a short stage shows too on a terminal
 	}
 	if now.Sub(p.shown) < every {
 		return
 	}
 	p.shown = now
-	text := progressText(stage, done, seen, now.Sub(p.started), now)
+	text := p.text(done, seen, now)
 	if !p.terminal {
 		fmt.Fprintln(p.out, text)
 		return
@@ -95,15 +97,18 @@ func (p *progress) show(stage string, done float64, seen int) {
 	p.drawn = true
 }
 
-func progressText(stage string, done float64, seen int, elapsed time.Duration, now time.Time) string {
-	text := fmt.Sprintf("%3d%% %s, %s", int(done*100), stage, thousands(seen))
+// text is what stands in a line: how much, how fast, and when it ends where it goes on like this.
+func (p *progress) text(done float64, seen int, now time.Time) string {
+	text := fmt.Sprintf("%3d%% %s, %s", int(done*100), p.stage, thousands(seen))
+	elapsed := now.Sub(p.started)
 	if elapsed <= 0 {
 		return text
 	}
-	text += fmt.Sprintf(", %s/s", thousands(int(float64(seen)/elapsed.Seconds())))
-	if done < 0.01 || done >= 1 {
+	text += fmt.Sprintf(", %s/s", thousands(int(float64(seen-p.before)/elapsed.Seconds())))
+	advanced := done - p.begun
+	if advanced < 0.005 || done >= 1 {
 		return text
 	}
-	left := time.Duration(float64(elapsed) * (1 - done) / done)
+	left := time.Duration(float64(elapsed) * (1 - done) / advanced)
 	return text + fmt.Sprintf(", %s left, ends %s", left.Round(time.Second), now.Add(left).Format(time.TimeOnly))
 }

@@ -176,10 +176,10 @@ func TestProgress(t *testing.T) {
 	require.Equal(t, " 30% working, 6,000, 1,000/s, 14s left, ends 00:00:19", lines[1])
 	out.Reset()
 	p = &progress{out: &out, terminal: true, now: p.now}
-	p.show("working", 0, 0)
+	p.show("working", 0.1, 100)
 	at = at.Add(time.Second)
-	p.show("working", 0.5, 500)
-	require.Contains(t, out.String(), "[############............]  50% working, 500, 500/s, 1s left")
+	p.show("working", 0.6, 600)
+	require.Contains(t, out.String(), "[##############..........]  60% working, 600, 500/s, 1s left", "the rate is that since the first look")
 	_, err := p.Write([]byte("a line\n"))
 	require.NoError(t, err)
 	require.True(t, strings.HasSuffix(out.String(), "\r\x1b[Ka line\n"))

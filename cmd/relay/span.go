@@ -66,6 +66,9 @@ func (f spanFlags) choose(ctx context.Context, a *app, p *progress) (chosen, err
 	}
 	c := chosen{lane: l.beside(), client: newClient(cfg), span: republish.Span{Since: since.From}}
 	end, err := l.position(ctx, c.client, until)
+	if until.Latest {
+		end.CreatedAt = end.CreatedAt.Truncate(time.Millisecond)
+	}
 	c.span.Until = end.CreatedAt
 	return c, err
 }

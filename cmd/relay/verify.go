@@ -22,6 +22,7 @@ type verifyCmd struct {
 	JSON     bool   `help:"As a JSON object."`
 	Examples int    `help:"How many cases of each finding to name." default:"10"`
 	Repair   bool   `help:"Publish the events that are missing, each marked with the header relay-repair."`
+	Blindly  bool   `help:"With --repair: go on where no checkpoint of the lane can be read here. What the lane has yet to publish comes twice then: stop it first."`
 	Dir      string `help:"Where to make the temporary folder, which takes some 300 bytes for each event. Default: that of the system." placeholder:"DIR"`
 }
 
@@ -50,7 +51,11 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	v := verdict{Lane: chosen.lane.sink.Name, Since: c.Since}
-	v.Due = chosen.untilCheckpoint()
+	var known bool
+	if v.Due, known = chosen.untilCheckpoint(); c.Repair && !known && !c.Blindly {
+		return fmt.Errorf("--repair must know how far the lane %s has come, or it would publish what the lane is about to, and no checkpoint of it can be read in %s: "+
+			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.cfg.Checkpoint.Dir)
+	}
 	v.Until = chosen.span.Until.UTC()
 	bus, err := chosen.lane.openBeside(ctx)
 	if err != nil {
@@ -81,16 +86,22 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	return v.err()
 }
 
-// untilCheckpoint ends the span where the lane's checkpoint stands, if one can be read here and is earlier, for later events are not
-// due on the bus. It returns that time, or nil.
-func (c *chosen) untilCheckpoint() *time.Time {
+// untilCheckpoint ends the span where the lane's checkpoint stands, if that is earlier, for later events are not due on the bus. It
+// returns the new end, or nil. known is false where the checkpoint cannot be read here, or does not say its time.
+func (c *chosen) untilCheckpoint() (due *time.Time, known bool) {
 	cp, err := checkpoint.ReadFile(c.lane.cfg.Checkpoint.Dir, c.lane.identity())
-	if err != nil || cp.CreatedAt.IsZero() || !cp.CreatedAt.Before(c.span.Until) {
-		return nil
+	if err != nil || cp.EventID != "" && cp.CreatedAt.IsZero() {
+		return nil, false
 	}
 	at := cp.CreatedAt.UTC()
-	c.span.Until = at
-	return &at
+	if cp.EventID == "" {
+		at = at.Add(-1) // everything before it
+	}
+	if at.After(c.span.Until) {
+		return nil, true
+	}
+	c.span.Until, c.span.Through = at, cp.EventID
+	return &at, true
 }
 
 func (c *verifyCmd) check(ctx context.Context, chosen *chosen, bus pipeline.Bus, p *progress) (*verify.Result, error) {

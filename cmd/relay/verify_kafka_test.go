@@ -130,7 +130,10 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 			}
 			require.Equal(t, exitFailed, code)
 			if name == "missing" {
-				code, v = verified(t, config, "--repair")
+				code, _, stderr := do(t, "verify", "--repair", "--since", spreadStart, "--until", spreadEnd, "--config", config)
+				require.Equal(t, exitFailed, code)
+				require.Contains(t, stderr, "--blindly", "no lane has ever run here")
+				code, v = verified(t, config, "--repair", "--blindly")
 				require.Equal(t, exitDone, code)
 				require.Equal(t, 1, v.Repair.Published)
 				code, v = verified(t, config)

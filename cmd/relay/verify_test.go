@@ -237,18 +237,30 @@ func TestVerifyRoutesDeadLettersAndEncodings(t *testing.T) {
 }
 
 func TestVerifyLooksOnlyUpToTheCheckpoint(t *testing.T) {
-	api := newAPI(t, spread(300, 23))
+	const twin = `{"object":"event","id":"event_01M6BZZZZZ000000000000000%s","event":"user.created","data":{},"created_at":"2026-11-01T11:59:59.999Z"}`
+	api := newAPI(t, spread(299, 23))
+	require.NoError(t, api.Append(fmt.Appendf(nil, twin, "A")))
 	url, js := newNATS(t)
 	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 300 }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
-	require.NoError(t, api.Append([]byte(`{"object":"event","id":"event_01J0000000000000000000000F","event":"user.created","data":{},"created_at":"2026-11-01T11:59:59.999Z"}`)))
+	require.NoError(t, api.Append(fmt.Appendf(nil, twin, "B")))
 
 	code, v := verified(t, config)
 	require.Equal(t, exitDone, code)
 	require.Equal(t, 300, v.Events)
 	require.NotNil(t, v.Due)
+
+	code, _, stderr := do(t, "checkpoint", "set", "2026-11-01T04:00:00Z", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	_, v = verified(t, config)
+	require.Len(t, api.IDs(sourcetest.Filter{To: moment(t, "2026-11-01T04:00:00Z")}), v.Events, "a position without an event stands before its time")
+	code, _, stderr = do(t, "checkpoint", "set", "earliest", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	code, v = verified(t, config)
+	require.Equal(t, exitDone, code)
+	require.Zero(t, v.Events, "nothing is due")
 }
 
 func TestVerifyAndReplayBesideAnEmbeddedServer(t *testing.T) {

@@ -84,6 +84,14 @@ func TestSpan(t *testing.T) {
 			require.Equal(t, c.handed, l.handed)
 		})
 	}
+	for through, want := range map[string]int{"event_2": 2, "event_3": 3, "event_4": 4, "event_0": 5} {
+		l := &list{pages: [][]source.Event{at(1, 2, 3), at(4, 5)}}
+		n := 0
+		for page := range (Span{Until: noon.Add(time.Hour), Through: through}).Pages(t.Context(), l) {
+			n += len(page.Events)
+		}
+		require.Equal(t, want, n, through)
+	}
 	s := Span{Since: checkpoint.Position{CreatedAt: noon}, Until: noon.Add(100 * time.Second)}
 	require.InDelta(t, 0.25, s.Fraction(noon.Add(time.Second), noon.Add(25*time.Second)), 1e-9)
 	require.InDelta(t, 1, s.Fraction(noon, noon.Add(time.Hour)), 1e-9)

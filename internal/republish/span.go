@@ -23,6 +23,8 @@ type Source interface {
 type Span struct {
 	Since checkpoint.Position
 	Until time.Time
+	// Through, where not empty, is the id of an event behind which nothing belongs to the span any more: of several with the same time.
+	Through string
 }
 
 // Pages reads the events of the span from src, oldest first, and ends where the tip is reached, or an event is over a minute past
@@ -46,12 +48,16 @@ func (s Span) Pages(ctx context.Context, src Source) iter.Seq2[source.Page, erro
 func (s Span) cut(page *source.Page) (last bool) {
 	within := page.Events[:0:0]
 	for i := range page.Events {
-		at := page.Events[i].CreatedAt
-		if !at.After(s.Until) {
-			within = append(within, page.Events[i])
-			continue
+		e := &page.Events[i]
+		if !e.CreatedAt.After(s.Until) {
+			within = append(within, *e)
+		} else if e.CreatedAt.Sub(s.Until) > disorder {
+			last = true
 		}
-		last = last || at.Sub(s.Until) > disorder
+		if e.ID == s.Through {
+			last = true
+			break
+		}
 	}
 	page.Events = within
 	return last || page.Tip
