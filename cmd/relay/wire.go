@@ -31,6 +31,7 @@ type lane struct {
 	router *router.Router
 	topics []string // every topic it can publish to, the dead letter included
 	log    *zap.Logger
+	inside bool // its server is inside another process, the relay that runs: see beside
 }
 
 // newLanes works out what each sink carries and where it goes. It connects to nothing.
