@@ -86,12 +86,12 @@ func (l *lane) beside() *lane {
 }
 
 // openBeside opens the bus of a lane that beside returned.
-func (l *lane) openBeside(ctx context.Context) (pipeline.Bus, error) {
-	bus, err := l.open(ctx)
+func (l *lane) openBeside(ctx context.Context) (*bus, error) {
+	b, err := l.open(ctx)
 	if err != nil {
 		return nil, l.explainBeside(err)
 	}
-	return bus, nil
+	return b, nil
 }
 
 func (l *lane) explainBeside(err error) error {

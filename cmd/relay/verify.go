@@ -9,7 +9,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"workos-relay/checkpoint"
 	"workos-relay/internal/verify"
 	"workos-relay/pipeline"
 	"workos-relay/router"
@@ -52,7 +51,7 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	v := verdict{Lane: chosen.lane.sink.Name, Since: c.Since}
 	var known bool
-	if v.Due, known = chosen.untilCheckpoint(); c.Repair && !known && !c.Blindly {
+	if v.Due, known = chosen.untilCheckpoint(ctx); c.Repair && !known && !c.Blindly {
 		return fmt.Errorf("--repair must know how far the lane %s has come, or it would publish what the lane is about to, and no checkpoint of it can be read in %s: "+
 			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.cfg.Checkpoint.Dir)
 	}
@@ -88,8 +87,8 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 
 // untilCheckpoint ends the span where the lane's checkpoint stands, if that is earlier, for later events are not due on the bus. It
 // returns the new end, or nil. known is false where the checkpoint cannot be read here, or does not say its time.
-func (c *chosen) untilCheckpoint() (due *time.Time, known bool) {
-	cp, err := checkpoint.ReadFile(c.lane.cfg.Checkpoint.Dir, c.lane.identity())
+func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, known bool) {
+	cp, err := c.lane.committed(ctx)
 	if err != nil || cp.EventID != "" && cp.CreatedAt.IsZero() {
 		return nil, false
 	}
@@ -104,8 +103,8 @@ func (c *chosen) untilCheckpoint() (due *time.Time, known bool) {
 	return &at, true
 }
 
-func (c *verifyCmd) check(ctx context.Context, chosen *chosen, bus pipeline.Bus, p *progress) (*verify.Result, error) {
-	scanner, ok := bus.(sink.Scanner)
+func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, p *progress) (*verify.Result, error) {
+	scanner, ok := b.Bus.(sink.Scanner)
 	if !ok {
 		return nil, &usageError{fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", chosen.lane.sink.Name, chosen.lane.sink.Type)}
 	}

@@ -62,7 +62,7 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 	api := newAPI(t, spread(300, 31))
 	ids := api.IDs(sourcetest.Filter{})
 	bus := newKafka(t)
-	config := writeConfig(t, bus.config(api.URL(), t.TempDir(), "{partitions: 3}"))
+	config := writeConfig(t, bus.config("at_least_once", api.URL(), t.TempDir(), "{partitions: 3}"))
 	code, _, stderr := do(t, "replay", "--since", spreadStart, "--until", spreadEnd, "--config", config)
 	require.Equal(t, exitDone, code, stderr)
 	good := byPlace(bus.read(t))
@@ -151,7 +151,7 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
 	api := newAPI(t, spread(200, 32))
 	bus := newKafka(t)
-	config := writeConfig(t, bus.config(api.URL(), t.TempDir(), "{partitions: 1}"))
+	config := writeConfig(t, bus.config("at_least_once", api.URL(), t.TempDir(), "{partitions: 1}"))
 	code, _, stderr := do(t, "replay", "--since", spreadStart, "--until", "2026-11-01T07:00:00Z", "--config", config)
 	require.Equal(t, exitDone, code, stderr)
 	first := bus.read(t)
@@ -181,7 +181,7 @@ func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
 func TestVerifyKafkaSaysWhatRetentionTook(t *testing.T) {
 	api := newAPI(t, spread(200, 33))
 	bus := newKafka(t)
-	config := writeConfig(t, bus.config(api.URL(), t.TempDir(), "{partitions: 1}"))
+	config := writeConfig(t, bus.config("at_least_once", api.URL(), t.TempDir(), "{partitions: 1}"))
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return bus.count(0) == 200 }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)

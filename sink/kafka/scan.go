@@ -99,7 +99,7 @@ func (s *Sink) bounds(ctx context.Context, partitions []partitionID, since time.
 func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	sc := scan{log: log, next: log.From, fn: fn}
+	sc := partitionScan{log: log, next: log.From, fn: fn}
 	for failures := 0; sc.next < log.End; {
 		before := sc.next
 		answer, err := s.fetch(ctx, log, sc.next)
@@ -155,8 +155,8 @@ func (s *Sink) fetch(ctx context.Context, log sink.Log, offset int64) (*fetch.Re
 	return p, nil
 }
 
-// scan is one pass over a partition.
-type scan struct {
+// partitionScan is one pass over a partition.
+type partitionScan struct {
 	log  sink.Log
 	next int64 // offset of the next record
 	fn   func(*sink.Stored) error
@@ -164,7 +164,7 @@ type scan struct {
 
 // take hands the committed records of an answer on and moves next behind it. A broker names, beside the records, the transactions
 // that were aborted and at which offset each began; a control record ends it.
-func (sc *scan) take(p *fetch.ResponsePartition) error {
+func (sc *partitionScan) take(p *fetch.ResponsePartition) error {
 	aborted := abortedTransactions{waiting: p.AbortedTransactions, open: make(map[int64]bool)}
 	before := sc.next
 	if stream, ok := p.RecordSet.Records.(*protocol.RecordStream); ok {
@@ -181,7 +181,7 @@ func (sc *scan) take(p *fetch.ResponsePartition) error {
 }
 
 // batch hands on the records of one record batch.
-func (sc *scan) batch(r protocol.RecordReader, aborted *abortedTransactions) error {
+func (sc *partitionScan) batch(r protocol.RecordReader, aborted *abortedTransactions) error {
 	skip, producer := false, int64(-1)
 	control := false
 	switch b := r.(type) {
@@ -214,7 +214,7 @@ func (sc *scan) batch(r protocol.RecordReader, aborted *abortedTransactions) err
 }
 
 // record hands one record on, unless it is to be skipped or lies outside of what is read.
-func (sc *scan) record(rec *protocol.Record, skip bool) error {
+func (sc *partitionScan) record(rec *protocol.Record, skip bool) error {
 	if rec.Offset < sc.next {
 		return nil
 	}
