@@ -80,7 +80,7 @@ func (p *progress) show(stage string, done float64, seen int) {
 	}
 	if stage != p.stage {
 		p.stage, p.started, p.begun, p.before = stage, now, done, seen
-		p.shown = now.Add(redrawEvery - every) // a short stage shows too on a terminal
+		p.shown = now
 	}
 	if now.Sub(p.shown) < every {
 		return

@@ -173,7 +173,7 @@ func TestProgress(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 4)
-	require.Equal(t, " 30% working, 6,000, 1,000/s, 14s left, ends 00:00:19", lines[1])
+	require.Equal(t, " 50% working, 10,000, 1,000/s, 10s left, ends 00:00:20", lines[1])
 	out.Reset()
 	p = &progress{out: &out, terminal: true, now: p.now}
 	p.show("working", 0.1, 100)

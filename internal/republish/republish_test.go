@@ -87,7 +87,8 @@ func TestSpan(t *testing.T) {
 	for through, want := range map[string]int{"event_2": 2, "event_3": 3, "event_4": 4, "event_0": 5} {
 		l := &list{pages: [][]source.Event{at(1, 2, 3), at(4, 5)}}
 		n := 0
-		for page := range (Span{Until: noon.Add(time.Hour), Through: through}).Pages(t.Context(), l) {
+		for page, err := range (Span{Until: noon.Add(time.Hour), Through: through}).Pages(t.Context(), l) {
+			require.NoError(t, err)
 			n += len(page.Events)
 		}
 		require.Equal(t, want, n, through)

@@ -3,8 +3,8 @@
 // It works in memory that hardly depends on the length of the span. What both sides say of an event (its id, its topic, a hash of
 // its body; never the body) is written to files in a temporary folder, divided by a hash of the id, and compared one part at a time.
 // In memory are one part of some 32,000 events (up to 16 million events; beyond that, a 512th of them), a buffer for each file, and
-// two bits and a bloom filter of two bytes for each event, the filter being 64 MiB at most. On disk an event takes about 150 bytes,
-// and each copy of it on the bus as much.
+// a bit and two bytes of a bloom filter for each event, the filter being 64 MiB at most. On disk an event takes about 150 bytes,
+// and each copy of it on the bus 100.
 package verify
 
 import (

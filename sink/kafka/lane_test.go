@@ -240,7 +240,7 @@ func worlds(t *testing.T, test func(t *testing.T, brokers []string)) {
 
 func TestLaneIsExactlyOnce(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
-		w := newWorld(t, brokers, 2500)
+		w := newWorld(t, brokers, 1500)
 		lane := w.lane(t, "a", w.ledger(t))
 		stop := start(t, lane)
 		w.finish(t, lane)

@@ -64,7 +64,7 @@ func TestLaneThroughFaults(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			c := kafka.Fake(t)
-			w := newWorld(t, c.ListenAddrs(), 500)
+			w := newWorld(t, c.ListenAddrs(), 400)
 			lane := w.lane(t, "a", w.ledger(t))
 			n := 2
 			if tt.key == kmsg.Produce { // several to a transaction
@@ -145,7 +145,7 @@ func TestLaneStartsThroughFaults(t *testing.T) {
 func TestLaneWhileLeadersMove(t *testing.T) {
 	t.Parallel()
 	c := kafka.Fake(t)
-	w := newWorld(t, c.ListenAddrs(), 3000)
+	w := newWorld(t, c.ListenAddrs(), 1500)
 	lane := w.lane(t, "a", w.ledger(t))
 	over := make(chan struct{})
 	var mover sync.WaitGroup
@@ -176,7 +176,7 @@ func TestLaneWhileConnectionsDrop(t *testing.T) {
 		l, err := net.Listen(network, address)
 		return kafka.NewCuttingListener(l, &cut), err
 	}))
-	w := newWorld(t, c.ListenAddrs(), 2000)
+	w := newWorld(t, c.ListenAddrs(), 1500)
 	lane := w.lane(t, "a", w.ledger(t))
 	over := make(chan struct{})
 	var cutter sync.WaitGroup
