@@ -22,8 +22,10 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// every is a fault that hits each n-th request of a kind, as a whole.
+// every is a fault that hits each n-th request of a kind, as a whole, and ends after a while: a transaction of n requests or more would
+// never get through otherwise.
 func every(n int, key kmsg.Key, err *kerr.Error, topLevel bool) kfake.Fault {
+	const most = 12
 	var last kmsg.Request
 	seen := 0
 	return kfake.Fault{Keys: []kmsg.Key{key}, Err: err, TopLevel: topLevel, Count: -1, When: func(r kmsg.Request) bool {
@@ -31,7 +33,7 @@ func every(n int, key kmsg.Key, err *kerr.Error, topLevel bool) kfake.Fault {
 			last = r
 			seen++
 		}
-		return seen%n == 0
+		return seen%n == 0 && seen <= most*n
 	}}
 }
 
