@@ -5,6 +5,7 @@ package chaos
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -12,12 +13,13 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/stretchr/testify/require"
 )
 
 const (
 	stream         = "WORKOS"
 	positionTopics = "relay.position."
+
+	duplicateWindow = 100 * time.Millisecond // as short as a server allows
 )
 
 // natsBus is a JetStream and the links to it: of each relay one to each server.
@@ -47,7 +49,7 @@ func (b *natsBus) sink(i int) string {
 	for _, l := range b.links[i] {
 		urls = append(urls, "nats://"+l.address)
 	}
-	return fmt.Sprintf("{name: bus, type: nats, url: %q, duplicate_window: 100ms, ack_timeout: 2s, create: {replicas: %d}}", strings.Join(urls, ","), len(b.nodes))
+	return fmt.Sprintf("{name: bus, type: nats, url: %q, duplicate_window: %v, ack_timeout: 2s, create: {replicas: %d}}", strings.Join(urls, ","), duplicateWindow, len(b.nodes))
 }
 
 func (b *natsBus) linksOf(i int) []*link { return b.links[i] }
@@ -121,32 +123,43 @@ func (b *natsBus) positions(*testing.T) []position {
 }
 
 // read gives the whole stream to the oracle, as an ordered consumer sees it.
-func (b *natsBus) read(t *testing.T, o *oracle) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patient)
-	defer cancel()
-	var info *jetstream.StreamInfo
-	require.Eventually(t, func() bool { info = b.info(); return info != nil }, patient, often, "the stream does not answer")
+func (b *natsBus) read(ctx context.Context, o *oracle) error {
+	info := b.info()
+	if info == nil {
+		return errors.New("the stream does not answer")
+	}
 	if info.State.Msgs == 0 {
-		return
+		return nil
 	}
 	consumer, err := b.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	messages, err := consumer.Messages()
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	defer messages.Stop()
-	for {
+	for n := uint64(1); ; n++ {
 		m, err := messages.Next(jetstream.NextContext(ctx))
-		require.NoError(t, err)
-		meta, err := m.Metadata()
-		require.NoError(t, err)
-		if strings.HasPrefix(m.Subject(), positionTopics) {
-			b.saw(meta.Sequence.Stream, m.Data())
-		} else {
-			o.see(stream, meta.Sequence.Stream, m.Headers().Get("event-id"), m.Data())
+		if err != nil {
+			return fmt.Errorf("after %d of %d messages: %w", n-1, info.State.Msgs, err)
 		}
-		if meta.Sequence.Stream >= info.State.LastSeq {
-			return
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		last := meta.Sequence.Stream
+		if strings.HasPrefix(m.Subject(), positionTopics) {
+			b.saw(last, m.Data())
+		} else {
+			o.see(stream, last, m.Headers().Get("event-id"), m.Data())
+		}
+		if meta.NumPending == 0 {
+			if n < info.State.Msgs {
+				return fmt.Errorf("the reader ends after %d of %d messages", n, info.State.Msgs)
+			}
+			return nil
 		}
 	}
 }

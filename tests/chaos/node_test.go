@@ -121,6 +121,9 @@ func (c *cluster) leader() int {
 // whole reports whether every server has all of the stream.
 func (c *cluster) whole() bool {
 	info := c.info()
+	if len(c.nodes) == 1 {
+		return info != nil
+	}
 	if info == nil || info.Cluster == nil || info.Cluster.Leader == "" || len(info.Cluster.Replicas) != len(c.nodes)-1 {
 		return false
 	}
