@@ -112,7 +112,7 @@ func (o *Ownership) logChangedFilter(cp checkpoint.Checkpoint) {
 func replayCommand(types []string, until checkpoint.Position) string {
 	s := "relay replay --since TIME"
 	if !until.CreatedAt.IsZero() {
-		s += " --until " + until.CreatedAt.UTC().Format(time.RFC3339)
+		s += " --until " + until.CreatedAt.UTC().Format(time.RFC3339Nano)
 	}
 	return s + " --events " + strings.Join(types, ",")
 }

@@ -204,6 +204,12 @@ const (
 	HeaderOrganization = "organization-id"  // where the event names its organization
 )
 
+// The headers that mark what was published by hand beside a lane. Each carries the id of the run that did it.
+const (
+	HeaderReplay = "relay-replay" // a copy, by `relay replay`
+	HeaderRepair = "relay-repair" // an event that was missing, by `relay verify --repair`
+)
+
 // eventHeaders returns the headers of every message, with room for more.
 func eventHeaders(e *source.Event, f *fields, more int) []sink.Header {
 	h := make([]sink.Header, 0, 4+more)

@@ -20,24 +20,30 @@ const (
 
 // checkOrder refuses a page that descends as a whole.
 func (r *reader) checkOrder(a answer) error {
-	n := len(a.Data)
-	if n < 2 {
+	if !descends(a.Data) {
 		return nil
+	}
+	first, last := &a.Data[0], &a.Data[len(a.Data)-1]
+	return &DescendingError{Position: r.pos, First: first.Position(), Last: last.Position(), RequestID: a.RequestID}
+}
+
+// descends reports whether a page descends as a whole.
+func descends(events []Event) bool {
+	n := len(events)
+	if n < 2 {
+		return false
 	}
 	times := 1
 	for i := range n - 1 {
-		switch a.Data[i+1].CreatedAt.Compare(a.Data[i].CreatedAt) {
+		switch events[i+1].CreatedAt.Compare(events[i].CreatedAt) {
 		case 1:
-			return nil
+			return false
 		case -1:
 			times++
 		}
 	}
-	first, last := &a.Data[0], &a.Data[n-1]
-	if times == 1 || (first.CreatedAt.Sub(last.CreatedAt) < descendingSpan && times < descendingCount) {
-		return nil
-	}
-	return &DescendingError{Position: r.pos, First: first.Position(), Last: last.Position(), RequestID: a.RequestID}
+	span := events[0].CreatedAt.Sub(events[n-1].CreatedAt)
+	return times > 1 && (span >= descendingSpan || times >= descendingCount)
 }
 
 // checkCursor refuses a page that shows that the API did not go on from the position, and remembers the ids of a good one.
@@ -107,6 +113,12 @@ type recentIDs struct {
 
 func newRecentIDs(n int) *recentIDs {
 	return &recentIDs{known: make(map[string]struct{}, n), ring: make([]string, n)}
+}
+
+// has reports whether id is remembered.
+func (s *recentIDs) has(id string) bool {
+	_, ok := s.known[id]
+	return ok
 }
 
 // add reports whether id was not remembered yet, and remembers it.

@@ -28,7 +28,7 @@ func (e *Event) Position() checkpoint.Position {
 type Page struct {
 	Events    []Event
 	Tip       bool      // nothing more was there when the API answered
-	Now       time.Time // the API's clock when it answered (its Date header), else the local one
+	Now       time.Time // the API's clock (its Date header, run on since), else the local one
 	Size      int       // bytes of the response: what holding the page costs
 	RequestID string    // X-Request-Id, for error messages
 }

@@ -25,6 +25,9 @@ type Hooks struct {
 	OnInversion func(InversionInfo)
 	// OnUnexpectedType: the API sent an event of a type that was not asked for. It is relayed like any other.
 	OnUnexpectedType func(UnexpectedTypeInfo)
+	// OnBackfill: several readers are at work on a backlog, as described; called before each page that they bring, and when
+	// they are done.
+	OnBackfill func(BackfillInfo)
 }
 
 // ResponseInfo describes one response.
@@ -90,6 +93,20 @@ type InversionInfo struct {
 type UnexpectedTypeInfo struct {
 	Type     string
 	Position checkpoint.Position
+}
+
+// BackfillInfo describes a backfill. The first fields are its state; the others count what happened since the last call.
+type BackfillInfo struct {
+	Active   bool  // false once, when it is done, all else being zero but the counts
+	Readers  int   // requests under way
+	Allowed  int   // requests that may be under way; falls with 429 and rises again
+	Segments int   // stretches of the backlog that are read or held
+	Buffered int64 // bytes held ahead of what has been yielded, at most Stream.Memory and a page
+
+	Joined  int // segments that ended where the next one begins
+	Split   int // segments that proved dense and were divided
+	Missed  int // seams that the segment before did not meet; what lies behind them is read again
+	Dropped int // segments given up, and so read again: a missed seam, a refused type, an answer that contradicts others
 }
 
 // call calls hook with info where there is a hook.

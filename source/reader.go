@@ -50,6 +50,13 @@ type reader struct {
 	failures failures
 
 	silentUntil time.Time // when checkSilence is due again; zero at the start
+
+	full      bool          // the last page held as many events as were asked for
+	perPage   time.Duration // what it spanned
+	pageCost  int64         // what it kept in memory
+	noRanges  bool          // the API does not answer by time as a backfill needs
+	calmUntil time.Time     // no backfill before
+	calm      time.Duration // after the last backfill that met a contradiction
 }
 
 func newReader(s *Stream, after checkpoint.Position) (*reader, error) {
@@ -172,8 +179,10 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	r.reportUnexpected(a.Data)
 	events := r.cutFloor(a.Data)
 	r.atTip = len(a.Data) < opts.Limit && opts.RangeEnd == ""
+	r.full = len(a.Data) == opts.Limit
 	if n := len(a.Data); n > 0 {
 		r.pos = a.Data[n-1].Position()
+		r.perPage, r.pageCost = r.pos.CreatedAt.Sub(a.Data[0].CreatedAt), pageCost(a.Data, a.Size)
 		r.growLimit()
 	} else if opts.RangeEnd != "" {
 		r.from = r.from.Add(maxRange) // nothing in this stretch: on to the next one
@@ -221,17 +230,22 @@ func (r *reader) growLimit() {
 // send makes one request and tells the hooks.
 func (r *reader) send(ctx context.Context, opts ListEventsOpts) (answer, error) {
 	waited, err := r.client.wait(ctx)
+	var a answer
+	if err == nil {
+		a, err = r.client.fetch(ctx, opts)
+	}
+	r.sent(a, waited)
+	return a, err
+}
+
+// sent tells the hooks of a request.
+func (r *reader) sent(a answer, waited time.Duration) {
 	if waited > 0 {
 		call(r.hooks.OnLimiterWait, LimiterWaitInfo{Wait: waited})
 	}
-	if err != nil {
-		return answer{}, err
-	}
-	a, err := r.client.fetch(ctx, opts)
 	if a.status != 0 {
 		call(r.hooks.OnResponse, ResponseInfo{Status: a.status, Duration: a.took, Bytes: a.Size, Events: len(a.Data), Now: a.Date})
 	}
-	return a, err
 }
 
 // exchange gets the next page, however long that takes, and returns it with the query that it answers. Its errors are final.
@@ -244,10 +258,7 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 		}
 		switch {
 		case err == nil:
-			r.polled, r.now = time.Now(), a.Date
-			if r.now.IsZero() {
-				r.now = r.polled
-			}
+			r.answered(a)
 			r.recovered()
 			r.restored(opts.Events)
 			return a, opts, nil
@@ -263,6 +274,14 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 				return answer{}, opts, err
 			}
 		}
+	}
+}
+
+// answered sets the clock by an answer.
+func (r *reader) answered(a answer) {
+	r.polled, r.now = time.Now(), a.Date
+	if r.now.IsZero() {
+		r.now = r.polled
 	}
 }
 

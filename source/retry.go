@@ -92,16 +92,18 @@ func (r *reader) backOff(ctx context.Context, err error) error {
 	if reason == "" {
 		return err
 	}
+	return sleep(ctx, r.failed(err, reason, r.failures.count+1))
+}
+
+// failed takes note of err and returns how long to wait before the request is made again; attempt is how often in a row it
+// has failed.
+func (r *reader) failed(err error, reason RetryReason, attempt int) time.Duration {
 	f := &r.failures
 	if f.count == 0 {
 		f.since = time.Now()
 	}
 	f.count++
-	var after time.Duration
-	if api := (*APIError)(nil); errors.As(err, &api) {
-		after = api.RetryAfter
-	}
-	wait := retryWait(reason, f.count, after)
+	wait := retryWait(reason, attempt, retryAfterOf(err))
 	if reason != f.reason || f.count-f.warned >= remindEvery {
 		f.reason, f.warned = reason, f.count
 		r.log.Warn(retryMessage(reason), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
@@ -110,8 +112,16 @@ func (r *reader) backOff(ctx context.Context, err error) error {
 	if reason == RetryRateLimited {
 		call(r.hooks.OnRateLimited, RateLimitedInfo{Wait: wait})
 	}
-	call(r.hooks.OnRetry, RetryInfo{Reason: reason, Attempt: f.count, Wait: wait, Err: err})
-	return sleep(ctx, wait)
+	call(r.hooks.OnRetry, RetryInfo{Reason: reason, Attempt: attempt, Wait: wait, Err: err})
+	return wait
+}
+
+// retryAfterOf is how long the API asks to wait; zero for nothing.
+func retryAfterOf(err error) time.Duration {
+	if e := (*APIError)(nil); errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
 }
 
 // recovered ends a row of failures.

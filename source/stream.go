@@ -12,8 +12,14 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// DefaultPollInterval is the time between two polls at the tip where Stream.PollInterval is zero.
-const DefaultPollInterval = time.Second
+const (
+	// DefaultPollInterval is the time between two polls at the tip where Stream.PollInterval is zero.
+	DefaultPollInterval = time.Second
+	// DefaultMemory is the number of bytes that a backfill may hold where Stream.Memory is zero.
+	DefaultMemory = 64 << 20
+	// MaxReaders is the most that Stream.Readers may be.
+	MaxReaders = 64
+)
 
 // Stream reads events in the order of the source, for ever. Its fields are not changed while it is in use; Pages and Now may
 // then be called more than once and concurrently, each call being a reader of its own that shares only the Client and Wake.
@@ -26,7 +32,13 @@ type Stream struct {
 	PollInterval   time.Duration
 	// Wake ends a wait at the tip, so that the next poll comes at once; nil for none. Polls still keep minPollGap between
 	// them, however often it is sent to. It is not looked at while there are events to read, or while a retry waits.
-	Wake   <-chan struct{}
+	Wake <-chan struct{}
+	// Readers is how many requests may be under way at once while the position is far behind; 0 or 1 for one after another
+	// all the time. What is read, and its order, is the same.
+	Readers int
+	// Memory bounds the bytes that Readers hold ahead of what has been yielded; DefaultMemory where zero. The page that is
+	// yielded next may come on top of it, and so may, until they are counted, the responses that are being received.
+	Memory int64
 	Hooks  *Hooks
 	Logger *zap.Logger // nil for none
 }
@@ -45,6 +57,8 @@ type Stream struct {
 //   - A response larger than Client.MaxResponse is asked for again with a smaller limit.
 //   - An API that has nothing after the position is asked once an hour, by time, whether that is so.
 //   - An event of a type that was not asked for is relayed: better one too many than one lost unseen.
+//   - While the position is far behind, up to Readers requests are under way at once, see backfill. Where the API does not
+//     answer by time as that needs, one request follows the other there too.
 //
 // An error is final and the last thing yielded: the error of ctx, or one that matches ErrCursorLost, ErrDescending,
 // ErrTooLarge (one event alone is too large), ErrAllRefused or ErrMisconfigured, or an *APIError (a request that the API
@@ -60,6 +74,14 @@ func (s *Stream) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2
 			page, err := r.next(ctx)
 			if !yield(page, err) || err != nil {
 				return
+			}
+			if r.isFarBehind() {
+				if more, err := r.backfill(ctx, yield); err != nil {
+					yield(Page{}, err)
+					return
+				} else if !more {
+					return
+				}
 			}
 		}
 	}
@@ -91,6 +113,12 @@ func (s *Stream) check() error {
 	}
 	if s.Limit < 0 || s.Limit > MaxLimit {
 		return misconfigured(fmt.Sprintf("limit %d is not from 1 to %d", s.Limit, MaxLimit))
+	}
+	if s.Readers < 0 || s.Readers > MaxReaders {
+		return misconfigured(fmt.Sprintf("%d readers are not from 1 to %d", s.Readers, MaxReaders))
+	}
+	if s.Memory < 0 {
+		return misconfigured(fmt.Sprintf("%d bytes are no memory to read ahead into", s.Memory))
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -86,17 +88,17 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 		r.printf("  ok       embedded NATS server, started by `relay run`; its stream is created there")
 		return
 	}
-	bus, err := l.open(ctx)
+	b, err := l.open(ctx)
 	if err != nil {
 		r.fault("%v", err)
 		return
 	}
 	defer func() {
-		if err := bus.Close(); err != nil {
+		if err := b.Close(); err != nil {
 			r.fault("closing: %v", err)
 		}
 	}()
-	topics, err := bus.Inspect(ctx, l.topics)
+	topics, err := r.inspect(ctx, l, b)
 	if err != nil {
 		r.fault("%v", err)
 		return
@@ -108,15 +110,60 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 		}
 	}
 	for _, t := range topics {
-		r.topic(t, byTopic[t.Topic])
+		from := strings.Join(byTopic[t.Topic], ", ")
+		switch {
+		case from != "":
+		case slices.Contains(l.topics, t.Topic):
+			from = "dead letters"
+		default:
+			from = "the position"
+		}
+		r.topic(t, from)
 	}
 }
 
-func (r *report) topic(t sink.TopicStatus, types []string) {
-	from := strings.Join(types, ", ")
-	if from == "" {
-		from = "dead letters"
+// inspect looks at the topics in the mode of delivery that the lane would run in, and says which that is.
+func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStatus, error) {
+	want := checkpoint.Mode(l.sink.Delivery)
+	if want == checkpoint.AtLeastOnce || b.ledger == nil {
+		if want == checkpoint.ExactlyOnce {
+			r.fault("delivery: a sink of type %s cannot do exactly_once", l.sink.Type)
+		}
+		r.printf("  ok       delivery: at_least_once")
+		return b.Inspect(ctx, l.topics)
 	}
+	topics, err := b.ledger.Inspect(ctx, l.topics)
+	if err == nil {
+		err = unfit(topics, l.topics)
+	} else if !incapable(err) {
+		return nil, err
+	}
+	switch {
+	case err == nil:
+		r.printf("  ok       delivery: exactly_once")
+		return topics, nil
+	case want == pipeline.Auto:
+		r.printf("  warning  delivery: at_least_once, since the bus cannot do exactly_once: %v", err)
+	default:
+		r.fault("delivery: exactly_once was asked for: %v", err)
+	}
+	return b.Inspect(ctx, l.topics)
+}
+
+// unfit returns what is wrong with the places of a ledger that are not topics: those of positions.
+func unfit(status []sink.TopicStatus, topics []string) error {
+	var faults []error
+	for _, t := range status {
+		if !slices.Contains(topics, t.Topic) {
+			for _, problem := range t.Problems {
+				faults = append(faults, errors.New(problem))
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (r *report) topic(t sink.TopicStatus, from string) {
 	state := "ok     "
 	switch {
 	case len(t.Problems) > 0:

@@ -111,21 +111,29 @@ func (c *checkpointShowCmd) rows(ctx context.Context, l *lane) (rows []checkpoin
 	return rows, fault
 }
 
+// committed reads the lane's position from wherever it is, and claims nothing.
+func (l *lane) committed(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := checkpoint.ReadFile(l.cfg.Checkpoint.Dir, l.identity())
+	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && l.mayBeOnBus() {
+		return l.readBus(ctx)
+	}
+	return cp, err
+}
+
 // readBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
 func (l *lane) readBus(ctx context.Context) (checkpoint.Checkpoint, error) {
-	bus, err := l.reach(ctx)
+	b, err := l.reach(ctx)
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	ledger := l.ledger(bus)
-	if ledger == nil {
-		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, bus.Close())
+	if b.ledger == nil {
+		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, b.Close())
 	}
-	cp, err := ledger.Load(ctx)
+	cp, err := b.ledger.Load(ctx)
 	if err == nil && cp.Mode != checkpoint.ExactlyOnce {
 		err = checkpoint.ErrNotFound // it was taken to the file
 	}
-	return cp, errors.Join(err, bus.Close())
+	return cp, errors.Join(err, b.Close())
 }
 
 func appendRow(rows []checkpointRow, l *lane, place string, cp checkpoint.Checkpoint, err error) ([]checkpointRow, error) {
@@ -203,10 +211,7 @@ func (a *app) setFromLane(ctx context.Context, p *places, lanes []*lane, name st
 	if err != nil {
 		return err
 	}
-	cp, err := checkpoint.ReadFile(other.cfg.Checkpoint.Dir, other.identity())
-	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && other.mayBeOnBus() {
-		cp, err = other.readBus(ctx)
-	}
+	cp, err := other.committed(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the position of lane %s: %w", name, err)
 	}

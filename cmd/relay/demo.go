@@ -79,7 +79,7 @@ admin: {listen: %q}
 
 // show starts the making of events and the display of what flows. What it returns stops both.
 func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *relay) func() {
-	bus, _ := r.buses[0].(*nats.Sink)
+	bus, _ := r.buses[0].Bus.(*nats.Sink)
 	c.introduce(out, api.URL(), bus.Address())
 	counts := newFlow(r.lanes[0].Observer)
 	r.lanes[0].Observer = counts

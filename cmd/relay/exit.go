@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/republish"
 	"workos-relay/pipeline"
 	"workos-relay/source"
 )
@@ -25,10 +26,12 @@ func (e *usageError) Unwrap() error { return e.err }
 func exitCode(err error) int {
 	var usage *usageError
 	var stop *pipeline.StopError
+	var unpublished *republish.StopError
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &stop),
+		errors.As(err, &unpublished),
 		errors.Is(err, checkpoint.ErrLost),
 		errors.Is(err, checkpoint.ErrCorrupt),
 		errors.Is(err, checkpoint.ErrForeign),

@@ -86,48 +86,58 @@ func (b *kafkaBus) count(last int) int {
 	return max(n, last)
 }
 
-// read returns every message, by topic and partition, in the partition's order.
+// read returns every message that is committed, by topic and partition, in the partition's order.
 func (b *kafkaBus) read(t *testing.T) map[string][]*kgo.Record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patient)
 	defer cancel()
 	ends, err := b.offsets(ctx)
 	require.NoError(t, err)
-	from, left := map[string]map[int32]kgo.Offset{}, 0
+	from, left := map[string]map[int32]kgo.Offset{}, map[string]int64{}
 	ends.Each(func(o kadm.ListedOffset) {
 		require.NoError(t, o.Err)
 		if from[o.Topic] == nil {
 			from[o.Topic] = map[int32]kgo.Offset{}
 		}
 		from[o.Topic][o.Partition] = kgo.NewOffset().AtStart()
-		left += int(o.Offset)
+		if o.Offset > 0 {
+			left[at(o.Topic, o.Partition)] = o.Offset
+		}
 	})
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumePartitions(from), kgo.FetchMaxBytes(1<<30), kgo.BrokerMaxReadBytes(1<<30))
+	// Control records are kept, so that the reader sees where each partition ends.
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumePartitions(from), kgo.FetchMaxBytes(1<<30), kgo.BrokerMaxReadBytes(1<<30),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
 	require.NoError(t, err)
 	defer client.Close()
 	out := map[string][]*kgo.Record{}
-	for left > 0 {
+	for len(left) > 0 {
 		fetches := client.PollFetches(ctx)
 		require.Empty(t, fetches.Errors())
 		fetches.EachRecord(func(r *kgo.Record) {
-			at := r.Topic + "/" + strconv.Itoa(int(r.Partition))
-			out[at] = append(out[at], r)
-			left--
+			partition := at(r.Topic, r.Partition)
+			if !r.Attrs.IsControl() {
+				out[partition] = append(out[partition], r)
+			}
+			if r.Offset+1 >= left[partition] {
+				delete(left, partition)
+			}
 		})
 	}
 	return out
 }
 
+func at(topic string, partition int32) string { return topic + "/" + strconv.Itoa(int(partition)) }
+
 // config is the configuration of one Kafka lane with a few topics, so that many events share a partition.
-func (b *kafkaBus) config(apiURL, dir, create string) string {
+func (b *kafkaBus) config(delivery, apiURL, dir, create string) string {
 	return fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 20ms, rate_limit: 5000}
 sinks: [{name: kafka, type: kafka, brokers: [%s], topic_prefix: %q, create: %s}]
 routes: [{events: [dsync.*], topic: directory}, {events: [session.*], topic: sessions}, {events: ["*"], topic: others}]
 checkpoint: {dir: %q}
 admin: {listen: ""}
-delivery: at_least_once
-`, apiURL, testKey, strings.Join(b.brokers, ", "), b.prefix, create, dir)
+delivery: %s
+`, apiURL, testKey, strings.Join(b.brokers, ", "), b.prefix, create, dir, delivery)
 }
 
 // requireAll requires that every event is there, in the order of the source within each partition, and returns how many copies
@@ -174,7 +184,7 @@ func TestCrashKafka(t *testing.T) {
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 12}))
 	bus := newKafka(t)
 	dir := t.TempDir()
-	config := writeConfig(t, bus.config(api.URL(), dir, "{partitions: 3}"))
+	config := writeConfig(t, bus.config("at_least_once", api.URL(), dir, "{partitions: 3}"))
 	id := checkpoint.Identity{Relay: "workos", Lane: "kafka", Endpoint: api.URL(), Destination: "kafka topics " + bus.prefix + "*"}
 	want := api.IDs(sourcetest.Filter{})
 
@@ -194,6 +204,37 @@ func TestCrashKafka(t *testing.T) {
 	copies := bus.requireAll(t, want)
 	require.LessOrEqual(t, copies, kills*pipeline.DefaultBatchMessages, "a crash repeats at most one commit")
 	t.Logf("%d kills, %d events, 0 lost, %d copies", kills, events, copies)
+}
+
+// TestCrashKafkaExactlyOnce kills relay as TestCrashKafka does, with the position in the transaction of the events: a consumer that
+// reads committed sees every event once, in the order of the source within each partition.
+func TestCrashKafkaExactlyOnce(t *testing.T) {
+	const events, kills = 50_000, 30
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 15}))
+	bus := newKafka(t)
+	admin := freeAddress(t)
+	config := writeConfig(t, strings.Replace(bus.config("exactly_once", api.URL(), t.TempDir(), "{partitions: 3}"), `listen: ""`, "listen: "+admin, 1))
+	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	have := 0
+	for kill := range kills {
+		var stderr output
+		cmd := child(t, &stderr, "run", "--config", config)
+		goal := have + 1 + rnd.IntN(events/kills)
+		require.Eventually(t, func() bool { have = bus.count(have); return have >= goal || atTip(admin) }, patient, time.Millisecond, "kill %d: %s", kill, &stderr)
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait() // reports the kill
+	}
+	r := start(t, "run", "--config", config)
+	require.Eventually(t, func() bool { return atTip(admin) }, 2*patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	require.Zero(t, bus.requireAll(t, api.IDs(sourcetest.Filter{})), "copies")
+	t.Logf("%d kills, %d events, 0 lost, 0 copies", kills, events)
+}
+
+// atTip reports whether the relay at an admin address has committed everything there is.
+func atTip(admin string) bool {
+	_, body := get(admin, "/metrics")
+	return strings.Contains(body, "\nrelay_at_tip{lane=\"kafka\"} 1\n")
 }
 
 // finish runs relay until the last event is committed, and stops it in order.
@@ -231,7 +272,7 @@ func TestClusterCrashKafkaBrokers(t *testing.T) {
 	made := make(chan error, 1)
 	go func() { made <- api.Live(ctx, sourcetest.LiveConfig{Rate: 300, Seed: 13}) }()
 	dir := t.TempDir()
-	config := writeConfig(t, bus.config(api.URL(), dir, `{partitions: 3, replication_factor: 3, config: {min.insync.replicas: "2"}}`))
+	config := writeConfig(t, bus.config("at_least_once", api.URL(), dir, `{partitions: 3, replication_factor: 3, config: {min.insync.replicas: "2"}}`))
 	id := checkpoint.Identity{Relay: "workos", Lane: "kafka", Endpoint: api.URL(), Destination: "kafka topics " + bus.prefix + "*"}
 
 	var stderr output

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,14 +200,26 @@ func child(t *testing.T, stderr *output, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// freeAddress returns an address on loopback that nobody listens on.
+// freeAddress returns an address on loopback that nobody listens on. Ports are taken from below those that the system chooses from,
+// and none twice, so that what listens there later is what the test has put there.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, l.Close()) }()
-	return l.Addr().String()
+	const firstPort, portRange, tries = 10_000, 20_000, 1000
+	for range tries {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+int(nextPort.Add(1))%portRange)
+		if l, err := net.Listen("tcp", addr); err == nil {
+			require.NoError(t, l.Close())
+			return addr
+		}
+	}
+	require.Fail(t, "no port is free")
+	return ""
 }
+
+// nextPort begins elsewhere in each process.
+var nextPort atomic.Int64
+
+func init() { nextPort.Store(int64(os.Getpid()) * 131) }
 
 // flows waits until the stream holds so many messages more.
 func flows(t *testing.T, js jetstream.JetStream, more int, log *output) {

@@ -9,7 +9,6 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
-	"workos-relay/sink/nats"
 )
 
 // A lane's position is in one of two places, as its mode of delivery has it. The commands call them so.
@@ -62,12 +61,12 @@ func (l *lane) openPlaces(ctx context.Context) (*places, error) {
 	if !l.mayBeOnBus() {
 		return p, nil
 	}
-	bus, err := l.reach(ctx)
+	b, err := l.reach(ctx)
 	if err != nil {
 		return nil, errors.Join(err, disk.Close())
 	}
-	p.close = func() error { return errors.Join(bus.Close(), disk.Close()) }
-	if p.ledger = l.ledger(bus); p.ledger != nil {
+	p.close = func() error { return errors.Join(b.Close(), disk.Close()) }
+	if p.ledger = b.ledger; p.ledger != nil {
 		p.bus = &place{name: onBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
 	}
 	return p, nil
@@ -77,15 +76,14 @@ func (l *lane) openPlaces(ctx context.Context) (*places, error) {
 func (l *lane) mayBeOnBus() bool { return l.sink.Stdout == nil }
 
 // reach opens the lane's bus for a command. An embedded server may be running inside a relay, and is then reached from outside.
-func (l *lane) reach(ctx context.Context) (pipeline.Bus, error) {
+func (l *lane) reach(ctx context.Context) (*bus, error) {
 	if l.embedded() {
 		d := net.Dialer{Timeout: time.Second}
 		if conn, err := d.DialContext(ctx, "tcp", l.sink.NATS.Embedded.Listen); err == nil {
 			_ = conn.Close() // it was only to see whether somebody listens
 			c := *l.sink.NATS
 			c.URL = "nats://" + c.Embedded.Listen
-			c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
-			return nats.New(ctx, c)
+			return l.openNATS(ctx, c)
 		}
 	}
 	return l.open(ctx)

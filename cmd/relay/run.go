@@ -45,6 +45,13 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		}
 		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), srv)) }()
 	}
+	if cfg.Source.Webhook.Listen != "" {
+		stopWebhooks, listenErr := listenForWebhooks(ctx, cfg.Source.Webhook, &r.waker, metrics, log)
+		if listenErr != nil {
+			return listenErr
+		}
+		defer func() { err = errors.Join(err, stopWebhooks()) }()
+	}
 	if started != nil {
 		defer started(r)()
 	}
@@ -67,7 +74,7 @@ func announce(cfg *config.Config, r *relay, log *zap.Logger) {
 	log.Info("relay is starting", zap.String("version", version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
 		zap.Int("lanes", len(r.lanes)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
 	for i, s := range cfg.Sinks {
-		if bus, ok := r.buses[i].(*nats.Sink); ok && s.NATS.URL == nats.Embedded {
+		if bus, ok := r.buses[i].Bus.(*nats.Sink); ok && s.NATS.URL == nats.Embedded {
 			log.Info("embedded NATS server is listening; see README for a consumer of your own",
 				zap.String("lane", s.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
 		}

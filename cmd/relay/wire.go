@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 
@@ -19,6 +20,7 @@ import (
 	"workos-relay/sink/nats"
 	"workos-relay/sink/stdout"
 	"workos-relay/source"
+	"workos-relay/source/webhook"
 )
 
 // lane is one sink of the configuration with everything around it, before it runs.
@@ -29,6 +31,7 @@ type lane struct {
 	router *router.Router
 	topics []string // every topic it can publish to, the dead letter included
 	log    *zap.Logger
+	inside bool // its server is inside another process, the relay that runs: see beside
 }
 
 // newLanes works out what each sink carries and where it goes. It connects to nothing.
@@ -65,7 +68,7 @@ func newClient(cfg *config.Config) *source.Client {
 	}
 }
 
-// stream returns the lane's own reader.
+// stream returns the lane's own reader. It reads page after page; add gives it more readers and lets webhooks wake it.
 func (l *lane) stream(client *source.Client, hooks *source.Hooks) *source.Stream {
 	return &source.Stream{
 		Client:         client,
@@ -77,25 +80,59 @@ func (l *lane) stream(client *source.Client, hooks *source.Hooks) *source.Stream
 	}
 }
 
+// bus is the bus of a lane, open.
+type bus struct {
+	pipeline.Bus
+	ledger pipeline.Ledger // the same bus as one that keeps the position too; nil where it never can
+	apart  io.Closer       // what the ledger holds open by itself; may be nil
+}
+
+// Close closes all of it.
+func (b *bus) Close() error {
+	if b.apart == nil {
+		return b.Bus.Close()
+	}
+	return errors.Join(b.apart.Close(), b.Bus.Close())
+}
+
 // open makes the lane's bus. This and identity are where the kinds of sinks are told apart.
-func (l *lane) open(ctx context.Context) (pipeline.Bus, error) {
+func (l *lane) open(ctx context.Context) (*bus, error) {
 	switch s := l.sink; {
 	case s.NATS != nil:
 		c := *s.NATS
-		c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, s.Name
 		if c.Embedded.Dir == "" {
 			c.Embedded.Dir = filepath.Join(l.cfg.Checkpoint.Dir, "jetstream")
 		}
-		return nats.New(ctx, c)
+		return l.openNATS(ctx, c)
 	case s.Kafka != nil:
-		c := *s.Kafka
-		c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, s.Name
-		return kafka.New(c) //nolint:contextcheck // it connects only when it is used
+		return l.openKafka(*s.Kafka) //nolint:contextcheck // it connects only when it is used
 	case s.Stdout != nil:
-		return stdout.New(*s.Stdout, nil), nil
+		return &bus{Bus: stdout.New(*s.Stdout, nil)}, nil
 	default:
 		return nil, fmt.Errorf("sink %s: no sink of type %q", s.Name, s.Type)
 	}
+}
+
+func (l *lane) openNATS(ctx context.Context, c nats.Config) (*bus, error) {
+	c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
+	s, err := nats.New(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return &bus{Bus: s, ledger: s.Ledger(l.identity())}, nil
+}
+
+func (l *lane) openKafka(c kafka.Config) (*bus, error) {
+	c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
+	s, err := kafka.New(c)
+	if err != nil {
+		return nil, err
+	}
+	ledger, err := kafka.NewLedger(c, l.identity())
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return &bus{Bus: s, ledger: ledger, apart: ledger}, nil
 }
 
 // identity is whose the lane's position is. It needs no connection.
@@ -136,8 +173,9 @@ func (l *lane) position(ctx context.Context, client *source.Client, start config
 // relay is everything that runs.
 type relay struct {
 	lanes  []*pipeline.Lane
-	buses  []pipeline.Bus
+	buses  []*bus
 	stores []*checkpoint.File
+	waker  webhook.Waker // wakes the streams of all lanes
 }
 
 // assemble opens every sink and store and puts the lanes together. Whatever it returns is closed by the caller.
@@ -160,21 +198,26 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 }
 
 func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics *telemetry.LaneMetrics) error {
-	bus, err := l.open(ctx)
+	b, err := l.open(ctx)
 	if err != nil {
 		return err
 	}
-	r.buses = append(r.buses, bus)
+	r.buses = append(r.buses, b)
 	store, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
 	if err != nil {
 		return err
 	}
 	r.stores = append(r.stores, store)
+	events := l.stream(client, metrics.SourceHooks())
+	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
+	if l.cfg.Source.Webhook.Listen != "" {
+		events.Wake, _ = r.waker.Subscribe() // for as long as the process lives
+	}
 	r.lanes = append(r.lanes, &pipeline.Lane{
 		Name:            l.sink.Name,
-		Source:          l.stream(client, metrics.SourceHooks()),
+		Source:          events,
 		Router:          l.router,
-		Target:          l.target(bus, store, client),
+		Target:          l.target(b, store, client),
 		TakeoverAfter:   l.cfg.TakeoverAfter,
 		Holder:          store.Holder(),
 		Park:            l.cfg.DeadLetter != nil,
@@ -186,7 +229,7 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 }
 
 // target puts together where the lane's events and its position go.
-func (l *lane) target(bus pipeline.Bus, store *checkpoint.File, client *source.Client) *pipeline.Delivery {
+func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client) *pipeline.Delivery {
 	owner := pipeline.Ownership{
 		Topics:   l.topics,
 		Identity: l.identity(),
@@ -199,26 +242,18 @@ func (l *lane) target(bus pipeline.Bus, store *checkpoint.File, client *source.C
 	}
 	d := &pipeline.Delivery{
 		Want:        checkpoint.Mode(l.sink.Delivery),
-		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: bus, Store: store},
+		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: store},
 		Incapable:   incapable,
 	}
-	if ledger := l.ledger(bus); ledger != nil {
-		d.ExactlyOnce = &pipeline.ExactlyOnce{Ownership: owner, Ledger: ledger}
+	if b.ledger != nil {
+		d.ExactlyOnce = &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.ledger}
 	}
 	return d
 }
 
-// ledger returns the bus as one that keeps the position too, nil where it never can.
-func (l *lane) ledger(bus pipeline.Bus) pipeline.Ledger {
-	if s, ok := bus.(*nats.Sink); ok {
-		return s.Ledger(l.identity())
-	}
-	return nil
-}
-
 // incapable reports whether err says that a bus, as it is, cannot do exactly_once.
 func incapable(err error) bool {
-	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit)
+	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit) || errors.Is(err, kafka.ErrNoTransactions)
 }
 
 func (r *relay) status() []pipeline.Status {

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"strings"
 	"time"
 
 	"workos-relay/internal/secret"
@@ -44,8 +45,42 @@ type Source struct {
 	PollInterval   time.Duration    `yaml:"poll_interval" default:"1s" min:"10ms" max:"1h" doc:"Time between polls once everything has been read."`
 	RateLimit      float64          `yaml:"rate_limit" default:"80" min:"0.1" max:"10000" doc:"Most requests per second, of all lanes together. WorkOS allows a key 100, which your own application shares."`
 	EventList      source.EventList `yaml:"event_list" default:"comma" enum:"comma,repeat,brackets" doc:"How the list of event types is written in a request: events=a,b, events=a&events=b or events[]=a&events[]=b. Only the emulators of WorkOS need brackets."`
-	MaxResponse    unit.Bytes       `yaml:"max_response" default:"32MiB" min:"64KiB" max:"1GiB" doc:"Largest response that is read; a larger one is refused."`
+	MaxResponse    unit.Bytes       `yaml:"max_response" default:"32MiB" min:"64KiB" max:"1GiB" doc:"Largest response that is read; a larger one is asked for again with fewer events."`
+	Backfill       Backfill         `yaml:"backfill" doc:"How a backlog is read while the position is far behind."`
+	Webhook        Webhook          `yaml:"webhook" doc:"Lets WorkOS's webhooks wake relay, so that an event is read at once and not only at the next poll. Nothing is taken from a webhook but that."`
 }
+
+// Backfill is how a backlog is read.
+type Backfill struct {
+	Readers int        `yaml:"readers" default:"16" min:"1" max:"64" doc:"Requests under way at once. What comes out, and its order, is the same with any number; 1 reads page after page."`
+	Memory  unit.Bytes `yaml:"memory" default:"64MiB" min:"4MiB" max:"16GiB" doc:"Most that the readers of one lane hold ahead of what is published."`
+}
+
+// Webhook is where webhooks arrive. Without listen there are none.
+type Webhook struct {
+	Listen string        `yaml:"listen" format:"address" example:"0.0.0.0:8081" doc:"Address (host:port) that WorkOS's webhooks reach, by way of your ingress. Empty: no webhooks."`
+	Path   string        `yaml:"path" default:"/workos/webhook" doc:"Path of the webhooks."`
+	Secret secret.String `yaml:"secret" doc:"Signing secret of the webhook endpoint, from WorkOS's dashboard. Requests that are not signed with it are answered 401."`
+}
+
+// Validate checks what the tags cannot say.
+func (w Webhook) Validate() error {
+	switch {
+	case w.Listen != "" && !w.Secret.IsSet():
+		return &keyFault{"secret", "is missing; without it anybody could wake relay"}
+	case !strings.HasPrefix(w.Path, "/"):
+		return &keyFault{"path", "does not begin with /"}
+	}
+	return nil
+}
+
+// keyFault is an error about one key of a section.
+type keyFault struct{ key, text string }
+
+func (e *keyFault) Error() string { return e.text }
+
+// Key is the key at fault.
+func (e *keyFault) Key() string { return e.key }
 
 // Sink is one destination and what it carries. Exactly one of the pointers is set, the one of Type.
 type Sink struct {

@@ -127,9 +127,12 @@ config.yaml:1:53: sinks[0].create.config.a: must be a single value (text), not a
 		{"list at the top", "- a\n", `
 config.yaml:1:1: must be a section of keys, not a list`},
 
-		{"not available: section", "source:\n  backfill: {readers: 16}\n  webhook: {listen: \":9\"}\n", `
-config.yaml:2:3: source.backfill: reading the backlog with several readers is not available in this version
-config.yaml:3:3: source.webhook: waking up by webhook is not available in this version`},
+		{"webhook without a secret", "source:\n  webhook: {listen: \":9\"}\n", `
+config.yaml:2:12: source.webhook.secret: is missing; without it anybody could wake relay`},
+		{"webhook path", "source:\n  webhook: {listen: \":9\", secret: s3cret, path: hook}\n", `
+config.yaml:2:49: source.webhook.path: does not begin with /`},
+		{"too many readers", "source: {backfill: {readers: 1000}}\n", `
+config.yaml:1:30: source.backfill.readers: "1000" is not between 1 and 64`},
 
 		{"unset variable", "id: a\nadmin: {listen: \"${LISTEN}\"}\n", `
 config.yaml:2:17: admin.listen: the environment variable LISTEN is not set; set it, or give a default: ${LISTEN:-value}`},
@@ -187,7 +190,7 @@ config.yaml:1:3: a key must be a plain word`},
 config.yaml:1:19: shutdown_timeout: "x" is no duration; write a number with its unit, such as 500ms, 1s, 2m or 24h
 config.yaml:2:17: admin.listen: "y" is no address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface
 config.yaml:4:10: source.start: "z" is no place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id
-config.yaml:5:3: source.wat: unknown key; known here: endpoint, api_key, api_key_file, events, organization_id, start, poll_interval, rate_limit, event_list, max_response
+config.yaml:5:3: source.wat: unknown key; known here: endpoint, api_key, api_key_file, events, organization_id, start, poll_interval, rate_limit, event_list, max_response, backfill, webhook
 config.yaml:6:5: id: "?" is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

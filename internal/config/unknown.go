@@ -35,8 +35,6 @@ func (d *decoder) unknown(o *object, chosen *variant, decided bool, key *yaml.No
 	case elsewhere != "" && !decided:
 	case elsewhere != "":
 		d.report(placeOf(key), at, fmt.Sprintf("unknown key where %s is %s", typeKey, chosen.name), fmt.Sprintf("it belongs to %s %s", typeKey, elsewhere))
-	case unavailableKeys[withoutIndices(at)] != "":
-		d.report(placeOf(key), at, unavailableKeys[withoutIndices(at)], "")
 	case strings.Contains(key.Value, "${"):
 		d.report(placeOf(key), at, "unknown key", "variables are expanded in values only")
 	default:

@@ -36,6 +36,7 @@ const (
 	labelDoing     = "doing"
 	labelStatus    = "status"
 	labelReason    = "reason"
+	labelResult    = "result"
 	labelVersion   = "version"
 	labelGoVersion = "go_version"
 )
@@ -46,6 +47,7 @@ var labelHelp = []struct{ name, help string }{
 	{labelState, "starting, running, retrying or stopped"},
 	{labelDoing, "what failed: publishing, taking up the position, or other"},
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
+	{labelResult, "accepted; wrong_signature; wrong_time; wrong_method; too_large; broken"},
 	{labelReason, "transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
 		"unauthorized: 401 or 403; redirect: to another host"},
 	{labelVersion, "version of relay"},
@@ -122,6 +124,15 @@ var (
 		help: "Events that the API listed after a younger one; they are relayed in the API's order."})
 	sourceUnexpected = declare(family{section: sectionSource, kind: counter, name: "relay_source_unexpected_events_total", labels: lane,
 		help: "Events of a type that was not asked for; they are relayed like any other."})
+
+	backfillReaders = declare(family{section: sectionSource, kind: gauge, name: "relay_source_backfill_readers", labels: lane,
+		help: "Requests of the lane's backfill that are under way; 0 where it reads page after page."})
+	backfillBuffered = declare(family{section: sectionSource, kind: gauge, name: "relay_source_backfill_buffered_bytes", labels: lane,
+		help: "Bytes that the lane's backfill holds ahead of what was handed on; bounded by `source.backfill.memory`."})
+	backfillDropped = declare(family{section: sectionSource, kind: counter, name: "relay_source_backfill_dropped_segments_total", labels: lane,
+		help: "Stretches of a backlog that were read and given up, and so read again."})
+	webhookRequests = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_requests_total", labels: []string{labelResult},
+		help: "Requests to the webhook address, by what they were judged to be; only those accepted wake relay."})
 
 	buildInfo = declare(family{section: sectionProcess, kind: gauge, name: "relay_build_info", labels: []string{labelVersion, labelGoVersion},
 		help: "Always 1; the labels say what runs."})

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"workos-relay/pipeline"
+	"workos-relay/source/webhook"
 )
 
 // Metrics is every metric of a process, in a registry of its own. It is safe for concurrent use.
@@ -39,6 +40,9 @@ func NewMetrics(version string) *Metrics {
 		if !f.snapshot {
 			m.register(f)
 		}
+	}
+	for _, result := range webhook.Results() {
+		m.counters[webhookRequests].WithLabelValues(string(result))
 	}
 	m.gauges[buildInfo].WithLabelValues(version, runtime.Version()).Set(1)
 	return m

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"workos-relay/source"
+	"workos-relay/source/webhook"
 )
 
 // statuses is every value of the label status: the codes that the Events API is known to give, and the rest by class.
@@ -28,22 +29,27 @@ type sourceMetrics struct {
 	bytes, events                                        prometheus.Counter
 	retryWait, rateLimited, limiterWait, inverted, stray prometheus.Counter
 	refused                                              *refusedTypes
+	backfillReaders, backfillBuffered                    prometheus.Gauge
+	backfillDropped                                      prometheus.Counter
 }
 
 func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
 	of := func(f *family) prometheus.Counter { return m.counters[f].WithLabelValues(lane) }
 	return sourceMetrics{
-		requests:    m.countersOf(sourceRequests, lane, statuses),
-		retries:     m.countersOf(sourceRetries, lane, reasons),
-		duration:    m.histograms[sourceDuration].WithLabelValues(lane),
-		bytes:       of(sourceBytes),
-		events:      of(sourceEvents),
-		retryWait:   of(sourceRetryWait),
-		rateLimited: of(sourceRateLimited),
-		limiterWait: of(sourceLimiterWait),
-		inverted:    of(sourceInversions),
-		stray:       of(sourceUnexpected),
-		refused:     &refusedTypes{lane: lane, gauge: m.gauges[sourceRefused], names: map[string]struct{}{}},
+		requests:         m.countersOf(sourceRequests, lane, statuses),
+		retries:          m.countersOf(sourceRetries, lane, reasons),
+		duration:         m.histograms[sourceDuration].WithLabelValues(lane),
+		bytes:            of(sourceBytes),
+		events:           of(sourceEvents),
+		retryWait:        of(sourceRetryWait),
+		rateLimited:      of(sourceRateLimited),
+		limiterWait:      of(sourceLimiterWait),
+		inverted:         of(sourceInversions),
+		stray:            of(sourceUnexpected),
+		backfillReaders:  m.gauges[backfillReaders].WithLabelValues(lane),
+		backfillBuffered: m.gauges[backfillBuffered].WithLabelValues(lane),
+		backfillDropped:  of(backfillDropped),
+		refused:          &refusedTypes{lane: lane, gauge: m.gauges[sourceRefused], names: map[string]struct{}{}},
 	}
 }
 
@@ -60,6 +66,11 @@ func (s *sourceMetrics) hooks() *source.Hooks {
 		OnTypeRestored:   func(i source.TypeRestoredInfo) { s.refused.remove(i.Type) },
 		OnInversion:      func(i source.InversionInfo) { s.inverted.Add(float64(i.Count)) },
 		OnUnexpectedType: func(source.UnexpectedTypeInfo) { s.stray.Inc() },
+		OnBackfill: func(i source.BackfillInfo) {
+			s.backfillReaders.Set(float64(i.Readers))
+			s.backfillBuffered.Set(float64(i.Buffered))
+			s.backfillDropped.Add(float64(i.Dropped))
+		},
 	}
 }
 
@@ -99,4 +110,9 @@ func (r *refusedTypes) remove(name string) {
 		delete(r.names, name)
 		r.gauge.WithLabelValues(r.lane, types[indexOf(name)]).Dec()
 	}
+}
+
+// Webhook counts requests to the webhook address. It may be called from any goroutine.
+func (m *Metrics) Webhook(result webhook.Result) {
+	m.counters[webhookRequests].WithLabelValues(string(result)).Inc()
 }

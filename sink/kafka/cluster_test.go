@@ -43,6 +43,19 @@ func (c *realCluster) node(t *testing.T, number int32, action string) {
 	require.NoError(t, err, "%s", out)
 }
 
+// Brokers are the addresses of the cluster.
+func (c *realCluster) Brokers() []string { return c.brokers }
+
+// KillAndStart kills a node and returns once it is up again and every replica of the topics is in sync.
+func (c *realCluster) KillAndStart(t *testing.T, number int32, topics ...string) {
+	c.node(t, number, "kill")
+	c.node(t, number, "start")
+	deadline := time.Now().Add(time.Minute)
+	for !c.inSync(t, topics...) && time.Now().Before(deadline) {
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // leaders returns the leader of each partition of a topic.
 func (c *realCluster) leaders(t *testing.T, topic string) map[int32]int32 {
 	t.Helper()
@@ -150,12 +163,7 @@ func TestRealBrokerKilled(t *testing.T) {
 	sent := publishWhile(t, s, topics, func() {
 		for i := range kills {
 			victim := c.leaders(t, topics[i%2])[int32(i)]
-			c.node(t, victim, "kill")
-			c.node(t, victim, "start")
-			deadline := time.Now().Add(time.Minute)
-			for !c.inSync(t, topics...) && time.Now().Before(deadline) {
-				time.Sleep(100 * time.Millisecond)
-			}
+			c.KillAndStart(t, victim, topics...)
 		}
 	})
 	t.Logf("%d messages, %d brokers killed", len(sent), kills)

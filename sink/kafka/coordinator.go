@@ -82,8 +82,9 @@ func (q question) repeats(answered bool, err error) bool {
 		case kafkago.UnknownTopicOrPartition, kafkago.RequestTimedOut, kafkago.NetworkException, kafkago.KafkaStorageError,
 			kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend, kafkago.ThrottlingQuotaExceeded:
 			return !q.once
+		default:
+			return false
 		}
-		return false
 	}
 	if answered || needsPerson(err) {
 		return false

@@ -19,6 +19,12 @@ const (
 	requestBytes = 256 << 10
 	// requestsPerLeader bounds the requests side by side to one broker, each on a connection of its own.
 	requestsPerLeader = 4
+
+	// In a transaction a broker asks the coordinator, before it takes the first records of a partition, whether the partition belongs to
+	// it (KIP-890). It has only one such question under way for a transaction and refuses a second produce request meanwhile, so
+	// everything for a leader goes in one request, and the next one follows the answer.
+	transactionRequestBytes     = 16 << 20
+	transactionRequestsByLeader = 1
 )
 
 // launch starts whatever is due.
@@ -69,6 +75,10 @@ type request struct {
 func (d *delivery) ready(now time.Time) []*request {
 	var ready []*request
 	open := make(map[int32]*request) // by leader: the one that takes more
+	full, most := requestBytes, requestsPerLeader
+	if d.txn != nil {
+		full, most = transactionRequestBytes, transactionRequestsByLeader
+	}
 	for _, q := range d.queues {
 		if q.busy || len(q.index) == 0 || q.index[0] >= d.sendable() || q.notBefore.After(now) {
 			continue
@@ -79,11 +89,11 @@ func (d *delivery) ready(now time.Time) []*request {
 		}
 		records, size := d.next(q)
 		r := open[leader]
-		if r != nil && r.size+size > requestBytes {
+		if r != nil && r.size+size > full {
 			r = nil
 		}
 		if r == nil {
-			if d.busy[leader] == requestsPerLeader {
+			if d.busy[leader] == most {
 				continue
 			}
 			d.busy[leader]++

@@ -8,6 +8,7 @@ var (
 	Reader      = reader
 	Within      = within
 	CleaningUp  = cleaningUp
+	RealCluster = newRealCluster
 
 	NewCuttingListener = newCuttingListener
 )

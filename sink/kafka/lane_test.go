@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ func newWorld(t testing.TB, brokers []string, events int) *world {
 	return worldOf(t, cfg, events)
 }
 
+// worldOf is the same world for the same cfg.RelayID, in another process too.
 func worldOf(t testing.TB, cfg kafka.Config, events int) *world {
 	cfg.TopicPrefix = cfg.RelayID + "."
 	cfg.Create.Partitions = 3
@@ -44,7 +46,7 @@ func worldOf(t testing.TB, cfg kafka.Config, events int) *world {
 	return &world{
 		cfg: cfg, events: events, types: types,
 		api: sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{
-			Events: events, Seed: 7, Start: time.Now().UTC().Truncate(24 * time.Hour).Add(-48 * time.Hour), InMemory: true,
+			Events: events, Seed: 7, Start: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC), InMemory: true,
 		})),
 	}
 }
@@ -72,7 +74,8 @@ func (w *world) lane(t testing.TB, holder string, ledger pipeline.Ledger) *pipel
 	})
 	require.NoError(t, err)
 	return &pipeline.Lane{
-		Name: w.cfg.Lane, Router: r, Holder: holder, BatchMessages: 100, Park: w.park, ShutdownTimeout: 10 * time.Second,
+		Logger: laneLog,
+		Name:   w.cfg.Lane, Router: r, Holder: holder, BatchMessages: 100, Park: w.park, ShutdownTimeout: 10 * time.Second,
 		Source: &source.Stream{
 			Client: &source.Client{APIKey: sourcetest.DefaultAPIKey, HTTPClient: w.api.Client()},
 			Events: w.types, PollInterval: 20 * time.Millisecond,
@@ -248,3 +251,32 @@ func TestLaneIsExactlyOnce(t *testing.T) {
 		require.True(t, cp.Released)
 	})
 }
+
+// losePosition takes the position away, as a hand or a wrong setting may.
+func (w *world) losePosition(t testing.TB, how string) {
+	admin := kadm.NewClient(kafka.Reader(t, w.cfg.Brokers))
+	topic := kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane)
+	ctx := kafka.Within(t, 30*time.Second)
+	if how == "deleted" {
+		_, err := admin.DeleteTopic(ctx, topic)
+		require.NoError(t, err)
+		return
+	}
+	_, err := admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "cleanup.policy", Value: kadm.StringPtr("delete")}}, topic)
+	require.NoError(t, err)
+	ends, err := admin.ListEndOffsets(ctx, topic)
+	require.NoError(t, err)
+	res, err := admin.DeleteRecords(ctx, ends.Offsets())
+	require.NoError(t, err)
+	require.NoError(t, res.Error())
+	_, err = admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "cleanup.policy", Value: kadm.StringPtr("compact")}}, topic)
+	require.NoError(t, err)
+}
+
+// laneLog shows what lanes go through, where RELAY_TEST_VERBOSE is set.
+var laneLog = func() *zap.Logger {
+	if os.Getenv("RELAY_TEST_VERBOSE") == "" {
+		return zap.NewNop()
+	}
+	return zap.Must(zap.NewDevelopment())
+}()

@@ -80,7 +80,14 @@ func (s *Sink) visible(t metadata.ResponseTopic) error {
 
 // offsets asks the one leader of the partitions for their offsets at a timestamp.
 func (s *Sink) offsets(ctx context.Context, partitions []partitionID, timestamp int64) (map[partitionID]int64, error) {
-	req := &listOffsets{ReplicaID: -1}
+	const readUncommitted = 0
+	return s.offsetsSeenBy(ctx, readUncommitted, partitions, timestamp)
+}
+
+// offsetsSeenBy is offsets for a consumer of the isolation level: to one that reads committed, a partition ends where the first
+// transaction begins that is still open.
+func (s *Sink) offsetsSeenBy(ctx context.Context, isolation int8, partitions []partitionID, timestamp int64) (map[partitionID]int64, error) {
+	req := &listOffsets{ReplicaID: -1, IsolationLevel: isolation}
 	for _, p := range partitions {
 		if n := len(req.Topics); n == 0 || req.Topics[n-1].Topic != p.topic {
 			req.Topics = append(req.Topics, listoffsets.RequestTopic{Topic: p.topic})

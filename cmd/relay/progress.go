@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"workos-relay/internal/telemetry"
+)
+
+const (
+	redrawEvery = 200 * time.Millisecond // on a terminal
+	lineEvery   = 5 * time.Second        // elsewhere
+	barWidth    = 24
+)
+
+// progress shows how far a command is: on a terminal by a bar that is drawn over itself, elsewhere by a line now and then. Log lines
+// written through it do not mix with the bar.
+type progress struct {
+	out      io.Writer
+	terminal bool
+	now      func() time.Time
+
+	mu      sync.Mutex
+	stage   string
+	started time.Time // of the stage, with what was done and seen then
+	begun   float64
+	before  int
+	shown   time.Time
+	drawn   bool // a bar stands in the last line
+}
+
+func newProgress(out io.Writer) *progress {
+	return &progress{out: out, terminal: isTerminal(out), now: time.Now}
+}
+
+// logger is like the app's own, through p.
+func (p *progress) logger(a *app) (*zap.Logger, error) {
+	if !p.terminal {
+		return a.log, nil
+	}
+	return telemetry.NewLogger(zapcore.AddSync(p), a.cli.LogLevel, a.cli.LogFormat)
+}
+
+// Write writes b where no bar stands.
+func (p *progress) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
+	return p.out.Write(b)
+}
+
+func (p *progress) clear() {
+	if p.drawn {
+		fmt.Fprint(p.out, "\r\x1b[K")
+		p.drawn = false
+	}
+}
+
+// finish takes the bar away.
+func (p *progress) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
+}
+
+// show tells that a stage is done to a part, from 0 to 1, and has seen so many events or messages.
+func (p *progress) show(stage string, done float64, seen int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	every := lineEvery
+	if p.terminal {
+		every = redrawEvery
+	}
+	if stage != p.stage {
+		p.stage, p.started, p.begun, p.before = stage, now, done, seen
+		p.shown = now.Add(redrawEvery - every) // a short stage shows too on a terminal
+	}
+	if now.Sub(p.shown) < every {
+		return
+	}
+	p.shown = now
+	text := p.text(done, seen, now)
+	if !p.terminal {
+		fmt.Fprintln(p.out, text)
+		return
+	}
+	p.clear()
+	full := int(done * barWidth)
+	fmt.Fprintf(p.out, "[%s%s] %s", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), text)
+	p.drawn = true
+}
+
+// text is what stands in a line: how much, how fast, and when it ends where it goes on like this.
+func (p *progress) text(done float64, seen int, now time.Time) string {
+	text := fmt.Sprintf("%3d%% %s, %s", int(done*100), p.stage, thousands(seen))
+	elapsed := now.Sub(p.started)
+	if elapsed <= 0 {
+		return text
+	}
+	text += fmt.Sprintf(", %s/s", thousands(int(float64(seen-p.before)/elapsed.Seconds())))
+	advanced := done - p.begun
+	if advanced < 0.005 || done >= 1 {
+		return text
+	}
+	left := time.Duration(float64(elapsed) * (1 - done) / advanced)
+	return text + fmt.Sprintf(", %s left, ends %s", left.Round(time.Second), now.Add(left).Format(time.TimeOnly))
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"workos-relay/internal/republish"
+	"workos-relay/router"
+	"workos-relay/source"
+)
+
+type replayCmd struct {
+	spanFlags
+	Events []string `help:"Event types or patterns, such as dsync.*. Default: all that the lane carries." sep:","`
+}
+
+// Run publishes the span again, beside whatever else runs. No checkpoint is read or moved.
+func (c *replayCmd) Run(ctx context.Context, a *app) (err error) {
+	p := newProgress(a.stderr)
+	chosen, err := c.choose(ctx, a, p)
+	if err != nil {
+		return err
+	}
+	l := chosen.lane
+	if l.types, err = carriedTypes(l, c.Events); err != nil {
+		return err
+	}
+	bus, err := l.openBeside(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bus.Close()) }()
+	if err := bus.Prepare(ctx, l.topics); err != nil {
+		return l.explainBeside(err)
+	}
+	run := newRun()
+	publisher := chosen.publisher(bus, router.HeaderReplay, run)
+	first := time.Time{}
+	last, err := republish.Replay(ctx, l.stream(chosen.client, nil), chosen.span, publisher, func(e *source.Event) {
+		if first.IsZero() {
+			first = e.CreatedAt
+		}
+		p.show("published again", chosen.span.Fraction(first, e.CreatedAt), publisher.Counts().Events)
+	})
+	p.finish()
+	fmt.Fprintln(a.stderr, replaySummary(run, publisher.Counts())) // standard output may be the bus
+	if err == nil {
+		return nil
+	}
+	goOn := c.goOn(last, chosen.span)
+	if ctx.Err() != nil {
+		return fmt.Errorf("stopped before the end; go on with: %s", goOn)
+	}
+	return fmt.Errorf("replay: %w\nWhen that is mended, go on with: %s", err, goOn)
+}
+
+// carriedTypes returns the types that events name, those of the lane where it is empty. Each must be one that the lane carries, for
+// nobody has made ready a topic for others.
+func carriedTypes(l *lane, events []string) ([]string, error) {
+	if len(events) == 0 {
+		return l.types, nil
+	}
+	asked, err := source.Expand(events)
+	if err != nil {
+		return nil, &usageError{fmt.Errorf("--events: %w", err)}
+	}
+	var types, strange []string
+	for _, t := range asked {
+		if slices.Contains(l.types, t) {
+			types = append(types, t)
+		} else if slices.Contains(events, t) {
+			strange = append(strange, t)
+		}
+	}
+	switch {
+	case len(strange) > 0:
+		return nil, &usageError{fmt.Errorf("--events: sink %s does not carry %s; add them to source.events and to the sink's events", l.sink.Name, strings.Join(strange, ", "))}
+	case len(types) == 0:
+		return nil, &usageError{fmt.Errorf("--events: sink %s carries none of %s", l.sink.Name, strings.Join(events, ", "))}
+	}
+	return types, nil
+}
+
+func replaySummary(run string, n republish.Counts) string {
+	s := fmt.Sprintf("published %s events again, marked %s: %s", thousands(n.Messages), router.HeaderReplay, run)
+	if n.Parked > 0 {
+		s += fmt.Sprintf("; %s of them are dead letters", thousands(n.Parked))
+	}
+	if n.Dropped > 0 {
+		s += fmt.Sprintf("; %s more are dropped by the routes", thousands(n.Dropped))
+	}
+	return s
+}
+
+// goOn is the command that publishes the rest.
+func (c *replayCmd) goOn(last *source.Event, span republish.Span) string {
+	since := c.Since
+	if last != nil {
+		since = last.ID
+	}
+	s := fmt.Sprintf("relay replay --since %s --until %s", since, span.Until.UTC().Format(time.RFC3339Nano))
+	if len(c.Events) > 0 {
+		s += " --events '" + strings.Join(c.Events, ",") + "'"
+	}
+	if c.Lane != "" {
+		s += " --lane " + c.Lane
+	}
+	return s
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"workos-relay/internal/config"
+	"workos-relay/internal/republish"
+	"workos-relay/pipeline"
+	"workos-relay/sink"
+	"workos-relay/sink/nats"
+	"workos-relay/source"
+)
+
+// spanFlags choose a lane and a stretch of the source.
+type spanFlags struct {
+	laneFlag
+	Since     string  `help:"Where to begin: earliest, a time such as 2026-01-31T00:00:00Z, or an event id, which begins behind it." required:"" placeholder:"TIME"`
+	Until     string  `help:"Where to end: a time, that moment included, or latest." required:"" placeholder:"TIME"`
+	RateLimit float64 `help:"Most requests per second to WorkOS. A relay that runs has a limit of its own, and the key has 100 for both. Default: source.rate_limit." placeholder:"N"`
+}
+
+// chosen is what spanFlags choose, ready for use beside a relay that runs.
+type chosen struct {
+	lane   *lane
+	client *source.Client
+	span   republish.Span
+}
+
+func (f spanFlags) choose(ctx context.Context, a *app, p *progress) (chosen, error) {
+	var since, until config.Start
+	if err := since.UnmarshalText([]byte(f.Since)); err != nil || since.Latest {
+		return chosen{}, &usageError{fmt.Errorf("--since: %q is no place to begin; write earliest, a time such as 2026-01-31T00:00:00Z, or an event id", f.Since)}
+	}
+	if err := until.UnmarshalText([]byte(f.Until)); err != nil || !until.Latest && until.From.CreatedAt.IsZero() {
+		return chosen{}, &usageError{fmt.Errorf("--until: %q is no place to end; write a time such as 2026-01-31T00:00:00Z, or latest", f.Until)}
+	}
+	if !until.Latest && until.From.CreatedAt.Before(since.From.CreatedAt) {
+		return chosen{}, &usageError{errors.New("--until is before --since")}
+	}
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return chosen{}, err
+	}
+	if f.RateLimit < 0 {
+		return chosen{}, &usageError{errors.New("--rate-limit is negative")}
+	}
+	if f.RateLimit > 0 {
+		cfg.Source.RateLimit = f.RateLimit
+	}
+	log, err := p.logger(a)
+	if err != nil {
+		return chosen{}, err
+	}
+	lanes, err := newLanes(cfg, log)
+	if err != nil {
+		return chosen{}, err
+	}
+	l, err := f.laneFlag.choose(lanes)
+	if err != nil {
+		return chosen{}, err
+	}
+	c := chosen{lane: l.beside(), client: newClient(cfg), span: republish.Span{Since: since.From}}
+	end, err := l.position(ctx, c.client, until)
+	if until.Latest {
+		end.CreatedAt = end.CreatedAt.Truncate(time.Millisecond)
+	}
+	c.span.Until = end.CreatedAt
+	return c, err
+}
+
+// beside is l for a process of its own: an embedded server is the one inside the relay that runs.
+func (l *lane) beside() *lane {
+	if !l.embedded() {
+		return l
+	}
+	n, s, out := *l.sink.NATS, *l.sink, *l
+	n.URL = "nats://" + n.Embedded.Listen
+	n.Embedded = nats.EmbeddedConfig{}
+	s.NATS, out.sink, out.inside = &n, &s, true
+	return &out
+}
+
+// openBeside opens the bus of a lane that beside returned.
+func (l *lane) openBeside(ctx context.Context) (*bus, error) {
+	b, err := l.open(ctx)
+	if err != nil {
+		return nil, l.explainBeside(err)
+	}
+	return b, nil
+}
+
+func (l *lane) explainBeside(err error) error {
+	if err == nil {
+		return nil
+	}
+	if l.inside {
+		return fmt.Errorf("sink %s: its NATS server is inside `relay run`, which must run meanwhile: %w", l.sink.Name, err)
+	}
+	return fmt.Errorf("sink %s: %w", l.sink.Name, err)
+}
+
+// publisher publishes through bus with a mark of its own.
+func (c *chosen) publisher(bus pipeline.Bus, header, run string) *republish.Publisher {
+	return &republish.Publisher{
+		Sink: bus, Router: c.lane.router, Mark: sink.Header{Key: header, Value: run},
+		Park:            c.lane.cfg.DeadLetter != nil,
+		ShutdownTimeout: c.lane.cfg.ShutdownTimeout,
+		Logger:          c.lane.log,
+	}
+}
+
+// newRun names a run of a command: the time, and what keeps two of the same second apart.
+func newRun() string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return time.Now().UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"workos-relay/internal/verify"
+	"workos-relay/pipeline"
+	"workos-relay/router"
+	"workos-relay/sink"
+	"workos-relay/source"
+)
+
+type verifyCmd struct {
+	spanFlags
+	JSON     bool   `help:"As a JSON object."`
+	Examples int    `help:"How many cases of each finding to name." default:"10"`
+	Repair   bool   `help:"Publish the events that are missing, each marked with the header relay-repair."`
+	Blindly  bool   `help:"With --repair: go on where no checkpoint of the lane can be read here. What the lane has yet to publish comes twice then: stop it first."`
+	Dir      string `help:"Where to make the temporary folder, which takes some 300 bytes for each event. Default: that of the system." placeholder:"DIR"`
+}
+
+// verdict is what `relay verify --json` prints.
+type verdict struct {
+	Lane  string    `json:"lane"`
+	Since string    `json:"since"`
+	Until time.Time `json:"until"`
+	// Due is where the lane's checkpoint stands, if that is before the end that was asked for: later events are not due yet.
+	Due *time.Time `json:"due_until,omitempty"`
+	verify.Report
+	Repair *repairReport `json:"repair,omitempty"`
+}
+
+type repairReport struct {
+	Run       string `json:"run"`
+	Published int    `json:"published"`
+	Parked    int    `json:"parked"`
+}
+
+// Run compares source and bus, and repairs where it is asked to.
+func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
+	p := newProgress(a.stderr)
+	chosen, err := c.choose(ctx, a, p)
+	if err != nil {
+		return err
+	}
+	v := verdict{Lane: chosen.lane.sink.Name, Since: c.Since}
+	var known bool
+	if v.Due, known = chosen.untilCheckpoint(ctx); c.Repair && !known && !c.Blindly {
+		return fmt.Errorf("--repair must know how far the lane %s has come, or it would publish what the lane is about to, and no checkpoint of it can be read in %s: "+
+			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.cfg.Checkpoint.Dir)
+	}
+	v.Until = chosen.span.Until.UTC()
+	bus, err := chosen.lane.openBeside(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bus.Close()) }()
+	result, err := c.check(ctx, &chosen, bus, p)
+	p.finish()
+	if err != nil {
+		if ctx.Err() != nil {
+			return errors.New("stopped before the end; nothing was found out, and nothing was changed")
+		}
+		return err
+	}
+	defer func() { err = errors.Join(err, result.Close()) }()
+	v.Report = result.Report
+	var repairErr error
+	if c.Repair && v.Missing.Count > 0 {
+		v.Repair, repairErr = c.repair(ctx, &chosen, bus, result, p)
+		p.finish()
+	}
+	if err := c.print(a.stdout, &v); err != nil {
+		return err
+	}
+	if repairErr != nil {
+		return fmt.Errorf("repairing: %w; run relay verify again to see what is still missing", repairErr)
+	}
+	return v.err()
+}
+
+// untilCheckpoint ends the span where the lane's checkpoint stands, if that is earlier, for later events are not due on the bus. It
+// returns the new end, or nil. known is false where the checkpoint cannot be read here, or does not say its time.
+func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, known bool) {
+	cp, err := c.lane.committed(ctx)
+	if err != nil || cp.EventID != "" && cp.CreatedAt.IsZero() {
+		return nil, false
+	}
+	at := cp.CreatedAt.UTC()
+	if cp.EventID == "" {
+		at = at.Add(-1) // everything before it
+	}
+	if at.After(c.span.Until) {
+		return nil, true
+	}
+	c.span.Until, c.span.Through = at, cp.EventID
+	return &at, true
+}
+
+func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, p *progress) (*verify.Result, error) {
+	scanner, ok := b.Bus.(sink.Scanner)
+	if !ok {
+		return nil, &usageError{fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", chosen.lane.sink.Name, chosen.lane.sink.Type)}
+	}
+	check := &verify.Check{
+		Source:   chosen.lane.stream(chosen.client, nil),
+		Span:     chosen.span,
+		Router:   chosen.lane.router,
+		Bus:      scanner,
+		Topics:   chosen.lane.everyTopic(),
+		Dir:      c.Dir,
+		Examples: c.Examples,
+		Progress: p.show,
+	}
+	result, err := check.Run(ctx)
+	if err != nil {
+		return nil, chosen.lane.explainBeside(err)
+	}
+	return result, nil
+}
+
+// everyTopic is wherever relay may have put an event by these or by earlier routes: the topics of the present routes, the dead letter
+// topic, and the topic that is named like its type, of every type that relay knows.
+func (l *lane) everyTopic() []string {
+	topics := l.topics
+	var names []string
+	for _, t := range source.Catalogue() {
+		names = append(names, t.Name)
+		topics = append(topics[:len(topics):len(topics)], l.sink.TopicPrefix()+t.Name)
+	}
+	return append(topics, l.router.Topics(names)...)
+}
+
+// repair publishes what is missing.
+func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus pipeline.Bus, result *verify.Result, p *progress) (*repairReport, error) {
+	r := &repairReport{Run: newRun()}
+	if err := bus.Prepare(ctx, chosen.lane.topics); err != nil {
+		return r, err
+	}
+	publisher := chosen.publisher(bus, router.HeaderRepair, r.Run)
+	missing := result.Report.Missing.Count
+	_, err := result.Repair(ctx, func(ctx context.Context, events []source.Event) (int, error) {
+		n, err := publisher.Publish(ctx, events)
+		done := publisher.Counts().Events
+		p.show("repaired", float64(done)/float64(missing), done)
+		return n, err
+	})
+	r.Published, r.Parked = publisher.Counts().Messages, publisher.Counts().Parked
+	return r, err
+}
+
+// err is how the command ends: with nothing to say, or with a fault that is still there.
+func (v *verdict) err() error {
+	left := v.Faults()
+	if v.Repair != nil {
+		left -= v.Repair.Published
+	}
+	switch {
+	case left > 0:
+		return fmt.Errorf("%s faults found on the bus of lane %s", thousands(left), v.Lane)
+	case v.Unknown():
+		return fmt.Errorf("the bus of lane %s keeps nothing of this range any more, so nothing could be compared", v.Lane)
+	default:
+		return nil
+	}
+}
+
+func (c *verifyCmd) print(out io.Writer, v *verdict) error {
+	if c.JSON {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	fmt.Fprintf(out, "lane %s, from %s to %s: %s events of the source against %s messages read from the bus\n\n",
+		v.Lane, v.Since, v.Until.Format(time.RFC3339Nano), thousands(v.Events), thousands(v.Scanned))
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, f := range v.findings() {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.name, thousands(f.Count), f.means)
+	}
+	for _, f := range v.findings() {
+		for i, e := range f.Examples {
+			if i == 0 {
+				fmt.Fprintf(w, "\n%s\n", f.name)
+			}
+			fmt.Fprintf(w, "  %s\t%s\t%s\n", e.EventID, e.CreatedAt.Format(time.RFC3339Nano), where(&e))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, n := range v.notes() {
+		fmt.Fprintf(out, "\n%s\n", n)
+	}
+	if v.Faults() == 0 && !v.Unknown() {
+		fmt.Fprintln(out, "\nNo fault found.")
+	}
+	return nil
+}
+
+// finding is a line of the table.
+type finding struct {
+	name, means string
+	verify.Finding
+}
+
+func (v *verdict) findings() []finding {
+	return []finding{
+		{"missing", "no message carries the event", v.Missing},
+		{"duplicate", "copies beside the first; replays apart", v.Duplicate},
+		{"misrouted", "on another topic than the routes say", v.Misrouted},
+		{"altered", "another body than relay makes of the event", v.Altered},
+		{"out of order", "directly behind a later event", v.OutOfOrder},
+	}
+}
+
+func where(e *verify.Example) string {
+	s := e.Topic
+	if e.Log != "" {
+		s += fmt.Sprintf(", %s at %d", e.Log, e.Offset)
+	}
+	switch {
+	case e.Behind != "":
+		s += ", behind " + e.Behind
+	case e.FirstLog != "":
+		s += fmt.Sprintf(", first at %d", e.FirstOffset)
+		if e.FirstLog != e.Log {
+			s += " of " + e.FirstLog
+		}
+	case e.Expected != "" && e.Expected != e.Topic:
+		s += ", belongs to " + e.Expected
+	}
+	return s
+}
+
+// notes are what a person must know beside the findings.
+func (v *verdict) notes() []string {
+	var notes []string
+	note := func(when bool, format string, args ...any) {
+		if when {
+			notes = append(notes, fmt.Sprintf(format, args...))
+		}
+	}
+	note(v.Due != nil, "Looked at events up to the lane's checkpoint only; later ones are not due on the bus yet.")
+	note(v.Expired > 0, "%s events are older than what the bus keeps now, so nothing can be said of them:", thousands(v.Expired))
+	for i, t := range v.Trimmed {
+		if i == 10 {
+			note(true, "  and %d more", len(v.Trimmed)-i)
+			break
+		}
+		oldest := "is empty"
+		if t.Oldest != nil {
+			oldest = "begins with a message stored at " + t.Oldest.Format(time.RFC3339)
+		}
+		note(true, "  %s %s", t.Log, oldest)
+	}
+	note(v.Dropped > 0, "%s events are dropped by the routes.", thousands(v.Dropped))
+	note(v.Replayed > 0, "%s messages are marked %s; they count as no duplicates.", thousands(v.Replayed), router.HeaderReplay)
+	note(v.Repaired > 0, "%s messages are marked %s; their place in the order does not count.", thousands(v.Repaired), router.HeaderRepair)
+	note(v.Parked > 0, "%s messages are dead letters.", thousands(v.Parked))
+	if v.Repair != nil {
+		note(true, "Repaired: published %s missing events, marked %s: %s.", thousands(v.Repair.Published), router.HeaderRepair, v.Repair.Run)
+	}
+	return notes
+}

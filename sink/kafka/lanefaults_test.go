@@ -1,0 +1,319 @@
+package kafka_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
+	"workos-relay/sink"
+	"workos-relay/sink/kafka"
+	"workos-relay/source/sourcetest"
+)
+
+// every is a fault that hits each n-th request of a kind, as a whole.
+func every(n int, key kmsg.Key, err *kerr.Error, topLevel bool) kfake.Fault {
+	var last kmsg.Request
+	seen := 0
+	return kfake.Fault{Keys: []kmsg.Key{key}, Err: err, TopLevel: topLevel, Count: -1, When: func(r kmsg.Request) bool {
+		if r != last { // it is asked once for each partition
+			last = r
+			seen++
+		}
+		return seen%n == 0
+	}}
+}
+
+// TestLaneThroughFaults injects what brokers answer when something goes wrong, into each kind of request that a transaction is made
+// of, again and again.
+func TestLaneThroughFaults(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		key  kmsg.Key
+		err  *kerr.Error
+	}{
+		{"commit not applied, answer unclear", kmsg.EndTxn, kerr.RequestTimedOut},
+		{"commit not applied, error unknown", kmsg.EndTxn, kerr.UnknownServerError},
+		{"commit while the coordinator moves", kmsg.EndTxn, kerr.NotCoordinator},
+		{"commit while the coordinator loads", kmsg.EndTxn, kerr.CoordinatorLoadInProgress},
+		{"commit without a coordinator", kmsg.EndTxn, kerr.CoordinatorNotAvailable},
+		{"commit during the last one's end", kmsg.EndTxn, kerr.ConcurrentTransactions},
+		{"commit fenced", kmsg.EndTxn, kerr.ProducerFenced},
+		{"commit in another state", kmsg.EndTxn, kerr.InvalidTxnState},
+		{"begin during the last one's end", kmsg.AddPartitionsToTxn, kerr.ConcurrentTransactions},
+		{"begin while the coordinator moves", kmsg.AddPartitionsToTxn, kerr.NotCoordinator},
+		{"begin with a producer id that expired", kmsg.AddPartitionsToTxn, kerr.InvalidProducerIDMapping},
+		{"produce in an old epoch", kmsg.Produce, kerr.InvalidProducerEpoch},
+		{"produce without a transaction", kmsg.Produce, kerr.InvalidTxnState},
+		{"produce out of order", kmsg.Produce, kerr.OutOfOrderSequenceNumber},
+		{"produce applied, answer lost", kmsg.Produce, kerr.RequestTimedOut},
+		{"produce to a former leader", kmsg.Produce, kerr.NotLeaderForPartition},
+		{"abortable", kmsg.Produce, kerr.TransactionAbortable},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := kafka.Fake(t)
+			w := newWorld(t, c.ListenAddrs(), 500)
+			lane := w.lane(t, "a", w.ledger(t))
+			n := 2
+			if tt.key == kmsg.Produce { // several to a transaction
+				n = 7
+			}
+			handle := c.Fault(every(n, tt.key, tt.err, tt.key == kmsg.EndTxn))
+			stop := start(t, lane)
+			w.finish(t, lane)
+			require.Positive(t, handle.Hits())
+			handle.Remove()
+			stop()
+			w.requireExactlyOnce(t)
+		})
+	}
+}
+
+// TestLaneThroughLateCommits has the broker take up every second commit only when relay has given up waiting for the answer: before
+// relay's next epoch, or after it.
+func TestLaneThroughLateCommits(t *testing.T) {
+	t.Parallel()
+	c := kafka.Fake(t)
+	w := newWorld(t, c.ListenAddrs(), 800)
+	w.cfg.RequestTimeout = 200 * time.Millisecond
+	var commits atomic.Int64
+	c.ControlKey(kmsg.EndTxn.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if n := commits.Add(1); n%2 == 0 {
+			c.SleepControl(func() { time.Sleep(time.Duration(150+50*(n%8)) * time.Millisecond) })
+		}
+		return nil, nil, false
+	})
+	lane := w.lane(t, "a", w.ledger(t))
+	stop := start(t, lane)
+	w.finish(t, lane)
+	stop()
+	w.requireExactlyOnce(t)
+}
+
+// TestLaneStartsThroughFaults injects faults into what a lane asks before the first event.
+func TestLaneStartsThroughFaults(t *testing.T) {
+	for _, tt := range []struct {
+		key kmsg.Key
+		err *kerr.Error
+	}{
+		{kmsg.InitProducerID, kerr.ConcurrentTransactions},
+		{kmsg.InitProducerID, kerr.CoordinatorLoadInProgress},
+		{kmsg.InitProducerID, kerr.CoordinatorNotAvailable},
+		{kmsg.InitProducerID, kerr.NotCoordinator},
+		{kmsg.FindCoordinator, kerr.CoordinatorNotAvailable},
+		{kmsg.ListOffsets, kerr.OffsetNotAvailable},
+		{kmsg.ListOffsets, kerr.NotLeaderForPartition},
+		{kmsg.Fetch, kerr.NotLeaderForPartition},
+	} {
+		t.Run(fmt.Sprint(kmsg.NameForKey(tt.key.Int16()), " ", tt.err.Message), func(t *testing.T) {
+			t.Parallel()
+			c := kafka.Fake(t)
+			w := newWorld(t, c.ListenAddrs(), 300)
+			for _, holder := range []string{"a", "b"} { // b finds what a has left
+				handle := c.Fault(kfake.Fault{
+					Keys: []kmsg.Key{tt.key}, Err: tt.err, Count: 2,
+					TopLevel: tt.key == kmsg.InitProducerID,
+				})
+				lane := w.lane(t, holder, w.ledger(t))
+				stop := start(t, lane)
+				w.finish(t, lane)
+				if holder == "b" || tt.key != kmsg.Fetch { // nothing to fetch at a first start
+					require.Positive(t, handle.Hits())
+				}
+				handle.Remove()
+				stop()
+			}
+			w.requireExactlyOnce(t)
+		})
+	}
+}
+
+// TestLaneWhileLeadersMove moves leaders, and with them everything that a broker is asked for, all the while.
+func TestLaneWhileLeadersMove(t *testing.T) {
+	t.Parallel()
+	c := kafka.Fake(t)
+	w := newWorld(t, c.ListenAddrs(), 3000)
+	lane := w.lane(t, "a", w.ledger(t))
+	over := make(chan struct{})
+	var mover sync.WaitGroup
+	mover.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(50 * time.Millisecond):
+				c.ShufflePartitionLeaders()
+			}
+		}
+	})
+	stop := start(t, lane)
+	w.finish(t, lane)
+	close(over)
+	mover.Wait()
+	stop()
+	w.requireExactlyOnce(t)
+}
+
+// TestLaneWhileConnectionsDrop cuts a connection at every few reads and writes, so that requests of every kind are lost on the way
+// there, and answers on the way back.
+func TestLaneWhileConnectionsDrop(t *testing.T) {
+	t.Parallel()
+	var cut atomic.Int64
+	c := kafka.Fake(t, kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		l, err := net.Listen(network, address)
+		return kafka.NewCuttingListener(l, &cut), err
+	}))
+	w := newWorld(t, c.ListenAddrs(), 2000)
+	lane := w.lane(t, "a", w.ledger(t))
+	over := make(chan struct{})
+	var cutter sync.WaitGroup
+	cuts := 0
+	cutter.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(20 * time.Millisecond):
+				if cut.Load() == 0 {
+					cuts++
+					cut.Store(int64(3 + cuts%40))
+				}
+			}
+		}
+	})
+	stop := start(t, lane)
+	w.finish(t, lane)
+	close(over)
+	cutter.Wait()
+	cut.Store(0)
+	t.Logf("%d connections cut", cuts)
+	require.Greater(t, cuts, 5)
+	stop()
+	w.requireExactlyOnce(t)
+}
+
+// asleep is a ledger in a process that is stopped: while gate is closed, every Commit waits before it begins.
+type asleep struct {
+	*kafka.Ledger
+	gate atomic.Pointer[chan struct{}]
+	in   atomic.Int64 // waiting
+	err  atomic.Pointer[error]
+}
+
+func (l *asleep) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	if gate := l.gate.Load(); gate != nil {
+		l.in.Add(1)
+		<-*gate
+		l.in.Add(-1)
+	}
+	c, err := l.Ledger.Commit(ctx, batch, prev, next)
+	if err != nil {
+		l.err.CompareAndSwap(nil, &err)
+	}
+	return c, err
+}
+
+// TestRivals stops one relay in mid-page for so long that another takes over. When it wakes up its commit is refused, and it stands by.
+func TestRivals(t *testing.T) {
+	worlds(t, func(t *testing.T, brokers []string) {
+		w := newWorld(t, brokers, 4000)
+		a, b := &asleep{Ledger: w.ledger(t)}, &asleep{Ledger: w.ledger(t)}
+		first, second := w.lane(t, "a", a), w.lane(t, "b", b)
+		first.TakeoverAfter, second.TakeoverAfter = 500*time.Millisecond, 500*time.Millisecond
+		stopA := start(t, first)
+		require.Eventually(t, func() bool { return first.Status().Events > 500 }, 30*time.Second, time.Millisecond)
+		gate := make(chan struct{})
+		a.gate.Store(&gate)
+		require.Eventually(t, func() bool { return a.in.Load() > 0 }, 30*time.Second, time.Millisecond)
+		stopB := start(t, second)
+		require.Eventually(t, func() bool { return second.Status().Events > 0 }, 30*time.Second, time.Millisecond)
+		a.gate.Store(nil)
+		close(gate)
+		require.Eventually(t, func() bool { return a.err.Load() != nil }, 30*time.Second, time.Millisecond)
+		require.ErrorIs(t, *a.err.Load(), checkpoint.ErrConflict)
+		w.finish(t, first, second)
+		stopB()
+		stopA()
+		w.requireExactlyOnce(t)
+	})
+}
+
+// TestPoisonIsParked has the source hold events that are larger than their topic takes: they go to the dead letter topic in the
+// transaction of their page.
+func TestPoisonIsParked(t *testing.T) {
+	worlds(t, func(t *testing.T, brokers []string) {
+		w := newWorld(t, brokers, 0)
+		w.cfg.Create.Config = map[string]string{"max.message.bytes": "20000"}
+		w.cfg.Compression = "none"
+		w.park = true
+		for i := range 300 {
+			size := 100
+			if i%50 == 20 {
+				size = 30_000
+			}
+			require.NoError(t, w.api.Append(fmt.Appendf(nil, `{"object":"event","id":"event_%026d","event":"dsync.user.created","created_at":"2026-11-01T00:00:%02d.%03dZ","data":{"directory_id":"d%d","filler":%q}}`,
+				i, i/10, i%10, i%7, strings.Repeat("x", size))))
+		}
+		lane := w.lane(t, "a", w.ledger(t))
+		stop := start(t, lane)
+		w.finish(t, lane)
+		stop()
+		w.requireExactlyOnce(t)
+		require.Len(t, committed(t, brokers, w.topics()[2]), 6)
+	})
+}
+
+// TestLostPosition takes the position away from a lane whose topics hold events: nothing is sent until a person has decided.
+func TestLostPosition(t *testing.T) {
+	worlds(t, func(t *testing.T, brokers []string) {
+		for _, how := range []string{"deleted", "truncated"} {
+			t.Run(how, func(t *testing.T) {
+				w := newWorld(t, brokers, 300)
+				lane := w.lane(t, "a", w.ledger(t))
+				stop := start(t, lane)
+				w.finish(t, lane)
+				stop()
+				w.losePosition(t, how)
+				again := w.lane(t, "a", w.ledger(t))
+				require.ErrorIs(t, again.Run(kafka.Within(t, 30*time.Second)), checkpoint.ErrLost)
+				standby := w.lane(t, "b", w.ledger(t))
+				standby.TakeoverAfter = time.Minute
+				require.ErrorIs(t, standby.Run(kafka.Within(t, 30*time.Second)), checkpoint.ErrLost)
+				w.requireExactlyOnce(t)
+			})
+		}
+	})
+}
+
+// TestPositionLostWhileRunning deletes the position's topic under a lane that is at work.
+func TestPositionLostWhileRunning(t *testing.T) {
+	t.Parallel()
+	c := kafka.Fake(t)
+	w := newWorld(t, c.ListenAddrs(), 300)
+	w.cfg.TransactionTimeout = time.Second
+	lane := w.lane(t, "a", w.ledger(t))
+	done := make(chan error, 1)
+	ctx := kafka.Within(t, 60*time.Second)
+	go func() { done <- lane.Run(ctx) }()
+	w.finish(t, lane)
+	require.NoError(t, c.DeleteTopic(kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane)))
+	more := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 5, Seed: 99}))
+	for raw := range more.Events(sourcetest.Filter{}) {
+		require.NoError(t, w.api.Append(raw))
+	}
+	require.ErrorIs(t, <-done, checkpoint.ErrLost)
+	require.Equal(t, pipeline.Stopped, lane.Status().State)
+}

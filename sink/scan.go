@@ -1,0 +1,47 @@
+package sink
+
+import (
+	"context"
+	"time"
+)
+
+// Scanner reads back what a bus holds. It leaves no trace there, works beside whoever publishes, and sees what a careful consumer
+// sees: in Kafka only what is committed.
+type Scanner interface {
+	// Logs returns the logs that messages on the topics are in; a topic that does not exist is in none. Their ends are those of
+	// now. Messages stored before since need not be in them; the zero time asks for all.
+	Logs(ctx context.Context, topics []string, since time.Time) ([]Log, error)
+	// Scan calls fn for each message of the log in its order, up to the log's end. Where messages are removed meanwhile it may be
+	// an error. What fn is given is valid until it returns; an error of fn ends the scan and is returned.
+	Scan(ctx context.Context, log Log, fn func(*Stored) error) error
+}
+
+// Log is a sequence of messages that a bus keeps in one order: a stream of JetStream, a partition of Kafka.
+type Log struct {
+	Name      string    // "stream WORKOS", "dsync.user.created/3"
+	Topic     string    // of every message in it; empty where topics share it
+	Partition int32     // 0 where there are none
+	From, End int64     // sequence or offset: the scan begins at From or later, and ends before End
+	Since     time.Time // messages stored before it may be left out
+	// Trimmed: older messages than those in the log were there once and are gone, by retention or by hand.
+	Trimmed bool
+}
+
+// Stored is a message as a bus holds it.
+type Stored struct {
+	Topic   string
+	Offset  int64 // sequence in the stream, offset in the partition
+	Time    time.Time
+	Headers []Header
+	Body    []byte
+}
+
+// Header returns the first value of a header, or "".
+func (s *Stored) Header(key string) string {
+	for _, h := range s.Headers {
+		if h.Key == key {
+			return h.Value
+		}
+	}
+	return ""
+}

@@ -1,0 +1,187 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// result is what came of one request of a window.
+type result struct {
+	seg      *segment
+	probe    bool
+	opts     ListEventsOpts
+	end      time.Time // of the range of a probe
+	reserved int64
+	started  time.Time
+	waited   time.Duration // for the client's limiter
+	a        answer
+	err      error
+}
+
+// request starts the next request of a segment.
+func (w *window) request(s *segment) {
+	res := result{seg: s, probe: s.probing, reserved: w.maxCost, started: time.Now(), opts: ListEventsOpts{
+		Events: w.asked, Limit: s.limit, Order: "asc", OrganizationID: w.r.s.OrganizationID,
+	}}
+	if s.probing {
+		res.end = s.from.Add(maxRange)
+		if h := w.r.horizon(); res.end.After(h) {
+			res.end = h
+		}
+		res.opts.RangeStart, res.opts.RangeEnd = s.from.UTC().Format(apiTime), res.end.UTC().Format(apiTime)
+		w.probes++
+	} else {
+		after, _ := s.cursor()
+		res.opts.After = after.EventID
+	}
+	s.busy = true
+	w.inFlight++
+	w.reserved += res.reserved
+	w.running.Go(func() {
+		res.waited, res.err = w.r.client.wait(w.ctx)
+		if res.err == nil {
+			res.err = w.hush(w.ctx)
+		}
+		if res.err == nil {
+			res.a, res.err = w.r.client.fetch(w.ctx, res.opts)
+		}
+		w.results <- res // has room for every request under way
+	})
+}
+
+// hush waits while the API has asked for no more requests; it may have done so while this one waited for its turn.
+func (w *window) hush(ctx context.Context) error {
+	for {
+		d := time.Until(time.Unix(0, w.quiet.Load()))
+		if err := sleep(ctx, d); err != nil || d <= 0 {
+			return err
+		}
+	}
+}
+
+// handle takes an answer in.
+func (w *window) handle(res result) {
+	s, r := res.seg, w.r
+	w.inFlight--
+	w.reserved -= res.reserved
+	s.busy = false
+	if res.probe {
+		w.probes--
+	}
+	r.sent(res.a, res.waited)
+	if w.left || w.ctx.Err() != nil {
+		return
+	}
+	if res.err != nil {
+		w.fail(res)
+		return
+	}
+	r.answered(res.a)
+	w.allowed = min(w.allowed+1/w.allowed, float64(r.s.Readers))
+	if s.attempts = 0; r.failures.count > 0 && !w.failing() {
+		r.recovered()
+	}
+	if s.gone {
+		return
+	}
+	p := newSegmentPage(res.a, res.opts.Limit)
+	if !p.short {
+		w.pageCost = (7*w.pageCost + p.cost) / 8
+		w.ahead = segmentPages(r.s.Readers, w.memory, w.pageCost)
+	}
+	w.maxCost = max(w.maxCost-w.maxCost/64, p.cost)
+	if s.limit < r.maxLimit {
+		if s.good++; s.good >= growAfter {
+			s.good, s.limit = 0, min(2*s.limit, r.maxLimit)
+		}
+	}
+	if s != w.segs[0] && w.buffered+p.cost > w.memory {
+		if res.probe {
+			w.remove(s)
+		}
+		return // larger than was to be expected; it is asked for again when there is room
+	}
+	if w.disordered = w.disordered || disordered(p.events); res.probe {
+		w.found(s, p, res)
+		return
+	}
+	if why := s.suspicious(p.events); why != "" {
+		w.contradiction(why, nil)
+		return
+	}
+	w.keep(s, p)
+	w.read(s, p)
+}
+
+// failing reports whether a request is being repeated.
+func (w *window) failing() bool {
+	for _, s := range w.segs {
+		if s.attempts > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// fail decides what becomes of a request that failed.
+func (w *window) fail(res result) {
+	s, r := res.seg, w.r
+	reason := retryReason(res.err)
+	switch {
+	case len(refusedTypes(res.err)) > 0:
+		if err := r.refused(res.err); !errors.Is(err, errAskAgain) {
+			w.err = err
+		}
+		w.leave("an event type was refused")
+	case s.gone && reason == "":
+	case errors.Is(res.err, ErrTooLarge):
+		w.tooLarge(res)
+	case isClientFault(res.err) && res.probe:
+		w.unsupported("it refuses a range of time", res.err)
+	case isClientFault(res.err):
+		// A passing refusal is no reason to lose what was read ahead; for another one the plain cursor finds the cause.
+		if s.attempts++; s.attempts > 1 {
+			s.stuck = true
+		}
+		s.notBefore = time.Now().Add(retryFirst)
+	case reason == "":
+		w.err = res.err
+	default:
+		s.attempts++
+		wait := r.failed(res.err, reason, s.attempts)
+		s.notBefore = time.Now().Add(wait)
+		w.hold(res, reason)
+	}
+}
+
+// hold keeps all readers back where a failure is about the key or the load, not about one request.
+func (w *window) hold(res result, reason RetryReason) {
+	if reason == RetryRateLimited && !res.started.Before(w.cut) {
+		w.cut = time.Now()
+		w.allowed = max(w.allowed/2, 2) // one for the head, and one that looks ahead
+	}
+	if retryAfterOf(res.err) > 0 || reason == RetryRateLimited || reason == RetryUnauthorized || reason == RetryRedirect {
+		w.quiet.Store(max(w.quiet.Load(), res.seg.notBefore.UnixNano()))
+	}
+}
+
+// tooLarge asks for fewer events at a time. Where one alone is too large, the plain cursor says so when its turn comes.
+func (w *window) tooLarge(res result) {
+	s := res.seg
+	switch {
+	case s.gone:
+		return
+	case res.opts.Limit <= 1 && s.probing:
+		w.remove(s)
+		return
+	case res.opts.Limit <= 1:
+		s.stuck = true
+		return
+	}
+	s.limit, s.good = res.opts.Limit/2, 0
+	w.r.log.Warn("a response was larger than permitted; asking for fewer events at a time",
+		zap.Int("limit", s.limit), zap.Stringer("after", s.last), zap.Error(res.err))
+}

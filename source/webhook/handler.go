@@ -1,0 +1,173 @@
+// Package webhook turns WorkOS's webhooks into wake-ups for streams that poll. A webhook is used for nothing else: webhooks
+// have no order, come twice, and some never come, so a position or an event is only ever taken from a polled page.
+package webhook
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// DefaultTolerance is how far the time of a signature may be from the clock, either way, where none is given. WorkOS's SDKs
+	// use the same: https://workos.com/docs/events/data-syncing/webhooks
+	DefaultTolerance = 180 * time.Second
+	// SignatureHeader is the header that carries "t=<Unix milliseconds>, v1=<hex>".
+	SignatureHeader = "WorkOS-Signature"
+	// maxBody bounds a webhook. WorkOS documents no bound; an event is rarely over 100 kB.
+	maxBody = 4 << 20
+	// maxHeader bounds the signature header: no more than one time and a few signatures.
+	maxHeader = 1024
+)
+
+// Result is how a request to the Handler was judged. The values are few and fixed, so that they can label a metric.
+type Result string
+
+// The results.
+const (
+	Accepted       Result = "accepted"        // 200; it wakes
+	WrongSignature Result = "wrong_signature" // 401: missing, malformed, or made with another secret
+	WrongTime      Result = "wrong_time"      // 401: the signature is right, but too old or too far ahead
+	WrongMethod    Result = "wrong_method"    // 405: no POST
+	TooLarge       Result = "too_large"       // 413
+	Broken         Result = "broken"          // 400: the body did not arrive whole
+)
+
+// Results returns every Result.
+func Results() []Result {
+	return []Result{Accepted, WrongSignature, WrongTime, WrongMethod, TooLarge, Broken}
+}
+
+// Handler receives webhooks. Its fields are set before the first request and not changed afterwards; it is then safe for
+// concurrent use.
+type Handler struct {
+	Secret    string        // of the webhook endpoint in WorkOS's dashboard; with none, every request is refused
+	Tolerance time.Duration // DefaultTolerance where zero
+	Now       func() time.Time
+	Wake      func()       // called for each accepted webhook; must not block. Waker.Wake is made for it
+	OnResult  func(Result) // called for each request, for metrics; nil for none
+}
+
+// NewHandler returns a Handler that calls wake, for webhooks signed with secret. A zero tolerance is DefaultTolerance, a nil
+// clock the local one.
+func NewHandler(secret string, tolerance time.Duration, clock func() time.Time, wake func()) *Handler {
+	return &Handler{Secret: secret, Tolerance: tolerance, Now: clock, Wake: wake}
+}
+
+// String names the handler without its secret.
+func (h *Handler) String() string { return "webhook handler" }
+
+// GoString keeps the secret out of %#v.
+func (h *Handler) GoString() string { return h.String() }
+
+// ServeHTTP implements http.Handler. It answers as soon as the body is read and its signature checked, so that WorkOS neither
+// waits nor sends the webhook again.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	result := h.judge(w, r)
+	if h.OnResult != nil {
+		h.OnResult(result)
+	}
+	status := http.StatusOK
+	switch result {
+	case Accepted:
+		if h.Wake != nil {
+			h.Wake()
+		}
+	case WrongMethod:
+		w.Header().Set("Allow", http.MethodPost)
+		status = http.StatusMethodNotAllowed
+	case TooLarge:
+		status = http.StatusRequestEntityTooLarge
+	case Broken:
+		status = http.StatusBadRequest
+	default:
+		status = http.StatusUnauthorized
+	}
+	w.WriteHeader(status)
+}
+
+func (h *Handler) judge(w http.ResponseWriter, r *http.Request) Result {
+	if r.Method != http.MethodPost {
+		return WrongMethod
+	}
+	sig, ok := parseSignature(r.Header.Get(SignatureHeader))
+	if !ok || h.Secret == "" {
+		return WrongSignature
+	}
+	// The body goes through the MAC and is kept nowhere.
+	mac := hmac.New(sha256.New, []byte(h.Secret))
+	_, _ = io.WriteString(mac, sig.time+".")
+	if _, err := io.Copy(mac, http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+		if e := (*http.MaxBytesError)(nil); errors.As(err, &e) {
+			return TooLarge
+		}
+		return Broken
+	}
+	if want := mac.Sum(nil); !sig.matches(want) {
+		return WrongSignature
+	}
+	now := time.Now
+	if h.Now != nil {
+		now = h.Now
+	}
+	tolerance := h.Tolerance
+	if tolerance <= 0 {
+		tolerance = DefaultTolerance
+	}
+	if d := now().Sub(sig.at); d > tolerance || d < -tolerance {
+		return WrongTime
+	}
+	return Accepted
+}
+
+// signature is a parsed header. The text of the time is what is signed, so it is kept as it was sent.
+type signature struct {
+	time string
+	at   time.Time
+	v1   [][]byte
+}
+
+// matches reports whether one of the signatures is want, in a time that does not depend on what differs.
+func (s signature) matches(want []byte) bool {
+	ok := false
+	for _, v := range s.v1 {
+		ok = hmac.Equal(v, want) || ok
+	}
+	return ok
+}
+
+// parseSignature reads "t=<Unix milliseconds>, v1=<hex>". Elements of other names are left out of account, so that a later
+// scheme may stand beside this one; v1 may come more than once, as while a secret is exchanged.
+func parseSignature(header string) (signature, bool) {
+	var s signature
+	if len(header) > maxHeader {
+		return s, false
+	}
+	for element := range strings.SplitSeq(header, ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(element), "=")
+		switch name {
+		case "t":
+			if s.time != "" || value == "" || strings.Trim(value, "0123456789") != "" {
+				return s, false
+			}
+			ms, err := strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				return s, false
+			}
+			s.time, s.at = value, time.UnixMilli(ms)
+		case "v1":
+			sum, err := hex.DecodeString(value)
+			if err != nil || len(sum) != sha256.Size {
+				return s, false
+			}
+			s.v1 = append(s.v1, sum)
+		}
+	}
+	return s, s.time != "" && len(s.v1) > 0
+}

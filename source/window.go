@@ -1,0 +1,218 @@
+package source
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// window is a backfill at work: the segments just ahead of the position. All of it belongs to the goroutine that runs the
+// iterator; the requests run in goroutines of their own, which hand their answers over by results.
+type window struct {
+	r       *reader
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	results chan result
+
+	segs   []*segment          // in the order of the list, never empty; the first is the head
+	seams  map[string]*segment // those behind the head whose seam is known, by it
+	asked  []string            // the event types of every request
+	memory int64
+	ahead  int // pages per segment
+
+	inFlight int
+	probes   int          // of those under way
+	reserved int64        // for those under way
+	buffered int64        // cost of every page held
+	pageCost int64        // what a page costs on average
+	maxCost  int64        // what a page may cost, going by the latest
+	allowed  float64      // requests that may be under way at once
+	cut      time.Time    // when allowed was last cut
+	quiet    atomic.Int64 // no request before, in Unix nanoseconds; read by the requests that wait for the client's limiter
+
+	proven     bool // a page that came by time was like the cursor's
+	disordered bool // events were seen in another order than their times
+	confirmed  int  // seams that were met and agreed
+	futile     int  // looks for a seam in a row that brought none of use
+	bad        int  // seams in a row that were not met
+	unlike     int  // pages that came by time and were not the cursor's
+
+	left   bool
+	closed bool
+	err    error // final
+
+	joined, split, missed, dropped int // since the last report
+}
+
+func newWindow(ctx context.Context, r *reader) *window {
+	w := &window{
+		r: r, memory: r.memory(), seams: map[string]*segment{}, asked: r.types.ask(time.Now()),
+		results: make(chan result, r.s.Readers), allowed: float64(r.s.Readers),
+	}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	w.segs = []*segment{{from: r.pos.CreatedAt, last: r.pos, perPage: r.perPage, limit: r.limit}}
+	w.pageCost, w.maxCost = r.pageCost, r.pageCost
+	w.ahead = segmentPages(r.s.Readers, w.memory, w.pageCost)
+	return w
+}
+
+// close ends what is under way, and waits for it.
+func (w *window) close() {
+	w.closed = true
+	w.cancel()
+	w.running.Wait()
+	w.report()
+}
+
+// over moves on to the segment whose turn it is, and reports whether the plain cursor has to go on instead.
+func (w *window) over() bool {
+	if w.left || w.err != nil {
+		return true
+	}
+	w.advance()
+	head := w.segs[0]
+	switch {
+	case len(w.r.types.refused) > 0 && !slices.Equal(w.asked, w.r.types.ask(time.Now())):
+		w.leave("a refused event type is to be asked for again")
+	case len(head.pages) > 0 || head.busy:
+	case head.stuck:
+		w.leave("a request was refused")
+	case head.stopped, len(w.segs) == 1 && !w.canGrow():
+		w.r.calm = 0
+		w.leave("the tip is near")
+	}
+	return w.left
+}
+
+// advance makes the next segment the head where the head has ended and nothing of it is left.
+func (w *window) advance() {
+	for w.segs[0].ended && len(w.segs[0].pages) == 0 {
+		w.segs[0] = nil
+		w.segs = w.segs[1:]
+		delete(w.seams, w.segs[0].first)
+	}
+}
+
+// take returns the next page to yield, if it is there.
+func (w *window) take() (segmentPage, bool) {
+	head := w.segs[0]
+	if len(head.pages) == 0 {
+		return segmentPage{}, false
+	}
+	p := head.pages[0]
+	head.pages[0] = segmentPage{}
+	head.pages = head.pages[1:]
+	w.release(head, p)
+	return p, true
+}
+
+// schedule starts what may be under way: the segments' next pages, the nearest first, and looks for new seams with what is left.
+func (w *window) schedule() {
+	now := time.Now()
+	if w.left || now.UnixNano() < w.quiet.Load() || len(w.segs) == 1 && !w.canGrow() {
+		return
+	}
+	var claimed int64 // by the segments before
+	for i, s := range w.segs {
+		if w.inFlight >= int(w.allowed) {
+			return
+		}
+		if s.open() && !s.busy && !now.Before(s.notBefore) && (i == 0 && len(s.pages) == 0 || w.fits(claimed+s.bytes)) {
+			w.request(s)
+		}
+		claimed += w.claim(i)
+	}
+	for w.inFlight < int(w.allowed) {
+		if !w.grow() {
+			return
+		}
+	}
+}
+
+// fits reports whether there is memory for another page of a segment, where that segment and those before it have a claim
+// to so many bytes already.
+func (w *window) fits(claimed int64) bool {
+	return w.buffered+w.reserved+w.maxCost <= w.memory && claimed+w.maxCost <= w.memory
+}
+
+// end is when segment i ends: where the seam after it was looked for, or the horizon.
+func (w *window) end(i int) time.Time {
+	if i+1 < len(w.segs) {
+		return w.segs[i+1].from
+	}
+	return w.r.horizon()
+}
+
+// index is where s is in the window.
+func (w *window) index(s *segment) int { return slices.Index(w.segs, s) }
+
+// remove drops a segment behind the head; the one before it reads on across its seam.
+func (w *window) remove(s *segment) {
+	i := w.index(s)
+	w.segs = slices.Delete(w.segs, i, i+1)
+	if w.seams[s.first] == s {
+		delete(w.seams, s.first)
+	}
+	s.gone = true
+	w.segs[i-1].bound = time.Time{}
+	w.buffered -= s.bytes
+	s.bytes, s.pages, s.tail = 0, nil, nil
+}
+
+// keep counts a page as held by a segment.
+func (w *window) keep(s *segment, p segmentPage) {
+	s.bytes += p.cost
+	w.buffered += p.cost
+}
+
+// release undoes keep.
+func (w *window) release(s *segment, p segmentPage) {
+	s.bytes -= p.cost
+	w.buffered -= p.cost
+}
+
+// wait sleeps until an answer comes or a pause is over.
+func (w *window) wait() {
+	var pause <-chan time.Time
+	if at := w.nextStart(); !at.IsZero() {
+		t := time.NewTimer(time.Until(at))
+		defer t.Stop()
+		pause = t.C
+	}
+	select {
+	case res := <-w.results:
+		w.handle(res)
+	case <-pause:
+	case <-w.ctx.Done():
+	}
+}
+
+// nextStart is when a segment that pauses may go on; zero where none does.
+func (w *window) nextStart() (at time.Time) {
+	now := time.Now()
+	for _, s := range w.segs {
+		next := s.notBefore
+		if quiet := time.Unix(0, w.quiet.Load()); next.Before(quiet) {
+			next = quiet
+		}
+		if s.open() && !s.busy && next.After(now) && (at.IsZero() || next.Before(at)) {
+			at = next
+		}
+	}
+	return at
+}
+
+// receive handles the answers that have come.
+func (w *window) receive() {
+	for {
+		select {
+		case res := <-w.results:
+			w.handle(res)
+		default:
+			return
+		}
+	}
+}
