@@ -30,6 +30,16 @@ func TestChaosNATSAtLeastOnce(t *testing.T) {
 	profile(t, newNATSBus(t, 3), atLeastOnce, true)
 }
 
+func TestChaosKafka(t *testing.T) {
+	skipIfShort(t)
+	profile(t, newKafkaBus(t), exactlyOnce, false)
+}
+
+func TestChaosKafkaAtLeastOnce(t *testing.T) {
+	skipIfShort(t)
+	profile(t, newKafkaBus(t), atLeastOnce, false)
+}
+
 // profile lets a schedule loose on relays that carry events of a live API, two of them where one can stand by, and judges what came
 // of it. samePlaces says that the places of positions and events are of one count.
 func profile(t *testing.T, b bus, delivery string, samePlaces bool) {

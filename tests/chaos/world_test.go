@@ -114,7 +114,10 @@ func (w *world) live(rate float64, seed uint64) (stop func()) {
 func (w *world) flows(more int) {
 	w.t.Helper()
 	goal := w.bus.count() + more
-	require.Eventually(w.t, func() bool { w.requireAlive(); return w.bus.count() >= goal }, patient, often, "nothing flows")
+	for deadline := time.Now().Add(patient); w.bus.count() < goal; time.Sleep(often) {
+		w.requireAlive()
+		require.True(w.t, time.Now().Before(deadline), "nothing flows: %d of %d messages", w.bus.count(), goal)
+	}
 }
 
 // requireAlive requires that no relay has ended but by our hand.
