@@ -3,7 +3,6 @@
 package chaos
 
 import (
-	"bytes"
 	"io"
 	"os"
 	"os/exec"
@@ -29,6 +28,7 @@ type process struct {
 	cmdErr error // of cmd.Wait, once ended is closed
 }
 
+// newProcess prepares a process, which t ends at last, and whose end of the log it shows where it fails.
 func newProcess(t *testing.T, name, path string, env []string, args ...string) *process {
 	p := &process{name: name, path: path, args: args, env: env, log: filepath.Join(t.ArtifactDir(), name+".log")}
 	t.Cleanup(func() {
@@ -107,13 +107,6 @@ func (p *process) stop(t *testing.T) int {
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	return p.wait(t)
 }
-
-func (p *process) output() []byte {
-	b, _ := os.ReadFile(p.log)
-	return b
-}
-
-func (p *process) says(text string) bool { return bytes.Contains(p.output(), []byte(text)) }
 
 func (p *process) tail(n int64) string {
 	f, err := os.Open(p.log)
