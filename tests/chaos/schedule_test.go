@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"workos-relay/source/sourcetest"
 )
 
@@ -29,8 +31,15 @@ func (w *world) schedule(enough int) {
 			w.draw(&breaking, lesser)(w)
 			w.pass(w.upTo(700 * time.Millisecond))
 		}
+		if w.rnd.IntN(2) == 0 {
+			w.burst()
+		}
 		w.draw(&killing, kills)(w)
-		w.pass(w.upTo(1500 * time.Millisecond))
+		most := 1500 * time.Millisecond
+		if w.rnd.IntN(4) == 0 {
+			most = 8 * time.Second // beyond takeover_after
+		}
+		w.pass(w.upTo(most))
 		if w.rnd.IntN(3) == 0 {
 			w.mendAll()
 			w.flows(1 + w.rnd.IntN(300))
@@ -38,6 +47,18 @@ func (w *world) schedule(enough int) {
 		w.requireAlive()
 	}
 	w.mendAll()
+}
+
+// burst makes many events at once and returns while they are on their way, so that what dies next dies in the middle of a batch.
+func (w *world) burst() {
+	events := 500 + w.rnd.IntN(2500)
+	some := 1 + w.rnd.IntN(events)
+	w.note("burst", " of %d events", events)
+	goal := w.bus.count() + some
+	require.NoError(w.t, w.api.Live(w.t.Context(), sourcetest.LiveConfig{Rate: 1e6, Seed: w.rnd.Uint64(), Max: events}))
+	for end := time.Now().Add(time.Second); w.bus.count() < goal && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // draw takes a card from a deck, which is shuffled anew when it is used up.
@@ -113,7 +134,7 @@ func pauseRelay(w *world) {
 	i := w.rnd.IntN(len(w.relays))
 	r, what := w.relays[i], fmt.Sprintf("relay%d", i)
 	w.mendNow(what)
-	down := w.upTo(7 * time.Second)
+	down := w.upTo(9 * time.Second)
 	w.note("pause relay", " %d for %v", i, down)
 	r.pause()
 	w.broken(what, down, r.resume)
