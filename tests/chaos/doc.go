@@ -23,8 +23,8 @@
 // TestChaosKafka and TestChaosKafkaAtLeastOnce, on three real brokers: the same for whoever reads committed, with the order of each
 // partition.
 //
-// TestLeaderOfTheStreamKilled, TestAPositionTakenAway and TestAnOutageLongerThanTheDuplicateWindow are the cases that must not
-// be left to chance.
+// TestLeaderOfTheStreamKilled, TestAPositionTakenAway, TestAnOutageLongerThanTheDuplicateWindow and TestAWriteThatComesTooLate are
+// the cases that must not be left to chance.
 //
 // # What is not shown
 //

@@ -95,3 +95,24 @@ func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 	}
 	w.finish().requireNothingWrong(t, false)
 }
+
+// TestAWriteThatComesTooLate holds back what the active relay sends, the batch and every further try, until the standby has taken
+// over and written the same events; then lets it through.
+func TestAWriteThatComesTooLate(t *testing.T) {
+	skipIfShort(t)
+	t.Parallel()
+	b := newNATSBus(t, 1)
+	w := newWorld(t, b, exactlyOnce, 2, 100)
+	active, standby := w.relays[0], w.relays[1]
+	active.start(t)
+	w.flows(101)
+	standby.start(t)
+	const events = 500
+	b.links[0][0].set(weather{silent: true})
+	w.append(events)
+	w.flows(events)
+	b.links[0][0].set(weather{})
+	w.append(events)
+	w.flows(events)
+	w.finish().requireNothingWrong(t, false)
+}

@@ -110,6 +110,12 @@ func (w *world) live(rate float64, seed uint64) (stop func()) {
 	}
 }
 
+// append makes so many events at once.
+func (w *world) append(events int) {
+	w.t.Helper()
+	require.NoError(w.t, w.api.Live(w.t.Context(), sourcetest.LiveConfig{Rate: 1e6, Seed: uint64(w.api.Len()), Max: events}))
+}
+
 // flows waits until the bus has taken so many messages more. Nothing is broken by then.
 func (w *world) flows(more int) {
 	w.t.Helper()
