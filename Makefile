@@ -1,10 +1,13 @@
-.PHONY: build test lint bench generate ci
+.PHONY: build test chaos lint bench generate ci
 
 build: ## the binary, in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/relay ./cmd/relay
 
 test: ## everything that needs nothing but Go
 	go test -race ./...
+
+chaos: ## 200 kills of relays and servers on each bus; prints the seed, RELAY_CHAOS_SEED sets it; Kafka where RELAY_TEST_KAFKA_CLUSTER is set
+	RELAY_CHAOS_KILLS=$${RELAY_CHAOS_KILLS:-200} go test -v -count 1 -timeout 4h ./tests/chaos
 
 lint:
 	gofmt -l . && go vet ./... && golangci-lint run

@@ -50,7 +50,8 @@ node_await() {
   local dir deadline=$((SECONDS + 90))
   dir=$(node_dir "$1")
   until grep -q 'Kafka Server started' "$dir/server.log"; do
-    if [ -z "$(node_pid "$1")" ] || [ $SECONDS -ge $deadline ]; then
+    # Not by node_pid, which does not know a process that has yet to become java.
+    if ! kill -0 "$(cat "$dir/pid")" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
       tail -n 30 "$dir/server.log" >&2
       die "node $1 did not start; its log is $dir/server.log"
     fi

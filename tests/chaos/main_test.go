@@ -1,0 +1,77 @@
+//go:build unix
+
+package chaos
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+)
+
+const (
+	defaultKills = 3 // of a plain `go test ./...`
+	patient      = 2 * time.Minute
+	often        = 20 * time.Millisecond
+)
+
+var (
+	seedFlag  = flag.Uint64("chaos.seed", fromEnv("RELAY_CHAOS_SEED", uint64(time.Now().UnixNano())), "the schedule of faults")
+	killsFlag = flag.Uint64("chaos.kills", fromEnv("RELAY_CHAOS_KILLS", defaultKills), "how many times a profile kills a relay or a server")
+
+	relayBinary string
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asNode) != "" {
+		runNode()
+		return
+	}
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if testing.Short() {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "relay-chaos")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	relayBinary = filepath.Join(dir, "relay")
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	build := exec.CommandContext(ctx, "go", "build", "-o", relayBinary, "workos-relay/cmd/relay")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building relay: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+func fromEnv(name string, otherwise uint64) uint64 {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		panic(name + " is no number: " + text)
+	}
+	return n
+}
+
+func skipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts and kills processes")
+	}
+}

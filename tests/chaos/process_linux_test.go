@@ -1,0 +1,6 @@
+package chaos
+
+import "syscall"
+
+// diesWithParent lets no process outlive a test binary that panics or is killed.
+func diesWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

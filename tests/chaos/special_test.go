@@ -1,0 +1,118 @@
+//go:build unix
+
+package chaos
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+const exitDecide = 3 // of relay, where a person must decide
+
+// TestLeaderOfTheStreamKilled kills the server that leads the stream while relay is in the middle of a backlog, so that a batch is
+// under way.
+func TestLeaderOfTheStreamKilled(t *testing.T) {
+	skipIfShort(t)
+	t.Parallel()
+	b := newNATSBus(t, 3)
+	w := newWorld(t, b, exactlyOnce, 1, 30_000)
+	w.start()
+	stop := w.live(300, 1)
+	w.flows(500)
+	i := b.leader()
+	require.NotEqual(t, -1, i)
+	b.nodes[i].kill()
+	w.note("kill leader", " server %d at message %d", i, b.count())
+	w.flows(100)
+	require.NotEqual(t, i, b.leader())
+	b.nodes[i].start(t)
+	w.flows(100)
+	stop()
+	w.finish().requireNothingWrong(t, false)
+}
+
+// TestAPositionTakenAway: with the position gone while relay is down, and events there, a relay that starts asks and publishes
+// nothing, with its old folder as with a new one.
+func TestAPositionTakenAway(t *testing.T) {
+	skipIfShort(t)
+	t.Parallel()
+	b := newNATSBus(t, 1)
+	w := newWorld(t, b, exactlyOnce, 2, 500)
+	first := w.relays[0]
+	first.start(t)
+	w.flows(501)
+	first.kill()
+
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	s, err := b.js.Stream(ctx, stream)
+	require.NoError(t, err)
+	require.NoError(t, s.Purge(ctx, func(r *jetstream.StreamPurgeRequest) error { r.Subject = positionTopics + ">"; return nil }))
+	before, err := s.Info(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 500, before.State.Msgs)
+	for _, r := range w.relays {
+		r.start(t)
+		require.Equal(t, exitDecide, r.wait(t), r.tail(2000))
+		require.Contains(t, r.tail(2000), "relay checkpoint set")
+	}
+	after, err := s.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, before.State.LastSeq, after.State.LastSeq, "something was published")
+	o := newOracle(w.api)
+	require.NoError(t, b.read(ctx, o))
+	o.requireNothingWrong(t, false)
+}
+
+// TestAnOutageLongerThanTheDuplicateWindow kills relay in the middle of a backlog and leaves it down until the stream has forgotten
+// every id that it could recognise a copy by; and does so again with the server down as well.
+func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
+	skipIfShort(t)
+	t.Parallel()
+	b := newNATSBus(t, 1)
+	w := newWorld(t, b, exactlyOnce, 1, 30_000)
+	relay, server := w.relays[0], b.nodes[0]
+	relay.start(t)
+	w.flows(1)
+	info := b.info()
+	require.NotNil(t, info)
+	require.Equal(t, duplicateWindow, info.Config.Duplicates)
+	for round := range 4 {
+		w.flows(2000)
+		relay.kill()
+		if round%2 == 1 {
+			server.kill()
+		}
+		<-time.After(5 * duplicateWindow)
+		if round%2 == 1 {
+			server.start(t)
+		}
+		relay.start(t)
+	}
+	w.finish().requireNothingWrong(t, false)
+}
+
+// TestAWriteThatComesTooLate holds back what the active relay sends, the batch and every further try, until the standby has taken
+// over and written the same events; then lets it through.
+func TestAWriteThatComesTooLate(t *testing.T) {
+	skipIfShort(t)
+	t.Parallel()
+	b := newNATSBus(t, 1)
+	w := newWorld(t, b, exactlyOnce, 2, 100)
+	active, standby := w.relays[0], w.relays[1]
+	active.start(t)
+	w.flows(101)
+	standby.start(t)
+	const events = 500
+	b.links[0][0].set(weather{silent: true})
+	w.append(events)
+	w.flows(events)
+	b.links[0][0].set(weather{})
+	w.append(events)
+	w.flows(events)
+	w.finish().requireNothingWrong(t, false)
+}
