@@ -94,20 +94,20 @@ func (p *places) current(ctx context.Context) (*place, error) {
 	if p.bus == nil {
 		return p.file, nil
 	}
-	_, inFile, err := p.file.here(ctx)
+	_, fileHas, err := p.file.here(ctx)
 	if err != nil && !replaceable(err) {
 		return nil, err
 	}
-	inFile = inFile || err != nil
-	_, onBus, err := p.bus.here(ctx)
+	fileHas = fileHas || err != nil
+	_, busHas, err := p.bus.here(ctx)
 	switch {
 	case err != nil:
 		return nil, err
-	case inFile && onBus:
+	case fileHas && busHas:
 		return nil, &usageError{errors.New("the lane has two positions, one in the checkpoint file and one on the bus: say which holds, with --from file or --from bus")}
-	case inFile:
+	case fileHas:
 		return p.file, nil
-	case onBus:
+	case busHas:
 		return p.bus, nil
 	}
 	return p.wanted(ctx)
