@@ -130,7 +130,7 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
 	scenarios := 150
 	if raceEnabled || testing.Short() {
-		scenarios = 30
+		scenarios = 18
 	}
 	var joined, split int
 	for seed := range uint64(scenarios) {
