@@ -75,7 +75,7 @@ func announce(cfg *config.Config, r *relay, log *zap.Logger) {
 		zap.Int("lanes", len(r.lanes)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
 	for i, s := range cfg.Sinks {
 		if bus, ok := r.buses[i].Bus.(*nats.Sink); ok && s.NATS.URL == nats.Embedded {
-			log.Info("embedded NATS server is listening; see README for a consumer of your own",
+			log.Info("embedded NATS server is listening; docs/nats.md shows a consumer of your own",
 				zap.String("lane", s.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
 		}
 	}
