@@ -26,6 +26,7 @@ import (
 // kafkaBus is a Kafka and an independent client of it. Its topics have a prefix of their own.
 type kafkaBus struct {
 	brokers []string
+	id      string // of the relay: its position is on the cluster under this name, which tests that share one must not share
 	prefix  string
 	client  *kgo.Client
 	admin   *kadm.Client
@@ -49,7 +50,8 @@ func newKafkaBus(t *testing.T, brokers []string) *kafkaBus {
 		kgo.FetchMaxBytes(1<<30), kgo.BrokerMaxReadBytes(1<<30))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
-	return &kafkaBus{brokers: brokers, prefix: fmt.Sprintf("crash%d.", time.Now().UnixNano()), client: client, admin: kadm.NewClient(client)}
+	id := fmt.Sprintf("test%d", time.Now().UnixNano())
+	return &kafkaBus{brokers: brokers, id: id, prefix: id + ".", client: client, admin: kadm.NewClient(client)}
 }
 
 // offsets returns the end of every partition of the relay's topics.
@@ -132,13 +134,14 @@ func at(topic string, partition int32) string { return topic + "/" + strconv.Ito
 // config is the configuration of one Kafka lane with a few topics, so that many events share a partition.
 func (b *kafkaBus) config(delivery, apiURL, dir, create string) string {
 	return fmt.Sprintf(`
+id: %s
 source: {endpoint: %q, api_key: %s, poll_interval: 20ms, rate_limit: 5000}
 sinks: [{name: kafka, type: kafka, brokers: [%s], topic_prefix: %q, create: %s}]
 routes: [{events: [dsync.*], topic: directory}, {events: [session.*], topic: sessions}, {events: ["*"], topic: others}]
 checkpoint: {dir: %q}
 admin: {listen: ""}
 delivery: %s
-`, apiURL, testKey, strings.Join(b.brokers, ", "), b.prefix, create, dir, delivery)
+`, b.id, apiURL, testKey, strings.Join(b.brokers, ", "), b.prefix, create, dir, delivery)
 }
 
 // requireAll requires that every event is there, in the order of the source within each partition, and returns how many copies
@@ -186,7 +189,7 @@ func TestCrashKafka(t *testing.T) {
 	bus := newKafka(t)
 	dir := t.TempDir()
 	config := writeConfig(t, bus.config("at_least_once", api.URL(), dir, "{partitions: 3}"))
-	id := checkpoint.Identity{Relay: "workos", Lane: "kafka", Endpoint: api.URL(), Destination: "kafka topics " + bus.prefix + "*"}
+	id := checkpoint.Identity{Relay: bus.id, Lane: "kafka", Endpoint: api.URL(), Destination: "kafka topics " + bus.prefix + "*"}
 	want := api.IDs(sourcetest.Filter{})
 
 	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
@@ -274,7 +277,7 @@ func TestClusterCrashKafkaBrokers(t *testing.T) {
 	go func() { made <- api.Live(ctx, sourcetest.LiveConfig{Rate: 300, Seed: 13}) }()
 	dir := t.TempDir()
 	config := writeConfig(t, bus.config("at_least_once", api.URL(), dir, `{partitions: 3, replication_factor: 3, config: {min.insync.replicas: "2"}}`))
-	id := checkpoint.Identity{Relay: "workos", Lane: "kafka", Endpoint: api.URL(), Destination: "kafka topics " + bus.prefix + "*"}
+	id := checkpoint.Identity{Relay: bus.id, Lane: "kafka", Endpoint: api.URL(), Destination: "kafka topics " + bus.prefix + "*"}
 
 	var stderr output
 	cmd := child(t, &stderr, "run", "--config", config)
