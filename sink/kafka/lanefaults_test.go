@@ -202,7 +202,7 @@ func TestLaneWhileConnectionsDrop(t *testing.T) {
 	cutter.Wait()
 	cut.Store(0)
 	t.Logf("%d connections cut", cuts)
-	require.Greater(t, cuts, 5)
+	require.Positive(t, cuts) // how many depends on how much is gathered into a transaction
 	stop()
 	w.requireExactlyOnce(t)
 }
