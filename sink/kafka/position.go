@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -76,8 +77,16 @@ func (l *Ledger) open(document []byte, revision uint64) (checkpoint.Checkpoint, 
 func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, revision uint64, err error) {
 	var document []byte
 	err = l.sink.settle(ctx, func(ctx context.Context) error {
-		document, revision, err = l.readNow(ctx, own)
-		return err
+		for look := 1; ; look++ {
+			var undecided bool
+			document, revision, undecided, err = l.readNow(ctx, own)
+			if !undecided || look == undecidedLooks {
+				return err
+			}
+			if !pause(ctx, undecidedPause) {
+				return context.Cause(ctx)
+			}
+		}
 	})
 	switch {
 	case err == nil:
@@ -94,36 +103,44 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 	return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, l.sink.explain(err))
 }
 
-func (l *Ledger) readNow(ctx context.Context, own int64) ([]byte, uint64, error) {
+// A broker answers that a transaction is committed a moment before its mark is in the topic. Load waits that long for what is not decided;
+// a transaction that a dead relay left open stays undecided, and the position before it is then the one in force.
+const (
+	undecidedLooks = 5
+	undecidedPause = 50 * time.Millisecond
+)
+
+// readNow also reports whether a later position is in a transaction that is not decided yet.
+func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revision uint64, undecided bool, err error) {
 	if err := l.find(ctx); err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	partition := []partitionID{{l.topic, 0}}
 	ends, err := l.sink.offsets(ctx, partition, earliestOffset)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	first := ends[partition[0]]
 	if ends, err = l.sink.offsets(ctx, partition, latestOffset); err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	end := ends[partition[0]] // the high watermark: the last stable offset may be held back, and an old position come out
 	for span := int64(tailOffsets); ; span *= 2 {
 		from := max(first, end-span)
 		s := scan{own: own, open: make(map[int64]found), last: found{offset: -1}}
 		if err := l.scan(ctx, &s, from, end); err != nil {
-			return nil, 0, err
+			return nil, 0, false, err
 		}
 		switch {
 		case s.last.offset >= 0 && s.last.document != nil:
-			return s.last.document, revisionOf(s.last.offset), nil
+			return s.last.document, revisionOf(s.last.offset), len(s.open) > 0, nil
 		case s.last.offset >= 0:
-			return nil, revisionOf(s.last.offset), fmt.Errorf("%w: it was removed from kafka topic %s", checkpoint.ErrNotFound, l.topic)
+			return nil, revisionOf(s.last.offset), false, fmt.Errorf("%w: it was removed from kafka topic %s", checkpoint.ErrNotFound, l.topic)
 		case from == first && first > 0:
-			return nil, 0, fmt.Errorf("%w: kafka topic %s held positions before offset %d and does not any more: they were deleted, by hand or "+
+			return nil, 0, false, fmt.Errorf("%w: kafka topic %s held positions before offset %d and does not any more: they were deleted, by hand or "+
 				"by retention; say where to go on with `relay checkpoint set`", checkpoint.ErrLost, l.topic, first)
 		case from == first:
-			return nil, 0, fmt.Errorf("%w in kafka topic %s", checkpoint.ErrNotFound, l.topic)
+			return nil, 0, len(s.open) > 0, fmt.Errorf("%w in kafka topic %s", checkpoint.ErrNotFound, l.topic)
 		}
 	}
 }
