@@ -102,7 +102,7 @@ func TestConnectionsDrop(t *testing.T) {
 	var cut atomic.Int64
 	c := fake(t, kfake.ListenFn(func(network, address string) (net.Listener, error) {
 		l, err := net.Listen(network, address)
-		return cuttingListener{l, &cut}, err
+		return newCuttingListener(l, &cut, nil), err
 	}))
 	s := prepared(t, c, "a", "b")
 	ctx := within(t, 60*time.Second)
@@ -117,14 +117,16 @@ func TestConnectionsDrop(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), sent, "a", "b")
 }
 
-// cuttingListener makes connections that break once, at the n-th read or write after n was set.
+// cuttingListener makes connections of which one breaks at the n-th read or write after n was set: once, or for as long as again
+// sets the next n.
 type cuttingListener struct {
 	net.Listener
 	after *atomic.Int64
+	again func() int64 // nil: once
 }
 
-func newCuttingListener(l net.Listener, after *atomic.Int64) net.Listener {
-	return cuttingListener{l, after}
+func newCuttingListener(l net.Listener, after *atomic.Int64, again func() int64) net.Listener {
+	return cuttingListener{l, after, again}
 }
 
 func (l cuttingListener) Accept() (net.Conn, error) {
@@ -132,12 +134,13 @@ func (l cuttingListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cuttingConn{Conn: c, after: l.after}, nil
+	return &cuttingConn{Conn: c, after: l.after, again: l.again}, nil
 }
 
 type cuttingConn struct {
 	net.Conn
 	after *atomic.Int64
+	again func() int64
 }
 
 func (c *cuttingConn) tick() bool {
@@ -146,7 +149,11 @@ func (c *cuttingConn) tick() bool {
 		if n <= 0 {
 			return false
 		}
-		if c.after.CompareAndSwap(n, n-1) {
+		next := n - 1
+		if next == 0 && c.again != nil {
+			next = c.again()
+		}
+		if c.after.CompareAndSwap(n, next) {
 			return n == 1
 		}
 	}
