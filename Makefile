@@ -15,7 +15,7 @@ lint:
 bench: ## relay against a bare fetch loop, on this machine
 	go run ./bench
 
-generate: ## config.example.yaml, docs/configuration.md, docs/config.schema.json
+generate: ## config.example.yaml, docs/configuration.md, docs/config.schema.json, docs/licenses.md
 	go generate ./...
 
 ci: ## what a submission must pass; also starts a real Kafka and WorkOS's emulator
