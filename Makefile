@@ -6,8 +6,8 @@ build: ## the binary, in bin/
 test: ## everything that needs nothing but Go
 	go test -race ./...
 
-chaos: ## 200 kills of relays and servers on each bus; prints the seed, RELAY_CHAOS_SEED sets it; Kafka where RELAY_TEST_KAFKA_CLUSTER is set
-	RELAY_CHAOS_KILLS=$${RELAY_CHAOS_KILLS:-200} go test -v -count 1 -timeout 4h ./tests/chaos
+chaos: ## 200 kills of relays and servers on each bus, and twins paused for 10 minutes; prints the seed, RELAY_CHAOS_SEED sets it; Kafka where RELAY_TEST_KAFKA_CLUSTER is set
+	RELAY_CHAOS_KILLS=$${RELAY_CHAOS_KILLS:-200} RELAY_CHAOS_TWINS=$${RELAY_CHAOS_TWINS:-10m} go test -v -count 1 -timeout 4h ./tests/chaos
 
 lint:
 	gofmt -l . && go vet ./... && golangci-lint run

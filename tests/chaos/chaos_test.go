@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -44,12 +45,49 @@ func TestChaosKafkaAtLeastOnce(t *testing.T) {
 // of it. samePlaces says that the places of positions and events are of one count.
 func profile(t *testing.T, b bus, delivery string, samePlaces bool) {
 	t.Helper()
-	seed, enough := *seedFlag, int(*killsFlag)
-	t.Logf("again with RELAY_CHAOS_SEED=%d RELAY_CHAOS_KILLS=%d", seed, enough)
+	t.Logf("again with RELAY_CHAOS_SEED=%d RELAY_CHAOS_KILLS=%d", *seedFlag, *killsFlag)
 	relays := 2
 	if delivery == atLeastOnce {
 		relays = 1
 	}
+	endure(t, b, delivery, relays, samePlaces, func(w *world) { w.schedule(int(*killsFlag)) })
+}
+
+// twins pauses one of two relays or both, over and over, for as long as -chaos.twins says: so long that the other one takes over, or
+// for less.
+func twins(t *testing.T, b bus, samePlaces bool) {
+	t.Helper()
+	if *twinsFlag == 0 {
+		t.Skip("runs for as long as RELAY_CHAOS_TWINS says, such as 10m")
+	}
+	t.Logf("again with RELAY_CHAOS_SEED=%d RELAY_CHAOS_TWINS=%v", *seedFlag, *twinsFlag)
+	endure(t, b, exactlyOnce, 2, samePlaces, func(w *world) {
+		for end := time.Now().Add(*twinsFlag); time.Now().Before(end); {
+			pauseRelay(w)
+			w.pass(w.upTo(4 * time.Second))
+			if w.rnd.IntN(3) == 0 {
+				w.burst()
+			}
+			w.requireAlive()
+		}
+		w.mendAll()
+	})
+}
+
+func TestTwinsNATS(t *testing.T) {
+	skipIfShort(t)
+	twins(t, newNATSBus(t, 3), true)
+}
+
+func TestTwinsKafka(t *testing.T) {
+	skipIfShort(t)
+	twins(t, newKafkaBus(t), false)
+}
+
+// endure has relays carry the events of a live API while they are broken, and judges what came of it.
+func endure(t *testing.T, b bus, delivery string, relays int, samePlaces bool, breaks func(*world)) {
+	t.Helper()
+	seed := *seedFlag
 	w := newWorld(t, b, delivery, relays, 3000)
 	w.rnd = rand.New(rand.NewPCG(seed, 0))
 
@@ -61,7 +99,7 @@ func profile(t *testing.T, b bus, delivery string, samePlaces bool) {
 	w.start()
 	w.flows(500)
 	stop := w.live(150, seed)
-	w.schedule(enough)
+	breaks(w)
 	stop()
 	o := w.finish()
 	cancel()

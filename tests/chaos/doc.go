@@ -23,6 +23,8 @@
 // TestChaosKafka and TestChaosKafkaAtLeastOnce, on three real brokers: the same for whoever reads committed, with the order of each
 // partition.
 //
+// TestTwinsNATS and TestTwinsKafka pause two relays by turns for as long as -chaos.twins or RELAY_CHAOS_TWINS says, and judge the same.
+//
 // TestLeaderOfTheStreamKilled, TestAPositionTakenAway, TestAnOutageLongerThanTheDuplicateWindow and TestAWriteThatComesTooLate are
 // the cases that must not be left to chance.
 //

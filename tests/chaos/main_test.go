@@ -23,6 +23,7 @@ const (
 var (
 	seedFlag  = flag.Uint64("chaos.seed", fromEnv("RELAY_CHAOS_SEED", uint64(time.Now().UnixNano())), "the schedule of faults")
 	killsFlag = flag.Uint64("chaos.kills", fromEnv("RELAY_CHAOS_KILLS", defaultKills), "how many times a profile kills a relay or a server")
+	twinsFlag = flag.Duration("chaos.twins", durationFromEnv("RELAY_CHAOS_TWINS"), "how long twins are paused by turns; 0 leaves it out")
 
 	relayBinary string
 )
@@ -67,6 +68,18 @@ func fromEnv(name string, otherwise uint64) uint64 {
 		panic(name + " is no number: " + text)
 	}
 	return n
+}
+
+func durationFromEnv(name string) time.Duration {
+	text := os.Getenv(name)
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		panic(name + " is no duration: " + text)
+	}
+	return d
 }
 
 func skipIfShort(t *testing.T) {
