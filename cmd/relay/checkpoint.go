@@ -296,8 +296,11 @@ func (a *app) take(ctx context.Context, p *places, from, to *place) error {
 // tell says what was moved, and where it was before.
 func (a *app) tell(l *lane, at *place, prev checkpoint.Checkpoint, kept string, to checkpoint.Position) {
 	fmt.Fprintf(a.stdout, "lane %s now stands at: %s (%s, %s)\n", l.sink.Name, to, at.name, at.mode)
-	if prev.Revision > 0 {
+	switch {
+	case prev.Generation > 0:
 		fmt.Fprintf(a.stdout, "before, it stood at: %s\n", prev.Position)
+	case prev.Revision > 0:
+		fmt.Fprintln(a.stdout, "what was there before could not be read")
 	}
 	if kept != "" {
 		fmt.Fprintf(a.stdout, "the checkpoint from before is kept in %s\n", kept)

@@ -41,7 +41,7 @@ type places struct {
 	lane   *lane
 	file   *place
 	bus    *place // nil where the sink keeps no positions
-	ledger pipeline.Ledger
+	ledger ledger
 	holder string
 
 	disk  *checkpoint.File
@@ -100,8 +100,9 @@ func (p *places) current(ctx context.Context) (*place, error) {
 	}
 	fileHas = fileHas || err != nil
 	_, busHas, err := p.bus.here(ctx)
+	busHas = busHas || replaceable(err)
 	switch {
-	case err != nil:
+	case err != nil && !busHas:
 		return nil, err
 	case fileHas && busHas:
 		return nil, &usageError{errors.New("the lane has two positions, one in the checkpoint file and one on the bus: say which holds, with --from file or --from bus")}
@@ -129,9 +130,9 @@ func (p *places) wanted(ctx context.Context) (*place, error) {
 	}
 }
 
-// replaceable reports whether err is of a checkpoint that is there and cannot be used, but may be replaced.
+// replaceable reports whether err is of a checkpoint that belongs to the place and cannot be used, but may be replaced.
 func replaceable(err error) bool {
-	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
+	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign) || errors.Is(err, checkpoint.ErrLost)
 }
 
 // put commits a position in a place, whatever is there now, and returns what was and where that is kept.
@@ -152,25 +153,24 @@ func (p *places) put(ctx context.Context, at *place, to checkpoint.Position) (pr
 	return prev, kept, err
 }
 
-// takeBus makes the bus ready to have the position moved, and refuses where another relay is at work.
+// takeBus makes the bus ready to have the position moved, and refuses where another relay is at work. Of a position that cannot be
+// used it returns what there is to know.
 func (p *places) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if err := p.ledger.Prepare(ctx, p.lane.topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
 	cp, err := p.ledger.Load(ctx)
-	if err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
+	free := errors.Is(err, checkpoint.ErrNotFound) || replaceable(err)
+	if err != nil && !free {
 		return cp, err
 	}
-	if age := time.Since(cp.UpdatedAt); err == nil && !cp.Released && cp.Holder != p.holder && age < p.lane.cfg.TakeoverAfter {
+	if age := time.Since(cp.UpdatedAt); cp.Generation > 0 && !cp.Released && cp.Holder != p.holder && age < p.lane.cfg.TakeoverAfter {
 		return cp, fmt.Errorf("another relay (holder %s) moved this position %s ago: stop it first", cp.Holder, age.Round(time.Second))
 	}
 	if err := p.ledger.Fence(ctx); err != nil {
 		return cp, err
 	}
-	if cp, err = p.ledger.Load(ctx); errors.Is(err, checkpoint.ErrNotFound) {
-		err = nil
-	}
-	return cp, err
+	return p.ledger.Seize(ctx)
 }
 
 // leave marks a place as one from which the position was taken to another, so that it is never taken for the position again.

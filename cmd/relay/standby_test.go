@@ -77,6 +77,56 @@ func TestAPositionTakenFromTheStreamStopsRelay(t *testing.T) {
 	require.Zero(t, requireAllInOrder(t, js, ids))
 }
 
+// TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew: altered, or of a relay that reads another organization, it stops relay, which
+// names the command that replaces it.
+func TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew(t *testing.T) {
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
+	url, js := newNATS(t)
+	text := natsConfigFor("auto", api.URL(), url, t.TempDir(), "")
+	config := writeConfig(t, text)
+	ids := api.IDs(sourcetest.Filter{})
+	carries := func(config string) {
+		t.Helper()
+		r := start(t, "run", "--config", config)
+		requests := api.Count()
+		require.Eventually(t, func() bool { return api.Count() > requests+3 }, patient, often, &r.stderr)
+		require.Equal(t, exitDone, r.stop(t), &r.stderr)
+		require.Zero(t, requireAllInOrder(t, js, ids))
+	}
+	r := start(t, "run", "--config", config)
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 301 }, patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+
+	t.Run("altered", func(t *testing.T) {
+		stream, err := js.Stream(t.Context(), "WORKOS")
+		require.NoError(t, err)
+		require.NoError(t, stream.Purge(t.Context(), purgePosition))
+		_, err = js.Publish(t.Context(), "relay.position.workos.nats", []byte("{}"))
+		require.NoError(t, err)
+		code, _, stderr := do(t, "run", "--config", config)
+		require.Equal(t, exitDecide, code, stderr)
+		require.Contains(t, stderr, "relay checkpoint set")
+		code, stdout, stderr := do(t, "checkpoint", "set", ids[299], "--config", config)
+		require.Equal(t, exitDone, code, stderr)
+		require.Contains(t, stdout, "(bus, exactly_once)")
+		require.Contains(t, stdout, "could not be read")
+		carries(config)
+	})
+	t.Run("foreign", func(t *testing.T) {
+		other := writeConfig(t, strings.Replace(text, "source: {", "source: {organization_id: org_01JXXXXXXXXXXXXXXXXXXXXXXX, ", 1))
+		code, _, stderr := do(t, "run", "--config", other)
+		require.Equal(t, exitDecide, code, stderr)
+		code, stdout, stderr := do(t, "checkpoint", "set", ids[10], "--config", other)
+		require.Equal(t, exitDone, code, stderr)
+		require.Contains(t, stdout, ids[299], "it says where the lane stood before")
+		code, _, stderr = do(t, "run", "--config", config)
+		require.Equal(t, exitDecide, code, stderr)
+		code, _, stderr = do(t, "checkpoint", "set", ids[299], "--config", config)
+		require.Equal(t, exitDone, code, stderr)
+		carries(config)
+	})
+}
+
 // TestTheModeOfDeliveryChangesOnlyByHand goes from at_least_once to exactly_once and back. Each time relay stops and names the
 // command, and with it goes on without a gap and without a copy.
 func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {

@@ -80,11 +80,20 @@ func (l *lane) stream(client *source.Client, hooks *source.Hooks) *source.Stream
 	}
 }
 
+// ledger is what the commands need of a bus that keeps the position.
+type ledger interface {
+	pipeline.Ledger
+	// Seize is Load, after Fence, for a person who has decided to replace the checkpoint whatever it is: one that is corrupt, foreign,
+	// lost or not there is no error, and Commit takes what it returns as prev, which it refuses otherwise. Of a corrupt one that is the
+	// Revision alone.
+	Seize(ctx context.Context) (checkpoint.Checkpoint, error)
+}
+
 // bus is the bus of a lane, open.
 type bus struct {
 	pipeline.Bus
-	ledger pipeline.Ledger // the same bus as one that keeps the position too; nil where it never can
-	apart  io.Closer       // what the ledger holds open by itself; may be nil
+	ledger ledger    // the same bus as one that keeps the position too; nil where it never can
+	apart  io.Closer // what the ledger holds open by itself; may be nil
 }
 
 // Close closes all of it.

@@ -44,6 +44,46 @@ func TestPositionTopicIsCompacted(t *testing.T) {
 	})
 }
 
+// TestPositionThatCannotBeUsed: it is refused, and replaced by who names its revision.
+func TestPositionThatCannotBeUsed(t *testing.T) {
+	worlds(t, func(t *testing.T, brokers []string) {
+		cfg := uniqueLane(t, brokers)
+		id := checkpoint.Identity{Relay: cfg.RelayID, Lane: cfg.Lane, Destination: cfg.Identity()}
+		other := id
+		other.Organization = "org_other"
+		next := checkpoint.Checkpoint{Generation: 1, Holder: "h", Source: other, Mode: checkpoint.ExactlyOnce, UpdatedAt: time.Now().UTC()}
+		theirs := openLedger(t, cfg, other)
+		require.NoError(t, theirs.Prepare(t.Context(), nil))
+		require.NoError(t, theirs.Fence(t.Context()))
+		_, err := theirs.Commit(t.Context(), nil, checkpoint.Checkpoint{}, next)
+		require.NoError(t, err)
+
+		l := openLedger(t, cfg, id)
+		require.NoError(t, l.Prepare(t.Context(), nil))
+		next.Source = id
+		replace := func(want error, generation uint64) {
+			t.Helper()
+			require.NoError(t, l.Fence(t.Context()))
+			found, err := l.Load(t.Context())
+			require.ErrorIs(t, err, want)
+			_, err = l.Commit(t.Context(), nil, found, next)
+			require.ErrorIs(t, err, want, "nobody has decided yet")
+			prev, err := l.Seize(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, generation, prev.Generation)
+			now, err := l.Commit(t.Context(), nil, prev, next)
+			require.NoError(t, err)
+			loaded, err := l.Load(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, now, loaded)
+		}
+		replace(checkpoint.ErrForeign, 1)
+		res := reader(t, brokers).ProduceSync(t.Context(), &kgo.Record{Topic: l.topic, Key: positionKey, Value: []byte("{}")})
+		require.NoError(t, res.FirstErr())
+		replace(checkpoint.ErrCorrupt, 0)
+	})
+}
+
 func TestPositionTopicRefused(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
 		for name, tt := range map[string]struct {

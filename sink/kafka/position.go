@@ -41,6 +41,24 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if ctx.Err() != nil {
 		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position: %w", context.Cause(ctx))
 	}
+	return l.load(ctx, func(err error) bool {
+		return err == nil || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost)
+	})
+}
+
+// Seize reads what is in force, whatever it is, and makes Commit replace it. Fence first.
+func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
+	ctx, cancel := l.sink.within(ctx)
+	defer cancel()
+	c, err := l.load(ctx, func(err error) bool { return err == nil || settled(err) })
+	if settled(err) {
+		err = nil
+	}
+	return c, err
+}
+
+// load reads the position in force. Where replaceable says so of the outcome, the session goes on from that.
+func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkpoint.Checkpoint, error) {
 	l.mu.Lock()
 	live, session, own := l.live, l.sessions, int64(-1)
 	if l.known {
@@ -49,7 +67,7 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	l.mu.Unlock()
 
 	c, revision, err := l.read(ctx, own)
-	if err == nil || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) {
+	if replaceable(err) {
 		l.mu.Lock()
 		if live && l.sessions == session && !l.known {
 			l.known, l.revision = true, revision
@@ -59,16 +77,23 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return c, err
 }
 
+// settled reports whether err tells for certain what is in force: nothing, or something that cannot be used.
+func settled(err error) bool {
+	return errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) ||
+		errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
+}
+
 // open decodes a position and checks whose it is.
 func (l *Ledger) open(document []byte, revision uint64) (checkpoint.Checkpoint, error) {
 	c, err := checkpoint.Decode(document)
 	if err != nil {
-		return checkpoint.Checkpoint{}, fmt.Errorf("the record at offset %d of kafka topic %s: %w", revision-1, l.topic, err)
-	}
-	if err := l.id.Check(c.Source); err != nil {
-		return checkpoint.Checkpoint{}, fmt.Errorf("kafka topic %s: %w", l.topic, err)
+		return checkpoint.Checkpoint{Revision: revision}, fmt.Errorf("the record at offset %d of kafka topic %s: %w; set the position anew with "+
+			"`relay checkpoint set`", revision-1, l.topic, err)
 	}
 	c.Revision = revision
+	if err := l.id.Check(c.Source); err != nil {
+		return c, fmt.Errorf("kafka topic %s: %w", l.topic, err)
+	}
 	return c, nil
 }
 

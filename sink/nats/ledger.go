@@ -119,15 +119,28 @@ func (l *Ledger) load(ctx context.Context, lk *link) (checkpoint.Checkpoint, err
 	}
 	cp, err := checkpoint.Decode(m.Data)
 	if err != nil {
-		return checkpoint.Checkpoint{}, fmt.Errorf("message %d of stream %s on %s: %w; set the position anew with `relay checkpoint set`",
+		return checkpoint.Checkpoint{Revision: m.Seq}, fmt.Errorf("message %d of stream %s on %s: %w; set the position anew with `relay checkpoint set`",
 			m.Seq, l.s.cfg.Stream, l.subject, err)
 	}
-	if err := l.id.Check(cp.Source); err != nil {
-		return checkpoint.Checkpoint{}, fmt.Errorf("message %d of stream %s on %s: %w", m.Seq, l.s.cfg.Stream, l.subject, err)
-	}
 	cp.Revision = m.Seq
+	if err := l.id.Check(cp.Source); err != nil {
+		return cp, fmt.Errorf("message %d of stream %s on %s: %w", m.Seq, l.s.cfg.Stream, l.subject, err)
+	}
 	l.saw(m.Seq)
 	return cp, nil
+}
+
+// Seize reads what is in force, whatever it is, and makes Commit replace it.
+func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := l.Load(ctx)
+	switch {
+	case errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
+		l.saw(cp.Revision)
+		return cp, nil
+	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, checkpoint.ErrLost):
+		return checkpoint.Checkpoint{}, nil
+	}
+	return cp, err
 }
 
 // missing is the error where there is no position. One that was seen before cannot be waiting for its first start.
