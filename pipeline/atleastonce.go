@@ -54,7 +54,9 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	if err != nil {
 		to = batch[durable-1].Position
 	}
-	cp, commitErr := t.Store.Commit(ctx, prev, moved(prev, to))
+	committing, committed := t.begin(ctx, StageCommit, nil)
+	cp, commitErr := t.Store.Commit(committing, prev, moved(prev, to))
+	committed(commitErr)
 	if commitErr != nil {
 		t.remember(batch[:durable])
 		return prev, errors.Join(fmt.Errorf("committing the checkpoint at %s: %w", to, commitErr), err)
@@ -68,7 +70,9 @@ func (t *AtLeastOnce) publish(ctx context.Context, batch []sink.Message, already
 	if already == len(batch) {
 		return nil
 	}
-	err := t.Sink.Publish(ctx, batch[already:])
+	publishing, published := t.begin(ctx, StagePublish, batch[already:])
+	err := t.Sink.Publish(publishing, batch[already:])
+	published(err)
 	if err == nil {
 		return nil
 	}

@@ -74,7 +74,7 @@ func (b *batch) owner(i int) *source.Event {
 
 // outcome tells what became of the first n events.
 func (b *batch) outcome(n int, took time.Duration) Outcome {
-	o := Outcome{Events: b.events[:n], Messages: b.ends[n-1], Took: took}
+	o := Outcome{Events: b.events[:n], Ends: b.ends[:n], Messages: b.ends[n-1], Took: took}
 	before := 0
 	for i, end := range b.ends[:n] {
 		if end == before {

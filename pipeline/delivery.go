@@ -39,6 +39,14 @@ type Delivery struct {
 	chosen Target
 }
 
+// Observe sets who is told of the stages of each Append. It is called before the Delivery is used.
+func (d *Delivery) Observe(o StageObserver) {
+	d.AtLeastOnce.Stages = o
+	if d.ExactlyOnce != nil {
+		d.ExactlyOnce.Stages = o
+	}
+}
+
 // Mode returns the mode that was found, and Auto as long as none was.
 func (d *Delivery) Mode() checkpoint.Mode {
 	d.mu.Lock()

@@ -49,7 +49,13 @@ func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error
 
 // Append implements Target. This is the one place where an event of an exactly_once lane is acknowledged.
 func (t *ExactlyOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
-	cp, err := t.Ledger.Commit(ctx, batch, prev, moved(prev, next))
+	stage := StageAtomic
+	if len(batch) == 0 {
+		stage = StageCommit
+	}
+	storing, stored := t.begin(ctx, stage, batch)
+	cp, err := t.Ledger.Commit(storing, batch, prev, moved(prev, next))
+	stored(err)
 	if err != nil {
 		return prev, err
 	}

@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -150,6 +151,23 @@ func (r *recorder) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 }
 func (r *recorder) Retrying(string, error) { r.retries++ }
 
+// dropRecorder tells dropped events from others by what an Outcome says of each.
+type dropRecorder struct {
+	recorder
+	dropped map[string]bool
+}
+
+func (r *dropRecorder) Committed(o pipeline.Outcome, cp checkpoint.Checkpoint) {
+	r.recorder.Committed(o, cp)
+	before := 0
+	for i, end := range o.Ends {
+		if end == before {
+			r.dropped[o.Events[i].ID] = true
+		}
+		before = end
+	}
+}
+
 func TestDroppedEventsMoveThePosition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, bus := newSequence(50, 10), &scriptedBus{rnd: rand.New(rand.NewPCG(1, 1))}
@@ -158,9 +176,16 @@ func TestDroppedEventsMoveThePosition(t *testing.T) {
 			drop[src.events[i].ID] = i%7 != 3
 		}
 		store := &watchedStore{Store: checkpoint.NewMemory(testIdentity), t: t, bus: bus, src: src, rnd: bus.rnd, dropped: 43}
-		require.NoError(t, runFor(t, newLane(src, oneToOne{drop: drop}, bus, store), time.Minute))
+		lane := newLane(src, oneToOne{drop: drop}, bus, store)
+		told := &dropRecorder{dropped: map[string]bool{}}
+		lane.Observer = told
+		require.NoError(t, runFor(t, lane, time.Minute))
 		require.Equal(t, 50, store.highest)
 		require.Len(t, bus.stored, 7)
+		require.Equal(t, 50, told.events)
+		for id, dropped := range drop {
+			require.Equal(t, dropped, told.dropped[id], id)
+		}
 	})
 }
 
@@ -364,9 +389,63 @@ func TestStatusTellsProgressFromConnection(t *testing.T) {
 		require.Equal(t, pipeline.Retrying, s.State)
 		require.Contains(t, s.Reason, "scripted failure")
 		require.WithinDuration(t, began, s.Unacked, time.Second)
-		require.Positive(t, s.Lag())
+		require.Equal(t, 2500, s.Prefetched)
 		cancel()
 		require.NoError(t, <-done)
+		s = stuck.Status()
+		require.Zero(t, s.Prefetched)
+	})
+}
+
+func TestLag(t *testing.T) {
+	polled := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) // by a local clock that is a month behind the API's
+	for name, c := range map[string]struct {
+		change func(*pipeline.Status)
+		want   time.Duration
+	}{
+		"of the oldest event that waits":          {func(*pipeline.Status) {}, time.Hour},
+		"runs on while the API gives no answer":   {func(s *pipeline.Status) { s.At = polled.Add(48 * time.Hour) }, 49 * time.Hour},
+		"of the committed position":               {func(s *pipeline.Status) { s.UnackedAt = time.Time{} }, 2 * time.Hour},
+		"none at the tip":                         {func(s *pipeline.Status) { s.AtTip, s.At = true, polled.Add(time.Hour) }, 0},
+		"none as long as the API has not spoken":  {func(s *pipeline.Status) { s.SourceNow = time.Time{} }, 0},
+		"none where the local clock was set back": {func(s *pipeline.Status) { s.UnackedAt, s.At = sourceNow, polled.Add(-time.Hour) }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := pipeline.Status{LastPoll: polled, At: polled, SourceNow: sourceNow, UnackedAt: sourceNow.Add(-time.Hour)}
+			s.Checkpoint.CreatedAt = sourceNow.Add(-2 * time.Hour)
+			c.change(&s)
+			require.Equal(t, c.want, s.Lag())
+		})
+	}
+}
+
+// stageRecorder writes down stages and how they ended, and lends each a context of its own.
+type stageRecorder struct{ seen []string }
+
+func (r *stageRecorder) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message) (context.Context, func(error)) {
+	at := fmt.Sprintf("%s of %d", s, len(batch))
+	return ctx, func(err error) {
+		if err != nil {
+			at += " failed"
+		}
+		r.seen = append(r.seen, at)
+	}
+}
+
+func TestStages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, bus := newSequence(20, 10), &scriptedBus{rnd: rand.New(rand.NewPCG(1, 1)), poison: map[string]bool{"event_000012": true}}
+		src.every = time.Second
+		lane := newLane(src, oneToOne{drop: map[string]bool{"event_000019": true}}, bus, checkpoint.NewMemory(testIdentity))
+		lane.Park = true
+		told := &stageRecorder{}
+		lane.Target.(*pipeline.AtLeastOnce).Stages = told
+		require.NoError(t, runFor(t, lane, time.Minute))
+		require.Equal(t, []string{
+			"publish of 10", "commit of 0",
+			"publish of 9 failed", "commit of 0", // of what stands before the poison
+			"publish of 7", "commit of 0",
+		}, told.seen)
 	})
 }
 

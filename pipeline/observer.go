@@ -10,6 +10,7 @@ import (
 // Outcome is what one Append brought.
 type Outcome struct {
 	Events   []source.Event // committed by it, in order; valid only during the call
+	Ends     []int          // how many messages Events[:i+1] have: no more than the event before where i is dropped; valid as Events are
 	Messages int            // durable on the bus
 	Bytes    int            // of the messages' bodies
 	Dropped  int            // events that the routes drop

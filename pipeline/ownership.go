@@ -24,6 +24,7 @@ type Ownership struct {
 	Events   []string            // the filter in force, sorted
 	// Origin is asked once, at a first start: where the lane begins.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
+	Stages StageObserver // nil observes nothing
 	Logger *zap.Logger
 }
 

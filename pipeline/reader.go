@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"workos-relay/checkpoint"
@@ -17,8 +18,8 @@ type reader struct {
 
 	mu      sync.Mutex
 	pages   []source.Page // read, not yet gathered
-	held    int           // bytes of all pages that are read and not released
-	budget  int
+	held    *atomic.Int64 // bytes of all pages that are read and not released; changed under mu
+	budget  int64
 	err     error         // why there are no more pages; set once
 	changed chan struct{} // closed and replaced whenever one of the above changes
 }
@@ -26,7 +27,7 @@ type reader struct {
 // read starts a reader at a position. Its owner calls stop, which waits for it.
 func (l *Lane) read(ctx context.Context, from checkpoint.Position) *reader {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &reader{cancel: cancel, done: make(chan struct{}), budget: l.Prefetch, changed: make(chan struct{})}
+	r := &reader{cancel: cancel, done: make(chan struct{}), held: &l.status.held, budget: int64(l.Prefetch), changed: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		for p, err := range l.Source.Pages(ctx, from) {
@@ -47,6 +48,7 @@ func (l *Lane) read(ctx context.Context, from checkpoint.Position) *reader {
 func (r *reader) stop() {
 	r.cancel()
 	<-r.done
+	r.held.Store(0)
 }
 
 func (r *reader) end(err error) {
@@ -74,12 +76,12 @@ func (r *reader) push(ctx context.Context, p source.Page) error {
 		r.pages[n-1].Tip, r.pages[n-1].Now = p.Tip, p.Now
 		return nil
 	}
-	for r.held > 0 && r.held+p.Size > r.budget {
+	for held := r.held.Load(); held > 0 && held+int64(p.Size) > r.budget; held = r.held.Load() {
 		if err := r.wait(ctx); err != nil {
 			return err
 		}
 	}
-	r.held += p.Size
+	r.held.Add(int64(p.Size))
 	r.pages = append(r.pages, p)
 	r.signal()
 	return nil
@@ -149,7 +151,7 @@ func (r *reader) release(pages []source.Page) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range pages {
-		r.held -= pages[i].Size
+		r.held.Add(-int64(pages[i].Size))
 		pages[i] = source.Page{}
 	}
 	r.signal()

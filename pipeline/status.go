@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"workos-relay/checkpoint"
@@ -38,10 +39,12 @@ type Status struct {
 	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero where none does
 	UnackedAt  time.Time           // that event's created_at
 	Events     uint64              // committed by this process
+	Prefetched int                 // bytes of responses that are read and not committed; at most Lane.Prefetch and a page
+	At         time.Time           // of the snapshot, by the local clock
 }
 
-// Lag is how far the lane lies behind the API's own clock: the age of the oldest event that is read and not committed, else of the
-// committed position; zero where the tip was reached, or nothing is known.
+// Lag is how far the lane lies behind the API's own clock, which runs on between two answers: the age of the oldest event that is
+// read and not committed, else of the committed position; zero where the tip was reached, or nothing is known.
 func (s *Status) Lag() time.Duration {
 	oldest := s.UnackedAt
 	if oldest.IsZero() {
@@ -50,13 +53,13 @@ func (s *Status) Lag() time.Duration {
 	if s.AtTip || s.SourceNow.IsZero() || oldest.IsZero() {
 		return 0
 	}
-	return max(0, s.SourceNow.Sub(oldest))
+	return max(0, s.SourceNow.Add(max(0, s.At.Sub(s.LastPoll))).Sub(oldest))
 }
 
 // Status returns a snapshot. It may be called at any time, from any goroutine.
 func (l *Lane) Status() Status {
 	s := l.status.snapshot()
-	s.Lane = l.Name
+	s.Lane, s.At = l.Name, time.Now()
 	return s
 }
 
@@ -67,6 +70,7 @@ type tracker struct {
 	mu       sync.Mutex
 	s        Status
 	everHeld bool
+	held     atomic.Int64 // Status.Prefetched
 	unread   []unreadPage // pages that are read and not delivered; the oldest first
 }
 
@@ -77,6 +81,7 @@ func (t *tracker) snapshot() Status {
 	if s.State == "" {
 		s.State = Starting
 	}
+	s.Prefetched = int(t.held.Load())
 	if len(t.unread) > 0 {
 		s.Unacked, s.UnackedAt = t.unread[0].came, t.unread[0].createdAt
 	}
@@ -110,6 +115,7 @@ func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.s.Checkpoint, t.unread = cp, nil
+	t.s.SourceNow, t.s.AtTip = time.Time{}, false // it does not read
 	t.set(Standby, "holder "+cp.Holder+" is active")
 }
 

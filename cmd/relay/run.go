@@ -29,6 +29,10 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 // when everything has stopped.
 func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
 	metrics := telemetry.NewMetrics(version())
+	metrics.JudgeBy(func(s pipeline.Status) bool {
+		ready, _ := admin.Judge(s, time.Now(), cfg.Source.PollInterval)
+		return ready
+	})
 	r, err := assemble(ctx, cfg, metrics, log)
 	if err != nil {
 		return err

@@ -222,11 +222,13 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 	if l.cfg.Source.Webhook.Listen != "" {
 		events.Wake, _ = r.waker.Subscribe() // for as long as the process lives
 	}
+	target := l.target(b, store, client)
+	target.Observe(metrics)
 	r.lanes = append(r.lanes, &pipeline.Lane{
 		Name:            l.sink.Name,
 		Source:          events,
 		Router:          l.router,
-		Target:          l.target(b, store, client),
+		Target:          target,
 		TakeoverAfter:   l.cfg.TakeoverAfter,
 		Holder:          store.Holder(),
 		Park:            l.cfg.DeadLetter != nil,

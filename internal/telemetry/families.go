@@ -1,5 +1,11 @@
 package telemetry
 
+import (
+	"strings"
+
+	"workos-relay/pipeline"
+)
+
 // family declares one metric: the collectors and the reference page are made of it.
 type family struct {
 	section  section
@@ -32,8 +38,10 @@ const (
 const (
 	labelLane      = "lane"
 	labelType      = "type"
+	labelOutcome   = "outcome"
 	labelState     = "state"
 	labelDoing     = "doing"
+	labelStage     = "stage"
 	labelStatus    = "status"
 	labelReason    = "reason"
 	labelResult    = "result"
@@ -44,14 +52,26 @@ const (
 var labelHelp = []struct{ name, help string }{
 	{labelLane, "name of the sink"},
 	{labelType, "event type; `other` for every type that this version of relay does not know"},
-	{labelState, "starting, running, retrying or stopped"},
-	{labelDoing, "what failed: publishing, taking up the position, or other"},
+	{labelOutcome, "published; dropped: a route drops it; parked: as a dead letter, since it could never be published"},
+	{labelState, listed(pipeline.States())},
+	{labelStage, "publish and commit: the two of at_least_once; publish_and_commit: the one act of exactly_once"},
+	{labelDoing, "what failed: publishing, taking up the position, renewing the position, or other"},
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
 	{labelResult, "accepted; wrong_signature; wrong_time; wrong_method; too_large; broken"},
 	{labelReason, "transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
 		"unauthorized: 401 or 403; redirect: to another host"},
 	{labelVersion, "version of relay"},
 	{labelGoVersion, "version of Go that it was built with"},
+}
+
+// listed is "starting, running or stopped".
+func listed[T ~string](values []T) string {
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = string(v)
+	}
+	last := len(texts) - 1
+	return strings.Join(texts[:last], ", ") + " or " + texts[last]
 }
 
 // declared is every family, in the order of the reference page.
@@ -67,10 +87,14 @@ var lane = []string{labelLane}
 var (
 	laneState = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_state", snapshot: true, labels: []string{labelLane, labelState},
 		help: "1 for the state that the lane is in, 0 for the others."})
+	laneReady = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_ready", snapshot: true, labels: lane,
+		help: "1 where /readyz finds the lane ready: it makes progress, or stands by; else 0."})
 	laneLag = declare(family{section: sectionLane, kind: gauge, name: "relay_lag_seconds", snapshot: true, labels: lane,
-		help: "How far the lane lies behind the Events API, by the API's own clock at its last good answer; 0 at the tip, absent before the first answer."})
+		help: "How far the lane lies behind the Events API, by the API's own clock: the age of the oldest event that is not committed; 0 where its last good answer had nothing more, absent before the first and while standing by."})
 	laneUnacked = declare(family{section: sectionLane, kind: gauge, name: "relay_unacknowledged_seconds", snapshot: true, labels: lane,
 		help: "How long the oldest event that was read has waited for the bus to acknowledge it; 0 where none waits."})
+	lanePrefetch = declare(family{section: sectionLane, kind: gauge, name: "relay_prefetch_bytes", snapshot: true, labels: lane,
+		help: "Bytes of responses that are read and not committed; what a backfill reads ahead is in `relay_source_backfill_buffered_bytes`."})
 	laneLastPoll = declare(family{section: sectionLane, kind: gauge, name: "relay_last_poll_timestamp_seconds", snapshot: true, labels: lane,
 		help: "When the Events API last gave a good answer; 0 before the first."})
 	laneAtTip = declare(family{section: sectionLane, kind: gauge, name: "relay_at_tip", snapshot: true, labels: lane,
@@ -80,10 +104,10 @@ var (
 	lanePosition = declare(family{section: sectionLane, kind: gauge, name: "relay_position_timestamp_seconds", snapshot: true, labels: lane,
 		help: "The created_at of the committed position; absent where it has none."})
 	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", snapshot: true, labels: lane,
-		help: "Committed events: the sum of `relay_events_total` over its types."})
+		help: "Committed events: the sum of `relay_events_total` over its types and outcomes."})
 
-	eventsTotal = declare(family{section: sectionEvents, kind: counter, name: "relay_events_total", labels: []string{labelLane, labelType},
-		help: "Committed events by type: published, dropped or parked."})
+	eventsTotal = declare(family{section: sectionEvents, kind: counter, name: "relay_events_total", labels: []string{labelLane, labelType, labelOutcome},
+		help: "Committed events by type, and what became of them; series of dropped and parked are there from the first such event on."})
 	droppedEvents = declare(family{section: sectionEvents, kind: counter, name: "relay_dropped_events_total", labels: lane,
 		help: "Committed events that a route drops."})
 	deadLetters = declare(family{section: sectionEvents, kind: counter, name: "relay_dead_letters_total", labels: lane,
@@ -95,9 +119,18 @@ var (
 	appendDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_duration_seconds", labels: lane,
 		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
 		help:    "Time to publish a batch, have it acknowledged and move the position."})
+	stageDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_stage_duration_seconds", labels: []string{labelLane, labelStage},
+		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
+		help:    "Time of each act that succeeded on the bus or the checkpoint; a standby is kept off by commits of the position alone."})
 	appendEvents = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_events", labels: lane,
 		buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000},
 		help:    "Events committed by one batch; large ones mean that the lane was behind."})
+	appendMessages = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_messages", labels: lane,
+		buckets: []float64{0, 1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000},
+		help:    "Messages of such a batch."})
+	appendBytes = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_bytes", labels: lane,
+		buckets: []float64{0, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20, 32 << 20},
+		help:    "Bytes in the bodies of such a batch."})
 	appendFailures = declare(family{section: sectionEvents, kind: counter, name: "relay_append_failures_total", labels: []string{labelLane, labelDoing},
 		help: "Failed attempts on the bus or the checkpoint, which were made again."})
 

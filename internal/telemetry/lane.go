@@ -1,12 +1,15 @@
 package telemetry
 
 import (
+	"context"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
@@ -16,53 +19,52 @@ const other = "other"
 // The values of the label doing, in pipeline's words.
 var doings = append(pipeline.Doings(), other)
 
-// types is every value of the label type: the catalogue, and at the end other. typeIndex is where a type stands in it.
-var types, typeIndex = knownTypes()
-
-func knownTypes() (names []string, index map[string]int) {
-	index = map[string]int{}
-	for i, t := range source.Catalogue() {
-		names = append(names, t.Name)
-		index[t.Name] = i
-	}
-	return append(names, other), index
-}
-
-func indexOf(eventType string) int {
-	if i, ok := typeIndex[eventType]; ok {
-		return i
-	}
-	return len(types) - 1
-}
-
 // LaneMetrics counts what one lane does. It is safe for concurrent use, though a lane calls it from one goroutine.
 type LaneMetrics struct {
-	dropped, deadLetters, messages, bytes prometheus.Counter
-	duration, batch                       prometheus.Observer
-	failures                              map[string]prometheus.Counter // by doing
-	source                                sourceMetrics
+	dropped, deadLetters, messages, bytes            prometheus.Counter
+	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
+	stages                                           map[pipeline.Stage]prometheus.Observer
+	failures                                         map[string]prometheus.Counter // by doing
+	source                                           sourceMetrics
 
-	mu     sync.Mutex
-	events []prometheus.Counter // parallel to types
-	counts []int                // of the batch being counted, parallel to types; zero between calls
+	mu                              sync.Mutex
+	published, droppedTypes, parked *typeCounter // under mu
 }
 
-var _ pipeline.Observer = (*LaneMetrics)(nil)
+var (
+	_ pipeline.Observer      = (*LaneMetrics)(nil)
+	_ pipeline.StageObserver = (*LaneMetrics)(nil)
+)
+
+// What becomes of an event: the values of the label outcome.
+const (
+	outcomePublished = "published"
+	outcomeDropped   = "dropped"
+	outcomeParked    = "parked"
+)
 
 func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 	l := &LaneMetrics{
-		dropped:     m.counters[droppedEvents].WithLabelValues(name),
-		deadLetters: m.counters[deadLetters].WithLabelValues(name),
-		messages:    m.counters[publishedMessages].WithLabelValues(name),
-		bytes:       m.counters[publishedBytes].WithLabelValues(name),
-		duration:    m.histograms[appendDuration].WithLabelValues(name),
-		batch:       m.histograms[appendEvents].WithLabelValues(name),
-		failures:    m.countersOf(appendFailures, name, doings),
-		source:      newSourceMetrics(m, name),
-		counts:      make([]int, len(types)),
+		dropped:       m.counters[droppedEvents].WithLabelValues(name),
+		deadLetters:   m.counters[deadLetters].WithLabelValues(name),
+		messages:      m.counters[publishedMessages].WithLabelValues(name),
+		bytes:         m.counters[publishedBytes].WithLabelValues(name),
+		duration:      m.histograms[appendDuration].WithLabelValues(name),
+		batchEvents:   m.histograms[appendEvents].WithLabelValues(name),
+		batchMessages: m.histograms[appendMessages].WithLabelValues(name),
+		batchBytes:    m.histograms[appendBytes].WithLabelValues(name),
+		stages:        map[pipeline.Stage]prometheus.Observer{},
+		failures:      m.countersOf(appendFailures, name, doings),
+		source:        newSourceMetrics(m, name),
+		published:     newTypeCounter(m.counters[eventsTotal], name, outcomePublished),
+		droppedTypes:  newTypeCounter(m.counters[eventsTotal], name, outcomeDropped),
+		parked:        newTypeCounter(m.counters[eventsTotal], name, outcomeParked),
 	}
-	for _, t := range types {
-		l.events = append(l.events, m.counters[eventsTotal].WithLabelValues(name, t))
+	for _, s := range pipeline.Stages() {
+		l.stages[s] = m.histograms[stageDuration].WithLabelValues(name, string(s))
+	}
+	for i := range types {
+		l.published.counter(i)
 	}
 	return l
 }
@@ -86,32 +88,47 @@ func choose(counters map[string]prometheus.Counter, value string) prometheus.Cou
 
 // Committed implements pipeline.Observer.
 func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
-	l.countTypes(o.Events)
+	l.countTypes(&o)
 	l.dropped.Add(float64(o.Dropped))
 	l.deadLetters.Add(float64(len(o.Parked)))
 	l.messages.Add(float64(o.Messages))
 	l.bytes.Add(float64(o.Bytes))
 	l.duration.Observe(o.Took.Seconds())
-	l.batch.Observe(float64(len(o.Events)))
+	l.batchEvents.Observe(float64(len(o.Events)))
+	l.batchMessages.Observe(float64(o.Messages))
+	l.batchBytes.Observe(float64(o.Bytes))
 }
 
-// countTypes touches each counter once for a batch, and looks a type up once for a run of events of that type.
-func (l *LaneMetrics) countTypes(events []source.Event) {
+// countTypes counts each event under its outcome. Every event that is neither dropped nor parked is published, so that a batch of
+// nothing else is gone through once.
+func (l *LaneMetrics) countTypes(o *pipeline.Outcome) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	last, at := "", len(types)-1
-	for i := range events {
-		if t := events[i].Event; t != last {
-			last, at = t, indexOf(t)
+	l.published.count(o.Events)
+	if o.Dropped > 0 {
+		before := 0
+		for i, end := range o.Ends {
+			if end == before {
+				l.move(o.Events[i].Event, l.droppedTypes)
+			}
+			before = end
 		}
-		l.counts[at]++
+		l.droppedTypes.flush()
 	}
-	for i, n := range l.counts {
-		if n > 0 {
-			l.events[i].Add(float64(n))
-			l.counts[i] = 0
-		}
+	for _, p := range o.Parked {
+		l.move(p.Type, l.parked)
 	}
+	if len(o.Parked) > 0 {
+		l.parked.flush()
+	}
+	l.published.flush()
+}
+
+// move counts an event of this type to another outcome than published.
+func (l *LaneMetrics) move(eventType string, to *typeCounter) {
+	at := indexOf(eventType)
+	l.published.counts[at]--
+	to.counts[at]++
 }
 
 // Retrying implements pipeline.Observer.
@@ -119,3 +136,13 @@ func (l *LaneMetrics) Retrying(doing string, _ error) { choose(l.failures, doing
 
 // SourceHooks returns hooks that count what the lane's stream does. They may be given to several streams.
 func (l *LaneMetrics) SourceHooks() *source.Hooks { return l.source.hooks() }
+
+// Begin implements pipeline.StageObserver: it takes the time of what succeeds.
+func (l *LaneMetrics) Begin(ctx context.Context, s pipeline.Stage, _ []sink.Message) (context.Context, func(error)) {
+	started := time.Now()
+	return ctx, func(err error) {
+		if took := l.stages[s]; err == nil && took != nil {
+			took.Observe(time.Since(started).Seconds())
+		}
+	}
+}

@@ -83,6 +83,14 @@ func (m *Metrics) Lane(name string) *LaneMetrics {
 	return l
 }
 
+// JudgeBy sets who says whether a lane is ready; without it the metric relay_lane_ready is absent. ready may be called from several
+// goroutines at once.
+func (m *Metrics) JudgeBy(ready func(pipeline.Status) bool) {
+	m.watched.mu.Lock()
+	defer m.watched.mu.Unlock()
+	m.watched.ready = ready
+}
+
 // Watch adds the metrics that are read from the lane's status, by calling status at each scrape, possibly from several
 // goroutines at once. A second call with the same name replaces the first.
 func (m *Metrics) Watch(name string, status func() pipeline.Status) { m.watched.add(name, status) }

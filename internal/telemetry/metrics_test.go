@@ -53,6 +53,7 @@ func events(types ...string) []source.Event {
 func TestFixedSeriesExistFromTheStart(t *testing.T) {
 	m := NewMetrics("1.2.3")
 	m.Lane("nats")
+	m.JudgeBy(func(s pipeline.Status) bool { return s.State == pipeline.Running })
 	m.Watch("nats", func() pipeline.Status { return pipeline.Status{Lane: "nats", State: pipeline.Starting} })
 	got := scrape(t, m)
 	require.Equal(t, "1", got[`relay_build_info{go_version="`+runtime.Version()+`",version="1.2.3"}`])
@@ -71,7 +72,7 @@ func TestFixedSeriesExistFromTheStart(t *testing.T) {
 		require.Equal(t, later[f.name], series == 0, f.name)
 	}
 	for _, typ := range append(source.Catalogue(), source.Type{Name: "other"}) {
-		require.Equal(t, "0", got[`relay_events_total{lane="nats",type="`+typ.Name+`"}`], typ.Name)
+		require.Equal(t, "0", got[`relay_events_total{lane="nats",outcome="published",type="`+typ.Name+`"}`], typ.Name)
 	}
 }
 
@@ -80,33 +81,65 @@ func TestCommitted(t *testing.T) {
 	l := m.Lane("nats")
 	require.Same(t, l, m.Lane("nats"))
 	l.Committed(pipeline.Outcome{
-		Events:   events("", "user.created", "user.created", "future.type", "user.created", "user.deleted", "other.future.type"),
-		Messages: 6, Bytes: 1234, Dropped: 1, Parked: []pipeline.Parked{{EventID: "event_4"}}, Took: 30 * time.Millisecond,
+		Events: events("", "user.created", "user.created", "future.type", "user.created", "user.deleted", "other.future.type"),
+		Ends:   []int{1, 2, 2, 3, 4, 5, 6}, Messages: 6, Bytes: 1234, Dropped: 1,
+		Parked: []pipeline.Parked{{EventID: "event_4", Type: "user.created"}, {EventID: "event_6", Type: "other.future.type"}},
+		Took:   30 * time.Millisecond,
 	}, checkpoint.Checkpoint{})
-	l.Committed(pipeline.Outcome{Events: events("user.created"), Messages: 1, Bytes: 1, Took: 2 * time.Second}, checkpoint.Checkpoint{})
+	l.Committed(pipeline.Outcome{
+		Events: events("user.created", "user.deleted"), Ends: []int{1, 1}, Messages: 1, Bytes: 1, Dropped: 1, Took: 2 * time.Second,
+	}, checkpoint.Checkpoint{})
 	l.Retrying("publishing", errors.New("refused"))
 	l.Retrying("taking up the position", errors.New("refused"))
 	l.Retrying("something new", errors.New("refused"))
 
 	got := scrape(t, m)
 	for series, want := range map[string]string{
-		`relay_events_total{lane="nats",type="user.created"}`:                     "4",
-		`relay_events_total{lane="nats",type="user.deleted"}`:                     "1",
-		`relay_events_total{lane="nats",type="other"}`:                            "3",
-		`relay_dropped_events_total{lane="nats"}`:                                 "1",
-		`relay_dead_letters_total{lane="nats"}`:                                   "1",
+		`relay_events_total{lane="nats",outcome="published",type="user.created"}`: "2",
+		`relay_events_total{lane="nats",outcome="dropped",type="user.created"}`:   "1",
+		`relay_events_total{lane="nats",outcome="parked",type="user.created"}`:    "1",
+		`relay_events_total{lane="nats",outcome="published",type="user.deleted"}`: "1",
+		`relay_events_total{lane="nats",outcome="dropped",type="user.deleted"}`:   "1",
+		`relay_events_total{lane="nats",outcome="published",type="other"}`:        "2",
+		`relay_events_total{lane="nats",outcome="parked",type="other"}`:           "1",
+		`relay_dropped_events_total{lane="nats"}`:                                 "2",
+		`relay_dead_letters_total{lane="nats"}`:                                   "2",
 		`relay_published_messages_total{lane="nats"}`:                             "7",
 		`relay_published_bytes_total{lane="nats"}`:                                "1235",
 		`relay_append_duration_seconds_count{lane="nats"}`:                        "2",
 		`relay_append_duration_seconds_bucket{lane="nats",le="0.05"}`:             "1",
-		`relay_append_events_bucket{lane="nats",le="1"}`:                          "1",
-		`relay_append_events_sum{lane="nats"}`:                                    "8",
+		`relay_append_events_bucket{lane="nats",le="2"}`:                          "1",
+		`relay_append_events_sum{lane="nats"}`:                                    "9",
+		`relay_append_messages_sum{lane="nats"}`:                                  "7",
+		`relay_append_bytes_bucket{lane="nats",le="1024"}`:                        "1",
+		`relay_append_bytes_sum{lane="nats"}`:                                     "1235",
 		`relay_append_failures_total{doing="publishing",lane="nats"}`:             "1",
 		`relay_append_failures_total{doing="taking up the position",lane="nats"}`: "1",
 		`relay_append_failures_total{doing="other",lane="nats"}`:                  "1",
 	} {
 		require.Equal(t, want, got[series], series)
 	}
+	require.NotContains(t, got, `relay_events_total{lane="nats",outcome="dropped",type="other"}`, "no series for what never happened")
+}
+
+func TestStages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMetrics("test")
+		l := m.Lane("nats")
+		for _, c := range []struct {
+			stage pipeline.Stage
+			err   error
+		}{{pipeline.StagePublish, nil}, {pipeline.StagePublish, errors.New("refused")}, {pipeline.StageCommit, nil}, {"something new", nil}} {
+			_, end := l.Begin(t.Context(), c.stage, nil)
+			time.Sleep(2 * time.Second) // of the bubble's clock
+			end(c.err)
+		}
+		got := scrape(t, m)
+		require.Equal(t, "1", got[`relay_stage_duration_seconds_count{lane="nats",stage="publish"}`], "only what succeeds")
+		require.Equal(t, "2", got[`relay_stage_duration_seconds_sum{lane="nats",stage="publish"}`])
+		require.Equal(t, "1", got[`relay_stage_duration_seconds_count{lane="nats",stage="commit"}`])
+		require.Equal(t, "0", got[`relay_stage_duration_seconds_count{lane="nats",stage="publish_and_commit"}`])
+	})
 }
 
 func TestSourceHooks(t *testing.T) {
@@ -170,10 +203,12 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMetrics("test")
 		now := time.Now()
+		m.JudgeBy(func(s pipeline.Status) bool { return s.Lane == "kafka" })
 		m.Watch("nats", func() pipeline.Status { return pipeline.Status{State: pipeline.Stopped} })
 		m.Watch("nats", func() pipeline.Status {
 			return pipeline.Status{
 				Lane: "nats", State: pipeline.Retrying, LastPoll: now, SourceNow: now.Add(time.Hour), Events: 42,
+				At: now.Add(9 * time.Second), Prefetched: 4321,
 				Unacked: now, UnackedAt: now.Add(time.Hour - 90*time.Second), TipAt: time.Unix(1700000000, 500e6),
 				Checkpoint: checkpoint.Checkpoint{Position: checkpoint.Position{EventID: "event_1", CreatedAt: time.Unix(1690000000, 0)}},
 			}
@@ -187,7 +222,10 @@ func TestWatch(t *testing.T) {
 			`relay_lane_state{lane="nats",state="retrying"}`:  "1",
 			`relay_lane_state{lane="nats",state="stopped"}`:   "0",
 			`relay_lane_state{lane="kafka",state="running"}`:  "1",
-			`relay_lag_seconds{lane="nats"}`:                  "90",
+			`relay_lane_ready{lane="nats"}`:                   "0",
+			`relay_lane_ready{lane="kafka"}`:                  "1",
+			`relay_prefetch_bytes{lane="nats"}`:               "4321",
+			`relay_lag_seconds{lane="nats"}`:                  "99",
 			`relay_unacknowledged_seconds{lane="nats"}`:       "75",
 			`relay_unacknowledged_seconds{lane="kafka"}`:      "0",
 			`relay_last_poll_timestamp_seconds{lane="nats"}`:  "9.466848e+08",
@@ -221,14 +259,15 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 	got := scrape(t, m)
-	require.Equal(t, "100", got[`relay_events_total{lane="0",type="user.created"}`])
-	require.Equal(t, "100", got[`relay_events_total{lane="1",type="user.deleted"}`])
+	require.Equal(t, "100", got[`relay_events_total{lane="0",outcome="published",type="user.created"}`])
+	require.Equal(t, "100", got[`relay_events_total{lane="1",outcome="published",type="user.deleted"}`])
 }
 
 func TestConventions(t *testing.T) {
 	m := NewMetrics("test")
 	m.Lane("nats").SourceHooks().OnTypeRefused(source.TypeRefusedInfo{Type: "user.created"})
 	now := time.Now()
+	m.JudgeBy(func(pipeline.Status) bool { return true })
 	m.Watch("nats", func() pipeline.Status {
 		return pipeline.Status{SourceNow: now, Checkpoint: checkpoint.Checkpoint{Position: checkpoint.Position{CreatedAt: now}}}
 	})

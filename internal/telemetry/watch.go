@@ -18,6 +18,7 @@ type watcher struct {
 
 	mu    sync.Mutex
 	lanes map[string]func() pipeline.Status
+	ready func(pipeline.Status) bool
 }
 
 func newWatcher() *watcher {
@@ -46,15 +47,15 @@ func (w *watcher) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (w *watcher) Collect(out chan<- prometheus.Metric) {
 	w.mu.Lock()
-	lanes := maps.Clone(w.lanes)
+	lanes, ready := maps.Clone(w.lanes), w.ready
 	w.mu.Unlock()
 	for name, status := range lanes {
 		s := status()
-		w.collect(out, name, &s)
+		w.collect(out, name, &s, ready)
 	}
 }
 
-func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline.Status) {
+func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline.Status, ready func(pipeline.Status) bool) {
 	send := func(f *family, value float64, labels ...string) {
 		t := prometheus.GaugeValue
 		if f.kind == counter {
@@ -65,10 +66,14 @@ func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline
 	for _, state := range states {
 		send(laneState, oneIf(s.State == state), string(state))
 	}
+	if ready != nil {
+		send(laneReady, oneIf(ready(*s)))
+	}
 	if !s.SourceNow.IsZero() {
 		send(laneLag, s.Lag().Seconds())
 	}
 	send(laneUnacked, age(time.Now(), s.Unacked))
+	send(lanePrefetch, float64(s.Prefetched))
 	send(laneLastPoll, timestamp(s.LastPoll))
 	send(laneAtTip, oneIf(s.AtTip))
 	send(laneTip, timestamp(s.TipAt))
