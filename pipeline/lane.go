@@ -50,6 +50,7 @@ const (
 // set before Run and not changed after.
 type Lane struct {
 	Name   string
+	Type   string // kind of the target, for Status alone
 	Source Source
 	Router Router
 	Target Target

@@ -27,6 +27,8 @@ func States() []State { return []State{Starting, Running, Standby, Retrying, Sto
 // Status is a snapshot of a lane.
 type Status struct {
 	Lane       string
+	Type       string // as Lane.Type
+	Holder     string // as Lane.Holder: this process, as Checkpoint.Holder names it where it holds the position
 	State      State
 	Since      time.Time // of State
 	Reason     string    // of Retrying and Stopped: the last error
@@ -41,6 +43,7 @@ type Status struct {
 	Events     uint64              // committed by this process
 	Prefetched int                 // bytes of responses that are read and not committed; at most Lane.Prefetch and a page
 	At         time.Time           // of the snapshot, by the local clock
+	Rate       float64             // events committed a second, over the last minute
 }
 
 // Lag is how far the lane lies behind the API's own clock, which runs on between two answers: the age of the oldest event that is
@@ -59,7 +62,7 @@ func (s *Status) Lag() time.Duration {
 // Status returns a snapshot. It may be called at any time, from any goroutine.
 func (l *Lane) Status() Status {
 	s := l.status.snapshot()
-	s.Lane, s.At = l.Name, time.Now()
+	s.Lane, s.Type, s.Holder, s.At = l.Name, l.Type, l.Holder, time.Now()
 	return s
 }
 
@@ -71,6 +74,7 @@ type tracker struct {
 	s        Status
 	everHeld bool
 	held     atomic.Int64 // Status.Prefetched
+	rate     rate
 	unread   []unreadPage // pages that are read and not delivered; the oldest first
 }
 
@@ -82,6 +86,7 @@ func (t *tracker) snapshot() Status {
 		s.State = Starting
 	}
 	s.Prefetched = int(t.held.Load())
+	s.Rate = t.rate.perSecond(time.Now())
 	if len(t.unread) > 0 {
 		s.Unacked, s.UnackedAt = t.unread[0].came, t.unread[0].createdAt
 	}
@@ -106,6 +111,7 @@ func (t *tracker) claimed(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.everHeld = true
+	t.rate.start(time.Now())
 	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
 	t.set(Running, "")
 }
@@ -137,6 +143,7 @@ func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	defer t.mu.Unlock()
 	t.s.Checkpoint = cp
 	t.s.Events += uint64(events) //nolint:gosec // a count
+	t.rate.add(time.Now(), events)
 	t.set(Running, "")
 }
 

@@ -208,3 +208,6 @@ func newLane(src pipeline.Source, router pipeline.Router, bus pipeline.Bus, stor
 		},
 	}
 }
+
+// fixedRand is for worlds in which nothing fails.
+func fixedRand() *rand.Rand { return rand.New(rand.NewPCG(1, 1)) }

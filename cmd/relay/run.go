@@ -41,7 +41,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 
 	if cfg.Admin.Listen != "" {
 		srv, listenErr := admin.Listen(ctx, admin.Config{
-			Listen: cfg.Admin.Listen, Lanes: r.status, Metrics: metrics.Handler(),
+			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(),
 			PollInterval: cfg.Source.PollInterval, Version: version(), Logger: log,
 		})
 		if listenErr != nil {

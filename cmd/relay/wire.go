@@ -226,6 +226,7 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 	target.Observe(metrics)
 	r.lanes = append(r.lanes, &pipeline.Lane{
 		Name:            l.sink.Name,
+		Type:            l.sink.Type,
 		Source:          events,
 		Router:          l.router,
 		Target:          target,

@@ -21,6 +21,7 @@ func (s *Server) paths() []path {
 		{"/", "this list", http.HandlerFunc(s.index)},
 		{"/healthz", "200 while the process lives", http.HandlerFunc(s.healthz)},
 		{"/readyz", "200 while every lane makes progress, else 503 with the reasons", http.HandlerFunc(s.readyz)},
+		{"/api/v1/status", "every lane as JSON", http.HandlerFunc(s.status)},
 	}
 	if s.cfg.Metrics != nil {
 		paths = append(paths, path{"/metrics", "for Prometheus", s.cfg.Metrics})
@@ -44,7 +45,7 @@ func (s *Server) handler() http.Handler {
 			h.Set("Allow", "GET, HEAD")
 			reply(w, http.StatusMethodNotAllowed, failure{"only GET and HEAD are allowed here"})
 		default:
-			paths[i].handler.ServeHTTP(w, r)
+			paths[i].handler.ServeHTTP(w, withAccess(r, access{}))
 		}
 	})
 }
@@ -67,7 +68,7 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	var b strings.Builder
 	b.WriteString("relay " + s.cfg.Version + "\n\n")
 	for _, p := range s.paths() {
-		b.WriteString(p.name + strings.Repeat(" ", max(2, 12-len(p.name))) + p.help + "\n")
+		b.WriteString(p.name + strings.Repeat(" ", max(2, 16-len(p.name))) + p.help + "\n")
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte(b.String()))
@@ -89,65 +90,33 @@ type readiness struct {
 	Lanes   []laneReadiness `json:"lanes"`
 }
 
+// laneReadiness is what of a lane's status matters to whoever is told that it is not ready.
 type laneReadiness struct {
 	Lane                  string         `json:"lane"`
 	Ready                 bool           `json:"ready"`
 	State                 pipeline.State `json:"state"`
-	Since                 *time.Time     `json:"since"` // null where not known
+	Since                 *time.Time     `json:"since"`
 	Reasons               []string       `json:"reasons"`
-	LastPoll              *time.Time     `json:"last_poll"`              // null before the first
-	LagSeconds            *float64       `json:"lag_seconds"`            // null while not known
-	UnacknowledgedSeconds float64        `json:"unacknowledged_seconds"` // 0 where no event waits
-	Position              position       `json:"position"`
-}
-
-type position struct {
-	EventID   string     `json:"event_id"`   // empty before the first event
-	CreatedAt *time.Time `json:"created_at"` // null where not known
+	LastPoll              *time.Time     `json:"last_poll"`
+	LagSeconds            *float64       `json:"lag_seconds"`
+	UnacknowledgedSeconds float64        `json:"unacknowledged_seconds"`
+	Position              Position       `json:"position"`
 }
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
-	now := s.cfg.Now()
-	answer := readiness{Ready: true, Reasons: []string{}, Lanes: []laneReadiness{}}
-	if s.cfg.Lanes != nil {
-		for _, status := range s.cfg.Lanes() {
-			l := assess(status, now, s.cfg.PollInterval)
-			for _, reason := range l.Reasons {
-				answer.Reasons = append(answer.Reasons, "lane "+l.Lane+": "+reason)
-			}
-			answer.Ready = answer.Ready && l.Ready
-			answer.Lanes = append(answer.Lanes, l)
-		}
-	}
-	if len(answer.Lanes) == 0 {
-		answer.Ready, answer.Reasons = false, []string{"there is no lane"}
+	all := s.Snapshot(false)
+	answer := readiness{Ready: all.Ready, Reasons: all.Reasons, Lanes: []laneReadiness{}}
+	for _, l := range all.Lanes {
+		answer.Lanes = append(answer.Lanes, laneReadiness{
+			Lane: l.Name, Ready: l.Ready, State: l.State, Since: l.Since, Reasons: l.Reasons, LastPoll: l.LastPoll,
+			LagSeconds: l.LagSeconds, UnacknowledgedSeconds: l.UnacknowledgedSeconds, Position: l.Position,
+		})
 	}
 	code := http.StatusOK
 	if !answer.Ready {
 		code = http.StatusServiceUnavailable
 	}
 	reply(w, code, answer)
-}
-
-func assess(s pipeline.Status, now time.Time, poll time.Duration) laneReadiness {
-	ready, reasons := Judge(s, now, poll)
-	l := laneReadiness{
-		Lane:     s.Lane,
-		Ready:    ready,
-		State:    s.State,
-		Since:    known(s.Since),
-		Reasons:  append([]string{}, reasons...), // [] rather than null
-		LastPoll: known(s.LastPoll),
-		Position: position{EventID: s.Checkpoint.EventID, CreatedAt: known(s.Checkpoint.CreatedAt)},
-	}
-	if !s.SourceNow.IsZero() {
-		lag := seconds(s.Lag())
-		l.LagSeconds = &lag
-	}
-	if !s.Unacked.IsZero() {
-		l.UnacknowledgedSeconds = seconds(now.Sub(s.Unacked))
-	}
-	return l
 }
 
 // known is t in UTC, or nil for the zero time.

@@ -18,7 +18,8 @@ import (
 // Config is what a Server serves.
 type Config struct {
 	Listen       string                   // host:port
-	Lanes        func() []pipeline.Status // called for each /readyz, from several goroutines at once
+	ID           string                   // of the relay
+	Lanes        func() []pipeline.Status // called for each request, from several goroutines at once
 	Metrics      http.Handler             // of /metrics; without it there is no such path
 	PollInterval time.Duration            // between polls of the Events API, as configured
 	Version      string

@@ -1,0 +1,119 @@
+package admin
+
+import (
+	"math"
+	"net/http"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
+)
+
+// Status is the answer of GET /api/v1/status: the whole relay at one moment. Every time in it is UTC and by the clock of the
+// machine that answers, except created_at, which is WorkOS's. Fields are added in later versions and never change their meaning.
+type Status struct {
+	Version string    `json:"version"`
+	ID      string    `json:"id"`      // of the configuration
+	Started time.Time `json:"started"` // when this process began
+	Now     time.Time `json:"now"`     // when this was said
+	Ready   bool      `json:"ready"`   // as /readyz has it
+	Reasons []string  `json:"reasons"` // why not, of all lanes, each with the lane's name before it; never null
+	// Writable: whoever asked may also pause, resume, poll, reload and move checkpoints.
+	Writable bool         `json:"writable"`
+	Lanes    []LaneStatus `json:"lanes"` // in the order of the configuration; never null
+}
+
+// LaneStatus is one lane.
+type LaneStatus struct {
+	Name   string         `json:"name"`
+	Type   string         `json:"type"` // of its sink: nats, kafka, stdout
+	State  pipeline.State `json:"state"`
+	Since  *time.Time     `json:"since"`  // of state; null where not known
+	Reason string         `json:"reason"` // of retrying, stopped, standby and paused: the last error or what it waits for
+	// Mode is exactly_once or at_least_once; empty while not known.
+	Mode checkpoint.Mode `json:"mode"`
+	// Holder is who moved the position last, empty while not known; Self is this process, in the same words. Active: they are the
+	// same, so that it is this process that carries the lane's events.
+	Holder string `json:"holder"`
+	Self   string `json:"self"`
+	Active bool   `json:"active"`
+
+	Position Position   `json:"position"`  // committed; all of it is durable on the bus
+	Read     Position   `json:"read"`      // read ahead, in memory
+	MovedAt  *time.Time `json:"moved_at"`  // when the position was committed last, renewals included
+	LastPoll *time.Time `json:"last_poll"` // last good answer of the Events API
+	AtTip    bool       `json:"at_tip"`    // everything that WorkOS had at last_poll is committed
+	TipAt    *time.Time `json:"tip_at"`    // when that was so last
+
+	LagSeconds            *float64 `json:"lag_seconds"`            // null while not known
+	UnacknowledgedSeconds float64  `json:"unacknowledged_seconds"` // for how long the oldest event that was read waits; 0 where none does
+	Events                uint64   `json:"events"`                 // committed by this process
+	Rate                  float64  `json:"rate"`                   // events committed a second, over the last minute
+
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons"` // why not; never null
+}
+
+// Position is a place in the order of the source.
+type Position struct {
+	EventID   string     `json:"event_id"`   // empty before the first event
+	CreatedAt *time.Time `json:"created_at"` // null where not known
+}
+
+// Snapshot is the answer of GET /api/v1/status to whoever may also write, or may not. It may be called at any time, from any
+// goroutine.
+func (s *Server) Snapshot(writable bool) Status {
+	now := s.cfg.Now()
+	out := Status{
+		Version: s.cfg.Version, ID: s.cfg.ID, Started: s.started.UTC(), Now: now.UTC(), Ready: true, Reasons: []string{},
+		Writable: writable, Lanes: []LaneStatus{},
+	}
+	for _, l := range s.lanes() {
+		lane := laneStatus(l, now, s.cfg.PollInterval)
+		for _, reason := range lane.Reasons {
+			out.Reasons = append(out.Reasons, "lane "+lane.Name+": "+reason)
+		}
+		out.Ready = out.Ready && lane.Ready
+		out.Lanes = append(out.Lanes, lane)
+	}
+	if len(out.Lanes) == 0 {
+		out.Ready, out.Reasons = false, []string{"there is no lane"}
+	}
+	return out
+}
+
+func (s *Server) lanes() []pipeline.Status {
+	if s.cfg.Lanes == nil {
+		return nil
+	}
+	return s.cfg.Lanes()
+}
+
+func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus {
+	ready, reasons := Judge(s, now, poll)
+	l := LaneStatus{
+		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Reason: s.Reason,
+		Mode: s.Checkpoint.Mode, Holder: s.Checkpoint.Holder, Self: s.Holder,
+		Active:   s.Holder != "" && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released && s.State != pipeline.Stopped,
+		Position: placeOf(s.Checkpoint.Position), Read: placeOf(s.Read), MovedAt: known(s.Checkpoint.UpdatedAt),
+		LastPoll: known(s.LastPoll), AtTip: s.AtTip, TipAt: known(s.TipAt),
+		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: ready,
+		Reasons: append([]string{}, reasons...), // [] rather than null
+	}
+	if !s.SourceNow.IsZero() {
+		lag := seconds(s.Lag())
+		l.LagSeconds = &lag
+	}
+	if !s.Unacked.IsZero() {
+		l.UnacknowledgedSeconds = seconds(now.Sub(s.Unacked))
+	}
+	return l
+}
+
+func placeOf(p checkpoint.Position) Position {
+	return Position{EventID: p.EventID, CreatedAt: known(p.CreatedAt)}
+}
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	reply(w, http.StatusOK, s.Snapshot(MayWrite(r)))
+}

@@ -1,0 +1,53 @@
+package admin_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/pipeline"
+)
+
+func TestStatus(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
+	active := running("nats", now)
+	active.Type, active.Holder, active.SourceNow, active.Events, active.Rate = "nats", "me", now, 7, 2.5
+	active.Unacked, active.UnackedAt = now.Add(-1500*time.Millisecond), now.Add(-2*time.Second)
+	active.Read = checkpoint.Position{EventID: "event_2", CreatedAt: now.Add(-time.Second)}
+	active.TipAt = now.Add(-time.Minute)
+	active.Checkpoint = checkpoint.Checkpoint{
+		Position: checkpoint.Position{EventID: "event_1", CreatedAt: now.Add(-time.Minute)}, Mode: checkpoint.ExactlyOnce, Holder: "me",
+		UpdatedAt: now.Add(-3 * time.Second),
+	}
+	standby := pipeline.Status{Lane: "kafka", Type: "kafka", Holder: "me", State: pipeline.Standby, Since: now, Reason: "holder you is active"}
+	standby.Checkpoint.Holder = "you"
+	stopped := pipeline.Status{Lane: "out", State: pipeline.Stopped, Since: now, Reason: "stopped at event event_9"}
+	base := start(t, admin.Config{
+		ID: "workos", Version: "1.2.3", PollInterval: time.Second, Now: func() time.Time { return now },
+		Lanes: func() []pipeline.Status { return []pipeline.Status{active, standby, stopped} },
+	})
+	r := request(t, "GET", base+"/api/v1/status")
+	require.Equal(t, http.StatusOK, r.StatusCode, "whoever asks how it is gets an answer, ready or not")
+	body := r.json(t)
+	lanes := body["lanes"].([]any)
+	delete(body, "lanes")
+	require.Equal(t, map[string]any{
+		"version": "1.2.3", "id": "workos", "started": "2026-01-02T02:04:05Z", "now": "2026-01-02T02:04:05Z",
+		"ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false,
+	}, body)
+	require.Equal(t, map[string]any{
+		"name": "nats", "type": "nats", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "",
+		"mode": "exactly_once", "holder": "me", "self": "me", "active": true,
+		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
+		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
+		"moved_at": "2026-01-02T02:04:02Z", "last_poll": "2026-01-02T02:04:05Z", "at_tip": false, "tip_at": "2026-01-02T02:03:05Z",
+		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{},
+	}, lanes[0])
+	second := lanes[1].(map[string]any)
+	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})
+	require.Equal(t, []any{"stopped: stopped at event event_9"}, lanes[2].(map[string]any)["reasons"])
+}
