@@ -61,6 +61,13 @@ func readFields(e *source.Event) fields {
 	return f
 }
 
+// Organization returns the id of the organization that e is about, as the header organization-id has it; "" where e names none. The
+// string aliases e.Data.
+func Organization(e *source.Event) string {
+	f := readFields(e)
+	return f.organization
+}
+
 func member(value gjson.Result, name string) gjson.Result {
 	if !value.IsObject() {
 		return gjson.Result{}

@@ -9,6 +9,7 @@ import (
 
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
+	"workos-relay/internal/journal"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink/nats"
@@ -33,7 +34,8 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		ready, _ := admin.Judge(s, time.Now(), cfg.Source.PollInterval)
 		return ready
 	})
-	r, err := assemble(ctx, cfg, metrics, log)
+	past := journal.New(journal.Config{Hide: cfg.Hide})
+	r, err := assemble(ctx, cfg, metrics, past, log)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/config"
+	"workos-relay/internal/journal"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/router"
@@ -188,7 +189,7 @@ type relay struct {
 }
 
 // assemble opens every sink and store and puts the lanes together. Whatever it returns is closed by the caller.
-func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, log *zap.Logger) (*relay, error) {
+func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, log *zap.Logger) (*relay, error) {
 	lanes, err := newLanes(cfg, log)
 	if err != nil {
 		return nil, err
@@ -196,7 +197,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	client := newClient(cfg)
 	r := &relay{}
 	for _, l := range lanes {
-		if err := r.add(ctx, l, client, metrics.Lane(l.sink.Name)); err != nil {
+		if err := r.add(ctx, l, client, metrics.Lane(l.sink.Name), past.Lane(l.sink.Name)); err != nil {
 			return nil, errors.Join(fmt.Errorf("sink %s: %w", l.sink.Name, err), r.close())
 		}
 	}
@@ -206,7 +207,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	return r, nil
 }
 
-func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics *telemetry.LaneMetrics) error {
+func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics *telemetry.LaneMetrics, past *journal.Lane) error {
 	b, err := l.open(ctx)
 	if err != nil {
 		return err
@@ -217,7 +218,7 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 		return err
 	}
 	r.stores = append(r.stores, store)
-	events := l.stream(client, metrics.SourceHooks())
+	events := l.stream(client, past.Hooks(metrics.SourceHooks()))
 	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
 	if l.cfg.Source.Webhook.Listen != "" {
 		events.Wake, _ = r.waker.Subscribe() // for as long as the process lives
@@ -234,7 +235,7 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 		Holder:          store.Holder(),
 		Park:            l.cfg.DeadLetter != nil,
 		ShutdownTimeout: l.cfg.ShutdownTimeout,
-		Observer:        metrics,
+		Observer:        past.Observe(metrics),
 		Logger:          l.log,
 	})
 	return nil

@@ -32,7 +32,8 @@ type Config struct {
 	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
-	files map[string]string // secret files, by the path of the secret
+	files   map[string]string // secret files, by the path of the secret
+	secrets []string          // every secret in force
 }
 
 // Source is the Events API that relay reads.

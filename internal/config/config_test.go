@@ -242,6 +242,19 @@ func TestStart(t *testing.T) {
 	}
 }
 
+func TestHide(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte("hook\"secret\n"), 0o600))
+	c := parse(t, `
+source: {webhook: {listen: "127.0.0.1:0", secret_file: `+file+`}}
+sinks: [{name: n, type: nats, url: "nats://h", auth: {user: u, password: hunter22}}]
+`, withKey)
+	key := c.Source.APIKey.Reveal()
+	require.NotEmpty(t, key)
+	require.Equal(t, `[secret] [secret] "[secret]" [secret] nats://[secret]@h plain`,
+		c.Hide(key+` hook"secret "hook\"secret" hunter22 nats://u:other@h plain`))
+}
+
 func TestRedacted(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "key"), []byte("sk_file_1"), 0o600))

@@ -53,7 +53,7 @@ func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, 
 			c.Sinks[i].Delivery = c.Delivery
 		}
 	}
-	c.files = d.files
+	c.files, c.secrets = d.files, d.secrets
 	return c, nil
 }
 

@@ -20,6 +20,12 @@ func maskCredentials(text string) string {
 	return credentials.ReplaceAllString(text, "://[secret]@")
 }
 
+// Hide puts a placeholder for each secret of the configuration that stands in text, and for user and password in addresses: the last
+// guard before a text that others made is shown.
+func (c *Config) Hide(text string) string {
+	return maskCredentials(conceal(text, c.secrets, "[secret]"))
+}
+
 // Redacted is the configuration in force, defaults included, as nested maps and lists of plain values under the names of the
 // file. It is safe to log: secrets, and credentials in addresses, are replaced by a placeholder.
 func (c *Config) Redacted() map[string]any {

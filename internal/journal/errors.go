@@ -1,0 +1,125 @@
+package journal
+
+import (
+	"errors"
+	"strings"
+	"time"
+	"unicode"
+
+	"workos-relay/pipeline"
+	"workos-relay/source"
+)
+
+// What a lane was doing when an error came, beside pipeline.Doings.
+const (
+	Reading  = "reading the Events API"
+	Parking  = "parking an event"
+	Stopping = "stopped"
+)
+
+// Error is a failure, or several in a row that differ in nothing but time and request.
+type Error struct {
+	Lane      string
+	Doing     string // Reading, Parking, Stopping, or one of pipeline.Doings
+	Text      string // on one line, without secrets
+	RequestID string // of the last one, where the Events API named it
+	At        time.Time
+	Last      time.Time
+	Count     int
+}
+
+// failed records that doing has failed with err.
+func (l *Lane) failed(doing string, err error) {
+	if err == nil {
+		return
+	}
+	e := Error{Doing: doing, Text: err.Error(), RequestID: requestID(err), At: l.cfg.Now()}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.record(e)
+}
+
+// record is called with l.mu held.
+func (l *Lane) record(e Error) {
+	e.Lane, e.Last, e.Count = l.name, e.At, 1
+	e.Text, e.RequestID = l.clean(withoutRequest(e.Text, e.RequestID), maxText), l.clean(e.RequestID, maxName)
+	if last := l.errors.last(); last != nil && last.Doing == e.Doing && last.Text == e.Text {
+		last.Last, last.RequestID = e.At, e.RequestID
+		last.Count++
+		return
+	}
+	l.errors.add(e)
+}
+
+// clean makes a text one line of at most n bytes. Secrets are hidden before it is cut, so that none is left in part.
+func (l *Lane) clean(s string, n int) string {
+	const most, longestSecret = 64 << 10, 4 << 10
+	hidden := l.cfg.Hide(s[:min(len(s), most)])
+	if len(s) > most {
+		hidden = hidden[:max(0, len(hidden)-longestSecret)]
+	}
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, hidden)
+	return clip(strings.Join(strings.Fields(s), " "), n)
+}
+
+// requestID is the X-Request-Id that the Events API gave with the answer err is about; empty where there was none.
+func requestID(err error) string {
+	if e, ok := errors.AsType[*source.APIError](err); ok {
+		return e.RequestID
+	}
+	if e, ok := errors.AsType[*source.ResponseError](err); ok {
+		return e.RequestID
+	}
+	if e, ok := errors.AsType[*source.CursorLostError](err); ok {
+		return e.RequestID
+	}
+	if e, ok := errors.AsType[*source.DescendingError](err); ok {
+		return e.RequestID
+	}
+	return ""
+}
+
+// withoutRequest takes the request id out of the text of an error of source, so that a failure that repeats has one text.
+func withoutRequest(text, id string) string {
+	if id == "" {
+		return text
+	}
+	text = strings.ReplaceAll(text, " (request id "+id+")", "")
+	return strings.ReplaceAll(text, ", request id "+id, "")
+}
+
+// stopped records why a lane has stopped: that is told by its status alone.
+func (l *Lane) stopped(now time.Time, s *pipeline.Status) {
+	if s.Reason != "" {
+		l.record(Error{Doing: Stopping, Text: s.Reason, At: now})
+	}
+}
+
+// Hooks returns hooks that record failed requests, and do all that next does, which may be nil. They may be given to several
+// streams.
+func (l *Lane) Hooks(next *source.Hooks) *source.Hooks {
+	var out source.Hooks
+	if next != nil {
+		out = *next
+	}
+	onRetry, onRefused := out.OnRetry, out.OnTypeRefused
+	out.OnRetry = func(i source.RetryInfo) {
+		l.failed(Reading, i.Err)
+		if onRetry != nil {
+			onRetry(i)
+		}
+	}
+	out.OnTypeRefused = func(i source.TypeRefusedInfo) {
+		l.failed(Reading, errors.New("the Events API refuses the event type "+i.Type+", which is left out until "+
+			i.Until.UTC().Format("2006-01-02 15:04 MST")))
+		if onRefused != nil {
+			onRefused(i)
+		}
+	}
+	return &out
+}
