@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -85,7 +86,22 @@ func TestMetricsAndReadiness(t *testing.T) {
 	published := regexp.MustCompile(`relay_published_messages_total\{lane="nats"\} (\d+)`).FindStringSubmatch(body)
 	require.Equal(t, "500", published[1])
 	require.NotRegexp(t, testKey, strings.ReplaceAll(body, "\n", " "))
+	checkMetrics(t, body)
 	require.Equal(t, exitDone, r.stop(t))
+}
+
+// checkMetrics has Prometheus's own tool judge a scrape, where it is at hand.
+func checkMetrics(t *testing.T, scrape string) {
+	t.Helper()
+	tool := os.Getenv("RELAY_TEST_PROMTOOL")
+	if tool == "" {
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), tool, "check", "metrics")
+	cmd.Stdin = strings.NewReader(scrape)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Empty(t, string(out))
 }
 
 func get(addr, path string) (int, string) {

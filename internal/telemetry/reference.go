@@ -15,15 +15,19 @@ const referenceHead = `# Metrics
 ` + "`process_*`" + `. Counters start at 0 with the process, and every series whose labels are known beforehand is there from
 the start, so that rates are right from the first event on.
 
-What to watch:
+What to watch is written down as alert rules in ` + "`deploy/prometheus/alerts.yml`" + `, with tests beside them
+(` + "`promtool test rules`" + `), and drawn in ` + "`deploy/grafana/relay.json`" + `: [operate.md](operate.md#watch-it) shows how to use both.
+In short:
 
-- nothing comes in: ` + "`time() - relay_last_poll_timestamp_seconds > 120`" + `, or more where ` + "`source.poll_interval`" + ` is
-  longer; it follows when nothing goes out for so long that the memory for reading ahead is full
-- nothing goes out: ` + "`relay_unacknowledged_seconds > 60`" + `
-- a lane needs a person: ` + "`relay_lane_state{state=\"stopped\"} == 1`" + `
-- it falls behind: ` + "`relay_lag_seconds > 300`" + `; WorkOS keeps events for a limited time, so that a lag of days is urgent
-- an event could not be published: ` + "`increase(relay_dead_letters_total[10m]) > 0`" + `
-- a type is not being read: ` + "`relay_source_refused_type > 0`" + `
+- no relay is there, or none of several is active: ` + "`RelayAbsent`, `RelayNoActive`" + `
+- a lane needs a person, or makes no progress: ` + "`RelayLaneStopped`, `RelayLaneNotReady`" + `
+- nothing comes in: ` + "`RelayNoGoodPoll`, `RelayKeyRefused`, `RelayRateLimited`" + `
+- nothing goes out: ` + "`RelayBusFailing`" + `, and ` + "`relay_unacknowledged_seconds`" + `
+- it falls behind: ` + "`RelayLagGrowing`, `RelayLagHigh`, `RelayLagWeek`" + `, and ` + "`RelayRetentionAtRisk`" + ` beyond 30 days, for WorkOS keeps
+  events 90 days and no longer
+- an event could not be published, or a type is not being read: ` + "`RelayDeadLetters`, `RelayTypeRefused`" + `
+
+` + "`relay replay`, `relay verify` and `relay tail`" + ` are processes of their own: what they read and publish is not counted here.
 `
 
 // Reference is docs/metrics.md: every metric in tables.
