@@ -27,6 +27,9 @@ const (
 // created_at, topic, size, sha256 and, where it fits and is valid JSON, event. size is what was refused, in bytes, or 0 for
 // that of the event; limit is what the bus takes for a message with its headers, 0 where that is not known. sha256 is that of
 // the event as received. What is too long to name is cut off. It returns ErrNoDeadLetter where no topic is configured.
+//
+// What the route of e takes out of events is in no part of its dead letter: event and sha256 are those of the redacted event, and
+// where it cannot be redacted, neither is there and the key is the event's id.
 func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error) {
 	if r.deadLetter == "" {
 		return sink.Message{}, fmt.Errorf("event %s cannot be published to %s: %s: %w", e.ID, topic, reason, ErrNoDeadLetter)
@@ -37,8 +40,17 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 	if size <= 0 {
 		size = len(e.Raw)
 	}
-	sum := sha256.Sum256(e.Raw)
-	digest := hex.EncodeToString(sum[:])
+	full := *e
+	e, err := r.decision(e.Event).redact.event(e)
+	if err != nil {
+		full.Raw, full.Data = nil, nil
+		e = &full
+	}
+	digest := ""
+	if len(e.Raw) > 0 {
+		sum := sha256.Sum256(e.Raw)
+		digest = hex.EncodeToString(sum[:])
+	}
 	f := readFields(e)
 	m := sink.Message{
 		Topic:    r.deadLetter,
@@ -85,6 +97,10 @@ func deadLetterBody(e *source.Event, createdAt, topic, reason string, size int, 
 // deadLetterID differs from the id of the event, so that a bus which recognises a second copy takes neither for the other.
 func deadLetterID(id, digest string) string {
 	if len(id) > maxName {
+		if digest == "" {
+			sum := sha256.Sum256([]byte(id))
+			digest = hex.EncodeToString(sum[:])
+		}
 		id = digest
 	}
 	return "dead_letter." + id

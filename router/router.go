@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"workos-relay/internal/secret"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -18,6 +19,9 @@ type Route struct {
 	Topic  string   `yaml:"topic" doc:"Topic, or subject, that they go to. Empty: each goes to the one named like its type. In Kafka only events of one topic keep their order." example:"dsync.user"`
 	Key    string   `yaml:"key" doc:"Path into the event whose value is the partition key. Empty, or where the event has no such value: its organization, else directory, user, object or event id." example:"data.directory_id"`
 	Drop   bool     `yaml:"drop" default:"false" doc:"Publish none of them. The position moves past them all the same."`
+
+	Redact       []string `yaml:"redact" doc:"Paths of values that are taken out of the event before anything is published: names with dots between, * for every name, \\ before a dot or a * that is part of a name. Lists are gone through, so data.emails.value is the value of each." example:"[data.raw_attributes, data.emails.value]"`
+	Pseudonymize []string `yaml:"pseudonymize" doc:"Paths of values that are replaced by their HMAC-SHA-256 under redaction.key, so that equal values stay equal. An object is replaced as a whole, a list element by element." example:"[data.idp_id]"`
 }
 
 // Encoding is how an event becomes the headers and the body of a message.
@@ -48,6 +52,8 @@ type Config struct {
 	Encoding   Encoding `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message: the event as received, or a CloudEvent in binary or structured mode."`
 	DeadLetter string   `yaml:"-"` // topic for events that can never be published; empty where there is none
 	Binding    Binding  `yaml:"-"` // nats where empty
+
+	RedactionKey secret.String `yaml:"-"` // of the pseudonyms; needed where a route pseudonymizes
 }
 
 // ErrNoDeadLetter is the error of DeadLetter where no such topic is configured.
@@ -69,6 +75,7 @@ type compiledRoute struct {
 	topic    string // with the prefix; empty where the type names it
 	key      keyPath
 	drop     bool
+	redact   *redaction
 }
 
 // decision is what is done with the events of one type.
@@ -76,6 +83,7 @@ type decision struct {
 	topic   string // with the prefix
 	key     keyPath
 	dropped bool
+	redact  *redaction
 }
 
 // New checks cfg and returns its Router. The error joins a *KeyError for each fault.
@@ -100,7 +108,7 @@ func New(cfg Config) (*Router, error) {
 		r.deadLetter = cfg.Prefix + cfg.DeadLetter
 	}
 	for _, route := range cfg.Routes {
-		c := compiledRoute{patterns: slices.Clone(route.Events), key: newKeyPath(route.Key), drop: route.Drop}
+		c := compiledRoute{patterns: slices.Clone(route.Events), key: newKeyPath(route.Key), drop: route.Drop, redact: newRedaction(route, cfg.RedactionKey)}
 		if route.Topic != "" {
 			c.topic = cfg.Prefix + route.Topic
 		}
@@ -120,7 +128,7 @@ func (r *Router) decide(eventType string) decision {
 		if !slices.ContainsFunc(route.patterns, matches) {
 			continue
 		}
-		d := decision{topic: route.topic, key: route.key, dropped: route.drop}
+		d := decision{topic: route.topic, key: route.key, dropped: route.drop, redact: route.redact}
 		if d.topic == "" {
 			d.topic = r.prefix + eventType
 		}
@@ -163,8 +171,8 @@ func (r *Router) DeadLetterTopic() string { return r.deadLetter }
 
 // Route returns the messages that carry e: one, or none where a route drops it. Body, and the strings of key and headers, may
 // alias e. A type whose name is no legal topic on the bus gives a message all the same, which the sink then rejects by name,
-// so that it comes to the dead letter like every event that cannot be published. The error is for an event without its raw
-// bytes, which no source yields.
+// so that it comes to the dead letter like every event that cannot be published. The error is for an event that no source yields:
+// one without its raw bytes, or one that is not well-formed where the route takes something out of it. No message is made of it then.
 func (r *Router) Route(e *source.Event) ([]sink.Message, error) { return r.Append(nil, e) }
 
 // Append appends the messages that Route returns to batch.
@@ -175,6 +183,10 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	}
 	if len(e.Raw) == 0 {
 		return batch, fmt.Errorf("route event %s: its bytes as received are missing", e.ID)
+	}
+	e, err := d.redact.event(e)
+	if err != nil {
+		return batch, err
 	}
 	f := readFields(e)
 	m := sink.Message{

@@ -56,7 +56,45 @@ func (r Route) Validate() error {
 	if reason := illegalKeyPath(r.Key); reason != "" {
 		errs = append(errs, keyErrorf("key", "%q is no path into an event: %s; write one such as data.directory_id", r.Key, reason))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.validateRedaction()...)...)
+}
+
+func (r Route) validateRedaction() []error {
+	var errs []error
+	judge := func(key string, paths []string) {
+		if r.Drop && len(paths) > 0 {
+			errs = append(errs, keyErrorf(key, "does not go together with drop: events that are dropped go nowhere"))
+		}
+		for i, path := range paths {
+			if reason := illegalRedaction(path); reason != "" {
+				errs = append(errs, keyErrorf(fmt.Sprintf("%s[%d]", key, i), "%q %s", path, reason))
+			}
+		}
+	}
+	judge("redact", r.Redact)
+	judge("pseudonymize", r.Pseudonymize)
+	if reason := hidesKey(r); reason != "" && illegalKeyPath(r.Key) == "" {
+		errs = append(errs, keyErrorf("key", "%q %s", r.Key, reason))
+	}
+	return errs
+}
+
+// minRedactionKey is the length, in bytes, below which a key could be guessed.
+const minRedactionKey = 16
+
+// validateRedactionKey judges the key of the pseudonyms where there are any.
+func (c Config) validateRedactionKey() []error {
+	if !slices.ContainsFunc(c.Routes, func(r Route) bool { return len(r.Pseudonymize) > 0 }) {
+		return nil
+	}
+	const key = "redaction.key"
+	switch n := len(c.RedactionKey.Reveal()); {
+	case n == 0:
+		return []error{keyErrorf(key, "is missing; routes pseudonymize values, and without a key anybody could compute what stands for them")}
+	case n < minRedactionKey:
+		return []error{keyErrorf(key, "is shorter than %d characters and could be guessed; make one with: openssl rand -hex 32", minRedactionKey)}
+	}
+	return nil
 }
 
 func (c Config) validate() error {
@@ -81,6 +119,7 @@ func (c Config) validate() error {
 	for i, route := range c.Routes {
 		errs = append(errs, c.validateRoute(fmt.Sprintf("routes[%d].", i), route)...)
 	}
+	errs = append(errs, c.validateRedactionKey()...)
 	return errors.Join(append(errs, c.validateTopics()...)...)
 }
 

@@ -24,6 +24,7 @@ type Config struct {
 	Source          Source           `yaml:"source" doc:"Where the events come from: the Events API of one WorkOS environment."`
 	Sinks           []Sink           `yaml:"sinks" default:"[{name: nats, type: nats, url: embedded}]" doc:"Where the events go. Each sink is a lane of its own, with its own reading, position and pace; one that is down holds back no other."`
 	Routes          []router.Route   `yaml:"routes" doc:"Which topic an event goes to. The first route that matches decides; without one the topic is the event type." example:"[{events: [\"dsync.user.*\"], topic: dsync.user, key: data.directory_id}, {events: [\"authentication.*\"], drop: true}]"`
+	Redaction       Redaction        `yaml:"redaction" doc:"What routes[].pseudonymize needs."`
 	Encoding        router.Encoding  `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message. raw: the event byte for byte as received, what is known of it in headers. cloudevents: CloudEvents 1.0 in binary mode, attributes in headers. cloudevents_structured: one CloudEvents JSON object."`
 	Delivery        string           `yaml:"delivery" default:"auto" enum:"auto,exactly_once,at_least_once" doc:"What relay promises of each sink that does not say so itself. exactly_once: events and position are stored in one atomic act of the bus, so that none is lost and none comes twice, whatever dies. at_least_once: none is lost, and after a crash what was in flight may come twice. auto: exactly_once where the bus can do it, and later what is recorded with the position."`
 	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes its lane over."`
@@ -111,7 +112,7 @@ func (s *Sink) TopicPrefix() string {
 
 // RouterConfig is the configuration of the router for the lane of s, one of c.Sinks.
 func (c *Config) RouterConfig(s *Sink) router.Config {
-	r := router.Config{Relay: c.ID, Prefix: s.TopicPrefix(), Routes: c.Routes, Encoding: c.Encoding, Binding: router.NATS}
+	r := router.Config{Relay: c.ID, Prefix: s.TopicPrefix(), Routes: c.Routes, Encoding: c.Encoding, Binding: router.NATS, RedactionKey: c.Redaction.Key}
 	if c.DeadLetter != nil {
 		r.DeadLetter = c.DeadLetter.Topic
 	}
@@ -134,6 +135,11 @@ func (c *Config) EventTypes(s *Sink) ([]string, error) {
 // DeadLetter is the way out for events that can never be published.
 type DeadLetter struct {
 	Topic string `yaml:"topic" default:"relay.dead_letter" required:"true" format:"topic" doc:"Topic of the dead letters; the sink's topic_prefix is put before it."`
+}
+
+// Redaction is what pseudonyms are made with.
+type Redaction struct {
+	Key secret.String `yaml:"key" doc:"Secret key of the pseudonyms, 16 characters or more. Equal values have equal pseudonyms for as long as it stays; with another one nothing joins with what was published before. Who has it can test guesses."`
 }
 
 // CheckpointConfig is where positions are kept.
