@@ -5,7 +5,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.release=${VERSION}" -o /out/relay ./cmd/relay \
+RUN .ci/build "${VERSION}" /out/relay \
  && mkdir -p /out/data && chown 65532:65532 /out/data
 
 FROM scratch

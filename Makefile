@@ -1,7 +1,10 @@
-.PHONY: build test chaos lint bench generate ci
+.PHONY: build release test chaos lint bench generate ci
 
 build: ## the binary, in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/relay ./cmd/relay
+
+release: ## the bits of a release, in bin/; VERSION=v1.2.3 names it
+	.ci/build $(VERSION) bin/relay
 
 test: ## everything that needs nothing but Go
 	go test -race ./...
