@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"workos-relay/checkpoint"
@@ -17,10 +18,44 @@ type batch struct {
 	parked   map[string]*sink.RejectedError // why, by event id
 }
 
+// buffers is what batches are put together in, one after the other, so that they cost no memory of their own.
+type buffers struct {
+	events   []source.Event
+	messages []sink.Message
+	ends     []int
+}
+
+// join returns the events of the pages in one slice, which may be that of the one page.
+func (b *buffers) join(pages []source.Page) []source.Event {
+	if len(pages) == 1 {
+		return pages[0].Events
+	}
+	b.events = b.events[:0]
+	for i := range pages {
+		b.events = append(b.events, pages[i].Events...)
+	}
+	return b.events
+}
+
+// forget lets go of what the last batch held: its pages are not to stay in memory until the next one comes.
+func (b *buffers) forget() {
+	clear(b.events)
+	messages := b.messages[:cap(b.messages)]
+	for i := range messages {
+		headers := messages[i].Headers
+		clear(headers)
+		messages[i] = sink.Message{Headers: headers[:0]}
+	}
+}
+
 // route makes a batch of events, with those that are parked as dead letters. Where an event cannot be routed and the lane does not
-// park, the batch ends before it; where that is the first, it returns a *StopError.
+// park, the batch ends before it; where that is the first, it returns a *StopError. The batch is valid until the next one is routed.
 func (l *Lane) route(events []source.Event, parked map[string]*sink.RejectedError) (batch, error) {
-	b := batch{events: events, parked: parked, messages: make([]sink.Message, 0, len(events)), ends: make([]int, 0, len(events))}
+	b := batch{
+		events: events, parked: parked,
+		messages: slices.Grow(l.buffers.messages[:0], len(events)), ends: slices.Grow(l.buffers.ends[:0], len(events)),
+	}
+	defer func() { l.buffers.messages, l.buffers.ends = b.messages, b.ends }()
 	for i := range events {
 		if err := l.routeOne(&b, &events[i]); err != nil {
 			if i == 0 {

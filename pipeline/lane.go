@@ -73,7 +73,8 @@ type Lane struct {
 	Observer Observer // nil observes nothing
 	Logger   *zap.Logger
 
-	status tracker
+	status  tracker
+	buffers buffers
 }
 
 func (l *Lane) init() {
@@ -163,7 +164,7 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			return cp, err
 		}
 		before := cp.Revision
-		if cp, err = l.deliver(ctx, work, cp, join(pages)); err != nil {
+		if cp, err = l.deliver(ctx, work, cp, l.buffers.join(pages)); err != nil {
 			return cp, err
 		}
 		if cp.Revision == before && alive.isDue() {
@@ -175,26 +176,9 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			alive.done()
 		}
 		l.status.delivered(pages)
+		l.buffers.forget()
 		r.release(pages)
 	}
-}
-
-func join(pages []source.Page) []source.Event {
-	switch len(pages) {
-	case 0:
-		return nil
-	case 1:
-		return pages[0].Events
-	}
-	n := 0
-	for i := range pages {
-		n += len(pages[i].Events)
-	}
-	events := make([]source.Event, 0, n)
-	for i := range pages {
-		events = append(events, pages[i].Events...)
-	}
-	return events
 }
 
 // errMoved: the position in force lies outside of what is in memory.

@@ -58,9 +58,9 @@ func (r *Router) attributes(e *source.Event, f *fields, emit func(name, value st
 	}
 }
 
-// binaryHeaders returns the headers of the binary mode, those of every message first.
-func (r *Router) binaryHeaders(e *source.Event, f *fields) []sink.Header {
-	h := eventHeaders(e, f, 7)
+// binaryHeaders appends the headers of the binary mode to h, those of every message first.
+func (r *Router) binaryHeaders(h []sink.Header, e *source.Event, f *fields) []sink.Header {
+	h = eventHeaders(h, e, f, 7)
 	r.attributes(e, f, func(name, value string) {
 		if r.binding.percent {
 			value = percentEncode(value, outsideHeaders)

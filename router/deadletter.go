@@ -56,7 +56,7 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 		Topic:    r.deadLetter,
 		ID:       deadLetterID(e.ID, digest),
 		Key:      f.key(e, keyPath{}),
-		Headers:  eventHeaders(e, &f, 0),
+		Headers:  eventHeaders(nil, e, &f, 0),
 		Position: e.Position(),
 	}
 	if len(m.Key) > maxName {

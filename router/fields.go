@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -89,17 +90,10 @@ func first(to *string, value gjson.Result) {
 }
 
 // key returns the value at the route's path, or else what keeps one organization in one order. It is never empty for an event
-// with an id.
+// with an id, and may lie in the event's bytes.
 func (f *fields) key(e *source.Event, path keyPath) []byte {
-	if k := path.value(e); k != "" {
-		return []byte(k)
-	}
-	for _, k := range [...]string{f.organization, f.directory, f.user, f.object} {
-		if k != "" {
-			return []byte(k)
-		}
-	}
-	return []byte(e.ID)
+	key := cmp.Or(path.value(e), f.organization, f.directory, f.user, f.object, e.ID)
+	return unsafe.Slice(unsafe.StringData(key), len(key)) //nolint:gosec // a message's key is never written
 }
 
 // keyPath is a path into the event object, names and array indexes with dots between. The zero keyPath finds nothing.
@@ -163,10 +157,14 @@ func formatTime(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	if t.Nanosecond()%1e6 == 0 {
-		return t.UTC().Format("2006-01-02T15:04:05.000Z")
+	if t.Nanosecond()%1e6 != 0 {
+		return t.UTC().Format(time.RFC3339Nano)
 	}
-	return t.UTC().Format(time.RFC3339Nano)
+	var buffer [32]byte
+	b := t.UTC().AppendFormat(buffer[:0], time.RFC3339) // which is written far faster than a layout of one's own
+	ms := t.Nanosecond() / 1e6
+	b = append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z') //nolint:gosec // digits
+	return string(b)
 }
 
 // view is b as a string without a copy. The bytes of an event are never written, so what is cut out of it stays as it is.

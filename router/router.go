@@ -175,7 +175,8 @@ func (r *Router) DeadLetterTopic() string { return r.deadLetter }
 // one without its raw bytes, or one that is not well-formed where the route takes something out of it. No message is made of it then.
 func (r *Router) Route(e *source.Event) ([]sink.Message, error) { return r.Append(nil, e) }
 
-// Append appends the messages that Route returns to batch.
+// Append appends the messages that Route returns to batch. Where batch has room, the array of the headers that stand in the message
+// there is used again, so that a batch that is emptied with batch[:0] costs no memory when it is filled anew.
 func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, error) {
 	d := r.decision(e.Event)
 	if d.dropped {
@@ -193,19 +194,28 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 		Topic:    d.topic,
 		Key:      f.key(e, d.key),
 		ID:       e.ID,
+		Headers:  spareHeaders(batch),
 		Body:     e.Raw,
 		Position: e.Position(),
 	}
 	switch r.encoding {
 	case CloudEvents:
-		m.Headers = r.binaryHeaders(e, &f)
+		m.Headers = r.binaryHeaders(m.Headers, e, &f)
 	case CloudEventsStructured:
-		m.Headers = append(eventHeaders(e, &f, 1), sink.Header{Key: r.binding.contentType, Value: r.binding.structuredType})
+		m.Headers = append(eventHeaders(m.Headers, e, &f, 1), sink.Header{Key: r.binding.contentType, Value: r.binding.structuredType})
 		m.Body = r.structuredBody(e, &f)
 	case Raw:
-		m.Headers = eventHeaders(e, &f, 0)
+		m.Headers = eventHeaders(m.Headers, e, &f, 0)
 	}
 	return append(batch, m), nil
+}
+
+// spareHeaders returns the array of headers that the next message of batch has left behind, if any, emptied.
+func spareHeaders(batch []sink.Message) []sink.Header {
+	if n := len(batch); n < cap(batch) {
+		return batch[:n+1][n].Headers[:0]
+	}
+	return nil
 }
 
 // The headers of every message, in this order.
@@ -222,9 +232,9 @@ const (
 	HeaderRepair = "relay-repair" // an event that was missing, by `relay verify --repair`
 )
 
-// eventHeaders returns the headers of every message, with room for more.
-func eventHeaders(e *source.Event, f *fields, more int) []sink.Header {
-	h := make([]sink.Header, 0, 4+more)
+// eventHeaders appends the headers of every message to h, with room for more.
+func eventHeaders(h []sink.Header, e *source.Event, f *fields, more int) []sink.Header {
+	h = slices.Grow(h, 4+more)
 	h = append(h, sink.Header{Key: HeaderID, Value: printable(e.ID)}, sink.Header{Key: HeaderType, Value: printable(e.Event)})
 	if f.createdAt != "" {
 		h = append(h, sink.Header{Key: HeaderCreatedAt, Value: f.createdAt})

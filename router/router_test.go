@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -317,6 +318,31 @@ func requireKeyAsDecoded(t *testing.T, e *source.Event, path, key string) {
 	if s, ok := at.(string); ok && s != "" && !strings.ContainsRune(s, '\uFFFD') {
 		require.Equal(t, s, key)
 	}
+}
+
+// TestRoutingCopiesNothing: a batch that is filled anew costs the text of each event's time and nothing else.
+func TestRoutingCopiesNothing(t *testing.T) {
+	e := newEvent(t, "dsync.user.created", `{"object":"directory_user","id":"directory_user_01H","organization_id":"org_01H","directory_id":"directory_01H"}`)
+	r := newRouter(t, Config{})
+	batch := make([]sink.Message, 0, 3)
+	allocations := testing.AllocsPerRun(100, func() {
+		batch = batch[:0]
+		for range 3 {
+			var err error
+			if batch, err = r.Append(batch, e); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	require.LessOrEqual(t, allocations, 3.0)
+	for _, m := range batch {
+		require.Same(t, unsafe.SliceData(e.Raw), unsafe.SliceData(m.Body), "the body is a copy")
+		require.Equal(t, "org_01H", string(m.Key))
+		at := strings.Index(string(e.Data), "org_01H")
+		require.Same(t, &e.Data[at], unsafe.SliceData(m.Key), "the key is a copy")
+		require.Len(t, m.Headers, 4)
+	}
+	require.NotSame(t, unsafe.SliceData(batch[0].Headers), unsafe.SliceData(batch[1].Headers))
 }
 
 func BenchmarkRoute(b *testing.B) {

@@ -29,7 +29,8 @@ type Sink interface {
 	// Publish returns nil when every message of batch is durable, in the order of the batch (per topic and key where the bus has
 	// partitions). Otherwise it returns a *PublishError that says how long the durable prefix is; what follows the prefix may or
 	// may not be stored. When ctx ends, no further message is sent, and Publish returns soon after with what is known.
-	// An implementation retries inside only what keeps order and makes no duplicate.
+	// An implementation retries inside only what keeps order and makes no duplicate. It keeps nothing of batch when it returns but
+	// the strings of ids, topics and positions: the array, the headers and the bytes belong to the caller again.
 	Publish(ctx context.Context, batch []Message) error
 	Close() error
 }

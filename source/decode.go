@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -87,7 +89,26 @@ func (d *decoder) events(sizeHint int) ([]Event, error) {
 		}
 	}
 	_, err := d.dec.ReadToken()
+	ownIDs(events)
 	return events, err
+}
+
+// ownIDs moves the ids of a page out of its body into one string: whoever remembers an id does not keep the body with it.
+func ownIDs(events []Event) {
+	size := 0
+	for i := range events {
+		size += len(events[i].ID)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for i := range events {
+		b.WriteString(events[i].ID)
+	}
+	ids := b.String()
+	for i := range events {
+		n := len(events[i].ID)
+		events[i].ID, ids = ids[:n], ids[n:]
+	}
 }
 
 func (d *decoder) event(e *Event) (err error) {
@@ -97,7 +118,9 @@ func (d *decoder) event(e *Event) (err error) {
 		case "id":
 			e.ID, err = d.name()
 		case "event":
-			e.Event, err = d.name()
+			var name string
+			name, err = d.name()
+			e.Event = typeName(name)
 		case "created_at":
 			created, err = d.text()
 		case "data":
@@ -209,7 +232,15 @@ func (d *decoder) text() ([]byte, error) {
 	return out, err
 }
 
-// name reads an id or a type. They become headers and subjects, hence the bounds.
+// typeName returns the shared string of a known type, and a copy of another name.
+func typeName(name string) string {
+	if known, ok := knownNames[name]; ok {
+		return known
+	}
+	return strings.Clone(name)
+}
+
+// name reads an id or a type; what it returns may lie in the body. They become headers and subjects, hence the bounds.
 func (d *decoder) name() (string, error) {
 	b, err := d.text()
 	if err != nil {
@@ -218,11 +249,12 @@ func (d *decoder) name() (string, error) {
 	if len(b) > maxNameBytes {
 		return "", fmt.Errorf("it has %d bytes, more than the %d that relay takes", len(b), maxNameBytes)
 	}
-	if s, ok := knownNames[string(b)]; ok {
-		return s, nil
-	}
 	for i := 0; i < len(b); {
 		r, n := rune(b[i]), 1
+		if r > ' ' && r < 0x7f {
+			i++
+			continue
+		}
 		if r >= utf8.RuneSelf {
 			r, n = utf8.DecodeRune(b[i:])
 		}
@@ -231,7 +263,7 @@ func (d *decoder) name() (string, error) {
 		}
 		i += n
 	}
-	return string(b), nil
+	return unsafe.String(unsafe.SliceData(b), len(b)), nil //nolint:gosec // the bytes of a page are never written
 }
 
 // parseTime reads a time as RFC 3339 has it, and as one sample of WorkOS's documentation has it: a space in place of T and no

@@ -60,6 +60,28 @@ func TestDecodeAliasesTheBody(t *testing.T) {
 	}
 }
 
+// TestDecodingCostsNothingPerEvent: a page is its body, the array of its events and their ids in one string, whatever the events
+// hold. An id keeps no body in memory.
+func TestDecodingCostsNothingPerEvent(t *testing.T) {
+	allocations := func(events, size int) float64 {
+		body := samplePage(events, size)
+		return testing.AllocsPerRun(20, func() {
+			if _, err := decodeList(body, events); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	one, many, large := allocations(1, 500), allocations(100, 500), allocations(100, 20_000)
+	require.InDelta(t, one, many, 3)
+	require.InDelta(t, many, large, 3)
+
+	body := samplePage(2, 500)
+	list, err := decodeList(body, 2)
+	require.NoError(t, err)
+	from, id := uintptr(unsafe.Pointer(unsafe.SliceData(body))), uintptr(unsafe.Pointer(unsafe.StringData(list.Data[1].ID)))
+	require.False(t, id >= from && id < from+uintptr(len(body)), "the id lies in the body")
+}
+
 func TestDecodeTakesWhatIsUnusual(t *testing.T) {
 	const created = `"created_at":"2026-11-24T08:57:44.123Z"`
 	for name, tc := range map[string]struct{ event, id, typ string }{

@@ -44,6 +44,9 @@ func codecOf(name string) (compress.Codec, error) {
 	if name == "" || name == "none" {
 		return nil, nil
 	}
+	if name == "lz4" {
+		return &lz4Codec{}, nil
+	}
 	for _, c := range compress.Codecs {
 		if c != nil && c.Name() == name {
 			return c, nil
@@ -77,29 +80,38 @@ func encodeBatch(spec batchSpec, batch []sink.Message, index []int) ([]byte, err
 		finishBatch(set, spec, attributes, len(index))
 		return set, nil
 	}
-	scratch := scratches.Get().(*[]byte)
-	defer scratches.Put(scratch)
-	plain := appendRecords(slices.Grow((*scratch)[:0], size)[:setSizeBytes+batchHeaderBytes], batch, index)
-	if cap(plain) <= maxScratch {
-		*scratch = plain
-	}
-	set, err := pack(spec.codec, plain)
-	if err != nil {
+	s := scratches.Get().(*scratch)
+	defer s.giveBack()
+	s.plain = appendRecords(slices.Grow(s.plain[:0], size)[:setSizeBytes+batchHeaderBytes], batch, index)
+	s.packed.Reset()
+	if err := pack(&s.packed, spec.codec, s.plain); err != nil {
 		return nil, err
 	}
-	if len(set) < len(plain) {
+	set := s.plain
+	if s.packed.Len() < len(s.plain) {
 		attributes |= int16(spec.codec.Code())
-	} else {
-		set = slices.Clone(plain)
+		set = s.packed.Bytes()
 	}
+	set = bytes.Clone(set)
 	finishBatch(set, spec, attributes, len(index))
 	return set, nil
 }
 
-// scratches holds buffers for records that are about to be compressed.
-var scratches = sync.Pool{New: func() any { return new([]byte) }}
+// scratch is what a record batch is compressed in, before and after.
+type scratch struct {
+	plain  []byte
+	packed bytes.Buffer
+}
 
-const maxScratch = 4 << 20 // larger buffers are not kept
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// giveBack keeps s for another batch, unless a rare large one has grown it.
+func (s *scratch) giveBack() {
+	const most = 1 << 20
+	if cap(s.plain) <= most && s.packed.Cap() <= most {
+		scratches.Put(s)
+	}
+}
 
 func appendRecords(b []byte, batch []sink.Message, index []int) []byte {
 	for n, i := range index {
@@ -108,20 +120,18 @@ func appendRecords(b []byte, batch []sink.Message, index []int) []byte {
 	return b
 }
 
-// pack returns plain with its records compressed; the header's place stays as it is.
-func pack(codec compress.Codec, plain []byte) ([]byte, error) {
-	var out bytes.Buffer
-	out.Grow(len(plain)/2 + setSizeBytes + batchHeaderBytes)
+// pack writes plain to out with its records compressed; the header's place stays as it is.
+func pack(out *bytes.Buffer, codec compress.Codec, plain []byte) error {
 	out.Write(plain[:setSizeBytes+batchHeaderBytes])
-	w := codec.NewWriter(&out)
-	if _, err := w.Write(plain[setSizeBytes+batchHeaderBytes:]); err != nil {
-		_ = w.Close()
-		return nil, fmt.Errorf("compressing a record batch with %s: %w", codec.Name(), err)
+	w := codec.NewWriter(out)
+	_, err := w.Write(plain[setSizeBytes+batchHeaderBytes:])
+	if closeErr := w.Close(); err == nil {
+		err = closeErr
 	}
-	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("compressing a record batch with %s: %w", codec.Name(), err)
+	if err != nil {
+		return fmt.Errorf("compressing a record batch with %s: %w", codec.Name(), err)
 	}
-	return out.Bytes(), nil
+	return nil
 }
 
 // finishBatch fills in the size and the header of set, whose records stand already.

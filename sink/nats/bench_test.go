@@ -90,7 +90,7 @@ func BenchmarkClientLibrary(b *testing.B) {
 		round++
 		futures := make([]jetstream.PubAckFuture, 0, benchBatch)
 		for i := range batch[:min(left, benchBatch)] {
-			f, err := js.PublishMsgAsync(encode(&batch[i], "", true), jetstream.WithRetryAttempts(0))
+			f, err := js.PublishMsgAsync(new(encoder).encode(&batch[i], "", true), jetstream.WithRetryAttempts(0))
 			require.NoError(b, err)
 			futures = append(futures, f)
 		}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -33,7 +32,7 @@ type commit struct {
 	last     sink.Message // the position
 	expected uint64       // sequence of the position that it is to replace; 0 for none
 	askAll   bool         // every message asks for an answer, to find one that is refused
-	id       []string     // of the batch, as the value of a header
+	id       string       // of the batch
 	wake     chan struct{}
 
 	mu       sync.Mutex
@@ -45,7 +44,7 @@ type commit struct {
 
 func newCommit(number uint64, batch []sink.Message, expected uint64, position sink.Message) *commit {
 	return &commit{
-		number: number, batch: batch, expected: expected, last: position, id: []string{rand.Text()}, wake: make(chan struct{}, 1),
+		number: number, batch: batch, expected: expected, last: position, id: rand.Text(), wake: make(chan struct{}, 1),
 	}
 }
 
@@ -62,28 +61,11 @@ func (c *commit) headersSize(index int) int {
 	if len(c.batch) == 0 {
 		return 0
 	}
-	size := len(batchIDHeader) + len(c.id[0]) + len(batchSequenceHeader) + len("1000") + 2*headerEntry
+	size := len(batchIDHeader) + len(c.id) + len(batchSequenceHeader) + len("1000") + 2*headerEntry
 	if index == len(c.batch) {
 		size += len(batchCommitHeader) + len("1") + headerEntry
 	}
 	return size
-}
-
-// message makes the message of the bus at index.
-func (c *commit) message(index int, replyTo string) *nats.Msg {
-	msg := encode(c.at(index), replyTo, false)
-	if len(c.batch) == 0 {
-		return msg
-	}
-	if msg.Header == nil {
-		msg.Header = nats.Header{}
-	}
-	msg.Header[batchIDHeader] = c.id
-	msg.Header[batchSequenceHeader] = []string{strconv.Itoa(index + 1)}
-	if index == len(c.batch) {
-		msg.Header[batchCommitHeader] = []string{"1"}
-	}
-	return msg
 }
 
 // answered takes an answer of the server. It runs on the one goroutine of the inbox subscription.
@@ -157,6 +139,7 @@ func (c *commit) outcome(cause error) (sequence uint64, index int, failure error
 // server says there why it takes no batch at all; then one in each half of batchInFlight.
 func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan struct{}) error {
 	bytes, mark := 0, 0
+	var e encoder
 	for i := range len(c.batch) + 1 {
 		select {
 		case <-ctx.Done():
@@ -176,7 +159,7 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 		if i == 0 || i == len(c.batch) || full || c.askAll {
 			replyTo = reply(l.inbox, c.number, i)
 		}
-		if err := l.nc.PublishMsg(c.message(i, replyTo)); err != nil {
+		if err := l.nc.PublishMsg(e.encodeInBatch(c, i, replyTo)); err != nil {
 			if errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionClosed) {
 				return errLost
 			}

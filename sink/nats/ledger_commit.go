@@ -186,6 +186,7 @@ func (l *Ledger) position(expected uint64, document []byte) sink.Message {
 // check finds what the server would refuse, before anything is sent: within a batch it says so in a way that looks like a timeout.
 func (l *Ledger) check(ctx context.Context, lk *link, c *commit) error {
 	limits := l.s.limits(lk)
+	bound := make(stringSet) // the topics of the batch that are known to be
 	for i := range c.batch {
 		m := &c.batch[i]
 		rejected := limits.check(m, c.headersSize(i))
@@ -195,12 +196,16 @@ func (l *Ledger) check(ctx context.Context, lk *link, c *commit) error {
 		if rejected != nil {
 			return &sink.PublishError{Durable: i, Err: rejected}
 		}
-		if bound, err := l.bound(ctx, lk, m.Topic); err != nil {
+		if _, known := bound[m.Topic]; known {
+			continue
+		}
+		if is, err := l.bound(ctx, lk, m.Topic); err != nil {
 			return err
-		} else if !bound {
+		} else if !is {
 			return &sink.PublishError{Durable: i, Err: &sink.FatalError{Err: fmt.Errorf("stream %s does not bind %s: add the subject to it",
 				l.s.cfg.Stream, m.Topic)}}
 		}
+		bound[m.Topic] = struct{}{}
 	}
 	if rejected := limits.checkSize(&c.last, c.headersSize(len(c.batch))); rejected != nil {
 		return &sink.FatalError{Err: fmt.Errorf("the position: %w; raise that limit", errors.New(rejected.Reason))}

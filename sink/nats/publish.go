@@ -152,6 +152,7 @@ func (s *Sink) remember(a *attempt, o outcome) {
 // send sends the messages in order, never more than the window beyond the prefix, and stops at the first sign of a failure.
 func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct{}) error {
 	prefix := 0
+	var e encoder
 	for i := range a.batch {
 		if i-prefix >= s.cfg.Window {
 			if err := s.await(ctx, a, i-s.cfg.Window+1, lost); err != nil {
@@ -173,7 +174,7 @@ func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct
 			return failure
 		}
 		a.noteSent(i + 1) // before it is sent, for it may be stored even where sending fails
-		if err := l.nc.PublishMsg(encode(&a.batch[i], reply(l.inbox, a.number, i), a.withIDs)); err != nil {
+		if err := l.nc.PublishMsg(e.encode(&a.batch[i], reply(l.inbox, a.number, i), a.withIDs)); err != nil {
 			if errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionClosed) {
 				a.noteSent(i)
 				return errLost
@@ -182,30 +183,6 @@ func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct
 		}
 	}
 	return nil
-}
-
-// encode makes the message of the bus. The values of the headers share one array.
-func encode(m *sink.Message, reply string, withID bool) *nats.Msg {
-	msg := &nats.Msg{Subject: m.Topic, Reply: reply, Data: m.Body}
-	withID = withID && m.ID != ""
-	if len(m.Headers) == 0 && !withID {
-		return msg
-	}
-	msg.Header = make(nats.Header, len(m.Headers)+1)
-	values := make([]string, len(m.Headers)+1)
-	for i, h := range m.Headers {
-		if have, ok := msg.Header[h.Key]; ok {
-			msg.Header[h.Key] = append(have, h.Value)
-			continue
-		}
-		values[i] = h.Value
-		msg.Header[h.Key] = values[i : i+1 : i+1]
-	}
-	if withID {
-		values[len(m.Headers)] = m.ID
-		msg.Header[msgIDHeader] = values[len(m.Headers):]
-	}
-	return msg
 }
 
 // await waits until the first target messages are acknowledged. It fails where something else ends the attempt, or where
