@@ -1,11 +1,13 @@
 package source
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -185,8 +187,8 @@ func (c *Client) apiError(resp *http.Response, a answer, opts ListEventsOpts) *A
 // clean makes a text of the API fit for logs and errors: without the key, on one line, and clipped.
 func (c *Client) clean(s string) string {
 	const maxText = 500
-	if c.APIKey != "" {
-		s = strings.ReplaceAll(s, c.APIKey, "[API key]")
+	for _, form := range shownForms(c.APIKey) {
+		s = strings.ReplaceAll(s, form, "[API key]")
 	}
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -199,6 +201,24 @@ func (c *Client) clean(s string) string {
 		s = strings.ToValidUTF8(s[:maxText], "") + "..."
 	}
 	return s
+}
+
+// shownForms are the forms in which an answer may repeat key: as it is, escaped as in an address, and in base64, of which the characters
+// stand here that key alone decides, wherever in the encoded text it begins.
+func shownForms(key string) []string {
+	if key == "" {
+		return nil
+	}
+	forms := []string{key, url.QueryEscape(key)}
+	const telling = 8 // bytes, of a key whose encoded form means anything
+	if len(key) < telling {
+		return forms
+	}
+	for skip, first := range [...]int{0, 2, 3} {
+		encoded := base64.RawStdEncoding.EncodeToString(append(make([]byte, skip), key...))
+		forms = append(forms, encoded[first:len(encoded)-1])
+	}
+	return forms
 }
 
 // parseErrorBody knows the shapes {message, code}, {message, errors: [{code, field, message} or text]} and
