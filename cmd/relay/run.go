@@ -23,6 +23,7 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	defer a.limitMemory(cfg)()
 	return serve(ctx, cfg, a.log, nil)
 }
 

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"runtime/debug"
+
+	"workos-relay/internal/config"
+	"workos-relay/sink/nats"
+)
+
+// What a process takes beside the bytes that its backfills hold.
+const (
+	memoryOfRelay    = 8 << 20
+	memoryOfLane     = 8 << 20 // what was read ahead, and the batch on its way
+	memoryOfEmbedded = 64 << 20
+)
+
+// memoryLimit is the memory that relay gets along with under this configuration, as Go's runtime counts it. A lane that is not far
+// behind needs much less; while one reads a backlog the collector works so often that it is kept. Where a rare page is too large for
+// it the runtime goes beyond, rather than to spend more than half of the processor on collecting.
+func memoryLimit(cfg *config.Config) int64 {
+	limit := int64(memoryOfRelay)
+	for i := range cfg.Sinks {
+		limit += memoryOfLane
+		if cfg.Source.Backfill.Readers > 1 {
+			limit += int64(cfg.Source.Backfill.Memory)
+		}
+		if s := cfg.Sinks[i].NATS; s != nil && s.URL == nats.Embedded {
+			limit += memoryOfEmbedded
+		}
+	}
+	return limit
+}
+
+// limitMemory sets memoryLimit for the process, unless GOMEMLIMIT says otherwise, and returns what undoes that.
+func (a *app) limitMemory(cfg *config.Config) (undo func()) {
+	if _, set := a.env("GOMEMLIMIT"); set {
+		return func() {}
+	}
+	before := debug.SetMemoryLimit(memoryLimit(cfg))
+	return func() { debug.SetMemoryLimit(before) }
+}

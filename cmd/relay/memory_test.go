@@ -1,0 +1,40 @@
+package main
+
+import (
+	"math"
+	"runtime/debug"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/internal/config"
+	"workos-relay/sink/kafka"
+	"workos-relay/sink/nats"
+)
+
+func TestMemoryLimit(t *testing.T) {
+	cfg := &config.Config{Sinks: []config.Sink{{NATS: &nats.Config{URL: "nats://127.0.0.1:4222"}}}}
+	cfg.Source.Backfill = config.Backfill{Readers: 16, Memory: 64 << 20}
+	require.EqualValues(t, 80<<20, memoryLimit(cfg))
+	cfg.Sinks = append(cfg.Sinks, config.Sink{Kafka: &kafka.Config{}})
+	require.EqualValues(t, 152<<20, memoryLimit(cfg), "each lane has a backfill of its own")
+	cfg.Source.Backfill.Readers = 1
+	require.EqualValues(t, 24<<20, memoryLimit(cfg), "one reader holds nothing ahead")
+	cfg.Sinks[0].NATS.URL = nats.Embedded
+	require.EqualValues(t, 88<<20, memoryLimit(cfg))
+}
+
+func TestMemoryLimitGivesWayToTheEnvironment(t *testing.T) {
+	cfg := &config.Config{Sinks: make([]config.Sink, 100)} // a limit that this process is far from
+	before := debug.SetMemoryLimit(-1)
+	a := &app{env: func(name string) (string, bool) { return "off", name == "GOMEMLIMIT" }}
+	a.limitMemory(cfg)()
+	require.Equal(t, before, debug.SetMemoryLimit(-1))
+
+	a.env = func(string) (string, bool) { return "", false }
+	undo := a.limitMemory(cfg)
+	require.Equal(t, memoryLimit(cfg), debug.SetMemoryLimit(-1))
+	undo()
+	require.Equal(t, before, debug.SetMemoryLimit(math.MaxInt64))
+	debug.SetMemoryLimit(before)
+}
