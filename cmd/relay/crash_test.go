@@ -14,12 +14,13 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestCrashNATS kills relay with SIGKILL at random points while events flow into JetStream. It shows that no event is lost, that
+// TestCrashNATS kills relay with SIGKILL at random points while events flow into JetStream from a backlog that several readers read. It shows that no event is lost, that
 // the order stays the source's, that a crash repeats at most what one commit holds, and that the checkpoint is readable and never
 // goes back. The stream's duplicate window is as short as the server allows, so that copies are seen and not swallowed. It does
 // not show what a power failure does: the operating system survives here, and with it what was written and not yet synced.
 func TestCrashNATS(t *testing.T) {
 	const events, kills = 50_000, 30
+	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 11}))
 	url, js := newNATS(t)
 	dir := t.TempDir()
@@ -36,11 +37,13 @@ func TestCrashNATS(t *testing.T) {
 	committed := -1
 	for kill := range kills {
 		var stderr output
+		began := time.Now()
 		cmd := child(t, &stderr, "run", "--config", config)
 		goal := min(messages(js, "WORKOS")+1+rnd.IntN(events/kills), events-1)
 		require.Eventually(t, func() bool { return messages(js, "WORKOS") >= goal }, patient, time.Millisecond, "kill %d: %s", kill, &stderr)
 		require.NoError(t, cmd.Process.Kill())
 		_ = cmd.Wait() // reports the kill
+		readers.look(api, began)
 
 		cp, err := checkpoint.ReadFile(dir, id)
 		require.NoError(t, err, "kill %d: the checkpoint must be readable", kill)
@@ -56,7 +59,27 @@ func TestCrashNATS(t *testing.T) {
 	finish(t, config, dir, id, want)
 	copies := requireAllInOrder(t, js, want)
 	require.LessOrEqual(t, copies, kills*pipeline.DefaultBatchMessages, "a crash repeats at most one commit")
-	t.Logf("%d kills, %d events, 0 lost, %d copies", kills, events, copies)
+	readers.require(t)
+	t.Logf("%d kills, %d of them after several readers were at work on the backlog, %d events, 0 lost, %d copies", kills, readers, events, copies)
+}
+
+// backfills counts the relays that read the backlog with several readers: they ask by time, which the plain cursor does not.
+type backfills int
+
+// look counts the relay that began then.
+func (b *backfills) look(api *sourcetest.Server, began time.Time) {
+	for _, r := range api.Requests() {
+		if !r.Time.Before(began) && strings.Contains(r.RawQuery, "range_start") {
+			*b++
+			return
+		}
+	}
+}
+
+// require is about any at all: how many there are is a matter of how fast the machine carries 50,000 events.
+func (b *backfills) require(t *testing.T) {
+	t.Helper()
+	require.Positive(t, int(*b), "no relay was killed while it read with several readers")
 }
 
 // shortWindow makes the stream's duplicate window as short as the server allows, so that copies are seen and not swallowed.
@@ -90,6 +113,7 @@ func requireAllInOrder(t *testing.T, js jetstream.JetStream, want []string) (cop
 // without a volume has, so every start is a takeover.
 func TestCrashNATSExactlyOnce(t *testing.T) {
 	const events, kills = 50_000, 30
+	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 14}))
 	url, js := newNATS(t)
 	want := api.IDs(sourcetest.Filter{})
@@ -104,15 +128,18 @@ func TestCrashNATSExactlyOnce(t *testing.T) {
 		if kill%10 == 9 {
 			path = config()
 		}
+		began := time.Now()
 		cmd := child(t, &stderr, "run", "--config", path)
 		goal := min(messages(js, "WORKOS")+1+rnd.IntN(events/kills), events)
 		require.Eventually(t, func() bool { return messages(js, "WORKOS") >= goal }, patient, time.Millisecond, "kill %d: %s", kill, &stderr)
 		require.NoError(t, cmd.Process.Kill())
 		_ = cmd.Wait() // reports the kill
+		readers.look(api, began)
 	}
 	r := start(t, "run", "--config", same)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == events+1 }, patient, often, &r.stderr) // and the position
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Zero(t, requireAllInOrder(t, js, want), "copies")
-	t.Logf("%d kills, %d events, 0 lost, 0 copies", kills, events)
+	readers.require(t)
+	t.Logf("%d kills, %d of them after several readers were at work on the backlog, %d events, 0 lost, 0 copies", kills, readers, events)
 }

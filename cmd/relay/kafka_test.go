@@ -185,6 +185,7 @@ func recordHeader(r *kgo.Record, key string) string {
 // runs on a Kafka inside the process unless RELAY_TEST_KAFKA names a real one.
 func TestCrashKafka(t *testing.T) {
 	const events, kills = 50_000, 30
+	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 12}))
 	bus := newKafka(t)
 	dir := t.TempDir()
@@ -196,24 +197,28 @@ func TestCrashKafka(t *testing.T) {
 	have := 0
 	for kill := range kills {
 		var stderr output
+		began := time.Now()
 		cmd := child(t, &stderr, "run", "--config", config)
 		goal := min(have+1+rnd.IntN(events/kills), events-1)
 		require.Eventually(t, func() bool { have = bus.count(have); return have >= goal }, patient, time.Millisecond, "kill %d: %s", kill, &stderr)
 		require.NoError(t, cmd.Process.Kill())
 		_ = cmd.Wait() // reports the kill
+		readers.look(api, began)
 		_, err := checkpoint.ReadFile(dir, id)
 		require.NoError(t, err, "kill %d: the checkpoint must be readable", kill)
 	}
 	finish(t, config, dir, id, want)
 	copies := bus.requireAll(t, want)
 	require.LessOrEqual(t, copies, kills*pipeline.DefaultBatchMessages, "a crash repeats at most one commit")
-	t.Logf("%d kills, %d events, 0 lost, %d copies", kills, events, copies)
+	readers.require(t)
+	t.Logf("%d kills, %d of them after several readers were at work on the backlog, %d events, 0 lost, %d copies", kills, readers, events, copies)
 }
 
 // TestCrashKafkaExactlyOnce kills relay as TestCrashKafka does, with the position in the transaction of the events: a consumer that
 // reads committed sees every event once, in the order of the source within each partition.
 func TestCrashKafkaExactlyOnce(t *testing.T) {
 	const events, kills = 50_000, 30
+	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 15}))
 	bus := newKafka(t)
 	admin := freeAddress(t)
@@ -222,17 +227,20 @@ func TestCrashKafkaExactlyOnce(t *testing.T) {
 	have := 0
 	for kill := range kills {
 		var stderr output
+		began := time.Now()
 		cmd := child(t, &stderr, "run", "--config", config)
 		goal := min(have+1+rnd.IntN(events/kills), events)
 		require.Eventually(t, func() bool { have = bus.count(have); return have >= goal }, patient, time.Millisecond, "kill %d: %s", kill, &stderr)
 		require.NoError(t, cmd.Process.Kill())
 		_ = cmd.Wait() // reports the kill
+		readers.look(api, began)
 	}
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return atTip(admin) }, 2*patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Zero(t, bus.requireAll(t, api.IDs(sourcetest.Filter{})), "copies")
-	t.Logf("%d kills, %d events, 0 lost, 0 copies", kills, events)
+	readers.require(t)
+	t.Logf("%d kills, %d of them after several readers were at work on the backlog, %d events, 0 lost, 0 copies", kills, readers, events)
 }
 
 // atTip reports whether the relay at an admin address has committed everything there is.
