@@ -25,21 +25,26 @@ func TestEveryPartMeasures(t *testing.T) {
 	}
 	t.Setenv("RELAY_TEST_KAFKA", "")
 	out := filepath.Join(t.TempDir(), "RESULTS.md")
-	require.NoError(t, run(t.Context(), []string{"-events", "3000", "-runs", "1", "-latency", "0s,1ms", "-dir", t.TempDir(), "-out", out}))
+	require.NoError(t, run(t.Context(), []string{"-only", "nats,kafka,publish,tip,start,memory", "-quick", "-events", "3000", "-memory-events", "10000", "-latency", "0s,1ms", "-dir", t.TempDir(), "-out", out}))
 	text, err := os.ReadFile(out)
 	require.NoError(t, err)
 	for _, row := range []string{
-		`## Events API to NATS JetStream, 3000 events, API latency 0s`,
-		`## Events API to NATS JetStream, 3000 events, API latency 1ms`,
-		`\| bare loop: fetches and discards \| [\d,]+ \| 100 % \| \d+\.\d`,
-		`\| relay to JetStream \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
-		`\| relay to JetStream, sync_always \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
-		`\| relay to JetStream, exactly_once \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
-		`\| relay to kfake \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`## Events API to NATS JetStream, API latency 0s`,
+		`## Events API to NATS JetStream, API latency 1ms`,
+		`\| bare loop: fetches and discards \| 3,000 \| [\d,]+ \| 100 % \| \d+\.\d`,
+		`\| relay, at_least_once \| 3,000 \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`\| relay, at_least_once, sync_always \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
+		`\| relay, exactly_once \| 3,000 \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`\| relay, at_least_once, kfake \| 3,000 \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+		`\| relay, exactly_once, kfake \| 3,000 \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
 		`## Publishing pages of 100 events to kfake, 750 events`,
 		`\| relay's sink \| none \| [\d,]+ \| \d+\.\d`,
 		`\| kafka.Writer \| lz4 \| [\d,]+ \| \d+\.\d`,
 		`\| franz-go, ProduceSync \| lz4 \| [\d,]+ \| \d+\.\d`,
+		`\| JetStream, at_least_once, webhook \| \d+ms`,
+		`\| kfake, exactly_once \| [\d.]+m?s`,
+		`\| 10,000 \| [\d,]+ \| \d+\.\d`,
+		`!\[[^\]]+\]\(plot\.svg\)`,
 	} {
 		require.Regexp(t, row, string(text))
 	}
@@ -61,7 +66,7 @@ func TestCommandLine(t *testing.T) {
 	}
 	s, err := parse(nil)
 	require.NoError(t, err)
-	require.Equal(t, []string{"nats", "kafka", "publish"}, s.only)
+	require.Equal(t, []string{"nats", "kafka", "publish", "backfill", "tip", "start", "memory"}, s.only)
 }
 
 func TestARoleThatFailsSaysWhy(t *testing.T) {

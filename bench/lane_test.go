@@ -40,7 +40,7 @@ func BenchmarkLane(b *testing.B) {
 	})
 	b.Run("kafka", func(b *testing.B) {
 		benchmarkLane(b, api, events, func() (bus, pipeline.Bus) {
-			server, err := newKfake(b.Context())
+			server, err := newKfake(b.Context(), atLeastOnce)
 			require.NoError(b, err)
 			s, err := kafka.New(kafka.Config{
 				Brokers: server.brokers, Compression: "lz4", ClientID: "bench", RequestTimeout: 10 * time.Second, TransactionTimeout: 15 * time.Second,

@@ -24,6 +24,7 @@ import (
 
 // settings is what the command line says.
 type settings struct {
+	quick     bool
 	events    int
 	runs      int
 	only      []string
@@ -33,6 +34,7 @@ type settings struct {
 	relay     string // the binary
 	relayEnv  []string
 	brokers   []string // of a real Kafka; empty for none
+	most      int      // events of the longest backlog of the part memory
 }
 
 // part is one part of the benchmark, chosen by -only.
@@ -45,6 +47,10 @@ var parts = []part{
 	{"nats", carryToNATS},
 	{"kafka", carryToKafka},
 	{"publish", publishToKafka},
+	{"backfill", readBacklogs},
+	{"tip", waitAtTip},
+	{"start", startUp},
+	{"memory", holdMemory},
 }
 
 func main() {
@@ -84,16 +90,31 @@ func parse(args []string) (settings, error) {
 	}
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.BoolVar(&s.quick, "quick", false, "see that everything runs, in a minute or two: few events, one run; what is given beside comes first")
 	flags.IntVar(&s.events, "events", 200_000, "events to carry at a latency of 0; with latency fewer, so that a run stays under 10 s")
-	flags.IntVar(&s.runs, "runs", 3, "how often everything is measured; the tables show medians, and of memory the most")
+	flags.IntVar(&s.runs, "runs", 3, "how often is measured what the machine decides; the tables show medians, and of memory the most")
 	only := flags.String("only", strings.Join(names, ","), "parts to run")
-	latencies := flags.String("latency", "0s", "latencies of the Events API, such as 0s,10ms,50ms")
+	latencies := flags.String("latency", "0s,10ms,50ms,100ms", "latencies of the Events API in the parts nats and kafka")
+	kafka := flags.String("kafka", os.Getenv("RELAY_TEST_KAFKA"), "brokers of a real Kafka beside kfake, such as .ci/kafka/start prints; default RELAY_TEST_KAFKA")
+	flags.IntVar(&s.most, "memory-events", 10_000_000, "the longest backlog of the part memory")
 	flags.StringVar(&s.out, "out", "", "file to write the tables to (default bench/RESULTS.md of this module)")
 	flags.StringVar(&s.dir, "dir", "", "folder for the bus's files and the checkpoints, on the disk to be measured (default in the user's cache folder)")
 	flags.StringVar(&s.relay, "relay", "", "binary of relay to measure, such as one of another version (default built from this module)")
 	env := flags.String("relay-env", "", "environment of relay alone, such as GOGC=50,GOMEMLIMIT=32MiB")
 	if err := flags.Parse(args); err != nil {
 		return s, err
+	}
+	given := make(map[string]bool)
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if s.quick {
+		quick := map[string]string{"events": "20000", "runs": "1", "latency": "0s,10ms", "memory-events": "100000"}
+		for name, value := range quick {
+			if !given[name] {
+				if err := flags.Set(name, value); err != nil {
+					return s, err
+				}
+			}
+		}
 	}
 	s.only = split(*only)
 	for _, o := range s.only {
@@ -111,7 +132,7 @@ func parse(args []string) (settings, error) {
 	if flags.NArg() > 0 || s.events < 1000 || s.runs < 1 {
 		return s, errors.New("usage: bench [flags], with at least 1000 events and one run")
 	}
-	s.relayEnv, s.brokers = split(*env), split(os.Getenv("RELAY_TEST_KAFKA"))
+	s.relayEnv, s.brokers = split(*env), split(*kafka)
 	return s, nil
 }
 
@@ -125,8 +146,12 @@ func split(list string) []string {
 // lab is where everything is measured.
 type lab struct {
 	settings
+	module string // where its source is
 	dir    string // for files on the real disk; removed at the end
 	report *report
+
+	rival    string // the binary of the loop on Watermill; empty while not built
+	rivalErr error  // why it cannot be
 }
 
 func measure(ctx context.Context, s settings) (r *report, err error) {
@@ -144,7 +169,7 @@ func measure(ctx context.Context, s settings) (r *report, err error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	l := &lab{settings: s}
+	l := &lab{settings: s, module: module}
 	if l.dir, err = os.MkdirTemp(s.dir, "bench-"); err != nil {
 		return nil, err
 	}
@@ -163,9 +188,11 @@ func measure(ctx context.Context, s settings) (r *report, err error) {
 		if !slices.Contains(s.only, p.name) {
 			continue
 		}
+		began := time.Now()
 		if err := p.run(ctx, l); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
+		progress("-- %s took %s", p.name, time.Since(began).Round(time.Second))
 	}
 	return l.report, nil
 }

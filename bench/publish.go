@@ -37,7 +37,7 @@ func publishToKafka(ctx context.Context, l *lab) error {
 }
 
 // publishAll lets each publisher publish the same pages to a broker, one page after another, each acknowledged before the next.
-func (l *lab) publishAll(ctx context.Context, broker string, open func(context.Context) (*kafkaCluster, error)) error {
+func (l *lab) publishAll(ctx context.Context, broker string, open func(context.Context, string) (*kafkaCluster, error)) error {
 	var variants [][2]string // publisher and codec
 	for _, codec := range []string{"none", "lz4"} {
 		for _, with := range []string{"relay", "writer", "franz"} {
@@ -72,8 +72,8 @@ func (p published) rate() float64 { return float64(p.Events) / p.Took.Seconds() 
 
 func (p published) cpuPerEvent() time.Duration { return p.CPU / time.Duration(p.Events) }
 
-func (l *lab) publishOnce(ctx context.Context, open func(context.Context) (*kafkaCluster, error), with, codec string, page int) (p published, err error) {
-	b, err := open(ctx)
+func (l *lab) publishOnce(ctx context.Context, open func(context.Context, string) (*kafkaCluster, error), with, codec string, page int) (p published, err error) {
+	b, err := open(ctx, atLeastOnce)
 	if err != nil {
 		return p, err
 	}

@@ -19,6 +19,29 @@ type report struct {
 	path   string
 	facts  [][2]string
 	tables []*table
+	points []point
+}
+
+// point is a rate for the plot.
+type point struct {
+	chart, series string
+	latency       time.Duration
+	rate          float64 // events/s; 0 where it was not measured
+}
+
+func (r *report) point(chart, series string, latency time.Duration, rate float64) {
+	if rate > 0 {
+		r.points = append(r.points, point{chart, series, latency, rate})
+	}
+}
+
+// remark adds a fact, once.
+func (r *report) remark(text string) {
+	fact := [2]string{"Left out", strings.ReplaceAll(text, "\n", " ")}
+	if !slices.Contains(r.facts, fact) {
+		progress("%s", text)
+		r.facts = append(r.facts, fact)
+	}
 }
 
 type table struct {
@@ -43,7 +66,7 @@ func newReport(ctx context.Context, module string, l *lab) (*report, error) {
 		{"Machine", fmt.Sprintf("%s, %d CPUs, %s/%s", processor(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)},
 		{"Go", runtime.Version()},
 		{"Disk", fmt.Sprintf("files of the bus and checkpoints under %s; a write and fsync of 1 kB takes %s (median)", filepath.Dir(l.dir), fsync.Round(10*time.Microsecond))},
-		{"Runs", fmt.Sprintf("%d of each, in turn; medians, and of memory the most", l.runs)},
+		{"Runs", fmt.Sprintf("%d of each at a latency of 0, in turn, else one; medians, and of memory the most", l.runs)},
 	}}
 	if len(l.relayEnv) > 0 {
 		r.facts = append(r.facts, [2]string{"Environment of relay", strings.Join(l.relayEnv, " ")})
@@ -103,6 +126,12 @@ func (r *report) write(path string) error {
 	if path == "" {
 		path = r.path
 	}
+	plot := filepath.Join(filepath.Dir(path), "plot.svg")
+	if len(r.points) > 0 {
+		if err := os.WriteFile(plot, []byte(drawPlot(r.points)), 0o644); err != nil {
+			return err
+		}
+	}
 	text := r.String()
 	fmt.Print(text)
 	return os.WriteFile(path, []byte(text), 0o644)
@@ -114,6 +143,9 @@ func (r *report) String() string {
 	b.WriteString("# Benchmark\n\nWritten by `go run ./bench`; how it is measured stands in [main.go](main.go). Numbers compare within one table, not between machines.\n\n")
 	for _, f := range r.facts {
 		fmt.Fprintf(&b, "- %s: %s\n", f[0], f[1])
+	}
+	if len(r.points) > 0 {
+		b.WriteString("\n![Throughput against the latency of the Events API](plot.svg)\n")
 	}
 	for _, t := range r.tables {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", t.title, t.note)
@@ -150,10 +182,12 @@ func carriedCells(runs []carried, bare float64) []string {
 		}
 	}
 	return []string{
+		thousands(float64(middle(runs, func(c carried) int { return c.events }))),
 		thousands(rate),
 		percent(rate, bare),
 		micros(middle(runs, carried.cpuPerEvent)),
 		micros(middle(runs, carried.busCPUPerEvent)),
+		tenths(middle(runs, func(c carried) float64 { return c.allocs })),
 		megabytes(most.peak),
 		megabytes(most.mapped),
 		span(middle(runs, func(c carried) time.Duration { return c.first })),
@@ -177,6 +211,13 @@ func thousands(v float64) string {
 		s = s[:i] + "," + s[i:]
 	}
 	return s
+}
+
+func tenths(v float64) string {
+	if v == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", v)
 }
 
 func micros(d time.Duration) string {

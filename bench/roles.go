@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -50,19 +51,32 @@ func announce(v any) error {
 }
 
 // playAPI is the Events API.
-func playAPI(_ context.Context, args []string) (err error) {
+func playAPI(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("api", flag.ContinueOnError)
 	events := flags.Int("events", 0, "")
 	latency := flags.Duration("latency", 0, "")
+	days := flags.Int("uneven-days", 0, "spread the events unevenly over so many days, and make them as they are asked for")
+	live := flags.Float64("live", 0, "events/s that happen, on average")
+	hook := flags.String("webhook", "", "tell of each that happens there")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	api := sourcetest.New(sourcetest.WithAPIKey(apiKey), sourcetest.WithPopulation(population(*events)),
-		sourcetest.WithLatency(*latency, 0), sourcetest.WithLedger(0))
+	p := population(*events)
+	if *days > 0 {
+		p.InMemory, p.Profile = false, sourcetest.UnevenProfile(*events, time.Duration(*days)*24*time.Hour, 1)
+	}
+	api := sourcetest.New(sourcetest.WithAPIKey(apiKey), sourcetest.WithPopulation(p),
+		sourcetest.WithLatency(*latency, 0), sourcetest.WithRetention(0), sourcetest.WithLedger(0))
 	if err := api.Start(""); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, api.Close()) }()
+	if *live > 0 {
+		ctx, cancel := context.WithCancel(ctx)
+		var running sync.WaitGroup
+		running.Go(func() { happen(ctx, api, *live, *hook) })
+		defer func() { cancel(); running.Wait() }()
+	}
 	return announce(api.URL())
 }
 
