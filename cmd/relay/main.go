@@ -33,6 +33,7 @@ type cli struct {
 	Types      typesCmd      `cmd:"" help:"List the event types known, with their topics."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the position of a lane, or move it."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Help       helpCmd       `cmd:"" help:"Print a page of the manual, or what it says of a message: relay help troubleshoot \"...\"."`
 }
 
 const description = `relay carries every WorkOS event to your own message bus, in order, and moves its checkpoint only after the bus has acknowledged.

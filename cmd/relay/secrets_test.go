@@ -75,6 +75,7 @@ var commandLines = map[string][][]string{
 	"checkpoint set":   {{"latest"}, {"--from", "bus"}},
 	"checkpoint reset": {{}},
 	"version":          {{}},
+	"help":             {{}, {"troubleshoot"}},
 }
 
 func TestNoCommandIsLeftOut(t *testing.T) {

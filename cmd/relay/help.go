@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"workos-relay/internal/manual"
+)
+
+type helpCmd struct {
+	Topic   string   `arg:"" optional:"" help:"A page of the manual, such as guarantees, or a command. Without it they are listed."`
+	Message []string `arg:"" optional:"" help:"With troubleshoot: what relay said."`
+}
+
+// Run prints a page of the manual, what it says of a message, or the help of a command.
+func (c *helpCmd) Run(a *app, k *kong.Context) error {
+	if c.Topic == "" {
+		return listTopics(a.stdout)
+	}
+	if len(c.Message) > 0 {
+		if c.Topic != "troubleshoot" {
+			return &usageError{errors.New("only `relay help troubleshoot` takes a message")}
+		}
+		return explain(a.stdout, strings.Join(c.Message, " "))
+	}
+	if page, ok := manual.Page(c.Topic); ok {
+		_, err := io.WriteString(a.stdout, manual.Plain(page))
+		return err
+	}
+	for _, node := range k.Model.Leaves(true) {
+		if name := strings.TrimPrefix(node.Path(), k.Model.Name+" "); name == c.Topic || strings.HasPrefix(name, c.Topic+" ") {
+			traced, err := kong.Trace(k.Kong, strings.Fields(c.Topic))
+			if err != nil {
+				return err
+			}
+			return traced.PrintUsage(false)
+		}
+	}
+	return &usageError{fmt.Errorf("help: there is no topic %q; `relay help` lists them", c.Topic)}
+}
+
+func listTopics(out io.Writer) error {
+	fmt.Fprintln(out, "relay help TOPIC prints a page, relay help troubleshoot \"MESSAGE\" what to do about a message, relay COMMAND --help a command's flags.")
+	fmt.Fprintln(out)
+	for _, t := range manual.Topics() {
+		if _, err := fmt.Fprintf(out, "  %-16s %s\n", t.Name, t.Title); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errNothingFound is what help exits with where the manual knows nothing of a message.
+var errNothingFound = errors.New("help: the manual says nothing of this message; `relay help troubleshoot` prints the whole page")
+
+// mostEntries is how many answers a person is given.
+const mostEntries = 3
+
+func explain(out io.Writer, message string) error {
+	entries := manual.Explain(message)
+	if len(entries) == 0 {
+		return errNothingFound
+	}
+	for i, e := range entries[:min(len(entries), mostEntries)] {
+		if i > 0 {
+			fmt.Fprintln(out)
+		}
+		if _, err := fmt.Fprintf(out, "%s (%s)\n\n%s", e.Title, e.Area, manual.Plain(e.Advice+"\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package manual
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// speaking are the packages whose messages reach a person.
+var speaking = []string{
+	"cmd/relay", "checkpoint", "source", "source/webhook", "router", "sink", "sink/nats", "sink/kafka", "sink/stdout", "pipeline",
+	"internal/admin", "internal/config", "internal/republish", "internal/tlsconf", "internal/unit", "internal/verify", "internal/telemetry",
+}
+
+// written are files of other texts than messages: pages, and what is generated from declarations.
+var written = []string{
+	"cmd/relay/demo.go", "cmd/relay/demo_flow.go", "cmd/relay/main.go", "internal/config/reference.go", "internal/config/example.go", "internal/config/schema.go", "internal/config/describe.go",
+	"internal/telemetry/families.go", "internal/telemetry/reference.go",
+}
+
+// quiet are calls whose texts are no faults: what a command prints on success, logs of what is as it should be, mistakes in the program.
+var quiet = regexp.MustCompile(`^(Fprintf|Fprintln|Fprint|Appendf|WriteString|Info|Debug|printf|note|panic|Set|Reason|describe|leave|Description|String|Contains|HasPrefix|MustCompile)$`)
+
+const (
+	summary   = "what a command did"
+	finding   = "what verify found, explained in operate.md"
+	index     = "the list of paths of the admin address"
+	inspected = "what `relay check` shows of a topic"
+	acl       = "a part of the command in a message that is found"
+)
+
+// noFault are texts, beside those, that a person meets as something else than a fault, or only inside of a message that is found by its
+// other words.
+var noFault = map[string]string{
+	"; … more are dropped by the routes":         summary,
+	"; … of them are dead letters":               summary,
+	"published … events again, marked …: …":      summary,
+	"another body than relay makes of the event": finding,
+	"begins with a message stored at …":          finding,
+	"copies beside the first; replays apart":     finding,
+	"directly behind a later event":              finding,
+	"no message carries the event":               finding,
+	"on another topic than the routes say":       finding,
+
+	"200 while every lane makes progress, else 503 with the reasons": index,
+	"200 while the process lives":                                    index,
+	"every lane as JSON":                                             index,
+
+	"to be created: …, replication …":                             inspected,
+	"stream …, replicas …, kept …, duplicate window …":            inspected,
+	"as the cluster sets it":                                      inspected,
+	"WorkOS events, in the order of the Events API":               "description of a stream that relay makes",
+	"allow_atomic, allow_rollup_hdrs and allow_msg_ttl":           "settings of a stream, named in a message that is found",
+	"relay replay --since … --until …":                            "a command, beside a message that is found",
+	"relay replay --since TIME":                                   "a command, beside a message that is found",
+	"User:<distinguished name in …>":                              acl,
+	"User:<subject of the token>":                                 acl,
+	"kafka-acls --bootstrap-server … --add --allow-principal '…'": acl,
+}
+
+// TestEveryMessageIsFound: whatever relay may say of a fault is on docs/troubleshoot.md.
+func TestEveryMessageIsFound(t *testing.T) {
+	texts := textsOf(t, "../..")
+	require.Greater(t, len(texts), 1000)
+	var missing []string
+	met := map[string]bool{}
+	for _, x := range texts {
+		found := noFault[x.text] != "" || !x.message
+		met[x.text] = true
+		for _, e := range Entries() {
+			for i := range e.Patterns {
+				if p := &e.Patterns[i]; p.Matches(x.text) {
+					found, met[p.Text] = true, true
+				}
+			}
+		}
+		if !found {
+			missing = append(missing, x.file+": "+x.text)
+		}
+	}
+	slices.Sort(missing)
+	require.Empty(t, missing, "docs/troubleshoot.md says nothing of these messages. Add each, with … for what differs, to the list under the heading "+
+		"where a person should find it, or under a new one; or to noFault above where it is no fault:\n%s", strings.Join(missing, "\n"))
+	var dead []string
+	for _, e := range Entries() {
+		require.NotEmpty(t, e.Patterns, "the entry %q has no list of messages", e.Title)
+		require.NotEmpty(t, e.Advice, "the entry %q gives no advice", e.Title)
+		for _, p := range e.Patterns {
+			require.Greater(t, p.Length(), 5, "%q under %q would match anything", p.Text, e.Title)
+			if !met[p.Text] {
+				dead = append(dead, p.Text+" under "+e.Title)
+			}
+		}
+	}
+	require.Empty(t, dead, "no message matches these patterns of docs/troubleshoot.md any more")
+	for text := range noFault {
+		require.True(t, met[text], "noFault: no message is %q any more", text)
+	}
+}
+
+// text is one that stands in the program, verbs replaced by gaps.
+type text struct {
+	text, file string
+	message    bool // may be what a person meets when something is wrong
+}
+
+// textsOf returns every text of the packages.
+func textsOf(t *testing.T, root string) []text {
+	t.Helper()
+	var out []text
+	for _, pkg := range speaking {
+		files, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files, pkg)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+			require.NoError(t, err)
+			v := &visitor{file: pkg + "/" + filepath.Base(file), to: &out}
+			v.quiet = slices.Contains(written, v.file)
+			ast.Walk(v, parsed)
+		}
+	}
+	return out
+}
+
+// visitor collects the texts of a file.
+type visitor struct {
+	file  string
+	quiet bool
+	to    *[]text
+}
+
+// Visit implements ast.Visitor.
+func (v *visitor) Visit(n ast.Node) ast.Visitor {
+	switch n := n.(type) {
+	case *ast.Field:
+		if n.Tag != nil {
+			return nil
+		}
+	case *ast.CallExpr:
+		if quiet.MatchString(called(n)) {
+			return &visitor{file: v.file, quiet: true, to: v.to}
+		}
+	case ast.Expr:
+		if words, ok := literal(n); ok {
+			words = normal(words)
+			*v.to = append(*v.to, text{text: words, file: v.file, message: !v.quiet && speaks(words)})
+			return nil
+		}
+	}
+	return v
+}
+
+func called(call *ast.CallExpr) string {
+	switch f := call.Fun.(type) {
+	case *ast.Ident:
+		return f.Name
+	case *ast.SelectorExpr:
+		return f.Sel.Name
+	}
+	return ""
+}
+
+// literal is a string that stands in the program, or a sum of such and of others.
+func literal(e ast.Expr) (string, bool) {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		if e.Kind == token.STRING {
+			text, err := strconv.Unquote(e.Value)
+			return text, err == nil
+		}
+	case *ast.BinaryExpr:
+		if e.Op != token.ADD {
+			return "", false
+		}
+		left, one := literal(e.X)
+		right, other := literal(e.Y)
+		if !one {
+			left = Gap
+		}
+		if !other {
+			right = Gap
+		}
+		return left + right, one || other
+	}
+	return "", false
+}
+
+var (
+	verb = regexp.MustCompile(`%[-+#0-9.\[\]]*[a-zA-Z]`)
+	// doing is what was under way when something failed. What failed is said behind it, and is found by its own words.
+	doing = regexp.MustCompile(`^[a-z]+ing( [^:;]*)?: …$`)
+)
+
+func normal(text string) string { return strings.TrimSpace(verb.ReplaceAllString(text, Gap)) }
+
+// speaks reports whether text is long enough to be looked for. Shorter ones stand within others, or are names.
+func speaks(text string) bool {
+	const words = 4
+	return len(strings.Fields(strings.ReplaceAll(text, Gap, " "))) >= words && !doing.MatchString(text)
+}
