@@ -54,7 +54,7 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	if err != nil {
 		to = batch[durable-1].Position
 	}
-	committing, committed := t.begin(ctx, StageCommit, nil)
+	committing, committed := t.begin(ctx, StageCommit, nil, to)
 	cp, commitErr := t.Store.Commit(committing, prev, moved(prev, to))
 	committed(commitErr)
 	if commitErr != nil {
@@ -70,7 +70,7 @@ func (t *AtLeastOnce) publish(ctx context.Context, batch []sink.Message, already
 	if already == len(batch) {
 		return nil
 	}
-	publishing, published := t.begin(ctx, StagePublish, batch[already:])
+	publishing, published := t.begin(ctx, StagePublish, batch[already:], batch[len(batch)-1].Position)
 	err := t.Sink.Publish(publishing, batch[already:])
 	published(err)
 	if err == nil {

@@ -53,7 +53,7 @@ func (t *ExactlyOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	if len(batch) == 0 {
 		stage = StageCommit
 	}
-	storing, stored := t.begin(ctx, stage, batch)
+	storing, stored := t.begin(ctx, stage, batch, next)
 	cp, err := t.Ledger.Commit(storing, batch, prev, moved(prev, next))
 	stored(err)
 	if err != nil {

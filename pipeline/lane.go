@@ -71,6 +71,7 @@ type Lane struct {
 	ShutdownTimeout time.Duration
 
 	Observer Observer // nil observes nothing
+	Tracer   Tracer   // nil traces nothing
 	Logger   *zap.Logger
 
 	status  tracker
@@ -164,7 +165,9 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			return cp, err
 		}
 		before := cp.Revision
-		if cp, err = l.deliver(ctx, work, cp, l.buffers.join(pages)); err != nil {
+		delivering, delivered := l.trace(work, pages)
+		cp, err = l.deliver(ctx, delivering, cp, l.buffers.join(pages))
+		if delivered(err); err != nil {
 			return cp, err
 		}
 		if cp.Revision == before && alive.isDue() {

@@ -422,8 +422,8 @@ func TestLag(t *testing.T) {
 // stageRecorder writes down stages and how they ended, and lends each a context of its own.
 type stageRecorder struct{ seen []string }
 
-func (r *stageRecorder) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message) (context.Context, func(error)) {
-	at := fmt.Sprintf("%s of %d", s, len(batch))
+func (r *stageRecorder) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
+	at := fmt.Sprintf("%s of %d to %s", s, len(batch), next.EventID)
 	return ctx, func(err error) {
 		if err != nil {
 			at += " failed"
@@ -442,9 +442,9 @@ func TestStages(t *testing.T) {
 		lane.Target.(*pipeline.AtLeastOnce).Stages = told
 		require.NoError(t, runFor(t, lane, time.Minute))
 		require.Equal(t, []string{
-			"publish of 10", "commit of 0",
-			"publish of 9 failed", "commit of 0", // of what stands before the poison
-			"publish of 7", "commit of 0",
+			"publish of 10 to event_000009", "commit of 0 to event_000009",
+			"publish of 9 to event_000018 failed", "commit of 0 to event_000011", // of what stands before the poison
+			"publish of 7 to event_000018", "commit of 0 to event_000019", // the last one is dropped
 		}, told.seen)
 	})
 }

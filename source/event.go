@@ -27,8 +27,10 @@ func (e *Event) Position() checkpoint.Position {
 // Page is what one request brought, in the order of the source.
 type Page struct {
 	Events    []Event
-	Tip       bool      // nothing more was there when the API answered
-	Now       time.Time // the API's clock (its Date header, run on since), else the local one
-	Size      int       // bytes of the response: what holding the page costs
-	RequestID string    // X-Request-Id, for error messages
+	Tip       bool          // nothing more was there when the API answered
+	Now       time.Time     // the API's clock (its Date header, run on since), else the local one
+	Size      int           // bytes of the response: what holding the page costs
+	RequestID string        // X-Request-Id, for error messages
+	Sent      time.Time     // when its request was sent, by the local clock
+	Took      time.Duration // from then to the last byte of the answer
 }

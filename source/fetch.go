@@ -15,7 +15,8 @@ import (
 // answer is what came back for one request, whole or not.
 type answer struct {
 	ListEventsResponse
-	status int           // 0 where there was no response
+	status int // 0 where there was no response
+	sent   time.Time
 	took   time.Duration // from sending the request to the last byte read
 }
 
@@ -45,7 +46,7 @@ func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error)
 		return answer{}, c.broken(ctx, attempt, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	a := answer{status: resp.StatusCode}
+	a := answer{status: resp.StatusCode, sent: start}
 	a.RequestID = c.clean(resp.Header.Get("X-Request-Id"))
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.Date = date.UTC()

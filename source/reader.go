@@ -187,7 +187,7 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	} else if opts.RangeEnd != "" {
 		r.from = r.from.Add(maxRange) // nothing in this stretch: on to the next one
 	}
-	return Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.Size, RequestID: a.RequestID}, nil
+	return Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.Size, RequestID: a.RequestID, Sent: a.sent, Took: a.took}, nil
 }
 
 // cutFloor leaves out the events before the time at which the stream begins. Once one is not older, order alone decides.

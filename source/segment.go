@@ -43,6 +43,8 @@ type segmentPage struct {
 	cost      int64 // bytes that it keeps in memory
 	short     bool  // fewer events than asked for
 	requestID string
+	sent      time.Time
+	took      time.Duration
 }
 
 // eventCost is what an event takes beside its page's bytes: the struct and its id.
@@ -51,7 +53,10 @@ const eventCost = 144
 func pageCost(events []Event, size int) int64 { return int64(size) + int64(len(events))*eventCost }
 
 func newSegmentPage(a answer, limit int) segmentPage {
-	return segmentPage{events: a.Data, size: a.Size, cost: pageCost(a.Data, a.Size), short: len(a.Data) < limit, requestID: a.RequestID}
+	return segmentPage{
+		events: a.Data, size: a.Size, cost: pageCost(a.Data, a.Size), short: len(a.Data) < limit,
+		requestID: a.RequestID, sent: a.sent, took: a.took,
+	}
 }
 
 // segmentPages is the number of pages that a segment is made for: all readers together fill half of the memory, and the other

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"go.uber.org/zap"
@@ -36,7 +37,12 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		return ready
 	})
 	past := journal.New(journal.Config{Hide: cfg.Hide})
-	r, err := assemble(ctx, cfg, metrics, past, log)
+	traces, err := startTraces(ctx, cfg, metrics, os.LookupEnv, log)
+	if err != nil {
+		return err
+	}
+	defer closeTraces(context.WithoutCancel(ctx), traces)
+	r, err := assemble(ctx, cfg, metrics, past, traces, log)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func TestBytesOnTheBusAreThoseServed(t *testing.T) {
 		require.Equal(t, odd[i], string(m.Data))
 		require.Equal(t, "user.created", m.Subject)
 		require.Equal(t, "user.created", m.Header.Get("event-type"))
+		require.NotContains(t, m.Header, "traceparent", "traces are off")
 	}
 }
 

@@ -185,17 +185,18 @@ type relay struct {
 	lanes  []*pipeline.Lane
 	buses  []*bus
 	stores []*checkpoint.File
-	waker  webhook.Waker // wakes the streams of all lanes
+	traces *telemetry.Traces // nil where they are off
+	waker  webhook.Waker     // wakes the streams of all lanes
 }
 
 // assemble opens every sink and store and puts the lanes together. Whatever it returns is closed by the caller.
-func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, log *zap.Logger) (*relay, error) {
+func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger) (*relay, error) {
 	lanes, err := newLanes(cfg, log)
 	if err != nil {
 		return nil, err
 	}
 	client := newClient(cfg)
-	r := &relay{}
+	r := &relay{traces: traces}
 	for _, l := range lanes {
 		if err := r.add(ctx, l, client, metrics.Lane(l.sink.Name), past.Lane(l.sink.Name)); err != nil {
 			return nil, errors.Join(fmt.Errorf("sink %s: %w", l.sink.Name, err), r.close())
@@ -236,6 +237,7 @@ func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics
 		Park:            l.cfg.DeadLetter != nil,
 		ShutdownTimeout: l.cfg.ShutdownTimeout,
 		Observer:        past.Observe(metrics),
+		Tracer:          metrics.Trace(r.traces, l.sink.Type),
 		Logger:          l.log,
 	})
 	return nil

@@ -31,6 +31,7 @@ type Config struct {
 	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Where an event goes that can never be published, for example because it is larger than the bus allows. Without this section its lane stops there and names the event."`
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
 	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status."`
+	Telemetry       Telemetry        `yaml:"telemetry" doc:"What relay tells other systems about itself. Metrics are on the admin address and need nothing here."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
 	files   map[string]string // secret files, by the path of the secret

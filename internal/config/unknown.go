@@ -63,7 +63,7 @@ func suggestion(word string, known []string, section string) string {
 	})
 	switch len(places) {
 	case 0:
-		if len(known) <= 12 {
+		if len(known) <= 16 {
 			return "known here: " + strings.Join(known, ", ")
 		}
 		return ""

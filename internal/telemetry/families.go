@@ -57,7 +57,7 @@ var labelHelp = []struct{ name, help string }{
 	{labelStage, "publish and commit: the two of at_least_once; publish_and_commit: the one act of exactly_once"},
 	{labelDoing, "what failed: publishing, taking up the position, renewing the position, or other"},
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
-	{labelResult, "accepted; wrong_signature; wrong_time; wrong_method; too_large; broken"},
+	{labelResult, "of spans: exported or failed; of webhooks: accepted; wrong_signature; wrong_time; wrong_method; too_large; broken"},
 	{labelReason, "transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
 		"unauthorized: 401 or 403; redirect: to another host"},
 	{labelVersion, "version of relay"},
@@ -167,6 +167,8 @@ var (
 	webhookRequests = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_requests_total", labels: []string{labelResult},
 		help: "Requests to the webhook address, by what they were judged to be; only those accepted wake relay."})
 
+	traceSpans = declare(family{section: sectionProcess, kind: counter, name: "relay_trace_spans_total", labels: []string{labelResult},
+		help: "Spans handed to the collector, or lost because it did not take them; 0 where traces are off."})
 	buildInfo = declare(family{section: sectionProcess, kind: gauge, name: "relay_build_info", labels: []string{labelVersion, labelGoVersion},
 		help: "Always 1; the labels say what runs."})
 )

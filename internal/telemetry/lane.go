@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
@@ -21,11 +22,13 @@ var doings = append(pipeline.Doings(), other)
 
 // LaneMetrics counts what one lane does. It is safe for concurrent use, though a lane calls it from one goroutine.
 type LaneMetrics struct {
+	name                                             string
 	dropped, deadLetters, messages, bytes            prometheus.Counter
 	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
 	stages                                           map[pipeline.Stage]prometheus.Observer
 	failures                                         map[string]prometheus.Counter // by doing
 	source                                           sourceMetrics
+	trace                                            *laneTracer // nil where traces are off
 
 	mu                              sync.Mutex
 	published, droppedTypes, parked *typeCounter // under mu
@@ -45,6 +48,7 @@ const (
 
 func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 	l := &LaneMetrics{
+		name:          name,
 		dropped:       m.counters[droppedEvents].WithLabelValues(name),
 		deadLetters:   m.counters[deadLetters].WithLabelValues(name),
 		messages:      m.counters[publishedMessages].WithLabelValues(name),
@@ -137,12 +141,28 @@ func (l *LaneMetrics) Retrying(doing string, _ error) { choose(l.failures, doing
 // SourceHooks returns hooks that count what the lane's stream does. They may be given to several streams.
 func (l *LaneMetrics) SourceHooks() *source.Hooks { return l.source.hooks() }
 
-// Begin implements pipeline.StageObserver: it takes the time of what succeeds.
-func (l *LaneMetrics) Begin(ctx context.Context, s pipeline.Stage, _ []sink.Message) (context.Context, func(error)) {
+// Begin implements pipeline.StageObserver: it takes the time of what succeeds, and traces it where traces are on.
+func (l *LaneMetrics) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
+	traced := func(error) {}
+	if l.trace != nil {
+		ctx, traced = l.trace.Begin(ctx, s, batch, next)
+	}
 	started := time.Now()
 	return ctx, func(err error) {
 		if took := l.stages[s]; err == nil && took != nil {
 			took.Observe(time.Since(started).Seconds())
 		}
+		traced(err)
 	}
+}
+
+// Trace makes the lane send spans, and returns its Tracer; nil where traces is nil. It is called while the lane does not run. system
+// is the kind of its bus.
+func (l *LaneMetrics) Trace(traces *Traces, system string) pipeline.Tracer {
+	if traces == nil {
+		l.trace = nil
+		return nil
+	}
+	l.trace = &laneTracer{traces: traces, lane: attribute.String("relay.lane", l.name), system: attribute.String("messaging.system", system)}
+	return l.trace
 }

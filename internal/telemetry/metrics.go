@@ -44,6 +44,9 @@ func NewMetrics(version string) *Metrics {
 	for _, result := range webhook.Results() {
 		m.counters[webhookRequests].WithLabelValues(string(result))
 	}
+	for _, result := range []string{spansExported, spansFailed} {
+		m.counters[traceSpans].WithLabelValues(result)
+	}
 	m.gauges[buildInfo].WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -68,6 +71,20 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, Registry: m.registry, EnableOpenMetrics: true,
 	})
+}
+
+// The values of the label result of relay_trace_spans_total.
+const (
+	spansExported = "exported"
+	spansFailed   = "failed"
+)
+
+func (m *Metrics) exportedSpans(n int, err error) {
+	result := spansExported
+	if err != nil {
+		result = spansFailed
+	}
+	m.counters[traceSpans].WithLabelValues(result).Add(float64(n))
 }
 
 // Lane returns the metrics of the lane called name, always the same for a name. All its series of fixed labels exist from then
