@@ -18,8 +18,9 @@ lint:
 bench: ## relay against a bare fetch loop, on this machine
 	go run ./bench
 
-generate: ## config.example.yaml, docs/configuration.md, docs/config.schema.json, docs/licenses.md
+generate: ## config.example.yaml, docs/configuration.md, docs/config.schema.json, docs/licenses.md, docs/asyncapi.yaml
 	go generate ./...
+	go run ./cmd/relay --config cmd/relay/testdata/asyncapi.yaml types --asyncapi >docs/asyncapi.yaml
 
 ci: ## what a submission must pass; also starts a real Kafka and WorkOS's emulator
 	bash .ci/run

@@ -9,7 +9,8 @@ import (
 )
 
 type typesCmd struct {
-	JSON bool `help:"As a JSON array."`
+	JSON     bool `help:"As a JSON array." xor:"form"`
+	AsyncAPI bool `name:"asyncapi" help:"As an AsyncAPI 3 document of the topics, their messages, headers and keys." xor:"form"`
 }
 
 // typeRow is one line of `relay types`.
@@ -30,6 +31,9 @@ func (c *typesCmd) Run(a *app) error {
 	lanes, err := newLanes(cfg, a.log)
 	if err != nil {
 		return err
+	}
+	if c.AsyncAPI {
+		return printAsyncAPI(a, cfg, lanes)
 	}
 	var rows []typeRow
 	for _, t := range source.Catalogue() {

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
+
+	"workos-relay/internal/asyncapi"
+	"workos-relay/internal/config"
+	"workos-relay/router"
+	"workos-relay/sink/nats"
+)
+
+// printAsyncAPI writes the document of all topics of the configuration.
+func printAsyncAPI(a *app, cfg *config.Config, lanes []*lane) error {
+	var buses []asyncapi.Bus
+	for _, l := range lanes {
+		b := asyncapi.Bus{Name: l.sink.Name, DeadLetter: l.router.DeadLetterTopic(), Topics: l.typesByTopic()}
+		switch s := l.sink; {
+		case s.NATS != nil:
+			b.Kind, b.Host, b.Stream = router.NATS, natsHost(s.NATS), s.NATS.Stream
+		case s.Kafka != nil:
+			b.Kind, b.Host, b.Secure = router.Kafka, s.Kafka.Brokers[0], s.Kafka.TLS.InUse()
+		default:
+			continue // no bus
+		}
+		buses = append(buses, b)
+	}
+	if len(buses) == 0 {
+		return &usageError{errors.New("no sink of the configuration is a bus, so there are no topics to describe")}
+	}
+	text, err := asyncapi.Document(cfg.ID, cfg.Encoding, buses)
+	if err != nil {
+		return err
+	}
+	_, err = a.stdout.Write(text)
+	return err
+}
+
+// typesByTopic lists the topics of the lane, but the dead letter's, each with the types that go there.
+func (l *lane) typesByTopic() []asyncapi.Topic {
+	types := map[string][]string{}
+	for _, name := range l.types {
+		if topic, dropped := l.router.Resolve(name); !dropped {
+			types[topic] = append(types[topic], name)
+		}
+	}
+	var topics []asyncapi.Topic
+	for _, name := range l.router.Topics(l.types) {
+		slices.Sort(types[name])
+		topics = append(topics, asyncapi.Topic{Name: name, Types: types[name]})
+	}
+	return topics
+}
+
+// natsHost is the first server's host and port.
+func natsHost(c *nats.Config) string {
+	if c.URL == nats.Embedded {
+		return c.Embedded.Listen
+	}
+	first, _, _ := strings.Cut(c.URL, ",")
+	if u, err := url.Parse(strings.TrimSpace(first)); err == nil && u.Host != "" {
+		return u.Host
+	}
+	return "127.0.0.1:4222"
+}

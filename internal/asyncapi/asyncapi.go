@@ -1,0 +1,234 @@
+// Package asyncapi describes what relay puts on the buses as an AsyncAPI 3 document: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+package asyncapi
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"workos-relay/router"
+)
+
+// Bus is one sink, as a server of the document.
+type Bus struct {
+	Name       string         // of the sink
+	Kind       router.Binding // which bus it is
+	Host       string         // host:port of a server of it; no credentials
+	Secure     bool           // reached over TLS
+	Stream     string         // JetStream stream that binds the topics; NATS only
+	Topics     []Topic
+	DeadLetter string // topic of the events that the bus can never take; empty where there is none
+}
+
+// Topic is a topic, or subject, with the event types that it carries.
+type Topic struct {
+	Name  string
+	Types []string
+}
+
+// object is a JSON object; YAML writes its members sorted by name, so that a document is always the same.
+type object = map[string]any
+
+// Document returns the document in YAML. It describes relay, whose operations send; id is the relay's, and encoding the form of its
+// messages.
+func Document(id string, encoding router.Encoding, buses []Bus) ([]byte, error) {
+	d := document{encoding: encoding, channels: object{}, operations: object{}, servers: object{}, messages: object{}}
+	for _, b := range buses {
+		d.add(b)
+	}
+	text, err := yaml.Dump(struct {
+		AsyncAPI    string `yaml:"asyncapi"`
+		Info        object `yaml:"info"`
+		ContentType string `yaml:"defaultContentType"`
+		Servers     object `yaml:"servers"`
+		Channels    object `yaml:"channels"`
+		Operations  object `yaml:"operations"`
+		Components  object `yaml:"components"`
+	}{
+		"3.0.0",
+		object{
+			"title":       "WorkOS events by relay " + id,
+			"version":     "1.0.0",
+			"description": "Every event of the WorkOS Events API, republished in order. relay sends; your services receive. What data holds for each type is described at https://workos.com/docs/events.",
+		},
+		"application/json",
+		d.servers, d.channels, d.operations,
+		object{"messages": d.messages, "schemas": schemas(encoding)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing the AsyncAPI document: %w", err)
+	}
+	return text, nil
+}
+
+// document is being put together.
+type document struct {
+	encoding                                router.Encoding
+	servers, channels, operations, messages object
+}
+
+func (d *document) add(b Bus) {
+	d.servers[b.Name] = server(b)
+	for _, t := range b.Topics {
+		for _, eventType := range t.Types {
+			d.messages[eventType] = d.message(eventType)
+		}
+		d.channel(b, t.Name, "", t.Types)
+	}
+	if b.DeadLetter != "" {
+		d.messages[deadLetter] = deadLetterMessage()
+		d.channel(b, b.DeadLetter, "Events that the bus can never take, for example because they are too large.", []string{deadLetter})
+	}
+}
+
+func server(b Bus) object {
+	s := object{"host": b.Host, "protocol": string(b.Kind)}
+	switch b.Kind {
+	case router.Kafka:
+		if b.Secure {
+			s["protocol"] = "kafka-secure"
+		}
+		s["description"] = "In exactly_once, read with isolation.level=read_committed. Make handlers idempotent by the header event-id."
+	case router.NATS:
+		s["description"] = "JetStream stream " + b.Stream + ". Read it through a consumer with a filter; make handlers idempotent by the header event-id."
+	}
+	return s
+}
+
+// channel adds a topic of a bus, or the bus to a topic that another has as well.
+func (d *document) channel(b Bus, topic, description string, types []string) {
+	c, known := d.channels[topic].(object)
+	if !known {
+		c = object{"address": topic, "servers": []object{}, "messages": object{}}
+		if description != "" {
+			c["description"] = description
+		}
+		d.channels[topic] = c
+		d.operations["send."+topic] = object{"action": "send", "channel": ref("channels", topic), "bindings": object{}}
+	}
+	c["servers"] = append(c["servers"].([]object), ref("servers", b.Name)) //nolint:forcetypeassert // made above
+	for _, t := range types {
+		c["messages"].(object)[t] = ref("components", "messages", t) //nolint:forcetypeassert // made above
+	}
+	switch b.Kind {
+	case router.Kafka:
+		c["bindings"] = object{"kafka": object{"topic": topic, "bindingVersion": "0.5.0"}}
+	case router.NATS: // the binding has nothing for a channel
+		d.operations["send."+topic].(object)["bindings"].(object)["nats"] = object{"bindingVersion": "0.1.0"} //nolint:forcetypeassert // made above
+	}
+}
+
+// ref is a reference to an element of the document. The names of sinks, topics and types need no escape in it.
+func ref(path ...string) object { return object{"$ref": "#/" + strings.Join(path, "/")} }
+
+func (d *document) message(eventType string) object {
+	m := object{
+		"name":     eventType,
+		"title":    eventType,
+		"headers":  ref("components", "schemas", "headers"),
+		"payload":  payload(d.encoding, eventType),
+		"bindings": object{"kafka": object{"key": ref("components", "schemas", "key"), "bindingVersion": "0.5.0"}},
+	}
+	if d.encoding == router.CloudEventsStructured {
+		m["contentType"] = "application/cloudevents+json"
+	}
+	return m
+}
+
+// payload is the schema of the body of an event of one type.
+func payload(encoding router.Encoding, eventType string) object {
+	event := object{"allOf": []object{
+		ref("components", "schemas", "event"),
+		{"properties": object{"event": object{"const": eventType}}},
+	}}
+	if encoding != router.CloudEventsStructured {
+		return event
+	}
+	return object{"allOf": []object{
+		ref("components", "schemas", "cloudEvent"),
+		{"properties": object{"type": object{"const": "com.workos." + eventType}, "data": event}},
+	}}
+}
+
+// deadLetter names the message of that kind.
+const deadLetter = "dead_letter"
+
+func deadLetterMessage() object {
+	return object{
+		"name":     deadLetter,
+		"title":    "An event that could not be published",
+		"headers":  ref("components", "schemas", "eventHeaders"),
+		"payload":  ref("components", "schemas", "deadLetter"),
+		"bindings": object{"kafka": object{"key": ref("components", "schemas", "key"), "bindingVersion": "0.5.0"}},
+	}
+}
+
+func text(description string) object { return object{"type": "string", "description": description} }
+
+func instant(description string) object {
+	return object{"type": "string", "format": "date-time", "description": description}
+}
+
+func schema(properties object, required ...string) object {
+	slices.Sort(required)
+	return object{"type": "object", "properties": properties, "required": required}
+}
+
+func schemas(encoding router.Encoding) object {
+	all := object{
+		"event": schema(object{
+			"object":     object{"const": "event"},
+			"id":         text("Names the event; the same however often it comes."),
+			"event":      text("The type."),
+			"data":       object{"type": "object", "description": "What the event is about, by type."},
+			"created_at": instant("When it happened, by WorkOS's clock."),
+			"context":    object{"type": "object"},
+		}, "id", "event", "data", "created_at"),
+		"eventHeaders": schema(object{
+			router.HeaderID:           text("Id of the event. Handle each once."),
+			router.HeaderType:         text("Type of the event."),
+			router.HeaderCreatedAt:    instant("When it happened, by WorkOS's clock."),
+			router.HeaderOrganization: text("Organization that the event is about, where it names one."),
+			router.HeaderReplay:       text("Id of the run of relay replay that published this copy."),
+			router.HeaderRepair:       text("Id of the run of relay verify --repair that published it."),
+		}, router.HeaderID, router.HeaderType),
+		"headers": ref("components", "schemas", "eventHeaders"),
+		"key":     text("What keeps one order: the organization, else the directory, user or object; or what the route says."),
+		"deadLetter": schema(object{
+			"reason":     text("Why it could not be published."),
+			"event_id":   text("Id of the event."),
+			"type":       text("Type of the event."),
+			"created_at": text("When it happened."),
+			"topic":      text("Where it was to go."),
+			"size":       object{"type": "integer", "description": "Bytes that were refused."},
+			"sha256":     text("Of the event as received, in hexadecimal."),
+			"event":      object{"type": "object", "description": "The event itself, where it fits."},
+		}, "reason", "event_id", "type", "created_at", "topic", "size", "sha256"),
+	}
+	switch encoding {
+	case router.CloudEvents:
+		all["headers"] = object{"allOf": []object{ref("components", "schemas", "eventHeaders"), {
+			"type":        "object",
+			"description": "The attributes of a CloudEvent in binary mode: by the Kafka binding ce_id, ce_source and so on, by the NATS binding ce-id, ce-source.",
+			"patternProperties": object{
+				"^ce[-_](specversion|id|source|type|subject|time)$": object{"type": "string"},
+				"^(ce-data)?content-?type$":                         object{"const": "application/json"},
+			},
+		}}}
+	case router.CloudEventsStructured:
+		all["cloudEvent"] = schema(object{
+			"specversion":     object{"const": "1.0"},
+			"id":              text("Id of the event."),
+			"source":          text("relay/ and the id of the relay."),
+			"type":            text("com.workos. and the type of the event."),
+			"subject":         text("Id of the object that the event is about."),
+			"time":            instant("When it happened, by WorkOS's clock."),
+			"datacontenttype": object{"const": "application/json"},
+			"data":            object{"type": "object"},
+		}, "specversion", "id", "source", "type", "data")
+	case router.Raw:
+	}
+	return all
+}
