@@ -1,0 +1,264 @@
+// Package test renders the Helm chart as Helm does, reads every manifest strictly into Kubernetes' own types, and the configuration as
+// relay does. It is a module of its own, so that what it needs stays out of relay's.
+package test
+
+import (
+	"encoding/json"
+	"io"
+	"log"
+	"maps"
+	"os"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"sigs.k8s.io/yaml"
+
+	"workos-relay/internal/config"
+)
+
+const chartDir = "../relay"
+
+// minimal is what everybody has to say.
+const minimal = `
+apiKey: {existingSecret: workos}
+adminToken: {existingSecret: relay-admin}
+config:
+  sinks: [{name: kafka, type: kafka, brokers: ["kafka:9092"]}]
+`
+
+// full says all that there is.
+const full = minimal + `
+  source: {events: ["dsync.*"], webhook: {listen: "0.0.0.0:8081", secret: "${WEBHOOK_SECRET}"}}
+  routes: [{events: ["dsync.user.*"], topic: people}]
+  admin: {}
+env: [{name: WEBHOOK_SECRET, valueFrom: {secretKeyRef: {name: hook, key: secret}}}]
+secretFiles: [{name: kafka, existingSecret: kafka-relay}]
+image: {repository: registry.example/relay, digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
+imagePullSecrets: [{name: pull}]
+replicas: 3
+serviceMonitor: {enabled: true, labels: {release: prometheus}}
+prometheusRule: {enabled: true, labels: {release: prometheus}}
+networkPolicy:
+  enabled: true
+  from: [{namespaceSelector: {matchLabels: {name: monitoring}}}]
+  egress: [{ports: [{port: 53, protocol: UDP}, {port: 443}, {port: 9092}]}]
+serviceAccount: {annotations: {a: b}}
+podAnnotations: {a: b}
+podLabels: {a: b}
+nodeSelector: {disk: ssd}
+tolerations: [{key: a, operator: Exists}]
+affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}
+priorityClassName: high
+topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {a: b}}}]
+`
+
+// single is a relay with a volume.
+const single = minimal + `
+  delivery: at_least_once
+replicas: 1
+persistence: {enabled: true, storageClass: fast}
+`
+
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // the loader tells of the link to the alerts each time
+	os.Exit(m.Run())
+}
+
+// render returns the manifests by kind and name.
+func render(t *testing.T, values string) (map[string][]byte, error) {
+	t.Helper()
+	c, err := loader.Load(chartDir)
+	require.NoError(t, err)
+	given, err := chartutil.ReadValues([]byte(values))
+	require.NoError(t, err)
+	caps := chartutil.DefaultCapabilities.Copy()
+	caps.KubeVersion = chartutil.KubeVersion{Version: "v1.31.0", Major: "1", Minor: "31"}
+	all, err := chartutil.ToRenderValues(c, given, chartutil.ReleaseOptions{Name: "workos", Namespace: "default"}, caps)
+	if err != nil {
+		return nil, err
+	}
+	files, err := engine.Render(c, all)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{}
+	for name, text := range files {
+		if path.Ext(name) != ".yaml" || strings.TrimSpace(text) == "" {
+			continue
+		}
+		var head struct{ Kind string }
+		require.NoError(t, yaml.Unmarshal([]byte(text), &head), name)
+		require.NotContains(t, out, head.Kind)
+		out[head.Kind] = []byte(text)
+	}
+	return out, nil
+}
+
+// kinds are the types that manifests are read into; nil has none in Kubernetes' own modules.
+var kinds = map[string]func() any{
+	"ConfigMap":             func() any { return &corev1.ConfigMap{} },
+	"Deployment":            func() any { return &appsv1.Deployment{} },
+	"NetworkPolicy":         func() any { return &networkingv1.NetworkPolicy{} },
+	"PersistentVolumeClaim": func() any { return &corev1.PersistentVolumeClaim{} },
+	"PodDisruptionBudget":   func() any { return &policyv1.PodDisruptionBudget{} },
+	"PrometheusRule":        nil,
+	"Service":               func() any { return &corev1.Service{} },
+	"ServiceAccount":        func() any { return &corev1.ServiceAccount{} },
+	"ServiceMonitor":        nil,
+}
+
+func read[T any](t *testing.T, manifest []byte) *T {
+	t.Helper()
+	var v T
+	require.NoError(t, yaml.UnmarshalStrict(manifest, &v), string(manifest))
+	return &v
+}
+
+func TestManifestsAreWhatKubernetesTakes(t *testing.T) {
+	always := []string{"ConfigMap", "Deployment", "Service", "ServiceAccount"}
+	for name, c := range map[string]struct {
+		values string
+		kinds  []string
+	}{
+		"minimal": {minimal, append([]string{"PodDisruptionBudget"}, always...)},
+		"full":    {full, append([]string{"NetworkPolicy", "PodDisruptionBudget", "PrometheusRule", "ServiceMonitor"}, always...)},
+		"single":  {single, append([]string{"PersistentVolumeClaim"}, always...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			manifests, err := render(t, c.values)
+			require.NoError(t, err)
+			require.ElementsMatch(t, c.kinds, slices.Collect(maps.Keys(manifests)))
+			for kind, manifest := range manifests {
+				if made := kinds[kind]; made != nil {
+					require.NoError(t, yaml.UnmarshalStrict(manifest, made()), string(manifest))
+				}
+			}
+			checkPod(t, read[appsv1.Deployment](t, manifests["Deployment"]))
+			loadConfig(t, read[corev1.ConfigMap](t, manifests["ConfigMap"]).Data["config.yaml"])
+		})
+	}
+}
+
+// checkPod asserts what keeps a relay that was taken over from doing harm, and that all that is mounted is there.
+func checkPod(t *testing.T, d *appsv1.Deployment) {
+	t.Helper()
+	pod := d.Spec.Template.Spec
+	require.Equal(t, d.Spec.Selector.MatchLabels, intersect(d.Spec.Selector.MatchLabels, d.Spec.Template.Labels))
+	require.True(t, *pod.SecurityContext.RunAsNonRoot)
+	require.False(t, *pod.AutomountServiceAccountToken)
+	require.NotEmpty(t, pod.TopologySpreadConstraints)
+	c := pod.Containers[0]
+	require.True(t, *c.SecurityContext.ReadOnlyRootFilesystem)
+	require.False(t, *c.SecurityContext.AllowPrivilegeEscalation)
+	require.Equal(t, []corev1.Capability{"ALL"}, c.SecurityContext.Capabilities.Drop)
+	require.Equal(t, "/healthz", c.LivenessProbe.HTTPGet.Path)
+	require.Equal(t, "/readyz", c.ReadinessProbe.HTTPGet.Path)
+	var volumes, mounts []string
+	for _, v := range pod.Volumes {
+		volumes = append(volumes, v.Name)
+	}
+	for _, m := range c.VolumeMounts {
+		mounts = append(mounts, m.Name)
+	}
+	require.ElementsMatch(t, volumes, mounts)
+}
+
+func intersect(a, b map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, v := range a {
+		if b[k] == v {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// loadConfig has relay read the configuration, with files of this machine in the place of the secrets that are mounted.
+func loadConfig(t *testing.T, text string) *config.Config {
+	t.Helper()
+	secret := path.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("sk_test_0123456789abcdef"), 0o600))
+	for _, mounted := range []string{"/run/secrets/relay/api-key/api_key", "/run/secrets/relay/admin-token/token"} {
+		require.Contains(t, text, mounted)
+		text = strings.ReplaceAll(text, mounted, secret)
+	}
+	if _, knows := reflect.TypeFor[config.Admin]().FieldByName("Token"); !knows {
+		text = strings.ReplaceAll(text, "token_file: ", "#")
+	}
+	cfg, err := config.Parse("config.yaml", []byte(text), func(string) (string, bool) { return "whsec_0123456789abcdef", true })
+	require.NoError(t, err, text)
+	require.Equal(t, "0.0.0.0:8080", cfg.Admin.Listen)
+	require.Equal(t, "/data", cfg.Checkpoint.Dir)
+	return cfg
+}
+
+func TestValuesThatWouldLoseEventsAreRefused(t *testing.T) {
+	for name, c := range map[string]struct{ values, err string }{
+		"no API key":          {strings.Replace(minimal, "{existingSecret: workos}", "{}", 1), "apiKey.existingSecret is missing"},
+		"no token":            {strings.Replace(minimal, "{existingSecret: relay-admin}", "{}", 1), "adminToken.existingSecret is missing"},
+		"no sink":             {"apiKey: {existingSecret: a}\nadminToken: {existingSecret: b}\n", "config.sinks is empty"},
+		"two at least once":   {minimal + "  delivery: at_least_once\n", "replicas is 2, but sink kafka has delivery: at_least_once"},
+		"two, auto":           {minimal + "  delivery: auto\n", "replicas is 2, but sink kafka has delivery: auto"},
+		"one of the sinks":    {strings.Replace(minimal, "type: kafka,", "type: kafka, delivery: at_least_once,", 1), "sink kafka has delivery: at_least_once"},
+		"no volume":           {minimal + "  delivery: at_least_once\nreplicas: 1\n", "set persistence.enabled: true"},
+		"embedded":            {strings.Replace(minimal, `kafka, brokers: ["kafka:9092"]`, "nats, url: embedded", 1), "a NATS server embedded"},
+		"a volume for two":    {minimal + "persistence: {enabled: true}\n", "only one relay may have the volume"},
+		"the key in the open": {minimal + "  source: {api_key: sk_live_1}\n", "config holds a secret"},
+		"a misspelt value":    {minimal + "replica: 2\n", "replica"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := render(t, c.values)
+			require.ErrorContains(t, err, c.err)
+		})
+	}
+}
+
+func TestAChangedConfigurationReplacesThePods(t *testing.T) {
+	sum := func(values string) string {
+		manifests, err := render(t, values)
+		require.NoError(t, err)
+		return read[appsv1.Deployment](t, manifests["Deployment"]).Spec.Template.Annotations["checksum/config"]
+	}
+	require.NotEqual(t, sum(minimal), sum(minimal+"  encoding: cloudevents\n"))
+	require.Equal(t, sum(minimal), sum(minimal+"podLabels: {a: b}\n"))
+}
+
+func TestTheAlertsOfTheChartAreThoseOfTheRepository(t *testing.T) {
+	manifests, err := render(t, full)
+	require.NoError(t, err)
+	rule := read[struct {
+		APIVersion string         `json:"apiVersion"`
+		Kind       string         `json:"kind"`
+		Metadata   map[string]any `json:"metadata"`
+		Spec       map[string]any `json:"spec"`
+	}](t, manifests["PrometheusRule"])
+	text, err := os.ReadFile("../../prometheus/alerts.yml")
+	require.NoError(t, err)
+	var want map[string]any
+	require.NoError(t, yaml.Unmarshal(text, &want))
+	require.True(t, reflect.DeepEqual(want, rule.Spec))
+}
+
+func TestLint(t *testing.T) {
+	var values map[string]any
+	text, err := yaml.YAMLToJSON([]byte(full))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &values))
+	version := &chartutil.KubeVersion{Version: "v1.31.0", Major: "1", Minor: "31"}
+	for _, m := range lint.AllWithKubeVersion(chartDir, values, "default", version).Messages {
+		require.Less(t, m.Severity, support.WarningSev, "%s: %v", m.Path, m.Err)
+	}
+}
