@@ -1,0 +1,330 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"workos-relay/internal/config"
+	"workos-relay/source/sourcetest"
+)
+
+// howToMark is what whoever adds a page must know.
+const howToMark = `Put a comment on the line before the fence, so that the commands of the page keep working:
+  <!-- test: FIXTURE -->                      run it; it must succeed. FIXTURE is the world around it, see docFixtures
+  <!-- test: FIXTURE, exit 1 -->              with another exit code
+  <!-- test: FIXTURE, until "some text" -->   run until it has printed that, then press Ctrl-C; it must exit with 0
+  <!-- test: none: WHY -->                    do not run it
+A block ` + "```text" + ` right behind it is what it prints, … standing for what differs. Indented blocks are not looked at, so there are none.`
+
+// block is a fenced block of a page.
+type block struct {
+	page, language, text, mark string
+	line                       int
+	output                     string // of the block ```text behind it
+}
+
+var (
+	fence = regexp.MustCompile("^\\s*```\\s*(\\w*)$")
+	mark  = regexp.MustCompile(`^\s*<!-- test: (.*) -->$`)
+)
+
+// blocksOf takes a page apart. It fails where a block of code is indented instead of fenced.
+func blocksOf(t *testing.T, page string) []block {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	var blocks []block
+	var open *block
+	before, blank, code := "", true, true // the line before; whether it was empty; whether code may be indented here
+	for i, line := range strings.Split(string(text), "\n") {
+		m := fence.FindStringSubmatch(line)
+		switch {
+		case m != nil && open == nil:
+			open = &block{page: filepath.Base(page), language: m[1], line: i + 1}
+			if k := mark.FindStringSubmatch(before); k != nil {
+				open.mark = k[1]
+			}
+		case m != nil:
+			if n := len(blocks); open.language == "text" && n > 0 && blocks[n-1].output == "" && open.mark == "" {
+				blocks[n-1].output = open.text
+			}
+			blocks, open = append(blocks, *open), nil
+		case open != nil:
+			open.text += line + "\n"
+		case strings.HasPrefix(line, "    ") && blank && code:
+			require.Fail(t, fmt.Sprintf("%s:%d: an indented block", page, i+1), "write ```sh for commands, ```yaml, or ```text. "+howToMark)
+		}
+		if blank = strings.TrimSpace(line) == ""; !blank {
+			before = line
+			code = !regexp.MustCompile(`^\s*([-*]|\d+\.) |^\s{2,}\S`).MatchString(line) // within a list, indentation is its own
+		} else {
+			before = ""
+		}
+	}
+	require.Nil(t, open, "%s: a fence is not closed", page)
+	return blocks
+}
+
+func pages(t *testing.T) []string {
+	t.Helper()
+	pages, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	return append(pages, "../../README.md")
+}
+
+// world is what a block of commands finds.
+type world struct {
+	env     []string
+	files   map[string]string
+	replace []string // what the page says, and what is there instead
+}
+
+// docFixtures are the worlds that a page may ask for. In each `relay` is this program, and the folder is empty but for what is said.
+var docFixtures = map[string]func(t *testing.T) *world{
+	"help":    func(*testing.T) *world { return &world{} },                  // nothing
+	"fake":    func(t *testing.T) *world { return fakeWorld(t, false, "") }, // config.yaml: an Events API with events of 2026-11-01 and a NATS server that has them; no relay runs
+	"running": func(t *testing.T) *world { return fakeWorld(t, true, "") },  // the same, and a relay runs on it, with its admin address
+	"new":     newWorld,                                                     // config.yaml as in fake, before the first start
+	"kafka":   kafkaWorld,                                                   // config.yaml: the same with a Kafka sink called kafka
+}
+
+func absolute(t *testing.T, path string) string {
+	t.Helper()
+	abs, err := filepath.Abs(path)
+	require.NoError(t, err)
+	return abs
+}
+
+func worldOn(t *testing.T, sink, more string) *world {
+	t.Helper()
+	api := newAPI(t, spread(300, 5))
+	admin, embedded := freeAddress(t), freeAddress(t)
+	dir := t.TempDir()
+	config := fmt.Sprintf("source: {endpoint: %q, poll_interval: 20ms, rate_limit: 5000}\nsinks: [%s]\ncheckpoint: {dir: %q}\nadmin: {listen: %q}\n%s\n",
+		api.URL(), sink, dir, admin, more)
+	first := api.IDs(sourcetest.Filter{})[100]
+	return &world{
+		env:   []string{"WORKOS_API_KEY=" + testKey, "NATS_URL=", "KEY=0123456789abcdef"},
+		files: map[string]string{"config.yaml": config},
+		replace: []string{
+			"127.0.0.1:8080", admin, "127.0.0.1:4222", embedded, "sk_…", testKey, "./relay-data", dir, "/var/lib/relay", dir,
+			"event_01M6A6FT0000000000TP83Y158", first,
+		},
+	}
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	url, _ := newNATS(t)
+	return worldOn(t, fmt.Sprintf("{name: nats, type: nats, url: %q}", url), "")
+}
+
+func fakeWorld(t *testing.T, runs bool, more string) *world {
+	t.Helper()
+	url, js := newNATS(t)
+	w := worldOn(t, fmt.Sprintf("{name: nats, type: nats, url: %q}", url), more)
+	w.replace = append(w.replace, "nats://nats-1:4222", url)
+	r := start(t, "run", "--config", writeConfig(t, strings.Replace(w.files["config.yaml"], "source: {", "source: {api_key: "+testKey+", ", 1)))
+	require.Eventually(t, func() bool { return events(t, js) == 300 }, patient, often, &r.stderr)
+	if runs {
+		t.Cleanup(func() { r.stop(t) })
+	} else {
+		require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	}
+	return w
+}
+
+func kafkaWorld(t *testing.T) *world {
+	t.Helper()
+	bus := newKafka(t)
+	w := worldOn(t, fmt.Sprintf("{name: kafka, type: kafka, brokers: [%q], topic_prefix: %q, create: {partitions: 1}}", bus.brokers[0], bus.prefix), "id: "+bus.id)
+	w.replace = append(w.replace, "localhost:9092", bus.brokers[0], "-t dsync", "-t "+bus.prefix+"dsync")
+	r := start(t, "run", "--config", writeConfig(t, strings.Replace(w.files["config.yaml"], "source: {", "source: {api_key: "+testKey+", ", 1)))
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	require.Eventually(t, func() bool {
+		ends, err := bus.offsets(ctx)
+		n := int64(0)
+		if err == nil {
+			ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
+		}
+		return n >= 300
+	}, patient, 20*time.Millisecond, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	return w
+}
+
+// TestTheCommandsOfTheDocs runs every command of the docs and the README.
+func TestTheCommandsOfTheDocs(t *testing.T) {
+	ran := 0
+	for _, page := range pages(t) {
+		for _, b := range blocksOf(t, page) {
+			if b.language != "sh" {
+				require.NotEmpty(t, b.language, "%s:%d: say what it is: sh, yaml, text, …", page, b.line)
+				require.NotContains(t, []string{"bash", "shell", "console"}, b.language, "%s:%d: write ```sh", page, b.line)
+				continue
+			}
+			require.NotEmpty(t, b.mark, "%s:%d: a block of commands without a mark. %s", page, b.line, howToMark)
+			if why, none := strings.CutPrefix(b.mark, "none:"); none {
+				require.NotEmpty(t, strings.TrimSpace(why), "%s:%d: say why it is not run", page, b.line)
+				continue
+			}
+			ran++
+			t.Run(fmt.Sprintf("%s:%d", b.page, b.line), func(t *testing.T) { b.run(t) })
+		}
+	}
+	require.Greater(t, ran, 10)
+}
+
+var (
+	wantsExit = regexp.MustCompile(`^exit (\d)$`)
+	wantsText = regexp.MustCompile(`^until "(.*)"$`)
+)
+
+func (b *block) run(t *testing.T) {
+	for _, tool := range []string{"bash", "curl", "openssl", "kcat", "sed"} {
+		if _, err := exec.LookPath(tool); err != nil && (tool == "bash" || regexp.MustCompile(`\b`+tool+`\b`).MatchString(b.text)) {
+			t.Skip("there is no " + tool)
+		}
+	}
+	name, option, _ := strings.Cut(b.mark, ", ")
+	fixture := docFixtures[name]
+	require.NotNil(t, fixture, "there is no fixture %q. %s", name, howToMark)
+	w := fixture(t)
+	here := strings.NewReplacer(w.replace...)
+	dir := t.TempDir()
+	for file, text := range w.files {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
+	}
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	bin := t.TempDir()
+	wrapper := fmt.Sprintf("#!/bin/sh\n%s=1 exec %q \"$@\"\n", asRelay, exe)
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "relay"), []byte(wrapper), 0o700))
+
+	var out, stdout output
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patient)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", here.Replace(b.text))
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, io.MultiWriter(&out, &stdout), &out
+	cmd.Env = append(os.Environ(), append(w.env, "PATH="+bin+":"+os.Getenv("PATH"))...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches all of a terminal's group
+	require.NoError(t, cmd.Start())
+	want := 0
+	if m := wantsExit.FindStringSubmatch(option); m != nil {
+		want = int(m[1][0] - '0')
+	} else if m := wantsText.FindStringSubmatch(option); m != nil {
+		require.Eventually(t, func() bool { return strings.Contains(out.String(), m[1]) }, patient, often, "it does not print %q: %s", m[1], &out)
+		require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGINT))
+	} else {
+		require.Empty(t, option, howToMark)
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil {
+		require.ErrorAs(t, err, &exit, &out)
+	}
+	require.Equal(t, want, cmd.ProcessState.ExitCode(), "%s\n%s", b.text, &out)
+	if want := shape(here.Replace(b.output)); b.output != "" && !regexp.MustCompile(want).MatchString(squeeze(stdout.String())) {
+		require.Regexp(t, want, squeeze(out.String()), "with what it says on standard error")
+	}
+}
+
+// shape is what the page shows, as an expression: … stands for anything, and white space for any.
+func shape(text string) string {
+	parts := strings.Split(squeeze(text), "…")
+	for i := range parts {
+		parts[i] = regexp.QuoteMeta(strings.TrimSpace(parts[i]))
+	}
+	return "(?s)" + strings.Join(parts, ".*")
+}
+
+func squeeze(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// TestTheConfigurationsOfTheDocs reads every configuration that a page shows: a whole one, sinks, or keys of a sink.
+func TestTheConfigurationsOfTheDocs(t *testing.T) {
+	read := 0
+	key := func(string) (string, bool) { return "0123456789abcdef", true }
+	files := regexp.MustCompile(`(\w+)_file: /run/secrets/[\w.]+`)
+	indent := func(text, by string) string { return by + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by) }
+	for _, page := range pages(t) {
+		for _, b := range blocksOf(t, page) {
+			if b.language != "yaml" || strings.HasPrefix(b.mark, "none:") || b.page == "configuration.md" {
+				continue // that one is generated from the declaration
+			}
+			read++
+			text := files.ReplaceAllStringFunc(b.text, func(s string) string {
+				if strings.HasPrefix(s, "credentials_file") {
+					return s
+				}
+				return files.ReplaceAllString(s, "$1: 0123456789abcdef")
+			})
+			whole := text
+			switch {
+			case strings.HasPrefix(text, "- "):
+				whole = "sinks:\n" + indent(text, "  ")
+			case strings.HasPrefix(text, "create:"):
+				whole = "sinks:\n  - name: kafka\n    type: kafka\n" + indent(text, "    ")
+			}
+			_, err := config.Parse(b.page, []byte(whole), key)
+			require.NoError(t, err, "%s:%d", page, b.line)
+		}
+	}
+	require.Greater(t, read, 5)
+}
+
+// TestThePagesAreLinked: no link of a page leads nowhere, and the index names every page.
+func TestThePagesAreLinked(t *testing.T) {
+	links := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	anchors := func(path string) []string {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var out []string
+		for _, m := range heading.FindAllStringSubmatch(string(text), -1) {
+			anchor := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+			out = append(out, strings.ReplaceAll(anchor, " ", "-"))
+		}
+		return out
+	}
+	var indexed []string
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range links.FindAllStringSubmatch(string(text), -1) {
+			path, anchor, _ := strings.Cut(m[1], "#")
+			if strings.Contains(path, "://") {
+				continue
+			}
+			to := page
+			if path != "" {
+				to = filepath.Join(filepath.Dir(page), path)
+			}
+			require.FileExists(t, to, "%s links to %s", page, m[1])
+			if anchor != "" {
+				require.Contains(t, anchors(to), anchor, "%s links to %s", page, m[1])
+			}
+			if filepath.Base(page) == "README.md" && filepath.Base(filepath.Dir(absolute(t, page))) == "docs" {
+				indexed = append(indexed, path)
+			}
+		}
+	}
+	for _, page := range pages(t) {
+		if base := filepath.Base(page); base != "README.md" {
+			require.True(t, slices.Contains(indexed, base), "docs/README.md does not name %s", base)
+		}
+	}
+}
