@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 )
@@ -19,13 +18,3 @@ func (b *backoff) next() time.Duration {
 }
 
 func (b *backoff) reset() { b.current = 0 }
-
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}

@@ -74,8 +74,9 @@ type Lane struct {
 	Tracer   Tracer   // nil traces nothing
 	Logger   *zap.Logger
 
-	status  tracker
-	buffers buffers
+	status   tracker
+	buffers  buffers
+	steering steering
 }
 
 func (l *Lane) init() {
@@ -102,6 +103,8 @@ func setDefault[T comparable](field *T, value T) {
 // ends it stops reading at once, lets the Append under way finish within ShutdownTimeout, and releases the checkpoint.
 func (l *Lane) Run(ctx context.Context) error {
 	l.init()
+	l.steering.begin()
+	defer l.steering.end()
 	work, stopWork := l.outlive(ctx)
 	defer stopWork()
 
@@ -140,13 +143,19 @@ func (l *Lane) release(work context.Context) {
 func (l *Lane) run(ctx, work context.Context) error {
 	for {
 		cp, err := l.claim(ctx, true)
+		if err == nil {
+			cp, err = l.steer(ctx, work, cp)
+		}
 		for err == nil || errors.Is(err, errMoved) {
 			cp, err = l.carry(ctx, work, cp)
 			if errors.Is(err, errMoved) {
 				l.Logger.Warn("the position in force is not one that was read: reading again from there", zap.Stringer("position", cp.Position))
 			}
 		}
-		if !errors.Is(err, errStandby) {
+		switch {
+		case errors.Is(err, errSteered):
+			continue
+		case !errors.Is(err, errStandby):
 			return err
 		}
 		l.Logger.Warn("another relay has taken the position over; standing by", zap.Error(err))
@@ -160,7 +169,11 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 	defer r.stop()
 	alive := l.newRenewal()
 	for {
-		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes, alive.due())
+		steered := l.steering.wait()
+		if l.steering.asked() {
+			return cp, errSteered
+		}
+		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes, alive.due(), steered)
 		if err != nil && !errors.Is(err, errIdle) {
 			return cp, err
 		}
@@ -188,11 +201,14 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 var errMoved = errors.New("the position was moved")
 
 // deliver appends events until all of them are committed. Whatever goes wrong, it asks the Target which position is in force and
-// goes on from there; it never guesses what the last attempt did.
+// goes on from there; it never guesses what the last attempt did. Where somebody steers it begins no further attempt.
 func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event) (checkpoint.Checkpoint, error) {
 	parked := map[string]*sink.RejectedError{}
 	wait := backoff{first: retryFirst, most: retryMost}
 	for len(events) > 0 {
+		if l.steering.asked() {
+			return cp, errSteered
+		}
 		b, err := l.route(events, parked)
 		if err != nil {
 			return cp, err
@@ -254,19 +270,26 @@ func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[str
 		d = retryMost
 	}
 	l.retrying(Publishing, failure, d)
-	sleep(ctx, d)
+	if !l.steering.asked() {
+		l.steering.sleep(ctx, d)
+	}
 	return nil
 }
 
 // claim acquires the target, for as long as it takes: a bus that is down is waited for, and another holder that is alive too where
 // standby is set; otherwise that is errStandby. It returns an error where only a person can decide, or, before the lane has ever
-// run, where the destination was set up wrongly.
+// run, where the destination was set up wrongly. In a pause it takes up only what is this process's already, and waits for the rest;
+// without standby it does not wait when somebody steers: that is errSteered.
 func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
 	wait := backoff{first: retryFirst, most: retryMost}
 	w := watch{after: l.TakeoverAfter}
 	for {
+		if standby {
+			l.status.rests(l.steering.isPaused())
+		}
 		cp, err := l.takeUp(ctx, &w)
 		if err == nil {
+			l.status.holds()
 			return cp, nil
 		}
 		if ctx.Err() != nil {
@@ -280,13 +303,19 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 			if !standby {
 				return cp, err
 			}
+			l.steering.refuseAll(fmt.Errorf("%w: %w", ErrNotHeld, err))
+		}
+		if errors.Is(err, errStandby) || errors.Is(err, errResting) {
 			wait.reset()
-			sleep(ctx, w.interval())
+			l.steering.sleep(ctx, l.lookInterval(&w))
 			continue
 		}
 		d := wait.next()
 		l.retrying(Claiming, err, d)
-		sleep(ctx, d)
+		if !standby && l.steering.asked() {
+			return cp, errSteered
+		}
+		l.steering.sleep(ctx, d)
 	}
 }
 

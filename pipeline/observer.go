@@ -26,10 +26,11 @@ const (
 	Publishing = "publishing"
 	Claiming   = "taking up the position"
 	Renewing   = "renewing the position"
+	Moving     = "moving the position by hand"
 )
 
 // Doings returns everything that Observer.Retrying may be told.
-func Doings() []string { return []string{Publishing, Claiming, Renewing} }
+func Doings() []string { return []string{Publishing, Claiming, Renewing, Moving} }
 
 // Observer is told what a lane does, as it happens, from the lane's own goroutine: it must not block.
 type Observer interface {

@@ -77,7 +77,7 @@ func (r *reader) push(ctx context.Context, p source.Page) error {
 		return nil
 	}
 	for held := r.held.Load(); held > 0 && held+int64(p.Size) > r.budget; held = r.held.Load() {
-		if err := r.wait(ctx); err != nil {
+		if err := r.wait(ctx, nil); err != nil {
 			return err
 		}
 	}
@@ -87,14 +87,16 @@ func (r *reader) push(ctx context.Context, p source.Page) error {
 	return nil
 }
 
-// wait releases r.mu until something changes.
-func (r *reader) wait(ctx context.Context) error {
+// wait releases r.mu until something changes, or until steered is closed: that is errSteered.
+func (r *reader) wait(ctx context.Context, steered <-chan struct{}) error {
 	changed := r.changed
 	r.mu.Unlock()
 	defer r.mu.Lock()
 	select {
 	case <-changed:
 		return nil
+	case <-steered:
+		return errSteered
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -102,11 +104,11 @@ func (r *reader) wait(ctx context.Context) error {
 
 // gather returns the next page, and with it those that are queued behind it as far as they keep the batch within maxEvents and
 // maxBytes. It waits for one page only, so nothing that could go out waits for company, and no longer than idle, if that is not
-// zero; then it returns errIdle. After the last page it returns the reader's error.
-func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.Duration) ([]source.Page, error) {
+// zero; then it returns errIdle. It does not wait on where steered is closed: that is errSteered. After the last page it returns the reader's error.
+func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.Duration, steered <-chan struct{}) ([]source.Page, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.await(ctx, idle); err != nil {
+	if err := r.await(ctx, idle, steered); err != nil {
 		return nil, err
 	}
 	n, events, size := 0, 0, 0
@@ -126,7 +128,7 @@ func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.
 var errIdle = errors.New("no page has come")
 
 // await waits until there is a page. r.mu is held.
-func (r *reader) await(ctx context.Context, idle time.Duration) error {
+func (r *reader) await(ctx context.Context, idle time.Duration, steered <-chan struct{}) error {
 	waiting := ctx
 	if idle > 0 && len(r.pages) == 0 {
 		var cancel context.CancelFunc
@@ -137,10 +139,12 @@ func (r *reader) await(ctx context.Context, idle time.Duration) error {
 		if r.err != nil {
 			return r.err
 		}
-		if err := r.wait(waiting); err != nil && ctx.Err() == nil {
-			return errIdle
-		} else if err != nil {
+		switch err := r.wait(waiting, steered); {
+		case err == nil:
+		case errors.Is(err, errSteered) || ctx.Err() != nil:
 			return err
+		default:
+			return errIdle
 		}
 	}
 	return ctx.Err()

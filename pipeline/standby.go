@@ -18,23 +18,46 @@ const (
 // errStandby: another holder is at work.
 var errStandby = errors.New("another relay is active")
 
+// errResting: the lane is paused, and does not hold its position.
+var errResting = errors.New("paused, without holding the position")
+
 // takeUp acquires the target where it is this lane's to take: it has no holder, the holder is this process, was released, or has
-// been silent. Otherwise it returns errStandby. The bus is the judge: where two try at once, one of them is refused.
+// been silent. Otherwise it returns errStandby. In a pause it takes nothing that it does not hold, which is errResting where nobody
+// else does. The bus is the judge: where two try at once, one of them is refused.
 func (l *Lane) takeUp(ctx context.Context, w *watch) (checkpoint.Checkpoint, error) {
+	paused := l.steering.isPaused()
 	if l.TakeoverAfter <= 0 {
+		if paused && !l.status.acquired() {
+			return checkpoint.Checkpoint{}, errResting
+		}
 		return l.Target.Acquire(ctx)
 	}
 	cp, err := l.Target.Load(ctx)
+	held := cp.Holder == l.Holder && !cp.Released
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
+		held = false
 	case !l.shared(): // the store lets only one process in, and this is it
+		held = l.status.acquired()
 	case err != nil:
 		return cp, err
-	case cp.Holder != l.Holder && !cp.Released && !w.silent(cp, time.Now()):
+	case cp.Holder != l.Holder && !cp.Released && !w.silent(cp, time.Now()),
+		cp.Holder != l.Holder && paused:
 		l.status.standsBy(cp)
 		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, cp.Holder, cp.UpdatedAt.Format(time.RFC3339))
 	}
+	if paused && !held {
+		return cp, errResting
+	}
 	return l.Target.Acquire(ctx)
+}
+
+// lookInterval is the time between two looks at what another holds.
+func (l *Lane) lookInterval(w *watch) time.Duration {
+	if w.after <= 0 {
+		return retryMost
+	}
+	return w.interval()
 }
 
 // shared reports whether the Target's position may be another process's.

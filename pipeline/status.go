@@ -18,11 +18,12 @@ const (
 	Running  State = "running"
 	Standby  State = "standby"  // another holder is at work; this one takes over when that falls silent
 	Retrying State = "retrying" // the bus or the store refuses; nothing is lost, nothing moves
+	Paused   State = "paused"   // by hand: it reads nothing and takes nothing over, and keeps what it holds
 	Stopped  State = "stopped"
 )
 
 // States returns every State.
-func States() []State { return []State{Starting, Running, Standby, Retrying, Stopped} }
+func States() []State { return []State{Starting, Running, Standby, Retrying, Paused, Stopped} }
 
 // Status is a snapshot of a lane.
 type Status struct {
@@ -31,7 +32,7 @@ type Status struct {
 	Holder     string // as Lane.Holder: this process, as Checkpoint.Holder names it where it holds the position
 	State      State
 	Since      time.Time // of State
-	Reason     string    // of Retrying and Stopped: the last error
+	Reason     string    // of Retrying and Stopped: the last error; of Standby and Paused: who is active, where it is another
 	Checkpoint checkpoint.Checkpoint
 	Read       checkpoint.Position // how far it has read ahead
 	LastPoll   time.Time           // last good answer of the API, by the local clock
@@ -39,7 +40,7 @@ type Status struct {
 	AtTip      bool                // the last committed page was the last there was
 	SourceNow  time.Time           // the API's clock at LastPoll
 	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero where none does
-	UnackedAt  time.Time           // that event's created_at
+	UnackedAt  time.Time           // that event's created_at; of a lane that was paused at the tip, the API's clock then
 	Events     uint64              // committed by this process
 	Prefetched int                 // bytes of responses that are read and not committed; at most Lane.Prefetch and a page
 	At         time.Time           // of the snapshot, by the local clock
@@ -66,6 +67,15 @@ func (l *Lane) Status() Status {
 	return s
 }
 
+// describe says in a few words what the lane is doing.
+func (l *Lane) describe() string {
+	s := l.Status()
+	if s.Reason == "" {
+		return "it is " + string(s.State)
+	}
+	return "it is " + string(s.State) + ": " + s.Reason
+}
+
 type unreadPage struct{ came, createdAt time.Time }
 
 // tracker gathers a lane's status.
@@ -73,6 +83,7 @@ type tracker struct {
 	mu       sync.Mutex
 	s        Status
 	everHeld bool
+	resting  bool         // paused, and nothing is under way
 	held     atomic.Int64 // Status.Prefetched
 	rate     rate
 	unread   []unreadPage // pages that are read and not delivered; the oldest first
@@ -93,7 +104,11 @@ func (t *tracker) snapshot() Status {
 	return s
 }
 
+// set changes the state. What a lane that rests meets does not end its pause.
 func (t *tracker) set(state State, reason string) {
+	if t.resting && state != Stopped {
+		state = Paused
+	}
 	if t.s.State != state {
 		t.s.State, t.s.Since = state, time.Now()
 	}
@@ -106,14 +121,42 @@ func (t *tracker) acquired() bool {
 	return t.everHeld
 }
 
+// holds: the lane has taken its position up.
+func (t *tracker) holds() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.everHeld = true
+}
+
 // claimed: the lane holds its position and starts to read from there.
 func (t *tracker) claimed(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.everHeld = true
 	t.rate.start(time.Now())
+	t.resting, t.s.UnackedAt = false, time.Time{}
 	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
 	t.set(Running, "")
+}
+
+// rests: the lane carries nothing, because it is paused or no more so.
+func (t *tracker) rests(paused bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.resting = paused; paused {
+		t.set(Paused, t.s.Reason)
+	}
+}
+
+// pauses: the lane is paused and holds its position, which is at cp.
+func (t *tracker) pauses(cp checkpoint.Checkpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.resting = true
+	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
+	if t.s.AtTip { // whatever has come since then waits
+		t.s.AtTip, t.s.UnackedAt = false, t.s.SourceNow
+	}
+	t.set(Paused, "")
 }
 
 // standsBy: another holder has the position, which is at cp.
@@ -122,7 +165,11 @@ func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
 	defer t.mu.Unlock()
 	t.s.Checkpoint, t.unread = cp, nil
 	t.s.SourceNow, t.s.AtTip = time.Time{}, false // it does not read
-	t.set(Standby, "holder "+cp.Holder+" is active")
+	reason := "holder " + cp.Holder + " is active"
+	if cp.Released {
+		reason = "holder " + cp.Holder + " has stopped, and this one is paused"
+	}
+	t.set(Standby, reason)
 }
 
 // polled: the API has answered.

@@ -18,8 +18,9 @@ const (
 
 // Judge reports whether a lane makes progress at now, by the local clock, and otherwise in words why not. poll is the interval
 // between polls. To be connected is not enough: a lane is ready where it runs, the Events API has given a good answer of late, and
-// no event that was read waits long to be acknowledged. A lane that stands by for another relay is ready to take over. While events wait, reading may have been paused by the lane's budget, so
-// that the age of the oldest of them judges alone.
+// no event that was read waits long to be acknowledged. A lane that stands by for another relay is ready to take over. One that was
+// paused by hand is not ready: nothing moves, and whoever forgot to resume it is told where everybody looks. While events wait,
+// reading may have been held up by the lane's budget, so that the age of the oldest of them judges alone.
 func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, reasons []string) {
 	reason := ""
 	if !s.Unacked.IsZero() && now.Sub(s.Unacked) >= unackedLimit {
@@ -32,6 +33,8 @@ func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, re
 		}
 	case pipeline.Standby:
 		return true, nil
+	case pipeline.Paused:
+		reason = because("paused by hand"+forTime(now, s.Since)+"; `relay resume "+s.Lane+"` ends it", s.Reason)
 	case pipeline.Retrying:
 		acquired := s.Checkpoint.Revision != 0
 		if reason == "" && acquired && now.Sub(s.Since) < unackedLimit {

@@ -1,0 +1,252 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"workos-relay/checkpoint"
+)
+
+// Errors of Lane.Move.
+var (
+	// ErrNotHeld: the lane does not hold its position now, so that it cannot move it.
+	ErrNotHeld = errors.New("the lane does not hold its position")
+	// ErrNotRunning: Run has not begun or has returned.
+	ErrNotRunning = errors.New("the lane does not run")
+)
+
+// errSteered: a person asks for something; carrying ends so that it can be done.
+var errSteered = errors.New("steered")
+
+// steering is what persons ask of a running lane. The zero value is ready.
+type steering struct {
+	mu      sync.Mutex
+	running bool
+	paused  bool
+	moves   []*move
+	changed chan struct{} // closed and replaced whenever one of the above changes; nil until somebody waits
+}
+
+// move is a request to move the position. Whoever takes it from steering answers once.
+type move struct {
+	to     checkpoint.Position
+	answer chan moveResult
+}
+
+type moveResult struct {
+	before, after checkpoint.Checkpoint
+	err           error
+}
+
+// Pause makes the lane read nothing more, once the Append under way is committed. It keeps its position: where that is shared, a
+// standby does not take over. A lane that stands by, or has yet to take up its position, does not take it while it is paused. It may
+// be called at any time, from any goroutine, also before Run.
+func (l *Lane) Pause() { l.steering.set(true) }
+
+// Resume ends a pause: the lane goes on from the position in force. Without one it does nothing.
+func (l *Lane) Resume() { l.steering.set(false) }
+
+// Paused reports whether the lane is to be paused; it may still be finishing an Append.
+func (l *Lane) Paused() bool { return l.steering.isPaused() }
+
+// Move makes the lane go on from another position: once the Append under way is committed, it commits to in the place of the position
+// in force, by compare and swap, and reads from there. It returns the checkpoints before and after. It waits until the lane holds its
+// position, or ctx ends; then nothing has been moved and nothing will be, unless the error is that of the Append that was to move it.
+// A lane that another holder keeps standing by returns ErrNotHeld at once, one that is not within Run ErrNotRunning.
+func (l *Lane) Move(ctx context.Context, to checkpoint.Position) (before, after checkpoint.Checkpoint, err error) {
+	m := &move{to: to, answer: make(chan moveResult, 1)}
+	if !l.steering.ask(m) {
+		return before, after, ErrNotRunning
+	}
+	select {
+	case a := <-m.answer:
+		return a.before, a.after, a.err
+	case <-ctx.Done():
+	}
+	if l.steering.withdraw(m) {
+		return before, after, fmt.Errorf("%w: %s: %w", ErrNotHeld, l.describe(), ctx.Err())
+	}
+	a := <-m.answer // it is being done, by an Append that the lane bounds
+	return a.before, a.after, a.err
+}
+
+func (s *steering) set(paused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.paused != paused {
+		s.paused = paused
+		s.signal()
+	}
+}
+
+func (s *steering) isPaused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.paused
+}
+
+// asked reports whether there is something to do other than to carry.
+func (s *steering) asked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.paused || len(s.moves) > 0
+}
+
+// signal wakes whoever waits; s.mu is held.
+func (s *steering) signal() {
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+}
+
+// wait returns a channel that is closed at the next change. Whoever waits looks at the state after calling it.
+func (s *steering) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
+}
+
+func (s *steering) ask(m *move) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running {
+		s.moves = append(s.moves, m)
+		s.signal()
+	}
+	return s.running
+}
+
+// withdraw takes back a move that nobody has taken on.
+func (s *steering) withdraw(m *move) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.moves {
+		if s.moves[i] == m {
+			s.moves = append(s.moves[:i:i], s.moves[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// next takes on the oldest move; nil where there is none.
+func (s *steering) next() *move {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.moves) == 0 {
+		return nil
+	}
+	m := s.moves[0]
+	s.moves = s.moves[1:]
+	return m
+}
+
+// begin and end bound Run. What is asked and not done when it ends is refused.
+func (s *steering) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = true
+}
+
+func (s *steering) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = false
+	s.refuse(ErrNotRunning)
+}
+
+// refuseAll answers every move with err.
+func (s *steering) refuseAll(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse(err)
+}
+
+func (s *steering) refuse(err error) {
+	for _, m := range s.moves {
+		m.answer <- moveResult{err: err}
+	}
+	s.moves = nil
+}
+
+// sleep waits for d, until ctx ends, or until somebody steers.
+func (s *steering) sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.wait():
+	case <-ctx.Done():
+	}
+}
+
+// steer does what is asked, from the position in force cp, and returns when the lane is to carry on: with the checkpoint in force
+// then. Within a pause it renews the position.
+func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	alive := l.newRenewal()
+	for {
+		changed := l.steering.wait()
+		for m := l.steering.next(); m != nil; m = l.steering.next() {
+			var err error
+			if cp, err = l.moveTo(ctx, work, cp, m); err != nil {
+				return cp, err
+			}
+			alive.done()
+		}
+		if !l.steering.isPaused() {
+			return cp, nil
+		}
+		l.status.pauses(cp)
+		if err := l.await(ctx, changed, alive); err != nil {
+			return cp, err
+		}
+		if alive.isDue() {
+			var err error
+			if cp, err = l.renew(ctx, work, cp); err != nil && !errors.Is(err, errMoved) {
+				return cp, err
+			}
+			alive.done()
+		}
+	}
+}
+
+// await waits until something is asked, or a renewal is due.
+func (l *Lane) await(ctx context.Context, changed <-chan struct{}, alive *renewal) error {
+	due := make(<-chan time.Time)
+	if d := alive.due(); d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		due = t.C
+	}
+	select {
+	case <-changed:
+	case <-due:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// moveTo does m and answers it. The error ends what the lane does: after a failed Append the position in force must be read again.
+func (l *Lane) moveTo(ctx, work context.Context, cp checkpoint.Checkpoint, m *move) (checkpoint.Checkpoint, error) {
+	now, err := l.Target.Append(work, cp, nil, m.to)
+	if err == nil && !now.Equal(m.to) {
+		err = fmt.Errorf("the position in force is %s", now.Position)
+	}
+	if err == nil {
+		m.answer <- moveResult{before: cp, after: now}
+		return now, nil
+	}
+	m.answer <- moveResult{before: cp, err: fmt.Errorf("moving the position to %s, which may have taken effect all the same: %w", m.to, err)}
+	if ctx.Err() != nil {
+		return cp, ctx.Err()
+	}
+	l.retrying(Moving, err, 0)
+	return l.claim(ctx, false)
+}
