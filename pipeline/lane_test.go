@@ -462,7 +462,11 @@ func TestLanesDoNotHoldEachOtherBack(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var told []string
-		err := pipeline.RunAll(ctx, func(e *pipeline.LaneError) { told = append(told, e.Lane) }, broken, down, works)
+		group := pipeline.NewGroup(ctx, func(e *pipeline.LaneError) { told = append(told, e.Lane) })
+		for _, l := range []*pipeline.Lane{broken, down, works} {
+			group.Start(l)
+		}
+		err := group.Wait()
 		var stop *pipeline.StopError
 		require.ErrorAs(t, err, &stop)
 		require.Equal(t, []string{"broken"}, told)

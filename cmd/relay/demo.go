@@ -79,10 +79,10 @@ admin: {listen: %q}
 
 // show starts the making of events and the display of what flows. What it returns stops both.
 func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *relay) func() {
-	bus, _ := r.buses[0].Bus.(*nats.Sink)
+	bus, _ := r.members[0].bus.Bus.(*nats.Sink)
 	c.introduce(out, api.URL(), bus.Address())
-	counts := newFlow(r.lanes[0].Observer)
-	r.lanes[0].Observer = counts
+	counts := newFlow(r.members[0].run.Observer)
+	r.members[0].run.Observer = counts
 
 	ctx, cancel := context.WithCancel(ctx)
 	made, shown := make(chan error, 1), make(chan struct{})
@@ -91,7 +91,7 @@ func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Serve
 	}() //nolint:gosec // variety
 	go func() {
 		defer close(shown)
-		counts.display(ctx, out, isTerminal(out), r.lanes[0].Status)
+		counts.display(ctx, out, isTerminal(out), r.members[0].run.Status)
 	}()
 	return func() {
 		cancel()

@@ -32,10 +32,6 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 // when everything has stopped.
 func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
 	metrics := telemetry.NewMetrics(version())
-	metrics.JudgeBy(func(s pipeline.Status) bool {
-		ready, _ := admin.Judge(s, time.Now(), cfg.Source.PollInterval)
-		return ready
-	})
 	past := journal.New(journal.Config{Hide: cfg.Hide})
 	traces, err := startTraces(ctx, cfg, metrics, os.LookupEnv, log)
 	if err != nil {
@@ -47,11 +43,15 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
+	metrics.JudgeBy(func(s pipeline.Status) bool {
+		ready, _ := admin.Judge(s, time.Now(), r.pollInterval())
+		return ready
+	})
 
 	if cfg.Admin.Listen != "" {
 		srv, listenErr := admin.Listen(ctx, admin.Config{
 			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(),
-			PollInterval: cfg.Source.PollInterval, Version: version(), Logger: log,
+			PollInterval: r.pollInterval, Version: version(), Logger: log,
 		})
 		if listenErr != nil {
 			return &usageError{listenErr}
@@ -59,7 +59,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), srv)) }()
 	}
 	if cfg.Source.Webhook.Listen != "" {
-		stopWebhooks, listenErr := listenForWebhooks(ctx, cfg.Source.Webhook, &r.waker, metrics, log)
+		stopWebhooks, listenErr := listenForWebhooks(ctx, cfg.Source.Webhook, r.wake, metrics, log)
 		if listenErr != nil {
 			return listenErr
 		}
@@ -69,11 +69,8 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		defer started(r)()
 	}
 	announce(cfg, r, log)
-	return pipeline.RunAll(ctx, func(e *pipeline.LaneError) {
-		if len(r.lanes) > 1 {
-			log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane), zap.Error(e.Err))
-		}
-	}, r.lanes...)
+	r.start()
+	return r.group.Wait()
 }
 
 func closeAdmin(ctx context.Context, srv *admin.Server) error {
@@ -85,11 +82,11 @@ func closeAdmin(ctx context.Context, srv *admin.Server) error {
 // announce says what runs, and for an embedded server how to watch it.
 func announce(cfg *config.Config, r *relay, log *zap.Logger) {
 	log.Info("relay is starting", zap.String("version", version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
-		zap.Int("lanes", len(r.lanes)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
-	for i, s := range cfg.Sinks {
-		if bus, ok := r.buses[i].Bus.(*nats.Sink); ok && s.NATS.URL == nats.Embedded {
+		zap.Int("lanes", len(r.members)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
+	for _, m := range r.members {
+		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.embedded() {
 			log.Info("embedded NATS server is listening; docs/nats.md shows a consumer of your own",
-				zap.String("lane", s.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
+				zap.String("lane", m.run.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
 		}
 	}
 }

@@ -13,15 +13,12 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/config"
-	"workos-relay/internal/journal"
-	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/router"
 	"workos-relay/sink/kafka"
 	"workos-relay/sink/nats"
 	"workos-relay/sink/stdout"
 	"workos-relay/source"
-	"workos-relay/source/webhook"
 )
 
 // lane is one sink of the configuration with everything around it, before it runs.
@@ -180,69 +177,6 @@ func (l *lane) position(ctx context.Context, client *source.Client, start config
 	return checkpoint.Position{CreatedAt: now}, nil
 }
 
-// relay is everything that runs.
-type relay struct {
-	lanes  []*pipeline.Lane
-	buses  []*bus
-	stores []*checkpoint.File
-	traces *telemetry.Traces // nil where they are off
-	waker  webhook.Waker     // wakes the streams of all lanes
-}
-
-// assemble opens every sink and store and puts the lanes together. Whatever it returns is closed by the caller.
-func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger) (*relay, error) {
-	lanes, err := newLanes(cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	client := newClient(cfg)
-	r := &relay{traces: traces}
-	for _, l := range lanes {
-		if err := r.add(ctx, l, client, metrics.Lane(l.sink.Name), past.Lane(l.sink.Name)); err != nil {
-			return nil, errors.Join(fmt.Errorf("sink %s: %w", l.sink.Name, err), r.close())
-		}
-	}
-	for _, l := range r.lanes {
-		metrics.Watch(l.Name, l.Status)
-	}
-	return r, nil
-}
-
-func (r *relay) add(ctx context.Context, l *lane, client *source.Client, metrics *telemetry.LaneMetrics, past *journal.Lane) error {
-	b, err := l.open(ctx)
-	if err != nil {
-		return err
-	}
-	r.buses = append(r.buses, b)
-	store, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
-	if err != nil {
-		return err
-	}
-	r.stores = append(r.stores, store)
-	events := l.stream(client, past.Hooks(metrics.SourceHooks()))
-	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
-	if l.cfg.Source.Webhook.Listen != "" {
-		events.Wake, _ = r.waker.Subscribe() // for as long as the process lives
-	}
-	target := l.target(b, store, client)
-	target.Observe(metrics)
-	r.lanes = append(r.lanes, &pipeline.Lane{
-		Name:            l.sink.Name,
-		Type:            l.sink.Type,
-		Source:          events,
-		Router:          l.router,
-		Target:          target,
-		TakeoverAfter:   l.cfg.TakeoverAfter,
-		Holder:          store.Holder(),
-		Park:            l.cfg.DeadLetter != nil,
-		ShutdownTimeout: l.cfg.ShutdownTimeout,
-		Observer:        past.Observe(metrics),
-		Tracer:          metrics.Trace(r.traces, l.sink.Type),
-		Logger:          l.log,
-	})
-	return nil
-}
-
 // target puts together where the lane's events and its position go.
 func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client) *pipeline.Delivery {
 	owner := pipeline.Ownership{
@@ -269,24 +203,4 @@ func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client) *pi
 // incapable reports whether err says that a bus, as it is, cannot do exactly_once.
 func incapable(err error) bool {
 	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit) || errors.Is(err, kafka.ErrNoTransactions)
-}
-
-func (r *relay) status() []pipeline.Status {
-	out := make([]pipeline.Status, len(r.lanes))
-	for i, l := range r.lanes {
-		out[i] = l.Status()
-	}
-	return out
-}
-
-// close closes the sinks, then gives up the stores' locks.
-func (r *relay) close() error {
-	var errs []error
-	for _, b := range r.buses {
-		errs = append(errs, b.Close())
-	}
-	for _, s := range r.stores {
-		errs = append(errs, s.Close())
-	}
-	return errors.Join(errs...)
 }

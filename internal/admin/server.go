@@ -21,7 +21,7 @@ type Config struct {
 	ID           string                   // of the relay
 	Lanes        func() []pipeline.Status // called for each request, from several goroutines at once
 	Metrics      http.Handler             // of /metrics; without it there is no such path
-	PollInterval time.Duration            // between polls of the Events API, as configured
+	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
 	Version      string
 	Logger       *zap.Logger      // nil logs nothing
 	Now          func() time.Time // nil for time.Now

@@ -63,11 +63,13 @@ func running(name string, now time.Time) pipeline.Status {
 	return pipeline.Status{Lane: name, State: pipeline.Running, Since: now.Add(-time.Hour), LastPoll: now}
 }
 
+func everySecond() time.Duration { return time.Second }
+
 func TestPathsAndMethods(t *testing.T) {
 	now := time.Now()
 	base := start(t, admin.Config{
 		Lanes:   func() []pipeline.Status { return []pipeline.Status{running("nats", now)} },
-		Metrics: telemetry.NewMetrics("1.2.3").Handler(), PollInterval: time.Second, Version: "1.2.3",
+		Metrics: telemetry.NewMetrics("1.2.3").Handler(), PollInterval: everySecond, Version: "1.2.3",
 	})
 	for _, c := range []struct {
 		method, path string
@@ -139,7 +141,7 @@ func TestReadyzNeedsEveryLane(t *testing.T) {
 	ready.Checkpoint.Position = checkpoint.Position{EventID: "event_1", CreatedAt: now.Add(-time.Minute)}
 	stopped := pipeline.Status{Lane: "kafka", State: pipeline.Stopped, Since: now, Reason: `stopped at event event_9 <"too large">`}
 	base := start(t, admin.Config{
-		Lanes: func() []pipeline.Status { return []pipeline.Status{ready, stopped} }, PollInterval: time.Second, Now: func() time.Time { return now },
+		Lanes: func() []pipeline.Status { return []pipeline.Status{ready, stopped} }, PollInterval: everySecond, Now: func() time.Time { return now },
 	})
 	r := request(t, "GET", base+"/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, r.StatusCode)
@@ -217,7 +219,7 @@ func TestConnectedButStuckIsNotReady(t *testing.T) {
 
 	var offset atomic.Int64
 	base := start(t, admin.Config{
-		Lanes: func() []pipeline.Status { return []pipeline.Status{l.Status()} }, PollInterval: time.Second,
+		Lanes: func() []pipeline.Status { return []pipeline.Status{l.Status()} }, PollInterval: everySecond,
 		Now: func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
 	})
 	require.Eventually(t, func() bool { return request(t, "GET", base+"/readyz").StatusCode == http.StatusOK }, 10*time.Second, 5*time.Millisecond,

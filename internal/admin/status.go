@@ -68,8 +68,12 @@ func (s *Server) Snapshot(writable bool) Status {
 		Version: s.cfg.Version, ID: s.cfg.ID, Started: s.started.UTC(), Now: now.UTC(), Ready: true, Reasons: []string{},
 		Writable: writable, Lanes: []LaneStatus{},
 	}
+	poll := time.Duration(0)
+	if s.cfg.PollInterval != nil {
+		poll = s.cfg.PollInterval()
+	}
 	for _, l := range s.lanes() {
-		lane := laneStatus(l, now, s.cfg.PollInterval)
+		lane := laneStatus(l, now, poll)
 		for _, reason := range lane.Reasons {
 			out.Reasons = append(out.Reasons, "lane "+lane.Name+": "+reason)
 		}

@@ -27,7 +27,7 @@ func TestStatus(t *testing.T) {
 	standby.Checkpoint.Holder = "you"
 	stopped := pipeline.Status{Lane: "out", State: pipeline.Stopped, Since: now, Reason: "stopped at event event_9"}
 	base := start(t, admin.Config{
-		ID: "workos", Version: "1.2.3", PollInterval: time.Second, Now: func() time.Time { return now },
+		ID: "workos", Version: "1.2.3", PollInterval: everySecond, Now: func() time.Time { return now },
 		Lanes: func() []pipeline.Status { return []pipeline.Status{active, standby, stopped} },
 	})
 	r := request(t, "GET", base+"/api/v1/status")

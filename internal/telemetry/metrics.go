@@ -111,3 +111,6 @@ func (m *Metrics) JudgeBy(ready func(pipeline.Status) bool) {
 // Watch adds the metrics that are read from the lane's status, by calling status at each scrape, possibly from several
 // goroutines at once. A second call with the same name replaces the first.
 func (m *Metrics) Watch(name string, status func() pipeline.Status) { m.watched.add(name, status) }
+
+// Unwatch ends what Watch began. What the lane counted stays.
+func (m *Metrics) Unwatch(name string) { m.watched.remove(name) }

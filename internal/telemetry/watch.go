@@ -37,6 +37,12 @@ func (w *watcher) add(name string, status func() pipeline.Status) {
 	w.lanes[name] = status
 }
 
+func (w *watcher) remove(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.lanes, name)
+}
+
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range w.descs {

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/config"
+	"workos-relay/internal/journal"
+	"workos-relay/internal/telemetry"
+	"workos-relay/pipeline"
+	"workos-relay/source"
+	"workos-relay/source/webhook"
+)
+
+// relay is everything that runs.
+type relay struct {
+	metrics *telemetry.Metrics
+	past    *journal.Journal
+	traces  *telemetry.Traces // nil where they are off
+	log     *zap.Logger
+	limiter *rate.Limiter // of every lane, as they share the key
+	group   *pipeline.Group
+
+	changing sync.Mutex // held by whoever starts, stops or moves lanes
+	running  bool       // between start and close; under changing
+
+	mu      sync.RWMutex // guards what follows; it is replaced, never changed in place
+	cfg     *config.Config
+	members []*member
+}
+
+// member is a lane that runs, with all that is its own.
+type member struct {
+	lane   *lane
+	bus    *bus
+	store  *checkpoint.File
+	target *pipeline.Delivery
+	run    *pipeline.Lane
+	waker  webhook.Waker
+	close  func() error // ends the waker and closes bus and store
+}
+
+// assemble opens every sink and store and puts the lanes together, for start to let them run until ctx ends. Whatever it returns is
+// closed by the caller.
+func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger) (*relay, error) {
+	lanes, err := newLanes(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	client := newClient(cfg)
+	r := &relay{metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg}
+	r.group = pipeline.NewGroup(ctx, r.tellStopped)
+	for _, l := range lanes {
+		m, err := r.open(ctx, l, client)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("sink %s: %w", l.sink.Name, err), r.closeMembers())
+		}
+		r.members = append(r.members, m)
+	}
+	return r, nil
+}
+
+// open opens the bus and the store of a lane and puts it together.
+func (r *relay) open(ctx context.Context, l *lane, client *source.Client) (*member, error) {
+	b, err := l.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	store, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return r.join(ctx, l, client, b, store), nil
+}
+
+// join makes a member of what is open.
+func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus, store *checkpoint.File) *member {
+	m := &member{lane: l, bus: b, store: store}
+	waking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { m.waker.Run(waking) })
+	m.close = func() error {
+		stop()
+		wg.Wait()
+		return errors.Join(b.Close(), store.Close())
+	}
+	m.assemble(client, r.metrics.Lane(l.sink.Name), r.past.Lane(l.sink.Name), r.traces)
+	r.metrics.Watch(m.run.Name, m.run.Status)
+	return m
+}
+
+// assemble puts a new lane together from what is open. It is not running yet.
+func (m *member) assemble(client *source.Client, metrics *telemetry.LaneMetrics, past *journal.Lane, traces *telemetry.Traces) {
+	l := m.lane
+	events := l.stream(client, past.Hooks(metrics.SourceHooks()))
+	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
+	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
+	m.target = l.target(m.bus, m.store, client)
+	m.target.Observe(metrics)
+	m.run = &pipeline.Lane{
+		Name:            l.sink.Name,
+		Type:            l.sink.Type,
+		Source:          events,
+		Router:          l.router,
+		Target:          m.target,
+		TakeoverAfter:   l.cfg.TakeoverAfter,
+		Holder:          m.store.Holder(),
+		Park:            l.cfg.DeadLetter != nil,
+		ShutdownTimeout: l.cfg.ShutdownTimeout,
+		Observer:        past.Observe(metrics),
+		Tracer:          metrics.Trace(traces, l.sink.Type),
+		Logger:          l.log,
+	}
+}
+
+// start lets every lane run. Whoever calls it waits for r.group.
+func (r *relay) start() {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	r.running = true
+	for _, m := range r.now() {
+		r.group.Start(m.run)
+	}
+}
+
+func (r *relay) tellStopped(e *pipeline.LaneError) {
+	if len(r.now()) > 1 {
+		r.log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane), zap.Error(e.Err))
+	}
+}
+
+// now returns the members of this moment, in the order of the configuration.
+func (r *relay) now() []*member {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.members
+}
+
+// config returns the configuration in force.
+func (r *relay) config() *config.Config {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.cfg
+}
+
+func (r *relay) pollInterval() time.Duration { return r.config().Source.PollInterval }
+
+func (r *relay) status() []pipeline.Status {
+	members := r.now()
+	out := make([]pipeline.Status, len(members))
+	for i, m := range members {
+		out[i] = m.run.Status()
+	}
+	return out
+}
+
+// wake lets every lane poll at once.
+func (r *relay) wake() {
+	for _, m := range r.now() {
+		m.waker.Wake()
+	}
+}
+
+// member returns the one called name, and nil where there is none.
+func (r *relay) member(name string) *member {
+	members := r.now()
+	if i := slices.IndexFunc(members, func(m *member) bool { return m.run.Name == name }); i >= 0 {
+		return members[i]
+	}
+	return nil
+}
+
+// close closes the sinks, and gives up the stores' locks. Nothing is started or moved after that.
+func (r *relay) close() error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	r.running = false
+	return r.closeMembers()
+}
+
+func (r *relay) closeMembers() error {
+	var errs []error
+	for _, m := range r.now() {
+		errs = append(errs, m.close())
+	}
+	return errors.Join(errs...)
+}
