@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
 )
 
 type checkpointCmd struct {
 	Show  checkpointShowCmd  `cmd:"" help:"Print the position of each lane."`
-	Set   checkpointSetCmd   `cmd:"" help:"Move a lane to another position. Stop relay first. The checkpoint before is kept beside it."`
-	Reset checkpointResetCmd `cmd:"" help:"Let a lane start over at source.start. Stop relay first. The checkpoint before is kept beside it."`
+	Set   checkpointSetCmd   `cmd:"" help:"Move a lane to another position; while relay runs, through its admin address. The checkpoint before is kept beside it."`
+	Reset checkpointResetCmd `cmd:"" help:"Let a lane start over at source.start; while relay runs, through its admin address. The checkpoint before is kept beside it."`
 }
 
 // laneFlag chooses a lane where there are several.
@@ -187,35 +188,7 @@ func (c *checkpointSetCmd) Run(ctx context.Context, a *app) error {
 			return &usageError{fmt.Errorf("%q %w", c.To, err)}
 		}
 	}
-	return a.withPlaces(ctx, c.laneFlag, func(lanes []*lane, p *places) error {
-		switch c.From {
-		case "":
-			position, err := p.lane.position(ctx, newClient(p.lane.cfg), to)
-			if err != nil {
-				return err
-			}
-			return a.set(ctx, p, position)
-		case inFile:
-			return a.take(ctx, p, p.file, p.bus)
-		case onBus:
-			return a.take(ctx, p, p.bus, p.file)
-		default:
-			return a.setFromLane(ctx, p, lanes, c.From)
-		}
-	})
-}
-
-// setFromLane sets a lane to where another one is.
-func (a *app) setFromLane(ctx context.Context, p *places, lanes []*lane, name string) error {
-	other, err := laneFlag{Lane: name}.choose(lanes)
-	if err != nil {
-		return err
-	}
-	cp, err := other.committed(ctx)
-	if err != nil {
-		return fmt.Errorf("reading the position of lane %s: %w", name, err)
-	}
-	return a.set(ctx, p, cp.Position)
+	return a.move(ctx, c.laneFlag, admin.Destination{To: c.To, From: c.From})
 }
 
 type checkpointResetCmd struct {
@@ -224,17 +197,11 @@ type checkpointResetCmd struct {
 
 // Run moves a lane to where it would begin without a checkpoint.
 func (c *checkpointResetCmd) Run(ctx context.Context, a *app) error {
-	return a.withPlaces(ctx, c.laneFlag, func(_ []*lane, p *places) error {
-		to, err := p.lane.position(ctx, newClient(p.lane.cfg), p.lane.cfg.Source.Start)
-		if err != nil {
-			return err
-		}
-		return a.set(ctx, p, to)
-	})
+	return a.move(ctx, c.laneFlag, admin.Destination{Reset: true})
 }
 
-// withPlaces opens the places of the chosen lane for do.
-func (a *app) withPlaces(ctx context.Context, which laneFlag, do func([]*lane, *places) error) (err error) {
+// move moves the chosen lane, itself or through the relay that runs on its folder.
+func (a *app) move(ctx context.Context, which laneFlag, to admin.Destination) error {
 	cfg, err := a.loadConfigWith(a.keyOptional)
 	if err != nil {
 		return err
@@ -248,63 +215,52 @@ func (a *app) withPlaces(ctx context.Context, which laneFlag, do func([]*lane, *
 		return err
 	}
 	p, err := l.openPlaces(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.close()) }()
-	return do(lanes, p)
-}
-
-// set moves the position to where a person says, in the place where it is.
-func (a *app) set(ctx context.Context, p *places, to checkpoint.Position) error {
-	at, err := p.current(ctx)
-	if err != nil {
-		return err
-	}
-	prev, kept, err := p.put(ctx, at, to)
-	if err != nil {
-		return err
-	}
-	a.tell(p.lane, at, prev, kept, to)
-	return nil
-}
-
-// take moves the position from one place to the other, as the mode of delivery is to change. A crash in between leaves both, and
-// then relay asks which of them holds.
-func (a *app) take(ctx context.Context, p *places, from, to *place) error {
-	if p.bus == nil {
-		return &usageError{fmt.Errorf("sink %s keeps no positions, so there is nothing to take along", p.lane.sink.Name)}
-	}
-	cp, here, err := from.here(ctx)
-	if err != nil {
-		return err
-	}
-	if !here {
-		return &usageError{fmt.Errorf("lane %s has no position in the place called %s", p.lane.sink.Name, from.name)}
-	}
-	prev, kept, err := p.put(ctx, to, cp.Position)
-	if err != nil {
-		return err
-	}
-	if err := p.leave(ctx, from, to); err != nil {
-		return fmt.Errorf("the position is in both places now; marking the one called %s as left: %w", from.name, err)
-	}
-	a.tell(p.lane, to, prev, kept, cp.Position)
-	return nil
-}
-
-// tell says what was moved, and where it was before.
-func (a *app) tell(l *lane, at *place, prev checkpoint.Checkpoint, kept string, to checkpoint.Position) {
-	fmt.Fprintf(a.stdout, "lane %s now stands at: %s (%s, %s)\n", l.sink.Name, to, at.name, at.mode)
+	var done admin.Moved
 	switch {
-	case prev.Generation > 0:
-		fmt.Fprintf(a.stdout, "before, it stood at: %s\n", prev.Position)
-	case prev.Revision > 0:
-		fmt.Fprintln(a.stdout, "what was there before could not be read")
+	case errors.Is(err, checkpoint.ErrLocked):
+		done, err = moveRunning(ctx, cfg, l, to, err)
+	case err != nil:
+		return err
+	default:
+		done, err = p.move(ctx, newClient(cfg), to, lanes)
+		err = errors.Join(err, p.close())
 	}
-	if kept != "" {
-		fmt.Fprintf(a.stdout, "the checkpoint from before is kept in %s\n", kept)
+	if err != nil {
+		return err
 	}
+	tellMoved(a.stdout, &done)
+	return nil
+}
+
+// moveRunning lets the relay that has locked the folder move the lane.
+func moveRunning(ctx context.Context, cfg *config.Config, l *lane, to admin.Destination, locked error) (admin.Moved, error) {
+	client, err := runningRelay(ctx, cfg, l.sink.Name)
+	if err != nil {
+		return admin.Moved{}, fmt.Errorf("%w; it cannot be asked to move the lane itself: %w", locked, err)
+	}
+	return client.SetCheckpoint(ctx, l.sink.Name, to)
+}
+
+// tellMoved says what was moved, and where it was before.
+func tellMoved(out io.Writer, m *admin.Moved) {
+	fmt.Fprintf(out, "lane %s now stands at: %s (%s, %s)\n", m.Lane, placeText(m.After), m.Place, m.Mode)
+	if m.Before != nil {
+		fmt.Fprintf(out, "before, it stood at: %s\n", placeText(*m.Before))
+	} else if m.Unreadable {
+		fmt.Fprintln(out, "what was there before could not be read")
+	}
+	if m.Kept != "" {
+		fmt.Fprintf(out, "the checkpoint from before is kept in %s\n", m.Kept)
+	}
+}
+
+// placeText is a position for people.
+func placeText(p admin.Position) string {
+	at := checkpoint.Position{EventID: p.EventID}
+	if p.CreatedAt != nil {
+		at.CreatedAt = *p.CreatedAt
+	}
+	return at.String()
 }
 
 // keepPrevious archives the checkpoint in force. One that cannot be read, or is another's, is moved away, so that the next commit

@@ -27,6 +27,10 @@ type cli struct {
 	Run        runCmd        `cmd:"" help:"Carry events from WorkOS to every sink, until stopped."`
 	Demo       demoCmd       `cmd:"" help:"Show it at work with a built-in Events API and an embedded NATS server. Needs nothing."`
 	Check      checkCmd      `cmd:"" help:"Read the configuration, reach source and sinks, show each topic. Changes nothing; exit 1 names every fault."`
+	Status     statusCmd     `cmd:"" help:"Show each lane: state, who is active, position, lag, rate. Exit 1 where one is not well."`
+	Pause      pauseCmd      `cmd:"" help:"Let lanes of the relay that runs read nothing more. They keep their place; the pause ends with relay."`
+	Resume     resumeCmd     `cmd:"" help:"Let paused lanes go on."`
+	Poll       pollCmd       `cmd:"" help:"Let lanes of the relay that runs ask WorkOS now, and a few times more over 20 s."`
 	Replay     replayCmd     `cmd:"" help:"Publish a stretch of events again, each marked with the header relay-replay. Moves no checkpoint; works beside a relay that runs."`
 	Verify     verifyCmd     `cmd:"" help:"Compare a stretch of events with what the bus holds of it. Exit 1 where something is missing, double, misrouted, altered or out of order."`
 	Tail       tailCmd       `cmd:"" help:"Print events as JSON lines, from WorkOS or from a NATS stream. Keeps no position."`

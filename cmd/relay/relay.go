@@ -37,14 +37,15 @@ type relay struct {
 	members []*member
 }
 
-// member is a lane that runs, with all that is its own.
+// member is a lane that runs, with all that is its own. It is not changed: another takes its place.
 type member struct {
 	lane   *lane
 	bus    *bus
 	store  *checkpoint.File
 	target *pipeline.Delivery
 	run    *pipeline.Lane
-	waker  webhook.Waker
+	waker  *webhook.Waker
+	asleep func()       // ends what waker does for run
 	close  func() error // ends the waker and closes bus and store
 }
 
@@ -83,7 +84,7 @@ func (r *relay) open(ctx context.Context, l *lane, client *source.Client) (*memb
 
 // join makes a member of what is open.
 func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus, store *checkpoint.File) *member {
-	m := &member{lane: l, bus: b, store: store}
+	m := &member{lane: l, bus: b, store: store, waker: &webhook.Waker{}}
 	waking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { m.waker.Run(waking) })
@@ -92,17 +93,26 @@ func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus
 		wg.Wait()
 		return errors.Join(b.Close(), store.Close())
 	}
-	m.assemble(client, r.metrics.Lane(l.sink.Name), r.past.Lane(l.sink.Name), r.traces)
-	r.metrics.Watch(m.run.Name, m.run.Status)
+	m.assemble(client, r)
 	return m
 }
 
+// again returns a member with a new lane in the place of one that has stopped, from what is open.
+func (m *member) again(r *relay) *member {
+	next := *m
+	m.asleep()
+	client := newClient(m.lane.cfg)
+	client.Limiter = r.limiter
+	next.assemble(client, r)
+	return &next
+}
+
 // assemble puts a new lane together from what is open. It is not running yet.
-func (m *member) assemble(client *source.Client, metrics *telemetry.LaneMetrics, past *journal.Lane, traces *telemetry.Traces) {
-	l := m.lane
+func (m *member) assemble(client *source.Client, r *relay) {
+	l, metrics, past := m.lane, r.metrics.Lane(m.lane.sink.Name), r.past.Lane(m.lane.sink.Name)
 	events := l.stream(client, past.Hooks(metrics.SourceHooks()))
 	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
-	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
+	events.Wake, m.asleep = m.waker.Subscribe()
 	m.target = l.target(m.bus, m.store, client)
 	m.target.Observe(metrics)
 	m.run = &pipeline.Lane{
@@ -116,9 +126,10 @@ func (m *member) assemble(client *source.Client, metrics *telemetry.LaneMetrics,
 		Park:            l.cfg.DeadLetter != nil,
 		ShutdownTimeout: l.cfg.ShutdownTimeout,
 		Observer:        past.Observe(metrics),
-		Tracer:          metrics.Trace(traces, l.sink.Type),
+		Tracer:          metrics.Trace(r.traces, l.sink.Type),
 		Logger:          l.log,
 	}
+	r.metrics.Watch(m.run.Name, m.run.Status)
 }
 
 // start lets every lane run. Whoever calls it waits for r.group.
@@ -169,13 +180,12 @@ func (r *relay) wake() {
 	}
 }
 
-// member returns the one called name, and nil where there is none.
-func (r *relay) member(name string) *member {
-	members := r.now()
-	if i := slices.IndexFunc(members, func(m *member) bool { return m.run.Name == name }); i >= 0 {
-		return members[i]
-	}
-	return nil
+// replace puts another member in the place of one.
+func (r *relay) replace(old, next *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members = slices.Clone(r.members)
+	r.members[slices.Index(r.members, old)] = next
 }
 
 // close closes the sinks, and gives up the stores' locks. Nothing is started or moved after that.

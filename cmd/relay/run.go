@@ -51,7 +51,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	if cfg.Admin.Listen != "" {
 		srv, listenErr := admin.Listen(ctx, admin.Config{
 			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(),
-			PollInterval: r.pollInterval, Version: version(), Logger: log,
+			PollInterval: r.pollInterval, Security: cfg.Admin.Security(), Control: r, Version: version(), Logger: log,
 		})
 		if listenErr != nil {
 			return &usageError{listenErr}
@@ -69,7 +69,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		defer started(r)()
 	}
 	announce(cfg, r, log)
-	r.start()
+	r.start() //nolint:contextcheck // the group was given ctx
 	return r.group.Wait()
 }
 

@@ -2,8 +2,9 @@ package admin
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -12,42 +13,86 @@ import (
 
 // path is one path and what answers there.
 type path struct {
-	name, help string
-	handler    http.Handler
+	method, name, help string
+	handler            http.HandlerFunc
+	probe, metrics     bool // open to those who ask whether relay lives; the one of the metrics
 }
 
-func (s *Server) paths() []path {
-	paths := []path{
-		{"/", "this list", http.HandlerFunc(s.index)},
-		{"/healthz", "200 while the process lives", http.HandlerFunc(s.healthz)},
-		{"/readyz", "200 while every lane makes progress, else 503 with the reasons", http.HandlerFunc(s.readyz)},
-		{"/api/v1/status", "every lane as JSON", http.HandlerFunc(s.status)},
+func (s *Server) paths() []*path {
+	paths := []*path{
+		{method: http.MethodGet, name: "/", help: "this list", handler: s.index},
+		{method: http.MethodGet, name: "/healthz", help: "200 while the process lives", handler: s.healthz, probe: true},
+		{method: http.MethodGet, name: "/readyz", help: "200 while every lane makes progress, else 503 with the reasons", handler: s.readyz, probe: true},
+		{method: http.MethodGet, name: "/api/v1/status", help: "every lane as JSON", handler: s.status},
 	}
 	if s.cfg.Metrics != nil {
-		paths = append(paths, path{"/metrics", "for Prometheus", s.cfg.Metrics})
+		paths = append(paths, &path{method: http.MethodGet, name: "/metrics", help: "for Prometheus", handler: s.cfg.Metrics.ServeHTTP, metrics: true})
+	}
+	if s.cfg.Control != nil {
+		paths = append(paths, s.controls()...)
 	}
 	return paths
 }
 
 // handler answers every path, method and mistake.
 func (s *Server) handler() http.Handler {
-	paths := s.paths()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusNotFound, failure{"there is no such path; GET / lists them"})
+	})
+	for _, p := range s.paths() {
+		pattern := p.name
+		if pattern == "/" {
+			pattern = "/{$}"
+		}
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.answer(w, r, p) })
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-		i := slices.IndexFunc(paths, func(p path) bool { return p.name == r.URL.Path })
-		switch {
-		case i < 0:
-			reply(w, http.StatusNotFound, failure{"there is no such path; GET / lists them"})
-		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			h.Set("Allow", "GET, HEAD")
-			reply(w, http.StatusMethodNotAllowed, failure{"only GET and HEAD are allowed here"})
-		default:
-			paths[i].handler.ServeHTTP(w, withAccess(r, access{}))
-		}
+		mux.ServeHTTP(w, r)
 	})
+}
+
+// answer lets the path answer, where the request may do what it asks for.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, p *path) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	if method != p.method {
+		allowed := p.method
+		if allowed == http.MethodGet {
+			allowed = "GET, HEAD"
+		}
+		w.Header().Set("Allow", allowed)
+		reply(w, http.StatusMethodNotAllowed, failure{"only " + allowed + " may be used here"})
+		return
+	}
+	a, err := s.security.Load().admit(r, p)
+	if err != nil {
+		w.Header().Set("WWW-Authenticate", `Basic realm="relay", charset="UTF-8"`)
+		w.Header().Add("WWW-Authenticate", `Bearer realm="relay"`)
+		fail(w, err)
+		return
+	}
+	a.write = a.write && s.cfg.Control != nil
+	p.handler(w, withAccess(r, a))
+}
+
+// fail answers with an error.
+func fail(w http.ResponseWriter, err error) {
+	code := http.StatusInternalServerError
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		code = refusal.Code
+	}
+	if code != http.StatusUnauthorized {
+		w.Header().Del("WWW-Authenticate")
+	}
+	reply(w, code, failure{err.Error()})
 }
 
 type failure struct {
@@ -68,7 +113,7 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	var b strings.Builder
 	b.WriteString("relay " + s.cfg.Version + "\n\n")
 	for _, p := range s.paths() {
-		b.WriteString(p.name + strings.Repeat(" ", max(2, 16-len(p.name))) + p.help + "\n")
+		fmt.Fprintf(&b, "%-4s %-34s %s\n", p.method, p.name, p.help)
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte(b.String()))

@@ -1,12 +1,14 @@
-// Package admin is relay's HTTP server for probes and metrics. It only reads, shows no secret, and asks for no password.
+// Package admin is relay's HTTP server: for probes, metrics and status, and to steer the relay that runs. It shows no secret.
 package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +24,8 @@ type Config struct {
 	Lanes        func() []pipeline.Status // called for each request, from several goroutines at once
 	Metrics      http.Handler             // of /metrics; without it there is no such path
 	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
+	Security     Security
+	Control      Control // nil where nothing can be steered
 	Version      string
 	Logger       *zap.Logger      // nil logs nothing
 	Now          func() time.Time // nil for time.Now
@@ -38,6 +42,8 @@ const (
 // Server serves until Close.
 type Server struct {
 	cfg      Config
+	security atomic.Pointer[Security]
+	tls      atomic.Pointer[credentials] // nil without TLS
 	started  time.Time
 	listener net.Listener
 	http     *http.Server
@@ -53,6 +59,13 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if err := cfg.Security.Check(cfg.Listen); err != nil {
+		return nil, fmt.Errorf("admin.listen: %s %w", cfg.Listen, err)
+	}
+	s := &Server{cfg: cfg, started: cfg.Now(), done: make(chan struct{})}
+	if err := s.Secure(cfg.Security); err != nil {
+		return nil, err
+	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
@@ -62,7 +75,7 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	s := &Server{cfg: cfg, started: cfg.Now(), listener: l, done: make(chan struct{})}
+	s.listener = l
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: readTimeout,
@@ -72,8 +85,34 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          errorLog,
 	}
+	if s.tls.Load() != nil {
+		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.tls.Load().config(), nil }}
+	} else if cfg.Security.Token.IsSet() && !IsLoopback(cfg.Listen) {
+		cfg.Logger.Warn("admin.token travels unencrypted: set admin.tls, or let something before relay speak TLS", zap.String("admin.listen", cfg.Listen))
+	}
 	go s.serve()
 	return s, nil
+}
+
+// Secure puts other security in force for every request from now on: another token, other authorities. Whether TLS is spoken at all
+// stays as it was at Listen, and is refused otherwise. After an error nothing has changed.
+func (s *Server) Secure(to Security) error {
+	if err := to.Check(s.cfg.Listen); err != nil {
+		return fmt.Errorf("admin.listen: %s %w", s.cfg.Listen, err)
+	}
+	if s.listener != nil && to.TLS.InUse() != (s.tls.Load() != nil) {
+		return errors.New("admin.tls: whether TLS is spoken cannot change while relay runs")
+	}
+	if to.TLS.InUse() {
+		c, err := to.TLS.load()
+		if err != nil {
+			return err
+		}
+		s.tls.Store(c)
+	}
+	s.security.Store(&to)
+	return nil
 }
 
 // advice says what to do about an address that cannot be bound.
@@ -94,7 +133,11 @@ func advice(err error) string {
 
 func (s *Server) serve() {
 	defer close(s.done)
-	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+	serve := s.http.Serve
+	if s.http.TLSConfig != nil {
+		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+	}
+	if err := serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 		s.cfg.Logger.Error("the admin server has stopped; events go on, probes and metrics do not", zap.Stringer("address", s.Addr()), zap.Error(err))
 	}
 }

@@ -99,7 +99,7 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Reason: s.Reason,
 		Mode: s.Checkpoint.Mode, Holder: s.Checkpoint.Holder, Self: s.Holder,
 		Active:   s.Holder != "" && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released && s.State != pipeline.Stopped,
-		Position: placeOf(s.Checkpoint.Position), Read: placeOf(s.Read), MovedAt: known(s.Checkpoint.UpdatedAt),
+		Position: PlaceOf(s.Checkpoint.Position), Read: PlaceOf(s.Read), MovedAt: known(s.Checkpoint.UpdatedAt),
 		LastPoll: known(s.LastPoll), AtTip: s.AtTip, TipAt: known(s.TipAt),
 		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: ready,
 		Reasons: append([]string{}, reasons...), // [] rather than null
@@ -114,7 +114,8 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 	return l
 }
 
-func placeOf(p checkpoint.Position) Position {
+// PlaceOf is p as the API writes it.
+func PlaceOf(p checkpoint.Position) Position {
 	return Position{EventID: p.EventID, CreatedAt: known(p.CreatedAt)}
 }
 

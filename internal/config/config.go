@@ -3,9 +3,11 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
+	"workos-relay/internal/admin"
 	"workos-relay/internal/secret"
 	"workos-relay/internal/unit"
 	"workos-relay/router"
@@ -30,7 +32,7 @@ type Config struct {
 	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes its lane over."`
 	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Where an event goes that can never be published, for example because it is larger than the bus allows. Without this section its lane stops there and names the event."`
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
-	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status."`
+	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status, and to steer a running relay."`
 	Telemetry       Telemetry        `yaml:"telemetry" doc:"What relay tells other systems about itself. Metrics are on the admin address and need nothing here."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
@@ -148,7 +150,40 @@ type CheckpointConfig struct {
 	Dir string `yaml:"dir" default:"./relay-data" required:"true" doc:"Folder of the checkpoint files, and of the embedded NATS server. It must outlive the process: a volume, in a container."`
 }
 
-// Admin is the HTTP server for probes, metrics and status.
+// Admin is the HTTP server for probes, metrics and status, and to steer the relay that runs.
 type Admin struct {
-	Listen string `yaml:"listen" default:"127.0.0.1:8080" format:"address" doc:"Address (host:port) of /healthz, /readyz and /metrics, which only read and show no secret; \"\" switches them off. They ask for no password: in a container use 0.0.0.0:8080, and let only probes and Prometheus reach it."`
+	Listen      string        `yaml:"listen" default:"127.0.0.1:8080" format:"address" doc:"Address (host:port) of the status, of /healthz, /readyz and /metrics, and of the commands that steer a running relay; \"\" switches them off. An address that other machines reach, such as 0.0.0.0:8080 in a container, needs token or tls.client_ca_file."`
+	Token       secret.String `yaml:"token" doc:"Everything but /healthz and /readyz asks for it: as a bearer token, or as the password of any user in a browser. At least 16 characters."`
+	TLS         AdminTLS      `yaml:"tls" doc:"Lets the admin server speak TLS."`
+	OpenMetrics bool          `yaml:"open_metrics" default:"false" doc:"Let /metrics ask nobody for the token. It shows names of lanes and types and counts; Prometheus can send a bearer token instead."`
+}
+
+// AdminTLS names the files of the admin server's TLS.
+type AdminTLS struct {
+	CertFile     string `yaml:"cert_file" doc:"PEM file with the server's certificate, and those between it and its authority. It is read again when it changes."`
+	KeyFile      string `yaml:"key_file" doc:"PEM file with the private key of cert_file."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities whose client certificates are as good as the token."`
+}
+
+// minToken is fewest characters of a token: 16 random ones cannot be guessed.
+const minToken = 16
+
+// Security is the part of the section that says who may do what.
+func (a Admin) Security() admin.Security {
+	return admin.Security{Token: a.Token, TLS: admin.TLS(a.TLS), OpenMetrics: a.OpenMetrics}
+}
+
+// Validate checks what the tags cannot say.
+func (a Admin) Validate() error {
+	s := a.Security()
+	if err := s.TLS.Check(); err != nil {
+		return &keyFault{"tls", err.Error()}
+	}
+	if err := s.Check(a.Listen); err != nil {
+		return &keyFault{"listen", fmt.Sprintf("%q %v", a.Listen, err)}
+	}
+	if n := len(a.Token); n > 0 && n < minToken {
+		return &keyFault{"token", fmt.Sprintf("is shorter than %d characters; make one with: openssl rand -hex 24", minToken)}
+	}
+	return nil
 }

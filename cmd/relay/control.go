@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/pipeline"
+)
+
+// relay is what the admin server steers.
+var _ admin.Control = (*relay)(nil)
+
+// Pause implements admin.Control.
+func (r *relay) Pause(lane string) error {
+	return r.steer(lane, func(m *member) { m.run.Pause() })
+}
+
+// Resume implements admin.Control.
+func (r *relay) Resume(lane string) error {
+	return r.steer(lane, func(m *member) { m.run.Resume() })
+}
+
+// Poll implements admin.Control.
+func (r *relay) Poll(lane string) error {
+	return r.steer(lane, func(m *member) { m.waker.Wake() })
+}
+
+// steer does something with a lane that runs. It holds r.changing, so that what is done to a lane is not lost with the one that takes
+// its place.
+func (r *relay) steer(lane string, do func(*member)) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	m, err := r.find(lane)
+	if err != nil {
+		return err
+	}
+	if s := m.run.Status(); s.State == pipeline.Stopped {
+		return &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s has stopped: %s", lane, s.Reason)}
+	}
+	do(m)
+	return nil
+}
+
+// find returns a lane of a relay that runs. r.changing is held.
+func (r *relay) find(lane string) (*member, error) {
+	if !r.running {
+		return nil, &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
+	}
+	for _, m := range r.now() {
+		if m.run.Name == lane {
+			return m, nil
+		}
+	}
+	return nil, &admin.Refusal{Code: http.StatusNotFound, Err: fmt.Errorf("there is no lane %q", lane)}
+}
+
+// SetCheckpoint implements admin.Control. A lane that runs moves its position itself, and keeps it meanwhile; one that has stopped is
+// started again afterwards.
+func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destination) (admin.Moved, error) {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	m, err := r.find(lane)
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	var done admin.Moved
+	if r.group.Runs(m.run) {
+		done, err = r.moveRunning(ctx, m, to)
+	} else {
+		done, err = r.moveStopped(ctx, m, to)
+	}
+	var usage *usageError
+	switch {
+	case errors.As(err, &usage):
+		return done, &admin.Refusal{Code: http.StatusBadRequest, Err: err}
+	case errors.Is(err, pipeline.ErrNotHeld), errors.Is(err, pipeline.ErrNotRunning):
+		return done, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s: %w", lane, err)}
+	case err == nil:
+		r.log.Warn("the position was moved by hand", zap.String("lane", lane), zap.Any("moved", done))
+	}
+	return done, err
+}
+
+func (r *relay) moveRunning(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
+	if to.From == inFile || to.From == onBus {
+		return admin.Moved{}, &usageError{errors.New("the place of a position changes with the mode of delivery, and only while the lane does not run: stop relay first")}
+	}
+	position, err := m.lane.destination(ctx, newClient(m.lane.cfg), to, r.lanes())
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	kept := ""
+	if m.target.Mode() == checkpoint.AtLeastOnce {
+		if kept, err = m.store.Archive(ctx); err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
+			return admin.Moved{}, err
+		}
+	}
+	before, after, err := m.run.Move(ctx, position)
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	p := m.places()
+	at := p.file
+	if after.Mode == checkpoint.ExactlyOnce {
+		at = p.bus
+	}
+	return p.moved(at, before, kept, after.Position), nil
+}
+
+func (r *relay) moveStopped(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
+	done, err := m.places().move(ctx, newClient(m.lane.cfg), to, r.lanes())
+	if err != nil {
+		return done, err
+	}
+	r.restart(m) //nolint:contextcheck // the group was given a context
+	return done, nil
+}
+
+// restart starts a lane that has stopped, from what is open.
+func (r *relay) restart(m *member) {
+	again := m.again(r)
+	r.replace(m, again)
+	r.group.Stop(m.run)
+	r.group.Start(again.run)
+}
+
+// lanes returns the lanes of the configuration in force.
+func (r *relay) lanes() []*lane {
+	var out []*lane
+	for _, m := range r.now() {
+		out = append(out, m.lane)
+	}
+	return out
+}
+
+// places are both places of a lane that is open.
+func (m *member) places() *places {
+	p := &places{
+		lane: m.lane, disk: m.store, holder: m.store.Holder(), close: func() error { return nil },
+		file: &place{name: inFile, mode: checkpoint.AtLeastOnce, store: m.store},
+	}
+	if p.ledger = m.bus.ledger; p.ledger != nil {
+		p.bus = &place{name: onBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
+	}
+	return p
+}

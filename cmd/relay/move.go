@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/internal/config"
+	"workos-relay/source"
+)
+
+// move moves the lane of p to where a person says. lanes are all of the configuration.
+func (p *places) move(ctx context.Context, client *source.Client, to admin.Destination, lanes []*lane) (admin.Moved, error) {
+	switch to.From {
+	case inFile:
+		return p.take(ctx, p.file, p.bus)
+	case onBus:
+		return p.take(ctx, p.bus, p.file)
+	}
+	position, err := p.lane.destination(ctx, client, to, lanes)
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	return p.set(ctx, position)
+}
+
+// destination works out the position that a person asks for.
+func (l *lane) destination(ctx context.Context, client *source.Client, to admin.Destination, lanes []*lane) (checkpoint.Position, error) {
+	if to.From != "" {
+		other, err := laneFlag{Lane: to.From}.choose(lanes)
+		if err != nil {
+			return checkpoint.Position{}, err
+		}
+		cp, err := other.committed(ctx)
+		if err != nil {
+			return checkpoint.Position{}, fmt.Errorf("reading the position of lane %s: %w", to.From, err)
+		}
+		return cp.Position, nil
+	}
+	start := l.cfg.Source.Start
+	if !to.Reset {
+		if err := start.UnmarshalText([]byte(to.To)); err != nil {
+			return checkpoint.Position{}, &usageError{fmt.Errorf("%q %w", to.To, err)}
+		}
+	}
+	return l.position(ctx, client, start)
+}
+
+// set moves the position to another, in the place where it is.
+func (p *places) set(ctx context.Context, to checkpoint.Position) (admin.Moved, error) {
+	at, err := p.current(ctx)
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	prev, kept, err := p.put(ctx, at, to)
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	return p.moved(at, prev, kept, to), nil
+}
+
+// take moves the position from one place to the other, as the mode of delivery is to change. A crash in between leaves both, and
+// then relay asks which of them holds.
+func (p *places) take(ctx context.Context, from, to *place) (admin.Moved, error) {
+	if p.bus == nil {
+		return admin.Moved{}, &usageError{fmt.Errorf("sink %s keeps no positions, so there is nothing to take along", p.lane.sink.Name)}
+	}
+	cp, here, err := from.here(ctx)
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	if !here {
+		return admin.Moved{}, &usageError{fmt.Errorf("lane %s has no position in the place called %s", p.lane.sink.Name, from.name)}
+	}
+	prev, kept, err := p.put(ctx, to, cp.Position)
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	if err := p.leave(ctx, from, to); err != nil {
+		return admin.Moved{}, fmt.Errorf("the position is in both places now; marking the one called %s as left: %w", from.name, err)
+	}
+	return p.moved(to, prev, kept, cp.Position), nil
+}
+
+func (p *places) moved(at *place, prev checkpoint.Checkpoint, kept string, to checkpoint.Position) admin.Moved {
+	m := admin.Moved{Lane: p.lane.sink.Name, Place: at.name, Mode: at.mode, After: admin.PlaceOf(to), Kept: kept}
+	switch {
+	case prev.Generation > 0:
+		before := admin.PlaceOf(prev.Position)
+		m.Before = &before
+	case prev.Revision > 0:
+		m.Unreadable = true
+	}
+	return m
+}
+
+// runningRelay returns a client of the relay that runs by this configuration, if it answers and has all of these lanes.
+func runningRelay(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, error) {
+	client, _, err := askRelay(ctx, cfg, lanes...)
+	return client, err
+}
+
+func askRelay(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, admin.Status, error) {
+	if cfg.Admin.Listen == "" {
+		return nil, admin.Status{}, errNoAdmin
+	}
+	client, err := admin.NewClient(cfg.Admin.Listen, cfg.Admin.Security())
+	if err != nil {
+		return nil, admin.Status{}, &usageError{err}
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return nil, status, err
+	}
+	if status.ID != cfg.ID {
+		return nil, status, &strangerError{fmt.Sprintf("the relay on %s has the id %q, and not %q", client.Addr(), status.ID, cfg.ID)}
+	}
+	for _, name := range lanes {
+		if !slices.ContainsFunc(status.Lanes, func(l admin.LaneStatus) bool { return l.Name == name }) {
+			return nil, status, &strangerError{fmt.Sprintf("the relay on %s has no lane %q", client.Addr(), name)}
+		}
+	}
+	return client, status, nil
+}
+
+// errNoAdmin: the relay that runs cannot be asked anything.
+var errNoAdmin = errors.New("admin.listen is switched off, so a relay that runs cannot be asked")
+
+// strangerError says that another relay listens there.
+type strangerError struct{ text string }
+
+func (e *strangerError) Error() string { return e.text }

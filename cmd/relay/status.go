@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/internal/config"
+	"workos-relay/pipeline"
+)
+
+type statusCmd struct {
+	JSON     bool          `help:"As JSON: one object, and with --watch one in each line."`
+	Watch    bool          `help:"Show it again and again, until interrupted."`
+	Interval time.Duration `help:"Time between two looks of --watch." default:"2s"`
+	Timeout  time.Duration `help:"How long to wait for the relay, and for a bus that keeps positions." default:"10s"`
+}
+
+// Run shows each lane: as the relay that runs tells it, else as the positions do. It claims nothing.
+func (c *statusCmd) Run(ctx context.Context, a *app) error {
+	cfg, err := a.loadConfigWith(a.keyOptional)
+	if err != nil {
+		return err
+	}
+	if c.Interval <= 0 {
+		return &usageError{errors.New("--interval must be positive")}
+	}
+	for {
+		seen, err := c.look(ctx, a, cfg)
+		if ctx.Err() != nil && c.Watch {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.show(a.stdout, &seen); err != nil {
+			return err
+		}
+		switch {
+		case !c.Watch && !seen.Ready:
+			return errors.New("not every lane is well")
+		case !c.Watch:
+			return nil
+		}
+		select {
+		case <-time.After(c.Interval):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// overview is what relay status shows.
+type overview struct {
+	Source string `json:"source"` // the address that answered; empty where the positions were read instead
+	Note   string `json:"note"`   // why they were
+	admin.Status
+}
+
+func (c *statusCmd) look(ctx context.Context, a *app, cfg *config.Config) (overview, error) {
+	asking, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	client, status, err := askRelay(asking, cfg)
+	if err == nil {
+		return overview{Source: client.Addr(), Status: status}, nil
+	}
+	var unreachable *admin.UnreachableError
+	if !errors.As(err, &unreachable) && !errors.Is(err, errNoAdmin) {
+		return overview{}, err
+	}
+	seen, readErr := c.read(ctx, a, cfg)
+	seen.Note = err.Error() + "; this is what the positions tell"
+	return seen, readErr
+}
+
+// read finds out what the positions tell, where no relay can be asked.
+func (c *statusCmd) read(ctx context.Context, a *app, cfg *config.Config) (overview, error) {
+	lanes, err := newLanes(cfg, a.log)
+	if err != nil {
+		return overview{}, err
+	}
+	out := overview{Status: admin.Status{ID: cfg.ID, Now: time.Now().UTC(), Ready: true, Reasons: []string{}}}
+	for _, l := range lanes {
+		s := c.readLane(ctx, l)
+		for _, reason := range s.Reasons {
+			out.Reasons = append(out.Reasons, "lane "+s.Name+": "+reason)
+		}
+		out.Ready = out.Ready && s.Ready
+		out.Lanes = append(out.Lanes, s)
+	}
+	return out, nil
+}
+
+// What relay status calls a lane where only its position can be read.
+const (
+	activeState   pipeline.State = "active"   // some relay has moved the position of late
+	releasedState pipeline.State = "released" // the last one stopped in order
+	unknownState  pipeline.State = "unknown"
+	absentState   pipeline.State = "absent" // there is no position yet
+)
+
+func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	out := admin.LaneStatus{Name: l.sink.Name, Type: l.sink.Type, State: unknownState, Reasons: []string{}}
+	cp, err := l.committed(ctx)
+	switch age := time.Since(cp.UpdatedAt); {
+	case errors.Is(err, checkpoint.ErrNotFound):
+		out.State, out.Reason = absentState, "it has never run"
+	case err != nil:
+		out.Reason = err.Error()
+	case cp.Released:
+		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
+	case cp.Mode == checkpoint.ExactlyOnce && age < l.cfg.TakeoverAfter:
+		out.State, out.Ready, out.Active = activeState, true, false
+	case cp.Mode == checkpoint.ExactlyOnce:
+		out.Reason = fmt.Sprintf("the position has not been moved or renewed for %s: its relay is dead or cannot reach the bus", age.Truncate(time.Second))
+	default:
+		out.Reason = "a checkpoint file does not tell whether its relay runs"
+	}
+	if !out.Ready {
+		out.Reasons = append(out.Reasons, out.Reason)
+	}
+	if err == nil {
+		out.Mode, out.Holder, out.Position = cp.Mode, cp.Holder, admin.PlaceOf(cp.Position)
+		moved := cp.UpdatedAt.UTC()
+		out.MovedAt = &moved
+	}
+	return out
+}
+
+func (c *statusCmd) show(out io.Writer, seen *overview) error {
+	switch {
+	case c.JSON && c.Watch:
+		return json.NewEncoder(out).Encode(seen)
+	case c.JSON:
+		return printJSON(out, seen)
+	}
+	if c.Watch && isTerminal(out) {
+		fmt.Fprint(out, "\x1b[H\x1b[2J") // from the top of an empty screen
+	}
+	return printStatus(out, seen)
+}
+
+func printStatus(out io.Writer, seen *overview) error {
+	if seen.Source != "" {
+		fmt.Fprintf(out, "relay %s, id %s, on %s, up %s\n\n", seen.Version, seen.ID, seen.Source, seen.Now.Sub(seen.Started).Truncate(time.Second))
+	} else {
+		fmt.Fprintf(out, "%s\n\n", seen.Note)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "LANE\tTYPE\tSTATE\tMODE\tLAG\tEVENTS/S\tEVENTS\tACTIVE\tPOSITION")
+	for i := range seen.Lanes {
+		l := &seen.Lanes[i]
+		events, rate := "-", "-"
+		if seen.Source != "" {
+			events, rate = strconv.FormatUint(l.Events, 10), strconv.FormatFloat(l.Rate, 'f', 1, 64)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Type, l.State, orDash(string(l.Mode)), laneLag(l), rate, events, whoIsActive(l), placeText(l.Position))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, reason := range seen.Reasons {
+		fmt.Fprintf(out, "\nnot well: %s\n", reason)
+	}
+	return nil
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func laneLag(l *admin.LaneStatus) string {
+	switch {
+	case l.LagSeconds == nil:
+		return "-"
+	case *l.LagSeconds == 0:
+		return "none"
+	default:
+		return time.Duration(*l.LagSeconds * float64(time.Second)).Round(time.Second / 10).String()
+	}
+}
+
+// whoIsActive names the process that carries the lane's events.
+func whoIsActive(l *admin.LaneStatus) string {
+	switch {
+	case l.Active:
+		return "this relay"
+	case l.State == pipeline.Standby, l.State == pipeline.Paused, l.State == activeState:
+		return orDash(l.Holder)
+	default:
+		return "-"
+	}
+}
+
+// printJSON prints v for people and programs.
+func printJSON(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

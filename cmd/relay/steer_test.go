@@ -1,0 +1,225 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/internal/admin"
+	"workos-relay/pipeline"
+	"workos-relay/source/sourcetest"
+)
+
+// withAdmin lets the relay of a configuration be steered, on an address that is returned.
+func withAdmin(t *testing.T, text string) (config, addr string) {
+	t.Helper()
+	addr = freeAddress(t)
+	return strings.Replace(text, `listen: ""`, "listen: "+addr, 1), addr
+}
+
+// lanes returns what relay status tells, by lane.
+func lanes(t *testing.T, config string) map[string]admin.LaneStatus {
+	t.Helper()
+	_, stdout, stderr := do(t, "status", "--json", "--config", config)
+	var seen overview
+	require.NoError(t, json.Unmarshal([]byte(stdout), &seen), stderr)
+	out := map[string]admin.LaneStatus{}
+	for _, l := range seen.Lanes {
+		out[l.Name] = l
+	}
+	return out
+}
+
+func live(t *testing.T, api *sourcetest.Server, n int) {
+	t.Helper()
+	require.NoError(t, api.Live(t.Context(), sourcetest.LiveConfig{Rate: 100_000, Seed: uint64(api.Len()), Max: n}))
+}
+
+func TestPauseResumePoll(t *testing.T) {
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
+	url, js := newNATS(t)
+	text, _ := withAdmin(t, strings.Replace(natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""), "poll_interval: 20ms", "poll_interval: 1h", 1))
+	config := writeConfig(t, text)
+	code, stdout, _ := do(t, "status", "--config", config)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stdout, "no relay answers on")
+	require.Contains(t, stdout, "it has never run")
+
+	r := start(t, "run", "--config", config)
+	require.Eventually(t, func() bool { return events(t, js) == 300 }, patient, often, &r.stderr)
+	require.Eventually(t, func() bool { return lanes(t, config)["nats"].AtTip }, patient, often)
+	code, stdout, stderr := do(t, "status", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	require.Regexp(t, `nats +nats +running +exactly_once +none +[0-9.]+ +300 +this relay +event_`, stdout)
+
+	live(t, api, 1)
+	code, _, stderr = do(t, "poll", "--config", config) // an hour before its time
+	require.Equal(t, exitDone, code, stderr)
+	require.Eventually(t, func() bool { return events(t, js) == 301 }, patient, often, &r.stderr)
+
+	code, stdout, stderr = do(t, "pause", "nats", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	require.Regexp(t, `nats +paused`, stdout)
+	code, stdout, stderr = do(t, "status", "--config", config)
+	require.Equal(t, exitFailed, code, "a paused lane is not well")
+	require.Contains(t, stderr, "not every lane is well")
+	require.Contains(t, stdout, "`relay resume nats` ends it")
+	live(t, api, 1)
+	requests := api.Count()
+	code, _, stderr = do(t, "poll", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	require.Equal(t, pipeline.Paused, lanes(t, config)["nats"].State)
+	require.Equal(t, requests, api.Count(), "a paused lane asks nothing")
+
+	code, _, stderr = do(t, "resume", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	require.Eventually(t, func() bool { return events(t, js) == 302 }, patient, often, &r.stderr)
+	code, _, stderr = do(t, "pause", "kafka", "--config", config)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, `there is no lane "kafka", only ["nats"]`)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
+
+	code, stdout, _ = do(t, "status", "--config", config)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stdout, "its relay has stopped")
+}
+
+// TestStatusSaysWhoIsActive, from either relay, and from neither.
+func TestStatusSaysWhoIsActive(t *testing.T) {
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 100, Seed: 1}))
+	url, js := newNATS(t)
+	text := natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), "")
+	first, _ := withAdmin(t, text)
+	firstPath := writeConfig(t, first)
+	a := start(t, "run", "--config", firstPath)
+	require.Eventually(t, func() bool { return events(t, js) == 100 }, patient, often, &a.stderr)
+	second, _ := withAdmin(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""))
+	secondPath := writeConfig(t, second)
+	b := start(t, "run", "--config", secondPath)
+	require.Eventually(t, func() bool { return lanes(t, secondPath)["nats"].State == pipeline.Standby }, patient, often, &b.stderr)
+
+	active, standby := lanes(t, firstPath)["nats"], lanes(t, secondPath)["nats"]
+	require.True(t, active.Active)
+	require.False(t, standby.Active)
+	require.Equal(t, active.Self, standby.Holder)
+	code, stdout, _ := do(t, "status", "--config", secondPath)
+	require.Equal(t, exitDone, code, "a standby is well")
+	require.Regexp(t, `nats +nats +standby .*`+active.Self, stdout)
+
+	elsewhere := writeConfig(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), "")) // admin.listen is ""
+	code, stdout, stderr := do(t, "status", "--config", elsewhere)
+	require.Equal(t, exitDone, code, stderr)
+	require.Contains(t, stdout, "admin.listen is switched off")
+	require.Regexp(t, `nats +nats +active +exactly_once .*`+active.Self, stdout)
+	require.Equal(t, exitDone, b.stop(t), &b.stderr)
+	require.Equal(t, exitDone, a.stop(t), &a.stderr)
+}
+
+func TestStatusWatches(t *testing.T) {
+	config := writeConfig(t, natsConfig("http://127.0.0.1:1", "nats://127.0.0.1:1", t.TempDir(), ""))
+	r := start(t, "status", "--watch", "--json", "--interval", "5ms", "--timeout", "10ms", "--config", config)
+	require.Eventually(t, func() bool { return strings.Count(r.stdout.String(), "\n") > 2 }, patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t))
+	for line := range strings.Lines(r.stdout.String()) {
+		require.True(t, json.Valid([]byte(line)), line)
+	}
+}
+
+// TestMoveARelayThatRuns goes back and forth under its feet, and nothing else moves it meanwhile.
+func TestMoveARelayThatRuns(t *testing.T) {
+	for _, delivery := range []string{"at_least_once", "exactly_once"} {
+		t.Run(delivery, func(t *testing.T) {
+			api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 100, Seed: 1}))
+			ids := api.IDs(sourcetest.Filter{})
+			url, js := newNATS(t)
+			dir, seen := t.TempDir(), 0
+			text, _ := withAdmin(t, natsConfigFor(delivery, api.URL(), url, dir, ""))
+			config := writeConfig(t, text)
+			r := start(t, "run", "--config", config)
+			require.Eventually(t, func() bool { return events(t, js) == 100 }, patient, often, &r.stderr)
+			asked := func(after string) bool { // since the last time
+				requests := api.Requests()
+				return slices.ContainsFunc(requests[min(seen, len(requests)):], func(req sourcetest.Request) bool { return req.Query().Get("after") == after })
+			}
+
+			seen = api.Count()
+			code, stdout, stderr := do(t, "checkpoint", "set", ids[89], "--config", config)
+			require.Equal(t, exitDone, code, stderr)
+			require.Contains(t, stdout, "lane nats now stands at: "+ids[89])
+			require.Contains(t, stdout, "before, it stood at: "+ids[99])
+			require.Equal(t, delivery == "at_least_once", strings.Contains(stdout, "is kept in "+dir))
+			require.Eventually(t, func() bool { return asked(ids[89]) }, patient, often, &r.stderr)
+			require.Eventually(t, func() bool { return lanes(t, config)["nats"].Position.EventID == ids[99] }, patient, often, &r.stderr)
+
+			seen = api.Count()
+			code, _, stderr = do(t, "checkpoint", "reset", "--config", config)
+			require.Equal(t, exitDone, code, stderr)
+			require.Eventually(t, func() bool { return asked("") }, patient, often, &r.stderr)
+			require.Eventually(t, func() bool { return lanes(t, config)["nats"].Position.EventID == ids[99] }, patient, often, &r.stderr)
+			if delivery == "exactly_once" { // else the stream knows the copies by their ids
+				require.Equal(t, 210, events(t, js))
+			}
+			for _, c := range []struct{ arg, contains string }{
+				{"--from=bus", "stop relay first"},
+				{"yesterday", "is no place to start from"},
+				{"--from=kafka", `no sink "kafka"`},
+			} {
+				code, _, stderr = do(t, "checkpoint", "set", c.arg, "--config", config)
+				require.NotEqual(t, exitDone, code, c.arg)
+				require.Contains(t, stderr, c.contains)
+			}
+			require.Equal(t, exitDone, r.stop(t), &r.stderr)
+			require.Contains(t, r.stderr.String(), "the position was moved by hand")
+		})
+	}
+}
+
+// TestMovingWithoutTheAdminAddressIsRefused: the folder is locked, and nobody can be asked.
+func TestMovingWithoutTheAdminAddressIsRefused(t *testing.T) {
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 10, Seed: 1}))
+	url, js := newNATS(t)
+	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
+	r := start(t, "run", "--config", config)
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 10 }, patient, often, &r.stderr)
+	code, _, stderr := do(t, "checkpoint", "set", "earliest", "--config", config)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "another relay")
+	require.Contains(t, stderr, "admin.listen is switched off")
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+}
+
+// TestAStoppedLaneGoesOnWhereItIsTold while the other never stopped.
+func TestAStoppedLaneGoesOnWhereItIsTold(t *testing.T) {
+	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`,
+		strings.Repeat("x", 2<<20))
+	after := `{"object":"event","id":"event_01J0000000000000000000000E","event":"user.created","data":{},"created_at":"2026-01-01T00:00:00.005Z"}`
+	api := newAPI(t)
+	require.NoError(t, api.Append([]byte(odd[0]), []byte(big), []byte(after)))
+	url, js := newNATS(t)
+	text, addr := withAdmin(t, natsConfig(api.URL(), url, t.TempDir(), ""))
+	text = strings.Replace(text, "sinks: [", `sinks: [{name: users, type: nats, url: "`+url+`", stream: USERS, topic_prefix: only., events: ["user.*"]}, `, 1)
+	config := writeConfig(t, text)
+	r := start(t, "run", "--config", config)
+	require.Eventually(t, func() bool { return lanes(t, config)["nats"].State == pipeline.Stopped }, patient, often, &r.stderr)
+	require.Eventually(t, func() bool { return messages(js, "USERS") == 2 }, patient, often, &r.stderr)
+	code, body := get(addr, "/readyz")
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	require.Contains(t, body, "stopped at event")
+
+	code, _, stderr := do(t, "pause", "nats", "--config", config)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "lane nats has stopped: stopped at event")
+	code, stdout, stderr := do(t, "checkpoint", "set", "event_01J0000000000000000000000D", "--lane", "nats", "--config", config) // as the error says
+	require.Equal(t, exitDone, code, stderr)
+	require.Contains(t, stdout, "lane nats now stands at: event_01J0000000000000000000000D")
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 2 }, patient, often, &r.stderr)
+	require.Eventually(t, func() bool { return lanes(t, config)["nats"].Ready }, patient, often, &r.stderr)
+	require.EqualValues(t, 2, lanes(t, config)["users"].Events, "the other lane is the one that it was")
+	require.Equal(t, exitDone, r.stop(t), "what it had stopped for is settled")
+}

@@ -1,0 +1,187 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
+)
+
+// Control steers the relay that runs. Its methods are called from several goroutines at once. They return a *Refusal where the request
+// is at fault; any other error is relay's own.
+type Control interface {
+	// Pause, Resume and Poll act on the lane of that name, and do not wait.
+	Pause(lane string) error
+	Resume(lane string) error
+	Poll(lane string) error
+	// SetCheckpoint makes a lane go on from elsewhere.
+	SetCheckpoint(ctx context.Context, lane string, to Destination) (Moved, error)
+}
+
+// Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of its fields is set.
+type Destination struct {
+	// To is an event id (go on after it), an RFC 3339 time, earliest or latest.
+	To string `json:"to,omitempty"`
+	// From takes the position from elsewhere: another lane, by the name of its sink; file or bus, where this lane's own position was in
+	// the other mode of delivery.
+	From string `json:"from,omitempty"`
+	// Reset begins where a lane without a checkpoint would: at source.start.
+	Reset bool `json:"reset,omitempty"`
+}
+
+// Moved is the answer of PUT /api/v1/lanes/{sink}/checkpoint.
+type Moved struct {
+	Lane       string          `json:"lane"`
+	Place      string          `json:"place"`  // where the position is kept: file or bus
+	Mode       checkpoint.Mode `json:"mode"`   // exactly_once or at_least_once
+	Before     *Position       `json:"before"` // null where there was none, or, with Unreadable, none that could be read
+	After      Position        `json:"after"`
+	Unreadable bool            `json:"unreadable"`
+	Kept       string          `json:"kept"` // file in which the checkpoint from before is kept; empty where it is not
+}
+
+// LaneState is what of a lane POST /api/v1/{pause,resume,poll} tells.
+type LaneState struct {
+	Name   string         `json:"name"`
+	State  pipeline.State `json:"state"`
+	Reason string         `json:"reason"`
+}
+
+const (
+	// settleTime is how long an answer waits for lanes to come to rest. It stays below writeTimeout.
+	settleTime  = 15 * time.Second
+	settleLook  = 10 * time.Millisecond
+	moveTime    = 25 * time.Second
+	maxBodySize = 4 << 10
+)
+
+func (s *Server) controls() []*path {
+	return []*path{
+		{method: http.MethodPost, name: "/api/v1/pause", help: "stop reading, keep everything; ?lane=NAME, else all lanes", handler: s.steering(s.cfg.Control.Pause, isAtRest)},
+		{method: http.MethodPost, name: "/api/v1/resume", help: "end a pause", handler: s.steering(s.cfg.Control.Resume, isNotPaused)},
+		{method: http.MethodPost, name: "/api/v1/poll", help: "ask WorkOS now", handler: s.steering(s.cfg.Control.Poll, nil)},
+		{method: http.MethodPut, name: "/api/v1/lanes/{sink}/checkpoint", help: `go on from elsewhere: {"to": an event id, a time, earliest or latest}`, handler: s.setCheckpoint},
+	}
+}
+
+func isAtRest(s pipeline.State) bool    { return s == pipeline.Paused || s == pipeline.Stopped }
+func isNotPaused(s pipeline.State) bool { return s != pipeline.Paused }
+
+// steering does something with the lanes that the query names, or all, and waits a while for them to come to that.
+func (s *Server) steering(do func(lane string) error, settled func(pipeline.State) bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		names, err := s.choose(r)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		s.log(r, zap.Strings("lanes", names))
+		for _, name := range names {
+			if err := do(name); err != nil {
+				fail(w, err)
+				return
+			}
+		}
+		states, ok := s.settle(r.Context(), names, settled)
+		code := http.StatusOK
+		if !ok {
+			code = http.StatusAccepted
+		}
+		reply(w, code, states)
+	}
+}
+
+// choose returns the lanes that a request is about: those it names, else all that have not stopped.
+func (s *Server) choose(r *http.Request) ([]string, error) {
+	all, alive := []string{}, []string{}
+	for _, l := range s.lanes() {
+		all = append(all, l.Lane)
+		if l.State != pipeline.Stopped {
+			alive = append(alive, l.Lane)
+		}
+	}
+	asked := r.URL.Query()["lane"]
+	for _, name := range asked {
+		if !slices.Contains(all, name) {
+			return nil, refuse(http.StatusNotFound, "there is no lane %q, only %q", name, all)
+		}
+	}
+	if len(asked) == 0 {
+		return alive, nil
+	}
+	return asked, nil
+}
+
+// settle waits until each lane is as it should be.
+func (s *Server) settle(ctx context.Context, names []string, settled func(pipeline.State) bool) (states []LaneState, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	look := time.NewTicker(settleLook)
+	defer look.Stop()
+	for {
+		states, ok = []LaneState{}, true
+		for _, l := range s.lanes() {
+			if slices.Contains(names, l.Lane) {
+				states = append(states, LaneState{l.Lane, l.State, l.Reason})
+				ok = ok && (settled == nil || settled(l.State))
+			}
+		}
+		if ok {
+			return states, true
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return states, false
+		}
+	}
+}
+
+func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {
+	lane := r.PathValue("sink")
+	to, err := readDestination(http.MaxBytesReader(w, r.Body, maxBodySize))
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	s.log(r, zap.String("lane", lane), zap.Any("destination", to))
+	ctx, cancel := context.WithTimeout(r.Context(), moveTime)
+	defer cancel()
+	done, err := s.cfg.Control.SetCheckpoint(ctx, lane, to)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	reply(w, http.StatusOK, done)
+}
+
+func readDestination(body io.Reader) (Destination, error) {
+	var to Destination
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&to); err != nil {
+		return to, refuse(http.StatusBadRequest, "the body is not of the form {\"to\": \"...\"}: %w", err)
+	}
+	given := 0
+	for _, is := range []bool{to.To != "", to.From != "", to.Reset} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		return to, refuse(http.StatusBadRequest, "say where to with one of to, from and reset")
+	}
+	return to, nil
+}
+
+// log tells who changes something.
+func (s *Server) log(r *http.Request, fields ...zap.Field) {
+	s.cfg.Logger.Info("steered by hand", append(fields, zap.String("request", r.Method+" "+r.URL.Path), zap.String("from", r.RemoteAddr))...)
+}
