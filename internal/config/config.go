@@ -36,8 +36,9 @@ type Config struct {
 	Telemetry       Telemetry        `yaml:"telemetry" doc:"What relay tells other systems about itself. Metrics are on the admin address and need nothing here."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
-	files   map[string]string // secret files, by the path of the secret
-	secrets []string          // every secret in force
+	files    map[string]string // secret files, by the path of the secret
+	secrets  []string          // every secret in force
+	contents map[string]string // digests of what other files hold, by the path of the key that names them
 }
 
 // Source is the Events API that relay reads.

@@ -54,6 +54,7 @@ func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, 
 		}
 	}
 	c.files, c.secrets = d.files, d.secrets
+	c.fingerprint()
 	return c, nil
 }
 
