@@ -100,7 +100,7 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 // Run carries events until ctx ends, which is no error, or until a person must decide: then the error says what about. When ctx
-// ends it stops reading at once, lets the Append under way finish within ShutdownTimeout, and releases the checkpoint.
+// ends it stops reading at once, lets the Append under way finish within ShutdownTimeout, and releases the checkpoint, unless KeepPlace was called.
 func (l *Lane) Run(ctx context.Context) error {
 	l.init()
 	l.steering.begin()
@@ -112,7 +112,7 @@ func (l *Lane) Run(ctx context.Context) error {
 	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || work.Err() != nil) {
 		err = nil
 	}
-	if l.status.acquired() {
+	if l.status.acquired() && !l.steering.keepsPlace() {
 		l.release(work)
 	}
 	l.status.stop(err)

@@ -26,6 +26,7 @@ type steering struct {
 	mu      sync.Mutex
 	running bool
 	paused  bool
+	kept    bool // its place is for the next lane of this process
 	moves   []*move
 	changed chan struct{} // closed and replaced whenever one of the above changes; nil until somebody waits
 }
@@ -51,6 +52,14 @@ func (l *Lane) Resume() { l.steering.set(false) }
 
 // Paused reports whether the lane is to be paused; it may still be finishing an Append.
 func (l *Lane) Paused() bool { return l.steering.isPaused() }
+
+// KeepPlace makes Run end without a release: another lane of this process, with the same Holder, is to follow at once, and no standby to
+// come between.
+func (l *Lane) KeepPlace() {
+	l.steering.mu.Lock()
+	defer l.steering.mu.Unlock()
+	l.steering.kept = true
+}
 
 // Move makes the lane go on from another position: once the Append under way is committed, it commits to in the place of the position
 // in force, by compare and swap, and reads from there. It returns the checkpoints before and after. It waits until the lane holds its
@@ -86,6 +95,12 @@ func (s *steering) isPaused() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.paused
+}
+
+func (s *steering) keepsPlace() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept
 }
 
 // asked reports whether there is something to do other than to carry.

@@ -325,3 +325,27 @@ func (s *refusingStore) Commit(ctx context.Context, prev, next checkpoint.Checkp
 	}
 	return s.Store.Commit(ctx, prev, next)
 }
+
+// TestALaneThatKeepsItsPlaceIsFollowed by the next one of its process, and not by a standby that waits for just that.
+func TestALaneThatKeepsItsPlaceIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+		src := slowSource(60)
+		a, b := twin("a", src, ledger), twin("b", src, ledger)
+		stopA := run(t, a)
+		after(time.Second)
+		stopB := run(t, b)
+		after(10 * time.Second)
+		a.KeepPlace()
+		stopA()
+		after(takeover / 2)
+		next := twin("a", src, ledger)
+		stopA = run(t, next)
+		after(2 * time.Minute)
+		require.Equal(t, pipeline.Running, next.Status().State)
+		require.Equal(t, pipeline.Standby, b.Status().State)
+		stopB()
+		stopA()
+		requireOnce(t, src, ledger)
+	})
+}

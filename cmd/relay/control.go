@@ -118,16 +118,13 @@ func (r *relay) moveStopped(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return done, err
 	}
-	r.restart(m) //nolint:contextcheck // the group was given a context
-	return done, nil
-}
-
-// restart starts a lane that has stopped, from what is open.
-func (r *relay) restart(m *member) {
-	again := m.again(r)
+	client := newClient(m.lane.cfg)
+	client.Limiter = r.limiter
+	m.sleep()
+	again := r.join(ctx, m.lane, client, m.bus, m.store)
 	r.replace(m, again)
-	r.group.Stop(m.run)
-	r.group.Start(again.run)
+	r.group.Start(again.run) //nolint:contextcheck // the group was given a context
+	return done, nil
 }
 
 // lanes returns the lanes of the configuration in force.

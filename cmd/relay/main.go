@@ -31,6 +31,7 @@ type cli struct {
 	Pause      pauseCmd      `cmd:"" help:"Let lanes of the relay that runs read nothing more. They keep their place; the pause ends with relay."`
 	Resume     resumeCmd     `cmd:"" help:"Let paused lanes go on."`
 	Poll       pollCmd       `cmd:"" help:"Let lanes of the relay that runs ask WorkOS now, and a few times more over 20 s."`
+	Reload     reloadCmd     `cmd:"" help:"Let the relay that runs read its configuration again, as SIGHUP does. One that is wrong is refused, and nothing changes."`
 	Replay     replayCmd     `cmd:"" help:"Publish a stretch of events again, each marked with the header relay-replay. Moves no checkpoint; works beside a relay that runs."`
 	Verify     verifyCmd     `cmd:"" help:"Compare a stretch of events with what the bus holds of it. Exit 1 where something is missing, double, misrouted, altered or out of order."`
 	Tail       tailCmd       `cmd:"" help:"Print events as JSON lines, from WorkOS or from a NATS stream. Keeps no position."`

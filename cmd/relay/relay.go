@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
 	"workos-relay/internal/journal"
 	"workos-relay/internal/telemetry"
@@ -29,13 +30,22 @@ type relay struct {
 	limiter *rate.Limiter // of every lane, as they share the key
 	group   *pipeline.Group
 
+	reread   func() (*config.Config, error) // reads the configuration again; nil where that cannot be
+	inForce  func(*config.Config)           // is told of each configuration that is put in force; may be nil
+	admin    *admin.Server                  // nil without one
+	webhooks *webhooks                      // nil without any
+
 	changing sync.Mutex // held by whoever starts, stops or moves lanes
 	running  bool       // between start and close; under changing
 
 	mu      sync.RWMutex // guards what follows; it is replaced, never changed in place
 	cfg     *config.Config
 	members []*member
+	hidden  []*config.Config // those before cfg, whose secrets are not shown either
 }
+
+// maxHidden bounds how many earlier configurations are remembered.
+const maxHidden = 3
 
 // member is a lane that runs, with all that is its own. It is not changed: another takes its place.
 type member struct {
@@ -45,8 +55,12 @@ type member struct {
 	target *pipeline.Delivery
 	run    *pipeline.Lane
 	waker  *webhook.Waker
-	asleep func()       // ends what waker does for run
-	close  func() error // ends the waker and closes bus and store
+	sleep  func() // ends the waker
+}
+
+func (m *member) close() error {
+	m.sleep()
+	return errors.Join(m.bus.Close(), m.store.Close())
 }
 
 // assemble opens every sink and store and puts the lanes together, for start to let them run until ctx ends. Whatever it returns is
@@ -82,37 +96,26 @@ func (r *relay) open(ctx context.Context, l *lane, client *source.Client) (*memb
 	return r.join(ctx, l, client, b, store), nil
 }
 
-// join makes a member of what is open.
+// join makes a member of what is open. Its lane is not running yet.
 func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus, store *checkpoint.File) *member {
 	m := &member{lane: l, bus: b, store: store, waker: &webhook.Waker{}}
 	waking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { m.waker.Run(waking) })
-	m.close = func() error {
+	m.sleep = func() {
 		stop()
 		wg.Wait()
-		return errors.Join(b.Close(), store.Close())
 	}
 	m.assemble(client, r)
 	return m
 }
 
-// again returns a member with a new lane in the place of one that has stopped, from what is open.
-func (m *member) again(r *relay) *member {
-	next := *m
-	m.asleep()
-	client := newClient(m.lane.cfg)
-	client.Limiter = r.limiter
-	next.assemble(client, r)
-	return &next
-}
-
-// assemble puts a new lane together from what is open. It is not running yet.
+// assemble puts the lane together.
 func (m *member) assemble(client *source.Client, r *relay) {
 	l, metrics, past := m.lane, r.metrics.Lane(m.lane.sink.Name), r.past.Lane(m.lane.sink.Name)
 	events := l.stream(client, past.Hooks(metrics.SourceHooks()))
 	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
-	events.Wake, m.asleep = m.waker.Subscribe()
+	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
 	m.target = l.target(m.bus, m.store, client)
 	m.target.Observe(metrics)
 	m.run = &pipeline.Lane{
@@ -160,6 +163,16 @@ func (r *relay) config() *config.Config {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.cfg
+}
+
+// hide puts placeholders for secrets, also for those that were in force before.
+func (r *relay) hide(text string) string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, cfg := range append(r.hidden[:len(r.hidden):len(r.hidden)], r.cfg) {
+		text = cfg.Hide(text)
+	}
+	return text
 }
 
 func (r *relay) pollInterval() time.Duration { return r.config().Source.PollInterval }

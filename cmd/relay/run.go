@@ -25,20 +25,24 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer a.limitMemory(cfg)()
-	return serve(ctx, cfg, a.log, nil)
+	return serve(ctx, cfg, a.log, func(r *relay) func() {
+		r.reread, r.inForce = a.loadConfig, func(cfg *config.Config) { a.limitMemory(cfg) }
+		return r.reloadAtHangup(ctx)
+	})
 }
 
 // serve runs the lanes and the admin server. started, if not nil, is called once everything is put together, and its return value
 // when everything has stopped.
 func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
 	metrics := telemetry.NewMetrics(version())
-	past := journal.New(journal.Config{Hide: cfg.Hide})
+	var r *relay
+	past := journal.New(journal.Config{Hide: func(text string) string { return r.hide(text) }})
 	traces, err := startTraces(ctx, cfg, metrics, os.LookupEnv, log)
 	if err != nil {
 		return err
 	}
 	defer closeTraces(context.WithoutCancel(ctx), traces)
-	r, err := assemble(ctx, cfg, metrics, past, traces, log)
+	r, err = assemble(ctx, cfg, metrics, past, traces, log)
 	if err != nil {
 		return err
 	}
@@ -49,21 +53,23 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	})
 
 	if cfg.Admin.Listen != "" {
-		srv, listenErr := admin.Listen(ctx, admin.Config{
+		var listenErr error
+		r.admin, listenErr = admin.Listen(ctx, admin.Config{
 			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(),
 			PollInterval: r.pollInterval, Security: cfg.Admin.Security(), Control: r, Version: version(), Logger: log,
 		})
 		if listenErr != nil {
 			return &usageError{listenErr}
 		}
-		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), srv)) }()
+		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), r.admin)) }()
 	}
 	if cfg.Source.Webhook.Listen != "" {
-		stopWebhooks, listenErr := listenForWebhooks(ctx, cfg.Source.Webhook, r.wake, metrics, log)
+		var listenErr error
+		r.webhooks, listenErr = listenForWebhooks(ctx, cfg.Source.Webhook, r.wake, metrics, log)
 		if listenErr != nil {
 			return listenErr
 		}
-		defer func() { err = errors.Join(err, stopWebhooks()) }()
+		defer func() { err = errors.Join(err, r.webhooks.close()) }()
 	}
 	if started != nil {
 		defer started(r)()

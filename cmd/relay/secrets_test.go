@@ -71,6 +71,7 @@ var commandLines = map[string][][]string{
 	"pause":            {{}, {"--json"}},
 	"resume":           {{}},
 	"poll":             {{}},
+	"reload":           {{}, {"--json"}},
 	"replay":           {{"--since", "earliest", "--until", "latest"}},
 	"verify":           {{"--since", "earliest", "--until", "latest"}, {"--since", "earliest", "--until", "latest", "--json", "--repair", "--blindly"}},
 	"tail":             {{"--since", "earliest", "--envelope"}, {"--from-sink", "--since", "earliest", "--envelope"}},

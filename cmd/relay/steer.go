@@ -82,3 +82,37 @@ func (c *pollCmd) Run(ctx context.Context, a *app) error {
 	_, err := c.steer(ctx, a, "poll")
 	return err
 }
+
+type reloadCmd struct {
+	JSON bool `help:"As a JSON object."`
+}
+
+// reloadTime bounds a reload: it waits for lanes that are stopped.
+const reloadTime = 10 * time.Minute
+
+// Run lets the relay read its configuration again, and prints what has changed.
+func (c *reloadCmd) Run(ctx context.Context, a *app) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadTime)
+	defer cancel()
+	client, err := a.runningRelay(ctx)
+	if err != nil {
+		return fmt.Errorf("nothing was reloaded: %w", err)
+	}
+	done, err := client.Reload(ctx)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(a.stdout, done)
+	}
+	for _, change := range done.Changes {
+		fmt.Fprintln(a.stdout, change)
+	}
+	if len(done.Changes) == 0 {
+		fmt.Fprintln(a.stdout, "the configuration is what it was")
+	}
+	for _, lane := range done.Lanes {
+		fmt.Fprintf(a.stdout, "lane %s\n", lane)
+	}
+	return nil
+}

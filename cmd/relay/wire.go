@@ -61,10 +61,13 @@ func newClient(cfg *config.Config) *source.Client {
 		Endpoint:    cfg.Source.Endpoint,
 		EventList:   cfg.Source.EventList,
 		MaxResponse: int64(cfg.Source.MaxResponse),
-		Limiter:     rate.NewLimiter(rate.Limit(cfg.Source.RateLimit), max(1, int(cfg.Source.RateLimit/10))),
+		Limiter:     rate.NewLimiter(rate.Limit(cfg.Source.RateLimit), burst(cfg.Source.RateLimit)),
 		UserAgent:   "workos-relay/" + version(),
 	}
 }
+
+// burst is how many requests may go out at once, of so many a second.
+func burst(perSecond float64) int { return max(1, int(perSecond/10)) }
 
 // stream returns the lane's own reader. It reads page after page; add gives it more readers and lets webhooks wake it.
 func (l *lane) stream(client *source.Client, hooks *source.Hooks) *source.Stream {

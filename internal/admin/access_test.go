@@ -48,6 +48,10 @@ func (c *recorder) Pause(lane string) error  { return c.note("pause " + lane) }
 func (c *recorder) Resume(lane string) error { return c.note("resume " + lane) }
 func (c *recorder) Poll(lane string) error   { return c.note("poll " + lane) }
 
+func (c *recorder) Reload(context.Context) (admin.Reloaded, error) {
+	return admin.Reloaded{Changes: []string{"source.poll_interval: from 1s to 2s"}, Lanes: []string{}}, c.note("reload")
+}
+
 func (c *recorder) SetCheckpoint(_ context.Context, lane string, to admin.Destination) (admin.Moved, error) {
 	if to.To == "nowhere" {
 		return admin.Moved{}, &admin.Refusal{Code: http.StatusBadRequest, Err: errors.New("nowhere to be found")}
@@ -158,6 +162,7 @@ func TestControls(t *testing.T) {
 		{"POST", "/api/v1/poll?lane=kafka&lane=nats", "", 200, `"name": "kafka"`, []string{"poll kafka", "poll nats"}},
 		{"POST", "/api/v1/resume?lane=nats", "", 200, `"state": "running"`, []string{"resume nats"}},
 		{"POST", "/api/v1/pause?lane=no", "", 404, `there is no lane \"no\", only [\"nats\" \"kafka\"]`, nil},
+		{"POST", "/api/v1/reload", "", 200, `from 1s to 2s`, []string{"reload"}},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "earliest"}`, 200, `"lane": "nats"`, []string{"move nats to earliest"}},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "nowhere"}`, 400, "nowhere to be found", nil},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{}`, 400, "one of to, from and reset", nil},

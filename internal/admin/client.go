@@ -132,6 +132,12 @@ func (c *Client) Steer(ctx context.Context, what string, lanes []string) ([]Lane
 	return out, c.do(ctx, http.MethodPost, path, nil, &out)
 }
 
+// Reload asks the relay to read its configuration again.
+func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+	var out Reloaded
+	return out, c.do(ctx, http.MethodPost, "/api/v1/reload", nil, &out)
+}
+
 // SetCheckpoint asks a lane to go on from elsewhere.
 func (c *Client) SetCheckpoint(ctx context.Context, lane string, to Destination) (Moved, error) {
 	var out Moved

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -21,8 +22,16 @@ type Control interface {
 	Pause(lane string) error
 	Resume(lane string) error
 	Poll(lane string) error
+	// Reload reads the configuration again and puts it in force, as far as that can be without a stop; else it changes nothing.
+	Reload(ctx context.Context) (Reloaded, error)
 	// SetCheckpoint makes a lane go on from elsewhere.
 	SetCheckpoint(ctx context.Context, lane string, to Destination) (Moved, error)
+}
+
+// Reloaded is the answer of POST /api/v1/reload.
+type Reloaded struct {
+	Changes []string `json:"changes"` // key by key, secrets only as changed; never null
+	Lanes   []string `json:"lanes"`   // what became of each lane that did not stay as it was; never null
 }
 
 // Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of its fields is set.
@@ -59,6 +68,7 @@ const (
 	settleTime  = 15 * time.Second
 	settleLook  = 10 * time.Millisecond
 	moveTime    = 25 * time.Second
+	reloadTime  = 10 * time.Minute
 	maxBodySize = 4 << 10
 )
 
@@ -67,6 +77,7 @@ func (s *Server) controls() []*path {
 		{method: http.MethodPost, name: "/api/v1/pause", help: "stop reading, keep everything; ?lane=NAME, else all lanes", handler: s.steering(s.cfg.Control.Pause, isAtRest)},
 		{method: http.MethodPost, name: "/api/v1/resume", help: "end a pause", handler: s.steering(s.cfg.Control.Resume, isNotPaused)},
 		{method: http.MethodPost, name: "/api/v1/poll", help: "ask WorkOS now", handler: s.steering(s.cfg.Control.Poll, nil)},
+		{method: http.MethodPost, name: "/api/v1/reload", help: "read the configuration again", handler: s.reload},
 		{method: http.MethodPut, name: "/api/v1/lanes/{sink}/checkpoint", help: `go on from elsewhere: {"to": an event id, a time, earliest or latest}`, handler: s.setCheckpoint},
 	}
 }
@@ -142,6 +153,23 @@ func (s *Server) settle(ctx context.Context, names []string, settled func(pipeli
 			return states, false
 		}
 	}
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	s.log(r)
+	// It may take longer than an answer may, and must not stop halfway because whoever asked has gone.
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		fail(w, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), reloadTime)
+	defer cancel()
+	done, err := s.cfg.Control.Reload(ctx)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	reply(w, http.StatusOK, done)
 }
 
 func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {

@@ -38,6 +38,9 @@ func orNothing(text string) string {
 	return text
 }
 
+// Keys returns the path of every key that has a value, in the words of Change.Key, in no order.
+func (c *Config) Keys() []string { return slices.Collect(maps.Keys(c.flatten())) }
+
 // Diff returns what differs in the configuration to, sorted by key.
 func (c *Config) Diff(to *Config) []Change {
 	before, after := c.flatten(), to.flatten()

@@ -1,0 +1,350 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/internal/config"
+	"workos-relay/source"
+)
+
+// effect is what the change of a key of the configuration means for a relay that runs.
+type effect int
+
+const (
+	needsRestart effect = iota // it cannot be put in force
+	everyLane                  // every lane is started anew
+	oneLane                    // the lane that the key names is
+	someLanes                  // those are whose event types change
+	noLane                     // it is put in force beside the lanes, or says nothing by itself
+)
+
+// effects tells by the beginning of a key what its change means; the first that matches decides. A key that is not here needs a
+// restart: that is never wrong.
+var effects = []struct {
+	prefix string
+	effect effect
+}{
+	{"source.webhook.listen", needsRestart},
+	{"source.webhook", noLane},
+	{"source.rate_limit", noLane},
+	{"source.events", someLanes},
+	{"source", everyLane},
+	{"sinks", oneLane},
+	{"routes", everyLane},
+	{"redaction", everyLane},
+	{"encoding", everyLane},
+	{"delivery", noLane}, // the sinks have it
+	{"takeover_after", everyLane},
+	{"dead_letter", everyLane},
+	{"shutdown_timeout", everyLane},
+	{"admin.token", noLane},
+	{"admin.open_metrics", noLane},
+	{"admin.tls", noLane}, // whether there is TLS at all is judged by the server
+}
+
+func effectOf(key string) effect {
+	for _, e := range effects {
+		if rest, ok := strings.CutPrefix(key, e.prefix); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return e.effect
+		}
+	}
+	return needsRestart
+}
+
+// plan is a reload that has been looked at from all sides: nothing in it can fail any more but the bus, for which a lane waits.
+type plan struct {
+	cfg     *config.Config
+	changes []config.Change
+	lanes   []planned // of the new configuration, in its order
+	removed []*member
+}
+
+// planned is a lane of the new configuration.
+type planned struct {
+	lane  *lane
+	old   *member          // the one in whose place it comes; nil where it is new
+	stays bool             // old goes on as it is
+	bus   *bus             // what was opened for it; nil where that of old stays open
+	store *checkpoint.File // what was opened for it; nil where there is an old one
+}
+
+// close closes what was opened for a plan that is not carried out.
+func (p *plan) close() error {
+	var errs []error
+	for _, l := range p.lanes {
+		if l.bus != nil {
+			errs = append(errs, l.bus.Close())
+		}
+		if l.store != nil {
+			errs = append(errs, l.store.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Reload implements admin.Control. Everything that can fail is tried before anything is touched.
+func (r *relay) Reload(ctx context.Context) (admin.Reloaded, error) {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	if !r.running {
+		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
+	}
+	p, err := r.plan(ctx)
+	if err == nil && r.admin != nil {
+		if err = r.admin.Secure(p.cfg.Admin.Security()); err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("the configuration is refused, and the one before stays in force: %w", err)
+		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusUnprocessableEntity, Err: err}
+	}
+	for _, c := range p.changes {
+		r.log.Info("the configuration has changed", zap.Stringer("change", c))
+	}
+	return r.carryOut(ctx, p), nil
+}
+
+// plan reads the configuration again and finds out what it would mean.
+func (r *relay) plan(ctx context.Context) (*plan, error) {
+	if r.reread == nil {
+		return nil, errors.New("this relay has none that could be read again")
+	}
+	cfg, err := r.reread()
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{cfg: cfg, changes: r.config().Diff(cfg)}
+	if err := p.refuse(); err != nil {
+		return nil, err
+	}
+	lanes, err := newLanes(cfg, r.log)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range lanes {
+		p.lanes = append(p.lanes, r.planLane(p.changes, l))
+	}
+	for _, m := range r.now() {
+		if !slices.ContainsFunc(lanes, func(l *lane) bool { return l.sink.Name == m.run.Name }) {
+			p.removed = append(p.removed, m)
+		}
+	}
+	for i := range p.lanes {
+		if err := p.lanes[i].prepare(ctx, p.changes); err != nil {
+			return nil, errors.Join(fmt.Errorf("sinks[%s]: %w", p.lanes[i].lane.sink.Name, err), p.close())
+		}
+	}
+	return p, nil
+}
+
+// refuse names every changed key that cannot be put in force.
+func (p *plan) refuse() error {
+	var errs []error
+	for _, c := range p.changes {
+		if effectOf(c.Key) == needsRestart {
+			errs = append(errs, fmt.Errorf("%s cannot change while relay runs: restart it", c.Key))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// planLane finds out whether a lane is new, stays, or is started anew. One that has stopped is started anew in any case.
+func (r *relay) planLane(changes []config.Change, l *lane) planned {
+	p := planned{lane: l}
+	for _, m := range r.now() {
+		if m.run.Name == l.sink.Name {
+			p.old, p.stays = m, r.group.Runs(m.run)
+		}
+	}
+	for _, c := range changes {
+		switch effectOf(c.Key) {
+		case everyLane:
+			p.stays = false
+		case oneLane:
+			p.stays = p.stays && !isOf(c.Key, l.sink.Name)
+		case someLanes:
+			p.stays = p.stays && slices.Equal(p.old.lane.types, l.types)
+		default:
+		}
+	}
+	return p
+}
+
+// isOf reports whether a key is of a sink.
+func isOf(key, sink string) bool { return strings.HasPrefix(key, "sinks["+sink+"]") }
+
+// prepare opens what a lane needs. It refuses what would stop the lane with a question that only a person can answer.
+func (p *planned) prepare(ctx context.Context, changes []config.Change) (err error) {
+	if p.stays {
+		return nil
+	}
+	if p.old != nil {
+		if err := p.old.lane.identity().Check(p.lane.identity()); err != nil {
+			var foreign *checkpoint.ForeignError
+			if errors.As(err, &foreign) {
+				return fmt.Errorf("its %s would be %q instead of %q, for which its position does not hold: give the sink another name, or restart relay and say where to go on with `relay checkpoint set`",
+					foreign.Field, foreign.Have, foreign.Want)
+			}
+			return err
+		}
+		if want, have := checkpoint.Mode(p.lane.sink.Delivery), p.old.target.Mode(); isMode(want) && isMode(have) && want != have {
+			return fmt.Errorf("delivery cannot change from %s to %s while relay runs: stop it, and take the position along with `relay checkpoint set --lane %s --from %s`",
+				have, want, p.lane.sink.Name, placeOf(have))
+		}
+		if !p.needsBus(changes) {
+			return nil
+		}
+		if p.old.lane.embedded() {
+			return errors.New("an embedded server cannot change while relay runs: restart it")
+		}
+	}
+	if p.bus, err = p.lane.open(ctx); err != nil || p.old != nil {
+		return err
+	}
+	p.store, err = checkpoint.OpenFile(p.lane.cfg.Checkpoint.Dir, p.lane.identity())
+	return err
+}
+
+func isMode(m checkpoint.Mode) bool {
+	return m == checkpoint.AtLeastOnce || m == checkpoint.ExactlyOnce
+}
+
+// placeOf is where positions of a mode are kept.
+func placeOf(m checkpoint.Mode) string {
+	if m == checkpoint.AtLeastOnce {
+		return inFile
+	}
+	return onBus
+}
+
+// needsBus reports whether what changes of the sink has to do with its bus.
+func (p *planned) needsBus(changes []config.Change) bool {
+	name := p.lane.sink.Name
+	return slices.ContainsFunc(changes, func(c config.Change) bool {
+		return isOf(c.Key, name) && c.Key != "sinks["+name+"].events" && c.Key != "sinks["+name+"].delivery"
+	})
+}
+
+// carryOut does what was planned: lanes that stay run on, the others are stopped in order, all at once, and then started anew.
+func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
+	defer r.group.Hold()()
+	out := admin.Reloaded{Changes: []string{}, Lanes: []string{}}
+	for _, c := range p.changes {
+		out.Changes = append(out.Changes, c.String())
+	}
+	r.limiter.SetLimit(rate.Limit(p.cfg.Source.RateLimit))
+	r.limiter.SetBurst(burst(p.cfg.Source.RateLimit))
+	if r.webhooks != nil {
+		r.webhooks.set(p.cfg.Source.Webhook)
+	}
+	if r.inForce != nil {
+		r.inForce(p.cfg)
+	}
+	r.stopAll(p)
+	client := newClient(p.cfg)
+	client.Limiter = r.limiter
+	var members, begin []*member
+	for _, l := range p.lanes {
+		if l.stays {
+			members = append(members, l.old)
+			continue
+		}
+		next, what := r.follow(ctx, l, client), "is new"
+		if l.old != nil {
+			what = "was started anew from its position"
+		}
+		members, begin = append(members, next), append(begin, next)
+		out.Lanes = append(out.Lanes, fmt.Sprintf("%s %s", l.lane.sink.Name, what))
+	}
+	r.mu.Lock()
+	r.hidden = append(r.hidden, r.cfg)[max(0, len(r.hidden)-maxHidden+1):]
+	r.cfg, r.members = p.cfg, members
+	r.mu.Unlock()
+	for _, m := range p.removed {
+		r.metrics.Unwatch(m.run.Name)
+		if err := m.close(); err != nil {
+			r.log.Warn("closing a lane that was removed", zap.String("lane", m.run.Name), zap.Error(err))
+		}
+		out.Lanes = append(out.Lanes, m.run.Name+" was stopped and released")
+	}
+	for _, m := range begin {
+		r.group.Start(m.run) //nolint:contextcheck // the group was given a context
+	}
+	r.log.Info("the configuration is in force", zap.Int("changes", len(p.changes)), zap.Strings("lanes", out.Lanes))
+	return out
+}
+
+// stopAll stops every lane that does not stay, and waits for all of them. Those that are followed keep their place.
+func (r *relay) stopAll(p *plan) {
+	var wg sync.WaitGroup
+	for _, l := range p.lanes {
+		if l.old != nil && !l.stays {
+			l.old.run.KeepPlace()
+			wg.Go(func() { r.group.Stop(l.old.run) })
+		}
+	}
+	for _, m := range p.removed {
+		wg.Go(func() { r.group.Stop(m.run) })
+	}
+	wg.Wait()
+}
+
+// follow makes the member that comes in the place of another, or is new.
+func (r *relay) follow(ctx context.Context, p planned, client *source.Client) *member {
+	if p.old == nil {
+		return r.join(ctx, p.lane, client, p.bus, p.store)
+	}
+	b := p.old.bus
+	if p.bus != nil {
+		b = p.bus
+		if err := p.old.bus.Close(); err != nil {
+			r.log.Warn("closing the bus of a lane that was changed", zap.String("lane", p.lane.sink.Name), zap.Error(err))
+		}
+	}
+	p.old.sleep()
+	next := r.join(ctx, p.lane, client, b, p.old.store)
+	if p.old.run.Paused() {
+		next.run.Pause()
+	}
+	return next
+}
+
+// reloadAtHangup reloads at each SIGHUP, until what it returns is called.
+func (r *relay) reloadAtHangup(ctx context.Context) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-hangups:
+				if _, err := r.Reload(ctx); err != nil {
+					r.log.Error("SIGHUP: nothing has changed", zap.Error(err))
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		signal.Stop(hangups)
+		cancel()
+		wg.Wait()
+	}
+}
