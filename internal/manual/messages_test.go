@@ -33,6 +33,7 @@ const (
 	summary   = "what a command did"
 	finding   = "what verify found, explained in operate.md"
 	index     = "the list of paths of the admin address"
+	reloaded  = "what `relay reload` did"
 	inspected = "what `relay check` shows of a topic"
 	acl       = "a part of the command in a message that is found"
 )
@@ -50,9 +51,15 @@ var noFault = map[string]string{
 	"no message carries the event":               finding,
 	"on another topic than the routes say":       finding,
 
-	"200 while every lane makes progress, else 503 with the reasons": index,
-	"200 while the process lives":                                    index,
-	"every lane as JSON":                                             index,
+	"200 while every lane makes progress, else 503 with the reasons":          index,
+	"200 while the process lives":                                             index,
+	"every lane as JSON":                                                      index,
+	"read the configuration again":                                            index,
+	"stop reading, keep everything; ?lane=NAME, else all lanes":               index,
+	"go on from elsewhere: {\"to\": an event id, a time, earliest or latest}": index,
+
+	"was started anew from its position": reloaded,
+	"… was stopped and released":         reloaded,
 
 	"to be created: …, replication …":                             inspected,
 	"stream …, replicas …, kept …, duplicate window …":            inspected,
