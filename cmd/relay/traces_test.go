@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -96,7 +97,7 @@ func tracesSection(endpoint string, ratio float64) string {
 }
 
 func TestTraces(t *testing.T) {
-	const events = 1500
+	const events = 5000 // so many that several readers read them
 	for name, c := range map[string]struct {
 		delivery string
 		kafka    bool
@@ -126,9 +127,15 @@ func TestTraces(t *testing.T) {
 			} else {
 				url, js := newNATS(t)
 				system = "nats"
-				r := start(t, "run", "--config", writeConfig(t, natsConfigFor(c.delivery, api.URL(), url, t.TempDir(), tracesSection(to.URL, 1))))
+				config := natsConfigFor(c.delivery, api.URL(), url, t.TempDir(), tracesSection(to.URL, 1))
+				config = strings.Replace(config, "rate_limit: 5000", "rate_limit: 5000, backfill: {readers: 2, memory: 4MiB}", 1)
+				began := time.Now()
+				r := start(t, "run", "--config", writeConfig(t, config))
 				require.Eventually(t, func() bool { return messages(js, "WORKOS") >= events }, patient, often, &r.stderr)
 				require.Equal(t, exitDone, r.stop(t), &r.stderr)
+				var readers backfills
+				readers.look(api, began)
+				require.Positive(t, int(readers))
 				for _, m := range stored(t, js, "WORKOS") {
 					if id := m.Header.Get("event-id"); id != "" { // the position has none
 						got = append(got, traced{id, m.Header.Get("traceparent")})
