@@ -22,7 +22,7 @@ type checkpointCmd struct {
 
 // laneFlag chooses a lane where there are several.
 type laneFlag struct {
-	Lane string `help:"Name of the sink. Needed where there are several." placeholder:"SINK"`
+	Lane string `help:"Name of the sink. Needed where there are several." placeholder:"SINK" predictor:"lane"`
 }
 
 func (f laneFlag) choose(lanes []*lane) (*lane, error) {
@@ -173,8 +173,8 @@ func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 
 type checkpointSetCmd struct {
 	laneFlag
-	To   string `arg:"" optional:"" help:"An event id (go on after it), a time such as 2026-01-31T00:00:00Z, earliest, or latest."`
-	From string `help:"Take the position from elsewhere: another lane, by the name of its sink; file or bus, where this lane's own position was in the other mode of delivery." placeholder:"file|bus|SINK"`
+	To   string `arg:"" optional:"" help:"An event id (go on after it), a time such as 2026-01-31T00:00:00Z, earliest, or latest." predictor:"start"`
+	From string `help:"Take the position from elsewhere: another lane, by the name of its sink; file or bus, where this lane's own position was in the other mode of delivery." placeholder:"file|bus|SINK" predictor:"from"`
 }
 
 // Run moves a lane.

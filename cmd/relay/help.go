@@ -12,7 +12,7 @@ import (
 )
 
 type helpCmd struct {
-	Topic   string   `arg:"" optional:"" help:"A page of the manual, such as guarantees, or a command. Without it they are listed."`
+	Topic   string   `arg:"" optional:"" help:"A page of the manual, such as guarantees, or a command. Without it they are listed." predictor:"topic"`
 	Message []string `arg:"" optional:"" help:"With troubleshoot: what relay said."`
 }
 

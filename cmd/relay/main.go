@@ -38,6 +38,7 @@ type cli struct {
 	Types      typesCmd      `cmd:"" help:"List the event types known, with their topics."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the position of a lane, or move it."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Completion completionCmd `cmd:"" help:"Print what makes a shell complete commands, flags, lanes and event types."`
 	Help       helpCmd       `cmd:"" help:"Print a page of the manual, or what it says of a message: relay help troubleshoot \"...\"."`
 }
 
@@ -72,6 +73,10 @@ func execute(ctx context.Context, args []string, env func(string) (string, bool)
 	if err != nil {
 		panic(err) // the declaration above is wrong
 	}
+	a := &app{cli: &c, stdout: stdout, stderr: stderr, env: env}
+	if a.completeLine(parser.Model.Node) {
+		return exitDone
+	}
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
@@ -83,7 +88,6 @@ func execute(ctx context.Context, args []string, env func(string) (string, bool)
 		fmt.Fprintf(stderr, "relay: %v\nTry: relay --help\n", err)
 		return exitUsage
 	}
-	a := &app{cli: &c, stdout: stdout, stderr: stderr, env: env}
 	if a.log, err = telemetry.NewLogger(zapcore.AddSync(stderr), c.LogLevel, c.LogFormat); err != nil {
 		fmt.Fprintf(stderr, "relay: %v\n", err)
 		return exitUsage

@@ -15,7 +15,7 @@ import (
 
 type replayCmd struct {
 	spanFlags
-	Events []string `help:"Event types or patterns, such as dsync.*. Default: all that the lane carries." sep:","`
+	Events []string `help:"Event types or patterns, such as dsync.*. Default: all that the lane carries." sep:"," predictor:"event"`
 }
 
 // Run publishes the span again, beside whatever else runs. No checkpoint is read or moved.

@@ -80,6 +80,7 @@ var commandLines = map[string][][]string{
 	"checkpoint set":   {{"latest"}, {"--from", "bus"}},
 	"checkpoint reset": {{}},
 	"version":          {{}},
+	"completion":       {{"bash"}, {"fish"}},
 	"help":             {{}, {"troubleshoot"}},
 }
 

@@ -19,8 +19,8 @@ import (
 // spanFlags choose a lane and a stretch of the source.
 type spanFlags struct {
 	laneFlag
-	Since     string  `help:"Where to begin: earliest, a time such as 2026-01-31T00:00:00Z, or an event id, which begins behind it." required:"" placeholder:"TIME"`
-	Until     string  `help:"Where to end: a time, that moment included, or latest." required:"" placeholder:"TIME"`
+	Since     string  `help:"Where to begin: earliest, a time such as 2026-01-31T00:00:00Z, or an event id, which begins behind it." required:"" placeholder:"TIME" predictor:"start"`
+	Until     string  `help:"Where to end: a time, that moment included, or latest." required:"" placeholder:"TIME" predictor:"end"`
 	RateLimit float64 `help:"Most requests per second to WorkOS. A relay that runs has a limit of its own, and the key has 100 for both. Default: source.rate_limit." placeholder:"N"`
 }
 

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v4"
+
+	"workos-relay/internal/manual"
+	"workos-relay/source"
+)
+
+type completionCmd struct {
+	Shell string `arg:"" help:"One of ${enum}." enum:"bash,zsh,fish"`
+}
+
+// completionLine is where a shell puts the line that is being typed, up to the cursor. bash does so by itself, together with the place
+// of the cursor (COMP_POINT), which it leaves to the command to heed.
+const (
+	completionLine  = "COMP_LINE"
+	completionPoint = "COMP_POINT"
+)
+
+// completions are what each shell evaluates at its start. From then on it asks relay itself at each press of Tab.
+var completions = map[string]string{
+	"bash": "complete -o bashdefault -o default -C 'command relay' relay\n",
+	"fish": "complete -c relay -f -a '(env COMP_LINE=(commandline -cp) relay)'\n",
+	"zsh": `_relay() {
+  local -a offered=("${(@f)$(COMP_LINE="${(j: :)words[1,CURRENT-1]} ${words[CURRENT]}" command relay)}")
+  if [[ -n "$offered" ]]; then compadd -a offered; else _files; fi
+}
+compdef _relay relay
+`,
+}
+
+// Run prints what makes a shell ask relay.
+func (c *completionCmd) Run(a *app) error {
+	_, err := io.WriteString(a.stdout, completions[c.Shell])
+	return err
+}
+
+// completeLine answers a shell that asks how the line may go on, one word on each line, and reports whether one did.
+func (a *app) completeLine(model *kong.Node) bool {
+	line, ok := a.env(completionLine)
+	if !ok || line == "" {
+		return false
+	}
+	point := len(line)
+	if text, ok := a.env(completionPoint); ok {
+		if _, err := fmt.Sscan(text, &point); err != nil || point < 0 || point > len(line) {
+			point = len(line)
+		}
+	}
+	line = line[:point]
+	words := strings.Fields(line)
+	if line != strings.TrimRight(line, " \t") || len(words) == 0 {
+		words = append(words, "") // the next word has not been begun
+	}
+	for _, word := range (&completer{words: words}).offers(model) {
+		fmt.Fprintln(a.stdout, word)
+	}
+	return true
+}
+
+// completer finds out what the last of words may be.
+type completer struct{ words []string }
+
+// offers goes down the commands of the line, and then offers what begins like its last word: values where a flag waits for one, else
+// flags, or commands and arguments.
+func (c *completer) offers(node *kong.Node) []string {
+	last := len(c.words) - 1
+	flags, arguments := node.Flags, 0
+	var waiting *kong.Flag
+	for _, word := range c.words[min(1, last):last] {
+		switch {
+		case waiting != nil:
+			waiting = nil
+		case strings.HasPrefix(word, "-"):
+			if f := flagOf(flags, word); f != nil && !f.IsBool() {
+				waiting = f
+			}
+		default:
+			at := slices.IndexFunc(node.Children, func(n *kong.Node) bool { return n.Name == word })
+			if at < 0 {
+				arguments++
+				continue
+			}
+			node = node.Children[at]
+			flags = append(slices.Clone(flags), node.Flags...)
+		}
+	}
+	var all []string
+	switch {
+	case waiting != nil:
+		all = c.values(waiting.Value)
+	case strings.HasPrefix(c.words[last], "-"):
+		for _, f := range flags {
+			all = append(all, "--"+f.Name)
+		}
+	default:
+		for _, n := range node.Children {
+			all = append(all, n.Name)
+		}
+		if arguments < len(node.Positional) {
+			all = append(all, c.values(node.Positional[arguments])...)
+		}
+	}
+	return slices.DeleteFunc(all, func(s string) bool { return !strings.HasPrefix(s, c.words[last]) })
+}
+
+// flagOf returns the flag that a word names and that takes its value from the next one.
+func flagOf(flags []*kong.Flag, word string) *kong.Flag {
+	for _, f := range flags {
+		if word == "--"+f.Name || f.Short != 0 && word == "-"+string(f.Short) {
+			return f
+		}
+	}
+	return nil
+}
+
+// values are what a flag or an argument may be, by its tag predictor or its enum.
+func (c *completer) values(v *kong.Value) []string {
+	switch v.Tag.Get("predictor") {
+	case "lane":
+		return lanesOf(configTyped(c.words))
+	case "from":
+		return append([]string{inFile, onBus}, lanesOf(configTyped(c.words))...)
+	case "event":
+		return eventsTyped(c.words[len(c.words)-1])
+	case "start":
+		return []string{"earliest", "latest"}
+	case "end":
+		return []string{"latest"}
+	case "topic":
+		return topics()
+	}
+	return v.EnumSlice()
+}
+
+// maxCompletionFile bounds what is read of a configuration while somebody types.
+const maxCompletionFile = 1 << 20
+
+// configTyped is the configuration file that a line means.
+func configTyped(words []string) string {
+	path := "config.yaml"
+	for i, word := range words {
+		if value, ok := strings.CutPrefix(word, "--config="); ok {
+			path = value
+		} else if word == "--config" && i+1 < len(words) {
+			path = words[i+1]
+		}
+	}
+	return path
+}
+
+// lanesOf are the names of the sinks in a configuration. It need not be valid, nor are its variables set in an interactive shell; so
+// nothing but the names is looked at, and whatever is wrong offers none.
+func lanesOf(path string) []string {
+	file, err := os.Open(path) //nolint:gosec // the person who types names it
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = file.Close() }()
+	text, err := io.ReadAll(io.LimitReader(file, maxCompletionFile))
+	if err != nil {
+		return nil
+	}
+	var names struct {
+		Sinks []struct {
+			Name string `yaml:"name"`
+		} `yaml:"sinks"`
+	}
+	if yaml.Unmarshal(text, &names) != nil {
+		return nil
+	}
+	var out []string
+	for _, s := range names.Sinks {
+		out = append(out, s.Name)
+	}
+	return out
+}
+
+// eventsTyped are the event types and the patterns over them, for the last of a list with commas.
+func eventsTyped(word string) []string {
+	before := word[:strings.LastIndexByte(word, ',')+1]
+	var out []string
+	for _, t := range source.Catalogue() {
+		out = append(out, before+t.Name)
+		for at, c := range t.Name {
+			if c == '.' {
+				out = append(out, before+t.Name[:at]+".*")
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func topics() []string {
+	var out []string
+	for _, t := range manual.Topics() {
+		out = append(out, t.Name)
+	}
+	return out
+}
