@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"workos-relay/internal/config"
@@ -123,8 +124,18 @@ var kinds = map[string]func() any{
 func read[T any](t *testing.T, manifest []byte) *T {
 	t.Helper()
 	var v T
-	require.NoError(t, yaml.UnmarshalStrict(manifest, &v), string(manifest))
+	decode(t, manifest, &v)
 	return &v
+}
+
+// decode reads a manifest as strictly as Kubernetes does where it is asked to: no unknown field, none twice, and the case of each.
+func decode(t *testing.T, manifest []byte, into any) {
+	t.Helper()
+	text, err := yaml.YAMLToJSONStrict(manifest)
+	require.NoError(t, err, string(manifest))
+	faults, err := kjson.UnmarshalStrict(text, into)
+	require.NoError(t, err, string(manifest))
+	require.Empty(t, faults, string(manifest))
 }
 
 func TestManifestsAreWhatKubernetesTakes(t *testing.T) {
@@ -143,7 +154,7 @@ func TestManifestsAreWhatKubernetesTakes(t *testing.T) {
 			require.ElementsMatch(t, c.kinds, slices.Collect(maps.Keys(manifests)))
 			for kind, manifest := range manifests {
 				if made := kinds[kind]; made != nil {
-					require.NoError(t, yaml.UnmarshalStrict(manifest, made()), string(manifest))
+					decode(t, manifest, made())
 				}
 			}
 			checkPod(t, read[appsv1.Deployment](t, manifests["Deployment"]))
