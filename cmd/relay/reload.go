@@ -97,12 +97,13 @@ func (p *plan) close() error {
 }
 
 // Reload implements admin.Control. Everything that can fail is tried before anything is touched.
-func (r *relay) Reload(ctx context.Context) (admin.Reloaded, error) {
+func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	r.changing.Lock()
 	defer r.changing.Unlock()
 	if !r.running {
 		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
 	}
+	defer func() { r.metrics.Reloaded(err) }()
 	p, err := r.plan(ctx)
 	if err == nil && r.admin != nil {
 		if err = r.admin.Secure(p.cfg.Admin.Security()); err != nil {

@@ -293,8 +293,14 @@ delivery: exactly_once
 func TestHangupReloads(t *testing.T) {
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))
 	url, js := newNATS(t)
-	text, _ := withAdmin(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""))
+	text, addr := withAdmin(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""))
 	path := writeConfig(t, text)
+	reloaded := func(want string) func() bool {
+		return func() bool {
+			_, body := get(addr, "/metrics")
+			return strings.Contains(body, "relay_config_last_reload_successful "+want+"\n")
+		}
+	}
 	var stderr output
 	cmd := child(t, &stderr, "run", "--config", path)
 	defer func() { _ = cmd.Process.Kill() }()
@@ -302,9 +308,11 @@ func TestHangupReloads(t *testing.T) {
 	rewrite(t, path, "id: [")
 	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
 	require.Eventually(t, func() bool { return strings.Contains(stderr.String(), "stays in force") }, patient, often, &stderr)
+	require.Eventually(t, reloaded("0"), patient, often)
 	rewrite(t, path, strings.Replace(text, "poll_interval: 20ms", "poll_interval: 25ms", 1))
 	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
 	require.Eventually(t, func() bool { return strings.Contains(stderr.String(), "source.poll_interval: from 20ms to 25ms") }, patient, often, &stderr)
+	require.Eventually(t, reloaded("1"), patient, often)
 	live(t, api, 5)
 	require.Eventually(t, func() bool { return events(t, js) == 25 }, patient, often, &stderr)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))

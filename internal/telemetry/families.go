@@ -14,7 +14,7 @@ type family struct {
 	help     string // one sentence, complete without the name
 	labels   []string
 	buckets  []float64 // of a histogram
-	snapshot bool      // read from a lane's Status at each scrape, not counted as things happen
+	snapshot bool      // a gauge that is read from a lane's Status at each scrape, not counted as things happen
 }
 
 type kind string
@@ -103,7 +103,7 @@ var (
 		help: "When everything that the Events API had was last committed; 0 where that has not been since the start."})
 	lanePosition = declare(family{section: sectionLane, kind: gauge, name: "relay_position_timestamp_seconds", snapshot: true, labels: lane,
 		help: "The created_at of the committed position; absent where it has none."})
-	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", snapshot: true, labels: lane,
+	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", labels: lane,
 		help: "Committed events: the sum of `relay_events_total` over its types and outcomes."})
 
 	eventsTotal = declare(family{section: sectionEvents, kind: counter, name: "relay_events_total", labels: []string{labelLane, labelType, labelOutcome},
@@ -167,6 +167,10 @@ var (
 	webhookRequests = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_requests_total", labels: []string{labelResult},
 		help: "Requests to the webhook address, by what they were judged to be; only those accepted wake relay."})
 
+	reloadTaken = declare(family{section: sectionProcess, kind: gauge, name: "relay_config_last_reload_successful",
+		help: "1 where the last reload of the configuration was taken, or there was none; 0 where it was refused, so that the one before is in force."})
+	reloadTime = declare(family{section: sectionProcess, kind: gauge, name: "relay_config_last_reload_success_timestamp_seconds",
+		help: "When the configuration in force was taken, by a reload or at the start."})
 	traceSpans = declare(family{section: sectionProcess, kind: counter, name: "relay_trace_spans_total", labels: []string{labelResult},
 		help: "Spans handed to the collector, or lost because it did not take them; 0 where traces are off."})
 	buildInfo = declare(family{section: sectionProcess, kind: gauge, name: "relay_build_info", labels: []string{labelVersion, labelGoVersion},

@@ -23,7 +23,7 @@ var doings = append(pipeline.Doings(), other)
 // LaneMetrics counts what one lane does. It is safe for concurrent use, though a lane calls it from one goroutine.
 type LaneMetrics struct {
 	name                                             string
-	dropped, deadLetters, messages, bytes            prometheus.Counter
+	events, dropped, deadLetters, messages, bytes    prometheus.Counter
 	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
 	stages                                           map[pipeline.Stage]prometheus.Observer
 	failures                                         map[string]prometheus.Counter // by doing
@@ -49,6 +49,7 @@ const (
 func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 	l := &LaneMetrics{
 		name:          name,
+		events:        m.counters[laneEvents].WithLabelValues(name),
 		dropped:       m.counters[droppedEvents].WithLabelValues(name),
 		deadLetters:   m.counters[deadLetters].WithLabelValues(name),
 		messages:      m.counters[publishedMessages].WithLabelValues(name),
@@ -93,6 +94,7 @@ func choose(counters map[string]prometheus.Counter, value string) prometheus.Cou
 // Committed implements pipeline.Observer.
 func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 	l.countTypes(&o)
+	l.events.Add(float64(len(o.Events)))
 	l.dropped.Add(float64(o.Dropped))
 	l.deadLetters.Add(float64(len(o.Parked)))
 	l.messages.Add(float64(o.Messages))

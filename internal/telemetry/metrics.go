@@ -44,6 +44,7 @@ func NewMetrics(version string) *Metrics {
 	for _, result := range webhook.Results() {
 		m.counters[webhookRequests].WithLabelValues(string(result))
 	}
+	m.Reloaded(nil)
 	for _, result := range []string{spansExported, spansFailed} {
 		m.counters[traceSpans].WithLabelValues(result)
 	}
@@ -71,6 +72,14 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, Registry: m.registry, EnableOpenMetrics: true,
 	})
+}
+
+// Reloaded tells how a reload of the configuration went: nil where it was taken.
+func (m *Metrics) Reloaded(err error) {
+	m.gauges[reloadTaken].WithLabelValues().Set(oneIf(err == nil))
+	if err == nil {
+		m.gauges[reloadTime].WithLabelValues().SetToCurrentTime()
+	}
 }
 
 // The values of the label result of relay_trace_spans_total.

@@ -102,6 +102,7 @@ func TestCommitted(t *testing.T) {
 		`relay_events_total{lane="nats",outcome="dropped",type="user.deleted"}`:   "1",
 		`relay_events_total{lane="nats",outcome="published",type="other"}`:        "2",
 		`relay_events_total{lane="nats",outcome="parked",type="other"}`:           "1",
+		`relay_committed_events_total{lane="nats"}`:                               "9",
 		`relay_dropped_events_total{lane="nats"}`:                                 "2",
 		`relay_dead_letters_total{lane="nats"}`:                                   "2",
 		`relay_published_messages_total{lane="nats"}`:                             "7",
@@ -120,6 +121,22 @@ func TestCommitted(t *testing.T) {
 		require.Equal(t, want, got[series], series)
 	}
 	require.NotContains(t, got, `relay_events_total{lane="nats",outcome="dropped",type="other"}`, "no series for what never happened")
+}
+
+func TestReloaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMetrics("test")
+		const taken, at = "relay_config_last_reload_successful", "relay_config_last_reload_success_timestamp_seconds"
+		started := scrape(t, m)
+		require.Equal(t, "1", started[taken])
+		time.Sleep(time.Minute)
+		m.Reloaded(errors.New("refused"))
+		require.Equal(t, "0", scrape(t, m)[taken])
+		require.Equal(t, started[at], scrape(t, m)[at])
+		m.Reloaded(nil)
+		require.Equal(t, "1", scrape(t, m)[taken])
+		require.NotEqual(t, started[at], scrape(t, m)[at])
+	})
 }
 
 func TestStages(t *testing.T) {
@@ -234,7 +251,6 @@ func TestWatch(t *testing.T) {
 			`relay_at_tip{lane="kafka"}`:                      "1",
 			`relay_tip_timestamp_seconds{lane="nats"}`:        "1.7000000005e+09",
 			`relay_position_timestamp_seconds{lane="nats"}`:   "1.69e+09",
-			`relay_committed_events_total{lane="nats"}`:       "42",
 		} {
 			require.Equal(t, want, got[series], series)
 		}

@@ -26,6 +26,7 @@ In short:
 - it falls behind: ` + "`RelayLagGrowing`, `RelayLagHigh`, `RelayLagWeek`" + `, and ` + "`RelayRetentionAtRisk`" + ` beyond 30 days, for WorkOS keeps
   events 90 days and no longer
 - an event could not be published, or a type is not being read: ` + "`RelayDeadLetters`, `RelayTypeRefused`" + `
+- a changed configuration was refused: ` + "`RelayReloadRefused`" + `
 
 ` + "`relay replay`, `relay verify` and `relay tail`" + ` are processes of their own: what they read and publish is not counted here.
 `
@@ -49,7 +50,12 @@ func Reference() []byte {
 	return b.Bytes()
 }
 
-func quoted(labels []string) string { return "`" + strings.Join(labels, "`, `") + "`" }
+func quoted(labels []string) string {
+	if len(labels) == 0 {
+		return "none"
+	}
+	return "`" + strings.Join(labels, "`, `") + "`"
+}
 
 func (f *family) bucketText() string {
 	if len(f.buckets) == 0 {

@@ -63,11 +63,7 @@ func (w *watcher) Collect(out chan<- prometheus.Metric) {
 
 func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline.Status, ready func(pipeline.Status) bool) {
 	send := func(f *family, value float64, labels ...string) {
-		t := prometheus.GaugeValue
-		if f.kind == counter {
-			t = prometheus.CounterValue
-		}
-		out <- prometheus.MustNewConstMetric(w.descs[f], t, value, append([]string{name}, labels...)...)
+		out <- prometheus.MustNewConstMetric(w.descs[f], prometheus.GaugeValue, value, append([]string{name}, labels...)...)
 	}
 	for _, state := range states {
 		send(laneState, oneIf(s.State == state), string(state))
@@ -86,7 +82,6 @@ func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline
 	if !s.Checkpoint.CreatedAt.IsZero() {
 		send(lanePosition, timestamp(s.Checkpoint.CreatedAt))
 	}
-	send(laneEvents, float64(s.Events))
 }
 
 func oneIf(b bool) float64 {

@@ -12,5 +12,5 @@
 // when no fault is being dealt with: a leak raises that, a burst does not. Nothing depends on how fast the machine is.
 //
 // RELAY_SOAK says for how long, such as 30m; without it TestSoak is skipped. RELAY_SOAK_RATE is the average of events per second
-// (150), and RELAY_SOAK_RELOAD=on adds the reloads. `make soak` runs 30 minutes and prints the table of docs/operate.md.
+// (150), and RELAY_SOAK_RELOAD=off leaves out the reloads. `make soak` runs 30 minutes and prints the table of docs/operate.md.
 package soak

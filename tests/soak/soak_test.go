@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -46,7 +47,7 @@ func disturbances(reload bool) []disturbance {
 		{"quiet", func(*testing.T, *world, int) {}},
 	}
 	if reload {
-		all = append(all, disturbance{"reloads", func(t *testing.T, w *world, turn int) {
+		all = slices.Insert(all, 1, disturbance{"reloads", func(t *testing.T, w *world, turn int) {
 			w.configure(t, turn)
 			require.NoError(t, w.relay.Process.Signal(syscall.SIGHUP))
 		}})
@@ -65,10 +66,11 @@ func TestSoak(t *testing.T) {
 	w.api.FailRandomly(0.05, 1, sourcetest.Status(500), sourcetest.Status(502), sourcetest.TooManyRequests(time.Second, sourcetest.RetryAfterSeconds),
 		sourcetest.Reset(), sourcetest.Cut(0.5), sourcetest.Malformed(), sourcetest.Slow(200*time.Millisecond, 300*time.Millisecond))
 
-	samples, did := w.soak(t, duration, disturbances(os.Getenv("RELAY_SOAK_RELOAD") == "on"))
+	samples, did := w.soak(t, duration, disturbances(os.Getenv("RELAY_SOAK_RELOAD") != "off"))
 	stop()
 	w.api.ClearFaults()
 	w.requireAllCarried(t)
+	requireReloads(t, samples)
 
 	var verdicts []verdict
 	for _, q := range quantities {
@@ -155,6 +157,16 @@ func (w *world) requireAllCarried(t *testing.T) {
 		values, err := w.scrape(t.Context())
 		return err == nil && values["relay_committed_events_total"] == want && values["relay_at_tip"] == float64(w.lanes)
 	}, patient, 100*time.Millisecond, "not all of %v events are carried", want)
+}
+
+// requireReloads requires that no reload was refused, and that there was one where there was to be.
+func requireReloads(t *testing.T, samples []sample) {
+	t.Helper()
+	const taken, at = "relay_config_last_reload_successful", "relay_config_last_reload_success_timestamp_seconds"
+	for _, s := range samples {
+		require.Positive(t, s.values[taken], "a reload was refused")
+	}
+	require.Equal(t, os.Getenv("RELAY_SOAK_RELOAD") != "off", samples[len(samples)-1].values[at] > samples[0].values[at])
 }
 
 // pause waits, or until ctx ends.
