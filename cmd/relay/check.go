@@ -15,6 +15,7 @@ import (
 )
 
 type checkCmd struct {
+	JSON    bool          `help:"As a JSON object."`
 	Timeout time.Duration `help:"How long to wait for the API and for each sink." default:"15s"`
 }
 
@@ -28,33 +29,87 @@ func (c *checkCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	report := &report{app: a}
+	report := &report{app: a, quiet: c.JSON, Findings: []checkFinding{}}
 	client := newClient(cfg)
 	for _, l := range lanes {
 		report.source(ctx, c.Timeout, client, l)
 		report.lane(ctx, c.Timeout, l)
 	}
-	if report.faults > 0 {
-		return fmt.Errorf("%d faults found", report.faults)
+	if c.JSON {
+		if err := printJSON(a.stdout, report); err != nil {
+			return err
+		}
 	}
-	fmt.Fprintln(a.stdout, "\nNo fault found.")
+	if report.Faults > 0 {
+		return fmt.Errorf("%d faults found", report.Faults)
+	}
+	report.printf("\nNo fault found.")
 	return nil
 }
 
-// report prints findings and counts faults.
+// report prints findings as they come, or keeps them, and counts faults.
 type report struct {
-	app    *app
-	faults int
-	asked  []string // what the source was already asked, so that lanes with the same filter ask once
+	Faults   int            `json:"faults"`
+	Findings []checkFinding `json:"findings"`
+
+	app   *app
+	quiet bool
+	about string   // as checkFinding.About
+	asked []string // what the source was already asked, so that lanes with the same filter ask once
 }
+
+// checkFinding is one line of the report.
+type checkFinding struct {
+	About string     `json:"about"` // source, or sink and its name
+	Level checkLevel `json:"level"`
+	Topic string     `json:"topic,omitempty"`
+	Text  string     `json:"text"`
+}
+
+// checkLevel says how bad a finding is.
+type checkLevel string
+
+const (
+	levelOK      checkLevel = "ok"
+	levelCreates checkLevel = "creates" // what is missing and relay will create
+	levelWarning checkLevel = "warning"
+	levelFault   checkLevel = "fault"
+)
 
 func (r *report) printf(format string, args ...any) {
-	fmt.Fprintf(r.app.stdout, format+"\n", args...)
+	if !r.quiet {
+		fmt.Fprintf(r.app.stdout, format+"\n", args...)
+	}
 }
 
-func (r *report) fault(format string, args ...any) {
-	r.faults++
-	r.printf("  FAULT    "+format, args...)
+// begin says what the findings that follow are about.
+func (r *report) begin(about, format string, args ...any) {
+	r.about = about
+	r.printf(format, args...)
+}
+
+func (r *report) good(text string) { r.note(levelOK, "", text, "") }
+
+func (r *report) say(level checkLevel, format string, args ...any) {
+	r.note(level, "", fmt.Sprintf(format, args...), "")
+}
+
+func (r *report) fault(format string, args ...any) { r.say(levelFault, format, args...) }
+
+// note notes a finding; where it is about a topic, line is what is printed of it.
+func (r *report) note(level checkLevel, topic, text, line string) {
+	if level == levelFault {
+		r.Faults++
+	}
+	r.Findings = append(r.Findings, checkFinding{About: r.about, Level: level, Topic: topic, Text: text})
+	word := string(level)
+	if level == levelFault {
+		word = "FAULT"
+	}
+	if line == "" {
+		line = text
+	}
+	r.printf("  %-7s  %s", word, line)
 }
 
 func (r *report) source(ctx context.Context, timeout time.Duration, client *source.Client, l *lane) {
@@ -63,17 +118,17 @@ func (r *report) source(ctx context.Context, timeout time.Duration, client *sour
 		return
 	}
 	r.asked = append(r.asked, key)
-	r.printf("source %s, %d event types", l.cfg.Source.Endpoint, len(l.types))
+	r.begin("source", "source %s, %d event types", l.cfg.Source.Endpoint, len(l.types))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := client.Reach(ctx, l.types, l.cfg.Source.OrganizationID)
 	var refused *source.RefusedTypesError
 	switch {
 	case err == nil:
-		r.printf("  ok       reached, the key is good, every type is accepted")
+		r.good("reached, the key is good, every type is accepted")
 	case errors.As(err, &refused):
 		for _, t := range refused.Types {
-			r.printf("  warning  the API refuses the type %s; relay leaves it out and asks again daily", t)
+			r.say(levelWarning, "the API refuses the type %s; relay leaves it out and asks again daily", t)
 		}
 	default:
 		r.fault("%v", err)
@@ -83,9 +138,9 @@ func (r *report) source(ctx context.Context, timeout time.Duration, client *sour
 func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	r.printf("\nsink %s (%s)", l.sink.Name, l.sink.Type)
+	r.begin("sink "+l.sink.Name, "\nsink %s (%s)", l.sink.Name, l.sink.Type)
 	if l.embedded() {
-		r.printf("  ok       embedded NATS server, started by `relay run`; its stream is created there")
+		r.good("embedded NATS server, started by `relay run`; its stream is created there")
 		return
 	}
 	b, err := l.open(ctx)
@@ -129,7 +184,7 @@ func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStat
 		if want == checkpoint.ExactlyOnce {
 			r.fault("delivery: a sink of type %s cannot do exactly_once", l.sink.Type)
 		}
-		r.printf("  ok       delivery: at_least_once")
+		r.good("delivery: at_least_once")
 		return b.Inspect(ctx, l.topics)
 	}
 	topics, err := b.ledger.Inspect(ctx, l.topics)
@@ -140,10 +195,10 @@ func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStat
 	}
 	switch {
 	case err == nil:
-		r.printf("  ok       delivery: exactly_once")
+		r.good("delivery: exactly_once")
 		return topics, nil
 	case want == pipeline.Auto:
-		r.printf("  warning  delivery: at_least_once, since the bus cannot do exactly_once: %v", err)
+		r.say(levelWarning, "delivery: at_least_once, since the bus cannot do exactly_once: %v", err)
 	default:
 		r.fault("delivery: exactly_once was asked for: %v", err)
 	}
@@ -164,18 +219,21 @@ func unfit(status []sink.TopicStatus, topics []string) error {
 }
 
 func (r *report) topic(t sink.TopicStatus, from string) {
-	state := "ok     "
+	level, line := levelOK, fmt.Sprintf("%s  <- %s  %s", t.Topic, from, t.Detail)
 	switch {
 	case len(t.Problems) > 0:
-		state = "FAULT  "
+		r.printf("  FAULT    %s", line) // what it is follows
+		level = ""
 	case t.Creates:
-		state = "creates"
+		level = levelCreates
 	}
-	r.printf("  %s  %s  <- %s  %s", state, t.Topic, from, t.Detail)
+	if level != "" {
+		r.note(level, t.Topic, strings.TrimSpace("from "+from+"; "+t.Detail), line)
+	}
 	for _, p := range t.Problems {
-		r.fault("%s: %s", t.Topic, p)
+		r.note(levelFault, t.Topic, p, t.Topic+": "+p)
 	}
 	for _, w := range t.Warnings {
-		r.printf("  warning  %s: %s", t.Topic, w)
+		r.note(levelWarning, t.Topic, w, t.Topic+": "+w)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -339,6 +340,16 @@ func TestCheck(t *testing.T) {
 	require.Contains(t, stderr, "2 faults")
 	require.Contains(t, stdout, "401")
 	require.NotContains(t, stdout+stderr, "sk_test_wrong")
+
+	code, stdout, stderr = do(t, "check", "--json", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))
+	require.Equal(t, exitDone, code, stderr)
+	var found report
+	require.NoError(t, json.Unmarshal([]byte(stdout), &found), stdout)
+	require.Zero(t, found.Faults)
+	require.Equal(t, checkFinding{About: "source", Level: levelOK, Text: "reached, the key is good, every type is accepted"}, found.Findings[0])
+	require.True(t, slices.ContainsFunc(found.Findings, func(f checkFinding) bool {
+		return f.About == "sink nats" && f.Level == levelCreates && f.Topic == "dsync.user.created"
+	}), stdout)
 }
 
 func TestTypes(t *testing.T) {

@@ -66,7 +66,7 @@ func TestLeaksAreSeen(t *testing.T) {
 var commandLines = map[string][][]string{
 	"run":              {{}},
 	"demo":             {{"--events", "50"}},
-	"check":            {{"--timeout", "300ms"}},
+	"check":            {{"--timeout", "300ms"}, {"--timeout", "300ms", "--json"}},
 	"status":           {{"--timeout", "300ms"}, {"--timeout", "300ms", "--json"}},
 	"pause":            {{}, {"--json"}},
 	"resume":           {{}},
@@ -388,6 +388,7 @@ func addConfigCases(t *testing.T, cases map[string]secretCase) {
 		"as an alias":           fmt.Sprintf("source: {api_key: &k %q, poll_interval: *k}", m),
 		"in event patterns":     "source: {api_key: k, events: [\"${M}\"]}",
 		"in routes":             "source: {api_key: k}\nroutes: [{events: [\"*\"], topic: \"${M}\", key: \"${M}\"}]",
+		"admin token":           fmt.Sprintf("source: {api_key: k}\nadmin: {listen: \":x\", token: %q}", m),
 		"webhook without":       fmt.Sprintf("source: {api_key: k, webhook: {listen: \"x\", secret: %q}}", m),
 		"redaction key, short":  "source: {api_key: k}\nredaction: {key: MARKshort-s3cr}\nroutes: [{events: [\"*\"], pseudonymize: [data.a]}]",
 		"password without user": fmt.Sprintf("source: {api_key: k}\nsinks: [{name: n, type: nats, auth: {password: %q}}]", m),
