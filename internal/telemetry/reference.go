@@ -20,7 +20,7 @@ What to watch is written down as alert rules in ` + "`deploy/prometheus/alerts.y
 In short:
 
 - no relay is there, or none of several is active: ` + "`RelayAbsent`, `RelayNoActive`" + `
-- a lane needs a person, or makes no progress: ` + "`RelayLaneStopped`, `RelayLaneNotReady`" + `
+- a lane needs a person, or makes no progress: ` + "`RelayLaneStopped`, `RelayLaneNotReady`, `RelayLanePaused`" + `
 - nothing comes in: ` + "`RelayNoGoodPoll`, `RelayKeyRefused`, `RelayRateLimited`" + `
 - nothing goes out: ` + "`RelayBusFailing`" + `, and ` + "`relay_unacknowledged_seconds`" + `
 - it falls behind: ` + "`RelayLagGrowing`, `RelayLagHigh`, `RelayLagWeek`" + `, and ` + "`RelayRetentionAtRisk`" + ` beyond 30 days, for WorkOS keeps
