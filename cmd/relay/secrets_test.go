@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,6 +93,26 @@ func TestNoCommandIsLeftOut(t *testing.T) {
 	}
 }
 
+// TestNoSecretIsLeftOut: each secret that can be configured is in a case below, as itself or in a file.
+func TestNoSecretIsLeftOut(t *testing.T) {
+	text, err := os.ReadFile("../../docs/configuration.md")
+	require.NoError(t, err)
+	var found []string
+	section := ""
+	for line := range strings.Lines(string(text)) {
+		if heading, ok := strings.CutPrefix(line, "#"); ok {
+			section = strings.Trim(heading, "# \n")
+		}
+		if m := regexp.MustCompile("^\\| `(\\w+)` \\| secret").FindStringSubmatch(line); m != nil {
+			found = append(found, strings.ReplaceAll(section, "`", "")+": "+m[1])
+		}
+	}
+	require.ElementsMatch(t, []string{
+		"source: api_key", "source.webhook: secret", "sinks[].auth, type: nats: password", "sinks[].auth, type: nats: token", "sinks[].sasl, type: kafka: password",
+		"redaction: key", "admin: token", "telemetry.traces.headers[]: value",
+	}, found, "mark it in a case of TestSecretsAreShownNowhere, then name it here")
+}
+
 // secretCase is a configuration that holds secrets, and how the world answers.
 type secretCase struct {
 	config  string
@@ -108,6 +129,7 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 	addSourceCases(t, cases, api)
 	addNATSCases(t, cases, api)
 	addKafkaCases(t, cases, api)
+	addTelemetryCases(t, cases, api)
 	addConfigCases(t, cases)
 	number := 0
 	for name, c := range cases {
@@ -180,11 +202,14 @@ func readPages(t *testing.T, address string) string {
 	t.Helper()
 	paths := []string{"/", "/healthz", "/readyz", "/metrics", "/api/v1/status", "/missing", "/debug/pprof/cmdline"}
 	var all strings.Builder
-	get := func(method, path string) string {
+	get := func(method, path, token string) string {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a stream of events never ends
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, strings.NewReader("{}"))
 		require.NoError(t, err)
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			return ""
@@ -193,12 +218,15 @@ func readPages(t *testing.T, address string) string {
 		body, _ := io.ReadAll(resp.Body) // as much as comes in time
 		return fmt.Sprintln(method, path, resp.Status, resp.Header) + string(body)
 	}
-	paths = append(paths, regexp.MustCompile(`/[a-z0-9/{}_-]+`).FindAllString(get(http.MethodGet, "/"), -1)...)
-	for _, path := range paths {
-		all.WriteString(get(http.MethodGet, path))
-	}
-	for _, path := range []string{"/api/v1/poll", "/api/v1/status", "/metrics"} {
-		all.WriteString(get(http.MethodPost, path) + get(http.MethodPut, path))
+	token := marked("admin-token")
+	paths = append(paths, regexp.MustCompile(`/[a-z0-9/{}_-]+`).FindAllString(get(http.MethodGet, "/", token), -1)...)
+	for _, sent := range []string{token, token + "!", ""} {
+		for _, path := range paths {
+			all.WriteString(get(http.MethodGet, path, sent))
+		}
+		for _, path := range []string{"/api/v1/poll", "/api/v1/pause", "/api/v1/resume", "/api/v1/reload", "/api/v1/status", "/metrics"} {
+			all.WriteString(get(http.MethodPost, path, sent) + get(http.MethodPut, path, sent))
+		}
 	}
 	return all.String()
 }
@@ -219,7 +247,7 @@ redaction: {key: %q}
 routes: [{events: ["dsync.*"], pseudonymize: [data.id]}]
 checkpoint: {dir: "DIR"}
 shutdown_timeout: 1s
-`, endpoint, marked("webhook"), marked("redaction")), []string{apiMark, marked("webhook"), marked("redaction")}
+`, endpoint, marked("webhook"), marked("redaction")), []string{apiMark, marked("webhook"), marked("redaction"), marked("admin-token")}
 }
 
 func addSourceCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Server) {
@@ -258,7 +286,7 @@ func addSourceCases(t *testing.T, cases map[string]secretCase, api *sourcetest.S
 			env["KEY"] = apiMark + "-wrong"
 		}
 		cases["source/"+name] = secretCase{
-			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q, ack_timeout: 300ms}]\nadmin: {listen: %q}\n", natsURL, freeAddress(t)),
+			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q, ack_timeout: 300ms}]\nadmin: {listen: %q, token: %q}\n", natsURL, freeAddress(t), marked("admin-token")),
 			env:    env, secrets: secrets, reaches: c.reaches, only: []string{"run", "check", "tail", "replay", "verify", "checkpoint set"},
 		}
 	}
@@ -323,7 +351,7 @@ func addNATSCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Ser
 	} {
 		source, secrets := secretSource(api.URL())
 		cases["nats/"+name] = secretCase{
-			config:  source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., ack_timeout: 300ms, %s}]\nadmin: {listen: %q}\n", c.sink, freeAddress(t)),
+			config:  source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., ack_timeout: 300ms, %s}]\nadmin: {listen: %q, token: %q}\n", c.sink, freeAddress(t), marked("admin-token")),
 			env:     map[string]string{"KEY": apiMark},
 			secrets: append(secrets, c.secrets...), reaches: c.reaches,
 		}
@@ -354,7 +382,7 @@ func addKafkaCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Se
 	} {
 		source, secrets := secretSource(api.URL())
 		cases["kafka/"+name] = secretCase{
-			config:  source + fmt.Sprintf("sinks: [{name: kafka, type: kafka, topic_prefix: OWN., request_timeout: 500ms, create: {partitions: 1}, %s}]\nadmin: {listen: %q}\n", c.sink, freeAddress(t)),
+			config:  source + fmt.Sprintf("sinks: [{name: kafka, type: kafka, topic_prefix: OWN., request_timeout: 500ms, create: {partitions: 1}, %s}]\nadmin: {listen: %q, token: %q}\n", c.sink, freeAddress(t), marked("admin-token")),
 			env:     map[string]string{"KEY": apiMark},
 			secrets: append(secrets, c.secrets...), reaches: c.reaches,
 		}
@@ -362,6 +390,29 @@ func addKafkaCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Se
 			fixed := cases["kafka/"+name]
 			fixed.config = strings.Replace(fixed.config, "create: {partitions: 1}, ", "", 1)
 			cases["kafka/"+name] = fixed
+		}
+	}
+}
+
+func addTelemetryCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Server) {
+	t.Helper()
+	url, _ := newNATS(t)
+	var asked atomic.Int64
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = io.WriteString(w, "not you, "+r.Header.Get("X-Secret"))
+	}))
+	t.Cleanup(func() {
+		echo.Close()
+		require.Positive(t, asked.Load(), "no span was sent")
+	})
+	for name, endpoint := range map[string]string{"refused": echo.URL, "unreachable": "http://127.0.0.1:1"} {
+		source, secrets := secretSource(api.URL())
+		cases["telemetry/"+name] = secretCase{
+			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q}]\nadmin: {listen: %q, token: %q}\n"+
+				"telemetry: {traces: {endpoint: %q, headers: [{name: x-secret, value: %q}]}}\n", url, freeAddress(t), marked("admin-token"), endpoint, marked("collector")),
+			env: map[string]string{"KEY": apiMark}, secrets: append(secrets, marked("collector")), reaches: "connected to NATS", only: []string{"run"},
 		}
 	}
 }
