@@ -62,7 +62,7 @@ func (l *lab) readBacklog(ctx context.Context, row backlog) (c carried, err erro
 	}()
 	open := func(ctx context.Context) (bus, error) { return l.newJetStream(ctx, atLeastOnce, false) }
 	return l.into(ctx, open, row.events, func(b bus) (*process, *relayProcess, error) {
-		r, err := l.newRelay(ctx, relayConfig{api: api, sink: b.sink(), source: fmt.Sprintf(", rate_limit: 100, backfill: {readers: %d}", row.readers)})
+		r, err := l.newRelay(ctx, relayConfig{id: b.id(), api: api, sink: b.sink(), source: fmt.Sprintf(", rate_limit: 100, backfill: {readers: %d}", row.readers)})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -17,6 +17,8 @@ import (
 
 // bus is an empty bus, for one run.
 type bus interface {
+	// id is that of the relay; its position is kept under this name.
+	id() string
 	// sink is the entry under `sinks` of relay's configuration.
 	sink() string
 	// flags are those of the loop on Watermill.
@@ -63,6 +65,8 @@ func (l *lab) newJetStream(ctx context.Context, delivery string, syncAlways bool
 	}
 	return b, nil
 }
+
+func (b *jetStream) id() string { return "bench" }
 
 func (b *jetStream) sink() string {
 	return fmt.Sprintf("{name: bus, type: nats, url: %q, stream: %s, delivery: %s}", b.url, natsStream, b.delivery)
@@ -144,6 +148,9 @@ func (b *kafkaCluster) connect() (*kafkaCluster, error) {
 	b.admin = kadm.NewClient(b.client)
 	return b, nil
 }
+
+// id is a name of its own: a real broker keeps the positions of other runs.
+func (b *kafkaCluster) id() string { return strings.TrimSuffix(b.prefix, ".") }
 
 func (b *kafkaCluster) sink() string {
 	return fmt.Sprintf("{name: bus, type: kafka, brokers: [%s], topic_prefix: %q, delivery: %s}", strings.Join(b.brokers, ", "), b.prefix, b.delivery)
@@ -260,6 +267,9 @@ func (b *kafkaCluster) deleteTopics() error {
 	own, err := b.topics(ctx)
 	if err != nil || len(own) == 0 {
 		return err
+	}
+	if b.delivery == exactlyOnce {
+		own = append(own, "relay.position."+b.id()+".bus")
 	}
 	deleted, err := b.admin.DeleteTopics(ctx, own...)
 	return errors.Join(err, deleted.Error())

@@ -178,7 +178,7 @@ func bareLoop(ctx context.Context, api string, events int) (carried, error) {
 func (l *lab) relayInto(name string, share func(int, time.Duration) int, open func(context.Context) (bus, error)) rival {
 	return rival{name, share, func(ctx context.Context, api string, events int) (carried, error) {
 		return l.into(ctx, open, events, func(b bus) (*process, *relayProcess, error) {
-			r, err := l.newRelay(ctx, relayConfig{api: api, sink: b.sink()})
+			r, err := l.newRelay(ctx, relayConfig{id: b.id(), api: api, sink: b.sink()})
 			if err != nil {
 				return nil, nil, err
 			}

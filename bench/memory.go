@@ -34,7 +34,7 @@ func (l *lab) readAndForget(ctx context.Context, events int) (c carried, err err
 		_, stopErr := server.stop()
 		err = errors.Join(err, stopErr)
 	}()
-	r, err := l.newRelay(ctx, relayConfig{api: api, sink: "{name: bus, type: stdout}"})
+	r, err := l.newRelay(ctx, relayConfig{id: "bench", api: api, sink: "{name: bus, type: stdout}"})
 	if err != nil {
 		return c, err
 	}
@@ -48,6 +48,7 @@ func (l *lab) readAndForget(ctx context.Context, events int) (c carried, err err
 // forgetful is a bus that keeps nothing: what relay has committed counts.
 type forgetful struct{ r *relayProcess }
 
+func (forgetful) id() string                                { return "" }
 func (forgetful) sink() string                              { return "" }
 func (forgetful) flags() []string                           { return nil }
 func (f forgetful) stored(ctx context.Context) (int, error) { return f.r.committed(ctx) }

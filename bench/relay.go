@@ -25,6 +25,7 @@ type relayProcess struct {
 
 // relayConfig is what relay is told apart from its defaults.
 type relayConfig struct {
+	id     string
 	api    string
 	source string // more keys of `source`, each with a comma before it
 	sink   string
@@ -47,8 +48,8 @@ func (l *lab) newRelayIn(ctx context.Context, dir string, c relayConfig) (*relay
 	if c.source == "" {
 		c.source = ", rate_limit: 10000"
 	}
-	config := fmt.Sprintf("source: {endpoint: %q, api_key: %s%s}\nsinks: [%s]\ncheckpoint: {dir: %q}\nadmin: {listen: %q}\n",
-		c.api, apiKey, c.source, c.sink, dir, address)
+	config := fmt.Sprintf("id: %s\nsource: {endpoint: %q, api_key: %s%s}\nsinks: [%s]\ncheckpoint: {dir: %q}\nadmin: {listen: %q}\n",
+		c.id, c.api, apiKey, c.source, c.sink, dir, address)
 	file := filepath.Join(dir, "config.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func (l *lab) startOn(ctx context.Context, open func(context.Context) (bus, erro
 	}
 	var took []time.Duration
 	for range 1 + starts {
-		r, err := l.newRelayIn(ctx, dir, relayConfig{api: api, sink: b.sink()})
+		r, err := l.newRelayIn(ctx, dir, relayConfig{id: b.id(), api: api, sink: b.sink()})
 		if err != nil {
 			return 0, 0, err
 		}

@@ -127,7 +127,7 @@ func (l *lab) tip(ctx context.Context, row tipRow, samples int) (took []time.Dur
 		_, stopErr := server.stop()
 		err = errors.Join(err, stopErr)
 	}()
-	r, err := l.newRelay(ctx, relayConfig{api: api, sink: b.sink(), source: source})
+	r, err := l.newRelay(ctx, relayConfig{id: b.id(), api: api, sink: b.sink(), source: source})
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 
 const (
 	// minPollGap is the least time between two polls at the tip, whatever Wake does.
-	minPollGap = 100 * time.Millisecond
+	minPollGap = 25 * time.Millisecond
 	// rangeMargin widens range_start, since no document says whether it includes its own instant.
 	rangeMargin = time.Millisecond
 	// maxRange stays under the 30 days that one query with a range may span.

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
@@ -142,7 +143,14 @@ func publish(to message.Publisher, prefix string, raw json.RawMessage) error {
 		key = e.Data.ID
 	}
 	m.Metadata.Set(partitionKey, key)
-	return to.Publish(prefix+e.Event, m)
+	const tries = 20
+	for try := 1; ; try++ { // a topic that was just made may take a moment
+		err := to.Publish(prefix+e.Event, m)
+		if err == nil || try == tries {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func lastID(p page) (string, error) {

@@ -118,8 +118,11 @@ func (m *member) assemble(client *source.Client, r *relay) {
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
 	m.target = l.target(m.bus, m.store, client)
 	m.target.Observe(metrics)
+	messages, prefetch := l.batches()
 	m.run = &pipeline.Lane{
 		Name:            l.sink.Name,
+		BatchMessages:   messages,
+		Prefetch:        prefetch,
 		Type:            l.sink.Type,
 		Source:          events,
 		Router:          l.router,

@@ -180,6 +180,14 @@ func (l *lane) position(ctx context.Context, client *source.Client, start config
 	return checkpoint.Position{CreatedAt: now}, nil
 }
 
+// batches is how much one Append of the lane may carry, and how much is read ahead; zero leaves it to the pipeline.
+func (l *lane) batches() (messages, prefetch int) {
+	if l.sink.Kafka != nil && l.sink.Delivery != string(checkpoint.AtLeastOnce) {
+		return kafka.TransactionMessages, kafka.TransactionPrefetch
+	}
+	return 0, 0
+}
+
 // target puts together where the lane's events and its position go.
 func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client) *pipeline.Delivery {
 	owner := pipeline.Ownership{

