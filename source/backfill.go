@@ -48,8 +48,9 @@ func (r *reader) memory() int64 {
 //     a head that is slow or long makes them wait, and never the other way round.
 //   - A segment that turns out dense is divided by a seam ahead of its reader. A seam that the segment before does not meet
 //     is given up, and read across.
-//   - That the page which came by time leaves nothing out is checked against the cursor's page in which the segment before
-//     meets it: wholly at first and wherever events stand in another order than their times, otherwise its beginning.
+//   - The page which came by time could leave out an event that stands behind younger ones. So its seam lies maxStepBack after
+//     the time asked for, more than the list steps back; where events are too dense for that, at first, and wherever they stand
+//     in another order than their times, all of the page is compared with what the segment before reads from the seam on.
 //
 // Nothing that contradicts this is judged here: the segments are dropped, and the plain cursor goes on from the position.
 func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (more bool, err error) {

@@ -115,6 +115,12 @@ func (w *window) found(s *segment, p segmentPage, res result) {
 		w.contradiction(why, nil)
 		return
 	}
+	s.measure(p, first.CreatedAt)
+	s.whole = wholeFrom(p.events, s.from, res.end)
+	if s.whole > 0 {
+		p.events = p.events[s.whole:]
+		first = &p.events[0]
+	}
 	before, after := w.knownBefore(i), w.knownAfter(i)
 	switch {
 	case w.seams[first.ID] != nil: // nothing lies between
@@ -128,13 +134,22 @@ func (w *window) found(s *segment, p segmentPage, res result) {
 		w.futile = 0
 		s.first, s.at, s.probing, s.probeLen = first.ID, first.CreatedAt, false, len(p.events)
 		w.seams[s.first] = s
-		s.measure(p, first.CreatedAt)
 		p.short = false // a range ends where it ends; that says nothing about the tip
 		w.keep(s, p)
 		w.read(s, p)
 		return
 	}
 	w.useless(s)
+}
+
+// wholeFrom returns the index of the first event of a page that came by time from which on the page can leave nothing out, although
+// the list may be in another order than its times: what follows it in the list is at most maxStepBack older, so within the range; and
+// so is everything up to the last one, which must be as much older than the end. It is 0 where there is none.
+func wholeFrom(events []Event, from, end time.Time) int {
+	if events[len(events)-1].CreatedAt.After(end.Add(-maxStepBack)) {
+		return 0
+	}
+	return max(0, slices.IndexFunc(events, func(e Event) bool { return e.CreatedAt.Sub(from) >= maxStepBack }))
 }
 
 // useless drops a segment for which no seam was found. Where that is for want of events, the segment before ends there.
@@ -231,12 +246,13 @@ func (w *window) miss(next *segment) {
 }
 
 // confirm compares what a segment read from the next seam on with what the next segment holds. Once that is enough, the
-// segment has ended.
+// segment has ended. A page that came by time can leave out an event that stands behind younger ones. Where that is possible, all of
+// it is compared; elsewhere some of it, in case the API does not filter as it says.
 func (w *window) confirm(s *segment) {
 	next := w.segs[w.index(s)+1]
-	need := min(next.probeLen, minOverlap)
-	if w.disordered || w.confirmed < fullChecks {
-		need = next.probeLen
+	need := next.probeLen
+	if next.whole > 0 && !w.disordered && w.confirmed >= fullChecks {
+		need = min(need, minOverlap)
 	}
 	at := slices.IndexFunc(s.tail[0].events, func(e Event) bool { return e.ID == next.first })
 	same, all := 0, true

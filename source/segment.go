@@ -19,7 +19,8 @@ type segment struct {
 	bytes    int64         // what they cost
 	last     checkpoint.Position
 	perPage  time.Duration // what a page spans, as measured here
-	probeLen int           // events in the page that came by time, of which the first is the seam
+	probeLen int           // events in the page that came by time, from the seam on
+	whole    int           // how many were left out before the seam so that nothing can be missing after it; 0 where something may be
 	limit    int           // events per request
 	good     int           // pages since limit was changed
 
