@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -222,4 +223,56 @@ func TestAStoppedLaneGoesOnWhereItIsTold(t *testing.T) {
 	require.Eventually(t, func() bool { return lanes(t, config)["nats"].Ready }, patient, often, &r.stderr)
 	require.EqualValues(t, 2, lanes(t, config)["users"].Events, "the other lane is the one that it was")
 	require.Equal(t, exitDone, r.stop(t), "what it had stopped for is settled")
+}
+
+// TestAPausedRelayKeepsItsPlaceOnTheBus for longer than a standby waits for one that is silent, on each bus.
+func TestAPausedRelayKeepsItsPlaceOnTheBus(t *testing.T) {
+	const takeover = 3 * time.Second
+	for name, config := range map[string]func(t *testing.T, apiURL string) func() string{
+		"nats": func(t *testing.T, apiURL string) func() string {
+			url, _ := newNATS(t)
+			return func() string { return natsConfigFor("exactly_once", apiURL, url, t.TempDir(), "takeover_after: 3s") }
+		},
+		"kafka": func(t *testing.T, apiURL string) func() string {
+			bus := newKafka(t)
+			return func() string {
+				return bus.config("exactly_once", apiURL, t.TempDir(), "{partitions: 1}") + "takeover_after: 3s\n"
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 50, Seed: 1}))
+			text := config(t, api.URL())
+			first, firstAddr := withAdmin(t, text())
+			second, secondAddr := withAdmin(t, text())
+			path := writeConfig(t, first)
+			a := start(t, "run", "--config", path)
+			require.Eventually(t, func() bool { return get200(firstAddr) && statusOf(t, firstAddr)[name].Events == 50 }, patient, often, &a.stderr)
+			b := start(t, "run", "--config", writeConfig(t, second))
+			require.Eventually(t, func() bool { return get200(secondAddr) && statusOf(t, secondAddr)[name].State == pipeline.Standby }, patient, often, &b.stderr)
+
+			code, _, stderr := do(t, "pause", "--config", path)
+			require.Equal(t, exitDone, code, stderr)
+			paused := *statusOf(t, firstAddr)[name].MovedAt
+			require.Eventually(t, func() bool { return statusOf(t, firstAddr)[name].MovedAt.Sub(paused) > takeover+takeover/2 }, patient, often, "it renews")
+			require.Equal(t, pipeline.Paused, statusOf(t, firstAddr)[name].State)
+			require.Equal(t, pipeline.Standby, statusOf(t, secondAddr)[name].State)
+			require.NotContains(t, b.stderr.String(), "taken the position over")
+
+			code, _, stderr = do(t, "resume", "--config", path)
+			require.Equal(t, exitDone, code, stderr)
+			live(t, api, 10)
+			require.Eventually(t, func() bool { return statusOf(t, firstAddr)[name].Events == 60 }, patient, often, &a.stderr)
+			require.Equal(t, exitDone, a.stop(t), &a.stderr)
+			require.Eventually(t, func() bool { return statusOf(t, secondAddr)[name].Active }, patient, often, &b.stderr)
+			require.Equal(t, exitDone, b.stop(t), &b.stderr)
+		})
+	}
+}
+
+// get200 reports whether the relay on addr tells how it is.
+func get200(addr string) bool {
+	code, _ := get(addr, "/api/v1/status")
+	return code == http.StatusOK
 }

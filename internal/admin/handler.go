@@ -141,6 +141,8 @@ type laneReadiness struct {
 	Ready                 bool           `json:"ready"`
 	State                 pipeline.State `json:"state"`
 	Since                 *time.Time     `json:"since"`
+	Active                bool           `json:"active"`
+	Holder                string         `json:"holder"`
 	Reasons               []string       `json:"reasons"`
 	LastPoll              *time.Time     `json:"last_poll"`
 	LagSeconds            *float64       `json:"lag_seconds"`
@@ -153,7 +155,7 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	answer := readiness{Ready: all.Ready, Reasons: all.Reasons, Lanes: []laneReadiness{}}
 	for _, l := range all.Lanes {
 		answer.Lanes = append(answer.Lanes, laneReadiness{
-			Lane: l.Name, Ready: l.Ready, State: l.State, Since: l.Since, Reasons: l.Reasons, LastPoll: l.LastPoll,
+			Lane: l.Name, Ready: l.Ready, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, LastPoll: l.LastPoll,
 			LagSeconds: l.LagSeconds, UnacknowledgedSeconds: l.UnacknowledgedSeconds, Position: l.Position,
 		})
 	}

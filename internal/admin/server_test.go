@@ -136,7 +136,7 @@ func TestReadyzWithoutLanes(t *testing.T) {
 func TestReadyzNeedsEveryLane(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
 	ready := running("nats", now)
-	ready.SourceNow, ready.Events = now, 7
+	ready.SourceNow, ready.Events, ready.Holder, ready.Checkpoint.Holder = now, 7, "me", "me"
 	ready.Unacked, ready.UnackedAt = now.Add(-1500*time.Millisecond), now.Add(-2*time.Second)
 	ready.Checkpoint.Position = checkpoint.Position{EventID: "event_1", CreatedAt: now.Add(-time.Minute)}
 	stopped := pipeline.Status{Lane: "kafka", State: pipeline.Stopped, Since: now, Reason: `stopped at event event_9 <"too large">`}
@@ -153,12 +153,12 @@ func TestReadyzNeedsEveryLane(t *testing.T) {
 		"reasons": []any{"lane kafka: " + why},
 		"lanes": []any{
 			map[string]any{
-				"lane": "nats", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{},
+				"lane": "nats", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{}, "active": true, "holder": "me",
 				"last_poll": "2026-01-02T02:04:05Z", "lag_seconds": 2.0, "unacknowledged_seconds": 1.5,
 				"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 			},
 			map[string]any{
-				"lane": "kafka", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why},
+				"lane": "kafka", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why}, "active": false, "holder": "",
 				"last_poll": nil, "lag_seconds": nil, "unacknowledged_seconds": 0.0,
 				"position": map[string]any{"event_id": "", "created_at": nil},
 			},
