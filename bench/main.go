@@ -1,6 +1,10 @@
-// Command bench measures relay on this machine and writes the tables of RESULTS.md:
+// Command bench measures relay on this machine and writes the tables of RESULTS.md and plot.svg:
 //
 //	go run ./bench
+//
+// It takes about twelve minutes on two cores; -quick takes one or two, and -kafka adds a real Kafka to the parts that have one:
+//
+//	go run ./bench -kafka "$(.ci/kafka/start --dir /tmp/kafka --port-base 18600 | tail -1)"
 //
 // Every part runs in a process of its own: the Events API, the bus, and relay, which is the real binary, built first. So memory and
 // CPU time of relay are relay's alone. Beside relay stands a bare loop that fetches the same pages from the same API and does
