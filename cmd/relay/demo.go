@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -25,7 +27,7 @@ type demoCmd struct {
 	Rate    float64       `help:"Average events per second that the built-in Events API makes." default:"20"`
 	Backlog int           `help:"Events that are there before relay starts." default:"20000"`
 	Listen  string        `help:"Address of the embedded NATS server." default:"127.0.0.1:4222"`
-	Admin   string        `help:"Address of /healthz, /readyz and /metrics." default:"127.0.0.1:8080"`
+	Admin   string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port where this one is taken." default:"127.0.0.1:8080"`
 	For     time.Duration `help:"Stop after this long. Default: when interrupted."`
 }
 
@@ -51,6 +53,9 @@ func (c *demoCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	defer func() { err = errors.Join(err, api.Close()) }()
 
+	if c.Admin, err = freeOr(ctx, c.Admin); err != nil {
+		return &usageError{fmt.Errorf("--admin: %w", err)}
+	}
 	cfg, err := c.config(api.URL(), dir)
 	if err != nil {
 		return err
@@ -62,13 +67,30 @@ func (c *demoCmd) Run(ctx context.Context, a *app) (err error) {
 	return serve(ctx, cfg, log, func(r *relay) func() { return c.show(ctx, a.stdout, api, r) })
 }
 
+// freeOr returns addr, or, where somebody listens there, the same host with a port that is free.
+func freeOr(ctx context.Context, addr string) (string, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr, nil //nolint:nilerr // what is wrong with it is told where the configuration is checked
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		l, err = lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot listen on %q: %w", addr, err)
+	}
+	return l.Addr().String(), l.Close()
+}
+
 // config stores without waiting for the disk itself: nothing here is to outlive the machine.
 func (c *demoCmd) config(endpoint, dir string) (*config.Config, error) {
 	text := fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 250ms}
 sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false}}]
 checkpoint: {dir: %q}
-admin: {listen: %q}
+admin: {listen: %q, show_payloads: true}
 `, endpoint, demoKey, c.Listen, dir, c.Admin)
 	cfg, err := config.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
@@ -112,7 +134,7 @@ Nothing leaves this machine, and nothing stays on it. Stop with Ctrl-C.
 
   Events API   %s/events   (key %s)
   NATS         %s   (stream WORKOS, subjects like dsync.user.created)
-  Health       http://%s/readyz and /metrics
+  Status page  http://%s/   (also /readyz and /metrics)
 
 Watch one topic from another terminal, with relay itself or with the NATS CLI:
 

@@ -10,7 +10,6 @@ import (
 
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
-	"workos-relay/internal/journal"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink/nats"
@@ -36,7 +35,7 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
 	metrics := telemetry.NewMetrics(version())
 	var r *relay
-	past := journal.New(journal.Config{Hide: func(text string) string { return r.hide(text) }})
+	past := newJournal(cfg, func(text string) string { return r.hide(text) })
 	traces, err := startTraces(ctx, cfg, metrics, os.LookupEnv, log)
 	if err != nil {
 		return err
@@ -55,13 +54,14 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	if cfg.Admin.Listen != "" {
 		var listenErr error
 		r.admin, listenErr = admin.Listen(ctx, admin.Config{
-			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(),
+			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(), Page: statusPage(past),
 			PollInterval: r.pollInterval, Security: cfg.Admin.Security(), Control: r, Version: version(), Logger: log,
 		})
 		if listenErr != nil {
 			return &usageError{listenErr}
 		}
 		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), r.admin)) }()
+		defer remember(ctx, past, r.status)()
 	}
 	if cfg.Source.Webhook.Listen != "" {
 		var listenErr error

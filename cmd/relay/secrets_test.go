@@ -200,7 +200,7 @@ func everythingShown(t *testing.T, env func(string) (string, bool), args []strin
 // readPages reads every path of an admin address, those that its index names included, with every method.
 func readPages(t *testing.T, address string) string {
 	t.Helper()
-	paths := []string{"/", "/healthz", "/readyz", "/metrics", "/api/v1/status", "/missing", "/debug/pprof/cmdline"}
+	paths := []string{"/", "/?as=page", "/healthz", "/readyz", "/metrics", "/api/v1/status", "/missing", "/debug/pprof/cmdline"}
 	var all strings.Builder
 	get := func(method, path, token string) string {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a stream of events never ends
@@ -209,6 +209,9 @@ func readPages(t *testing.T, address string) string {
 		require.NoError(t, err)
 		if token != "" {
 			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		if path == "/?as=page" {
+			req.Header.Set("Accept", "text/html")
 		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {

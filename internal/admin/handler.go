@@ -20,7 +20,7 @@ type path struct {
 
 func (s *Server) paths() []*path {
 	paths := []*path{
-		{method: http.MethodGet, name: "/", help: "this list", handler: s.index},
+		{method: http.MethodGet, name: "/", help: "the status page, and for others than browsers this list", handler: s.root},
 		{method: http.MethodGet, name: "/healthz", help: "200 while the process lives", handler: s.healthz, probe: true},
 		{method: http.MethodGet, name: "/readyz", help: "200 while every lane makes progress, else 503 with the reasons", handler: s.readyz, probe: true},
 		{method: http.MethodGet, name: "/api/v1/status", help: "every lane as JSON", handler: s.status},
@@ -30,6 +30,11 @@ func (s *Server) paths() []*path {
 	}
 	if s.cfg.Control != nil {
 		paths = append(paths, s.controls()...)
+	}
+	if s.page != nil {
+		for _, p := range s.page.Paths() {
+			paths = append(paths, &path{method: http.MethodGet, name: p.Name, help: p.Help, handler: p.Handler.ServeHTTP})
+		}
 	}
 	return paths
 }
@@ -113,7 +118,9 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	var b strings.Builder
 	b.WriteString("relay " + s.cfg.Version + "\n\n")
 	for _, p := range s.paths() {
-		fmt.Fprintf(&b, "%-4s %-34s %s\n", p.method, p.name, p.help)
+		if p.help != "" {
+			fmt.Fprintf(&b, "%-4s %-34s %s\n", p.method, p.name, p.help)
+		}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte(b.String()))

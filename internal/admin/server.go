@@ -23,6 +23,7 @@ type Config struct {
 	ID           string                   // of the relay
 	Lanes        func() []pipeline.Status // called for each request, from several goroutines at once
 	Metrics      http.Handler             // of /metrics; without it there is no such path
+	Page         func(*Server) Page       // makes what browsers are shown at /; nil shows them a list of paths
 	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
 	Security     Security
 	Control      Control // nil where nothing can be steered
@@ -47,6 +48,7 @@ type Server struct {
 	started  time.Time
 	listener net.Listener
 	http     *http.Server
+	page     Page          // may be nil
 	done     chan struct{} // closed when the serving goroutine has ended
 }
 
@@ -76,6 +78,9 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	s.listener = l
+	if cfg.Page != nil {
+		s.page = cfg.Page(s)
+	}
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: readTimeout,
@@ -90,6 +95,9 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.tls.Load().config(), nil }}
 	} else if cfg.Security.Token.IsSet() && !IsLoopback(cfg.Listen) {
 		cfg.Logger.Warn("admin.token travels unencrypted: set admin.tls, or let something before relay speak TLS", zap.String("admin.listen", cfg.Listen))
+	}
+	if s.page != nil {
+		s.http.RegisterOnShutdown(s.page.Close)
 	}
 	go s.serve()
 	return s, nil

@@ -28,7 +28,7 @@ config.yaml:1:1: poll_interval: unknown key; did you mean source.poll_interval?`
 		{"key of another type", "sinks: [{name: k, type: nats, brokers: [a:1]}]\n", `
 config.yaml:1:31: sinks[0].brokers: unknown key where type is nats; it belongs to type kafka`},
 		{"key near nothing", "admin: {xyzzy: 1}\n", `
-config.yaml:1:9: admin.xyzzy: unknown key; known here: listen, token, token_file, tls, open_metrics`},
+config.yaml:1:9: admin.xyzzy: unknown key; known here: listen, token, token_file, tls, open_metrics, show_payloads`},
 		{"admin for everybody", "admin: {listen: \":8080\"}\n", `
 config.yaml:1:17: admin.listen: ":8080" can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file`},
 		{"short admin token", "admin: {token: hunter22}\n", `

@@ -17,12 +17,13 @@ import (
 // speaking are the packages whose messages reach a person.
 var speaking = []string{
 	"cmd/relay", "checkpoint", "source", "source/webhook", "router", "sink", "sink/nats", "sink/kafka", "sink/stdout", "pipeline",
-	"internal/admin", "internal/config", "internal/republish", "internal/tlsconf", "internal/unit", "internal/verify", "internal/telemetry",
+	"internal/admin", "internal/admin/page", "internal/config", "internal/republish", "internal/tlsconf", "internal/unit", "internal/verify", "internal/telemetry",
 }
 
 // written are files of other texts than messages: pages, and what is generated from declarations.
 var written = []string{
 	"cmd/relay/completion.go", "cmd/relay/demo.go", "cmd/relay/demo_flow.go", "cmd/relay/main.go", "internal/config/reference.go", "internal/config/example.go", "internal/config/schema.go", "internal/config/describe.go",
+	"internal/admin/page/assets.go", "internal/admin/page/snapshot.go", "internal/admin/page/view.go",
 	"internal/telemetry/families.go", "internal/telemetry/reference.go",
 }
 
@@ -53,6 +54,8 @@ var noFault = map[string]string{
 
 	"200 while every lane makes progress, else 503 with the reasons":          index,
 	"200 while the process lives":                                             index,
+	"the status page, and for others than browsers this list":                 index,
+	"the status page's updates, as server-sent events":                        index,
 	"every lane as JSON":                                                      index,
 	"read the configuration again":                                            index,
 	"stop reading, keep everything; ?lane=NAME, else all lanes":               index,

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"sync"
+
+	"workos-relay/internal/admin"
+	"workos-relay/internal/admin/page"
+	"workos-relay/internal/config"
+	"workos-relay/internal/journal"
+	"workos-relay/pipeline"
+)
+
+// shownPayload is how much of an event's data the status page shows, where it may.
+const shownPayload = 4 << 10
+
+// newJournal returns what the status page shows of the past. hide takes secrets out of a text.
+func newJournal(cfg *config.Config, hide func(string) string) *journal.Journal {
+	c := journal.Config{Hide: hide}
+	if cfg.Admin.ShowPayloads {
+		c.Payload = shownPayload
+	}
+	return journal.New(c)
+}
+
+// remember watches the lanes until what it returns is called.
+func remember(ctx context.Context, past *journal.Journal, status func() []pipeline.Status) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { past.Run(ctx, status) })
+	return func() { cancel(); wg.Wait() }
+}
+
+// statusPage makes the page for a server.
+func statusPage(past *journal.Journal) func(*admin.Server) admin.Page {
+	return func(s *admin.Server) admin.Page {
+		return page.New(page.Config{Status: s.Snapshot, Journal: past, Paths: s.Paths})
+	}
+}

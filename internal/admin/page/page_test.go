@@ -1,0 +1,388 @@
+package page_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/internal/admin/page"
+	"workos-relay/internal/journal"
+	"workos-relay/pipeline"
+	"workos-relay/source"
+)
+
+// world is a relay whose lanes a test sets.
+type world struct {
+	admin.Control // that there is one is enough
+	past          *journal.Journal
+	base          string // URL of its admin server
+	srv           *admin.Server
+
+	mu    sync.Mutex
+	lanes []pipeline.Status
+}
+
+func newWorld(t *testing.T, lanes ...pipeline.Status) *world {
+	t.Helper()
+	w := &world{past: journal.New(journal.Config{Payload: 100}), lanes: lanes}
+	w.serve(t, "127.0.0.1:0")
+	return w
+}
+
+func (w *world) serve(t *testing.T, listen string) {
+	t.Helper()
+	srv, err := admin.Listen(t.Context(), admin.Config{
+		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Control: w,
+		Page: func(s *admin.Server) admin.Page {
+			return page.New(page.Config{Status: s.Snapshot, Journal: w.past, Paths: s.Paths, Every: 5 * time.Millisecond})
+		},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, srv.Close(context.Background())) })
+	w.srv, w.base = srv, "http://"+srv.Addr().String()
+}
+
+func (w *world) status() []pipeline.Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]pipeline.Status(nil), w.lanes...)
+}
+
+func (w *world) set(lanes ...pipeline.Status) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lanes = lanes
+}
+
+// answer is a response that has been read.
+type answer struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+func read(t *testing.T, resp *http.Response) answer {
+	t.Helper()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, errors.Join(err, resp.Body.Close()))
+	return answer{resp.StatusCode, resp.Header, string(body)}
+}
+
+// get asks as a browser does.
+func (w *world) get(t *testing.T, path string) answer {
+	t.Helper()
+	return read(t, w.open(t.Context(), t, path)) //nolint:bodyclose // read does
+}
+
+// open returns the answer with its body to be read and closed.
+func (w *world) open(ctx context.Context, t *testing.T, path string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.base+path, nil)
+	require.NoError(t, err)
+	req.Header.Set("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	return resp
+}
+
+var now = time.Now()
+
+func running(name string) pipeline.Status {
+	return pipeline.Status{
+		Lane: name, Type: "nats", State: pipeline.Running, Since: now.Add(-90 * time.Minute), LastPoll: now, SourceNow: now, Events: 1234567,
+		Rate: 41.26, UnackedAt: now.Add(-83 * time.Second),
+		Checkpoint: checkpoint.Checkpoint{Position: checkpoint.Position{EventID: "event_01ABC", CreatedAt: now}, Mode: checkpoint.ExactlyOnce},
+	}
+}
+
+func TestThePageShowsEverything(t *testing.T) {
+	stopped := pipeline.Status{Lane: "kafka", State: pipeline.Stopped, Reason: "stopped at event event_9"}
+	w := newWorld(t, running("nats"), stopped)
+	l := w.past.Lane("nats")
+	l.Observe(nil).Committed(pipeline.Outcome{Events: []source.Event{
+		{ID: "event_1", Event: "dsync.user.created", CreatedAt: now, Data: json.RawMessage(`{"organization_id":"org_1","x":"` + strings.Repeat("y", 200) + `"}`)},
+	}}, checkpoint.Checkpoint{})
+	l.Hooks(nil).OnRetry(source.RetryInfo{Err: &source.APIError{Status: 502, RequestID: "req_77"}})
+	w.past.Sample(w.status())
+
+	page := w.get(t, "/")
+	body := page.body
+	require.Equal(t, http.StatusOK, page.code)
+	require.Equal(t, "text/html; charset=utf-8", page.header.Get("Content-Type"))
+	text := regexp.MustCompile(`\s+`).ReplaceAllString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(body, " "), " ")
+	for _, want := range []string{
+		"relay workos", "1 of 2 lanes need attention", "1.2.3",
+		"running for 1 h 30 min", "exactly once", "Lag 1 min 23 s", "Rate last minute 41.3/s", "1,234,567 events", "event_01ABC",
+		"stopped: stopped at event event_9", "dsync.user.created", "org_1", "event_1", "the beginning of 234 bytes",
+		"reading the Events API", "the Events API answered 502 Bad Gateway", "request req_77", "/healthz", "/api/v1/status",
+	} {
+		require.Contains(t, text, want)
+	}
+	require.Contains(t, body, "<title>! relay workos needs attention</title>")
+	require.Equal(t, 4, strings.Count(body, "<svg viewBox=\"0 0 360 60\""), "two plots for each lane, without JavaScript")
+	require.Contains(t, body, `<noscript><meta http-equiv="refresh" content="10"></noscript>`)
+	require.Contains(t, body, `aria-label="Lag over the last hour: now 1 min 23 s`)
+}
+
+func TestWithoutAnythingYet(t *testing.T) {
+	w := newWorld(t, pipeline.Status{Lane: "nats", State: pipeline.Starting})
+	body := w.get(t, "/").body
+	require.Contains(t, body, "No event has been carried yet.")
+	require.Contains(t, body, "None since relay started.")
+	require.Contains(t, body, "not known")
+	require.Contains(t, body, "the earliest event")
+	w.set()
+	require.Eventually(t, func() bool { return strings.Contains(w.get(t, "/").body, "There is no lane") }, 10*time.Second, time.Millisecond)
+}
+
+func TestWhoAsksForNoHTMLIsGivenThePaths(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	for _, accept := range []string{"", "*/*", "text/plain"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.base+"/", nil)
+		require.NoError(t, err)
+		req.Header.Set("Accept", accept)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		list := read(t, resp)
+		require.Equal(t, "text/plain; charset=utf-8", list.header.Get("Content-Type"))
+		require.Equal(t, "Accept", list.header.Get("Vary"))
+		require.Contains(t, list.body, "/api/v1/stream")
+		require.NotContains(t, list.body, ".css", "what nobody opens by hand")
+	}
+}
+
+// Everything that the page loads comes from this address under a name that tells its content, and nothing else may run.
+func TestAssetsAndPolicy(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	page := w.get(t, "/")
+	body, policy := page.body, page.header.Get("Content-Security-Policy")
+	require.True(t, strings.HasPrefix(policy, "default-src 'none'; "))
+	require.NotContains(t, policy, "unsafe")
+	require.NotContains(t, policy, "http")
+	require.Equal(t, "no-store", page.header.Get("Cache-Control"))
+	require.Equal(t, "nosniff", page.header.Get("X-Content-Type-Options"))
+	require.NotRegexp(t, `(?i)<style|\sstyle=|\son[a-z]+=|javascript:|<script(?: [^>]*)?>[^<]|https?://`, body)
+
+	found := regexp.MustCompile(`(?:href|src)="([^"./]+\.[0-9a-f]{16}\.(css|js|svg))"`).FindAllStringSubmatch(body, -1)
+	require.Len(t, found, 3)
+	types := map[string]string{"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+	for _, f := range found {
+		asset := w.get(t, "/"+f[1])
+		require.Equal(t, http.StatusOK, asset.code)
+		require.Equal(t, types[f[2]], asset.header.Get("Content-Type"))
+		require.Contains(t, asset.header.Get("Cache-Control"), "immutable")
+		require.NotRegexp(t, `https?://[^w]|@import|url\(`, asset.body)
+	}
+}
+
+// Whatever an event, an error or a bus calls itself, it is text.
+func TestHostileNames(t *testing.T) {
+	const hostile = `"><script>alert(1)</script><img src=x onerror='alert(2)'>`
+	lane := running("nats")
+	lane.Checkpoint.EventID = hostile
+	lane.Checkpoint.Holder = hostile
+	other := pipeline.Status{Lane: `a"b<i>`, State: pipeline.Stopped, Reason: hostile}
+	w := newWorld(t, lane, other)
+	l := w.past.Lane("nats")
+	l.Observe(nil).Committed(pipeline.Outcome{Events: []source.Event{
+		{ID: hostile, Event: hostile, CreatedAt: now, Data: json.RawMessage(`{"organization_id":"` + strings.ReplaceAll(hostile, `"`, `\"`) + `"}`)},
+	}}, checkpoint.Checkpoint{})
+	l.Hooks(nil).OnRetry(source.RetryInfo{Err: &source.APIError{Status: 400, Message: hostile, RequestID: hostile}})
+	w.past.Sample(w.status())
+
+	body := w.get(t, "/").body
+	require.Equal(t, 1, strings.Count(body, "<script"), "only the page's own")
+	require.NotContains(t, body, "<img")
+	require.NotContains(t, body, "<i>")
+	require.Greater(t, strings.Count(body, "&lt;script&gt;alert(1)"), 5)
+	for id, html := range w.follow(t).next(t).Fragments {
+		require.NotContains(t, html, "<script", id)
+		require.NotContains(t, html, "<img", id)
+	}
+}
+
+type update struct {
+	Shape     string            `json:"shape"`
+	Title     string            `json:"title"`
+	Writable  bool              `json:"writable"`
+	States    []string          `json:"states"`
+	Fragments map[string]string `json:"fragments"`
+}
+
+type follower struct {
+	body  io.ReadCloser
+	lines *bufio.Scanner
+}
+
+// follow opens a stream that ends with the test.
+func (w *world) follow(t *testing.T) *follower {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	resp := w.open(ctx, t, "/api/v1/stream")
+	t.Cleanup(func() { cancel(); _ = resp.Body.Close() })
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	require.Equal(t, "text/event-stream; charset=utf-8", resp.Header.Get("Content-Type"))
+	require.Equal(t, "no-store", resp.Header.Get("Cache-Control"))
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 1<<20)
+	return &follower{resp.Body, lines}
+}
+
+// next reads one event.
+func (f *follower) next(t *testing.T) (u update) {
+	t.Helper()
+	require.True(t, f.lines.Scan(), f.lines.Err())
+	require.Equal(t, "event: update", f.lines.Text())
+	require.True(t, f.lines.Scan())
+	data, ok := strings.CutPrefix(f.lines.Text(), "data: ")
+	require.True(t, ok)
+	require.NoError(t, json.Unmarshal([]byte(data), &u))
+	require.True(t, f.lines.Scan())
+	require.Empty(t, f.lines.Text())
+	return u
+}
+
+func TestTheStreamBringsWhatHasChanged(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	f := w.follow(t)
+	first := f.next(t)
+	body := w.get(t, "/").body
+	require.Contains(t, body, `data-shape="`+first.Shape+`"`)
+	require.Equal(t, "relay workos", first.Title)
+	require.True(t, first.Writable, "on loopback, where no token is asked for")
+	require.Equal(t, []string{"running"}, first.States)
+	for id := range first.Fragments {
+		require.Contains(t, body, `id="`+id+`"`, "each fragment has its place")
+	}
+	require.Contains(t, first.Fragments["types"], "No event")
+
+	for range 20 {
+		u := f.next(t)
+		require.NotContains(t, u.Fragments, "types", "unchanged")
+		require.NotContains(t, u.Fragments, "verdict", "unchanged, and read aloud where it changes")
+	}
+	w.past.Lane("nats").Observe(nil).Committed(pipeline.Outcome{Events: []source.Event{{ID: "event_1", Event: "user.created"}}}, checkpoint.Checkpoint{})
+	paused := running("nats")
+	paused.State = pipeline.Paused
+	w.set(paused)
+	var types, state string
+	for types == "" || state == "" {
+		u := f.next(t)
+		types += u.Fragments["types"]
+		state += u.Fragments["lane-0-state"]
+		require.Equal(t, first.Shape, u.Shape)
+	}
+	require.Contains(t, types, "user.created")
+	require.Contains(t, state, "paused")
+
+	w.set(running("nats"), running("kafka"))
+	require.Eventually(t, func() bool { return f.next(t).Shape != first.Shape }, 10*time.Second, time.Millisecond, "other lanes need another page")
+}
+
+func TestLivePagesAreBounded(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	var open []*follower
+	for range 32 {
+		open = append(open, w.follow(t))
+	}
+	refused := w.get(t, "/api/v1/stream")
+	require.Equal(t, http.StatusServiceUnavailable, refused.code)
+	require.Contains(t, refused.body, "32 pages are live already")
+	require.NotEmpty(t, refused.header.Get("Retry-After"))
+	require.Contains(t, w.get(t, "/").body, "nats", "reading is still possible")
+
+	for _, f := range open[:4] {
+		require.NoError(t, f.body.Close())
+	}
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		resp := w.open(ctx, t, "/api/v1/stream")
+		defer func() { _ = resp.Body.Close() }()
+		return resp.StatusCode == http.StatusOK
+	}, 10*time.Second, 5*time.Millisecond, "a client that leaves makes room")
+}
+
+func TestStreamsEndAtShutdown(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	f := w.follow(t)
+	f.next(t)
+	closed := make(chan error, 1)
+	go func() { closed <- w.srv.Close(context.Background()) }() // waits for every request, however long
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for f.lines.Scan() { //nolint:revive // until the end
+		}
+	}()
+	for name, done := range map[string]func() bool{
+		"stream": func() bool {
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		},
+		"server": func() bool { return len(closed) == 1 },
+	} {
+		require.Eventually(t, done, 30*time.Second, time.Millisecond, name)
+	}
+	require.NoError(t, <-closed)
+	require.NoError(t, f.lines.Err(), "in order, and not cut off")
+}
+
+func TestHeadEndsAtOnce(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	for _, path := range []string{"/", "/api/v1/stream"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodHead, w.base+path, nil)
+		require.NoError(t, err)
+		req.Header.Set("Accept", "text/html")
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+	}
+}
+
+// The deadlines of a server are for short requests: a stream outlives them.
+func TestStreamsOutliveTheServersDeadlines(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	p := page.New(page.Config{Status: w.srv.Snapshot, Journal: w.past, Every: 5 * time.Millisecond})
+	srv := httptest.NewUnstartedServer(p.Paths()[0].Handler)
+	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 20*time.Millisecond, 20*time.Millisecond
+	srv.Start()
+	t.Cleanup(srv.Close)
+	t.Cleanup(p.Close)
+	w.base = srv.URL
+	f := w.follow(t)
+	for range 60 {
+		f.next(t)
+	}
+}
+
+// A page that cannot be rendered is an error, not half a page.
+func TestEveryStateCanBeShown(t *testing.T) {
+	for _, state := range append(pipeline.States(), "unheard of") {
+		s := running("nats")
+		s.State, s.Reason = state, "why"
+		w := newWorld(t, s)
+		body := w.get(t, "/").body
+		require.Contains(t, body, fmt.Sprintf(">%s</span>", state))
+		require.Contains(t, body, "</html>")
+	}
+}

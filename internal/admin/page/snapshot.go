@@ -1,0 +1,83 @@
+package page
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+	"time"
+
+	"workos-relay/internal/admin"
+)
+
+// snapshot is everything that the page shows at one moment. It is the same for every reader, and is not changed once it is made.
+type snapshot struct {
+	at        time.Time
+	Shape     string // changes where updates are not enough and the page must be loaded anew
+	Title     string
+	Icon      string // path
+	Status    *admin.Status
+	States    []string // of the lanes, in their order
+	Fragments map[string]template.HTML
+}
+
+// document is what the template of the whole page is given.
+type document struct {
+	*snapshot
+	Style, Script string
+	Paths         []link
+}
+
+// Fragment is the content of the element whose id this is.
+func (s *snapshot) Fragment(id string) (template.HTML, error) {
+	html, ok := s.Fragments[id]
+	if !ok {
+		return "", fmt.Errorf("there is no fragment %q", id)
+	}
+	return html, nil
+}
+
+// snapshot is the present one: however many readers there are, one is made for each interval.
+func (p *Page) snapshot() (*snapshot, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.cfg.Now()
+	if s := p.last; s != nil && now.Sub(s.at) < p.cfg.Every*3/4 && !now.Before(s.at) {
+		return s, nil
+	}
+	s, err := p.render(now)
+	if err == nil {
+		p.last = s
+	}
+	return s, err
+}
+
+// render renders each part that an update may bring; the whole page is put together of the same.
+func (p *Page) render(now time.Time) (*snapshot, error) {
+	status := p.cfg.Status(false)
+	s := &snapshot{at: now, Status: &status, Fragments: map[string]template.HTML{}, Title: title(&status), Icon: good.path}
+	if !status.Ready {
+		s.Icon = bad.path
+	}
+	shape := []string{release, status.ID, status.Version}
+	parts := map[string]any{"verdict": verdictOf(&status), "clock": clockOf(&status)}
+	for i := range status.Lanes {
+		l := &status.Lanes[i]
+		shape = append(shape, l.Name)
+		s.States = append(s.States, string(l.State))
+		for part, data := range laneParts(l, status.Now, p.cfg.Journal.Lane(l.Name).History()) {
+			parts[fmt.Sprintf("lane-%d-%s", i, part)] = data
+		}
+	}
+	parts["types"] = typesOf(p.cfg.Journal.Types())
+	parts["errors"] = errorsOf(p.cfg.Journal.Errors(shownErrors))
+	parts["events"] = eventsOf(p.cfg.Journal.Events(shownEvents))
+	s.Shape = digest([]byte(strings.Join(shape, "\n")))
+	for id, data := range parts {
+		var b strings.Builder
+		if err := templates.ExecuteTemplate(&b, id[strings.LastIndexByte(id, '-')+1:], data); err != nil {
+			return nil, err
+		}
+		s.Fragments[id] = template.HTML(strings.TrimSpace(b.String())) //nolint:gosec // the template has escaped it
+	}
+	return s, nil
+}

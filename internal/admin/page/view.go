@@ -1,0 +1,218 @@
+package page
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"workos-relay/internal/admin"
+	"workos-relay/internal/journal"
+	"workos-relay/pipeline"
+)
+
+// What the lists show at most.
+const (
+	shownTypes  = 12
+	shownErrors = 20
+	shownEvents = 25
+)
+
+// title begins with what matters in a row of tabs.
+func title(s *admin.Status) string {
+	if s.Ready {
+		return "relay " + s.ID
+	}
+	return "! relay " + s.ID + " needs attention"
+}
+
+// verdict is the whole relay in a sentence. It changes only when the sentence does.
+type verdict struct {
+	Ready bool
+	Text  string
+}
+
+func verdictOf(s *admin.Status) verdict {
+	bad := 0
+	for i := range s.Lanes {
+		if !s.Lanes[i].Ready {
+			bad++
+		}
+	}
+	switch n := len(s.Lanes); {
+	case n == 0:
+		return verdict{false, "There is no lane"}
+	case bad == 0 && n == 1:
+		return verdict{true, "The lane is well"}
+	case bad == 0:
+		return verdict{true, "All lanes are well"}
+	case n == 1:
+		return verdict{false, "The lane needs attention"}
+	default:
+		return verdict{false, fmt.Sprintf("%d of %d lanes need attention", bad, n)}
+	}
+}
+
+type clock struct {
+	Now             *stamp
+	Version, Uptime string
+}
+
+func clockOf(s *admin.Status) clock {
+	now := s.Now
+	return clock{Now: stampOf(&now, now), Version: s.Version, Uptime: span(s.Now.Sub(s.Started).Truncate(time.Second))}
+}
+
+// tone is how a state is coloured.
+func tone(l *admin.LaneStatus) string {
+	switch {
+	case l.State == pipeline.Stopped:
+		return "bad"
+	case !l.Ready || l.State == pipeline.Retrying:
+		return "warn"
+	case l.State == pipeline.Running:
+		return "good"
+	default:
+		return "calm"
+	}
+}
+
+type laneState struct{ State, Tone, For, Type, Mode string }
+
+type laneFacts struct {
+	Tone      string
+	Reasons   []string
+	Lag       string
+	AtTip     bool
+	Rate      string
+	Events    string
+	EventID   string
+	CreatedAt *stamp
+	Position  string // where there is no event id yet
+	LastPoll  bool
+	PollAgo   string
+	Unacked   string
+	Holder    string // who else is at work; empty where it is this process
+}
+
+type lanePlots struct{ Plots []plot }
+
+// laneParts is what the fragments of a lane are made of, by name.
+func laneParts(l *admin.LaneStatus, now time.Time, points []journal.Point) map[string]any {
+	lag := "not known"
+	if l.LagSeconds != nil {
+		lag = span(seconds(*l.LagSeconds))
+	}
+	rate := perSecond(l.Rate)
+	return map[string]any{
+		"state": laneState{State: string(l.State), Tone: tone(l), For: ago(l.Since, now), Type: l.Type, Mode: mode(l)},
+		"facts": factsOf(l, now, lag, rate),
+		"plots": lanePlots{[]plot{lagPlot(points, now, lag), ratePlot(points, now, rate)}},
+	}
+}
+
+func mode(l *admin.LaneStatus) string { return strings.ReplaceAll(string(l.Mode), "_", " ") }
+
+func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
+	f := laneFacts{
+		Tone: tone(l), Reasons: l.Reasons, Lag: lag, AtTip: l.AtTip, Rate: rate, Events: count(l.Events),
+		EventID: l.Position.EventID, CreatedAt: stampOf(l.Position.CreatedAt, now),
+		LastPoll: l.LastPoll != nil, PollAgo: ago(l.LastPoll, now),
+	}
+	if len(f.Reasons) == 0 && l.Reason != "" {
+		f.Reasons = []string{l.Reason}
+	}
+	if f.EventID == "" {
+		f.Position = "the earliest event"
+		if f.CreatedAt != nil {
+			f.Position = "before the first event"
+		}
+	}
+	if l.UnacknowledgedSeconds >= 1 {
+		f.Unacked = span(seconds(l.UnacknowledgedSeconds).Truncate(time.Second))
+	}
+	if !l.Active && l.Holder != "" && l.Holder != l.Self {
+		f.Holder = l.Holder
+	}
+	return f
+}
+
+// ago is how long ago t was; empty where it is not known.
+func ago(t *time.Time, now time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return span(now.Sub(*t).Truncate(time.Second))
+}
+
+type typeRow struct {
+	Name, Count string
+	Width       string // of its bar, in hundredths of the largest
+}
+
+type typeTable struct {
+	Rows []typeRow
+	More int // types that are not shown
+}
+
+func typesOf(types []journal.TypeCount) typeTable {
+	var t typeTable
+	var most uint64
+	for _, c := range types {
+		most = max(most, c.Count)
+	}
+	for _, c := range types[:min(shownTypes, len(types))] {
+		name := c.Type
+		if name == "" {
+			name = "(other types)"
+		}
+		t.Rows = append(t.Rows, typeRow{name, count(c.Count), fmt.Sprintf("%.1f", 100*float64(c.Count)/float64(most))})
+	}
+	t.More = len(types) - len(t.Rows)
+	return t
+}
+
+type errorRow struct {
+	Last, First *stamp // First where there were several
+	Lane, Doing string
+	Text        string
+	RequestID   string
+	Count       int
+}
+
+func errorsOf(errors []journal.Error) []errorRow {
+	out := make([]errorRow, 0, len(errors))
+	for i := range errors {
+		e := &errors[i]
+		row := errorRow{Last: dated(e.Last), Lane: e.Lane, Doing: e.Doing, Text: e.Text, RequestID: e.RequestID, Count: e.Count}
+		if e.Count > 1 {
+			row.First = dated(e.At)
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+type eventRow struct {
+	CreatedAt                    *stamp
+	Lane, Type, ID, Organization string
+	Data                         string
+	DataNote                     string // how much of it is shown, where not all is
+}
+
+func eventsOf(events []journal.Envelope) []eventRow {
+	out := make([]eventRow, 0, len(events))
+	for i := range events {
+		e := &events[i]
+		row := eventRow{CreatedAt: dated(e.CreatedAt), Lane: e.Lane, Type: e.Type, ID: e.ID, Organization: e.Organization, Data: e.Data}
+		if e.DataSize > len(e.Data) {
+			row.DataNote = "the beginning of " + count(uint64(e.DataSize)) + " bytes" //nolint:gosec // a size
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// dated is t with its date, in a form that does not change as time passes.
+func dated(t time.Time) *stamp {
+	return stampOf(&t, time.Time{})
+}
