@@ -77,16 +77,23 @@ func (l *lane) mayBeOnBus() bool { return l.sink.Stdout == nil }
 
 // reach opens the lane's bus for a command. An embedded server may be running inside a relay, and is then reached from outside.
 func (l *lane) reach(ctx context.Context) (*bus, error) {
-	if l.embedded() {
-		d := net.Dialer{Timeout: time.Second}
-		if conn, err := d.DialContext(ctx, "tcp", l.sink.NATS.Embedded.Listen); err == nil {
-			_ = conn.Close() // it was only to see whether somebody listens
-			c := *l.sink.NATS
-			c.URL = "nats://" + c.Embedded.Listen
-			return l.openNATS(ctx, c)
-		}
+	if l.embedded() && l.embeddedRuns(ctx) {
+		c := *l.sink.NATS
+		c.URL = "nats://" + c.Embedded.Listen
+		return l.openNATS(ctx, c)
 	}
 	return l.open(ctx)
+}
+
+// embeddedRuns reports whether somebody listens where the lane's embedded server does.
+func (l *lane) embeddedRuns(ctx context.Context) bool {
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "tcp", l.sink.NATS.Embedded.Listen)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // it was only to see
+	return true
 }
 
 // current returns the place that holds the position. Where none does it is the one that the configuration asks for.

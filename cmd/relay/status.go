@@ -110,6 +110,11 @@ func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	out := admin.LaneStatus{Name: l.sink.Name, Type: l.sink.Type, State: unknownState, Reasons: []string{}}
+	if l.embedded() && !l.embeddedRuns(ctx) { // looking is no reason to start it
+		out.Reason = "the NATS server inside relay does not run, so relay does not either"
+		out.Reasons = append(out.Reasons, out.Reason)
+		return out
+	}
 	cp, err := l.committed(ctx)
 	switch age := time.Since(cp.UpdatedAt); {
 	case errors.Is(err, checkpoint.ErrNotFound):

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +121,17 @@ func TestStatusSaysWhoIsActive(t *testing.T) {
 	require.Regexp(t, `nats +nats +active +exactly_once .*`+active.Self, stdout)
 	require.Equal(t, exitDone, b.stop(t), &b.stderr)
 	require.Equal(t, exitDone, a.stop(t), &a.stderr)
+}
+
+// TestStatusStartsNothing: the server inside relay is not started to look into it.
+func TestStatusStartsNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "relay-data")
+	config := writeConfig(t, fmt.Sprintf("source: {api_key: k}\nsinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q}}]\ncheckpoint: {dir: %q}\nadmin: {listen: %q}\n",
+		freeAddress(t), dir, freeAddress(t)))
+	code, stdout, stderr := do(t, "status", "--config", config)
+	require.Equal(t, exitFailed, code, stderr)
+	require.Contains(t, stdout, "the NATS server inside relay does not run")
+	require.NoDirExists(t, dir)
 }
 
 func TestStatusWatches(t *testing.T) {
