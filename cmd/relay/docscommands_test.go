@@ -98,7 +98,10 @@ var docFixtures = map[string]func(t *testing.T) *world{
 	"fake":    func(t *testing.T) *world { return fakeWorld(t, false, "") }, // config.yaml: an Events API with events of 2026-11-01 and a NATS server that has them; no relay runs
 	"running": func(t *testing.T) *world { return fakeWorld(t, true, "") },  // the same, and a relay runs on it, with its admin address
 	"new":     newWorld,                                                     // config.yaml as in fake, before the first start
-	"kafka":   kafkaWorld,                                                   // config.yaml: the same with a Kafka sink called kafka
+	"demo": func(t *testing.T) *world { // nothing, and ports of its own
+		return &world{replace: []string{"relay demo", "relay demo --backlog 3000 --listen " + freeAddress(t) + " --admin " + freeAddress(t)}}
+	},
+	"kafka": kafkaWorld, // config.yaml: the same with a Kafka sink called kafka
 }
 
 func absolute(t *testing.T, path string) string {
@@ -227,7 +230,7 @@ func (b *block) run(t *testing.T) {
 	if m := wantsExit.FindStringSubmatch(option); m != nil {
 		want = int(m[1][0] - '0')
 	} else if m := wantsText.FindStringSubmatch(option); m != nil {
-		require.Eventually(t, func() bool { return strings.Contains(out.String(), m[1]) }, patient, often, "it does not print %q: %s", m[1], &out)
+		require.Eventually(t, func() bool { return strings.Contains(out.String(), m[1]) }, patient, often, "it does not print what the page waits for: %s", &out)
 		require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGINT))
 	} else {
 		require.Empty(t, option, howToMark)
