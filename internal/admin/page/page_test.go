@@ -237,9 +237,13 @@ func (w *world) follow(t *testing.T) *follower {
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.Equal(t, "text/event-stream; charset=utf-8", resp.Header.Get("Content-Type"))
 	require.Equal(t, "no-store", resp.Header.Get("Cache-Control"))
-	lines := bufio.NewScanner(resp.Body)
+	return newFollower(resp.Body)
+}
+
+func newFollower(body io.ReadCloser) *follower {
+	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, 1<<20)
-	return &follower{resp.Body, lines}
+	return &follower{body, lines}
 }
 
 // next reads one event.
@@ -361,17 +365,33 @@ func TestHeadEndsAtOnce(t *testing.T) {
 
 // The deadlines of a server are for short requests: a stream outlives them.
 func TestStreamsOutliveTheServersDeadlines(t *testing.T) {
-	w := newWorld(t, running("nats"))
-	p := page.New(page.Config{Status: w.srv.Snapshot, Journal: w.past, Every: 5 * time.Millisecond})
-	srv := httptest.NewUnstartedServer(p.Paths()[0].Handler)
-	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 20*time.Millisecond, 20*time.Millisecond
-	srv.Start()
-	t.Cleanup(srv.Close)
-	t.Cleanup(p.Close)
-	w.base = srv.URL
-	f := w.follow(t)
-	for range 60 {
-		f.next(t)
+	const deadline = 2 * time.Second // in which a connection can be made on any machine
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, running("nats"))
+			p := page.New(page.Config{Status: w.srv.Snapshot, Journal: w.past, Every: 5 * time.Millisecond})
+			srv := httptest.NewUnstartedServer(p.Paths()[0].Handler)
+			srv.Config.ReadTimeout, srv.Config.WriteTimeout = deadline, deadline
+			srv.EnableHTTP2 = true
+			srv.StartTLS()
+			t.Cleanup(srv.Close)
+			t.Cleanup(p.Close)
+			client := srv.Client()
+			client.Transport.(*http.Transport).Protocols = new(http.Protocols)
+			client.Transport.(*http.Transport).Protocols.SetHTTP1(protocol == "HTTP/1.1")
+			client.Transport.(*http.Transport).Protocols.SetHTTP2(protocol == "HTTP/2.0")
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
+			require.NoError(t, err)
+			resp, err := client.Do(req)
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = resp.Body.Close() })
+			require.Equal(t, protocol, resp.Proto)
+			f := newFollower(resp.Body)
+			for began := time.Now(); time.Since(began) < deadline*3/2; {
+				f.next(t)
+			}
+		})
 	}
 }
 
