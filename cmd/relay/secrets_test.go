@@ -140,7 +140,8 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 		own := strings.NewReplacer("DIR", t.TempDir(), "OWN", fmt.Sprintf("c%d", number)) // the cases share servers
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			config := writeConfig(t, own.Replace(c.config))
+			address := freeAddress(t) // only now, so that nobody else takes it before
+			config := writeConfig(t, strings.ReplaceAll(own.Replace(c.config), "ADMIN", fmt.Sprintf("%q", address)))
 			env := func(name string) (string, bool) { v, ok := c.env[name]; return v, ok }
 			paths := slices.Sorted(maps.Keys(commandLines))
 			for _, path := range append([]string{"run"}, slices.DeleteFunc(paths, func(p string) bool { return p == "run" })...) { // before any other has set a position
@@ -205,7 +206,11 @@ func readPages(t *testing.T, address string) string {
 	paths := []string{"/", "/?as=page", "/healthz", "/readyz", "/metrics", "/api/v1/status", "/missing", "/debug/pprof/cmdline"}
 	var all strings.Builder
 	get := func(method, path, token string) string {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a stream of events never ends
+		wait := 2 * time.Second
+		if strings.Contains(path, "stream") { // it never ends; all there is comes at its beginning
+			wait = 200 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, strings.NewReader("{}"))
 		require.NoError(t, err)
@@ -291,7 +296,7 @@ func addSourceCases(t *testing.T, cases map[string]secretCase, api *sourcetest.S
 			env["KEY"] = apiMark + "-wrong"
 		}
 		cases["source/"+name] = secretCase{
-			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q, ack_timeout: 300ms}]\nadmin: {listen: %q, token: %q}\n", natsURL, freeAddress(t), marked("admin-token")),
+			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q, ack_timeout: 300ms}]\nadmin: {listen: ADMIN, token: %q}\n", natsURL, marked("admin-token")),
 			env:    env, secrets: secrets, reaches: c.reaches, only: []string{"run", "check", "tail", "replay", "verify"},
 		}
 	}
@@ -356,7 +361,7 @@ func addNATSCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Ser
 	} {
 		source, secrets := secretSource(api.URL())
 		cases["nats/"+name] = secretCase{
-			config:  source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., ack_timeout: 300ms, %s}]\nadmin: {listen: %q, token: %q}\n", c.sink, freeAddress(t), marked("admin-token")),
+			config:  source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., ack_timeout: 300ms, %s}]\nadmin: {listen: ADMIN, token: %q}\n", c.sink, marked("admin-token")),
 			env:     map[string]string{"KEY": apiMark},
 			secrets: append(secrets, c.secrets...), reaches: c.reaches, only: reaching,
 		}
@@ -390,7 +395,7 @@ func addKafkaCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Se
 	} {
 		source, secrets := secretSource(api.URL())
 		cases["kafka/"+name] = secretCase{
-			config:  source + fmt.Sprintf("sinks: [{name: kafka, type: kafka, topic_prefix: OWN., request_timeout: 500ms, create: {partitions: 1}, %s}]\nadmin: {listen: %q, token: %q}\n", c.sink, freeAddress(t), marked("admin-token")),
+			config:  source + fmt.Sprintf("sinks: [{name: kafka, type: kafka, topic_prefix: OWN., request_timeout: 500ms, create: {partitions: 1}, %s}]\nadmin: {listen: ADMIN, token: %q}\n", c.sink, marked("admin-token")),
 			env:     map[string]string{"KEY": apiMark},
 			secrets: append(secrets, c.secrets...), reaches: c.reaches, only: reaching,
 		}
@@ -418,8 +423,8 @@ func addTelemetryCases(t *testing.T, cases map[string]secretCase, api *sourcetes
 	for name, endpoint := range map[string]string{"refused": echo.URL, "unreachable": "http://127.0.0.1:1"} {
 		source, secrets := secretSource(api.URL())
 		cases["telemetry/"+name] = secretCase{
-			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q}]\nadmin: {listen: %q, token: %q}\n"+
-				"telemetry: {traces: {endpoint: %q, headers: [{name: x-secret, value: %q}]}}\n", url, freeAddress(t), marked("admin-token"), endpoint, marked("collector")),
+			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q}]\nadmin: {listen: ADMIN, token: %q}\n"+
+				"telemetry: {traces: {endpoint: %q, headers: [{name: x-secret, value: %q}]}}\n", url, marked("admin-token"), endpoint, marked("collector")),
 			env: map[string]string{"KEY": apiMark}, secrets: append(secrets, marked("collector")), reaches: "connected to NATS", only: []string{"run"},
 		}
 	}
