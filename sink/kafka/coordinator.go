@@ -222,7 +222,8 @@ func byTopic(partitions []partitionID) []addpartitionstotxn.RequestTopic {
 }
 
 // commit ends the transaction of s. It is not sent again where it may have arrived, unless the coordinator asked for that. An error that
-// is one of isFenced says for certain that nothing was committed only where it answers the first try.
+// is one of isFenced says for certain that nothing was committed only where it answers the first of tries, which are those that may have
+// had an effect: what is answered by CONCURRENT_TRANSACTIONS, as while a rival's takeover is under way, had none.
 func (c *coordinator) commit(ctx context.Context, s session) (tries int, err error) {
 	_, err = c.ask(ctx, question{
 		doing: "committing a transaction",
@@ -230,8 +231,14 @@ func (c *coordinator) commit(ctx context.Context, s session) (tries int, err err
 			tries++
 			return &endTransaction{TransactionalID: c.id, ProducerID: s.id, ProducerEpoch: s.epoch, Committed: true, coordinator: node}
 		},
-		answer: func(m protocol.Message) error { return errorOf(m.(*endtxn.Response).ErrorCode) },
-		once:   true,
+		answer: func(m protocol.Message) error {
+			err := errorOf(m.(*endtxn.Response).ErrorCode)
+			if errors.Is(err, kafkago.ConcurrentTransactions) {
+				tries--
+			}
+			return err
+		},
+		once: true,
 	})
 	return tries, err
 }

@@ -182,6 +182,41 @@ func TestAmbiguousCommit(t *testing.T) {
 	}
 }
 
+// TestCommitWhileARivalTakesOver: the coordinator asks for patience first, and then knows the rival alone.
+func TestCommitWhileARivalTakesOver(t *testing.T) {
+	for _, tt := range []struct {
+		answer   *kerr.Error
+		conflict bool
+	}{
+		{kerr.ConcurrentTransactions, true},
+		{kerr.NotCoordinator, false}, // it may have been the answer to a commit that was written
+	} {
+		t.Run(tt.answer.Message, func(t *testing.T) {
+			t.Parallel()
+			c := fake(t)
+			cfg := uniqueLane(t, c.ListenAddrs())
+			l := fenced(t, cfg, "a")
+			first, err := l.Commit(t.Context(), messages(0, 20, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
+			require.NoError(t, err)
+			rival := openLedger(t, cfg, checkpointtest.Identity())
+			handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: tt.answer})
+			taken := make(chan error, 1)
+			go func() {
+				err := handle.Wait(t.Context(), 1)
+				taken <- errors.Join(err, rival.Fence(t.Context()))
+				handle.Remove()
+			}()
+			_, err = l.Commit(t.Context(), messages(20, 20, "a"), first, checkpointtest.Full(2))
+			require.NoError(t, <-taken)
+			require.Error(t, err)
+			require.Equal(t, tt.conflict, errors.Is(err, checkpoint.ErrConflict), "%v", err)
+			have, err := rival.Load(t.Context())
+			require.NoError(t, err)
+			checkpointtest.RequireEqual(t, checkpointtest.Full(1), have)
+		})
+	}
+}
+
 // TestPositionFarFromTheEnd puts several hundred aborted positions behind the one in force.
 func TestPositionFarFromTheEnd(t *testing.T) {
 	c := fake(t)
