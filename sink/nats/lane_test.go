@@ -434,3 +434,21 @@ func TestLostPositionStopsTheLane(t *testing.T) {
 		})
 	}
 }
+
+// TestAStreamDeletedUnderALaneStopsIt: it is not made anew, which would fill it from the start.
+func TestAStreamDeletedUnderALaneStopsIt(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	js := client(t, srv.url())
+	w := newLaneWorld(t)
+	w.feed(t, 300)
+	lane := w.lane(open(t, created(srv.url())).Ledger(laneID), "me", 0)
+	stop := run(t, lane)
+	w.awaitAll(t, lane)
+	require.NoError(t, js.DeleteStream(t.Context(), defaultStream))
+	w.feed(t, 300)
+	require.Eventually(t, func() bool { return lane.Status().State == pipeline.Stopped }, time.Minute, 10*time.Millisecond)
+	require.ErrorIs(t, stop(), checkpoint.ErrLost)
+	_, err := js.Stream(t.Context(), defaultStream)
+	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+}
