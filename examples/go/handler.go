@@ -73,9 +73,10 @@ func (l *ledger) handle(id string, body []byte) error {
 	if l.seen[id] {
 		return nil
 	}
-	result, err := apply(body)
-	if id == "" {
-		err = fmt.Errorf("the header event-id is missing: %w", errPoison)
+	var result map[string]any
+	err := fmt.Errorf("the header event-id is missing: %w", errPoison)
+	if id != "" {
+		result, err = apply(body)
 	}
 	switch {
 	case errors.Is(err, errPoison): // put aside for a person, so that it does not hold up what comes after it

@@ -45,10 +45,14 @@ func (o *oracle) see(partition string, place uint64, id string, body []byte) {
 	_, again := o.stored[id]
 	last, any := o.partitions[partition]
 	where := fmt.Sprintf("%s at %s/%d", id, partition, place)
-	switch {
-	case !known:
+	if !known {
 		o.strange = append(o.strange, where)
 		return
+	}
+	if !bytes.Equal(body, o.body(id)) {
+		o.altered = append(o.altered, where)
+	}
+	switch {
 	case again:
 		o.duplicates = append(o.duplicates, where)
 		return
@@ -58,9 +62,6 @@ func (o *oracle) see(partition string, place uint64, id string, body []byte) {
 		o.partitions[partition] = i
 	}
 	o.stored[id] = place
-	if !bytes.Equal(body, o.body(id)) {
-		o.altered = append(o.altered, where)
-	}
 }
 
 func (o *oracle) lost() []string {
@@ -163,13 +164,14 @@ func TestOracle(t *testing.T) {
 		seen                                           string
 		lost, duplicates, misordered, altered, strange int
 	}{
-		"all":        {seen: "abcd"},
-		"lost":       {seen: "acd", lost: 1},
-		"duplicate":  {seen: "abbcd", duplicates: 1},
-		"gone back":  {seen: "ababcd", duplicates: 2},
-		"misordered": {seen: "abdc", misordered: 1},
-		"unknown":    {seen: "abxcd", strange: 1},
-		"altered":    {seen: "abCd", altered: 1},
+		"all":          {seen: "abcd"},
+		"lost":         {seen: "acd", lost: 1},
+		"duplicate":    {seen: "abbcd", duplicates: 1},
+		"gone back":    {seen: "ababcd", duplicates: 2},
+		"misordered":   {seen: "abdc", misordered: 1},
+		"unknown":      {seen: "abxcd", strange: 1},
+		"altered":      {seen: "abCd", altered: 1},
+		"altered copy": {seen: "abBcd", duplicates: 1, altered: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := oracleOf(ids, body)
