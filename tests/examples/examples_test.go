@@ -38,6 +38,14 @@ func programs(t *testing.T) map[string]program {
 	if runtime.GOOS == "windows" {
 		t.Skip("the consumers are stopped by SIGTERM")
 	}
+	// `go test` takes results from its cache unless a file has changed that the test itself, not a process of it, has looked at.
+	sources, err := filepath.Glob("../../examples/*/*.*")
+	require.NoError(t, err)
+	require.NotEmpty(t, sources)
+	for _, file := range sources {
+		_, err := os.Stat(file)
+		require.NoError(t, err)
+	}
 	binary := filepath.Join(t.TempDir(), "consumer")
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../examples/go").CombinedOutput()
 	require.NoError(t, err, string(out))
