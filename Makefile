@@ -6,7 +6,7 @@ build: ## the binary, in bin/
 release: ## the bits of a release, in bin/; VERSION=v1.2.3 names it
 	.ci/build $(VERSION) bin/relay
 
-test: ## everything that needs nothing but Go
+test: ## everything that needs nothing but Go, and a C compiler for the race detector
 	go test -race ./...
 
 chaos: ## 200 kills of relays and servers on each bus, and twins paused for 10 minutes; prints the seed, RELAY_CHAOS_SEED sets it; Kafka where RELAY_TEST_KAFKA_CLUSTER is set
@@ -16,7 +16,7 @@ soak: ## 30 minutes of load and faults (RELAY_SOAK), in which memory, goroutines
 	RELAY_SOAK=$${RELAY_SOAK:-30m} go test -v -count 1 -timeout 6h -run TestSoak ./tests/soak
 
 lint:
-	gofmt -l . && go vet ./... && golangci-lint run
+	test -z "$$(gofmt -l . | tee /dev/stderr)" && go vet ./... && golangci-lint run
 
 bench: ## relay against a bare fetch loop, on this machine
 	go run ./bench
