@@ -261,6 +261,22 @@ func TestTheAlertsOfTheChartAreThoseOfTheRepository(t *testing.T) {
 	require.True(t, reflect.DeepEqual(want, rule.Spec))
 }
 
+func TestTheJobIsTheOneThatTheAlertsName(t *testing.T) {
+	alerts, err := os.ReadFile("../../prometheus/alerts.yml")
+	require.NoError(t, err)
+	require.Contains(t, string(alerts), `up{job="relay"}`)
+	manifests, err := render(t, full+"nameOverride: events\n")
+	require.NoError(t, err)
+	var monitor struct {
+		Spec struct {
+			Endpoints []struct{ Relabelings []map[string]string }
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(manifests["ServiceMonitor"], &monitor))
+	require.Len(t, monitor.Spec.Endpoints, 1)
+	require.Equal(t, []map[string]string{{"targetLabel": "job", "replacement": "relay"}}, monitor.Spec.Endpoints[0].Relabelings)
+}
+
 func TestLint(t *testing.T) {
 	var values map[string]any
 	text, err := yaml.YAMLToJSON([]byte(full))
