@@ -123,10 +123,10 @@ var (
 		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
 		help:    "Time of each act that succeeded on the bus or the checkpoint; a standby is kept off by commits of the position alone."})
 	appendEvents = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_events", labels: lane,
-		buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000},
+		buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000, 2000, 3000},
 		help:    "Events committed by one batch; large ones mean that the lane was behind."})
 	appendMessages = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_messages", labels: lane,
-		buckets: []float64{0, 1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000},
+		buckets: []float64{0, 1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000, 2000, 3000},
 		help:    "Messages of such a batch."})
 	appendBytes = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_bytes", labels: lane,
 		buckets: []float64{0, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20, 32 << 20},

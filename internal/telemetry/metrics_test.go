@@ -21,6 +21,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
+	"workos-relay/sink/kafka"
 	"workos-relay/source"
 )
 
@@ -365,5 +366,12 @@ func BenchmarkCommitted(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(names)), "ns/event")
 		})
+	}
+}
+
+// TestBucketsReachTheLargestBatch: what lies beyond the last bucket cannot be told apart.
+func TestBucketsReachTheLargestBatch(t *testing.T) {
+	for _, f := range []*family{appendEvents, appendMessages} {
+		require.GreaterOrEqual(t, f.buckets[len(f.buckets)-1], float64(kafka.TransactionMessages), f.name)
 	}
 }
