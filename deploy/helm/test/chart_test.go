@@ -66,6 +66,17 @@ priorityClassName: high
 topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {a: b}}}]
 `
 
+// manual returns the values that the manual shows.
+func manual(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("../../../docs/install.md")
+	require.NoError(t, err)
+	_, text, found := strings.Cut(string(page), "\n# values.yaml\n")
+	require.True(t, found)
+	values, _, _ := strings.Cut(text, "```")
+	return values
+}
+
 // single is a relay with a volume.
 const single = minimal + `
   delivery: at_least_once
@@ -144,9 +155,10 @@ func TestManifestsAreWhatKubernetesTakes(t *testing.T) {
 		values string
 		kinds  []string
 	}{
-		"minimal": {minimal, append([]string{"PodDisruptionBudget"}, always...)},
-		"full":    {full, append([]string{"NetworkPolicy", "PodDisruptionBudget", "PrometheusRule", "ServiceMonitor"}, always...)},
-		"single":  {single, append([]string{"PersistentVolumeClaim"}, always...)},
+		"minimal":    {minimal, append([]string{"PodDisruptionBudget"}, always...)},
+		"full":       {full, append([]string{"NetworkPolicy", "PodDisruptionBudget", "PrometheusRule", "ServiceMonitor"}, always...)},
+		"single":     {single, append([]string{"PersistentVolumeClaim"}, always...)},
+		"the manual": {manual(t), append([]string{"PodDisruptionBudget", "PrometheusRule", "ServiceMonitor"}, always...)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			manifests, err := render(t, c.values)
