@@ -93,8 +93,11 @@ func (r *relayProcess) committed(ctx context.Context) (int, error) {
 		return 0, r.alive(ctx)
 	}
 	var s admin.Status
-	if err := json.Unmarshal(body, &s); err != nil || len(s.Lanes) == 0 {
+	if err := json.Unmarshal(body, &s); err != nil {
 		return 0, fmt.Errorf("the status of relay is %q: %w", body, err)
+	}
+	if len(s.Lanes) == 0 {
+		return 0, fmt.Errorf("the status of relay has no lane: %q", body)
 	}
 	return int(s.Lanes[0].Events), nil //nolint:gosec // as many as the bench has made
 }

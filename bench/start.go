@@ -17,23 +17,21 @@ func startUp(ctx context.Context, l *lab) error {
 	t := l.report.table("Start-up: from the start of the process until /readyz answers 200",
 		fmt.Sprintf("An Events API with nothing but old events at 0 ms. The first start finds an empty bus and makes the stream, or 94 topics of six partitions; those after it, of which the median is shown of %d, go on from a position.", starts),
 		"", "first start", "after that")
-	buses := []struct {
+	type opened struct {
 		name string
 		open func(context.Context) (bus, error)
-	}{
+	}
+	buses := []opened{
 		{"JetStream, at_least_once", func(ctx context.Context) (bus, error) { return l.newJetStream(ctx, atLeastOnce, false) }},
 		{"JetStream, exactly_once", func(ctx context.Context) (bus, error) { return l.newJetStream(ctx, exactlyOnce, false) }},
 		{"kfake, at_least_once", func(ctx context.Context) (bus, error) { return newKfake(ctx, atLeastOnce) }},
 		{"kfake, exactly_once", func(ctx context.Context) (bus, error) { return newKfake(ctx, exactlyOnce) }},
 	}
 	if len(l.brokers) > 0 {
-		buses = append(buses, []struct {
-			name string
-			open func(context.Context) (bus, error)
-		}{
-			{"Apache Kafka, at_least_once", func(ctx context.Context) (bus, error) { return l.realKafka(ctx, atLeastOnce) }},
-			{"Apache Kafka, exactly_once", func(ctx context.Context) (bus, error) { return l.realKafka(ctx, exactlyOnce) }},
-		}...)
+		buses = append(buses,
+			opened{"Apache Kafka, at_least_once", func(ctx context.Context) (bus, error) { return l.realKafka(ctx, atLeastOnce) }},
+			opened{"Apache Kafka, exactly_once", func(ctx context.Context) (bus, error) { return l.realKafka(ctx, exactlyOnce) }},
+		)
 	}
 	for _, b := range buses {
 		first, after, err := l.startOn(ctx, b.open, starts)
