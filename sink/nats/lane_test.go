@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -451,4 +452,28 @@ func TestAStreamDeletedUnderALaneStopsIt(t *testing.T) {
 	require.ErrorIs(t, stop(), checkpoint.ErrLost)
 	_, err := js.Stream(t.Context(), defaultStream)
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+}
+
+// TestLeastPermissions: what docs/nats.md lists is all that a lane needs, with a stream that it makes itself.
+func TestLeastPermissions(t *testing.T) {
+	t.Parallel()
+	w := newLaneWorld(t)
+	w.feed(t, 300)
+	allowed := append([]string{"relay.>", "$JS.API.STREAM.INFO.WORKOS", "$JS.API.STREAM.MSG.GET.WORKOS", "$JS.API.STREAM.NAMES",
+		"$JS.API.STREAM.CREATE.WORKOS", "$JS.API.STREAM.UPDATE.WORKOS"}, w.topics...)
+	srv := newServer(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "relay", Password: "right", Permissions: &server.Permissions{
+				Publish: &server.SubjectPermission{Allow: allowed}, Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+			}},
+			{Username: "reader", Password: "right"},
+		}
+	})
+	cfg := created(srv.url())
+	cfg.Auth = Auth{User: "relay", Password: "right"}
+	lane := w.lane(open(t, cfg).Ledger(laneID), "me", 0)
+	stop := run(t, lane)
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	w.requireOnce(t, client(t, strings.Replace(srv.url(), "://", "://reader:right@", 1)))
 }
