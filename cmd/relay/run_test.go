@@ -339,6 +339,7 @@ func TestCheck(t *testing.T) {
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, stderr, "2 faults")
 	require.Contains(t, stdout, "401")
+	require.Contains(t, stdout, "no connection to the NATS server at nats://127.0.0.1:1")
 	require.NotContains(t, stdout+stderr, "sk_test_wrong")
 
 	code, stdout, stderr = do(t, "check", "--json", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))

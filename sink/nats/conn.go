@@ -234,10 +234,10 @@ func (s *Sink) connected(ctx context.Context) (*link, error) {
 	look := time.NewTicker(statusLook)
 	defer look.Stop()
 	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
 		changed, reason := l.state()
+		if ctx.Err() != nil {
+			return nil, s.gaveUp(ctx, reason)
+		}
 		if l.nc.IsConnected() {
 			return l, nil
 		}
@@ -250,7 +250,7 @@ func (s *Sink) connected(ctx context.Context) (*link, error) {
 		case <-timeout.C:
 			return nil, explainConnect(reason, s.cfg)
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, s.gaveUp(ctx, reason)
 		case <-s.closing:
 			return nil, errClosed
 		}
@@ -258,6 +258,14 @@ func (s *Sink) connected(ctx context.Context) (*link, error) {
 			return nil, explainConnect(reason, s.cfg)
 		}
 	}
+}
+
+// gaveUp is the error of a wait for the connection that ctx ended: where it was a limit of time, with why there was none.
+func (s *Sink) gaveUp(ctx context.Context, reason error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", explainConnect(reason, s.cfg), ctx.Err())
+	}
+	return ctx.Err()
 }
 
 // usableLink returns the link in use, or the next one where nats.go has given the last one up.
