@@ -43,6 +43,7 @@ type attempt struct {
 	prevSeq  uint64   // batch[prefix] must be stored after this
 	failedAt int      // the first message known to have failed; len(batch) for none
 	failure  error    // why
+	ended    bool     // the batch is the caller's again, and not looked at any more
 }
 
 func newAttempt(number uint64, batch []sink.Message, withIDs bool, prevSeq uint64) *attempt {
@@ -90,6 +91,9 @@ func (a *attempt) failLocked(index int, err error) {
 func (a *attempt) deny(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.ended {
+		return
+	}
 	index := a.prefix
 	if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
 		for index < len(a.batch) && a.batch[index].Topic != m[1] {
@@ -139,6 +143,7 @@ type outcome struct {
 func (a *attempt) end(cause error) outcome {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.ended = true
 	o := outcome{prefix: a.prefix, sent: a.sent}
 	if a.prefix > 0 {
 		o.lastSeq = a.seqs[a.prefix-1]

@@ -218,7 +218,7 @@ func (s *Sink) onError(l *link, err error) {
 		a.deny(err)
 	}
 	if c := s.committing.Load(); c != nil {
-		c.fail(c.denied(err), err)
+		c.deny(err)
 	}
 }
 

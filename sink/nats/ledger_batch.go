@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type commit struct {
 	sequence uint64 // of the position
 	failedAt int
 	failure  error // the first that is known, of the message at failedAt
+	ended    bool  // batch is the caller's again, and not looked at any more
 }
 
 func newCommit(number uint64, batch []sink.Message, expected uint64, position sink.Message) *commit {
@@ -90,19 +92,30 @@ func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64,
 
 // fail notes the first failure. The server answers in order, so what fails later does so for want of what failed first.
 func (c *commit) fail(index int, err error) {
-	c.note(func() {
-		if c.failure == nil && c.sequence == 0 {
-			c.failedAt, c.failure = index, err
-		}
-	})
+	c.note(func() { c.failLocked(index, err) })
 }
 
-// denied is the index of the message that a permission violation is about.
-func (c *commit) denied(err error) int {
-	if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
-		return indexOfTopic(c, m[1])
+func (c *commit) failLocked(index int, err error) {
+	if c.failure == nil && c.sequence == 0 {
+		c.failedAt, c.failure = index, err
 	}
-	return len(c.batch)
+}
+
+// deny notes that the server refuses to take what the user publishes to a subject, or to deliver answers. A subject of no message
+// here is that of something else on the same connection.
+func (c *commit) deny(err error) {
+	c.note(func() {
+		if c.ended {
+			return
+		}
+		index := len(c.batch)
+		if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil && m[1] != c.last.Topic {
+			index = slices.IndexFunc(c.batch, func(of sink.Message) bool { return of.Topic == m[1] })
+		}
+		if index >= 0 {
+			c.failLocked(index, err)
+		}
+	})
 }
 
 func (c *commit) note(change func()) {
@@ -125,6 +138,7 @@ func (c *commit) progress() (staged int, failure error) {
 func (c *commit) outcome(cause error) (sequence uint64, index int, failure error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.ended = true
 	switch {
 	case c.sequence > 0:
 		return c.sequence, 0, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -277,11 +276,3 @@ var errNotAtomic = fmt.Errorf("%w: the server stored a message of a batch by its
 
 // isStaged reports whether m says that a message of a batch waits for the rest of it.
 func isStaged(m *nats.Msg) bool { return len(m.Data) == 0 && m.Header.Get("Status") == "" }
-
-func indexOfTopic(c *commit, topic string) int {
-	i := slices.IndexFunc(c.batch, func(m sink.Message) bool { return m.Topic == topic })
-	if i < 0 {
-		return len(c.batch)
-	}
-	return i
-}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 	"github.com/stretchr/testify/require"
 
@@ -195,6 +197,45 @@ func TestDomain(t *testing.T) {
 	delivers(t, Config{URL: srv.url(), Domain: "hub"})
 	delivers(t, Config{URL: srv.url(), APIPrefix: "$JS.hub.API"})
 	fails(t, Config{URL: srv.url(), Domain: "rim"}, "domain or api_prefix is wrong")
+}
+
+// TestDenialFindsItsMessage: another's denial must fail nothing, and a late one must not look at a batch that was handed back.
+func TestDenialFindsItsMessage(t *testing.T) {
+	t.Parallel()
+	const none = -1
+	batch := events(1, 3, topic)
+	batch[1].Topic = "user.created"
+	for subject, want := range map[string]struct{ attempt, commit int }{
+		"Publish to \"user.created\"":               {1, 1},
+		"Publish to \"" + positionOfLane + "\"":     {none, 3},
+		"Publish to \"$JS.API.STREAM.INFO.WORKOS\"": {none, none},
+		"Subscription to \"_INBOX.>\"":              {0, 3},
+	} {
+		denied := fmt.Errorf("%w for %s", nats.ErrPermissionViolation, subject)
+		for _, ended := range []bool{false, true} {
+			a := newAttempt(1, batch, true, 0)
+			c := newCommit(1, batch, 0, sink.Message{Topic: positionOfLane})
+			if ended {
+				a.end(errClosed)
+				c.outcome(errClosed)
+			}
+			a.deny(denied)
+			c.deny(denied)
+			if ended {
+				want.attempt, want.commit = none, none
+			}
+			_, failure := a.progress()
+			require.Equal(t, want.attempt == none, failure == nil, "%s, ended %v", subject, ended)
+			if failure != nil {
+				require.Equal(t, want.attempt, a.failedAt, subject)
+			}
+			_, failure = c.progress()
+			require.Equal(t, want.commit == none, failure == nil, "%s, ended %v", subject, ended)
+			if failure != nil {
+				require.Equal(t, want.commit, c.failedAt, subject)
+			}
+		}
+	}
 }
 
 func TestJetStreamNotEnabled(t *testing.T) {
