@@ -88,6 +88,20 @@ func (l *link) state() (changed <-chan struct{}, reason error) {
 	return l.changed, reason
 }
 
+// send hands msg to the connection, which keeps nothing of it. Where there is none the error is errLost, and the message did not
+// go out.
+func (l *link) send(msg *nats.Msg) error {
+	err := l.nc.PublishMsg(msg)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed):
+		return errLost
+	default:
+		return fmt.Errorf("sending: %w", err)
+	}
+}
+
 // options turns the configuration into those of nats.go. Files are read here, so a wrong name fails at the start.
 func (c Config) options() ([]nats.Option, error) {
 	opts := []nats.Option{

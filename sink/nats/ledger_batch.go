@@ -3,8 +3,6 @@ package nats
 import (
 	"context"
 	"crypto/rand"
-	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -155,14 +153,8 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 	bytes, mark := 0, 0
 	var e encoder
 	for i := range len(c.batch) + 1 {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.closing:
-			return errClosed
-		case <-lost:
-			return errLost
-		default:
+		if err := s.ended(ctx, lost); err != nil {
+			return err
 		}
 		if _, failure := c.progress(); failure != nil {
 			return failure
@@ -173,11 +165,8 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 		if i == 0 || i == len(c.batch) || full || c.askAll {
 			replyTo = reply(l.inbox, c.number, i)
 		}
-		if err := l.nc.PublishMsg(e.encodeInBatch(c, i, replyTo)); err != nil {
-			if errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionClosed) {
-				return errLost
-			}
-			return fmt.Errorf("sending: %w", err)
+		if err := l.send(e.encodeInBatch(c, i, replyTo)); err != nil {
+			return err
 		}
 		if full && i < len(c.batch) {
 			if err := s.awaitCommit(ctx, c, mark, lost); err != nil {
@@ -204,16 +193,8 @@ func (s *Sink) awaitCommit(ctx context.Context, c *commit, target int, lost <-ch
 		case staged >= target:
 			return nil
 		}
-		select {
-		case <-c.wake:
-		case <-timeout.C:
-			return errAckTimeout
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.closing:
-			return errClosed
-		case <-lost:
-			return errLost
+		if err := s.wait(ctx, c.wake, timeout.C, lost); err != nil {
+			return err
 		}
 	}
 }

@@ -72,21 +72,6 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	return kept, nil
 }
 
-// begin waits until nothing else is being published, and returns what ends that.
-func (s *Sink) begin(ctx context.Context) (done func(), err error) {
-	if s.isClosing() {
-		return nil, errClosed
-	}
-	select {
-	case s.busy <- struct{}{}:
-		return func() { <-s.busy }, nil
-	case <-s.closing:
-		return nil, errClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // commitInTurn commits again, for a second or two, where nothing was stored for a reason that passes. One is that nobody answers
 // for the stream, as in an election or just after it was made. The other is that another message on the subject of the position
 // was on its way into the stream. That may be a rival's, and then the position in force has changed; but the leader of a

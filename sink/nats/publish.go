@@ -41,14 +41,11 @@ func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	durable, err := 0, errClosed
-	if !s.isClosing() {
-		select {
-		case s.busy <- struct{}{}:
-			durable, err = s.publish(ctx, batch)
-			<-s.busy
-		case <-s.closing:
-		}
+	durable := 0
+	done, err := s.begin(ctx)
+	if err == nil {
+		durable, err = s.publish(ctx, batch)
+		done()
 	}
 	if err == nil {
 		return nil
@@ -160,26 +157,19 @@ func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct
 			}
 			prefix, _ = a.progress()
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.closing:
-			return errClosed
-		case <-lost:
-			return errLost
-		default:
+		if err := s.ended(ctx, lost); err != nil {
+			return err
 		}
 		if a.failing.Load() {
 			_, failure := a.progress()
 			return failure
 		}
 		a.noteSent(i + 1) // before it is sent, for it may be stored even where sending fails
-		if err := l.nc.PublishMsg(e.encode(&a.batch[i], reply(l.inbox, a.number, i), a.withIDs)); err != nil {
-			if errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionClosed) {
+		if err := l.send(e.encode(&a.batch[i], reply(l.inbox, a.number, i), a.withIDs)); err != nil {
+			if errors.Is(err, errLost) {
 				a.noteSent(i)
-				return errLost
 			}
-			return fmt.Errorf("sending: %w", err)
+			return err
 		}
 	}
 	return nil
@@ -202,16 +192,8 @@ func (s *Sink) await(ctx context.Context, a *attempt, target int, lost <-chan st
 			last = prefix
 			timeout.Reset(s.cfg.AckTimeout)
 		}
-		select {
-		case <-a.wake:
-		case <-timeout.C:
-			return errAckTimeout
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.closing:
-			return errClosed
-		case <-lost:
-			return errLost
+		if err := s.wait(ctx, a.wake, timeout.C, lost); err != nil {
+			return err
 		}
 	}
 }

@@ -292,6 +292,32 @@ func TestNothingIsSentAfterAFailure(t *testing.T) {
 	require.Empty(t, bodies(t, js))
 }
 
+// TestWaitForACommitEnds with the context, or when the sink closes.
+func TestWaitForACommitEnds(t *testing.T) {
+	t.Parallel()
+	s, js := prepared(t, Config{})
+	committed, err := s.begin(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Publish(ctx, numbered(1)) }()
+	cancel()
+	select {
+	case err := <-done:
+		require.ErrorIs(t, err, context.Canceled)
+		require.Zero(t, sink.Durable(err, 1))
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "Publish does not end with its context")
+	}
+	go func() { done <- s.Publish(t.Context(), numbered(1)) }()
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	require.ErrorIs(t, <-done, errClosed)
+	committed()
+	require.NoError(t, <-closed)
+	require.Empty(t, bodies(t, js))
+}
+
 // TestOutcome: the reason must belong to the first message that is not durable, or a lane would drop the wrong one.
 func TestOutcome(t *testing.T) {
 	t.Parallel()

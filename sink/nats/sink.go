@@ -120,3 +120,48 @@ func (s *Sink) isClosing() bool {
 		return false
 	}
 }
+
+// begin waits until nothing else is being published, and returns what ends that.
+func (s *Sink) begin(ctx context.Context) (done func(), err error) {
+	if s.isClosing() {
+		return nil, errClosed
+	}
+	select {
+	case s.busy <- struct{}{}:
+		return func() { <-s.busy }, nil
+	case <-s.closing:
+		return nil, errClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// ended returns why nothing more is to be sent; nil while there is no reason. lost is the signal of the link in use.
+func (s *Sink) ended(ctx context.Context, lost <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closing:
+		return errClosed
+	case <-lost:
+		return errLost
+	default:
+		return nil
+	}
+}
+
+// wait returns nil at the next wake, and otherwise why there is nothing to wait for any more.
+func (s *Sink) wait(ctx context.Context, wake <-chan struct{}, timeout <-chan time.Time, lost <-chan struct{}) error {
+	select {
+	case <-wake:
+		return nil
+	case <-timeout:
+		return errAckTimeout
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closing:
+		return errClosed
+	case <-lost:
+		return errLost
+	}
+}
