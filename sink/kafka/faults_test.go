@@ -283,6 +283,34 @@ func TestPartitionsChange(t *testing.T) {
 	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), 100)
 }
 
+// TestPartitionsOutOfSight: a layout that is out of date shows fewer partitions for a moment. In those that come back the numbers go on;
+// beginning anew, the broker would take the next record for a second copy of the first and store nothing.
+func TestPartitionsOutOfSight(t *testing.T) {
+	s := open(t, config(t, []string{"127.0.0.1:1"}))
+	batch := messages(0, 40, "a")
+	places := func(partitions int) map[int32]*sequence {
+		d := newDelivery(t.Context(), s, batch)
+		defer d.cancel()
+		d.sort()
+		d.distribute(d.waiting["a"], topicLayout{leaders: make([]int32, partitions)})
+		found := make(map[int32]*sequence)
+		for _, q := range d.queues {
+			found[q.partition] = q.place
+		}
+		return found
+	}
+	before := places(6)
+	require.Greater(t, len(before), 2)
+	for _, place := range before {
+		place.adopt(session{id: 1})
+		place.advance(1)
+	}
+	places(2)
+	for p, place := range places(6) {
+		require.EqualValues(t, 1, place.next, "partition %d", p)
+	}
+}
+
 // TestSequenceErrors covers answers about the sequence number: in no doubt the sink goes on by itself, in doubt it hands the
 // question to its caller.
 func TestSequenceErrors(t *testing.T) {

@@ -103,7 +103,7 @@ func (d *delivery) oversize(i, size int, lim limit) *sink.RejectedError {
 // distribute gives each message of t to the queue of its partition.
 func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 	delete(d.waiting, t.topic)
-	places := d.s.placesOf(t.topic, len(tl.leaders))
+	d.s.counted(t.topic, len(tl.leaders))
 	queues := make([]*partitionQueue, len(tl.leaders))
 	numbers := partitionNumbers(len(queues))
 	unkeyed := int32(-1)
@@ -120,7 +120,7 @@ func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 		}
 		q := queues[p]
 		if q == nil {
-			q = &partitionQueue{topic: t.topic, partition: p, place: places[p], limit: tl.limit, most: math.MaxInt}
+			q = &partitionQueue{topic: t.topic, partition: p, place: d.s.placeIn(partitionID{t.topic, p}), limit: tl.limit, most: math.MaxInt}
 			queues[p] = q
 			d.queues = append(d.queues, q)
 		}
@@ -128,20 +128,24 @@ func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 	}
 }
 
-// placesOf returns where this producer is in each of the topic's partitions. A count that differs from the last one means that keys
-// go to other partitions than before.
-func (s *Sink) placesOf(topic string, partitions int) []*sequence {
-	places := s.places[topic]
-	if known := len(places); known > 0 && known != partitions {
+// counted warns where the topic's number of partitions is not what it was: keys go to other partitions than before.
+func (s *Sink) counted(topic string, partitions int) {
+	if known := s.partitions[topic]; known > 0 && known != partitions {
 		s.log.Warn("the number of partitions has changed: the order of a key is not kept across the change, since it may go to another partition now",
 			zap.String("topic", topic), zap.Int("before", known), zap.Int("now", partitions))
-		places = places[:min(known, partitions)]
 	}
-	for len(places) < partitions {
-		places = append(places, &sequence{session: noSession})
+	s.partitions[topic] = partitions
+}
+
+// placeIn returns where this producer is in the partition. It is kept while the partition is out of sight, as when a broker answers with
+// a layout that is out of date: a leader takes sequence numbers that begin anew for a second copy of what it has, and stores nothing.
+func (s *Sink) placeIn(p partitionID) *sequence {
+	place := s.places[p]
+	if place == nil {
+		place = &sequence{session: noSession}
+		s.places[p] = place
 	}
-	s.places[topic] = places
-	return places
+	return place
 }
 
 var javaPartitioner = kafkago.Murmur2Balancer{Consistent: true}

@@ -30,10 +30,11 @@ type Sink struct {
 	lifetime context.Context // ends with Close
 	end      context.CancelCauseFunc
 
-	publishing sync.Mutex             // guards what follows
-	session    session                // where partitions without one begin
-	places     map[string][]*sequence // by topic and partition
-	unkeyed    int                    // rises with each batch and topic that has messages without a key
+	publishing sync.Mutex                // guards what follows
+	session    session                   // where partitions without one begin
+	places     map[partitionID]*sequence // of the partitions that messages went to
+	partitions map[string]int            // how many a topic had when it was last looked at
+	unkeyed    int                       // rises with each batch and topic that has messages without a key
 }
 
 var (
@@ -70,7 +71,7 @@ func New(cfg Config) (*Sink, error) {
 		cfg: cfg, log: log, codec: codec, grace: deniedGrace,
 		cluster:  newCluster(lifetime, cfg, tlsConfig, mechanism),
 		lifetime: lifetime, end: end,
-		session: noSession, places: make(map[string][]*sequence),
+		session: noSession, places: make(map[partitionID]*sequence), partitions: make(map[string]int),
 	}, nil
 }
 
