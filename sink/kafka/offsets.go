@@ -80,7 +80,6 @@ func (s *Sink) visible(t metadata.ResponseTopic) error {
 
 // offsets asks the one leader of the partitions for their offsets at a timestamp.
 func (s *Sink) offsets(ctx context.Context, partitions []partitionID, timestamp int64) (map[partitionID]int64, error) {
-	const readUncommitted = 0
 	return s.offsetsSeenBy(ctx, readUncommitted, partitions, timestamp)
 }
 

@@ -1,16 +1,15 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/fetch"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
@@ -20,7 +19,6 @@ const (
 	// tailOffsets is how far from the end the first look for the position begins; each further look goes twice as far. A transaction
 	// takes two offsets, one for the position and one for its end.
 	tailOffsets = 64
-	fetchBytes  = 1 << 20
 
 	// missingLooks is how often a topic that is not there is looked for, over about a second, before that is believed: a broker that
 	// has just started may not know of it yet.
@@ -213,91 +211,18 @@ type found struct {
 // scan reads everything from one offset to another, committed or not.
 func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
 	for from < end {
-		res, err := l.sink.cluster.roundTrip(ctx, &fetch.Request{
-			ReplicaID: -1, MaxWaitTime: int32((l.sink.cfg.RequestTimeout / 2).Milliseconds()), MinBytes: 1, MaxBytes: fetchBytes, SessionEpoch: -1, //nolint:gosec // at most minutes
-			Topics: []fetch.RequestTopic{{Topic: l.topic, Partitions: []fetch.RequestPartition{{
-				Partition: 0, CurrentLeaderEpoch: -1, FetchOffset: from, LogStartOffset: -1, PartitionMaxBytes: fetchBytes,
-			}}}},
-		})
+		answer, err := l.sink.fetch(ctx, partitionID{l.topic, 0}, readUncommitted, from)
+		if errors.Is(err, kafkago.OffsetOutOfRange) { // it lay within the log a moment ago
+			return errors.New("the beginning of the topic was deleted just now")
+		}
 		if err != nil {
 			return err
 		}
-		next, err := s.take(res.(*fetch.Response), from)
-		if err != nil {
+		if from, err = walk(answer, from, s.take); err != nil {
 			return err
 		}
-		from = next
 	}
 	return nil
-}
-
-// take goes through an answer and returns the offset to go on from.
-func (s *scan) take(res *fetch.Response, from int64) (int64, error) {
-	if res.ErrorCode != 0 {
-		return from, kafkago.Error(res.ErrorCode)
-	}
-	next := from
-	for _, t := range res.Topics {
-		for _, p := range t.Partitions {
-			if p.ErrorCode == int16(kafkago.OffsetOutOfRange) { // it lay within the log a moment ago
-				return from, errors.New("the beginning of the topic was deleted just now")
-			}
-			if p.ErrorCode != 0 {
-				return from, kafkago.Error(p.ErrorCode)
-			}
-			stream, _ := p.RecordSet.Records.(*protocol.RecordStream)
-			if stream == nil {
-				continue
-			}
-			for _, batch := range stream.Records {
-				end, err := s.batch(batch, from)
-				if err != nil {
-					return from, err
-				}
-				next = max(next, end)
-			}
-		}
-	}
-	return next, nil
-}
-
-// batch takes note of one record batch and returns the offset after it, at least one more than from: compaction leaves gaps, and
-// batches without a record.
-func (s *scan) batch(batch protocol.RecordReader, from int64) (int64, error) {
-	switch b := batch.(type) {
-	case *protocol.ControlBatch:
-		return s.mark(b, from)
-	case *protocol.RecordBatch:
-		return s.records(b, b.Attributes.Transactional(), b.ProducerID, b.BaseOffset, from)
-	case *protocol.MessageSet:
-		return s.records(b, false, -1, b.BaseOffset, from)
-	}
-	return from, fmt.Errorf("a record batch of unknown kind %T", batch)
-}
-
-// mark decides the transaction of a producer.
-func (s *scan) mark(b *protocol.ControlBatch, from int64) (int64, error) {
-	end := max(from, b.BaseOffset) + 1
-	for {
-		r, err := b.ReadRecord()
-		if errors.Is(err, io.EOF) {
-			return end, nil
-		}
-		if err != nil {
-			return from, err
-		}
-		control, err := protocol.ReadControlRecord(r)
-		if err != nil {
-			return from, err
-		}
-		end = max(end, control.Offset+1)
-		if f, ok := s.open[b.ProducerID]; ok && control.Type == controlCommit {
-			s.commit(f)
-		}
-		if control.Type == controlCommit || control.Type == controlAbort {
-			delete(s.open, b.ProducerID)
-		}
-	}
 }
 
 // The types of control records that end a transaction: https://kafka.apache.org/documentation/#controlbatch
@@ -306,52 +231,40 @@ const (
 	controlCommit = 1
 )
 
+// take notes a position, or what became of the one in a transaction.
+func (s *scan) take(e entry) error {
+	if e.control {
+		mark, err := protocol.ReadControlRecord(e.Record)
+		if err != nil {
+			return err
+		}
+		if f, ok := s.open[e.producer]; ok && mark.Type == controlCommit {
+			s.commit(f)
+		}
+		if mark.Type == controlCommit || mark.Type == controlAbort {
+			delete(s.open, e.producer)
+		}
+		return nil
+	}
+	key, err := protocol.ReadAll(e.Key)
+	if err != nil || !bytes.Equal(key, positionKey) {
+		return err
+	}
+	document, err := protocol.ReadAll(e.Value) // nil for null
+	if err != nil {
+		return err
+	}
+	f := found{offset: e.Offset, document: document}
+	if e.transactional && e.Offset != s.own {
+		s.open[e.producer] = f
+		return nil
+	}
+	s.commit(f)
+	return nil
+}
+
 func (s *scan) commit(f found) {
 	if f.offset > s.last.offset {
 		s.last = f
 	}
-}
-
-func (s *scan) records(b protocol.RecordReader, transactional bool, producer, base, from int64) (int64, error) {
-	end := max(from, base) + 1
-	for {
-		r, err := b.ReadRecord()
-		if errors.Is(err, io.EOF) {
-			return end, nil
-		}
-		if err != nil {
-			return from, err
-		}
-		key, err := contents(r.Key)
-		if err != nil {
-			return from, err
-		}
-		value, err := contents(r.Value)
-		if err != nil {
-			return from, err
-		}
-		end = max(end, r.Offset+1)
-		if r.Offset < from || string(key) != string(positionKey) {
-			continue
-		}
-		f := found{offset: r.Offset, document: value}
-		if transactional && r.Offset != s.own {
-			s.open[producer] = f
-			continue
-		}
-		s.commit(f)
-	}
-}
-
-// contents reads b, and keeps null apart from empty.
-func contents(b protocol.Bytes) ([]byte, error) {
-	if b == nil {
-		return nil, nil
-	}
-	defer func() { _ = b.Close() }()
-	read, err := protocol.ReadAll(b)
-	if read == nil {
-		read = []byte{}
-	}
-	return read, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -14,12 +13,7 @@ import (
 	"workos-relay/sink"
 )
 
-const (
-	scanBytes     = 4 << 20 // of one fetch; a record batch that is larger comes alone
-	scanWait      = 500     // milliseconds that a broker may wait for something to send
-	scanTries     = 8       // fetches in a row without an answer, until a scan gives up
-	readCommitted = 1
-)
+const scanTries = 8 // fetches in a row without an answer, until a scan gives up
 
 var _ sink.Scanner = (*Sink)(nil)
 
@@ -99,26 +93,29 @@ func (s *Sink) bounds(ctx context.Context, partitions []partitionID, since time.
 func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	sc := partitionScan{log: log, next: log.From, fn: fn}
-	for failures := 0; sc.next < log.End; {
-		before := sc.next
-		answer, err := s.fetch(ctx, log, sc.next)
+	next := log.From
+	for failures := 0; next < log.End; {
+		answer, err := s.fetch(ctx, partitionID{log.Topic, log.Partition}, readCommitted, next)
 		if err == nil {
-			if err := sc.take(answer); err != nil {
-				return fmt.Errorf("reading %s at offset %d: %w", log.Name, sc.next, err)
+			aborted := abortedTransactions{waiting: answer.AbortedTransactions, open: make(map[int64]bool)}
+			next, err = walk(answer, next, func(e entry) error {
+				if aborted.hides(e) || e.Offset >= log.End {
+					return nil
+				}
+				return handOn(log, e.Record, fn)
+			})
+			if err != nil {
+				return fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err)
 			}
-			if sc.next > before {
-				failures = 0
-				continue
-			}
-			err = errors.New("the broker sends nothing, although the partition goes on there")
+			failures = 0
+			continue
 		}
 		if errors.Is(err, kafkago.OffsetOutOfRange) {
-			return fmt.Errorf("reading %s at offset %d: retention removed what was to be read next; start again: %w", log.Name, sc.next, err)
+			return fmt.Errorf("reading %s at offset %d: retention removed what was to be read next; start again: %w", log.Name, next, err)
 		}
 		var code kafkago.Error
 		if failures++; failures >= scanTries || errors.As(err, &code) && !isPassing(err) {
-			return s.explainTopic(fmt.Errorf("reading %s at offset %d: %w", log.Name, sc.next, err), log.Topic)
+			return s.explainTopic(fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err), log.Topic)
 		}
 		s.cluster.refresh()
 		if !pause(ctx, retryDelay(failures, 1)) {
@@ -128,123 +125,34 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 	return nil
 }
 
-// fetch reads from the leader of the log's partition, beginning at or before offset.
-func (s *Sink) fetch(ctx context.Context, log sink.Log, offset int64) (*fetch.ResponsePartition, error) {
-	s.cluster.watch([]string{log.Topic})
-	res, err := s.cluster.roundTrip(ctx, &fetch.Request{
-		ReplicaID: -1, MaxWaitTime: scanWait, MinBytes: 1, MaxBytes: scanBytes, IsolationLevel: readCommitted,
-		SessionID: 0, SessionEpoch: -1, // no session: https://kafka.apache.org/protocol, KIP-227
-		Topics: []fetch.RequestTopic{{Topic: log.Topic, Partitions: []fetch.RequestPartition{{
-			Partition: log.Partition, CurrentLeaderEpoch: -1, FetchOffset: offset, LogStartOffset: -1, PartitionMaxBytes: scanBytes,
-		}}}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	r := res.(*fetch.Response)
-	if r.ErrorCode != 0 {
-		return nil, kafkago.Error(r.ErrorCode)
-	}
-	if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
-		return nil, errors.New("the broker's answer leaves the partition out")
-	}
-	p := &r.Topics[0].Partitions[0]
-	if p.ErrorCode != 0 {
-		return nil, kafkago.Error(p.ErrorCode)
-	}
-	return p, nil
-}
-
-// partitionScan is one pass over a partition.
-type partitionScan struct {
-	log  sink.Log
-	next int64 // offset of the next record
-	fn   func(*sink.Stored) error
-}
-
-// take hands the committed records of an answer on and moves next behind it. A broker names, beside the records, the transactions
-// that were aborted and at which offset each began; a control record ends it.
-func (sc *partitionScan) take(p *fetch.ResponsePartition) error {
-	aborted := abortedTransactions{waiting: p.AbortedTransactions, open: make(map[int64]bool)}
-	before := sc.next
-	if stream, ok := p.RecordSet.Records.(*protocol.RecordStream); ok {
-		for _, r := range stream.Records {
-			if err := sc.batch(r, &aborted); err != nil {
-				return err
-			}
-		}
-	}
-	if sc.next == before && p.RecordSet.Records != nil {
-		sc.next++ // a record batch that compaction has emptied
-	}
-	return nil
-}
-
-// batch hands on the records of one record batch.
-func (sc *partitionScan) batch(r protocol.RecordReader, aborted *abortedTransactions) error {
-	skip, producer := false, int64(-1)
-	control := false
-	switch b := r.(type) {
-	case *protocol.ControlBatch:
-		control, producer = true, b.ProducerID
-	case *protocol.RecordBatch:
-		if b.Attributes.Transactional() {
-			aborted.advance(b.BaseOffset)
-			skip = aborted.open[b.ProducerID]
-		}
-	}
-	for {
-		rec, err := r.ReadRecord()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		err = sc.record(rec, skip || control)
-		closeBytes(rec)
-		if err != nil {
-			return err
-		}
-		if control {
-			aborted.advance(rec.Offset)
-			delete(aborted.open, producer)
-		}
-	}
-}
-
-// record hands one record on, unless it is to be skipped or lies outside of what is read.
-func (sc *partitionScan) record(rec *protocol.Record, skip bool) error {
-	if rec.Offset < sc.next {
-		return nil
-	}
-	sc.next = rec.Offset + 1
-	if skip || rec.Offset >= sc.log.End {
-		return nil
-	}
-	body, err := protocol.ReadAll(rec.Value)
+// handOn gives a record of the log to fn.
+func handOn(log sink.Log, r *protocol.Record, fn func(*sink.Stored) error) error {
+	body, err := protocol.ReadAll(r.Value)
 	if err != nil {
 		return err
 	}
-	m := sink.Stored{Topic: sc.log.Topic, Offset: rec.Offset, Time: rec.Time, Body: body, Headers: make([]sink.Header, len(rec.Headers))}
-	for i, h := range rec.Headers {
+	m := sink.Stored{Topic: log.Topic, Offset: r.Offset, Time: r.Time, Body: body, Headers: make([]sink.Header, len(r.Headers))}
+	for i, h := range r.Headers {
 		m.Headers[i] = sink.Header{Key: h.Key, Value: string(h.Value)}
 	}
-	return sc.fn(&m)
+	return fn(&m)
 }
 
-func closeBytes(rec *protocol.Record) {
-	for _, b := range []protocol.Bytes{rec.Key, rec.Value} {
-		if b != nil {
-			_ = b.Close() // only gives memory back
-		}
-	}
-}
-
-// abortedTransactions says which producers are within a transaction that was aborted, at the place reached.
+// abortedTransactions says which producers are within a transaction that was aborted, at the place reached. A broker names, beside the
+// records, the transactions that were aborted and at which offset each began; a control record ends it.
 type abortedTransactions struct {
 	waiting []fetch.ResponseTransaction
 	open    map[int64]bool // by producer id
+}
+
+// hides reports whether a consumer that reads committed does not see e. It is asked about one record after the other.
+func (a *abortedTransactions) hides(e entry) bool {
+	a.advance(e.Offset)
+	if e.control {
+		delete(a.open, e.producer)
+		return true
+	}
+	return e.transactional && a.open[e.producer]
 }
 
 // advance opens the transactions that began at offset or before.
