@@ -30,14 +30,14 @@ const (
 // launch starts whatever is due.
 func (d *delivery) launch() {
 	now := time.Now()
-	if e := &d.locating; e.due(now) {
-		d.locate()
-	}
 	if d.txn != nil {
 		d.enlist(now)
 	}
 	for _, r := range d.ready(now) {
 		d.produce(r.leader, r.queues)
+	}
+	if e := &d.locating; e.due(now) { // a leader may have been found missing just now
+		d.locate()
 	}
 	if e := &d.opening; e.due(now) {
 		d.open()

@@ -1,0 +1,29 @@
+package kafka
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// placed returns a delivery to topic "a" with its messages in the queues of partitions that these brokers lead.
+func placed(t *testing.T, leaders ...int32) *delivery {
+	t.Helper()
+	d := newDelivery(t.Context(), open(t, config(t, []string{"127.0.0.1:1"})), messages(0, 40, "a"))
+	t.Cleanup(func() { _ = d.stop() })
+	d.sort()
+	d.layout = &layout{topics: map[string]topicLayout{"a": {leaders: leaders, limit: limit{bytes: defaultMessageBytes}}}}
+	d.locating.wanted = false
+	d.place()
+	require.Len(t, d.queues, len(leaders))
+	return d
+}
+
+// TestLeaderIsLookedForBesideOtherRequests: what is under way to another broker may take as long as request_timeout.
+func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
+	d := placed(t, 1, -1)
+	d.s.session = session{id: 7}
+	d.launch()
+	require.Equal(t, map[int32]int{1: 1}, d.busy)
+	require.True(t, d.locating.busy)
+}
