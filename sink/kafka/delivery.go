@@ -153,9 +153,10 @@ func (d *delivery) fail(i int, err error) {
 	}
 }
 
-// sendable returns where the messages end that may be sent now. A transaction sends none until all of them are known to fit.
+// sendable returns where the messages end that may be sent now. A transaction sends none until all of them are known to fit, and none
+// any more once one has failed.
 func (d *delivery) sendable() int {
-	if d.txn != nil && !d.txn.enlisted {
+	if d.txn != nil && (!d.txn.enlisted || d.failure != nil) {
 		return 0
 	}
 	return min(d.cut, d.held)

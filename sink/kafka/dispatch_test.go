@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,4 +27,15 @@ func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 	d.launch()
 	require.Equal(t, map[int32]int{1: 1}, d.busy)
 	require.True(t, d.locating.busy)
+}
+
+// TestFailedTransactionSendsNothingMore: what is under way is waited for, and nothing is sent that would only be aborted.
+func TestFailedTransactionSendsNothingMore(t *testing.T) {
+	d := placed(t, 1, 2)
+	d.s.session = session{id: 7}
+	d.txn = &transaction{coordinator: &coordinator{}, enlisted: true}
+	d.fail(30, errors.New("too large"))
+	d.launch()
+	require.Empty(t, d.busy)
+	require.True(t, d.finished())
 }
