@@ -145,7 +145,7 @@ func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
 	}
 	d.s.log.Warn("a kafka partition does not know relay's earlier messages, going on in a new producer session",
 		zap.String("topic", q.topic), zap.Int32("partition", q.partition), zap.Error(err))
-	if q.place.session == d.s.session {
+	if q.place.id == d.s.session.id { // in whatever epoch
 		d.s.session = noSession
 	}
 	q.place.adopt(noSession)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	kafkago "github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
 )
 
@@ -38,4 +39,17 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	d.launch()
 	require.Empty(t, d.busy)
 	require.True(t, d.finished())
+}
+
+// TestSessionThatAPartitionForgot: another epoch of the same producer id is no new session. The leader may remember batches of it.
+func TestSessionThatAPartitionForgot(t *testing.T) {
+	d := placed(t, 1)
+	d.s.session = session{id: 7}
+	q := d.queues[0]
+	q.place.adopt(d.s.session)
+	q.place.restart()
+	q.pending = &recordBatch{session: q.place.session, records: 1}
+	d.reorder(q, kafkago.UnknownProducerId, false)
+	require.False(t, d.enrolled(q), "goes on as %+v", q.place.session)
+	require.True(t, d.opening.wanted)
 }
