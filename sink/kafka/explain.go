@@ -18,13 +18,25 @@ import (
 )
 
 // explain puts what err most likely means before it. A broker that does not like a client usually just hangs up, so the likely
-// reason follows from the configuration.
-func (s *Sink) explain(err error) error {
-	if hint := s.hint(err); hint != "" {
-		return fmt.Errorf("%s: %w", hint, err)
+// reason follows from the configuration. An error that says so already, on its own or inside, is left as it is.
+func (s *Sink) explain(err error) error { return explained(s.hint(err), err) }
+
+func explained(hint string, err error) error {
+	var already *explanation
+	if hint == "" || errors.As(err, &already) {
+		return err
 	}
-	return err
+	return &explanation{hint, err}
 }
+
+// explanation is an error behind what it most likely means.
+type explanation struct {
+	hint string
+	err  error
+}
+
+func (e *explanation) Error() string { return e.hint + ": " + e.err.Error() }
+func (e *explanation) Unwrap() error { return e.err }
 
 func (s *Sink) hint(err error) string {
 	if hint := s.tlsHint(err); hint != "" {
@@ -155,9 +167,9 @@ func (s *Sink) explainTopic(err error, topic string) error {
 	case errors.Is(err, kafkago.UnsupportedCompressionType):
 		hint = fmt.Sprintf("the broker does not take compression %s; choose another", s.cfg.Compression)
 	default:
-		return s.explain(err)
+		hint = s.hint(err)
 	}
-	return fmt.Errorf("%s: %w", hint, err)
+	return explained(hint, err)
 }
 
 func (s *Sink) mechanismName() string {
