@@ -182,6 +182,48 @@ func TestAmbiguousCommit(t *testing.T) {
 	}
 }
 
+// TestCommitCutShort ends the context in the middle of a transaction. It must not be gone on with: what it stored already would be
+// committed together with what comes next.
+func TestCommitCutShort(t *testing.T) {
+	for name, fault := range map[string]kfake.Fault{
+		"not begun":  {Keys: []kmsg.Key{kmsg.AddPartitionsToTxn}, Err: kerr.CoordinatorLoadInProgress, Count: -1},
+		"not stored": {Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Partitions: []int32{1}, Err: kerr.NotEnoughReplicas, Count: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := fake(t)
+			l := fenced(t, uniqueLane(t, c.ListenAddrs()), "a")
+			first, err := l.Commit(t.Context(), messages(0, 60, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(within(t, 20*time.Second))
+			handle := c.Fault(fault)
+			go func() {
+				_ = handle.Wait(ctx, 3)
+				cancel()
+			}()
+			batch := messages(60, 60, "a")
+			_, err = l.Commit(ctx, batch, first, checkpointtest.Full(2))
+			require.ErrorIs(t, err, context.Canceled)
+			handle.Remove()
+			_, err = l.Commit(t.Context(), batch, first, checkpointtest.Full(2))
+			require.ErrorIs(t, err, errNoSession)
+
+			require.NoError(t, l.Fence(t.Context()))
+			have, err := l.Load(t.Context())
+			require.NoError(t, err)
+			checkpointtest.RequireEqual(t, checkpointtest.Full(1), have)
+			_, err = l.Commit(t.Context(), batch, have, checkpointtest.Full(2))
+			require.NoError(t, err)
+			_, found := scanAll(t, l.sink, time.Time{}, "a")
+			n := 0
+			for _, list := range found {
+				n += len(list)
+			}
+			require.Equal(t, 120, n)
+		})
+	}
+}
+
 // TestCommitWhileARivalTakesOver: the coordinator asks for patience first, and then knows the rival alone.
 func TestCommitWhileARivalTakesOver(t *testing.T) {
 	for _, tt := range []struct {
