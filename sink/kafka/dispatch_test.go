@@ -1,11 +1,19 @@
 package kafka
 
 import (
+	"context"
 	"errors"
+	"io"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/compress"
 	"github.com/stretchr/testify/require"
+
+	"workos-relay/checkpoint"
+	"workos-relay/checkpoint/checkpointtest"
 )
 
 // placed returns a delivery to topic "a" with its messages in the queues of partitions that these brokers lead.
@@ -52,4 +60,52 @@ func TestSessionThatAPartitionForgot(t *testing.T) {
 	d.reorder(q, kafkago.UnknownProducerId, false)
 	require.False(t, d.enrolled(q), "goes on as %+v", q.place.session)
 	require.True(t, d.opening.wanted)
+}
+
+// watchedCodec calls begin before it compresses.
+type watchedCodec struct {
+	compress.Codec
+	begin func()
+}
+
+func (c *watchedCodec) NewWriter(w io.Writer) io.WriteCloser {
+	c.begin()
+	return c.Codec.NewWriter(w)
+}
+
+// TestNothingReadsTheBatchAfterwards ends the context while messages are encoded: their memory is the caller's again afterwards, so what
+// reads it is waited for.
+func TestNothingReadsTheBatchAfterwards(t *testing.T) {
+	c := fake(t)
+	l := fenced(t, uniqueLane(t, c.ListenAddrs()), "a")
+	s := prepared(t, c, "a")
+	for name, tt := range map[string]struct {
+		sink *Sink
+		send func(ctx context.Context) error
+	}{
+		"publish": {s, func(ctx context.Context) error { return s.Publish(ctx, messages(0, 20, "a")) }},
+		"commit": {l.sink, func(ctx context.Context) error {
+			_, err := l.Commit(ctx, messages(0, 20, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			returned := make(chan struct{})
+			var encoded, late atomic.Int32
+			tt.sink.codec = &watchedCodec{tt.sink.codec, func() {
+				cancel()
+				encoded.Add(1)
+				select {
+				case <-returned:
+					late.Add(1)
+				case <-time.After(50 * time.Millisecond):
+				}
+			}}
+			require.ErrorIs(t, tt.send(ctx), context.Canceled)
+			close(returned)
+			require.Positive(t, encoded.Load())
+			require.Zero(t, late.Load())
+		})
+	}
 }
