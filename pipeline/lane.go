@@ -184,7 +184,7 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			return cp, err
 		}
 		if cp.Revision == before && alive.isDue() {
-			if cp, err = l.renew(ctx, work, cp); err != nil {
+			if cp, err = l.renew(ctx, work, cp, alive); err != nil {
 				return cp, err
 			}
 		}

@@ -92,37 +92,51 @@ func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
 // renewal knows when the active one must move its position, so that no standby takes it for dead.
 type renewal struct {
 	every time.Duration // 0 for never
-	last  time.Time
+	next  time.Time
+	wait  backoff // between attempts that fail
 }
 
 func (l *Lane) newRenewal() *renewal {
-	r := &renewal{last: time.Now()}
+	r := &renewal{}
 	if l.shared() {
 		r.every = l.TakeoverAfter / renewalsPerTakeover
 	}
+	r.wait = backoff{first: retryFirst, most: r.every}
+	r.done()
 	return r
 }
 
-func (r *renewal) done() { r.last = time.Now() }
+func (r *renewal) done() {
+	r.wait.reset()
+	r.next = time.Now().Add(r.every)
+}
 
-func (r *renewal) isDue() bool { return r.every > 0 && time.Since(r.last) >= r.every }
+// failed returns how long it is now until the next attempt.
+func (r *renewal) failed() time.Duration {
+	d := r.wait.next()
+	r.next = time.Now().Add(d)
+	return d
+}
+
+func (r *renewal) isDue() bool { return r.every > 0 && time.Until(r.next) <= 0 }
 
 // due is how long there is still time: never zero where it is due ever, since zero stands for never.
 func (r *renewal) due() time.Duration {
 	if r.every <= 0 {
 		return 0
 	}
-	return max(r.every-time.Since(r.last), 1)
+	return max(time.Until(r.next), 1)
 }
 
-// renew moves the position to where it is, to show that its holder is alive.
-func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+// renew moves the position to where it is, to show that its holder is alive. Where the bus refuses that and the holder is still this
+// one, it is due again after a pause, in which what is read is delivered all the same.
+func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint, alive *renewal) (checkpoint.Checkpoint, error) {
 	now, err := l.Target.Append(work, cp, nil, cp.Position)
 	if err != nil {
 		if ctx.Err() != nil {
 			return cp, ctx.Err()
 		}
-		l.retrying(Renewing, err, 0)
+		l.retrying(Renewing, err, alive.failed())
 		if now, err = l.claim(ctx, false); err != nil {
 			return cp, err
 		}
@@ -130,6 +144,9 @@ func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 	if !now.Equal(cp.Position) {
 		return now, errMoved
 	}
-	l.status.committed(now, 0)
+	if now.Revision != cp.Revision {
+		alive.done()
+		l.status.committed(now, 0)
+	}
 	return now, nil
 }

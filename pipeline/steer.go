@@ -224,10 +224,9 @@ func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		}
 		if alive.isDue() {
 			var err error
-			if cp, err = l.renew(ctx, work, cp); err != nil && !errors.Is(err, errMoved) {
+			if cp, err = l.renew(ctx, work, cp, alive); err != nil && !errors.Is(err, errMoved) {
 				return cp, err
 			}
-			alive.done()
 		}
 	}
 }
