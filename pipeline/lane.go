@@ -264,6 +264,7 @@ func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[str
 		parked[e.ID] = rejected
 		return nil
 	}
+	changed := l.steering.wait()
 	d := wait.next()
 	var fatal *sink.FatalError
 	if errors.As(failure, &fatal) {
@@ -271,7 +272,7 @@ func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[str
 	}
 	l.retrying(Publishing, failure, d)
 	if !l.steering.asked() {
-		l.steering.sleep(ctx, d)
+		sleep(ctx, d, changed)
 	}
 	return nil
 }
@@ -284,6 +285,7 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 	wait := backoff{first: retryFirst, most: retryMost}
 	w := watch{after: l.TakeoverAfter}
 	for {
+		changed := l.steering.wait()
 		if standby {
 			l.status.rests(l.steering.isPaused())
 		}
@@ -307,7 +309,7 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		}
 		if errors.Is(err, errStandby) || errors.Is(err, errResting) {
 			wait.reset()
-			l.steering.sleep(ctx, l.lookInterval(&w))
+			sleep(ctx, l.lookInterval(&w), changed)
 			continue
 		}
 		d := wait.next()
@@ -315,7 +317,7 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		if !standby && l.steering.asked() {
 			return cp, errSteered
 		}
-		l.steering.sleep(ctx, d)
+		sleep(ctx, d, changed)
 	}
 }
 

@@ -191,13 +191,13 @@ func (s *steering) refuse(err error) {
 	s.moves = nil
 }
 
-// sleep waits for d, until ctx ends, or until somebody steers.
-func (s *steering) sleep(ctx context.Context, d time.Duration) {
+// sleep waits for d, until ctx ends, or until changed is closed.
+func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-s.wait():
+	case <-changed:
 	case <-ctx.Done():
 	}
 }

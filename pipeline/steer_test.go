@@ -349,3 +349,28 @@ func TestALaneThatKeepsItsPlaceIsFollowed(t *testing.T) {
 		requireOnce(t, src, ledger)
 	})
 }
+
+// TestSteeringWhileTheLaneLooksIsSeenAtOnce: a pause ends after the lane has seen that it is paused, and before it waits.
+func TestSteeringWhileTheLaneLooksIsSeenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookedStore{Store: checkpoint.NewMemory(testIdentity)}
+		lane := twin("a", newSequence(10, 100), &memoryLedger{store: store})
+		store.onLoad = lane.Resume
+		lane.Pause()
+		stop := run(t, lane)
+		synctest.Wait() // no time passes
+		require.Equal(t, pipeline.Running, lane.Status().State)
+		stop()
+	})
+}
+
+// hookedStore calls onLoad before each Load.
+type hookedStore struct {
+	checkpoint.Store
+	onLoad func()
+}
+
+func (s *hookedStore) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	s.onLoad()
+	return s.Store.Load(ctx)
+}
