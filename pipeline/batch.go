@@ -88,7 +88,7 @@ func (l *Lane) routeOne(b *batch, e *source.Event) error {
 	why := b.parked[e.ID]
 	letter, err := l.Router.DeadLetter(e, why.Topic, why.Reason, why.Size, why.Limit)
 	if err != nil {
-		return &StopError{EventID: e.ID, Type: e.Event, Err: errors.Join(why, err)}
+		return cannotPark(e, why, err)
 	}
 	b.messages = append(b.messages, letter)
 	return nil

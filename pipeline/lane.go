@@ -257,9 +257,11 @@ func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[str
 	var rejected *sink.RejectedError
 	if errors.As(failure, &rejected) {
 		e := b.owner(sink.Durable(failure, len(b.messages)))
-		_, again := parked[e.ID]
-		if !l.Park || again {
+		if !l.Park {
 			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
+		}
+		if why := parked[e.ID]; why != nil {
+			return cannotPark(e, why, rejected)
 		}
 		parked[e.ID] = rejected
 		return nil
@@ -346,16 +348,25 @@ func (l *Lane) committed(b batch, events int, cp checkpoint.Checkpoint, took tim
 	}
 }
 
-// StopError says that the lane stopped at an event that can never be published, and no dead letter topic is configured.
+// StopError says that the lane stopped at an event that can never be published: no dead letter topic is configured, or the dead letter
+// can never be published either.
 type StopError struct {
 	EventID, Type string
+	Parks         bool // a dead letter topic is configured
 	Err           error
+}
+
+func cannotPark(e *source.Event, why, letter error) *StopError {
+	return &StopError{EventID: e.ID, Type: e.Event, Parks: true, Err: fmt.Errorf("%w; nor can its dead letter: %w", why, letter)}
 }
 
 // Error implements error.
 func (e *StopError) Error() string {
-	return fmt.Sprintf("stopped at event %s (%s): %v; configure dead_letter to park such events, or move past it with "+
-		"`relay checkpoint set %s`", e.EventID, e.Type, e.Err, e.EventID)
+	remedy := "configure dead_letter to park such events"
+	if e.Parks {
+		remedy = "mend what the bus refuses"
+	}
+	return fmt.Sprintf("stopped at event %s (%s): %v; %s, or move past it with `relay checkpoint set %s`", e.EventID, e.Type, e.Err, remedy, e.EventID)
 }
 
 // Unwrap returns the cause.

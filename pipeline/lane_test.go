@@ -138,6 +138,21 @@ func TestPoison(t *testing.T) {
 	}
 }
 
+// TestADeadLetterThatIsRefusedToo stops the lane, and the message does not advise what is configured already.
+func TestADeadLetterThatIsRefusedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, bus := newSequence(10, 10), &scriptedBus{rnd: fixedRand(), poison: map[string]bool{"event_000003": true}, strict: true}
+		lane := newLane(src, oneToOne{}, bus, checkpoint.NewMemory(testIdentity))
+		lane.Park = true
+		err := runFor(t, lane, time.Minute)
+		var stop *pipeline.StopError
+		require.ErrorAs(t, err, &stop)
+		require.Equal(t, "stopped at event event_000003 (user.created): cannot be published to user.created: poison; nor can its dead letter: "+
+			"cannot be published to dead: poison; mend what the bus refuses, or move past it with `relay checkpoint set event_000003`", err.Error())
+		require.Len(t, bus.stored, 3)
+	})
+}
+
 type recorder struct {
 	events, retries int
 	parked          []string

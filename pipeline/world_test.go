@@ -107,6 +107,7 @@ type scriptedBus struct {
 	rnd     *rand.Rand
 	failing float64
 	poison  map[string]bool
+	strict  bool // it refuses the dead letters of poison too
 
 	mu     sync.Mutex
 	stored []sink.Message
@@ -116,7 +117,7 @@ func (b *scriptedBus) Publish(_ context.Context, batch []sink.Message) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i, m := range batch {
-		if b.poison[m.ID] && m.Topic != "dead" {
+		if b.poison[m.ID] && (b.strict || m.Topic != "dead") {
 			b.stored = append(b.stored, batch[:i]...)
 			return &sink.PublishError{Durable: i, Err: &sink.RejectedError{Topic: m.Topic, Reason: "poison"}}
 		}
