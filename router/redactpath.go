@@ -146,7 +146,10 @@ func splitPath(path string) ([]pathPart, error) {
 	if escaped {
 		return nil, errors.New(`it ends in a \ that nothing follows`)
 	}
-	return parts, end()
+	if err := end(); err != nil {
+		return nil, err
+	}
+	return parts, nil
 }
 
 // illegalRedaction says why the paths cannot be taken out of an event, or returns "".
