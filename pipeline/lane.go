@@ -100,7 +100,8 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 // Run carries events until ctx ends, which is no error, or until a person must decide: then the error says what about. When ctx
-// ends it stops reading at once, lets the Append under way finish within ShutdownTimeout, and releases the checkpoint, unless KeepPlace was called.
+// ends it stops reading at once, lets the Append under way finish within ShutdownTimeout, and releases the checkpoint, unless KeepPlace
+// was called.
 func (l *Lane) Run(ctx context.Context) error {
 	l.init()
 	l.steering.begin()

@@ -104,7 +104,8 @@ func (r *reader) wait(ctx context.Context, steered <-chan struct{}) error {
 
 // gather returns the next page, and with it those that are queued behind it as far as they keep the batch within maxEvents and
 // maxBytes. It waits for one page only, so nothing that could go out waits for company, and no longer than idle, if that is not
-// zero; then it returns errIdle. It does not wait on where steered is closed: that is errSteered. After the last page it returns the reader's error.
+// zero; then it returns errIdle. It does not wait on where steered is closed: that is errSteered. After the last page it returns the
+// reader's error.
 func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.Duration, steered <-chan struct{}) ([]source.Page, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
