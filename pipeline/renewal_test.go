@@ -66,3 +66,19 @@ func TestARenewalThatFailsIsTriedAgainInMeasure(t *testing.T) {
 		})
 	}
 }
+
+// TestARenewalFollowsAPositionMovedByAnotherHand: it must neither move it back nor go on reading from where it was.
+func TestARenewalFollowsAPositionMovedByAnotherHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newSequence(10, 100)
+		// The first commit is the origin, the second all events, the third a renewal.
+		ledger := &memoryLedger{store: &movedOnce{Store: checkpoint.NewMemory(testIdentity), to: src.events[4].Position()}}
+		lane := twin("a", src, ledger)
+		stop := run(t, lane)
+		after(takeover)
+		stop()
+		require.Len(t, ledger.log, 15)
+		require.Equal(t, src.events[5].ID, ledger.log[10].ID)
+		require.Equal(t, 2, src.opened)
+	})
+}

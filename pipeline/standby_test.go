@@ -181,6 +181,28 @@ func TestAQuietActiveOneKeepsItsPlace(t *testing.T) {
 	})
 }
 
+// TestAStandbyThatWasStoppedItselfDoesNotJump: both were stopped, as on a host that sleeps, and the active one wakes up later. What the
+// standby did not see does not count as silence.
+func TestAStandbyThatWasStoppedItselfDoesNotJump(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+		src := newSequence(10, 100)
+		asleep := time.Now().Add(63 * time.Second) // after b has looked once at what a renewed last
+		woken := asleep.Add(time.Minute)
+		a := twin("a", src, &stopped{ledger, asleep, woken.Add(takeover * 2 / 3)})
+		b := twin("b", src, &stopped{ledger, asleep, woken})
+		stopA := run(t, a)
+		time.Sleep(time.Second)
+		stopB := run(t, b)
+		time.Sleep(time.Until(woken.Add(time.Minute)))
+		require.Equal(t, pipeline.Running, a.Status().State)
+		require.Equal(t, pipeline.Standby, b.Status().State)
+		require.Equal(t, 1, src.opened, "nobody has taken over in between")
+		stopB()
+		stopA()
+	})
+}
+
 func TestTwoFirstStartsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
