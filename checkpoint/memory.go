@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// Memory is a Store that lasts as long as the process: for tests, and for commands that keep no position.
+// Memory is a Store that lasts as long as the process: for tests.
 type Memory struct {
 	id Identity
 
