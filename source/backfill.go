@@ -62,9 +62,10 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 			return true, w.err
 		}
 		page, ok := w.take()
-		w.schedule()
+		now := time.Now()
+		w.schedule(now)
 		if !ok {
-			w.wait()
+			w.wait(now)
 			continue
 		}
 		out, err := w.deliver(page)

@@ -109,9 +109,8 @@ func (w *window) take() (segmentPage, bool) {
 	return p, true
 }
 
-// schedule starts what may be under way: the segments' next pages, the nearest first, and looks for new seams with what is left.
-func (w *window) schedule() {
-	now := time.Now()
+// schedule starts what may be under way at now: the segments' next pages, the nearest first, then looks for new seams.
+func (w *window) schedule(now time.Time) {
 	if w.left || now.UnixNano() < w.quiet.Load() || len(w.segs) == 1 && !w.canGrow() {
 		return
 	}
@@ -174,10 +173,10 @@ func (w *window) release(s *segment, p segmentPage) {
 	w.buffered -= p.cost
 }
 
-// wait sleeps until an answer comes or a pause is over.
-func (w *window) wait() {
+// wait sleeps until an answer comes or a pause is over. now is when schedule last looked: a pause that has ended since then is over.
+func (w *window) wait(now time.Time) {
 	var pause <-chan time.Time
-	if at := w.nextStart(); !at.IsZero() {
+	if at := w.nextStart(now); !at.IsZero() {
 		t := time.NewTimer(time.Until(at))
 		defer t.Stop()
 		pause = t.C
@@ -190,9 +189,8 @@ func (w *window) wait() {
 	}
 }
 
-// nextStart is when a segment that pauses may go on; zero where none does.
-func (w *window) nextStart() (at time.Time) {
-	now := time.Now()
+// nextStart is when a segment that pauses at now may go on; zero where none does.
+func (w *window) nextStart(now time.Time) (at time.Time) {
 	for _, s := range w.segs {
 		next := s.notBefore
 		if quiet := time.Unix(0, w.quiet.Load()); next.Before(quiet) {
