@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -348,6 +349,39 @@ func TestBackfillGivesWayTo429(t *testing.T) {
 			require.Equal(t, 8, most)
 		})
 	}
+}
+
+// The single reader that goes on after a backfill keeps the silence that the backfill was asked for.
+func TestAfterABackfillTheAPIsSilenceIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := sourcetest.New(day(4_000))
+		var mu sync.Mutex
+		var sent []time.Time
+		s, _, total := interposed(t, srv, func(r *http.Request, next func() (*http.Response, error)) (*http.Response, error) {
+			mu.Lock()
+			sent = append(sent, time.Now())
+			n := len(sent)
+			mu.Unlock()
+			if n == 60 { // another one that is under way meets the 429, and this one's answer comes after that
+				srv.Fail(1, sourcetest.TooManyRequests(time.Minute, sourcetest.RetryAfterSeconds))
+				time.Sleep(2 * latency)
+				srv.RefuseTypes(source.SessionCreated)
+				return next()
+			}
+			time.Sleep(latency)
+			return next()
+		})
+		var told, refused time.Time
+		s.Hooks.OnTypeRefused = func(source.TypeRefusedInfo) { refused = time.Now() }
+		s.Hooks.OnRateLimited = func(source.RateLimitedInfo) { told = time.Now() }
+		_, err := readToTip(t.Context(), s, checkpoint.Position{})
+		require.NoError(t, err)
+		require.True(t, total.Active)
+		require.True(t, refused.After(told) && refused.Before(told.Add(time.Minute)), "the backfill ends within the silence")
+		for _, at := range sent {
+			require.False(t, at.After(told) && at.Before(told.Add(time.Minute)), "a request %s after the 429", at.Sub(told))
+		}
+	})
 }
 
 // Leaving the loop ends what is under way, at whatever point and whatever hangs.

@@ -55,7 +55,7 @@ func (w *window) request(s *segment) {
 // hush waits while the API has asked for no more requests; it may have done so while this one waited for its turn.
 func (w *window) hush(ctx context.Context) error {
 	for {
-		d := time.Until(time.Unix(0, w.quiet.Load()))
+		d := time.Until(w.r.quietUntil())
 		if err := sleep(ctx, d); err != nil || d <= 0 {
 			return err
 		}
@@ -164,7 +164,9 @@ func (w *window) hold(res result, reason RetryReason) {
 		w.allowed = max(w.allowed/2, 2) // one for the head, and one that looks ahead
 	}
 	if retryAfterOf(res.err) > 0 || reason == RetryRateLimited || reason == RetryUnauthorized || reason == RetryRedirect {
-		w.quiet.Store(max(w.quiet.Load(), res.seg.notBefore.UnixNano()))
+		if until := res.seg.notBefore; until.After(w.r.quietUntil()) {
+			w.r.quiet.Store(&until)
+		}
 	}
 }
 

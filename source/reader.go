@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -48,6 +49,7 @@ type reader struct {
 	wake     <-chan struct{}
 	now      time.Time // the API's clock at polled
 	failures failures
+	quiet    atomic.Pointer[time.Time] // what quietUntil returns
 
 	silentUntil time.Time // when checkSilence is due again; zero at the start
 
@@ -112,10 +114,10 @@ func (r *reader) next(ctx context.Context) (Page, error) {
 	}
 }
 
-// pause keeps PollInterval between polls at the tip.
+// pause keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill was asked for.
 func (r *reader) pause(ctx context.Context) error {
 	if !r.atTip {
-		return ctx.Err()
+		return sleep(ctx, time.Until(r.quietUntil()))
 	}
 	interval := r.s.PollInterval
 	if interval <= 0 {
@@ -137,6 +139,15 @@ func (r *reader) pause(ctx context.Context) error {
 			r.wake = nil
 		}
 	}
+}
+
+// quietUntil is when the silence ends that a backfill was asked for; zero where it never was. The requests of a backfill read it
+// while they wait for their turn.
+func (r *reader) quietUntil() time.Time {
+	if t := r.quiet.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
 }
 
 // options is the query of the next request.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -24,14 +23,13 @@ type window struct {
 	ahead  int // pages per segment
 
 	inFlight int
-	probes   int          // of those under way
-	reserved int64        // for those under way
-	buffered int64        // cost of every page held
-	pageCost int64        // what a page costs on average
-	maxCost  int64        // what a page may cost, going by the latest
-	allowed  float64      // requests that may be under way at once
-	cut      time.Time    // when allowed was last cut
-	quiet    atomic.Int64 // no request before, in Unix nanoseconds; read by the requests that wait for the client's limiter
+	probes   int       // of those under way
+	reserved int64     // for those under way
+	buffered int64     // cost of every page held
+	pageCost int64     // what a page costs on average
+	maxCost  int64     // what a page may cost, going by the latest
+	allowed  float64   // requests that may be under way at once
+	cut      time.Time // when allowed was last cut
 
 	proven     bool // a page that came by time was like the cursor's
 	disordered bool // events were seen in another order than their times
@@ -111,7 +109,7 @@ func (w *window) take() (segmentPage, bool) {
 
 // schedule starts what may be under way at now: the segments' next pages, the nearest first, then looks for new seams.
 func (w *window) schedule(now time.Time) {
-	if w.left || now.UnixNano() < w.quiet.Load() || len(w.segs) == 1 && !w.canGrow() {
+	if w.left || now.Before(w.r.quietUntil()) || len(w.segs) == 1 && !w.canGrow() {
 		return
 	}
 	var claimed int64 // by the segments before
@@ -191,9 +189,10 @@ func (w *window) wait(now time.Time) {
 
 // nextStart is when a segment that pauses at now may go on; zero where none does.
 func (w *window) nextStart(now time.Time) (at time.Time) {
+	quiet := w.r.quietUntil()
 	for _, s := range w.segs {
 		next := s.notBefore
-		if quiet := time.Unix(0, w.quiet.Load()); next.Before(quiet) {
+		if next.Before(quiet) {
 			next = quiet
 		}
 		if s.open() && !s.busy && next.After(now) && (at.IsZero() || next.Before(at)) {

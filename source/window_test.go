@@ -15,7 +15,7 @@ import (
 func TestAPauseThatIsJustOverIsNotSleptThrough(t *testing.T) {
 	for name, pause := range map[string]func(w *window, until time.Time){
 		"of a segment":    func(w *window, until time.Time) { w.segs[0].notBefore = until },
-		"of every reader": func(w *window, until time.Time) { w.quiet.Store(until.UnixNano()) },
+		"of every reader": func(w *window, until time.Time) { w.r.quiet.Store(&until) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
