@@ -29,7 +29,7 @@ func (w *window) request(s *segment) {
 	if s.probing {
 		res.end = s.from.Add(maxRange)
 		if h := w.r.horizon(); res.end.After(h) {
-			res.end = h
+			res.end = h.Truncate(time.Millisecond) // as it is written
 		}
 		res.opts.RangeStart, res.opts.RangeEnd = s.from.UTC().Format(apiTime), res.end.UTC().Format(apiTime)
 		w.probes++

@@ -144,12 +144,13 @@ func (w *window) found(s *segment, p segmentPage, res result) {
 
 // wholeFrom returns the index of the first event of a page that came by time from which on the page can leave nothing out, although
 // the list may be in another order than its times: what follows it in the list is at most maxStepBack older, so within the range; and
-// so is everything up to the last one, which must be as much older than the end. It is 0 where there is none.
+// so is everything up to the last one, which must be as much older than the end. The bounds themselves count as outside, since no
+// document says whether the API includes them. It is 0 where there is none.
 func wholeFrom(events []Event, from, end time.Time) int {
-	if events[len(events)-1].CreatedAt.After(end.Add(-maxStepBack)) {
+	if end.Sub(events[len(events)-1].CreatedAt) <= maxStepBack {
 		return 0
 	}
-	return max(0, slices.IndexFunc(events, func(e Event) bool { return e.CreatedAt.Sub(from) >= maxStepBack }))
+	return max(0, slices.IndexFunc(events, func(e Event) bool { return e.CreatedAt.Sub(from) > maxStepBack }))
 }
 
 // useless drops a segment for which no seam was found. Where that is for want of events, the segment before ends there.
