@@ -192,6 +192,39 @@ func TestBackfillWithoutRanges(t *testing.T) {
 	}
 }
 
+// A refusal that passes, of a look by time or of a cursor, ends nothing.
+func TestAPassingRefusalEndsNoBackfill(t *testing.T) {
+	for _, parameter := range []string{"range_start", "after"} {
+		t.Run(parameter, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, latency))
+				var refuse atomic.Bool // the next one
+				refused := false
+				s, logs, total := interposed(t, srv, func(r *http.Request, next func() (*http.Response, error)) (*http.Response, error) {
+					if r.URL.Query().Has(parameter) && refuse.CompareAndSwap(true, false) {
+						return &http.Response{StatusCode: http.StatusNotFound, Body: http.NoBody, Request: r}, nil
+					}
+					return next()
+				})
+				add := s.Hooks.OnBackfill
+				s.Hooks.OnBackfill = func(i source.BackfillInfo) {
+					if add(i); total.Joined >= 3 && !refused {
+						refused = true
+						refuse.Store(true)
+					}
+				}
+				events, err := readToTip(t.Context(), s, checkpoint.Position{})
+				require.NoError(t, err)
+				served(t, srv, sourcetest.Filter{}, events)
+				require.True(t, refused)
+				require.False(t, refuse.Load())
+				require.Greater(t, total.Joined, 10)
+				require.Zero(t, logs.FilterMessageSnippet("does not answer by time").Len())
+			})
+		})
+	}
+}
+
 func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(12_000), sourcetest.WithLatency(latency, latency))

@@ -139,14 +139,8 @@ func (w *window) fail(res result) {
 	case s.gone && reason == "":
 	case errors.Is(res.err, ErrTooLarge):
 		w.tooLarge(res)
-	case isClientFault(res.err) && res.probe:
-		w.unsupported("it refuses a range of time", res.err)
 	case isClientFault(res.err):
-		// A passing refusal is no reason to lose what was read ahead; for another one the plain cursor finds the cause.
-		if s.attempts++; s.attempts > 1 {
-			s.stuck = true
-		}
-		s.notBefore = time.Now().Add(retryFirst)
+		w.blamed(res)
 	case reason == "":
 		w.err = res.err
 	default:
@@ -154,6 +148,21 @@ func (w *window) fail(res result) {
 		wait := r.failed(res.err, reason, s.attempts)
 		s.notBefore = time.Now().Add(wait)
 		w.hold(res, reason)
+	}
+}
+
+// blamed takes in an answer that blames the request. A passing one is no reason to lose what was read ahead, or to give up ranges
+// that have proved right. Where it comes again, ranges are not supported; for another request the plain cursor finds the cause.
+func (w *window) blamed(res result) {
+	s := res.seg
+	s.attempts++
+	switch {
+	case s.attempts == 1 && (w.proven || !res.probe):
+		s.notBefore = time.Now().Add(retryFirst)
+	case res.probe:
+		w.unsupported("it refuses a range of time", res.err)
+	default:
+		s.stuck = true
 	}
 }
 
