@@ -225,6 +225,26 @@ func TestAPassingRefusalEndsNoBackfill(t *testing.T) {
 	}
 }
 
+// Answers that lay waiting while the consumer was busy set the clock as of when they came.
+func TestABackfillsClockIsRightAfterASlowConsumer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, latency))
+		s, _, total := interposed(t, srv, nil)
+		pages := 0
+		for page, err := range s.Pages(t.Context(), checkpoint.Position{}) {
+			require.NoError(t, err)
+			if page.Tip {
+				break
+			}
+			require.WithinDuration(t, time.Now(), page.Now, 2*time.Second)
+			if pages++; pages%20 == 0 {
+				time.Sleep(time.Hour)
+			}
+		}
+		require.Positive(t, total.Joined)
+	})
+}
+
 func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(12_000), sourcetest.WithLatency(latency, latency))

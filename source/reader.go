@@ -288,9 +288,9 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 	}
 }
 
-// answered sets the clock by an answer.
+// answered sets the clock by an answer, which may have come a while ago.
 func (r *reader) answered(a answer) {
-	r.polled, r.now = time.Now(), a.Date
+	r.polled, r.now = a.sent.Add(a.took), a.Date
 	if r.now.IsZero() {
 		r.now = r.polled
 	}
