@@ -32,6 +32,29 @@ func (f *File) Archive(ctx context.Context) (string, error) {
 	return f.archive()
 }
 
+// Keep archives c, a checkpoint of this lane that is in force in another place, as Archive does the one that is in force here. It
+// returns the path.
+func (f *File) Keep(ctx context.Context, c Checkpoint) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return "", err
+	}
+	return f.archiveBy(func(path string) error {
+		temporary := path + temporarySuffix
+		if err := writeSynced(temporary, Encode(c)); err != nil {
+			return errors.Join(err, removeIfThere(temporary))
+		}
+		if err := os.Rename(temporary, path); err != nil {
+			return errors.Join(err, removeIfThere(temporary))
+		}
+		return nil
+	})
+}
+
 // Remove archives the checkpoint in force, readable or not, and then removes it and the one before it, as if there had never
 // been one. It returns the path of the archived one, and ErrNotFound where there is none.
 func (f *File) Remove(ctx context.Context) (string, error) {
@@ -65,12 +88,17 @@ func (f *File) archive() (string, error) {
 	} else if err != nil {
 		return "", fmt.Errorf("archive the checkpoint: %w", err)
 	}
+	return f.archiveBy(func(path string) error { return keepAs(f.paths.main, path) })
+}
+
+// archiveBy lets put make the next archive, under the path it is given, and removes the oldest beyond maxArchives.
+func (f *File) archiveBy(put func(path string) error) (string, error) {
 	archives, err := f.paths.archives()
 	if err != nil {
 		return "", fmt.Errorf("archive the checkpoint: %w", err)
 	}
 	path := f.archivePath(archives)
-	if err := keepAs(f.paths.main, path); err != nil {
+	if err := put(path); err != nil {
 		return "", fmt.Errorf("archive the checkpoint as %s: %w", path, err)
 	}
 	for len(archives) >= maxArchives {

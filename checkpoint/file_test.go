@@ -306,6 +306,28 @@ func TestFileNoticesALostLock(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestFileKeep: what is in force elsewhere takes its turn among the archives, and nothing comes into force here by that.
+func TestFileKeep(t *testing.T) {
+	dir := t.TempDir()
+	f := openFile(t, dir)
+	first, err := f.Commit(t.Context(), checkpoint.Checkpoint{}, checkpointtest.Full(1))
+	require.NoError(t, err)
+	var made []string
+	for n := range 11 {
+		elsewhere := checkpointtest.Full(100 + n)
+		path, err := f.Keep(t.Context(), elsewhere)
+		require.NoError(t, err)
+		require.Equal(t, elsewhere, decodeFile(t, path))
+		made = append(made, path)
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "workos.kit.archive-*"))
+	require.NoError(t, err)
+	require.Equal(t, made[1:], found, "the ten newest are kept, and nothing beside them")
+	have, err := f.Load(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, first, have)
+}
+
 func TestFileArchive(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)

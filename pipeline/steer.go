@@ -34,6 +34,7 @@ type steering struct {
 // move is a request to move the position. Whoever takes it from steering answers once.
 type move struct {
 	to     checkpoint.Position
+	keep   func(context.Context, checkpoint.Checkpoint) error // may be nil
 	answer chan moveResult
 }
 
@@ -64,9 +65,10 @@ func (l *Lane) KeepPlace() {
 // Move makes the lane go on from another position: once the Append under way is committed, it commits to in the place of the position
 // in force, by compare and swap, and reads from there. It returns the checkpoints before and after. It waits until the lane holds its
 // position, or ctx ends; then nothing has been moved and nothing will be, unless the error is that of the Append that was to move it.
-// A lane that another holder keeps standing by returns ErrNotHeld at once, one that is not within Run ErrNotRunning.
-func (l *Lane) Move(ctx context.Context, to checkpoint.Position) (before, after checkpoint.Checkpoint, err error) {
-	m := &move{to: to, answer: make(chan moveResult, 1)}
+// A lane that another holder keeps standing by returns ErrNotHeld at once, one that is not within Run ErrNotRunning. keep, if not nil,
+// is given the checkpoint in force just before it is replaced, in the lane's goroutine; where it fails nothing is moved.
+func (l *Lane) Move(ctx context.Context, to checkpoint.Position, keep func(context.Context, checkpoint.Checkpoint) error) (before, after checkpoint.Checkpoint, err error) {
+	m := &move{to: to, keep: keep, answer: make(chan moveResult, 1)}
 	if !l.steering.ask(m) {
 		return before, after, ErrNotRunning
 	}
@@ -210,10 +212,13 @@ func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		changed := l.steering.wait()
 		for m := l.steering.next(); m != nil; m = l.steering.next() {
 			var err error
+			before := cp.Revision
 			if cp, err = l.moveTo(ctx, work, cp, m); err != nil {
 				return cp, err
 			}
-			alive.done()
+			if cp.Revision != before {
+				alive.done()
+			}
 		}
 		if !l.steering.isPaused() {
 			return cp, nil
@@ -249,6 +254,12 @@ func (l *Lane) await(ctx context.Context, changed <-chan struct{}, alive *renewa
 
 // moveTo does m and answers it. The error ends what the lane does: after a failed Append the position in force must be read again.
 func (l *Lane) moveTo(ctx, work context.Context, cp checkpoint.Checkpoint, m *move) (checkpoint.Checkpoint, error) {
+	if m.keep != nil {
+		if err := m.keep(work, cp); err != nil {
+			m.answer <- moveResult{before: cp, err: fmt.Errorf("nothing was moved, since the checkpoint in force could not be kept: %w", err)}
+			return cp, nil
+		}
+	}
 	now, err := l.Target.Append(work, cp, nil, m.to)
 	if err == nil && !now.Equal(m.to) {
 		err = fmt.Errorf("the position in force is %s", now.Position)

@@ -70,7 +70,7 @@ func TestAPausedStandbyTakesNothingOver(t *testing.T) {
 		after(10 * time.Second)
 		require.Equal(t, pipeline.Paused, b.Status().State)
 		require.Equal(t, "holder a is active", b.Status().Reason)
-		_, _, err := b.Move(t.Context(), checkpoint.Position{})
+		_, _, err := b.Move(t.Context(), checkpoint.Position{}, nil)
 		require.ErrorIs(t, err, pipeline.ErrNotHeld)
 
 		stopA() // in order: the place is free
@@ -227,14 +227,21 @@ func TestMove(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
 		src := slowSource(100)
 		lane := twin("a", src, ledger)
-		_, _, err := lane.Move(t.Context(), checkpoint.Position{})
+		_, _, err := lane.Move(t.Context(), checkpoint.Position{}, nil)
 		require.ErrorIs(t, err, pipeline.ErrNotRunning)
 		stop := run(t, lane)
 		after(20*time.Second + 500*time.Millisecond)
 
 		to := src.events[79].Position()
-		before, now, err := lane.Move(t.Context(), to) // forward, while it runs
+		var kept checkpoint.Checkpoint
+		before, now, err := lane.Move(t.Context(), to, func(ctx context.Context, cp checkpoint.Checkpoint) error { // forward, while it runs
+			kept = cp
+			inForce, err := lane.Target.Load(ctx)
+			require.Equal(t, cp, inForce, "it is kept before it is replaced")
+			return err
+		})
 		require.NoError(t, err)
+		require.Equal(t, before, kept)
 		require.Equal(t, src.events[20].ID, before.EventID)
 		require.Equal(t, to, now.Position)
 		require.Equal(t, before.Revision+1, now.Revision)
@@ -243,7 +250,14 @@ func TestMove(t *testing.T) {
 
 		lane.Pause()
 		synctest.Wait()
-		_, _, err = lane.Move(t.Context(), src.events[4].Position()) // back, in a pause
+		at := lane.Status().Checkpoint
+		_, _, err = lane.Move(t.Context(), to, func(context.Context, checkpoint.Checkpoint) error { return errors.New("the disk is full") })
+		require.ErrorContains(t, err, "nothing was moved")
+		require.ErrorContains(t, err, "the disk is full")
+		inForce, err := lane.Target.Load(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, at, inForce)
+		_, _, err = lane.Move(t.Context(), src.events[4].Position(), nil) // back, in a pause
 		require.NoError(t, err)
 		after(time.Minute)
 		s := lane.Status()
@@ -255,7 +269,7 @@ func TestMove(t *testing.T) {
 		stop()
 		require.Equal(t, src.events[5].ID, ledger.log[n].ID)
 		require.Len(t, ledger.log, n+95)
-		_, _, err = lane.Move(t.Context(), to)
+		_, _, err = lane.Move(t.Context(), to, nil)
 		require.ErrorIs(t, err, pipeline.ErrNotRunning)
 	})
 }
@@ -270,7 +284,7 @@ func TestAMoveThatIsGivenUpMovesNothing(t *testing.T) {
 		after(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, _, err := lane.Move(ctx, checkpoint.Position{EventID: "event_000009"})
+		_, _, err := lane.Move(ctx, checkpoint.Position{EventID: "event_000009"}, nil)
 		require.ErrorIs(t, err, pipeline.ErrNotHeld)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "it is retrying: taking up the position")
@@ -303,7 +317,7 @@ func TestAMoveThatFailsIsSaid(t *testing.T) {
 		stop := run(t, lane)
 		after(time.Second)
 		store.refuse.Store("event_000003")
-		_, _, err := lane.Move(t.Context(), src.events[3].Position())
+		_, _, err := lane.Move(t.Context(), src.events[3].Position(), nil)
 		require.ErrorContains(t, err, "may have taken effect all the same: refused")
 		after(time.Minute)
 		s := lane.Status()

@@ -95,13 +95,11 @@ func (r *relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	kept := ""
-	if m.target.Mode() == checkpoint.AtLeastOnce {
-		if kept, err = m.store.Archive(ctx); err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
-			return admin.Moved{}, err
-		}
-	}
-	before, after, err := m.run.Move(ctx, position)
+	var kept string
+	before, after, err := m.run.Move(ctx, position, func(ctx context.Context, cp checkpoint.Checkpoint) (err error) {
+		kept, err = m.store.Keep(ctx, cp)
+		return err
+	})
 	if err != nil {
 		return admin.Moved{}, err
 	}

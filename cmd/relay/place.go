@@ -146,8 +146,8 @@ func replaceable(err error) bool {
 func (p *places) put(ctx context.Context, at *place, to checkpoint.Position) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)
-	} else {
-		prev, err = p.takeBus(ctx)
+	} else if prev, err = p.takeBus(ctx); err == nil && prev.Generation > 0 {
+		kept, err = p.disk.Keep(ctx, prev)
 	}
 	if err != nil {
 		return prev, kept, err

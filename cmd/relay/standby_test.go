@@ -119,6 +119,7 @@ func TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew(t *testing.T) {
 		code, stdout, stderr := do(t, "checkpoint", "set", ids[10], "--config", other)
 		require.Equal(t, exitDone, code, stderr)
 		require.Contains(t, stdout, ids[299], "it says where the lane stood before")
+		require.Equal(t, ids[299], keptIn(t, stdout).EventID, "and keeps what the stream no longer holds")
 		code, _, stderr = do(t, "run", "--config", config)
 		require.Equal(t, exitDecide, code, stderr)
 		code, _, stderr = do(t, "checkpoint", "set", ids[299], "--config", config)

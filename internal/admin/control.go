@@ -53,7 +53,7 @@ type Moved struct {
 	Before     *Position       `json:"before"` // null where there was none, or, with Unreadable, none that could be read
 	After      Position        `json:"after"`
 	Unreadable bool            `json:"unreadable"`
-	Kept       string          `json:"kept"` // file in which the checkpoint from before is kept; empty where it is not
+	Kept       string          `json:"kept"` // file beside the checkpoints in which the one from before is kept; empty where there was none, or none that could be read
 }
 
 // LaneState is what of a lane POST /api/v1/{pause,resume,poll} tells.
