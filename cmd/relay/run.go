@@ -35,8 +35,9 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
 	metrics := telemetry.NewMetrics(version())
 	var r *relay
-	past := newJournal(cfg, func(text string) string { return r.hide(text) })
-	traces, err := startTraces(ctx, cfg, metrics, os.LookupEnv, log)
+	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
+	past := newJournal(cfg, hide)
+	traces, err := startTraces(ctx, cfg, hide, metrics, os.LookupEnv, log)
 	if err != nil {
 		return err
 	}

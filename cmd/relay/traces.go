@@ -14,9 +14,9 @@ import (
 // traceFlush bounds how long the end of relay waits for a collector to take the last spans.
 const traceFlush = 3 * time.Second
 
-// startTraces returns where spans go, and nil where the configuration and the environment name no collector. Variables of the
-// environment are those of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
-func startTraces(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, env func(string) (string, bool), log *zap.Logger) (*telemetry.Traces, error) {
+// startTraces returns where spans go, and nil where the configuration and the environment name no collector. hide takes secrets out of
+// a text. Variables of the environment are those of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
+func startTraces(ctx context.Context, cfg *config.Config, hide func(string) string, metrics *telemetry.Metrics, env func(string) (string, bool), log *zap.Logger) (*telemetry.Traces, error) {
 	t := cfg.Telemetry.Traces
 	if t.Endpoint == "" && !collectorInEnvironment(env, log) {
 		return nil, nil
@@ -31,7 +31,7 @@ func startTraces(ctx context.Context, cfg *config.Config, metrics *telemetry.Met
 	}
 	return telemetry.NewTraces(ctx, telemetry.TracesConfig{
 		Endpoint: t.Endpoint, Headers: headers, TLS: tls, SampleRatio: t.SampleRatio,
-		Version: version(), RelayID: cfg.ID, Hide: cfg.Hide, Metrics: metrics, Logger: log,
+		Version: version(), RelayID: cfg.ID, Hide: hide, Metrics: metrics, Logger: log,
 	})
 }
 

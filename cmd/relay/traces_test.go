@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"workos-relay/internal/admin"
 	"workos-relay/source/sourcetest"
 )
 
@@ -255,6 +257,39 @@ func TestACollectorThatIsAwayHoldsNothingUp(t *testing.T) {
 			require.NotContains(t, r.stderr.String(), "secret_of_the_collector")
 		})
 	}
+}
+
+// TestACollectorRepeatsASecretOfAReload: what came into force after the start is hidden as well.
+func TestACollectorRepeatsASecretOfAReload(t *testing.T) {
+	const later = "the-second-token-of-all"
+	var refuses atomic.Bool
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if refuses.Load() {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, "not you, "+later)
+		}
+	}))
+	t.Cleanup(echo.Close)
+	api := traceAPI(t, 50)
+	url, js := newNATS(t)
+	text, addr := withAdmin(t, natsConfig(api.URL(), url, t.TempDir(), tracesSection(echo.URL, 1)))
+	text = strings.Replace(text, "admin: {", "admin: {token: the-first-token-of-all, ", 1)
+	path := writeConfig(t, text)
+	r := start(t, "run", "--config", path)
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") >= 50 }, patient, often, &r.stderr)
+	client, err := admin.NewClient(addr, admin.Security{Token: "the-first-token-of-all"})
+	require.NoError(t, err)
+	rewrite(t, path, strings.Replace(text, "the-first-token-of-all", later, 1))
+	done, err := client.Reload(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"admin.token: changed"}, done.Changes)
+
+	refuses.Store(true)
+	live(t, api, 5)
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") >= 55 }, patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	require.Contains(t, r.stderr.String(), "not you, [secret]")
+	require.NotContains(t, r.stderr.String(), later)
 }
 
 func TestCollectorInEnvironment(t *testing.T) {
