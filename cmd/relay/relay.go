@@ -204,11 +204,15 @@ func (r *relay) replace(old, next *member) {
 	r.members[slices.Index(r.members, old)] = next
 }
 
-// close closes the sinks, and gives up the stores' locks. Nothing is started or moved after that.
+// close closes the sinks, and gives up the stores' locks. Nothing is started or moved after that. A lane that was started when nobody
+// waited for the group any more is stopped before.
 func (r *relay) close() error {
 	r.changing.Lock()
 	defer r.changing.Unlock()
 	r.running = false
+	for _, m := range r.now() {
+		r.group.Stop(m.run)
+	}
 	return r.closeMembers()
 }
 

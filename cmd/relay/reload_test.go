@@ -14,7 +14,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
+	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
@@ -318,4 +320,38 @@ func TestHangupReloads(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, cmd.Wait(), &stderr)
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
+}
+
+// TestALaneThatIsStartedAtTheEndIsStopped: its relay goes down, since every lane had stopped, and is reloaded before its admin server has
+// closed. Nothing runs on what is closed, and the position is left in order.
+func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
+	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`,
+		strings.Repeat("x", 2<<20))
+	api := newAPI(t)
+	require.NoError(t, api.Append([]byte(odd[0]), []byte(big)))
+	url, js := newNATS(t)
+	dir := t.TempDir()
+	parse := func(more string) (*config.Config, error) {
+		return config.Parse("", []byte(natsConfig(api.URL(), url, dir, more)), noEnv)
+	}
+	cfg, err := parse("")
+	require.NoError(t, err)
+	var r *relay
+	err = serve(t.Context(), cfg, zap.NewNop(), func(started *relay) func() {
+		r = started
+		r.reread = func() (*config.Config, error) { return parse("dead_letter: {topic: relay.dead_letter}") }
+		return func() { // no lane runs any more
+			done, err := r.Reload(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, []string{"nats was started anew from its position"}, done.Lanes)
+			require.Eventually(t, func() bool { return messages(js, "WORKOS") == 2 }, patient, often)
+		}
+	})
+	require.Equal(t, exitDecide, exitCode(err), err)
+	last := r.now()[0]
+	require.False(t, r.group.Runs(last.run))
+	cp, err := checkpoint.ReadFile(dir, last.lane.identity())
+	require.NoError(t, err)
+	require.True(t, cp.Released)
+	require.Equal(t, "event_01J0000000000000000000000D", cp.EventID)
 }
