@@ -118,8 +118,7 @@ func (r *relay) moveStopped(ctx context.Context, m *member, to admin.Destination
 	}
 	client := newClient(m.lane.cfg)
 	client.Limiter = r.limiter
-	m.sleep()
-	again := r.join(ctx, m.lane, client, m.bus, m.store)
+	again := r.succeed(ctx, m, m.lane, client, m.bus)
 	r.replace(m, again)
 	r.group.Start(again.run) //nolint:contextcheck // the group was given a context
 	return done, nil

@@ -317,9 +317,14 @@ func (r *relay) follow(ctx context.Context, p planned, client *source.Client) *m
 			r.log.Warn("closing the bus of a lane that was changed", zap.String("lane", p.lane.sink.Name), zap.Error(err))
 		}
 	}
-	p.old.sleep()
-	next := r.join(ctx, p.lane, client, b, p.old.store)
-	if p.old.run.Paused() {
+	return r.succeed(ctx, p.old, p.lane, client, b)
+}
+
+// succeed makes the member that comes in the place of old, which has stopped, with its store. It is paused where old was.
+func (r *relay) succeed(ctx context.Context, old *member, l *lane, client *source.Client, b *bus) *member {
+	old.sleep()
+	next := r.join(ctx, l, client, b, old.store)
+	if old.run.Paused() {
 		next.run.Pause()
 	}
 	return next

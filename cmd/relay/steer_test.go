@@ -303,3 +303,31 @@ func get200(addr string) bool {
 	code, _ := get(addr, "/api/v1/status")
 	return code == http.StatusOK
 }
+
+// TestAPauseOutlivesAStop: a lane that stops while it is paused, since its position has gone, is moved and does not run off.
+func TestAPauseOutlivesAStop(t *testing.T) {
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 50, Seed: 1}))
+	url, js := newNATS(t)
+	text, _ := withAdmin(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), "takeover_after: 3s"))
+	text = strings.Replace(text, "sinks: [", `sinks: [{name: other, type: nats, url: "`+url+`", stream: OTHER, topic_prefix: other.}, `, 1)
+	config := writeConfig(t, text)
+	r := start(t, "run", "--config", config)
+	require.Eventually(t, func() bool { return events(t, js) == 50 }, patient, often, &r.stderr)
+	code, _, stderr := do(t, "pause", "nats", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	stream, err := js.Stream(t.Context(), "WORKOS")
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(t.Context(), purgePosition))
+	require.Eventually(t, func() bool { return lanes(t, config)["nats"].State == pipeline.Stopped }, patient, often, &r.stderr)
+
+	ids := api.IDs(sourcetest.Filter{})
+	code, _, stderr = do(t, "checkpoint", "set", ids[49], "--lane", "nats", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	require.Eventually(t, func() bool { return lanes(t, config)["nats"].State == pipeline.Paused }, patient, often, &r.stderr)
+	code, _, stderr = do(t, "resume", "nats", "--config", config)
+	require.Equal(t, exitDone, code, stderr)
+	live(t, api, 5)
+	require.Eventually(t, func() bool { return events(t, js) == 55 }, patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
+}
