@@ -67,6 +67,8 @@ type Lane struct {
 	// knows it.
 	TakeoverAfter time.Duration
 	Holder        string
+	// Follows: a lane of this process has kept its place for this one, which releases it even where it ends before it has taken it up.
+	Follows bool
 	// ShutdownTimeout bounds how long an Append under way may go on after ctx has ended.
 	ShutdownTimeout time.Duration
 
@@ -113,7 +115,7 @@ func (l *Lane) Run(ctx context.Context) error {
 	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || work.Err() != nil) {
 		err = nil
 	}
-	if l.status.acquired() && !l.steering.keepsPlace() {
+	if (l.status.acquired() || l.Follows) && !l.steering.keepsPlace() {
 		l.release(work)
 	}
 	l.status.stop(err)

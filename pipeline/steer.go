@@ -54,8 +54,8 @@ func (l *Lane) Resume() { l.steering.set(false) }
 // Paused reports whether the lane is to be paused; it may still be finishing an Append.
 func (l *Lane) Paused() bool { return l.steering.isPaused() }
 
-// KeepPlace makes Run end without a release: another lane of this process, with the same Holder, is to follow at once, and no standby to
-// come between.
+// KeepPlace makes Run end without a release: another lane of this process, with the same Holder and Follows, is to follow at once, and no
+// standby to come between.
 func (l *Lane) KeepPlace() {
 	l.steering.mu.Lock()
 	defer l.steering.mu.Unlock()

@@ -388,3 +388,29 @@ func (s *hookedStore) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	s.onLoad()
 	return s.Store.Load(ctx)
 }
+
+// TestAKeptPlaceIsReleasedByALaneThatNeverTookItUp: the process ends between two lanes, and the standby need not wait for it to be silent.
+func TestAKeptPlaceIsReleasedByALaneThatNeverTookItUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+		src := slowSource(60)
+		a := twin("a", src, ledger)
+		stopA := run(t, a)
+		after(10 * time.Second)
+		a.KeepPlace()
+		stopA()
+		cp, err := ledger.Load(t.Context())
+		require.NoError(t, err)
+		require.False(t, cp.Released)
+
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		next := twin("a", src, ledger)
+		next.Follows = true
+		require.NoError(t, next.Run(ended))
+		cp, err = ledger.Load(t.Context())
+		require.NoError(t, err)
+		require.True(t, cp.Released)
+		require.Equal(t, a.Status().Checkpoint.Position, cp.Position)
+	})
+}

@@ -324,6 +324,7 @@ func (r *relay) follow(ctx context.Context, p planned, client *source.Client) *m
 func (r *relay) succeed(ctx context.Context, old *member, l *lane, client *source.Client, b *bus) *member {
 	old.sleep()
 	next := r.join(ctx, l, client, b, old.store)
+	next.run.Follows = true
 	if old.run.Paused() {
 		next.run.Pause()
 	}
