@@ -180,11 +180,13 @@ func (r *relay) hide(text string) string {
 
 func (r *relay) pollInterval() time.Duration { return r.config().Source.PollInterval }
 
+// status returns how each lane is, for whoever reaches the admin address; /readyz asks nobody. Of a reason secrets are hidden.
 func (r *relay) status() []pipeline.Status {
 	members := r.now()
 	out := make([]pipeline.Status, len(members))
 	for i, m := range members {
 		out[i] = m.run.Status()
+		out[i].Reason = r.hide(out[i].Reason)
 	}
 	return out
 }

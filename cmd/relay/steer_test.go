@@ -331,3 +331,26 @@ func TestAPauseOutlivesAStop(t *testing.T) {
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
 }
+
+// TestAReasonHidesSecrets: whatever a bus or an event says, /readyz, which asks nobody, does not repeat it.
+func TestAReasonHidesSecrets(t *testing.T) {
+	const secret = "event_01J000000000000000000TOKEN" // as an event may be called
+	big := fmt.Sprintf(`{"object":"event","id":%q,"event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`, secret, strings.Repeat("x", 2<<20))
+	api := newAPI(t)
+	require.NoError(t, api.Append([]byte(big)))
+	url, js := newNATS(t)
+	text, addr := withAdmin(t, natsConfig(api.URL(), url, t.TempDir(), ""))
+	text = strings.Replace(text, "admin: {", "admin: {token: "+secret+", ", 1)
+	text = strings.Replace(text, "sinks: [", `sinks: [{name: users, type: nats, url: "`+url+`", stream: USERS, topic_prefix: only., events: ["user.*"]}, `, 1)
+	config := writeConfig(t, text)
+	r := start(t, "run", "--config", config)
+	var body string
+	require.Eventually(t, func() bool {
+		_, body = get(addr, "/readyz")
+		return strings.Contains(body, "stopped at event")
+	}, patient, often, &r.stderr)
+	require.Zero(t, messages(js, "WORKOS"))
+	require.Contains(t, body, "stopped at event [secret] (dsync.group.created)")
+	require.NotContains(t, lanes(t, config)["nats"].Reason, secret)
+	require.Equal(t, exitDecide, r.stop(t), &r.stderr)
+}
