@@ -174,9 +174,12 @@ func resend(stored []*jetstream.RawStreamMsg) []*nats.Msg {
 	return out
 }
 
-// fill makes the stream anew with the messages.
+// fill makes the stream anew with the messages. Another one stays meanwhile: after the last stream of an account a server removes the
+// folder of the account in its own time, also from under a new one.
 func fill(t *testing.T, js jetstream.JetStream, messages []*nats.Msg) {
 	t.Helper()
+	_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "STAYS", Subjects: []string{"stays"}})
+	require.NoError(t, err)
 	s, err := js.Stream(t.Context(), "WORKOS")
 	require.NoError(t, err)
 	require.NoError(t, js.DeleteStream(t.Context(), "WORKOS"))

@@ -256,6 +256,10 @@ func TestFatalWhilePublishing(t *testing.T) {
 		},
 		"another stream took the subject": {
 			func(ctx context.Context, js jetstream.JetStream) error {
+				// After the last stream of an account a server removes the account's folder, also from under the next one.
+				if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "STAYS", Subjects: []string{"stays"}}); err != nil {
+					return err
+				}
 				if err := js.DeleteStream(ctx, defaultStream); err != nil {
 					return err
 				}

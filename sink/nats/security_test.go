@@ -217,7 +217,7 @@ func TestDenialFindsItsMessage(t *testing.T) {
 			c := newCommit(1, batch, 0, sink.Message{Topic: positionOfLane})
 			if ended {
 				a.end(errClosed)
-				c.outcome(errClosed)
+				_, _, _ = c.outcome(errClosed)
 			}
 			a.deny(denied)
 			c.deny(denied)
