@@ -272,12 +272,13 @@ func TestVerifyAndReplayBesideAnEmbeddedServer(t *testing.T) {
 	config := writeConfig(t, strings.Replace(natsConfig(api.URL(), "embedded", t.TempDir(), ""), "url: \"embedded\"", "url: embedded, embedded: {listen: \""+addr+"\", sync_always: false}, ack_timeout: 1s", 1))
 	r := start(t, "run", "--config", config)
 	verify := []string{"verify", "--since", spreadStart, "--until", spreadEnd, "--config", config}
-	require.Eventually(t, func() bool { _, out, _ := do(t, verify...); return strings.Contains(out, "200 events") }, patient, often, &r.stderr)
-	code, stdout, stderr := do(t, verify...)
-	require.Equal(t, exitDone, code, stdout+stderr)
-	code, _, stderr = do(t, "replay", "--since", spreadStart, "--until", spreadEnd, "--config", config)
+	require.Eventually(t, func() bool {
+		code, out, _ := do(t, verify...)
+		return code == exitDone && strings.Contains(out, "200 events of the source against 200 messages")
+	}, patient, often, &r.stderr)
+	code, _, stderr := do(t, "replay", "--since", spreadStart, "--until", spreadEnd, "--config", config)
 	require.Equal(t, exitDone, code, stderr)
-	code, stdout, stderr = do(t, verify...)
+	code, stdout, stderr := do(t, verify...)
 	require.Equal(t, exitDone, code, stdout+stderr)
 	require.Contains(t, stdout, "200 messages are marked relay-replay")
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
