@@ -90,7 +90,11 @@ func (w *window) handle(res result) {
 	p := newSegmentPage(res.a, res.opts.Limit)
 	if !p.short {
 		w.pageCost = (7*w.pageCost + p.cost) / 8
-		w.ahead = segmentPages(r.s.Readers, w.memory, w.pageCost)
+		if w.took == 0 {
+			w.took = res.a.took
+		}
+		w.took = (7*w.took + res.a.took) / 8
+		w.ahead = segmentPages(w.useful(), w.memory, w.pageCost)
 	}
 	w.maxCost = max(w.maxCost-w.maxCost/64, p.cost)
 	if s.limit < r.maxLimit {

@@ -64,7 +64,7 @@ func (w *window) gap() (gap, bool) {
 	for i, s := range w.segs {
 		last := i == len(w.segs)-1
 		if claimed+s.bytes+segment > w.memory {
-			break
+			return gap{}, false
 		}
 		n := w.ahead
 		left := s.left(w.end(i))
@@ -77,17 +77,34 @@ func (w *window) gap() (gap, bool) {
 		}
 		claimed += w.claim(i)
 	}
-	return gap{}, false
+	return w.lastGap()
 }
 
-// claim is what segment i is going to hold in memory, as far as that can be told. The head flows out; and the last segment
-// ends where the next seam is going to be set.
+// lastGap returns a place for a new seam where no segment is longer than it was made for: in the middle of the one that has most left,
+// so that readers which have nothing more to do share what remains.
+func (w *window) lastGap() (gap, bool) {
+	most, at := 2*minSegmentPages, -1
+	for i, s := range w.segs {
+		if left := s.left(w.end(i)); left > most && len(s.tail) == 0 && !s.probing {
+			most, at = left, i
+		}
+	}
+	if at < 0 {
+		return gap{}, false
+	}
+	s := w.segs[at]
+	middle := s.reached().Add(time.Duration(most/2) * max(s.perPage, time.Millisecond)).Truncate(time.Millisecond)
+	return gap{after: at, at: middle, split: at+1 < len(w.segs)}, true
+}
+
+// claim is what segment i is going to hold in memory, as far as that can be told. The head flows out, but keeps room to be divided
+// where it is long, or it would be read by one reader alone; and the last segment ends where the next seam is going to be set.
 func (w *window) claim(i int) int64 {
 	s := w.segs[i]
-	if i == 0 {
-		return 0
-	}
 	ahead := s.left(w.end(i))
+	if i == 0 {
+		return int64(min(ahead, w.ahead)) * w.pageCost
+	}
 	if i == len(w.segs)-1 {
 		ahead = min(ahead, w.ahead)
 	}

@@ -60,7 +60,7 @@ func newSegmentPage(a answer, limit int) segmentPage {
 	}
 }
 
-// segmentPages is the number of pages that a segment is made for: all readers together fill half of the memory, and the other
+// segmentPages is the number of pages that a segment is made for: so many readers together fill half of the memory, and the other
 // half is for those that turn out larger.
 func segmentPages(readers int, memory, page int64) int {
 	const most = 1000

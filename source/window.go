@@ -23,13 +23,14 @@ type window struct {
 	ahead  int // pages per segment
 
 	inFlight int
-	probes   int       // of those under way
-	reserved int64     // for those under way
-	buffered int64     // cost of every page held
-	pageCost int64     // what a page costs on average
-	maxCost  int64     // what a page may cost, going by the latest
-	allowed  float64   // requests that may be under way at once
-	cut      time.Time // when allowed was last cut
+	probes   int           // of those under way
+	reserved int64         // for those under way
+	buffered int64         // cost of every page held
+	pageCost int64         // what a page costs on average
+	maxCost  int64         // what a page may cost, going by the latest
+	took     time.Duration // by a request, on average
+	allowed  float64       // requests that may be under way at once
+	cut      time.Time     // when allowed was last cut
 
 	proven     bool // a page that came by time was like the cursor's
 	disordered bool // events were seen in another order than their times
@@ -55,6 +56,17 @@ func newWindow(ctx context.Context, r *reader) *window {
 	w.pageCost, w.maxCost = r.pageCost, r.pageCost
 	w.ahead = segmentPages(r.s.Readers, w.memory, w.pageCost)
 	return w
+}
+
+// useful is how many readers at once the rate limit has use for, and a quarter more, since a request takes longer at times. The fewer
+// they are, the longer segments may be, and each costs most of a page more than it yields.
+func (w *window) useful() int {
+	const least = 2
+	if w.r.client.Limiter == nil {
+		return w.r.s.Readers
+	}
+	n := 1.25 * float64(w.r.client.Limiter.Limit()) * w.took.Seconds()
+	return int(min(max(n+1, least), float64(w.r.s.Readers)))
 }
 
 // close ends what is under way, and waits for it.
