@@ -128,8 +128,8 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 // A backlog read by many readers is byte for byte what one cursor gives, whatever the API's options, its faults, the density of
 // the events and the bounds given. Positions that it was left at are gone on from.
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
-	scenarios := 150
-	if raceEnabled || testing.Short() {
+	scenarios, few := 150, raceEnabled || testing.Short()
+	if few {
 		scenarios = 24
 	}
 	var joined, split int
@@ -143,8 +143,10 @@ func TestBackfillIsTheCursorsSequence(t *testing.T) {
 			})
 		})
 	}
-	require.Greater(t, joined, scenarios, "hardly anything was read in segments")
-	require.Positive(t, split)
+	if !few {
+		require.Greater(t, joined, scenarios, "hardly anything was read in segments")
+		require.Positive(t, split)
+	}
 }
 
 func (sc scenario) run(t *testing.T, seed uint64) (total source.BackfillInfo) {

@@ -55,6 +55,7 @@ func TestConformanceCluster(t *testing.T) {
 	cluster := newCluster(t)
 	js := client(t, cluster.url())
 	h := harness(cluster.url(), js, 3)
+	h.Elections = true
 	turn := 0
 	h.Disturb = func(t testing.TB) {
 		leader := cluster.leader(t, js, defaultStream)

@@ -22,9 +22,9 @@ func (k *kit) prepareTwice() {
 	topics := k.topics(2)
 	s := k.open(topics)
 	batch := k.batch(topics, 10)
-	require.NoError(k, s.Publish(k.ctx, batch[:5]))
+	k.store(s, batch[:5])
 	require.NoError(k, s.Prepare(k.ctx, topics))
-	require.NoError(k, s.Publish(k.ctx, batch[5:]))
+	k.store(s, batch[5:])
 	k.requireExactly(topics, batch)
 }
 
@@ -33,10 +33,10 @@ func (k *kit) prepareMoreTopics() {
 	topics := k.topics(4)
 	s := k.open(topics[:2])
 	first := k.batch(topics[:2], 10)
-	require.NoError(k, s.Publish(k.ctx, first))
+	k.store(s, first)
 	require.NoError(k, s.Prepare(k.ctx, topics))
 	second := k.batch(topics, 20)
-	require.NoError(k, s.Publish(k.ctx, second))
+	k.store(s, second)
 	k.requireExactly(topics, append(first, second...))
 }
 
@@ -75,7 +75,7 @@ func (k *kit) holds() {
 	k.requireHolds(s, topics, false, "nothing prepared")
 	k.prepare(s, topics[:2])
 	k.requireHolds(s, topics, false, "prepared, nothing published")
-	require.NoError(k, s.Publish(k.ctx, k.batch(topics[1:2], 1)))
+	k.store(s, k.batch(topics[1:2], 1))
 	k.requireHolds(s, topics, true, "a message on one of the topics")
 	k.requireHolds(s, topics[1:2], true, "a message on the topic")
 	k.requireHolds(s, topics[:1], false, "another topic's message")

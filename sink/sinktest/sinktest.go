@@ -6,6 +6,7 @@ package sinktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,9 @@ type Harness struct {
 	Read func(t testing.TB, topics []string) []sink.Message
 	// Stop takes the broker down, without warning its clients; Start brings it back with what it had stored. Both return when done.
 	Stop, Start func(t testing.TB)
+	// Elections says that the bus may be without a leader now and then of its own accord, as a cluster is: a failed attempt is then made
+	// again in every case, from the durable prefix. Elsewhere the first one has to succeed.
+	Elections bool
 	// Disturb makes the broker move its leaders, or whatever else happens to it in a bad week, while messages flow. It returns
 	// when done and is called several times.
 	Disturb func(t testing.TB)
@@ -157,6 +161,30 @@ func (k *kit) pause(what string, err error) {
 	case <-k.ctx.Done():
 		require.NoError(k, err, "%s did not succeed in time", what)
 	}
+}
+
+// attempt publishes batch once, or with Elections until it is stored, or can never be. It returns how many messages are durable.
+func (k *kit) attempt(s Sink, batch []sink.Message) (durable int, err error) {
+	k.Helper()
+	for {
+		err := s.Publish(k.ctx, batch[durable:])
+		durable += sink.Durable(err, len(batch)-durable)
+		var (
+			rejected *sink.RejectedError
+			fatal    *sink.FatalError
+		)
+		if err == nil || !k.Elections || k.ctx.Err() != nil || errors.As(err, &rejected) || errors.As(err, &fatal) {
+			return durable, err
+		}
+		k.pause("Publish", err)
+	}
+}
+
+// store publishes batch where nothing is in its way.
+func (k *kit) store(s Sink, batch []sink.Message) {
+	k.Helper()
+	_, err := k.attempt(s, batch)
+	require.NoError(k, err)
 }
 
 // publish publishes batch to its end the way the pipeline does: after a failure it goes on from the durable prefix.
