@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -217,6 +219,11 @@ func (l *asleep) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	return c, err
 }
 
+func goroutines() []byte {
+	b := make([]byte, 4<<20)
+	return b[:runtime.Stack(b, true)]
+}
+
 // TestRivals stops one relay in mid-page for so long that another takes over. When it wakes up its commit is refused, and it stands by.
 func TestRivals(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
@@ -233,7 +240,9 @@ func TestRivals(t *testing.T) {
 		require.Eventually(t, func() bool { return second.Status().Events > 0 }, 30*time.Second, time.Millisecond)
 		a.gate.Store(nil)
 		close(gate)
-		require.Eventually(t, func() bool { return a.err.Load() != nil }, 30*time.Second, time.Millisecond)
+		if !assert.Eventually(t, func() bool { return a.err.Load() != nil }, 30*time.Second, time.Millisecond) {
+			require.Fail(t, "the commit of the one that woke up has no end", "%+v\n%+v\n%s", first.Status(), second.Status(), goroutines())
+		}
 		require.ErrorIs(t, *a.err.Load(), checkpoint.ErrConflict)
 		w.finish(t, first, second)
 		stopB()

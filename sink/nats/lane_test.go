@@ -301,6 +301,17 @@ func TestRivalsOnACluster(t *testing.T) {
 	w.requireOnce(t, js)
 }
 
+// states prints how lanes are when it is printed.
+type states struct{ lanes []*pipeline.Lane }
+
+func (s *states) String() string {
+	var b strings.Builder
+	for _, l := range s.lanes {
+		fmt.Fprintf(&b, "\n%+v", l.Status())
+	}
+	return b.String()
+}
+
 func awaitActive(t testing.TB, lanes [2]*pipeline.Lane) (active int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -311,7 +322,7 @@ func awaitActive(t testing.TB, lanes [2]*pipeline.Lane) (active int) {
 			}
 		}
 		return false
-	}, time.Minute, 10*time.Millisecond, "no active lane with a standby")
+	}, time.Minute, 10*time.Millisecond, "no active lane with a standby: %v", &states{lanes[:]})
 	return active
 }
 
