@@ -19,7 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"workos-relay/checkpoint"
-	"workos-relay/pipeline"
+	"workos-relay/sink/kafka"
 	"workos-relay/source/sourcetest"
 )
 
@@ -209,7 +209,7 @@ func TestCrashKafka(t *testing.T) {
 	}
 	finish(t, config, dir, id, want)
 	copies := bus.requireAll(t, want)
-	require.LessOrEqual(t, copies, kills*pipeline.DefaultBatchMessages, "a crash repeats at most one commit")
+	require.LessOrEqual(t, copies, kills*kafka.BatchMessages, "a crash repeats at most one commit")
 	readers.require(t)
 	t.Logf("%d kills, %d of them after several readers were at work on the backlog, %d events, 0 lost, %d copies", kills, readers, events, copies)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"runtime/debug"
 
-	"workos-relay/checkpoint"
 	"workos-relay/internal/config"
 	"workos-relay/sink/nats"
 )
@@ -12,7 +11,7 @@ import (
 const (
 	memoryOfRelay    = 8 << 20
 	memoryOfLane     = 8 << 20 // what was read ahead, and the batch on its way
-	memoryOfTxn      = 8 << 20 // what a lane of Kafka transactions reads ahead and sends beside
+	memoryOfKafka    = 8 << 20 // what a lane to Kafka, whose batches are larger, reads ahead and sends beside
 	memoryOfEmbedded = 64 << 20
 )
 
@@ -23,8 +22,8 @@ func memoryLimit(cfg *config.Config) int64 {
 	limit := int64(memoryOfRelay)
 	for i := range cfg.Sinks {
 		limit += memoryOfLane
-		if s := &cfg.Sinks[i]; s.Kafka != nil && s.Delivery != string(checkpoint.AtLeastOnce) {
-			limit += memoryOfTxn
+		if cfg.Sinks[i].Kafka != nil {
+			limit += memoryOfKafka
 		}
 		if cfg.Source.Backfill.Readers > 1 {
 			limit += int64(cfg.Source.Backfill.Memory)

@@ -182,8 +182,8 @@ func (l *lane) position(ctx context.Context, client *source.Client, start config
 
 // batches is how much one Append of the lane may carry, and how much is read ahead; zero leaves it to the pipeline.
 func (l *lane) batches() (messages, prefetch int) {
-	if l.sink.Kafka != nil && l.sink.Delivery != string(checkpoint.AtLeastOnce) {
-		return kafka.TransactionMessages, kafka.TransactionPrefetch
+	if l.sink.Kafka != nil {
+		return kafka.BatchMessages, kafka.Prefetch
 	}
 	return 0, 0
 }

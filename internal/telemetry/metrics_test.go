@@ -372,6 +372,6 @@ func BenchmarkCommitted(b *testing.B) {
 // TestBucketsReachTheLargestBatch: what lies beyond the last bucket cannot be told apart.
 func TestBucketsReachTheLargestBatch(t *testing.T) {
 	for _, f := range []*family{appendEvents, appendMessages} {
-		require.GreaterOrEqual(t, f.buckets[len(f.buckets)-1], float64(kafka.TransactionMessages), f.name)
+		require.GreaterOrEqual(t, f.buckets[len(f.buckets)-1], float64(kafka.BatchMessages), f.name)
 	}
 }

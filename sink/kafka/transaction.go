@@ -13,12 +13,12 @@ import (
 	"workos-relay/sink"
 )
 
-// What is best gathered for a Ledger while a lane is behind. The end of a transaction costs the brokers a record in each partition that
-// it touched, and a write of their own, however few events there are: on an Apache Kafka with 94 topics of six partitions three times
-// as many events in one are carried nearly twice as fast.
+// What is best gathered while a lane is behind. However few messages of a batch go to a partition, they cost a record batch of their own,
+// and in a transaction a record at its end and a write of the brokers: on an Apache Kafka with 94 topics of six partitions three times as
+// many events in one are carried nearly twice as fast.
 const (
-	TransactionMessages = 3000    // in one Commit
-	TransactionPrefetch = 8 << 20 // bytes of pages read ahead, which are two such commits of usual events
+	BatchMessages = 3000    // in one Publish or Commit
+	Prefetch      = 8 << 20 // bytes of pages read ahead, which are two such batches of usual events
 )
 
 // transaction makes a delivery all or nothing. Its partitions are enlisted once every message has a partition and is known to fit, so
