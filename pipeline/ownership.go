@@ -36,9 +36,10 @@ type holder interface {
 // load reads the position and claims nothing.
 func (o *Ownership) load(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
 	cp, err := store.Load(ctx)
+	if errors.Is(err, checkpoint.ErrNotFound) {
+		cp, err = o.firstStart(ctx, store, dest, err)
+	}
 	switch {
-	case errors.Is(err, checkpoint.ErrNotFound):
-		return cp, o.firstStart(ctx, dest, err)
 	case err != nil:
 		return cp, err
 	case cp.Mode != mode:
@@ -47,17 +48,22 @@ func (o *Ownership) load(ctx context.Context, mode checkpoint.Mode, store checkp
 	return cp, nil
 }
 
-// firstStart tells a first start, which it reports as notFound, from a position that went missing.
-func (o *Ownership) firstStart(ctx context.Context, dest holder, notFound error) error {
+// firstStart tells a first start, which it reports as notFound, from a position that went missing. What the destination holds may also
+// be that of another relay, which started in between: then there is a position now.
+func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest holder, notFound error) (checkpoint.Checkpoint, error) {
 	holds, err := dest.Holds(ctx, o.Topics)
 	if err != nil {
-		return fmt.Errorf("asking %s whether it already holds events: %w", o.Identity.Destination, err)
+		return checkpoint.Checkpoint{}, fmt.Errorf("asking %s whether it already holds events: %w", o.Identity.Destination, err)
 	}
-	if holds { // it must not match ErrNotFound any more
-		return fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is no first start; "+
-			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, notFound.Error(), o.Identity.Destination, o.Identity.Lane)
+	if !holds {
+		return checkpoint.Checkpoint{}, notFound
 	}
-	return notFound
+	cp, err := store.Load(ctx)
+	if errors.Is(err, checkpoint.ErrNotFound) { // the error must not match that any more
+		err = fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is no first start; "+
+			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, err.Error(), o.Identity.Destination, o.Identity.Lane)
+	}
+	return cp, err
 }
 
 // acquire makes this process the holder, at a first start of the origin position.

@@ -218,6 +218,39 @@ func TestTwoFirstStartsAtOnce(t *testing.T) {
 	})
 }
 
+// overtaken is a ledger on which a rival starts, and stores what it has, just after this process has found no position.
+type overtaken struct {
+	*memoryLedger
+	start func()
+}
+
+func (l *overtaken) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := l.memoryLedger.Load(ctx)
+	l.start()
+	return cp, err
+}
+
+// TestAFirstStartThatIsOvertaken: the messages of the one that was faster are not those of a position that was lost.
+func TestAFirstStartThatIsOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+		src := newSequence(10, 100)
+		faster := twin("a", src, ledger)
+		var stop func()
+		slower := twin("b", src, &overtaken{ledger, sync.OnceFunc(func() {
+			stop = run(t, faster)
+			time.Sleep(time.Second)
+		})})
+		stopSlower := run(t, slower)
+		time.Sleep(time.Minute)
+		require.Equal(t, pipeline.Running, faster.Status().State)
+		require.Equal(t, pipeline.Standby, slower.Status().State, slower.Status().Reason)
+		stopSlower()
+		stop()
+		requireOnce(t, src, ledger)
+	})
+}
+
 func TestAKilledRelayDoesNotWaitForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
