@@ -130,25 +130,46 @@ func (w *laneWorld) requireOnce(t testing.TB, js jetstream.JetStream) {
 // readStream returns all that is in the stream but positions. A filter with every topic would do, and take the server longer.
 func readStream(t testing.TB, js jetstream.JetStream) (messages []sink.Message) {
 	t.Helper()
-	st, err := js.Stream(t.Context(), defaultStream)
-	require.NoError(t, err)
-	consumer, err := st.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
-	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		var err error
+		if messages, err = tryReadStream(t.Context(), js); err != nil {
+			t.Logf("reading again: %v", err)
+		}
+		return err == nil
+	}, 2*time.Minute, 50*time.Millisecond)
+	return messages
+}
+
+func tryReadStream(ctx context.Context, js jetstream.JetStream) (messages []sink.Message, err error) {
+	st, err := js.Stream(ctx, defaultStream)
+	if err != nil {
+		return nil, err
+	}
+	consumer, err := st.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return nil, err
+	}
 	stored, err := consumer.Messages()
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
 	defer stored.Stop()
 	for last := st.CachedInfo().State.LastSeq; ; {
 		msg, err := stored.Next(jetstream.NextMaxWait(30 * time.Second))
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		meta, err := msg.Metadata()
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		if !matches(positionSubjects, msg.Subject()) {
 			messages = append(messages, sink.Message{Topic: msg.Subject(), Body: msg.Data(), Headers: []sink.Header{
 				{Key: "event-id", Value: msg.Headers().Get("event-id")},
 			}})
 		}
 		if meta.Sequence.Stream >= last {
-			return messages
+			return messages, nil
 		}
 	}
 }
