@@ -52,16 +52,24 @@ type Counts struct {
 // Counts returns what was done so far.
 func (p *Publisher) Counts() Counts { return p.counts }
 
-// StopError says that an event can never be published and may not be parked.
+// StopError says that an event can never be published: it may not be parked, or its dead letter can never be published either.
 type StopError struct {
 	EventID, Type string
+	Parks         bool // a dead letter topic is configured
 	Err           error
+}
+
+func cannotPark(e *source.Event, why, letter error) *StopError {
+	return &StopError{EventID: e.ID, Type: e.Event, Parks: true, Err: fmt.Errorf("%w; nor can its dead letter: %w", why, letter)}
 }
 
 // Error implements error.
 func (e *StopError) Error() string {
-	return fmt.Sprintf("event %s (%s): %v; configure dead_letter to park such events, or leave it out: --since %s goes on behind it",
-		e.EventID, e.Type, e.Err, e.EventID)
+	remedy := "configure dead_letter to park such events"
+	if e.Parks {
+		remedy = "mend what the bus refuses"
+	}
+	return fmt.Sprintf("event %s (%s): %v; %s, or leave it out: --since %s goes on behind it", e.EventID, e.Type, e.Err, remedy, e.EventID)
 }
 
 // Unwrap returns the cause.
@@ -138,8 +146,11 @@ func (p *Publisher) judge(b *batch, failure error, parked map[string]*sink.Rejec
 	switch {
 	case errors.As(failure, &rejected):
 		e := b.owner(sink.Durable(failure, len(b.messages)))
-		if !p.Park || parked[e.ID] != nil {
+		if !p.Park {
 			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
+		}
+		if why := parked[e.ID]; why != nil {
+			return cannotPark(e, why, rejected)
 		}
 		parked[e.ID] = rejected
 		return nil
@@ -208,7 +219,7 @@ func (p *Publisher) append(to []sink.Message, e *source.Event, parked map[string
 	}
 	letter, err := p.Router.DeadLetter(e, why.Topic, why.Reason, why.Size, why.Limit)
 	if err != nil {
-		return nil, &StopError{EventID: e.ID, Type: e.Event, Err: errors.Join(why, err)}
+		return nil, cannotPark(e, why, err)
 	}
 	return append(to, letter), nil
 }
