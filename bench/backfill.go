@@ -22,7 +22,7 @@ type backlog struct {
 func readBacklogs(ctx context.Context, l *lab) error {
 	rows := []backlog{
 		{50 * time.Millisecond, 16, 1_000_000},
-		{100 * time.Millisecond, 16, 500_000},
+		{100 * time.Millisecond, 16, 1_000_000},
 		{50 * time.Millisecond, 1, 60_000},
 	}
 	if l.quick {
