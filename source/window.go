@@ -65,7 +65,7 @@ func (w *window) useful() int {
 	if w.r.client.Limiter == nil {
 		return w.r.s.Readers
 	}
-	n := 1.25 * float64(w.r.client.Limiter.Limit()) * w.took.Seconds()
+	n := float64(w.r.client.Limiter.Limit()) * (1.25 * w.took.Seconds()) // in this order: rate.Inf times 1.25 is beyond a float64
 	return int(min(max(n+1, least), float64(w.r.s.Readers)))
 }
 
