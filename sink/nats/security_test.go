@@ -325,3 +325,27 @@ func TestTLS(t *testing.T) {
 	certFile, keyFile := a.sign(t, "relay", later)
 	delivers(t, Config{URL: mutual.url(), TLS: tlsconf.TLS{CAFile: a.file, CertFile: certFile, KeyFile: keyFile}})
 }
+
+// TestLeastPermissions: what docs/nats.md lists is all that a lane needs, with a stream that it makes itself.
+func TestLeastPermissions(t *testing.T) {
+	t.Parallel()
+	w := newLaneWorld(t)
+	w.feed(t, 300)
+	allowed := append([]string{"relay.>", "$JS.API.STREAM.INFO.WORKOS", "$JS.API.STREAM.MSG.GET.WORKOS", "$JS.API.STREAM.NAMES",
+		"$JS.API.STREAM.CREATE.WORKOS", "$JS.API.STREAM.UPDATE.WORKOS"}, w.topics...)
+	srv := newServer(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "relay", Password: "right", Permissions: &server.Permissions{
+				Publish: &server.SubjectPermission{Allow: allowed}, Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+			}},
+			{Username: "reader", Password: "right"},
+		}
+	})
+	cfg := created(srv.url())
+	cfg.Auth = Auth{User: "relay", Password: "right"}
+	lane := w.lane(open(t, cfg).Ledger(laneID), "me", 0)
+	stop := run(t, lane)
+	w.awaitAll(t, lane)
+	require.NoError(t, stop())
+	w.requireOnce(t, client(t, strings.Replace(srv.url(), "://", "://reader:right@", 1)))
+}
