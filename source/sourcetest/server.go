@@ -206,7 +206,20 @@ type listening struct {
 	srv      *http.Server
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when Serve returned
-	handlers sync.WaitGroup
+	handlers sync.RWMutex  // held for reading by each handler; http.Server.Close waits for none, and may be followed by one that begins
+	closed   bool          // guarded by handlers
+}
+
+// serve has next answer, unless the server was closed meanwhile.
+func (h *listening) serve(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.handlers.RLock()
+		defer h.handlers.RUnlock()
+		if h.closed {
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Start serves on addr, such as 127.0.0.1:4101; empty is a free port of 127.0.0.1. Close ends it.
@@ -229,11 +242,7 @@ func (s *Server) Start(addr string) error {
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          log.New(io.Discard, "", 0),
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			h.handlers.Add(1)
-			defer h.handlers.Done()
-			s.ServeHTTP(w, r)
-		}),
+		Handler:           h.serve(s),
 	}
 	go func() {
 		defer close(h.done)
@@ -266,7 +275,9 @@ func (s *Server) Close() error {
 	h.cancel()
 	err := h.srv.Close()
 	<-h.done
-	h.handlers.Wait()
+	h.handlers.Lock()
+	h.closed = true
+	h.handlers.Unlock()
 	if err != nil {
 		return fmt.Errorf("sourcetest: %w", err)
 	}
