@@ -178,6 +178,22 @@ func TestDelaysFollowTheBubble(t *testing.T) {
 	})
 }
 
+// Readers that ask at once are answered in the same order each time, whichever of them the scheduler lets through first.
+func TestJitterDoesNotDependOnTheOrderOfRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := five(t, WithLatency(time.Second, time.Minute))
+		took := func(query string) time.Duration {
+			start := time.Now()
+			get(t, s, query)
+			return time.Since(start)
+		}
+		a, b := took(allTypes), took(allTypes+"&limit=1")
+		require.NotEqual(t, a, b)
+		require.Equal(t, b, took(allTypes+"&limit=1"))
+		require.Equal(t, a, took(allTypes))
+	})
+}
+
 func TestBodyEndsWithItsRequest(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := five(t)

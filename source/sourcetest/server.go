@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log"
 	"net"
@@ -122,7 +123,7 @@ func (s *Server) answer(ctx context.Context, req *http.Request) (*reply, error) 
 	now := s.cfg.now()
 	s.mu.Lock()
 	f, _ := s.faults.next(now)
-	delay := s.cfg.latency + f.delay + time.Duration(s.rng.float()*float64(s.cfg.jitter+f.jitter))
+	delay := s.cfg.latency + f.delay + time.Duration(chance(req.URL.RawQuery)*float64(s.cfg.jitter+f.jitter))
 	requestID := string(appendULID([]byte("req_"), now.UnixMilli(), 0, s.rng.next()))
 	s.mu.Unlock()
 
@@ -143,6 +144,14 @@ func (s *Server) answer(ctx context.Context, req *http.Request) (*reply, error) 
 	r.header.Set("X-Request-Id", requestID)
 	s.ledger.end(n, r)
 	return r, nil
+}
+
+// chance is a number in [0,1), the same for the same query: requests that come at once are answered alike in whatever order they come.
+func chance(query string) float64 {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, query)
+	r := rng(h.Sum64())
+	return r.float()
 }
 
 func (s *Server) respond(req *http.Request, f Fault, now time.Time) *reply {
