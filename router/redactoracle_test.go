@@ -39,17 +39,40 @@ type place struct {
 
 // matches reports whether pattern names exactly the value at path.
 func matches(pattern []pathPart, path []place) bool {
-	switch {
-	case len(path) == 0:
-		return len(pattern) == 0
-	case path[0].element && matches(pattern, path[1:]): // a list stands for its elements
-		return len(pattern) > 0
-	case len(pattern) == 0:
+	a := attempt{pattern, path, make([]bool, (len(pattern)+1)*(len(path)+1))}
+	return a.at(0, 0)
+}
+
+// attempt remembers where it has failed: in lists within lists there are more ways to most places than can be gone.
+type attempt struct {
+	pattern []pathPart
+	path    []place
+	failed  []bool // by how much of each is done
+}
+
+func (a *attempt) at(part, level int) bool {
+	here := part*(len(a.path)+1) + level
+	if a.failed[here] {
 		return false
-	case path[0].element:
-		return pattern[0].any && matches(pattern[1:], path[1:])
+	}
+	ok := a.try(part, level)
+	a.failed[here] = !ok
+	return ok
+}
+
+func (a *attempt) try(part, level int) bool {
+	done := part == len(a.pattern)
+	switch {
+	case level == len(a.path):
+		return done
+	case a.path[level].element && a.at(part, level+1): // a list stands for its elements
+		return !done
+	case done:
+		return false
+	case a.path[level].element:
+		return a.pattern[part].any && a.at(part+1, level+1)
 	default:
-		return (pattern[0].any || pattern[0].name == path[0].name) && matches(pattern[1:], path[1:])
+		return (a.pattern[part].any || a.pattern[part].name == a.path[level].name) && a.at(part+1, level+1)
 	}
 }
 

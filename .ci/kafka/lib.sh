@@ -16,7 +16,7 @@ install() {
   command -v "$2" >/dev/null && return
   [ "$(id -u)" = 0 ] || die "$2 is missing: install the package $1"
   say "installing $1"
-  apt-get update -qq >&2 && apt-get install -y -qq --no-install-recommends "$1" >&2
+  "$kafka_here/../apt" install "$1"
 }
 
 # node_dir N: the folder of node N.
@@ -47,7 +47,7 @@ node_launch() {
 
 # node_await N: returns once node N serves clients.
 node_await() {
-  local dir deadline=$((SECONDS + 90))
+  local dir deadline=$((SECONDS + 300)) # three at once on two cores, and a slow disk
   dir=$(node_dir "$1")
   until grep -q 'Kafka Server started' "$dir/server.log"; do
     # Not by node_pid, which does not know a process that has yet to become java.

@@ -67,7 +67,7 @@ func Cut(share float64) Fault {
 // Hang never answers; the request ends with its context.
 func Hang() Fault { return Fault{name: "hang", hang: true} }
 
-// Slow delays the answer by d and a random share of jitter.
+// Slow delays the answer by d and a share of jitter that the query decides.
 func Slow(d, jitter time.Duration) Fault { return Fault{name: "slow", delay: d, jitter: jitter} }
 
 // Trickle sends the headers at once and the body in pieces over d.

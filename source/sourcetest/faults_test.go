@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -177,6 +178,22 @@ func TestDelaysFollowTheBubble(t *testing.T) {
 	})
 }
 
+// Readers that ask at once are answered in the same order each time, whichever of them the scheduler lets through first.
+func TestJitterDoesNotDependOnTheOrderOfRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := five(t, WithLatency(time.Second, time.Minute))
+		took := func(query string) time.Duration {
+			start := time.Now()
+			get(t, s, query)
+			return time.Since(start)
+		}
+		a, b := took(allTypes), took(allTypes+"&limit=1")
+		require.NotEqual(t, a, b)
+		require.Equal(t, b, took(allTypes+"&limit=1"))
+		require.Equal(t, a, took(allTypes))
+	})
+}
+
 func TestBodyEndsWithItsRequest(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := five(t)
@@ -217,6 +234,20 @@ func TestCloseWaitsForHandlers(t *testing.T) {
 	<-started
 	require.NoError(t, s.Close())
 	require.True(t, done.Load(), "a request was under way when Close returned")
+}
+
+// A request that has come in, and whose handler begins only when Close has returned, is not answered any more.
+func TestARequestAfterCloseIsBroken(t *testing.T) {
+	s := New()
+	require.NoError(t, s.Start(""))
+	s.mu.Lock()
+	handler := s.http.srv.Handler
+	s.mu.Unlock()
+	require.NoError(t, s.Close())
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/events?"+allTypes, nil))
+	})
+	require.Zero(t, s.Count())
 }
 
 func TestFaultPlans(t *testing.T) {
@@ -266,7 +297,7 @@ func TestCloseEndsWhatHangs(t *testing.T) {
 		_, err := fetch(context.Background(), httpClient(t), url, allTypes)
 		failed <- err
 	}()
-	require.Eventually(t, func() bool { return s.Count() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Count() == 1 }, time.Minute, time.Millisecond)
 	require.NoError(t, s.Close())
 	require.Error(t, <-failed)
 	require.NoError(t, s.Close())

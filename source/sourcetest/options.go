@@ -79,7 +79,7 @@ func WithHoldBack(d time.Duration) Option { return func(c *config) { c.holdBack 
 // WithRetention drops events older than d from every list; their ids become unknown cursors.
 func WithRetention(d time.Duration) Option { return func(c *config) { c.retention = d } }
 
-// WithLatency delays each answer by fixed and a random share of jitter.
+// WithLatency delays each answer by fixed and a share of jitter that its query decides.
 func WithLatency(fixed, jitter time.Duration) Option {
 	return func(c *config) { c.latency, c.jitter = fixed, jitter }
 }

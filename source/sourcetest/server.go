@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log"
 	"net"
@@ -122,7 +123,7 @@ func (s *Server) answer(ctx context.Context, req *http.Request) (*reply, error) 
 	now := s.cfg.now()
 	s.mu.Lock()
 	f, _ := s.faults.next(now)
-	delay := s.cfg.latency + f.delay + time.Duration(s.rng.float()*float64(s.cfg.jitter+f.jitter))
+	delay := s.cfg.latency + f.delay + time.Duration(chance(req.URL.RawQuery)*float64(s.cfg.jitter+f.jitter))
 	requestID := string(appendULID([]byte("req_"), now.UnixMilli(), 0, s.rng.next()))
 	s.mu.Unlock()
 
@@ -143,6 +144,14 @@ func (s *Server) answer(ctx context.Context, req *http.Request) (*reply, error) 
 	r.header.Set("X-Request-Id", requestID)
 	s.ledger.end(n, r)
 	return r, nil
+}
+
+// chance is a number in [0,1), the same for the same query: requests that come at once are answered alike in whatever order they come.
+func chance(query string) float64 {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, query)
+	r := rng(h.Sum64())
+	return r.float()
 }
 
 func (s *Server) respond(req *http.Request, f Fault, now time.Time) *reply {
@@ -206,7 +215,20 @@ type listening struct {
 	srv      *http.Server
 	cancel   context.CancelFunc
 	done     chan struct{} // closed when Serve returned
-	handlers sync.WaitGroup
+	handlers sync.RWMutex  // held for reading by each handler; http.Server.Close waits for none, and may be followed by one that begins
+	closed   bool          // guarded by handlers
+}
+
+// serve has next answer, unless the server was closed meanwhile.
+func (h *listening) serve(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.handlers.RLock()
+		defer h.handlers.RUnlock()
+		if h.closed {
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Start serves on addr, such as 127.0.0.1:4101; empty is a free port of 127.0.0.1. Close ends it.
@@ -229,11 +251,7 @@ func (s *Server) Start(addr string) error {
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          log.New(io.Discard, "", 0),
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			h.handlers.Add(1)
-			defer h.handlers.Done()
-			s.ServeHTTP(w, r)
-		}),
+		Handler:           h.serve(s),
 	}
 	go func() {
 		defer close(h.done)
@@ -266,7 +284,9 @@ func (s *Server) Close() error {
 	h.cancel()
 	err := h.srv.Close()
 	<-h.done
-	h.handlers.Wait()
+	h.handlers.Lock()
+	h.closed = true
+	h.handlers.Unlock()
 	if err != nil {
 		return fmt.Errorf("sourcetest: %w", err)
 	}

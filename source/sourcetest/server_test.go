@@ -71,7 +71,7 @@ var allTypes = func() string {
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func rawEvent(id, name string, at time.Time, data string) []byte {
-	return []byte(`{"object":"event","id":"` + id + `","event":"` + name + `","data":` + data + `,"created_at":"` + at.Format("2006-01-02T15:04:05.000Z") + `"}`)
+	return []byte(`{"object":"event","id":"` + id + `","event":"` + name + `","data":` + data + `,"created_at":"` + at.UTC().Format("2006-01-02T15:04:05.000Z") + `"}`)
 }
 
 // five returns a server that holds event_0 to event_4, a minute apart from noon, of two types and two organizations.
