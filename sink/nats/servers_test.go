@@ -19,6 +19,14 @@ import (
 	"workos-relay/sink"
 )
 
+const (
+	// patient is how long what must come is waited for, on a machine that is busy or has a slow disk.
+	patient = 3 * time.Minute
+	often   = 20 * time.Millisecond
+	// question is how long a cluster may take to answer before it is asked again: without a leader it never does.
+	question = 10 * time.Second
+)
+
 // testServer is a NATS server in this process that can be stopped and started again on the same port and store.
 type testServer struct {
 	opts server.Options
@@ -31,6 +39,7 @@ func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	t.Helper()
 	ts := &testServer{opts: server.Options{
 		ServerName: "test", Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		JetStreamLimits: server.JSLimitOpts{MaxBatchTimeout: patient}, // no batch is abandoned because its sender is slow
 	}}
 	for _, a := range adjust {
 		a(&ts.opts)
@@ -46,7 +55,7 @@ func (ts *testServer) start(t testing.TB) {
 	srv, err := server.NewServer(&opts)
 	require.NoError(t, err)
 	srv.Start()
-	require.True(t, srv.ReadyForConnections(10*time.Second))
+	require.True(t, srv.ReadyForConnections(patient))
 	ts.mu.Lock()
 	ts.srv = srv
 	ts.mu.Unlock()
@@ -117,7 +126,7 @@ func newCluster(t testing.TB) *testCluster {
 			}
 		}
 		return false
-	}, 30*time.Second, 20*time.Millisecond, "no leader of the cluster")
+	}, patient, often, "no leader of the cluster")
 	return c
 }
 
@@ -134,7 +143,7 @@ func (c *testCluster) leader(t testing.TB, js jetstream.JetStream, stream string
 	t.Helper()
 	var found *testServer
 	require.Eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), question)
 		defer cancel()
 		s, err := js.Stream(ctx, stream)
 		if err != nil || s.CachedInfo().Cluster == nil {
@@ -146,7 +155,7 @@ func (c *testCluster) leader(t testing.TB, js jetstream.JetStream, stream string
 			}
 		}
 		return found != nil
-	}, 30*time.Second, 20*time.Millisecond, "no leader of the stream")
+	}, patient, often, "no leader of the stream")
 	return found
 }
 
@@ -156,7 +165,7 @@ func client(t testing.TB, url string) jetstream.JetStream {
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
 	require.NoError(t, err)
 	return js
 }
@@ -166,7 +175,7 @@ func readAll(t testing.TB, js jetstream.JetStream, stream string, topics []strin
 	t.Helper()
 	var messages []sink.Message
 	require.Eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*question)
 		defer cancel()
 		var err error
 		messages, err = tryReadAll(ctx, js, stream, topics)
@@ -174,7 +183,7 @@ func readAll(t testing.TB, js jetstream.JetStream, stream string, topics []strin
 			t.Logf("reading again: %v", err)
 		}
 		return err == nil
-	}, time.Minute, 50*time.Millisecond)
+	}, patient, often)
 	return messages
 }
 
@@ -222,8 +231,10 @@ func tryReadAll(ctx context.Context, js jetstream.JetStream, stream string, topi
 	return messages, nil
 }
 
+// open makes a sink. One whose ack_timeout the test does not set waits patiently for every answer.
 func open(t testing.TB, cfg Config) *Sink {
 	t.Helper()
+	setDefault(&cfg.AckTimeout, patient)
 	s, err := New(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
