@@ -55,6 +55,16 @@ func TestConnectionClosedForGood(t *testing.T) {
 	require.Equal(t, "e0 e1 e2", bodies(t, js))
 }
 
+// TestAckTimeoutHoldsForEveryQuestion, also for those that nats.go asks for a reader, which has a limit of five seconds of its own.
+func TestAckTimeoutHoldsForEveryQuestion(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	for name, cfg := range map[string]Config{"plain": {}, "domain": {Domain: "hub"}, "prefix": {APIPrefix: "JS.hub.API"}} {
+		cfg.URL, cfg.AckTimeout = srv.url(), time.Hour
+		require.Equal(t, time.Hour, open(t, cfg).link.js.Options().DefaultTimeout, name)
+	}
+}
+
 func TestWrongKindOfServer(t *testing.T) {
 	t.Parallel()
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
