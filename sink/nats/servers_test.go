@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -38,7 +39,7 @@ type testServer struct {
 func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	t.Helper()
 	ts := &testServer{opts: server.Options{
-		ServerName: "test", Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		ServerName: "test", Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
 		JetStreamLimits: server.JSLimitOpts{MaxBatchTimeout: patient}, // no batch is abandoned because its sender is slow
 	}}
 	for _, a := range adjust {
@@ -47,6 +48,14 @@ func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	ts.start(t)
 	t.Cleanup(ts.stop)
 	return ts
+}
+
+// storeDir is removed with patience: a server that has stopped waits no longer than 100 ms for the state of a consumer to be written.
+func storeDir(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	t.Cleanup(func() { require.Eventually(t, func() bool { return os.RemoveAll(dir) == nil }, patient, often) })
+	return dir
 }
 
 func (ts *testServer) start(t testing.TB) {
@@ -107,7 +116,7 @@ func newCluster(t testing.TB) *testCluster {
 	c := &testCluster{}
 	for i := range size {
 		ts := &testServer{opts: server.Options{
-			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
 			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
 			Routes:  server.RoutesFromStr(routes[1:]),
 		}}
