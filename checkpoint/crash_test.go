@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -67,12 +68,18 @@ func commitForEver(dir string) error {
 	}
 }
 
+// hold keeps the store open until it is killed. It refers to it all the while: the collector would close its files, and with them the
+// lock, under a process that has forgotten it.
 func hold(dir string) error {
-	if _, err := checkpoint.OpenFile(dir, checkpointtest.Identity()); err != nil {
+	f, err := checkpoint.OpenFile(dir, checkpointtest.Identity())
+	if err != nil {
 		return err
 	}
 	fmt.Println("held")
-	select {} // until it is killed
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 type child struct {
@@ -87,6 +94,8 @@ func startChild(t *testing.T, task, dir string) *child {
 	c.cmd.Env = append(os.Environ(), childTask+"="+task, childFolder+"="+dir)
 	c.cmd.Stderr = c.stderr
 	stdout, err := c.cmd.StdoutPipe()
+	require.NoError(t, err)
+	_, err = c.cmd.StdinPipe() // open until Wait
 	require.NoError(t, err)
 	c.out = bufio.NewScanner(stdout)
 	require.NoError(t, c.cmd.Start())

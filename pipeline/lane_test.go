@@ -273,12 +273,14 @@ func TestStartsThatOnlyAPersonCanDecide(t *testing.T) {
 		"mode":    {have: &checkpoint.Checkpoint{Source: testIdentity, Mode: checkpoint.ExactlyOnce}, want: checkpoint.ErrForeign},
 	} {
 		t.Run(name, func(t *testing.T) {
-			src, bus := newSequence(10, 10), &scriptedBus{rnd: rand.New(rand.NewPCG(1, 1)), stored: c.held}
-			store := &presetStore{Memory: checkpoint.NewMemory(testIdentity), have: c.have}
-			err := runFor(t, newLane(src, oneToOne{}, bus, store), 10*time.Second)
-			require.ErrorIs(t, err, c.want)
-			require.Len(t, bus.stored, len(c.held), "nothing may be published")
-			require.Zero(t, src.opened, "nothing may be read")
+			synctest.Test(t, func(t *testing.T) {
+				src, bus := newSequence(10, 10), &scriptedBus{rnd: rand.New(rand.NewPCG(1, 1)), stored: c.held}
+				store := &presetStore{Memory: checkpoint.NewMemory(testIdentity), have: c.have}
+				err := runFor(t, newLane(src, oneToOne{}, bus, store), 10*time.Second)
+				require.ErrorIs(t, err, c.want)
+				require.Len(t, bus.stored, len(c.held), "nothing may be published")
+				require.Zero(t, src.opened, "nothing may be read")
+			})
 		})
 	}
 }

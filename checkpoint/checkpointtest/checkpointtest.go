@@ -34,8 +34,8 @@ type Place interface {
 	Open(t *testing.T, id checkpoint.Identity) checkpoint.Store
 }
 
-// waitLimit bounds each call of a store.
-const waitLimit = 30 * time.Second
+// waitLimit bounds each call of a store, which may have a slow disk.
+const waitLimit = 3 * time.Minute
 
 // Identity is whose checkpoints the kit keeps.
 func Identity() checkpoint.Identity {

@@ -184,13 +184,14 @@ func (s *Sink) open() (*link, error) {
 }
 
 func (c Config) jetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	timeout := jetstream.WithDefaultTimeout(c.AckTimeout) // of what is asked with a context that has no deadline
 	switch {
 	case c.Domain != "":
-		return jetstream.NewWithDomain(nc, c.Domain)
+		return jetstream.NewWithDomain(nc, c.Domain, timeout)
 	case c.APIPrefix != "":
-		return jetstream.NewWithAPIPrefix(nc, c.APIPrefix)
+		return jetstream.NewWithAPIPrefix(nc, c.APIPrefix, timeout)
 	default:
-		return jetstream.New(nc)
+		return jetstream.New(nc, timeout)
 	}
 }
 

@@ -33,14 +33,15 @@ func TestServerDownAtStart(t *testing.T) {
 		require.ErrorContains(t, ask(), srv.url())
 	}
 	require.ErrorIs(t, s.link.nc.Publish("x", nil), nats.ErrReconnectBufExceeded, "buffered out of sight")
+	s.cfg.AckTimeout = patient // it was short to wait for nobody
 	srv.start(t)
-	require.Eventually(t, func() bool { return s.Prepare(t.Context(), []string{topic}) == nil }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Prepare(t.Context(), []string{topic}) == nil }, patient, often)
 	require.NoError(t, s.Publish(t.Context(), numbered(3)))
-	require.Eventually(t, func() bool { return ups.Load() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return ups.Load() == 1 }, patient, often)
 	srv.stop()
-	require.Eventually(t, func() bool { return downs.Load() >= 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return downs.Load() >= 1 }, patient, often)
 	srv.start(t)
-	require.Eventually(t, func() bool { return s.Publish(t.Context(), numbered(5)[3:]) == nil }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Publish(t.Context(), numbered(5)[3:]) == nil }, patient, often)
 	require.Equal(t, "e0 e1 e2 e3 e4", bodies(t, client(t, srv.url())))
 }
 
@@ -50,8 +51,18 @@ func TestConnectionClosedForGood(t *testing.T) {
 	s, js := prepared(t, Config{})
 	require.NoError(t, s.Publish(t.Context(), numbered(1)))
 	s.link.nc.Close()
-	require.Eventually(t, func() bool { return s.Publish(t.Context(), numbered(3)[1:]) == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Publish(t.Context(), numbered(3)[1:]) == nil }, patient, often)
 	require.Equal(t, "e0 e1 e2", bodies(t, js))
+}
+
+// TestAckTimeoutHoldsForEveryQuestion, also for those that nats.go asks for a reader, which has a limit of five seconds of its own.
+func TestAckTimeoutHoldsForEveryQuestion(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	for name, cfg := range map[string]Config{"plain": {}, "domain": {Domain: "hub"}, "prefix": {APIPrefix: "JS.hub.API"}} {
+		cfg.URL, cfg.AckTimeout = srv.url(), time.Hour
+		require.Equal(t, time.Hour, open(t, cfg).link.js.Options().DefaultTimeout, name)
+	}
 }
 
 func TestWrongKindOfServer(t *testing.T) {
@@ -98,7 +109,7 @@ func TestServerHangs(t *testing.T) {
 	case err := <-done:
 		require.Error(t, err)
 		require.Zero(t, sink.Durable(err, len(batch)))
-	case <-time.After(30 * time.Second):
+	case <-time.After(patient):
 		require.Fail(t, "Publish or Close hangs")
 	}
 }

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -132,23 +133,58 @@ func TestReplicasWithoutCluster(t *testing.T) {
 	require.ErrorContains(t, err, "replicas")
 }
 
-// TestRelaysAddSubjects lets two relays with other routes prepare the same stream at once: neither takes the other's subjects away.
+// TestRelaysAddSubjects lets relays with other routes prepare the same stream at once. A change that is made long after its relay has
+// looked may still take another's subjects away, for good only where that one never prepares again, as its lane does at the next failure.
 func TestRelaysAddSubjects(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
 	errs := make(chan error, 4)
 	var all []string
+	var again []func() error
 	for _, topic := range []string{"a", "b", "c", "d"} {
-		all = append(all, topic+".created", topic+".deleted")
+		topics := []string{topic + ".created", topic + ".deleted"}
+		all = append(all, topics...)
 		s := open(t, Config{URL: srv.url(), Create: Create{Enabled: true}})
-		go func() { errs <- s.Prepare(t.Context(), []string{topic + ".created", topic + ".deleted"}) }()
+		prepare := func() error { return s.Prepare(t.Context(), topics) }
+		again = append(again, prepare)
+		go func() { errs <- prepare() }()
 	}
 	for range 4 {
 		require.NoError(t, <-errs)
 	}
+	for _, prepare := range again {
+		require.NoError(t, prepare())
+	}
 	st, err := client(t, srv.url()).Stream(t.Context(), defaultStream)
 	require.NoError(t, err)
 	require.ElementsMatch(t, all, st.CachedInfo().Config.Subjects)
+}
+
+// TestAChangeThatIsUndoneIsMadeAgain: another relay, which has looked at the stream before, changes it just after this one.
+func TestAChangeThatIsUndoneIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	s, js, proxy := preparedBehind(t, Config{})
+	info, err := s.streamInfo(t.Context(), s.link)
+	require.NoError(t, err)
+	subjects := func() []string {
+		st, err := js.Stream(t.Context(), defaultStream)
+		require.NoError(t, err)
+		return st.CachedInfo().Config.Subjects
+	}
+	proxy.replies.Lock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.adapt(t.Context(), s.link, info, demand{subjects: []string{topic, "a.created"}})
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return slices.Contains(subjects(), "a.created") }, patient, often)
+	other := info.Config
+	other.Subjects = []string{topic, "b.created"}
+	_, err = js.UpdateStream(t.Context(), other)
+	require.NoError(t, err)
+	proxy.replies.Unlock()
+	require.NoError(t, <-done)
+	require.ElementsMatch(t, []string{topic, "a.created", "b.created"}, subjects())
 }
 
 func TestSubjectsAndPatterns(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 
 func embeddedConfig(dir string) Config {
 	return Config{
-		URL: Embedded, Create: Create{Enabled: true},
+		URL: Embedded, AckTimeout: patient, Create: Create{Enabled: true},
 		Embedded: EmbeddedConfig{Dir: dir, Listen: "127.0.0.1:0", SyncAlways: true},
 	}
 }

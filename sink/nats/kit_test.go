@@ -20,8 +20,8 @@ var features = sinktest.Features{
 // illegal are subjects that the server takes literally, or answers only with silence.
 var illegal = []string{"a..b", "workos.*", "workos.>", ".a", "a.", "a b", "é.created", "a\tb"}
 
-func harness(url string, js jetstream.JetStream, replicas int) sinktest.Harness {
-	cfg := Config{URL: url, AckTimeout: 2 * time.Second, Create: Create{Enabled: true, Replicas: replicas}}
+func harness(url string, js jetstream.JetStream, replicas int, ackTimeout time.Duration) sinktest.Harness {
+	cfg := Config{URL: url, AckTimeout: ackTimeout, Create: Create{Enabled: true, Replicas: replicas}}
 	return sinktest.Harness{
 		Features: features, IllegalTopics: illegal, MaxMessage: 1 << 20,
 		New: func(t testing.TB) sinktest.Sink {
@@ -43,7 +43,7 @@ func harness(url string, js jetstream.JetStream, replicas int) sinktest.Harness 
 func TestConformanceSingleServer(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	h := harness(srv.url(), client(t, srv.url()), 1)
+	h := harness(srv.url(), client(t, srv.url()), 1, patient)
 	h.Stop = func(testing.TB) { srv.stop() }
 	h.Start = srv.start
 	sinktest.Run(t, h)
@@ -54,7 +54,7 @@ func TestConformanceCluster(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
 	js := client(t, cluster.url())
-	h := harness(cluster.url(), js, 3)
+	h := harness(cluster.url(), js, 3, 2*time.Second)
 	h.Elections = true
 	turn := 0
 	h.Disturb = func(t testing.TB) {
@@ -70,7 +70,7 @@ func TestConformanceCluster(t *testing.T) {
 }
 
 func stepDown(t testing.TB, nc *nats.Conn) {
-	_, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+defaultStream, nil, 5*time.Second)
+	_, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+defaultStream, nil, question)
 	if err != nil {
 		t.Logf("step-down: %v", err)
 	}

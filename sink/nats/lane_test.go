@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,7 +102,7 @@ func (w *laneWorld) awaitAll(t testing.TB, lanes ...*pipeline.Lane) {
 			}
 		}
 		return false
-	}, 90*time.Second, 20*time.Millisecond, "the lane does not get to the end")
+	}, patient, often, "the lane does not get to the end")
 }
 
 // requireOnce reads the stream as a consumer does and requires each event once, in the order of the source.
@@ -135,16 +136,18 @@ func readStream(t testing.TB, js jetstream.JetStream) (messages []sink.Message) 
 			t.Logf("reading again: %v", err)
 		}
 		return err == nil
-	}, 2*time.Minute, 50*time.Millisecond)
+	}, patient, often)
 	return messages
 }
 
 func tryReadStream(ctx context.Context, js jetstream.JetStream) (messages []sink.Message, err error) {
-	st, err := js.Stream(ctx, defaultStream)
+	asking, cancel := context.WithTimeout(ctx, question)
+	defer cancel()
+	st, err := js.Stream(asking, defaultStream)
 	if err != nil {
 		return nil, err
 	}
-	consumer, err := st.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	consumer, err := st.OrderedConsumer(asking, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		return nil, err
 	}
@@ -192,8 +195,7 @@ func TestLaneOutlivesRestartsOfTheServer(t *testing.T) {
 	lane := w.lane(open(t, created(srv.url())).Ledger(laneID), "me", 0)
 	stop := run(t, lane)
 	for range 3 {
-		w.feed(t, 1500)
-		awaitProgress(t, lane)
+		w.feedAndAwait(t, 1500, lane)
 		srv.stop()
 		srv.start(t)
 	}
@@ -202,17 +204,16 @@ func TestLaneOutlivesRestartsOfTheServer(t *testing.T) {
 	w.requireOnce(t, client(t, srv.url()))
 }
 
-// awaitProgress waits until one of the lanes has committed something more.
-func awaitProgress(t testing.TB, lanes ...*pipeline.Lane) {
+// feedAndAwait makes n more events happen, and waits until the position in force is at one of them. What a lane has counted as
+// committed would not tell: all may be done before one begins to count, or be found done by a rival.
+func (w *laneWorld) feedAndAwait(t testing.TB, n int, lanes ...*pipeline.Lane) {
 	t.Helper()
-	committed := func() (n uint64) {
-		for _, l := range lanes {
-			n += l.Status().Events
-		}
-		return n
-	}
-	from := committed()
-	require.Eventually(t, func() bool { return committed() > from }, time.Minute, time.Millisecond, "the lane stands still")
+	before := w.fed
+	w.feed(t, n)
+	fresh := w.api.IDs(sourcetest.Filter{})[before:]
+	require.Eventually(t, func() bool {
+		return slices.ContainsFunc(lanes, func(l *pipeline.Lane) bool { return slices.Contains(fresh, l.Status().Checkpoint.EventID) })
+	}, patient, time.Millisecond, "the lane stands still")
 }
 
 // committing tells when a commit of events begins.
@@ -240,8 +241,7 @@ func TestServerKilledInMidBatch(t *testing.T) {
 	lane := w.lane(ledger, "me", 0)
 	stop := run(t, lane)
 	for range 10 {
-		w.feed(t, 800)
-		awaitProgress(t, lane)
+		w.feedAndAwait(t, 800, lane)
 		select {
 		case <-ledger.begins:
 		default:
@@ -371,7 +371,7 @@ func TestLostPositionStopsTheLane(t *testing.T) {
 				stop = run(t, lane)
 			}
 			w.feed(t, 300)
-			require.Eventually(t, func() bool { return lane.Status().State == pipeline.Stopped }, 30*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return lane.Status().State == pipeline.Stopped }, patient, often)
 			require.ErrorIs(t, stop(), checkpoint.ErrLost)
 			require.Len(t, readAll(t, js, defaultStream, w.topics), 300, "nothing is published without a position")
 		})
@@ -390,7 +390,7 @@ func TestAStreamDeletedUnderALaneStopsIt(t *testing.T) {
 	w.awaitAll(t, lane)
 	require.NoError(t, js.DeleteStream(t.Context(), defaultStream))
 	w.feed(t, 300)
-	require.Eventually(t, func() bool { return lane.Status().State == pipeline.Stopped }, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return lane.Status().State == pipeline.Stopped }, patient, often)
 	require.ErrorIs(t, stop(), checkpoint.ErrLost)
 	_, err := js.Stream(t.Context(), defaultStream)
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)

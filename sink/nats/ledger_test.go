@@ -1,7 +1,9 @@
 package nats
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -30,16 +32,80 @@ type ledgerStore struct {
 func (l ledgerStore) Close() error { return l.s.Close() }
 
 func (p subjectPlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
-	s := open(t, Config{URL: p.url, Stream: p.stream, Create: Create{Enabled: true, Replicas: p.replicas}})
+	cfg := Config{URL: p.url, Stream: p.stream, Create: Create{Enabled: true, Replicas: p.replicas}}
+	if p.replicas > 1 {
+		cfg.AckTimeout = question
+	}
+	s := open(t, cfg)
 	l := s.Ledger(id)
-	require.Eventually(t, func() bool { // a cluster that is busy may need another try, as a lane makes it
-		err := l.Prepare(t.Context(), []string{p.stream + ".created"})
+	again(t, "preparing", func(ctx context.Context) error { return l.Prepare(ctx, []string{p.stream + ".created"}) })
+	if p.replicas > 1 {
+		return ledgerStore{electing{l.Store()}, s}
+	}
+	return ledgerStore{l.Store(), s}
+}
+
+// again calls what a cluster without a leader may leave undone until it is done.
+func again(t *testing.T, what string, do func(context.Context) error) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*question)
+		defer cancel()
+		err := do(ctx)
 		if err != nil {
-			t.Logf("preparing again: %v", err)
+			t.Logf("%s again: %v", what, err)
 		}
 		return err == nil
-	}, time.Minute, 50*time.Millisecond)
-	return ledgerStore{l.Store(), s}
+	}, patient, often)
+}
+
+// electing is a store in a cluster, which may be without a leader now and then of its own accord: where nobody has decided, it asks
+// what is in force and goes on from there, as a lane does.
+type electing struct{ checkpoint.Store }
+
+// decided reports whether trying again is of no use.
+func decided(ctx context.Context, err error) bool {
+	for _, is := range []error{nil, checkpoint.ErrNotFound, checkpoint.ErrLost, checkpoint.ErrCorrupt, checkpoint.ErrForeign, checkpoint.ErrConflict} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return ctx.Err() != nil
+}
+
+func (e electing) Load(ctx context.Context) (cp checkpoint.Checkpoint, err error) {
+	for {
+		if cp, err = e.Store.Load(ctx); decided(ctx, err) {
+			return cp, err
+		}
+		_ = pause(ctx, often)
+	}
+}
+
+func (e electing) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	for first := true; ; first = false {
+		cp, err := e.Store.Commit(ctx, prev, next)
+		conflict := errors.Is(err, checkpoint.ErrConflict) // after the first it may be one with next itself
+		if decided(ctx, err) && (first || !conflict) {
+			return cp, err
+		}
+		inForce, loadErr := e.Load(ctx)
+		switch {
+		case loadErr != nil && !errors.Is(loadErr, checkpoint.ErrNotFound):
+			return cp, loadErr
+		case inForce.Revision != prev.Revision && bytes.Equal(document(inForce), document(next)):
+			return inForce, nil
+		case conflict || inForce.Revision != prev.Revision:
+			return cp, fmt.Errorf("%w, after: %w", checkpoint.ErrConflict, err)
+		}
+		_ = pause(ctx, often)
+	}
+}
+
+// document is all of cp but its revision.
+func document(cp checkpoint.Checkpoint) []byte {
+	cp.Revision = 0
+	return checkpoint.Encode(cp)
 }
 
 // placesOn has one stream at a time, since all of them would bind the same position. No name comes twice: a stream of a single
@@ -48,20 +114,24 @@ func (p subjectPlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Stor
 // member of a cluster then refuses the next stream, which is taken away again from those that have it.
 func placesOn(t *testing.T, url string, replicas int) checkpointtest.Harness {
 	js := client(t, url)
-	require.Eventually(t, func() bool {
-		_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "STAYS", Subjects: []string{"stays"}, Replicas: replicas})
-		if err != nil {
-			t.Logf("creating again: %v", err)
-		}
-		return err == nil
-	}, time.Minute, 50*time.Millisecond)
+	again(t, "creating", func(ctx context.Context) error {
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "STAYS", Subjects: []string{"stays"}, Replicas: replicas})
+		return err
+	})
 	places := 0
 	return checkpointtest.Harness{
 		Durable: true, Shared: true,
 		NewPlace: func(t *testing.T) checkpointtest.Place {
 			places++
 			name := fmt.Sprintf("KIT%d", places)
-			t.Cleanup(func() { require.NoError(t, js.DeleteStream(context.Background(), name)) })
+			t.Cleanup(func() {
+				again(t, "deleting", func(ctx context.Context) error {
+					if err := js.DeleteStream(ctx, name); !errors.Is(err, jetstream.ErrStreamNotFound) {
+						return err
+					}
+					return nil // by an earlier try whose answer was lost
+				})
+			})
 			return subjectPlace{url, name, replicas}
 		},
 	}
@@ -107,7 +177,7 @@ func newLedger(t testing.TB, cfg Config, topics ...string) *Ledger {
 }
 
 func created(url string) Config {
-	return Config{URL: url, AckTimeout: 2 * time.Second, Create: Create{Enabled: true}}
+	return Config{URL: url, Create: Create{Enabled: true}}
 }
 
 func ids(messages []sink.Message) []string {
@@ -289,9 +359,7 @@ func TestCulpritIsFound(t *testing.T) {
 func TestLargeBatches(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	cfg := created(srv.url())
-	cfg.AckTimeout = 0
-	l := newLedger(t, cfg, topic)
+	l := newLedger(t, created(srv.url()), topic)
 	batch := events(1, 32, topic)
 	for i := range batch {
 		batch[i].Body = make([]byte, 1<<20-1000)
@@ -312,7 +380,7 @@ func TestPositionOutlivesMaxAge(t *testing.T) {
 	require.Eventually(t, func() bool {
 		held, err := l.Holds(t.Context(), []string{topic})
 		return err == nil && !held
-	}, 20*time.Second, 100*time.Millisecond, "the events expire")
+	}, patient, often, "the events expire")
 	have, err := l.Load(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, cp.Revision, have.Revision)

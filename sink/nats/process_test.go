@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
@@ -36,7 +35,7 @@ func runServer(dir string, port int, syncAlways bool) {
 		panic(err)
 	}
 	srv.Start()
-	if !srv.ReadyForConnections(10 * time.Second) {
+	if !srv.ReadyForConnections(patient) {
 		panic("not ready")
 	}
 	fmt.Println("ready")

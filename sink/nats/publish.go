@@ -114,7 +114,7 @@ func (s *Sink) run(ctx context.Context, l *link, batch []sink.Message, withIDs b
 		cause = s.await(ctx, a, len(batch), lost)
 	}
 	if cause != nil && !errors.Is(cause, errAckTimeout) {
-		a.settle(lost)
+		a.settle(s.settle, lost)
 	}
 	s.current.Store(nil)
 	o := a.end(cause)
@@ -199,8 +199,8 @@ func (s *Sink) await(ctx context.Context, a *attempt, target int, lost <-chan st
 }
 
 // settle waits a moment for the acknowledgements of what was sent before the first failure.
-func (a *attempt) settle(lost <-chan struct{}) {
-	timeout := time.NewTimer(settleTime)
+func (a *attempt) settle(moment time.Duration, lost <-chan struct{}) {
+	timeout := time.NewTimer(moment)
 	defer timeout.Stop()
 	for {
 		if prefix, _ := a.progress(); prefix >= a.settled() {

@@ -49,6 +49,28 @@ func prepared(t *testing.T, cfg Config) (*Sink, jetstream.JetStream) {
 	return s, client(t, srv.url())
 }
 
+// preparedBehind has a proxy between the sink and the server.
+func preparedBehind(t *testing.T, cfg Config) (*Sink, jetstream.JetStream, *proxy) {
+	t.Helper()
+	srv := newServer(t)
+	p := newProxy(t, srv)
+	cfg.URL, cfg.Create.Enabled = p.addr, true
+	s := open(t, cfg)
+	require.NoError(t, s.Prepare(t.Context(), []string{topic}))
+	return s, client(t, srv.url()), p
+}
+
+// publishHeld publishes batch and lets no answer through until the stream holds exactly stored: otherwise a refusal may come early
+// enough to keep the rest of the batch from being sent. The caller lets them go on, by proxy.replies. What Publish returns comes later.
+func publishHeld(ctx context.Context, t *testing.T, s *Sink, js jetstream.JetStream, p *proxy, batch []sink.Message, stored string) (done <-chan error) {
+	t.Helper()
+	p.replies.Lock()
+	result := make(chan error, 1)
+	go func() { result <- s.Publish(ctx, batch) }()
+	require.Eventually(t, func() bool { return bodies(t, js) == stored }, patient, often)
+	return result
+}
+
 func TestFirstFailureEndsThePrefix(t *testing.T) {
 	t.Parallel()
 	for _, window := range []int{1, 3, 100} {
@@ -72,12 +94,12 @@ func TestFirstFailureEndsThePrefix(t *testing.T) {
 // on, they must follow it, although the stream knows their ids.
 func TestHoleIsFilledInOrder(t *testing.T) {
 	t.Parallel()
-	s, js := prepared(t, Config{})
+	s, js, proxy := preparedBehind(t, Config{})
 	batch := numbered(6)
 	spoil(&batch[2])
-	err := s.Publish(t.Context(), batch)
-	require.Equal(t, 2, sink.Durable(err, 6))
-	require.Equal(t, "e0 e1 e3 e4 e5", bodies(t, js))
+	done := publishHeld(t.Context(), t, s, js, proxy, batch, "e0 e1 e3 e4 e5")
+	proxy.replies.Unlock()
+	require.Equal(t, 2, sink.Durable(<-done, 6))
 
 	batch[2] = numbered(6)[2]
 	require.NoError(t, s.Publish(t.Context(), batch[2:]))
@@ -90,10 +112,12 @@ func TestHoleIsFilledInOrder(t *testing.T) {
 // TestHoleIsFilledOneByOne is the same where each message comes in a batch of its own.
 func TestHoleIsFilledOneByOne(t *testing.T) {
 	t.Parallel()
-	s, js := prepared(t, Config{})
+	s, js, proxy := preparedBehind(t, Config{})
 	batch := numbered(4)
 	spoil(&batch[1])
-	require.Equal(t, 1, sink.Durable(s.Publish(t.Context(), batch), 4))
+	done := publishHeld(t.Context(), t, s, js, proxy, batch, "e0 e2 e3")
+	proxy.replies.Unlock()
+	require.Equal(t, 1, sink.Durable(<-done, 4))
 	batch[1] = numbered(4)[1]
 	for i := 1; i < 4; i++ {
 		require.NoError(t, s.Publish(t.Context(), batch[i:i+1]))
@@ -116,10 +140,12 @@ func TestHoleOfAnotherProcess(t *testing.T) {
 // TestSameIDTwiceInABatch: the stream takes the second message for a copy of the first. It is stored all the same.
 func TestSameIDTwiceInABatch(t *testing.T) {
 	t.Parallel()
-	s, js := prepared(t, Config{})
+	s, js, proxy := preparedBehind(t, Config{})
 	batch := numbered(3)
 	batch[1].ID = batch[0].ID
-	require.NoError(t, s.Publish(t.Context(), batch))
+	done := publishHeld(t.Context(), t, s, js, proxy, batch, "e0 e2")
+	proxy.replies.Unlock()
+	require.NoError(t, <-done)
 	require.Equal(t, "e0 e2 e1 e2", bodies(t, js))
 }
 
@@ -225,6 +251,7 @@ func TestNoAcknowledgement(t *testing.T) {
 	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: defaultStream, Subjects: []string{topic}, NoAck: true})
 	require.NoError(t, err)
 	s := open(t, Config{URL: srv.url(), AckTimeout: 150 * time.Millisecond})
+	require.Eventually(t, s.link.nc.IsConnected, patient, often)
 	err = s.Publish(t.Context(), numbered(3))
 	require.ErrorIs(t, err, errAckTimeout)
 	require.ErrorContains(t, err, "stream WORKOS acknowledged nothing for 150ms")
@@ -310,7 +337,7 @@ func TestWaitForACommitEnds(t *testing.T) {
 	case err := <-done:
 		require.ErrorIs(t, err, context.Canceled)
 		require.Zero(t, sink.Durable(err, 1))
-	case <-time.After(20 * time.Second):
+	case <-time.After(patient):
 		require.Fail(t, "Publish does not end with its context")
 	}
 	go func() { done <- s.Publish(t.Context(), numbered(1)) }()
@@ -350,16 +377,11 @@ func TestOutcome(t *testing.T) {
 // TestCancelledWithAcksInFlight: what is acknowledged shortly after the context has ended counts as durable.
 func TestCancelledWithAcksInFlight(t *testing.T) {
 	t.Parallel()
-	srv := newServer(t)
-	js := client(t, srv.url())
-	proxy := newProxy(t, srv)
-	s := open(t, Config{URL: proxy.addr, Create: Create{Enabled: true}})
-	require.NoError(t, s.Prepare(t.Context(), []string{topic}))
-	proxy.replies.Lock()
+	s, js, proxy := preparedBehind(t, Config{})
+	s.settle = patient
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Publish(ctx, numbered(5)) }()
-	require.Eventually(t, func() bool { return bodies(t, js) == "e0 e1 e2 e3 e4" }, 20*time.Second, time.Millisecond)
+	defer cancel()
+	done := publishHeld(ctx, t, s, js, proxy, numbered(5), "e0 e1 e2 e3 e4")
 	cancel()
 	proxy.replies.Unlock()
 	require.NoError(t, <-done)
@@ -368,15 +390,8 @@ func TestCancelledWithAcksInFlight(t *testing.T) {
 // TestConnectionLostInMidBatch: without waiting for ack_timeout, and the second copies are recognised.
 func TestConnectionLostInMidBatch(t *testing.T) {
 	t.Parallel()
-	srv := newServer(t)
-	js := client(t, srv.url())
-	proxy := newProxy(t, srv)
-	s := open(t, Config{URL: proxy.addr, AckTimeout: time.Hour, Create: Create{Enabled: true}})
-	require.NoError(t, s.Prepare(t.Context(), []string{topic}))
-	proxy.replies.Lock()
-	done := make(chan error, 1)
-	go func() { done <- s.Publish(t.Context(), numbered(5)) }()
-	require.Eventually(t, func() bool { return bodies(t, js) == "e0 e1 e2 e3 e4" }, 20*time.Second, time.Millisecond)
+	s, js, proxy := preparedBehind(t, Config{AckTimeout: time.Hour})
+	done := publishHeld(t.Context(), t, s, js, proxy, numbered(5), "e0 e1 e2 e3 e4")
 	proxy.cut()
 	err := <-done
 	proxy.replies.Unlock()

@@ -46,7 +46,7 @@ func fails(t *testing.T, cfg Config, want ...string) {
 	t.Helper()
 	cfg.Create.Enabled = true
 	cfg.AckTimeout = time.Hour // it does not take that long to know
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
 	defer cancel()
 	s := open(t, cfg)
 	err := s.Prepare(ctx, []string{topic})
@@ -168,6 +168,7 @@ func TestMissingPermission(t *testing.T) {
 		srv := newServer(t, user(&server.SubjectPermission{Deny: []string{topic}}, nil))
 		s := open(t, Config{URL: srv.url(), Auth: auth, Create: Create{Enabled: true}})
 		require.NoError(t, s.Prepare(t.Context(), []string{topic, "dsync.group.created"}))
+		s.settle = patient
 		batch := numbered(5)
 		batch[0].Topic, batch[1].Topic = "dsync.group.created", "dsync.group.created"
 		err := s.Publish(t.Context(), batch)
@@ -177,6 +178,7 @@ func TestMissingPermission(t *testing.T) {
 	t.Run("acknowledgements", func(t *testing.T) {
 		srv := newServer(t, user(nil, &server.SubjectPermission{Deny: []string{"_INBOX.>"}}))
 		s := open(t, Config{URL: srv.url(), Auth: auth, AckTimeout: 300 * time.Millisecond})
+		require.Eventually(t, func() bool { return s.link.permissionDenied() != nil }, patient, often)
 		require.ErrorContains(t, s.Prepare(t.Context(), []string{topic}), "permission")
 		require.ErrorContains(t, s.Publish(t.Context(), numbered(2)), "inbox_prefix")
 	})
@@ -187,7 +189,10 @@ func TestMissingPermission(t *testing.T) {
 	t.Run("api", func(t *testing.T) {
 		srv := newServer(t, user(&server.SubjectPermission{Deny: []string{"$JS.API.>"}}, nil))
 		s := open(t, Config{URL: srv.url(), Auth: auth, AckTimeout: 300 * time.Millisecond})
-		require.ErrorContains(t, s.Prepare(t.Context(), []string{topic}), "lacks a permission for the JetStream API")
+		require.Eventually(t, func() bool { // the denial may come after the first question was given up
+			err := s.Prepare(t.Context(), []string{topic})
+			return err != nil && strings.Contains(err.Error(), "lacks a permission for the JetStream API")
+		}, patient, often)
 	})
 }
 
@@ -298,7 +303,7 @@ func tlsServer(t *testing.T, a *authority, name string, expires time.Time, wantC
 		conf.ClientAuth, conf.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
 		conf.ClientCAs.AddCert(a.cert)
 	}
-	return newServer(t, func(o *server.Options) { o.TLSConfig, o.TLS, o.TLSTimeout = conf, true, 5 })
+	return newServer(t, func(o *server.Options) { o.TLSConfig, o.TLS, o.TLSTimeout = conf, true, patient.Seconds() })
 }
 
 func TestTLS(t *testing.T) {

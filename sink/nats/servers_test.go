@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,14 @@ import (
 	"workos-relay/sink"
 )
 
+const (
+	// patient is how long what must come is waited for, on a machine that is busy or has a slow disk.
+	patient = 3 * time.Minute
+	often   = 20 * time.Millisecond
+	// question is how long a cluster may take to answer before it is asked again: without a leader it never does.
+	question = 10 * time.Second
+)
+
 // testServer is a NATS server in this process that can be stopped and started again on the same port and store.
 type testServer struct {
 	opts server.Options
@@ -30,7 +39,8 @@ type testServer struct {
 func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	t.Helper()
 	ts := &testServer{opts: server.Options{
-		ServerName: "test", Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		ServerName: "test", Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
+		JetStreamLimits: server.JSLimitOpts{MaxBatchTimeout: patient}, // no batch is abandoned because its sender is slow
 	}}
 	for _, a := range adjust {
 		a(&ts.opts)
@@ -40,13 +50,21 @@ func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	return ts
 }
 
+// storeDir is removed with patience: a server that has stopped waits no longer than 100 ms for the state of a consumer to be written.
+func storeDir(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	t.Cleanup(func() { require.Eventually(t, func() bool { return os.RemoveAll(dir) == nil }, patient, often) })
+	return dir
+}
+
 func (ts *testServer) start(t testing.TB) {
 	t.Helper()
 	opts := ts.opts
 	srv, err := server.NewServer(&opts)
 	require.NoError(t, err)
 	srv.Start()
-	require.True(t, srv.ReadyForConnections(10*time.Second))
+	require.True(t, srv.ReadyForConnections(patient))
 	ts.mu.Lock()
 	ts.srv = srv
 	ts.mu.Unlock()
@@ -98,7 +116,7 @@ func newCluster(t testing.TB) *testCluster {
 	c := &testCluster{}
 	for i := range size {
 		ts := &testServer{opts: server.Options{
-			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
 			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
 			Routes:  server.RoutesFromStr(routes[1:]),
 		}}
@@ -117,7 +135,7 @@ func newCluster(t testing.TB) *testCluster {
 			}
 		}
 		return false
-	}, 30*time.Second, 20*time.Millisecond, "no leader of the cluster")
+	}, patient, often, "no leader of the cluster")
 	return c
 }
 
@@ -134,7 +152,7 @@ func (c *testCluster) leader(t testing.TB, js jetstream.JetStream, stream string
 	t.Helper()
 	var found *testServer
 	require.Eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), question)
 		defer cancel()
 		s, err := js.Stream(ctx, stream)
 		if err != nil || s.CachedInfo().Cluster == nil {
@@ -146,7 +164,7 @@ func (c *testCluster) leader(t testing.TB, js jetstream.JetStream, stream string
 			}
 		}
 		return found != nil
-	}, 30*time.Second, 20*time.Millisecond, "no leader of the stream")
+	}, patient, often, "no leader of the stream")
 	return found
 }
 
@@ -156,7 +174,7 @@ func client(t testing.TB, url string) jetstream.JetStream {
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
 	require.NoError(t, err)
 	return js
 }
@@ -166,7 +184,7 @@ func readAll(t testing.TB, js jetstream.JetStream, stream string, topics []strin
 	t.Helper()
 	var messages []sink.Message
 	require.Eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*question)
 		defer cancel()
 		var err error
 		messages, err = tryReadAll(ctx, js, stream, topics)
@@ -174,7 +192,7 @@ func readAll(t testing.TB, js jetstream.JetStream, stream string, topics []strin
 			t.Logf("reading again: %v", err)
 		}
 		return err == nil
-	}, time.Minute, 50*time.Millisecond)
+	}, patient, often)
 	return messages
 }
 
@@ -222,8 +240,10 @@ func tryReadAll(ctx context.Context, js jetstream.JetStream, stream string, topi
 	return messages, nil
 }
 
+// open makes a sink. One whose ack_timeout the test does not set waits patiently for every answer.
 func open(t testing.TB, cfg Config) *Sink {
 	t.Helper()
+	setDefault(&cfg.AckTimeout, patient)
 	s, err := New(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })

@@ -41,6 +41,8 @@ type Sink struct {
 	committing atomic.Pointer[commit]  // of Ledger.Commit
 	attempts   uint64                  // number of the last attempt; used by the holder of the token in busy only
 
+	settle time.Duration // settleTime
+
 	lastSeq   uint64                   // sequence of the last durable message; used by Publish only
 	ahead     stringSet                // ids that may be stored before a predecessor of theirs; used by Publish only
 	maxMsg    atomic.Int64             // MaxMsgSize of the stream as last seen; 0 or less for none
@@ -62,7 +64,7 @@ func New(ctx context.Context, cfg Config) (*Sink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Sink{cfg: cfg, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1)}
+	s := &Sink{cfg: cfg, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1), settle: settleTime}
 	s.ackPrefix = fmt.Appendf(nil, `{"stream":%q,"seq":`, cfg.Stream)
 	var err error
 	if s.options, err = cfg.options(); err != nil {

@@ -12,22 +12,18 @@ import (
 
 func TestTail(t *testing.T) {
 	t.Parallel()
-	s, js := prepared(t, Config{})
+	s, _ := prepared(t, Config{})
 	topics := []string{topic, "user.created", "relay.position.workos.nats"}
 	require.NoError(t, s.Prepare(t.Context(), topics))
 	batch := numbered(7)
 	batch[1].Topic, batch[4].Topic = topics[1], topics[1]
 	batch[2].Topic = topics[2]
 	require.NoError(t, s.Publish(t.Context(), batch[:5]))
-	_ = js
 
 	enough := errors.New("enough")
-	read := func(opts TailOptions, n int, started func()) []Stored {
+	read := func(opts TailOptions, n int) []Stored {
 		t.Helper()
 		var seen []Stored
-		if started != nil {
-			go started()
-		}
 		err := s.Tail(t.Context(), opts, func(m Stored) error {
 			if seen = append(seen, m); len(seen) == n {
 				return enough
@@ -43,24 +39,30 @@ func TestTail(t *testing.T) {
 		}
 		return ids
 	}
-	all := read(TailOptions{FromStart: true}, 4, nil)
+	all := read(TailOptions{FromStart: true}, 4)
 	require.Equal(t, []string{"e0", "e1", "e3", "e4"}, ids(all), "positions are left out")
 	require.Equal(t, []sink.Header{{Key: "event-id", Value: "e1"}}, all[1].Headers)
 	require.Equal(t, topics[1], all[1].Topic)
 	require.Equal(t, "e1", string(all[1].Body))
 	require.EqualValues(t, 2, all[1].Sequence)
 	require.False(t, all[1].Time.IsZero())
-	require.Equal(t, []string{"e1", "e4"}, ids(read(TailOptions{FromStart: true, Subjects: []string{"user.>"}}, 2, nil)))
+	require.Equal(t, []string{"e1", "e4"}, ids(read(TailOptions{FromStart: true, Subjects: []string{"user.>"}}, 2)))
 
-	next := read(TailOptions{}, 1, func() {
-		for i := range 1000 { // until the reader is there
+	reading, seen := context.WithCancel(t.Context())
+	defer seen()
+	published := make(chan error, 1)
+	go func() { // until the reader is there and has seen one
+		var err error
+		for err == nil && reading.Err() == nil {
 			m := numbered(1)
 			m[0].ID = ""
-			if s.Publish(t.Context(), m) != nil || i == 999 {
-				return
-			}
+			err = s.Publish(t.Context(), m)
 		}
-	})
+		published <- err
+	}()
+	next := read(TailOptions{}, 1)
+	seen()
+	require.NoError(t, <-published)
 	require.Greater(t, next[0].Sequence, uint64(5))
 }
 

@@ -23,7 +23,7 @@ func (k *kit) prepareTwice() {
 	s := k.open(topics)
 	batch := k.batch(topics, 10)
 	k.store(s, batch[:5])
-	require.NoError(k, s.Prepare(k.ctx, topics))
+	require.NoError(k, k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics) }))
 	k.store(s, batch[5:])
 	k.requireExactly(topics, batch)
 }
@@ -34,7 +34,7 @@ func (k *kit) prepareMoreTopics() {
 	s := k.open(topics[:2])
 	first := k.batch(topics[:2], 10)
 	k.store(s, first)
-	require.NoError(k, s.Prepare(k.ctx, topics))
+	require.NoError(k, k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics) }))
 	second := k.batch(topics, 20)
 	k.store(s, second)
 	k.requireExactly(topics, append(first, second...))
@@ -59,13 +59,13 @@ func (k *kit) missingTopicsRefused() {
 	s := k.NewStrict(k.T)
 	defer func() { _ = s.Close() }()
 	for range 2 {
-		err := s.Prepare(k.ctx, topics)
+		err := k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics) })
 		var fatal *sink.FatalError
 		require.ErrorAs(k, err, &fatal)
 		require.ErrorContains(k, err, topics[1])
 		require.ErrorContains(k, err, topics[2])
 	}
-	require.NoError(k, s.Prepare(k.ctx, topics[:1]))
+	require.NoError(k, k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics[:1]) }))
 }
 
 func (k *kit) holds() {
@@ -88,7 +88,11 @@ func (k *kit) holds() {
 
 func (k *kit) requireHolds(s Sink, topics []string, want bool, when string) {
 	k.Helper()
-	have, err := s.Holds(k.ctx, topics)
+	var have bool
+	err := k.ask("Holds", func() (err error) {
+		have, err = s.Holds(k.ctx, topics)
+		return err
+	})
 	require.NoError(k, err, when)
 	require.Equal(k, want, have, when)
 }
@@ -99,8 +103,7 @@ func (k *kit) inspect() {
 	s := k.New(k.T)
 	defer func() { _ = s.Close() }()
 	for range 2 {
-		status, err := s.Inspect(k.ctx, topics)
-		require.NoError(k, err)
+		status := k.status(s, topics)
 		require.Len(k, status, len(topics))
 		for i, st := range status {
 			require.Equal(k, topics[i], st.Topic)
@@ -110,8 +113,7 @@ func (k *kit) inspect() {
 		}
 	}
 	k.prepare(s, topics[:1])
-	status, err := s.Inspect(k.ctx, topics)
-	require.NoError(k, err)
+	status := k.status(s, topics)
 	require.True(k, status[0].Exists)
 	require.False(k, status[0].Creates)
 	require.NotEmpty(k, status[0].Detail)
@@ -124,10 +126,20 @@ func (k *kit) inspect() {
 	}
 	strict := k.NewStrict(k.T)
 	defer func() { _ = strict.Close() }()
-	status, err = strict.Inspect(k.ctx, topics)
-	require.NoError(k, err)
+	status = k.status(strict, topics)
 	require.True(k, status[0].Exists)
 	require.False(k, status[1].Exists)
 	require.False(k, status[1].Creates)
 	require.NotEmpty(k, status[1].Problems)
+}
+
+// status is what Inspect says of topics.
+func (k *kit) status(s Sink, topics []string) (status []sink.TopicStatus) {
+	k.Helper()
+	err := k.ask("Inspect", func() (err error) {
+		status, err = s.Inspect(k.ctx, topics)
+		return err
+	})
+	require.NoError(k, err)
+	return status
 }

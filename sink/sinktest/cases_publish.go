@@ -99,7 +99,8 @@ func (k *kit) noIDNoDedupe() {
 	}
 	k.store(s, batch)
 	k.store(s, batch)
-	require.Equal(k, 40, len(k.Read(k.T, topics)), "number of messages stored") //nolint:testifylint // Len would print them all
+	stored := len(k.Read(k.T, topics))
+	require.True(k, stored == 40 || k.again && stored > 40, "%d messages are stored", stored)
 }
 
 func (k *kit) poisonTooLarge() {

@@ -40,7 +40,7 @@ type Harness struct {
 	Features      Features
 	IllegalTopics []string // names the bus refuses
 	MaxMessage    int      // largest message in bytes, headers included; the kit sends incompressible bodies well above it
-	// Timeout bounds each case; 60 s where zero.
+	// Timeout bounds each case; five minutes where zero.
 	Timeout time.Duration
 	// New returns a sink on the broker, which may create topics where Features.CreatesTopics. Every call returns another one on
 	// the same destination. The kit closes it.
@@ -54,7 +54,8 @@ type Harness struct {
 	// Stop takes the broker down, without warning its clients; Start brings it back with what it had stored. Both return when done.
 	Stop, Start func(t testing.TB)
 	// Elections says that the bus may be without a leader now and then of its own accord, as a cluster is: a failed attempt is then made
-	// again in every case, from the durable prefix. Elsewhere the first one has to succeed.
+	// again in every case, from the durable prefix, and may store again what it had stored; a question that failed is asked again.
+	// Elsewhere the first one has to succeed.
 	Elections bool
 	// Disturb makes the broker move its leaders, or whatever else happens to it in a bad week, while messages flow. It returns
 	// when done and is called several times.
@@ -100,7 +101,7 @@ func Run(t *testing.T, h Harness) {
 			}
 			timeout := h.Timeout
 			if timeout == 0 {
-				timeout = time.Minute
+				timeout = 5 * time.Minute
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
@@ -118,7 +119,8 @@ type kit struct {
 	Harness
 	ctx   context.Context
 	scope string
-	sent  int // messages made so far: their numbers go on over batches
+	sent  int  // messages made so far: their numbers go on over batches
+	again bool // an attempt was made again, so that what it had stored may be there twice
 }
 
 // topics returns n topics that no other case uses.
@@ -163,6 +165,19 @@ func (k *kit) pause(what string, err error) {
 	}
 }
 
+// ask puts a question to the destination once, or with Elections until it is answered or the answer is final.
+func (k *kit) ask(what string, question func() error) error {
+	k.Helper()
+	for {
+		err := question()
+		var fatal *sink.FatalError
+		if err == nil || !k.Elections || k.ctx.Err() != nil || errors.As(err, &fatal) {
+			return err
+		}
+		k.pause(what, err)
+	}
+}
+
 // attempt publishes batch once, or with Elections until it is stored, or can never be. It returns how many messages are durable.
 func (k *kit) attempt(s Sink, batch []sink.Message) (durable int, err error) {
 	k.Helper()
@@ -176,6 +191,7 @@ func (k *kit) attempt(s Sink, batch []sink.Message) (durable int, err error) {
 		if err == nil || !k.Elections || k.ctx.Err() != nil || errors.As(err, &rejected) || errors.As(err, &fatal) {
 			return durable, err
 		}
+		k.again = true
 		k.pause("Publish", err)
 	}
 }
