@@ -70,23 +70,29 @@ func (l *Lane) shared() bool {
 type watch struct {
 	after time.Duration // TakeoverAfter
 
-	revision    uint64
-	since, last time.Time // of the first and the last look at this revision
-	looks       int
+	revision uint64
+	last     time.Time     // of the last look
+	late     bool          // that look came long after the one before it
+	quiet    time.Duration // how long the revision was seen to be the same
+	looks    int           // at this revision
 }
 
 // interval is the time between two looks.
 func (w *watch) interval() time.Duration { return w.after / looksPerTakeover }
 
 // silent reports whether the position has not moved for so long, over several looks, that its holder must be dead. A gap between
-// looks means that this process itself was stopped, and what it did not see does not count.
+// looks means that this process itself was stopped, and what it did not see does not count. Gaps one after the other mean that the
+// bus takes so long to answer: then each counts as one interval, for a slow bus may delay a takeover and must not prevent it.
 func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
-	if w.looks == 0 || cp.Revision != w.revision || now.Sub(w.last) > 2*w.interval() {
-		w.revision, w.since, w.looks = cp.Revision, now, 0
+	since, before := now.Sub(w.last), w.late
+	w.last, w.late = now, since > 2*w.interval()
+	if w.looks == 0 || cp.Revision != w.revision || w.late && !before {
+		w.revision, w.quiet, w.looks = cp.Revision, 0, 0
+	} else {
+		w.quiet += min(since, w.interval())
 	}
-	w.last = now
 	w.looks++
-	return w.looks >= fewestLooks && now.Sub(w.since) >= w.after-w.interval()
+	return w.looks >= fewestLooks && w.quiet >= w.after-w.interval()
 }
 
 // renewal knows when the active one must move its position, so that no standby takes it for dead.

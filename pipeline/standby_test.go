@@ -203,6 +203,39 @@ func TestAStandbyThatWasStoppedItselfDoesNotJump(t *testing.T) {
 	})
 }
 
+// slow is a ledger on a bus that takes long to answer.
+type slow struct {
+	*memoryLedger
+	answer time.Duration
+}
+
+func (s *slow) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := s.memoryLedger.Load(ctx)
+	time.Sleep(s.answer)
+	return cp, err
+}
+
+// TestASlowBusDoesNotPreventATakeover, nor does it bring one about while the active relay is alive.
+func TestASlowBusDoesNotPreventATakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+		src := newSequence(10, 100)
+		died := time.Now().Add(time.Hour)
+		a := twin("a", src, &stopped{ledger, died, died.Add(time.Hour)})
+		b := twin("b", src, &slow{ledger, takeover / 2})
+		stopA := run(t, a)
+		time.Sleep(time.Second)
+		stopB := run(t, b)
+		time.Sleep(time.Until(died))
+		require.Equal(t, pipeline.Standby, b.Status().State)
+		require.Equal(t, 1, src.opened, "nobody has taken over while the active one was alive")
+		time.Sleep(10 * takeover)
+		require.Equal(t, pipeline.Running, b.Status().State)
+		stopB()
+		stopA()
+	})
+}
+
 func TestTwoFirstStartsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
