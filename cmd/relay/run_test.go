@@ -334,13 +334,21 @@ func TestCheck(t *testing.T) {
 	_, err := js.Stream(t.Context(), "WORKOS")
 	require.Error(t, err, "a check changes nothing")
 
-	code, stdout, stderr = do(t, "check", "--timeout", "2s", "--config",
-		writeConfig(t, strings.Replace(natsConfig(api.URL(), "nats://127.0.0.1:1", t.TempDir(), ""), testKey, "sk_test_wrong", 1)))
+	wrong := natsConfig(api.URL(), "nats://127.0.0.1:1", t.TempDir(), "")
+	wrong = strings.NewReplacer(testKey, "sk_test_wrong", "type: nats,", "type: nats, ack_timeout: 2s,").Replace(wrong)
+	code, stdout, stderr = do(t, "check", "--timeout", "1m", "--config", writeConfig(t, wrong))
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, stderr, "2 faults")
 	require.Contains(t, stdout, "401")
 	require.Contains(t, stdout, "no connection to the NATS server at nats://127.0.0.1:1")
 	require.NotContains(t, stdout+stderr, "sk_test_wrong")
+
+	silent := newAPI(t)
+	silent.Fail(-1, sourcetest.Hang())
+	code, stdout, stderr = do(t, "check", "--timeout", "2s", "--config", writeConfig(t, natsConfig(silent.URL(), "nats://127.0.0.1:1", t.TempDir(), "")))
+	require.Equal(t, exitFailed, code, "it waits for nothing longer than it is told to")
+	require.Contains(t, stderr, "2 faults")
+	require.Contains(t, stdout, "at nats://127.0.0.1:1")
 
 	code, stdout, stderr = do(t, "check", "--json", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))
 	require.Equal(t, exitDone, code, stderr)
