@@ -406,7 +406,9 @@ func TestDemo(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(r.stdout.String(), "lag none") }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Contains(t, r.stdout.String(), "tail --from-sink")
-	require.Empty(t, r.stderr.String())
+	for line := range strings.Lines(r.stderr.String()) { // a NATS server tells of what took it seconds, as on a slow disk
+		require.Regexp(t, `nats-server.* (took too long|Readloop processing time): `, line)
+	}
 }
 
 // TestTwoLanesDoNotHoldEachOtherBack: one bus is down from the start, the other gets everything.
