@@ -44,6 +44,7 @@ type jetStream struct {
 }
 
 const (
+	answerTime  = time.Minute // for a server that is busy with what is measured
 	natsStream  = "WORKOS"
 	atLeastOnce = "at_least_once"
 	exactlyOnce = "exactly_once"
@@ -55,9 +56,9 @@ func (l *lab) newJetStream(ctx context.Context, delivery string, syncAlways bool
 	if b.server, err = startRole(ctx, &b.url, "nats", "-dir", b.dir, fmt.Sprintf("-sync-always=%t", syncAlways)); err != nil {
 		return nil, err
 	}
-	b.nc, err = nats.Connect(b.url)
+	b.nc, err = nats.Connect(b.url, nats.Timeout(answerTime))
 	if err == nil {
-		b.js, err = jetstream.New(b.nc)
+		b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(answerTime))
 	}
 	if err != nil {
 		_, closeErr := b.close()

@@ -96,7 +96,7 @@ func playNATS(_ context.Context, args []string) error {
 	}
 	srv.Start()
 	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
-	if !srv.ReadyForConnections(10 * time.Second) {
+	if !srv.ReadyForConnections(answerTime) {
 		return errors.New("the NATS server does not become ready")
 	}
 	return announce(srv.ClientURL())

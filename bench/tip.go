@@ -94,7 +94,7 @@ func waitAtTip(ctx context.Context, l *lab) error {
 }
 
 func (l *lab) tip(ctx context.Context, row tipRow, samples int) (took []time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(samples)*3*time.Second/liveRate)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute+time.Duration(samples)*3*time.Second/liveRate)
 	defer cancel()
 	var b bus
 	if row.kafka {

@@ -167,19 +167,20 @@ func save(file, cursor string) error {
 }
 
 func openNATS(s settings) (message.Publisher, error) {
-	nc, err := nats.Connect(s.natsURL)
+	patient := nats.Timeout(time.Minute) // a server may be busy that was just started
+	nc, err := nats.Connect(s.natsURL, patient)
 	if err != nil {
 		return nil, err
 	}
 	defer nc.Close()
-	js, err := nc.JetStream()
+	js, err := nc.JetStream(nats.MaxWait(time.Minute))
 	if err != nil {
 		return nil, err
 	}
 	if _, err := js.AddStream(&nats.StreamConfig{Name: s.stream, Subjects: topics(s)}); err != nil {
 		return nil, err
 	}
-	return wmnats.NewPublisher(wmnats.PublisherConfig{URL: s.natsURL, JetStream: wmnats.JetStreamConfig{TrackMsgId: true}}, watermill.NopLogger{})
+	return wmnats.NewPublisher(wmnats.PublisherConfig{URL: s.natsURL, NatsOptions: []nats.Option{patient}, JetStream: wmnats.JetStreamConfig{TrackMsgId: true}}, watermill.NopLogger{})
 }
 
 func openKafka(s settings) (message.Publisher, error) {

@@ -12,10 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kadm"
 
 	"workos-relay/internal/config"
 	"workos-relay/source/sourcetest"
@@ -87,6 +85,7 @@ func pages(t *testing.T) []string {
 
 // world is what a block of commands finds.
 type world struct {
+	admin   string // the address of a relay that runs there
 	env     []string
 	files   map[string]string
 	replace []string // what the page says, and what is there instead
@@ -120,6 +119,7 @@ func worldOn(t *testing.T, sink, more string) *world {
 		api.URL(), sink, dir, admin, more)
 	first := api.IDs(sourcetest.Filter{})[100]
 	return &world{
+		admin: admin,
 		env:   []string{"WORKOS_API_KEY=" + testKey, "NATS_URL=", "KEY=0123456789abcdef"},
 		files: map[string]string{"config.yaml": config},
 		replace: []string{
@@ -156,16 +156,7 @@ func kafkaWorld(t *testing.T) *world {
 	w := worldOn(t, fmt.Sprintf("{name: kafka, type: kafka, brokers: [%q], topic_prefix: %q, create: {partitions: 1}}", bus.brokers[0], bus.prefix), "id: "+bus.id)
 	w.replace = append(w.replace, "localhost:9092", bus.brokers[0], "-t dsync", "-t "+bus.prefix+"dsync")
 	r := start(t, "run", "--config", writeConfig(t, strings.Replace(w.files["config.yaml"], "source: {", "source: {api_key: "+testKey+", ", 1)))
-	ctx, cancel := context.WithTimeout(t.Context(), patient)
-	defer cancel()
-	require.Eventually(t, func() bool {
-		ends, err := bus.offsets(ctx)
-		n := int64(0)
-		if err == nil {
-			ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
-		}
-		return n >= 300
-	}, patient, 20*time.Millisecond, &r.stderr)
+	require.Eventually(t, func() bool { return atTip(w.admin) }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	return w
 }

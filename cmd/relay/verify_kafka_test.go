@@ -2,8 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -27,43 +31,42 @@ func (b byPlace) place(t *testing.T, id string) string {
 	return ""
 }
 
-// refill makes the topics anew with the records, each in the partition that it has.
-func (b *kafkaBus) refill(t *testing.T, records byPlace) {
+// filled is a bus on the same brokers with the records in topics of its own, each in the partition that it has here. Topics made anew
+// under the same names would be taken for the ones before by a broker that has not heard of it yet.
+func (b *kafkaBus) filled(t *testing.T, partitions int32, records byPlace) *kafkaBus {
 	t.Helper()
-	topics, err := b.admin.ListTopics(t.Context())
-	require.NoError(t, err)
-	count := map[string]int32{}
-	for key := range records {
-		if len(records[key]) > 0 {
-			name := records[key][0].Topic
-			count[name] = int32(len(topics[name].Partitions))
-		}
-	}
-	for name, partitions := range count {
-		_, err := b.admin.DeleteTopics(t.Context(), name)
-		require.NoError(t, err)
-		require.Eventually(t, func() bool {
-			_, err := b.admin.CreateTopic(t.Context(), partitions, 1, nil, name)
-			return err == nil
-		}, patient, often)
-	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	require.NoError(t, err)
-	defer client.Close()
+	own := newKafkaBus(t, b.brokers)
+	var topics []string
+	var again []*kgo.Record
 	for _, list := range records {
 		for _, r := range list {
-			again := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
-			require.NoError(t, client.ProduceSync(t.Context(), again).FirstErr())
+			topic := own.prefix + strings.TrimPrefix(r.Topic, b.prefix)
+			if !slices.Contains(topics, topic) {
+				topics = append(topics, topic)
+			}
+			again = append(again, &kgo.Record{Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers})
 		}
 	}
+	created, err := own.admin.CreateTopics(t.Context(), partitions, 1, nil, topics...)
+	require.NoError(t, err)
+	require.NoError(t, created.Error())
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(10*time.Millisecond),
+		kgo.UnknownTopicRetries(-1)) // a broker hears of a new topic in its own time
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, client.ProduceSync(t.Context(), again...).FirstErr())
+	return own
 }
 
 func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 	api := newAPI(t, spread(300, 31))
 	ids := api.IDs(sourcetest.Filter{})
 	bus := newKafka(t)
-	config := writeConfig(t, bus.config("at_least_once", api.URL(), t.TempDir(), "{partitions: 3}"))
-	code, _, stderr := do(t, "replay", "--since", spreadStart, "--until", spreadEnd, "--config", config)
+	const partitions = 3
+	configOf := func(t *testing.T, b *kafkaBus) string {
+		return writeConfig(t, b.config("at_least_once", api.URL(), t.TempDir(), fmt.Sprintf("{partitions: %d}", partitions)))
+	}
+	code, _, stderr := do(t, "replay", "--since", spreadStart, "--until", spreadEnd, "--config", configOf(t, bus))
 	require.Equal(t, exitDone, code, stderr)
 	good := byPlace(bus.read(t))
 	for _, records := range good { // as if the lane had published them
@@ -90,7 +93,7 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 		"a copy":  {func(b byPlace) { b[key] = append(b[key], b[key][middle]) }, map[string][]string{"duplicate": {id(middle), "1"}}},
 		"a copy in another partition": {func(b byPlace) {
 			r := *b[key][middle]
-			r.Partition = (r.Partition + 1) % 3
+			r.Partition = (r.Partition + 1) % partitions
 			b["more"] = []*kgo.Record{&r}
 		}, map[string][]string{"duplicate": {id(middle), "1"}}},
 		"another topic": {func(b byPlace) {
@@ -120,7 +123,8 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 				damaged[k] = slices.Clone(records)
 			}
 			c.damage(damaged)
-			bus.refill(t, damaged)
+			own := bus.filled(t, partitions, damaged)
+			config := configOf(t, own)
 			code, v := verified(t, config)
 			require.Equal(t, c.want, found(&v))
 			require.Equal(t, len(ids), v.Events)
@@ -139,9 +143,7 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 				code, v = verified(t, config)
 				require.Equal(t, exitDone, code)
 				require.Empty(t, found(&v))
-				again := newKafkaBus(t, bus.brokers) // this one's metadata is older than the topics
-				again.prefix = bus.prefix
-				require.Equal(t, key, byPlace(again.read(t)).place(t, id(middle)))
+				require.Equal(t, key, bus.prefix+strings.TrimPrefix(byPlace(own.read(t)).place(t, id(middle)), own.prefix))
 			}
 		})
 	}
@@ -168,6 +170,7 @@ func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
 		}
 		require.NoError(t, client.EndTransaction(t.Context(), end))
 	}
+	requireEnded(t, bus)
 	code, _, stderr = do(t, "replay", "--since", "2026-11-01T07:00:00Z", "--until", spreadEnd, "--config", config)
 	require.Equal(t, exitDone, code, stderr)
 
@@ -176,6 +179,24 @@ func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
 	require.Equal(t, len(first), v.Altered.Count, "one committed transaction, of the three")
 	v.Altered.Count = 0
 	require.Empty(t, found(&v))
+}
+
+// requireEnded waits until the brokers have written down how the last transactions ended: until then a reader sees nothing behind them.
+func requireEnded(t *testing.T, b *kafkaBus) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		all, err := b.offsets(t.Context())
+		if err != nil || all.Error() != nil {
+			return false
+		}
+		seen, err := b.admin.ListCommittedOffsets(t.Context(), slices.Collect(maps.Keys(all))...)
+		if err != nil || seen.Error() != nil {
+			return false
+		}
+		ended := true
+		all.Each(func(o kadm.ListedOffset) { ended = ended && seen[o.Topic][o.Partition].Offset == o.Offset })
+		return ended
+	}, patient, often)
 }
 
 func TestVerifyKafkaSaysWhatRetentionTook(t *testing.T) {

@@ -101,7 +101,7 @@ func TestVerifyNATSFindsEachDefect(t *testing.T) {
 	api := newAPI(t, spread(600, 21))
 	ids := api.IDs(sourcetest.Filter{})
 	url, js := newNATS(t)
-	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
+	config := writeConfig(t, calm(natsConfig(api.URL(), url, t.TempDir(), "")))
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 600 }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
@@ -269,20 +269,22 @@ func TestVerifyLooksOnlyUpToTheCheckpoint(t *testing.T) {
 func TestVerifyAndReplayBesideAnEmbeddedServer(t *testing.T) {
 	api := newAPI(t, spread(200, 9))
 	addr := freeAddress(t)
-	config := writeConfig(t, strings.Replace(natsConfig(api.URL(), "embedded", t.TempDir(), ""), "url: \"embedded\"", "url: embedded, embedded: {listen: \""+addr+"\", sync_always: false}, ack_timeout: 1s", 1))
+	text := strings.Replace(natsConfig(api.URL(), "embedded", t.TempDir(), ""), "url: \"embedded\"", "url: embedded, embedded: {listen: \""+addr+"\", sync_always: false}", 1)
+	config := writeConfig(t, calm(text))
 	r := start(t, "run", "--config", config)
-	verify := []string{"verify", "--since", spreadStart, "--until", spreadEnd, "--config", config}
+	verify := []string{"verify", "--since", spreadStart, "--until", spreadEnd, "--config"}
 	require.Eventually(t, func() bool {
-		code, out, _ := do(t, verify...)
+		code, out, _ := do(t, append(verify, config)...)
 		return code == exitDone && strings.Contains(out, "200 events of the source against 200 messages")
 	}, patient, often, &r.stderr)
 	code, _, stderr := do(t, "replay", "--since", spreadStart, "--until", spreadEnd, "--config", config)
 	require.Equal(t, exitDone, code, stderr)
-	code, stdout, stderr := do(t, verify...)
+	code, stdout, stderr := do(t, append(verify, config)...)
 	require.Equal(t, exitDone, code, stdout+stderr)
 	require.Contains(t, stdout, "200 messages are marked relay-replay")
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
-	code, _, stderr = do(t, verify...)
+	hasty := writeConfig(t, strings.Replace(text, "type: nats,", "type: nats, ack_timeout: 1s,", 1))
+	code, _, stderr = do(t, append(verify, hasty)...)
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, stderr, "relay run")
 }

@@ -227,16 +227,19 @@ func (b *kafkaBus) watch(context.Context) {} // the topic keeps every position u
 
 func (b *kafkaBus) positions(t *testing.T) []position {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patient)
-	defer cancel()
-	ends, err := b.ends(ctx, b.positionTopic())
-	require.NoError(t, err)
 	var all []position
-	require.NoError(t, b.readCommitted(ctx, ends, func(r *kgo.Record) {
-		p, err := readPosition(uint64(r.Offset), r.Value)
-		require.NoError(t, err)
-		all = append(all, p)
-	}))
+	again(t, func(ctx context.Context) error {
+		all = nil
+		ends, err := b.ends(ctx, b.positionTopic())
+		if err != nil {
+			return err
+		}
+		return b.readCommitted(ctx, ends, func(r *kgo.Record) {
+			p, err := readPosition(uint64(r.Offset), r.Value)
+			require.NoError(t, err)
+			all = append(all, p)
+		})
+	})
 	return all
 }
 

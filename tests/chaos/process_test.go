@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ type process struct {
 	log  string // file of what it writes, over all its lives
 
 	cmd    *exec.Cmd
+	begin  int64         // where the log of cmd begins
 	ended  chan struct{} // closed when cmd has ended
 	paused bool
 	cmdErr error // of cmd.Wait, once ended is closed
@@ -45,6 +47,8 @@ func (p *process) start(t *testing.T) {
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(t, err)
 	defer func() { _ = log.Close() }()
+	p.begin, err = log.Seek(0, io.SeekEnd)
+	require.NoError(t, err)
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Env = append(os.Environ(), p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -101,9 +105,14 @@ func (p *process) wait(t *testing.T) int {
 	return code
 }
 
-// stop asks for an orderly end and returns the exit code.
+// stop asks relay for an orderly end and returns the exit code. A relay that was only just started does not listen to signals before
+// it says so.
 func (p *process) stop(t *testing.T) int {
 	t.Helper()
+	require.Eventually(t, func() bool {
+		text, err := os.ReadFile(p.log)
+		return !p.runs() || err == nil && bytes.Contains(text[p.begin:], []byte("relay is starting"))
+	}, patient, often, "%s does not say that it is starting", p.name)
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	return p.wait(t)
 }

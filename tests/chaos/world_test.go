@@ -126,6 +126,13 @@ func (w *world) flows(more int) {
 	}
 }
 
+// leader waits until the servers agree on who leads, and returns the index of that one.
+func (w *world) leader() (i int) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool { i = w.bus.leader(); return i >= 0 }, patient, often, "nobody leads")
+	return i
+}
+
 // requireAlive requires that no relay has ended but by our hand.
 func (w *world) requireAlive() {
 	w.t.Helper()
@@ -138,7 +145,7 @@ func (w *world) requireAlive() {
 func (w *world) finish() *oracle {
 	w.t.Helper()
 	require.Eventually(w.t, w.bus.whole, patient, often, "the servers of the bus do not come together again")
-	deadline := time.Now().Add(patient)
+	deadline := time.Now().Add(2 * patient)
 	for {
 		w.requireAlive()
 		if w.bus.count() >= w.api.Len() {
@@ -147,7 +154,7 @@ func (w *world) finish() *oracle {
 			}
 		}
 		if time.Now().After(deadline) {
-			w.t.Logf("not everything arrived within %v", patient)
+			w.t.Logf("not everything arrived within %v", 2*patient)
 			break
 		}
 		time.Sleep(200 * time.Millisecond)
@@ -161,16 +168,26 @@ func (w *world) finish() *oracle {
 // read shows the bus to an oracle, again where a reader does not get to the end: it may be on a replica that lags.
 func (w *world) read() *oracle {
 	w.t.Helper()
-	for deadline := time.Now().Add(patient); ; time.Sleep(often) {
-		ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
-		o := newOracle(w.api)
-		err := w.bus.read(ctx, o)
+	var o *oracle
+	again(w.t, func(ctx context.Context) error {
+		o = newOracle(w.api)
+		return w.bus.read(ctx, o)
+	})
+	return o
+}
+
+// again reads the bus until that succeeds.
+func again(t *testing.T, read func(context.Context) error) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * patient); ; time.Sleep(often) {
+		ctx, cancel := context.WithTimeout(t.Context(), patient/2)
+		err := read(ctx)
 		cancel()
 		if err == nil {
-			return o
+			return
 		}
-		w.t.Logf("reading again: %v", err)
-		require.True(w.t, time.Now().Before(deadline), "the bus cannot be read: %v", err)
+		t.Logf("reading again: %v", err)
+		require.True(t, time.Now().Before(deadline), "the bus cannot be read: %v", err)
 	}
 }
 

@@ -27,6 +27,7 @@ func TestKafkaConsumersHandleEachCommittedEventOnce(t *testing.T) {
 			client, err := kgo.NewClient(
 				kgo.SeedBrokers(strings.Split(brokers, ",")...), kgo.TransactionalID(name),
 				kgo.ProducerBatchCompression(kgo.Lz4Compression()), // relay's own
+				kgo.UnknownTopicRetries(-1),                        // a broker hears of a new topic in its own time
 			)
 			require.NoError(t, err)
 			t.Cleanup(client.Close)
