@@ -59,7 +59,7 @@ func (c *realCluster) KillAndStart(t *testing.T, number int32, topics ...string)
 // leaders returns the leader of each partition of a topic.
 func (c *realCluster) leaders(t *testing.T, topic string) map[int32]int32 {
 	t.Helper()
-	details, err := c.admin.ListTopics(within(t, 30*time.Second), topic)
+	details, err := c.admin.ListTopics(within(t, patient), topic)
 	require.NoError(t, err)
 	leaders := make(map[int32]int32)
 	for p, d := range details[topic].Partitions {
@@ -69,7 +69,7 @@ func (c *realCluster) leaders(t *testing.T, topic string) map[int32]int32 {
 }
 
 func (c *realCluster) inSync(t *testing.T, topics ...string) bool {
-	details, err := c.admin.ListTopics(within(t, 30*time.Second), topics...)
+	details, err := c.admin.ListTopics(within(t, patient), topics...)
 	if err != nil {
 		return false
 	}
@@ -86,10 +86,11 @@ func (c *realCluster) inSync(t *testing.T, topics ...string) bool {
 // open returns a sink for topics of this test, which keep every acknowledged message through the loss of one node.
 func (c *realCluster) open(t *testing.T, topics ...string) *Sink {
 	cfg := config(t, c.brokers)
+	cfg.RequestTimeout = 5 * time.Second
 	cfg.Create.ReplicationFactor = 3
 	cfg.Create.Config = map[string]string{"min.insync.replicas": "2"}
 	s := open(t, cfg)
-	require.Eventually(t, func() bool { return s.Prepare(within(t, 30*time.Second), topics) == nil }, time.Minute, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Prepare(within(t, patient), topics) == nil }, patient, 100*time.Millisecond)
 	t.Cleanup(func() { _, _ = c.admin.DeleteTopics(cleaningUp(t), topics...) })
 	return s
 }
@@ -101,7 +102,7 @@ func publishWhile(t *testing.T, s *Sink, topics []string, trouble func()) []sink
 	var sent []sink.Message
 	for after := 0; after < 5; {
 		batch := messages(len(sent), 200, topics...)
-		require.NoError(t, s.Publish(within(t, 2*time.Minute), batch))
+		require.NoError(t, s.Publish(within(t, patient), batch))
 		sent = append(sent, batch...)
 		select {
 		case <-over:

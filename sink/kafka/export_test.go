@@ -12,3 +12,5 @@ var (
 
 	NewCuttingListener = newCuttingListener
 )
+
+const Patient = patient

@@ -42,7 +42,7 @@ func TestPassingFaults(t *testing.T) {
 			t.Parallel()
 			c := fake(t)
 			s := prepared(t, c, "a", "b")
-			ctx := within(t, 30*time.Second)
+			ctx := within(t, patient)
 			handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: err, Count: 3})
 			batch := messages(0, 400, "a", "b")
 			require.NoError(t, s.Publish(ctx, batch[:200]))
@@ -60,7 +60,7 @@ func TestProducerIDFaultsPass(t *testing.T) {
 	s := prepared(t, c, "a")
 	handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.CoordinatorLoadInProgress, Count: 3})
 	batch := messages(0, 50, "a")
-	require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
+	require.NoError(t, s.Publish(within(t, patient), batch))
 	require.NoError(t, handle.Wait(t.Context(), 3))
 	requireStored(t, c.ListenAddrs(), batch, "a")
 }
@@ -69,7 +69,7 @@ func TestProducerIDFaultsPass(t *testing.T) {
 func TestLeadersMove(t *testing.T) {
 	c := fake(t)
 	s := prepared(t, c, "a", "b", "c")
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patient)
 	stop := make(chan struct{})
 	var mover sync.WaitGroup
 	var moved atomic.Int64
@@ -105,7 +105,7 @@ func TestConnectionsDrop(t *testing.T) {
 		return newCuttingListener(l, &cut, nil), err
 	}))
 	s := prepared(t, c, "a", "b")
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patient)
 	var sent []sink.Message
 	for i := range 20 {
 		cut.Store(int64(1 + i%5)) // bytes of answers or reads from now on
@@ -181,7 +181,7 @@ func TestSlowBroker(t *testing.T) {
 	cfg := config(t, c.ListenAddrs())
 	cfg.RequestTimeout = 200 * time.Millisecond
 	s := open(t, cfg)
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patient)
 	require.NoError(t, s.Prepare(ctx, []string{"a"}))
 	var slow atomic.Int64
 	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -251,7 +251,7 @@ func TestTopicMadeAnew(t *testing.T) {
 	for tries := 0; len(rest) > 0; tries++ {
 		// An error is right where a former leader was asked first, since that leaves a doubt.
 		require.Less(t, tries, 3)
-		rest = rest[sink.Durable(s.Publish(within(t, 20*time.Second), rest), len(rest)):]
+		rest = rest[sink.Durable(s.Publish(within(t, patient), rest), len(rest)):]
 	}
 	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), len(batch))
 }
@@ -278,7 +278,7 @@ func TestPartitionsChange(t *testing.T) {
 	batch := messages(200, 100, "a")
 	for tries := 0; len(batch) > 0; tries++ {
 		require.Less(t, tries, 3)
-		batch = batch[sink.Durable(s.Publish(within(t, 20*time.Second), batch), len(batch)):]
+		batch = batch[sink.Durable(s.Publish(within(t, patient), batch), len(batch)):]
 	}
 	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), 100)
 }
@@ -322,17 +322,17 @@ func TestSequenceErrors(t *testing.T) {
 			batch := messages(0, 300, "a")
 			require.NoError(t, s.Publish(t.Context(), batch[:100]))
 			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: answer})
-			require.NoError(t, s.Publish(within(t, 20*time.Second), batch[100:200]))
+			require.NoError(t, s.Publish(within(t, patient), batch[100:200]))
 			requireStored(t, c.ListenAddrs(), batch[:200], "a")
 
 			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Partitions: []int32{1}, Err: kerr.RequestTimedOut},
 				kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Partitions: []int32{1}, Err: answer})
-			err := s.Publish(within(t, 20*time.Second), batch[200:])
+			err := s.Publish(within(t, patient), batch[200:])
 			require.ErrorIs(t, err, kafkaError(answer))
 			durable := sink.Durable(err, 100)
 			require.Less(t, durable, 100)
 			require.EqualValues(t, 1, partitionOf(batch[200+durable].Key, partitionNumbers(6)))
-			require.NoError(t, s.Publish(within(t, 20*time.Second), batch[200+durable:]))
+			require.NoError(t, s.Publish(within(t, patient), batch[200+durable:]))
 		})
 	}
 }
@@ -344,7 +344,7 @@ func TestDuplicateSequenceCounts(t *testing.T) {
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: kerr.RequestTimedOut},
 		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: kerr.DuplicateSequenceNumber})
 	batch := messages(0, 1, "a")
-	require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
+	require.NoError(t, s.Publish(within(t, patient), batch))
 	requireStored(t, c.ListenAddrs(), batch, "a")
 }
 
@@ -354,8 +354,8 @@ func TestTopicAppearsLater(t *testing.T) {
 	s := prepared(t, c, "a")
 	batch := messages(0, 40, "a", "late")
 	done := make(chan error, 1)
-	go func() { done <- s.Publish(within(t, 30*time.Second), batch) }()
-	require.Eventually(t, func() bool { return len(readAll(t, c.ListenAddrs(), "a")) == 20 }, 10*time.Second, 20*time.Millisecond)
+	go func() { done <- s.Publish(within(t, patient), batch) }()
+	require.Eventually(t, func() bool { return len(readAll(t, c.ListenAddrs(), "a")) == 20 }, patient, 20*time.Millisecond)
 	select {
 	case err := <-done:
 		require.Fail(t, "published to a topic that is not there", "%v", err)

@@ -165,7 +165,7 @@ func TestKilledAnywhere(t *testing.T) {
 				require.Eventually(t, func() bool {
 					now, err := watch.Load(t.Context())
 					return err == nil && now.EventID != before.EventID
-				}, 60*time.Second, time.Millisecond)
+				}, kafka.Patient, time.Millisecond)
 				<-time.After(time.Duration(rand.IntN(100)) * time.Millisecond)
 				require.NoError(t, cmd.Process.Kill())
 				killed(t, cmd)
@@ -187,7 +187,7 @@ func TestRealLaneWhileBrokersDie(t *testing.T) {
 	w.cfg.RequestTimeout = 5 * time.Second
 	lane := w.lane(t, "a", w.ledger(t))
 	stop := start(t, lane)
-	require.Eventually(t, func() bool { return lane.Status().Events > 100 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return lane.Status().Events > 100 }, kafka.Patient, time.Millisecond)
 	kills := 0
 	for lane.Status().Events < 50_000 && kills < 6 {
 		c.KillAndStart(t, int32(1+kills%3), append(w.topics(), kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane))...)

@@ -73,11 +73,11 @@ func TestKitOnFake(t *testing.T) {
 func TestKitOnRealKafka(t *testing.T) {
 	brokers := realBrokers(t)
 	admin := kadm.NewClient(reader(t, brokers))
-	all, err := admin.ListTopics(within(t, 20*time.Second))
+	all, err := admin.ListTopics(within(t, patient))
 	require.NoError(t, err)
 	old := slices.DeleteFunc(all.Names(), func(name string) bool { return !strings.HasPrefix(name, "kit") })
 	if len(old) > 0 {
-		_, err = admin.DeleteTopics(within(t, 20*time.Second), old...)
+		_, err = admin.DeleteTopics(within(t, patient), old...)
 		require.NoError(t, err)
 	}
 	sinktest.Run(t, harness(func() []string { return brokers }))

@@ -33,7 +33,6 @@ type world struct {
 func newWorld(t testing.TB, brokers []string, events int) *world {
 	cfg := kafka.UniqueLane(t, brokers)
 	cfg.Logger = zap.NewNop()
-	cfg.RequestTimeout = 2 * time.Second
 	return worldOf(t, cfg, events)
 }
 
@@ -75,7 +74,7 @@ func (w *world) lane(t testing.TB, holder string, ledger pipeline.Ledger) *pipel
 	require.NoError(t, err)
 	return &pipeline.Lane{
 		Logger: laneLog,
-		Name:   w.cfg.Lane, Router: r, Holder: holder, BatchMessages: 100, Park: w.park, ShutdownTimeout: 10 * time.Second,
+		Name:   w.cfg.Lane, Router: r, Holder: holder, BatchMessages: 100, Park: w.park, ShutdownTimeout: kafka.Patient,
 		Source: &source.Stream{
 			Client: &source.Client{APIKey: sourcetest.DefaultAPIKey, HTTPClient: w.api.Client()},
 			Events: w.types, PollInterval: 20 * time.Millisecond,
@@ -110,7 +109,7 @@ func (w *world) finish(t testing.TB, lanes ...*pipeline.Lane) {
 	t.Helper()
 	ids := w.api.IDs(sourcetest.Filter{})
 	last := ids[len(ids)-1]
-	ctx := kafka.Within(t, 90*time.Second)
+	ctx := kafka.Within(t, kafka.Patient)
 	for {
 		for _, l := range lanes {
 			if s := l.Status(); s.Checkpoint.EventID == last {
@@ -179,7 +178,7 @@ func eventID(r *kgo.Record) string {
 // committed returns the committed records of the topics. No transaction may be left open.
 func committed(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
 	t.Helper()
-	ctx := kafka.Within(t, time.Minute)
+	ctx := kafka.Within(t, kafka.Patient)
 	admin := kadm.NewClient(kafka.Reader(t, brokers))
 	var ends kadm.ListedOffsets
 	require.Eventually(t, func() bool {
@@ -195,7 +194,7 @@ func committed(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
 			}
 		})
 		return open == 0
-	}, 30*time.Second, 10*time.Millisecond, "a transaction is left open")
+	}, kafka.Patient, 10*time.Millisecond, "a transaction is left open")
 	partitions := make(map[string]map[int32]kgo.Offset)
 	waiting := 0
 	ends.Each(func(o kadm.ListedOffset) {
@@ -256,7 +255,7 @@ func TestLaneIsExactlyOnce(t *testing.T) {
 func (w *world) losePosition(t testing.TB, how string) {
 	admin := kadm.NewClient(kafka.Reader(t, w.cfg.Brokers))
 	topic := kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane)
-	ctx := kafka.Within(t, 30*time.Second)
+	ctx := kafka.Within(t, kafka.Patient)
 	if how == "deleted" {
 		_, err := admin.DeleteTopic(ctx, topic)
 		require.NoError(t, err)
