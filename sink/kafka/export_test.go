@@ -11,6 +11,7 @@ var (
 	RealCluster = newRealCluster
 
 	NewCuttingListener = newCuttingListener
+	MoveLeaders        = moveLeaders
 )
 
 const Patient = patient

@@ -6,7 +6,6 @@ import (
 	"net"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -90,12 +89,12 @@ func TestLaneThroughLateCommits(t *testing.T) {
 	t.Parallel()
 	c := kafka.Fake(t)
 	w := newWorld(t, c.ListenAddrs(), 800)
-	w.cfg.RequestTimeout = 200 * time.Millisecond
+	w.cfg.RequestTimeout = 500 * time.Millisecond
 	var commits atomic.Int64
 	c.ControlKey(kmsg.EndTxn.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		if n := commits.Add(1); n%2 == 0 {
-			c.SleepControl(func() { time.Sleep(time.Duration(150+50*(n%8)) * time.Millisecond) })
+			c.SleepControl(func() { time.Sleep(time.Duration(375+125*(n%8)) * time.Millisecond) })
 		}
 		return nil, nil, false
 	})
@@ -150,23 +149,11 @@ func TestLaneWhileLeadersMove(t *testing.T) {
 	c := kafka.Fake(t)
 	w := newWorld(t, c.ListenAddrs(), 1500)
 	lane := w.lane(t, "a", w.ledger(t))
-	over := make(chan struct{})
-	var mover sync.WaitGroup
-	mover.Go(func() {
-		for {
-			select {
-			case <-over:
-				return
-			case <-time.After(50 * time.Millisecond):
-				c.ShufflePartitionLeaders()
-			}
-		}
-	})
+	moves := kafka.MoveLeaders(c, 5)
 	stop := start(t, lane)
 	w.finish(t, lane)
-	close(over)
-	mover.Wait()
 	stop()
+	require.Positive(t, moves.Load())
 	w.requireExactlyOnce(t)
 }
 
