@@ -127,7 +127,7 @@ func TestPositionBehindOpenTransaction(t *testing.T) {
 		l := fenced(t, cfg)
 		prev, err := l.Commit(within(t, patient), nil, checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		require.NoError(t, err)
-		other := reader(t, brokers, kgo.TransactionalID(cfg.RelayID+"-other"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		other := reader(t, brokers, kgo.TransactionalID(cfg.RelayID+"-other"), kgo.TransactionTimeout(5*time.Minute), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 		require.NoError(t, other.BeginTransaction())
 		require.NoError(t, other.ProduceSync(within(t, patient), &kgo.Record{Topic: l.topic, Key: positionKey, Value: checkpoint.Encode(checkpointtest.Full(99))}).FirstErr())
 		for n := 2; n < 100; n++ {
@@ -157,12 +157,21 @@ func TestAmbiguousCommit(t *testing.T) {
 			first, err := l.Commit(t.Context(), messages(0, 20, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 			require.NoError(t, err)
 			ctx, cancel := context.WithCancel(t.Context())
+			gaveUp := make(chan struct{})
 			c.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
-				cancel() // the answer, if any, comes too late
+				cancel()
+				if applied {
+					c.SleepControl(func() { <-gaveUp }) // the answer comes too late
+				}
 				return nil, errors.New("cut"), !applied
 			})
+			commits := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Observe: true, Count: -1})
 			_, err = l.Commit(ctx, messages(20, 20, "a"), first, checkpointtest.Full(2))
 			require.Error(t, err)
+			close(gaveUp)
+			if applied {
+				require.NoError(t, commits.Wait(within(t, patient), 1))
+			}
 			require.NotErrorIs(t, err, checkpoint.ErrConflict)
 			_, err = l.Commit(t.Context(), nil, first, checkpointtest.Full(3))
 			require.ErrorIs(t, err, errNoSession, "a session that went wrong goes on")
@@ -241,7 +250,7 @@ func TestCommitWhileARivalTakesOver(t *testing.T) {
 			first, err := l.Commit(t.Context(), messages(0, 20, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 			require.NoError(t, err)
 			rival := openLedger(t, cfg, checkpointtest.Identity())
-			handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: tt.answer})
+			handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: tt.answer, Count: -1})
 			taken := make(chan error, 1)
 			go func() {
 				err := handle.Wait(t.Context(), 1)
@@ -356,17 +365,17 @@ func TestWhoCannotDoTransactions(t *testing.T) {
 func TestTransactionTimesOut(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
-		cfg.TransactionTimeout = time.Second
+		cfg.TransactionTimeout = 5 * time.Second // for the commits, too
 		topic := cfg.RelayID + ".a"
 		l := fenced(t, cfg, topic)
 		first, err := l.Commit(within(t, patient), messages(0, 10, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		require.NoError(t, err)
 		require.NoError(t, l.coordinator.add(within(t, patient), l.sink.session, []partitionID{{topic, 0}, {l.topic, 0}}))
-		started := time.Now()
+		admin := adminOf(t, brokers)
 		require.Eventually(t, func() bool {
-			return !l.isOpen(t)
-		}, patient, 100*time.Millisecond)
-		t.Logf("aborted after %s", time.Since(started).Round(100*time.Millisecond))
+			described, err := admin.DescribeTransactions(within(t, patient), l.coordinator.id)
+			return err == nil && described[l.coordinator.id].Err == nil && described[l.coordinator.id].State != "Ongoing"
+		}, patient, 100*time.Millisecond, "the transaction stays open")
 		_, err = l.Commit(within(t, patient), nil, first, checkpointtest.Full(2))
 		require.ErrorIs(t, err, checkpoint.ErrConflict)
 		have, err := l.Load(within(t, patient))
@@ -376,13 +385,6 @@ func TestTransactionTimesOut(t *testing.T) {
 		_, err = l.Commit(within(t, patient), messages(10, 10, topic), have, checkpointtest.Full(2))
 		require.NoError(t, err)
 	})
-}
-
-// isOpen reports whether the lane has a transaction open, as the coordinator tells.
-func (l *Ledger) isOpen(t testing.TB) bool {
-	described, err := adminOf(t, l.sink.cfg.Brokers).DescribeTransactions(within(t, patient), l.coordinator.id)
-	require.NoError(t, err)
-	return described[l.coordinator.id].State == "Ongoing"
 }
 
 // TestRealLedgerPermissions gives relay first everything but the transactional id.
