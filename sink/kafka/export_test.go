@@ -6,6 +6,7 @@ var (
 	RealBrokers = realBrokers
 	UniqueLane  = uniqueLane
 	Reader      = reader
+	Ends        = ends
 	Within      = within
 	CleaningUp  = cleaningUp
 	RealCluster = newRealCluster

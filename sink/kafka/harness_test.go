@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -115,17 +116,41 @@ func reader(t testing.TB, brokers []string, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
+// ends returns where the partitions of the topics end. A topic that is missing has none; a partition whose leader does not answer now is
+// asked about again, until ctx ends.
+func ends(ctx context.Context, admin *kadm.Client, topics ...string) (kadm.ListedOffsets, error) {
+	for {
+		found, err := admin.ListEndOffsets(ctx, topics...)
+		if err != nil {
+			return nil, err
+		}
+		for topic, partitions := range found {
+			for p, o := range partitions {
+				if errors.Is(o.Err, kerr.UnknownTopicOrPartition) {
+					delete(found[topic], p)
+				}
+			}
+		}
+		if err = found.Error(); err == nil {
+			return found, nil
+		}
+		if !pause(ctx, 10*time.Millisecond) {
+			return nil, err
+		}
+	}
+}
+
 // readAll returns what the topics hold, each partition in its order.
 func readAll(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
 	t.Helper()
 	ctx := within(t, patient)
 	admin := kadm.NewClient(reader(t, brokers))
-	ends, err := admin.ListEndOffsets(ctx, topics...)
+	ends, err := ends(ctx, admin, topics...)
 	require.NoError(t, err)
 	want := int64(0)
 	partitions := make(map[string]map[int32]kgo.Offset)
 	ends.Each(func(o kadm.ListedOffset) {
-		if o.Err != nil || o.Offset == 0 {
+		if o.Offset == 0 {
 			return
 		}
 		want += o.Offset
