@@ -11,7 +11,7 @@ import (
 )
 
 // soon is how long Publish and Close may take to return once they were told to stop.
-const soon = 15 * time.Second
+const soon = 30 * time.Second
 
 func (k *kit) cancelledBefore() {
 	topics := k.topics(1)

@@ -40,7 +40,7 @@ type Harness struct {
 	Features      Features
 	IllegalTopics []string // names the bus refuses
 	MaxMessage    int      // largest message in bytes, headers included; the kit sends incompressible bodies well above it
-	// Timeout bounds each case; 60 s where zero.
+	// Timeout bounds each case; three minutes where zero.
 	Timeout time.Duration
 	// New returns a sink on the broker, which may create topics where Features.CreatesTopics. Every call returns another one on
 	// the same destination. The kit closes it.
@@ -100,7 +100,7 @@ func Run(t *testing.T, h Harness) {
 			}
 			timeout := h.Timeout
 			if timeout == 0 {
-				timeout = time.Minute
+				timeout = 3 * time.Minute
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
