@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 
@@ -50,16 +52,13 @@ func (c *realCluster) Brokers() []string { return c.brokers }
 func (c *realCluster) KillAndStart(t *testing.T, number int32, topics ...string) {
 	c.node(t, number, "kill")
 	c.node(t, number, "start")
-	deadline := time.Now().Add(time.Minute)
-	for !c.inSync(t, topics...) && time.Now().Before(deadline) {
-		time.Sleep(100 * time.Millisecond)
-	}
+	require.Eventually(t, func() bool { return c.inSync(t, topics...) }, patient, 100*time.Millisecond, "node %d does not catch up", number)
 }
 
 // leaders returns the leader of each partition of a topic.
 func (c *realCluster) leaders(t *testing.T, topic string) map[int32]int32 {
 	t.Helper()
-	details, err := c.admin.ListTopics(within(t, 30*time.Second), topic)
+	details, err := c.admin.ListTopics(within(t, patient), topic)
 	require.NoError(t, err)
 	leaders := make(map[int32]int32)
 	for p, d := range details[topic].Partitions {
@@ -69,11 +68,14 @@ func (c *realCluster) leaders(t *testing.T, topic string) map[int32]int32 {
 }
 
 func (c *realCluster) inSync(t *testing.T, topics ...string) bool {
-	details, err := c.admin.ListTopics(within(t, 30*time.Second), topics...)
-	if err != nil {
+	details, err := c.admin.ListTopics(within(t, patient), topics...)
+	if err != nil || len(details) < len(topics) {
 		return false
 	}
 	for _, d := range details {
+		if d.Err != nil || len(d.Partitions) == 0 { // a node that has just started may not know of it
+			return false
+		}
 		for _, p := range d.Partitions {
 			if len(p.ISR) != 3 {
 				return false
@@ -86,10 +88,11 @@ func (c *realCluster) inSync(t *testing.T, topics ...string) bool {
 // open returns a sink for topics of this test, which keep every acknowledged message through the loss of one node.
 func (c *realCluster) open(t *testing.T, topics ...string) *Sink {
 	cfg := config(t, c.brokers)
+	cfg.RequestTimeout = 5 * time.Second
 	cfg.Create.ReplicationFactor = 3
 	cfg.Create.Config = map[string]string{"min.insync.replicas": "2"}
 	s := open(t, cfg)
-	require.Eventually(t, func() bool { return s.Prepare(within(t, 30*time.Second), topics) == nil }, time.Minute, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Prepare(within(t, patient), topics) == nil }, patient, 100*time.Millisecond)
 	t.Cleanup(func() { _, _ = c.admin.DeleteTopics(cleaningUp(t), topics...) })
 	return s
 }
@@ -101,7 +104,7 @@ func publishWhile(t *testing.T, s *Sink, topics []string, trouble func()) []sink
 	var sent []sink.Message
 	for after := 0; after < 5; {
 		batch := messages(len(sent), 200, topics...)
-		require.NoError(t, s.Publish(within(t, 2*time.Minute), batch))
+		require.NoError(t, s.Publish(within(t, patient), batch))
 		sent = append(sent, batch...)
 		select {
 		case <-over:
@@ -118,30 +121,32 @@ func TestRealLeadersMove(t *testing.T) {
 	topics := unique(t, "a", "b")
 	s := c.open(t, topics...)
 	moves := 0
-	everything := make(kadm.TopicsSet)
-	everything.Add(topics[0], 0, 1, 2, 3, 4, 5)
-	everything.Add(topics[1], 0, 1, 2, 3, 4, 5)
 	sent := publishWhile(t, s, topics, func() {
 		for round := range 3 {
 			before := c.leaders(t, topics[0])
+			preferred := make(map[int32]int32)
+			everything := make(kadm.TopicsSet)
 			var req kadm.AlterPartitionAssignmentsReq
 			for _, topic := range topics {
 				for p := range int32(6) {
 					first := (p + int32(round)) % 3
 					req.Assign(topic, p, []int32{1 + first, 1 + (first+1)%3, 1 + (first+2)%3})
+					preferred[p] = 1 + first
+					everything.Add(topic, p)
 				}
 			}
 			if res, err := c.admin.AlterPartitionAssignments(t.Context(), req); err != nil || res.Error() != nil {
 				t.Error("assigning replicas", err, res.Error())
 				return
 			}
-			time.Sleep(300 * time.Millisecond) // for the brokers to take the new order of replicas
-			if res, err := c.admin.ElectLeaders(t.Context(), kadm.ElectPreferredReplica, everything); err != nil {
-				t.Error("electing leaders", err, res)
+			elected := func() bool { // once the brokers have taken the new order of replicas
+				_, err := c.admin.ElectLeaders(t.Context(), kadm.ElectPreferredReplica, everything)
+				return err == nil && maps.Equal(c.leaders(t, topics[0]), preferred) && maps.Equal(c.leaders(t, topics[1]), preferred)
+			}
+			if !assert.Eventually(t, elected, patient, 100*time.Millisecond, "leaders do not move") {
 				return
 			}
-			time.Sleep(500 * time.Millisecond)
-			for p, l := range c.leaders(t, topics[0]) {
+			for p, l := range preferred {
 				if before[p] != l {
 					moves++
 				}
@@ -162,7 +167,11 @@ func TestRealBrokerKilled(t *testing.T) {
 	kills := 5
 	sent := publishWhile(t, s, topics, func() {
 		for i := range kills {
-			victim := c.leaders(t, topics[i%2])[int32(i)]
+			var victim int32
+			require.Eventually(t, func() bool {
+				victim = c.leaders(t, topics[i%2])[int32(i)]
+				return victim > 0
+			}, patient, 100*time.Millisecond, "nobody leads")
 			c.KillAndStart(t, victim, topics...)
 		}
 	})

@@ -6,9 +6,13 @@ var (
 	RealBrokers = realBrokers
 	UniqueLane  = uniqueLane
 	Reader      = reader
+	Ends        = ends
 	Within      = within
 	CleaningUp  = cleaningUp
 	RealCluster = newRealCluster
 
 	NewCuttingListener = newCuttingListener
+	MoveLeaders        = moveLeaders
 )
+
+const Patient = patient

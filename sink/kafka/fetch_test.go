@@ -3,7 +3,6 @@ package kafka
 import (
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/fetch"
@@ -74,7 +73,7 @@ func TestPositionTopicBecomesShorter(t *testing.T) {
 		res.Topics = append(res.Topics, topic)
 		return res, nil, true
 	})
-	have, err := openLedger(t, cfg, checkpointtest.Identity()).Load(within(t, 20*time.Second))
+	have, err := openLedger(t, cfg, checkpointtest.Identity()).Load(within(t, patient))
 	require.NoError(t, err)
 	require.True(t, told.Load())
 	checkpointtest.RequireEqual(t, checkpointtest.Full(1), have)

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -21,6 +22,9 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
 )
+
+// patient is how long what must come is waited for; passing does not depend on how soon it does.
+const patient = 2 * time.Minute
 
 // realBrokers returns the address of the Apache Kafka that RELAY_TEST_KAFKA names, and skips the test without one.
 func realBrokers(t testing.TB) []string {
@@ -47,8 +51,8 @@ func config(t testing.TB, brokers []string) Config {
 		Create:             Create{Enabled: true, Partitions: 6, ReplicationFactor: 1},
 		Compression:        "lz4",
 		ClientID:           "relay-test",
-		RequestTimeout:     5 * time.Second,
-		TransactionTimeout: 15 * time.Second,
+		RequestTimeout:     30 * time.Second,
+		TransactionTimeout: patient,
 		Logger:             zaptest.NewLogger(t),
 	}
 }
@@ -65,13 +69,13 @@ func open(t testing.TB, cfg Config) *Sink {
 func prepared(t testing.TB, c *kfake.Cluster, topics ...string) *Sink {
 	t.Helper()
 	s := open(t, config(t, c.ListenAddrs()))
-	require.NoError(t, s.Prepare(within(t, 20*time.Second), topics))
+	require.NoError(t, s.Prepare(within(t, patient), topics))
 	return s
 }
 
 // cleaningUp bounds what a test does after its end, when t.Context is over.
 func cleaningUp(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patient)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -112,17 +116,41 @@ func reader(t testing.TB, brokers []string, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
+// ends returns where the partitions of the topics end. A topic that is missing has none; a partition whose leader does not answer now is
+// asked about again, until ctx ends.
+func ends(ctx context.Context, admin *kadm.Client, topics ...string) (kadm.ListedOffsets, error) {
+	for {
+		found, err := admin.ListEndOffsets(ctx, topics...)
+		if err != nil {
+			return nil, err
+		}
+		for topic, partitions := range found {
+			for p, o := range partitions {
+				if errors.Is(o.Err, kerr.UnknownTopicOrPartition) {
+					delete(found[topic], p)
+				}
+			}
+		}
+		if err = found.Error(); err == nil {
+			return found, nil
+		}
+		if !pause(ctx, 10*time.Millisecond) {
+			return nil, err
+		}
+	}
+}
+
 // readAll returns what the topics hold, each partition in its order.
 func readAll(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
 	t.Helper()
-	ctx := within(t, time.Minute)
+	ctx := within(t, patient)
 	admin := kadm.NewClient(reader(t, brokers))
-	ends, err := admin.ListEndOffsets(ctx, topics...)
+	ends, err := ends(ctx, admin, topics...)
 	require.NoError(t, err)
 	want := int64(0)
 	partitions := make(map[string]map[int32]kgo.Offset)
 	ends.Each(func(o kadm.ListedOffset) {
-		if o.Err != nil || o.Offset == 0 {
+		if o.Offset == 0 {
 			return
 		}
 		want += o.Offset
@@ -188,7 +216,7 @@ func kafkaError(e *kerr.Error) kafkago.Error { return kafkago.Error(e.Code) }
 func setTopicConfig(t testing.TB, c *kfake.Cluster, topic, key, value string) {
 	t.Helper()
 	admin := kadm.NewClient(reader(t, c.ListenAddrs()))
-	res, err := admin.AlterTopicConfigs(within(t, 10*time.Second), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
+	res, err := admin.AlterTopicConfigs(within(t, patient), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
 	require.NoError(t, err)
 	for _, r := range res {
 		require.NoError(t, r.Err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -21,6 +22,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
 	"workos-relay/sink/kafka"
+	"workos-relay/source/sourcetest"
 )
 
 // The environment of a child: where the cluster is, which relay it is, and how many events the source holds.
@@ -98,8 +100,9 @@ func TestKilledInATransaction(t *testing.T) {
 // killAt runs a relay until it sends the n-th request of a kind that belongs to a transaction, and kills it there.
 func (w *world) killAt(t testing.TB, c *kfake.Cluster, key kmsg.Key, nth int, applied bool) {
 	var mu sync.Mutex
-	cmd := w.child(t)
-	process, seen := cmd.Process, 0
+	var process *os.Process
+	seen := 0
+	mu.Lock() // until the process is known
 	c.ControlKey(key.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -118,6 +121,9 @@ func (w *world) killAt(t testing.TB, c *kfake.Cluster, key kmsg.Key, nth int, ap
 		}
 		return nil, errors.New("cut"), true
 	})
+	cmd := w.child(t)
+	process = cmd.Process
+	mu.Unlock()
 	killed(t, cmd)
 }
 
@@ -132,16 +138,23 @@ func (w *world) takeOver(t testing.TB, holder string) {
 
 // aborted counts the ends of aborted transactions.
 func aborted(t testing.TB, w *world) int {
+	topic := kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane)
+	cl := kafka.Reader(t, w.cfg.Brokers, kgo.ConsumeTopics(topic), kgo.KeepControlRecords(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	ctx := kafka.Within(t, kafka.Patient)
+	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic)
+	require.NoError(t, err)
+	end, found := ends.Lookup(topic, 0)
+	require.True(t, found)
+	require.NoError(t, end.Err)
 	n := 0
-	cl := kafka.Reader(t, w.cfg.Brokers, kgo.ConsumeTopics(kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane)), kgo.KeepControlRecords(),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	for ctx.Err() == nil {
-		cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+	for at := int64(0); at < end.Offset; {
+		fetches := cl.PollFetches(ctx)
+		require.NoError(t, fetches.Err0())
+		fetches.EachRecord(func(r *kgo.Record) {
 			if r.Attrs.IsControl() && len(r.Key) == 4 && r.Key[3] == 0 {
 				n++
 			}
+			at = r.Offset + 1
 		})
 	}
 	return n
@@ -155,17 +168,23 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := childWorld(t, brokers(t), kafka.UniqueLane(t, nil).RelayID, 40_000)
 			watch := w.ledger(t)
-			const kills = 16
-			for range kills {
+			ids := w.api.IDs(sourcetest.Filter{})
+			last := ids[len(ids)-1]
+			kills := 0
+			for range 16 {
 				before, err := watch.Load(t.Context())
 				if err != nil {
 					require.ErrorIs(t, err, checkpoint.ErrNotFound)
 				}
+				if before.EventID == last { // there is nothing more to commit
+					break
+				}
+				kills++
 				cmd := w.child(t)
 				require.Eventually(t, func() bool {
 					now, err := watch.Load(t.Context())
 					return err == nil && now.EventID != before.EventID
-				}, 60*time.Second, time.Millisecond)
+				}, kafka.Patient, time.Millisecond)
 				<-time.After(time.Duration(rand.IntN(100)) * time.Millisecond)
 				require.NoError(t, cmd.Process.Kill())
 				killed(t, cmd)
@@ -187,7 +206,7 @@ func TestRealLaneWhileBrokersDie(t *testing.T) {
 	w.cfg.RequestTimeout = 5 * time.Second
 	lane := w.lane(t, "a", w.ledger(t))
 	stop := start(t, lane)
-	require.Eventually(t, func() bool { return lane.Status().Events > 100 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return lane.Status().Events > 100 }, kafka.Patient, time.Millisecond)
 	kills := 0
 	for lane.Status().Events < 50_000 && kills < 6 {
 		c.KillAndStart(t, int32(1+kills%3), append(w.topics(), kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane))...)

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -46,16 +47,15 @@ func harness(brokers func() []string) sinktest.Harness {
 
 func TestKitOnFake(t *testing.T) {
 	dir := t.TempDir()
-	start := func(ports ...int) *kfake.Cluster {
-		opts := []kfake.Opt{kfake.NumBrokers(3), kfake.DataDir(dir)}
-		if len(ports) > 0 {
-			opts = append(opts, kfake.Ports(ports...))
-		}
-		c, err := kfake.NewCluster(opts...)
-		require.NoError(t, err)
-		return c
+	start := func(ports []int) (*kfake.Cluster, error) {
+		return kfake.NewCluster(kfake.Ports(ports...), kfake.DataDir(dir))
 	}
-	c := start()
+	var c *kfake.Cluster
+	require.Eventually(t, func() bool { // until it has found free ports
+		var err error
+		c, err = start(steadyPorts(3))
+		return err == nil
+	}, patient, time.Millisecond)
 	t.Cleanup(func() { c.Close() })
 	addrs := c.ListenAddrs()
 	h := harness(func() []string { return addrs })
@@ -66,18 +66,32 @@ func TestKitOnFake(t *testing.T) {
 		}
 	}
 	h.Stop = func(testing.TB) { c.Close() }
-	h.Start = func(t testing.TB) { c = start(portsOf(t, addrs)...) }
+	h.Start = func(t testing.TB) {
+		var err error
+		c, err = start(portsOf(t, addrs))
+		require.NoError(t, err)
+	}
 	sinktest.Run(t, h)
+}
+
+// steadyPorts returns ports to come back to: systems give none of them to somebody who asks for any, as other tests do all the time.
+func steadyPorts(n int) []int {
+	first := 20_000 + rand.IntN(10_000)
+	ports := make([]int, n)
+	for i := range ports {
+		ports[i] = first + i
+	}
+	return ports
 }
 
 func TestKitOnRealKafka(t *testing.T) {
 	brokers := realBrokers(t)
 	admin := kadm.NewClient(reader(t, brokers))
-	all, err := admin.ListTopics(within(t, 20*time.Second))
+	all, err := admin.ListTopics(within(t, patient))
 	require.NoError(t, err)
 	old := slices.DeleteFunc(all.Names(), func(name string) bool { return !strings.HasPrefix(name, "kit") })
 	if len(old) > 0 {
-		_, err = admin.DeleteTopics(within(t, 20*time.Second), old...)
+		_, err = admin.DeleteTopics(within(t, patient), old...)
 		require.NoError(t, err)
 	}
 	sinktest.Run(t, harness(func() []string { return brokers }))

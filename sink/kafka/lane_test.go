@@ -3,9 +3,11 @@ package kafka_test
 import (
 	"context"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -33,7 +35,6 @@ type world struct {
 func newWorld(t testing.TB, brokers []string, events int) *world {
 	cfg := kafka.UniqueLane(t, brokers)
 	cfg.Logger = zap.NewNop()
-	cfg.RequestTimeout = 2 * time.Second
 	return worldOf(t, cfg, events)
 }
 
@@ -75,7 +76,7 @@ func (w *world) lane(t testing.TB, holder string, ledger pipeline.Ledger) *pipel
 	require.NoError(t, err)
 	return &pipeline.Lane{
 		Logger: laneLog,
-		Name:   w.cfg.Lane, Router: r, Holder: holder, BatchMessages: 100, Park: w.park, ShutdownTimeout: 10 * time.Second,
+		Name:   w.cfg.Lane, Router: r, Holder: holder, BatchMessages: 100, Park: w.park, ShutdownTimeout: kafka.Patient,
 		Source: &source.Stream{
 			Client: &source.Client{APIKey: sourcetest.DefaultAPIKey, HTTPClient: w.api.Client()},
 			Events: w.types, PollInterval: 20 * time.Millisecond,
@@ -110,7 +111,7 @@ func (w *world) finish(t testing.TB, lanes ...*pipeline.Lane) {
 	t.Helper()
 	ids := w.api.IDs(sourcetest.Filter{})
 	last := ids[len(ids)-1]
-	ctx := kafka.Within(t, 90*time.Second)
+	ctx := kafka.Within(t, kafka.Patient)
 	for {
 		for _, l := range lanes {
 			if s := l.Status(); s.Checkpoint.EventID == last {
@@ -179,27 +180,25 @@ func eventID(r *kgo.Record) string {
 // committed returns the committed records of the topics. No transaction may be left open.
 func committed(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
 	t.Helper()
-	ctx := kafka.Within(t, time.Minute)
+	ctx := kafka.Within(t, kafka.Patient)
 	admin := kadm.NewClient(kafka.Reader(t, brokers))
 	var ends kadm.ListedOffsets
-	require.Eventually(t, func() bool {
+	eventually(t, func(c *assert.CollectT) {
 		var err error
-		ends, err = admin.ListEndOffsets(ctx, topics...)
-		require.NoError(t, err)
+		ends, err = kafka.Ends(ctx, admin, topics...)
+		require.NoError(c, err)
 		stable, err := admin.ListCommittedOffsets(ctx, topics...)
-		require.NoError(t, err)
-		open := 0
+		require.NoError(c, err)
 		ends.Each(func(o kadm.ListedOffset) {
-			if s, _ := stable.Lookup(o.Topic, o.Partition); s.Offset != o.Offset {
-				open++
-			}
+			s, _ := stable.Lookup(o.Topic, o.Partition)
+			require.NoError(c, s.Err)
+			require.Equal(c, o.Offset, s.Offset, "a transaction is left open in %s/%d", o.Topic, o.Partition)
 		})
-		return open == 0
-	}, 30*time.Second, 10*time.Millisecond, "a transaction is left open")
+	})
 	partitions := make(map[string]map[int32]kgo.Offset)
 	waiting := 0
 	ends.Each(func(o kadm.ListedOffset) {
-		if o.Err == nil && o.Offset > 0 {
+		if o.Offset > 0 {
 			if partitions[o.Topic] == nil {
 				partitions[o.Topic] = make(map[int32]kgo.Offset)
 			}
@@ -246,9 +245,11 @@ func TestLaneIsExactlyOnce(t *testing.T) {
 		w.finish(t, lane)
 		stop()
 		w.requireExactlyOnce(t)
-		cp, err := w.ledger(t).Load(t.Context())
-		require.NoError(t, err)
-		require.True(t, cp.Released)
+		ledger := w.ledger(t)
+		require.Eventually(t, func() bool { // a broker answers a moment before the end of the transaction is written
+			cp, err := ledger.Load(t.Context())
+			return err == nil && cp.Released
+		}, kafka.Patient, 10*time.Millisecond)
 	})
 }
 
@@ -256,21 +257,43 @@ func TestLaneIsExactlyOnce(t *testing.T) {
 func (w *world) losePosition(t testing.TB, how string) {
 	admin := kadm.NewClient(kafka.Reader(t, w.cfg.Brokers))
 	topic := kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane)
-	ctx := kafka.Within(t, 30*time.Second)
+	ctx := kafka.Within(t, kafka.Patient)
 	if how == "deleted" {
 		_, err := admin.DeleteTopic(ctx, topic)
 		require.NoError(t, err)
+		eventually(t, func(c *assert.CollectT) {
+			found, err := admin.ListTopics(ctx)
+			require.NoError(c, err)
+			require.False(c, found.Has(topic))
+		})
 		return
 	}
-	_, err := admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "cleanup.policy", Value: kadm.StringPtr("delete")}}, topic)
+	setPolicy := func(policy string) {
+		_, err := admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "cleanup.policy", Value: &policy}}, topic)
+		require.NoError(t, err)
+	}
+	setPolicy("delete")
+	ends, err := kafka.Ends(ctx, admin, topic)
 	require.NoError(t, err)
-	ends, err := admin.ListEndOffsets(ctx, topic)
-	require.NoError(t, err)
-	res, err := admin.DeleteRecords(ctx, ends.Offsets())
-	require.NoError(t, err)
-	require.NoError(t, res.Error())
-	_, err = admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "cleanup.policy", Value: kadm.StringPtr("compact")}}, topic)
-	require.NoError(t, err)
+	eventually(t, func(c *assert.CollectT) { // refused until the broker has taken the policy up
+		res, err := admin.DeleteRecords(ctx, ends.Offsets())
+		require.NoError(c, err)
+		require.NoError(c, res.Error())
+	})
+	setPolicy("compact")
+	eventually(t, func(c *assert.CollectT) {
+		res, err := admin.DescribeTopicConfigs(ctx, topic)
+		require.NoError(c, err)
+		policy := slices.IndexFunc(res[0].Configs, func(entry kadm.Config) bool { return entry.Key == "cleanup.policy" })
+		require.GreaterOrEqual(c, policy, 0)
+		require.Equal(c, "compact", res[0].Configs[policy].MaybeValue())
+	})
+}
+
+// eventually waits for what a broker has promised and takes up a moment later.
+func eventually(t testing.TB, met func(c *assert.CollectT)) {
+	t.Helper()
+	require.EventuallyWithT(t, met, kafka.Patient, 10*time.Millisecond)
 }
 
 // laneLog shows what lanes go through, where RELAY_TEST_VERBOSE is set.

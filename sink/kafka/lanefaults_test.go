@@ -6,12 +6,10 @@ import (
 	"net"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -91,12 +89,12 @@ func TestLaneThroughLateCommits(t *testing.T) {
 	t.Parallel()
 	c := kafka.Fake(t)
 	w := newWorld(t, c.ListenAddrs(), 800)
-	w.cfg.RequestTimeout = 200 * time.Millisecond
+	w.cfg.RequestTimeout = 500 * time.Millisecond
 	var commits atomic.Int64
 	c.ControlKey(kmsg.EndTxn.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		if n := commits.Add(1); n%2 == 0 {
-			c.SleepControl(func() { time.Sleep(time.Duration(150+50*(n%8)) * time.Millisecond) })
+			c.SleepControl(func() { time.Sleep(time.Duration(375+125*(n%8)) * time.Millisecond) })
 		}
 		return nil, nil, false
 	})
@@ -151,23 +149,11 @@ func TestLaneWhileLeadersMove(t *testing.T) {
 	c := kafka.Fake(t)
 	w := newWorld(t, c.ListenAddrs(), 1500)
 	lane := w.lane(t, "a", w.ledger(t))
-	over := make(chan struct{})
-	var mover sync.WaitGroup
-	mover.Go(func() {
-		for {
-			select {
-			case <-over:
-				return
-			case <-time.After(50 * time.Millisecond):
-				c.ShufflePartitionLeaders()
-			}
-		}
-	})
+	moves := kafka.MoveLeaders(c, 5)
 	stop := start(t, lane)
 	w.finish(t, lane)
-	close(over)
-	mover.Wait()
 	stop()
+	require.Positive(t, moves.Load())
 	w.requireExactlyOnce(t)
 }
 
@@ -198,24 +184,35 @@ func TestLaneWhileConnectionsDrop(t *testing.T) {
 	w.requireExactlyOnce(t)
 }
 
-// asleep is a ledger in a process that is stopped: while gate is closed, every Commit waits before it begins.
-type asleep struct {
+// sleeper is a ledger in a process that is stopped in mid-page: after the first pages, one Commit of events waits before it begins until
+// the process is woken.
+type sleeper struct {
 	*kafka.Ledger
-	gate atomic.Pointer[chan struct{}]
-	in   atomic.Int64 // waiting
-	err  atomic.Pointer[error]
+	pages  int           // before it falls asleep
+	asleep chan struct{} // closed when it has
+	wake   chan struct{} // closed by whoever wakes it
+	woke   chan error    // what became of the Commit that waited
 }
 
-func (l *asleep) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	if gate := l.gate.Load(); gate != nil {
-		l.in.Add(1)
-		<-*gate
-		l.in.Add(-1)
+func newSleeper(l *kafka.Ledger, pages int) *sleeper {
+	return &sleeper{Ledger: l, pages: pages, asleep: make(chan struct{}), wake: make(chan struct{}), woke: make(chan error, 1)}
+}
+
+func (l *sleeper) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	if len(batch) == 0 { // a renewal, or the taking over
+		return l.Ledger.Commit(ctx, batch, prev, next)
+	}
+	l.pages--
+	if l.pages != 0 {
+		return l.Ledger.Commit(ctx, batch, prev, next)
+	}
+	close(l.asleep)
+	select {
+	case <-l.wake:
+	case <-ctx.Done():
 	}
 	c, err := l.Ledger.Commit(ctx, batch, prev, next)
-	if err != nil {
-		l.err.CompareAndSwap(nil, &err)
-	}
+	l.woke <- err
 	return c, err
 }
 
@@ -224,26 +221,35 @@ func goroutines() []byte {
 	return b[:runtime.Stack(b, true)]
 }
 
+// receive waits for what must come from c. It says where everything stands where it does not.
+func receive[T any](t testing.TB, c <-chan T, what string, lanes ...*pipeline.Lane) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(kafka.Patient):
+		for _, l := range lanes {
+			t.Logf("%+v", l.Status())
+		}
+		require.Fail(t, what, "%s", goroutines())
+	}
+	return v
+}
+
 // TestRivals stops one relay in mid-page for so long that another takes over. When it wakes up its commit is refused, and it stands by.
 func TestRivals(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
 		w := newWorld(t, brokers, 4000)
-		a, b := &asleep{Ledger: w.ledger(t)}, &asleep{Ledger: w.ledger(t)}
-		first, second := w.lane(t, "a", a), w.lane(t, "b", b)
-		first.TakeoverAfter, second.TakeoverAfter = 500*time.Millisecond, 500*time.Millisecond
+		ledger := newSleeper(w.ledger(t), 6)
+		first, second := w.lane(t, "a", ledger), w.lane(t, "b", w.ledger(t))
+		// A fifth of it is the time between two looks of the standby, which count only where they come that often.
+		first.TakeoverAfter, second.TakeoverAfter = 2500*time.Millisecond, 2500*time.Millisecond
 		stopA := start(t, first)
-		require.Eventually(t, func() bool { return first.Status().Events > 500 }, 30*time.Second, time.Millisecond)
-		gate := make(chan struct{})
-		a.gate.Store(&gate)
-		require.Eventually(t, func() bool { return a.in.Load() > 0 }, 30*time.Second, time.Millisecond)
+		receive(t, ledger.asleep, "the first did not get as far as to fall asleep", first)
 		stopB := start(t, second)
-		require.Eventually(t, func() bool { return second.Status().Events > 0 }, 30*time.Second, time.Millisecond)
-		a.gate.Store(nil)
-		close(gate)
-		if !assert.Eventually(t, func() bool { return a.err.Load() != nil }, 30*time.Second, time.Millisecond) {
-			require.Fail(t, "the commit of the one that woke up has no end", "%+v\n%+v\n%s", first.Status(), second.Status(), goroutines())
-		}
-		require.ErrorIs(t, *a.err.Load(), checkpoint.ErrConflict)
+		require.Eventually(t, func() bool { return second.Status().Events > 0 }, kafka.Patient, time.Millisecond, "the second did not take over")
+		close(ledger.wake)
+		err := receive(t, ledger.woke, "the commit of the one that woke up has no end", first, second)
+		require.ErrorIs(t, err, checkpoint.ErrConflict)
 		w.finish(t, first, second)
 		stopB()
 		stopA()
@@ -288,10 +294,10 @@ func TestLostPosition(t *testing.T) {
 				stop()
 				w.losePosition(t, how)
 				again := w.lane(t, "a", w.ledger(t))
-				require.ErrorIs(t, again.Run(kafka.Within(t, 30*time.Second)), checkpoint.ErrLost)
+				require.ErrorIs(t, again.Run(kafka.Within(t, kafka.Patient)), checkpoint.ErrLost)
 				standby := w.lane(t, "b", w.ledger(t))
 				standby.TakeoverAfter = time.Minute
-				require.ErrorIs(t, standby.Run(kafka.Within(t, 30*time.Second)), checkpoint.ErrLost)
+				require.ErrorIs(t, standby.Run(kafka.Within(t, kafka.Patient)), checkpoint.ErrLost)
 				w.requireExactlyOnce(t)
 			})
 		}
@@ -306,7 +312,7 @@ func TestPositionLostWhileRunning(t *testing.T) {
 	w.cfg.TransactionTimeout = time.Second
 	lane := w.lane(t, "a", w.ledger(t))
 	done := make(chan error, 1)
-	ctx := kafka.Within(t, 60*time.Second)
+	ctx := kafka.Within(t, kafka.Patient)
 	go func() { done <- lane.Run(ctx) }()
 	w.finish(t, lane)
 	require.NoError(t, c.DeleteTopic(kafka.PositionTopic(w.cfg.RelayID, w.cfg.Lane)))

@@ -45,7 +45,7 @@ func openLedger(t testing.TB, cfg Config, id checkpoint.Identity) *Ledger {
 func fenced(t testing.TB, cfg Config, topics ...string) *Ledger {
 	t.Helper()
 	l := openLedger(t, cfg, checkpointtest.Identity())
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patient)
 	require.NoError(t, l.Prepare(ctx, topics))
 	require.NoError(t, l.Fence(ctx))
 	return l
@@ -69,7 +69,7 @@ type lanePlace struct{ cfg Config }
 
 func (p lanePlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
 	l := openLedger(t, p.cfg, id)
-	require.NoError(t, l.Prepare(within(t, 30*time.Second), nil))
+	require.NoError(t, l.Prepare(within(t, patient), nil))
 	return asStore{l}
 }
 

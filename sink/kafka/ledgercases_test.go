@@ -29,14 +29,14 @@ func TestPositionTopicIsCompacted(t *testing.T) {
 		cfg := uniqueLane(t, brokers)
 		cfg.Create.Config = map[string]string{"cleanup.policy": "delete", "retention.ms": "3600000"} // meant for events
 		l := fenced(t, cfg, cfg.RelayID+".a")
-		configs, err := adminOf(t, brokers).DescribeTopicConfigs(within(t, 20*time.Second), l.topic)
+		configs, err := adminOf(t, brokers).DescribeTopicConfigs(within(t, patient), l.topic)
 		require.NoError(t, err)
 		for _, c := range configs[0].Configs {
 			if c.Key == "cleanup.policy" {
 				require.Equal(t, "compact", c.MaybeValue())
 			}
 		}
-		status, err := l.Inspect(within(t, 20*time.Second), []string{cfg.RelayID + ".a"})
+		status, err := l.Inspect(within(t, patient), []string{cfg.RelayID + ".a"})
 		require.NoError(t, err)
 		require.Len(t, status, 2)
 		require.Equal(t, l.topic, status[1].Topic)
@@ -99,10 +99,10 @@ func TestPositionTopicRefused(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				l := openLedger(t, uniqueLane(t, brokers), checkpointtest.Identity())
-				_, err := adminOf(t, brokers).CreateTopic(within(t, 20*time.Second), tt.partitions, 1, map[string]*string{"cleanup.policy": &tt.policy}, l.topic)
+				_, err := adminOf(t, brokers).CreateTopic(within(t, patient), tt.partitions, 1, map[string]*string{"cleanup.policy": &tt.policy}, l.topic)
 				require.NoError(t, err)
-				err = l.Prepare(within(t, 20*time.Second), nil)
-				status, inspectErr := l.Inspect(within(t, 20*time.Second), nil)
+				err = l.Prepare(within(t, patient), nil)
+				status, inspectErr := l.Inspect(within(t, patient), nil)
 				require.NoError(t, inspectErr)
 				if tt.says == "" {
 					require.NoError(t, err)
@@ -125,24 +125,24 @@ func TestPositionBehindOpenTransaction(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
 		l := fenced(t, cfg)
-		prev, err := l.Commit(within(t, 20*time.Second), nil, checkpoint.Checkpoint{}, checkpointtest.Full(1))
+		prev, err := l.Commit(within(t, patient), nil, checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		require.NoError(t, err)
-		other := reader(t, brokers, kgo.TransactionalID(cfg.RelayID+"-other"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		other := reader(t, brokers, kgo.TransactionalID(cfg.RelayID+"-other"), kgo.TransactionTimeout(5*time.Minute), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 		require.NoError(t, other.BeginTransaction())
-		require.NoError(t, other.ProduceSync(within(t, 20*time.Second), &kgo.Record{Topic: l.topic, Key: positionKey, Value: checkpoint.Encode(checkpointtest.Full(99))}).FirstErr())
+		require.NoError(t, other.ProduceSync(within(t, patient), &kgo.Record{Topic: l.topic, Key: positionKey, Value: checkpoint.Encode(checkpointtest.Full(99))}).FirstErr())
 		for n := 2; n < 100; n++ {
-			prev, err = l.Commit(within(t, 20*time.Second), nil, prev, checkpointtest.Full(n))
+			prev, err = l.Commit(within(t, patient), nil, prev, checkpointtest.Full(n))
 			require.NoError(t, err)
 		}
-		stable, err := adminOf(t, brokers).ListCommittedOffsets(within(t, 20*time.Second), l.topic)
+		stable, err := adminOf(t, brokers).ListCommittedOffsets(within(t, patient), l.topic)
 		require.NoError(t, err)
 		at, _ := stable.Lookup(l.topic, 0)
 		require.Less(t, at.Offset, int64(4), "the transaction does not hold the last stable offset back")
-		have, err := openLedger(t, cfg, checkpointtest.Identity()).Load(within(t, 20*time.Second))
+		have, err := openLedger(t, cfg, checkpointtest.Identity()).Load(within(t, patient))
 		require.NoError(t, err)
 		// The last one's end may not be written yet, for which nobody waits who only looks.
 		require.GreaterOrEqual(t, have.Revision, prev.Revision-2)
-		require.NoError(t, other.EndTransaction(within(t, 20*time.Second), kgo.TryAbort))
+		require.NoError(t, other.EndTransaction(within(t, patient), kgo.TryAbort))
 	})
 }
 
@@ -157,12 +157,21 @@ func TestAmbiguousCommit(t *testing.T) {
 			first, err := l.Commit(t.Context(), messages(0, 20, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 			require.NoError(t, err)
 			ctx, cancel := context.WithCancel(t.Context())
+			gaveUp := make(chan struct{})
 			c.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
-				cancel() // the answer, if any, comes too late
+				cancel()
+				if applied {
+					c.SleepControl(func() { <-gaveUp }) // the answer comes too late
+				}
 				return nil, errors.New("cut"), !applied
 			})
+			commits := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Observe: true, Count: -1})
 			_, err = l.Commit(ctx, messages(20, 20, "a"), first, checkpointtest.Full(2))
 			require.Error(t, err)
+			close(gaveUp)
+			if applied {
+				require.NoError(t, commits.Wait(within(t, patient), 1))
+			}
 			require.NotErrorIs(t, err, checkpoint.ErrConflict)
 			_, err = l.Commit(t.Context(), nil, first, checkpointtest.Full(3))
 			require.ErrorIs(t, err, errNoSession, "a session that went wrong goes on")
@@ -195,7 +204,7 @@ func TestCommitCutShort(t *testing.T) {
 			l := fenced(t, uniqueLane(t, c.ListenAddrs()), "a")
 			first, err := l.Commit(t.Context(), messages(0, 60, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 			require.NoError(t, err)
-			ctx, cancel := context.WithCancel(within(t, 20*time.Second))
+			ctx, cancel := context.WithCancel(within(t, patient))
 			handle := c.Fault(fault)
 			go func() {
 				_ = handle.Wait(ctx, 3)
@@ -241,7 +250,7 @@ func TestCommitWhileARivalTakesOver(t *testing.T) {
 			first, err := l.Commit(t.Context(), messages(0, 20, "a"), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 			require.NoError(t, err)
 			rival := openLedger(t, cfg, checkpointtest.Identity())
-			handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: tt.answer})
+			handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: tt.answer, Count: -1})
 			taken := make(chan error, 1)
 			go func() {
 				err := handle.Wait(t.Context(), 1)
@@ -292,14 +301,14 @@ func TestCommitRejectsWhatIsTooLarge(t *testing.T) {
 		}
 		small := batch[17].Body
 		batch[17].Body = make([]byte, 30_000)
-		_, err := l.Commit(within(t, 20*time.Second), batch, checkpoint.Checkpoint{}, checkpointtest.Full(1))
+		_, err := l.Commit(within(t, patient), batch, checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		var rejected *sink.RejectedError
 		require.ErrorAs(t, err, &rejected)
 		require.Equal(t, 17, sink.Durable(err, len(batch)))
 		require.Equal(t, 20000, rejected.Limit)
 		require.Empty(t, readAll(t, brokers, topic))
 		batch[17].Body = small
-		_, err = l.Commit(within(t, 20*time.Second), batch, checkpoint.Checkpoint{}, checkpointtest.Full(1))
+		_, err = l.Commit(within(t, patient), batch, checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		require.NoError(t, err, "the session is over although nothing was begun")
 		require.Len(t, readAllControlled(t, brokers, topic), len(batch))
 	})
@@ -308,8 +317,7 @@ func TestCommitRejectsWhatIsTooLarge(t *testing.T) {
 // readAllControlled counts the records of a topic that transactions wrote to.
 func readAllControlled(t testing.TB, brokers []string, topic string) []*kgo.Record {
 	cl := reader(t, brokers, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
+	ctx := within(t, patient)
 	var records []*kgo.Record
 	for len(records) < 300 && ctx.Err() == nil {
 		records = append(records, cl.PollFetches(ctx).Records()...)
@@ -321,7 +329,7 @@ func readAllControlled(t testing.TB, brokers []string, topic string) []*kgo.Reco
 func TestWhoCannotDoTransactions(t *testing.T) {
 	t.Run("old cluster", func(t *testing.T) {
 		c := fake(t, kfake.MaxVersions(kversion.V0_10_2()))
-		err := openLedger(t, uniqueLane(t, c.ListenAddrs()), checkpointtest.Identity()).Transactions(within(t, 20*time.Second))
+		err := openLedger(t, uniqueLane(t, c.ListenAddrs()), checkpointtest.Identity()).Transactions(within(t, patient))
 		require.ErrorIs(t, err, ErrNoTransactions)
 	})
 	for _, tt := range []struct {
@@ -339,7 +347,7 @@ func TestWhoCannotDoTransactions(t *testing.T) {
 			require.NoError(t, l.Prepare(t.Context(), nil))
 			require.NoError(t, l.Transactions(t.Context()))
 			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: tt.err, Count: -1})
-			err := l.Fence(within(t, 20*time.Second))
+			err := l.Fence(within(t, patient))
 			var fatal *sink.FatalError
 			require.ErrorAs(t, err, &fatal)
 			require.ErrorContains(t, err, tt.says)
@@ -357,33 +365,26 @@ func TestWhoCannotDoTransactions(t *testing.T) {
 func TestTransactionTimesOut(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
-		cfg.TransactionTimeout = time.Second
+		cfg.TransactionTimeout = 5 * time.Second // for the commits, too
 		topic := cfg.RelayID + ".a"
 		l := fenced(t, cfg, topic)
-		first, err := l.Commit(within(t, 20*time.Second), messages(0, 10, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
+		first, err := l.Commit(within(t, patient), messages(0, 10, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		require.NoError(t, err)
-		require.NoError(t, l.coordinator.add(within(t, 20*time.Second), l.sink.session, []partitionID{{topic, 0}, {l.topic, 0}}))
-		started := time.Now()
+		require.NoError(t, l.coordinator.add(within(t, patient), l.sink.session, []partitionID{{topic, 0}, {l.topic, 0}}))
+		admin := adminOf(t, brokers)
 		require.Eventually(t, func() bool {
-			return !l.isOpen(t)
-		}, 40*time.Second, 100*time.Millisecond)
-		t.Logf("aborted after %s", time.Since(started).Round(100*time.Millisecond))
-		_, err = l.Commit(within(t, 20*time.Second), nil, first, checkpointtest.Full(2))
+			described, err := admin.DescribeTransactions(within(t, patient), l.coordinator.id)
+			return err == nil && described[l.coordinator.id].Err == nil && described[l.coordinator.id].State != "Ongoing"
+		}, patient, 100*time.Millisecond, "the transaction stays open")
+		_, err = l.Commit(within(t, patient), nil, first, checkpointtest.Full(2))
 		require.ErrorIs(t, err, checkpoint.ErrConflict)
-		have, err := l.Load(within(t, 20*time.Second))
+		have, err := l.Load(within(t, patient))
 		require.NoError(t, err)
 		require.Equal(t, first.Revision, have.Revision)
-		require.NoError(t, l.Fence(within(t, 20*time.Second)))
-		_, err = l.Commit(within(t, 20*time.Second), messages(10, 10, topic), have, checkpointtest.Full(2))
+		require.NoError(t, l.Fence(within(t, patient)))
+		_, err = l.Commit(within(t, patient), messages(10, 10, topic), have, checkpointtest.Full(2))
 		require.NoError(t, err)
 	})
-}
-
-// isOpen reports whether the lane has a transaction open, as the coordinator tells.
-func (l *Ledger) isOpen(t testing.TB) bool {
-	described, err := adminOf(t, l.sink.cfg.Brokers).DescribeTransactions(within(t, 20*time.Second), l.coordinator.id)
-	require.NoError(t, err)
-	return described[l.coordinator.id].State == "Ongoing"
 }
 
 // TestRealLedgerPermissions gives relay first everything but the transactional id.
@@ -391,10 +392,10 @@ func TestRealLedgerPermissions(t *testing.T) {
 	plain := realBrokers(t)
 	cfg := uniqueLane(t, plain)
 	topic := cfg.RelayID + ".a"
-	require.NoError(t, openLedger(t, cfg, checkpointtest.Identity()).Prepare(within(t, 20*time.Second), []string{topic}))
+	require.NoError(t, openLedger(t, cfg, checkpointtest.Identity()).Prepare(within(t, patient), []string{topic}))
 	admin := adminOf(t, plain)
 	grant := func(b *kadm.ACLBuilder) {
-		_, err := admin.CreateACLs(within(t, 20*time.Second), b.ResourcePatternType(kadm.ACLPatternLiteral).Allow("User:relay").AllowHosts("*"))
+		_, err := admin.CreateACLs(within(t, patient), b.ResourcePatternType(kadm.ACLPatternLiteral).Allow("User:relay").AllowHosts("*"))
 		require.NoError(t, err)
 	}
 	grant(kadm.NewACLs().Topics(topic, PositionTopic(cfg.RelayID, cfg.Lane)).Operations(kadm.OpWrite, kadm.OpDescribe))
@@ -406,19 +407,19 @@ func TestRealLedgerPermissions(t *testing.T) {
 	cfg.Brokers = []string{net.JoinHostPort(host, strconv.Itoa(number+20))}
 	cfg.SASL = SASL{Mechanism: saslSCRAM256, User: "relay", Password: "relay-secret"}
 	l := openLedger(t, cfg, checkpointtest.Identity())
-	require.Eventually(t, func() bool { return l.Prepare(within(t, 20*time.Second), []string{topic}) == nil }, 20*time.Second, 100*time.Millisecond)
-	for _, err := range []error{l.Transactions(within(t, 20*time.Second)), l.Fence(within(t, 20*time.Second))} {
+	require.Eventually(t, func() bool { return l.Prepare(within(t, patient), []string{topic}) == nil }, patient, 100*time.Millisecond)
+	for _, err := range []error{l.Transactions(within(t, patient)), l.Fence(within(t, patient))} {
 		var fatal *sink.FatalError
 		require.ErrorAs(t, err, &fatal)
 		require.NotErrorIs(t, err, ErrNoTransactions)
 		require.ErrorContains(t, err, "--transactional-id relay-")
 	}
 	grant(kadm.NewACLs().TransactionalIDs(l.coordinator.id).Operations(kadm.OpWrite, kadm.OpDescribe))
-	require.Eventually(t, func() bool { return l.Fence(within(t, 20*time.Second)) == nil }, 20*time.Second, 100*time.Millisecond)
-	require.NoError(t, l.Transactions(within(t, 20*time.Second)))
-	c, err := l.Commit(within(t, 20*time.Second), messages(0, 50, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
+	require.Eventually(t, func() bool { return l.Fence(within(t, patient)) == nil }, patient, 100*time.Millisecond)
+	require.NoError(t, l.Transactions(within(t, patient)))
+	c, err := l.Commit(within(t, patient), messages(0, 50, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 	require.NoError(t, err)
-	have, err := l.Load(within(t, 20*time.Second))
+	have, err := l.Load(within(t, patient))
 	require.NoError(t, err)
 	require.Equal(t, c.Revision, have.Revision)
 }

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -27,11 +26,11 @@ func TestRealReadback(t *testing.T) {
 			cfg.Compression = codec
 			s := open(t, cfg)
 			topic := unique(t, "readback")[0]
-			require.NoError(t, s.Prepare(within(t, 30*time.Second), []string{topic}))
+			require.NoError(t, s.Prepare(within(t, patient), []string{topic}))
 			batch := messages(0, 500, topic)
-			require.NoError(t, s.Publish(within(t, 30*time.Second), batch))
+			require.NoError(t, s.Publish(within(t, patient), batch))
 
-			out, err := exec.CommandContext(within(t, 60*time.Second), script, strings.Join(brokers, ","), topic).Output()
+			out, err := exec.CommandContext(within(t, patient), script, strings.Join(brokers, ","), topic).Output()
 			require.NoError(t, err)
 			lines := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 			require.Len(t, lines, len(batch))

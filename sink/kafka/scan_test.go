@@ -17,11 +17,11 @@ import (
 // scanAll returns what a scan of the topics hands on, by log.
 func scanAll(t *testing.T, s *Sink, since time.Time, topics ...string) (logs []sink.Log, found map[string][]sink.Stored) {
 	t.Helper()
-	logs, err := s.Logs(within(t, 20*time.Second), topics, since)
+	logs, err := s.Logs(within(t, patient), topics, since)
 	require.NoError(t, err)
 	found = make(map[string][]sink.Stored)
 	for _, l := range logs {
-		require.NoError(t, s.Scan(within(t, 30*time.Second), l, func(m *sink.Stored) error {
+		require.NoError(t, s.Scan(within(t, patient), l, func(m *sink.Stored) error {
 			found[l.Name] = append(found[l.Name], *m)
 			return nil
 		}))
@@ -36,9 +36,9 @@ func TestScanReturnsWhatWasPublished(t *testing.T) {
 			cfg := config(t, c.ListenAddrs())
 			cfg.Compression = codec
 			s := open(t, cfg)
-			require.NoError(t, s.Prepare(within(t, 20*time.Second), []string{"users", "groups"}))
+			require.NoError(t, s.Prepare(within(t, patient), []string{"users", "groups"}))
 			batch := messages(0, 3000, "users", "groups")
-			require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
+			require.NoError(t, s.Publish(within(t, patient), batch))
 			_, found := scanAll(t, s, time.Time{}, "users", "groups", "not.there")
 			want := make(map[string][]sink.Message)
 			for _, m := range batch {
@@ -68,13 +68,13 @@ func begin(t *testing.T, cl *kgo.Client, values ...string) {
 func more(t *testing.T, cl *kgo.Client, values ...string) {
 	t.Helper()
 	for _, v := range values {
-		require.NoError(t, cl.ProduceSync(within(t, 20*time.Second), &kgo.Record{Topic: "users", Value: []byte(v)}).FirstErr())
+		require.NoError(t, cl.ProduceSync(within(t, patient), &kgo.Record{Topic: "users", Value: []byte(v)}).FirstErr())
 	}
 }
 
 func end(t *testing.T, cl *kgo.Client, how kgo.TransactionEndTry) {
 	t.Helper()
-	require.NoError(t, cl.EndTransaction(within(t, 20*time.Second), how))
+	require.NoError(t, cl.EndTransaction(within(t, patient), how))
 }
 
 func bodies(list []sink.Stored) []string {
@@ -91,7 +91,7 @@ func TestScanReadsCommitted(t *testing.T) {
 	cfg := config(t, c.ListenAddrs())
 	cfg.Create.Partitions = 1
 	s := open(t, cfg)
-	require.NoError(t, s.Prepare(within(t, 20*time.Second), []string{"users"}))
+	require.NoError(t, s.Prepare(within(t, patient), []string{"users"}))
 	one := reader(t, c.ListenAddrs(), kgo.TransactionalID("one"), kgo.DefaultProduceTopic("users"))
 	two := reader(t, c.ListenAddrs(), kgo.TransactionalID("two"))
 	plain := reader(t, c.ListenAddrs())
@@ -124,11 +124,11 @@ func TestScanFromATimeAndBehindRetention(t *testing.T) {
 	c := fake(t)
 	s := prepared(t, c, "users")
 	old := messages(0, 60, "users")
-	require.NoError(t, s.Publish(within(t, 20*time.Second), old))
-	require.Eventually(t, func() bool { return time.Now().UnixMilli()%10 == 0 }, 20*time.Second, time.Millisecond)
+	require.NoError(t, s.Publish(within(t, patient), old))
+	require.Eventually(t, func() bool { return time.Now().UnixMilli()%10 == 0 }, patient, time.Millisecond)
 	cut := time.Now().Add(5 * time.Millisecond)
-	require.Eventually(t, func() bool { return time.Now().After(cut) }, 20*time.Second, time.Millisecond)
-	require.NoError(t, s.Publish(within(t, 20*time.Second), messages(60, 60, "users")))
+	require.Eventually(t, func() bool { return time.Now().After(cut) }, patient, time.Millisecond)
+	require.NoError(t, s.Publish(within(t, patient), messages(60, 60, "users")))
 	logs, found := scanAll(t, s, cut, "users")
 	n := 0
 	for _, list := range found {
@@ -142,7 +142,7 @@ func TestScanFromATimeAndBehindRetention(t *testing.T) {
 	admin := kadm.NewClient(reader(t, c.ListenAddrs()))
 	gone := kadm.Offsets{}
 	gone.Add(kadm.Offset{Topic: "users", Partition: logs[0].Partition, At: logs[0].From + 1, LeaderEpoch: -1})
-	_, err := admin.DeleteRecords(within(t, 20*time.Second), gone)
+	_, err := admin.DeleteRecords(within(t, patient), gone)
 	require.NoError(t, err)
 	for _, since := range []time.Time{{}, cut} {
 		again, _ := scanAll(t, s, since, "users")
@@ -153,7 +153,7 @@ func TestScanFromATimeAndBehindRetention(t *testing.T) {
 	far, _ := scanAll(t, s, time.Now().Add(time.Hour), "users")
 	require.Empty(t, far)
 
-	err = s.Scan(within(t, 20*time.Second), logs[0], func(*sink.Stored) error { return nil })
+	err = s.Scan(within(t, patient), logs[0], func(*sink.Stored) error { return nil })
 	require.ErrorContains(t, err, "retention", "what was to be read first is gone")
 }
 
@@ -162,18 +162,18 @@ func TestScanGoesOnThroughFaults(t *testing.T) {
 	c := fake(t)
 	s := prepared(t, c, "users")
 	batch := messages(0, 2000, "users")
-	require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
-	logs, err := s.Logs(within(t, 20*time.Second), []string{"users"}, time.Time{})
+	require.NoError(t, s.Publish(within(t, patient), batch))
+	logs, err := s.Logs(within(t, patient), []string{"users"}, time.Time{})
 	require.NoError(t, err)
 	n := 0
 	for _, l := range logs {
 		require.NoError(t, c.MoveTopicPartition("users", l.Partition, (c.LeaderFor("users", l.Partition)+1)%3))
-		require.NoError(t, s.Scan(within(t, 30*time.Second), l, func(*sink.Stored) error { n++; return nil }))
+		require.NoError(t, s.Scan(within(t, patient), l, func(*sink.Stored) error { n++; return nil }))
 	}
 	require.Equal(t, len(batch), n)
 
 	t.Run("an error of the caller ends it", func(t *testing.T) {
-		err := s.Scan(within(t, 20*time.Second), logs[0], func(*sink.Stored) error { return kerr.UnknownServerError })
+		err := s.Scan(within(t, patient), logs[0], func(*sink.Stored) error { return kerr.UnknownServerError })
 		require.ErrorIs(t, err, kerr.UnknownServerError)
 	})
 	t.Run("so does the context", func(t *testing.T) {
@@ -182,8 +182,8 @@ func TestScanGoesOnThroughFaults(t *testing.T) {
 		require.ErrorIs(t, s.Scan(ctx, logs[0], func(*sink.Stored) error { return nil }), context.Canceled)
 	})
 	t.Run("and a topic that is gone", func(t *testing.T) {
-		_, err := kadm.NewClient(reader(t, c.ListenAddrs())).DeleteTopics(within(t, 20*time.Second), "users")
+		_, err := kadm.NewClient(reader(t, c.ListenAddrs())).DeleteTopics(within(t, patient), "users")
 		require.NoError(t, err)
-		require.Error(t, s.Scan(within(t, 30*time.Second), logs[0], func(*sink.Stored) error { return nil }))
+		require.Error(t, s.Scan(within(t, patient), logs[0], func(*sink.Stored) error { return nil }))
 	})
 }

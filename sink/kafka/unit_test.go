@@ -214,7 +214,7 @@ func TestBatchesUnderTheLimit(t *testing.T) {
 	cfg.Compression = "none"
 	s := open(t, cfg)
 	batch := messages(0, 500, "a")
-	require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
+	require.NoError(t, s.Publish(within(t, patient), batch))
 	requireStored(t, c.ListenAddrs(), batch, "a")
 	require.LessOrEqual(t, largest.Load(), int64(4500))
 	require.Greater(t, largest.Load(), int64(4000))
@@ -228,7 +228,7 @@ func TestLimitChanges(t *testing.T) {
 	cfg := config(t, c.ListenAddrs())
 	cfg.Compression = "none"
 	s := open(t, cfg)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patient)
 	require.NoError(t, s.Publish(ctx, messages(0, 100, "a")))
 
 	setTopicConfig(t, c, "a", "max.message.bytes", "3000")
@@ -257,7 +257,7 @@ func TestCompressionDecides(t *testing.T) {
 	s := open(t, config(t, c.ListenAddrs()))
 	batch := messages(0, 3, "a")
 	batch[1].Body = bytes.Repeat([]byte("x"), 100_000)
-	require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
+	require.NoError(t, s.Publish(within(t, patient), batch))
 	requireStored(t, c.ListenAddrs(), batch, "a")
 }
 
@@ -275,7 +275,7 @@ func TestBrokerFindsTheCulprit(t *testing.T) {
 		batch[i].Body = make([]byte, 12_000)
 		_, _ = random.Read(batch[i].Body)
 	}
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, patient)
 	err := s.Publish(ctx, batch)
 	var rejected *sink.RejectedError
 	require.ErrorAs(t, err, &rejected)
@@ -296,7 +296,7 @@ func TestNothingBehindARejectedMessage(t *testing.T) {
 	batch := messages(0, 60, "a", "b")
 	batch[31].Body = make([]byte, 2<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(batch[31].Body)
-	err := s.Publish(within(t, 20*time.Second), batch)
+	err := s.Publish(within(t, patient), batch)
 	require.Equal(t, 31, sink.Durable(err, len(batch)))
 	requireStored(t, c.ListenAddrs(), batch[:31], "a", "b")
 }
@@ -330,8 +330,8 @@ func TestOlderBrokers(t *testing.T) {
 			topics := []string{"a", "b"}
 			s := prepared(t, c, topics...)
 			batch := messages(0, 300, topics...)
-			require.NoError(t, s.Publish(within(t, 20*time.Second), batch))
-			require.NoError(t, s.Publish(within(t, 20*time.Second), messages(300, 300, topics...)))
+			require.NoError(t, s.Publish(within(t, patient), batch))
+			require.NoError(t, s.Publish(within(t, patient), messages(300, 300, topics...)))
 			requireStored(t, c.ListenAddrs(), append(batch, messages(300, 300, topics...)...), topics...)
 			holds, err := s.Holds(t.Context(), topics)
 			require.NoError(t, err)
