@@ -53,10 +53,10 @@ func newNATS(t *testing.T) (url string, js jetstream.JetStream) {
 	s.Start()
 	require.True(t, s.ReadyForConnections(patient))
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	nc, err := nats.Connect(s.ClientURL())
+	nc, err := nats.Connect(s.ClientURL(), nats.Timeout(patient))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	js, err = jetstream.New(nc)
+	js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
 	require.NoError(t, err)
 	return s.ClientURL(), js
 }
@@ -202,10 +202,11 @@ func child(t *testing.T, stderr *output, args ...string) *exec.Cmd {
 }
 
 // freeAddress returns an address on loopback that nobody listens on. Ports are taken from below those that the system chooses from,
-// and none twice, so that what listens there later is what the test has put there.
+// and none twice, so that what listens there later is what the test has put there. None is among those that browsers refuse, of which
+// 10080 is the highest.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	const firstPort, portRange, tries = 10_000, 20_000, 1000
+	const firstPort, portRange, tries = 10_100, 20_000, 1000
 	for range tries {
 		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+int(nextPort.Add(1))%portRange)
 		if l, err := net.Listen("tcp", addr); err == nil {

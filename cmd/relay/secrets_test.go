@@ -142,7 +142,12 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 			t.Parallel()
 			address := freeAddress(t) // only now, so that nobody else takes it before
 			config := writeConfig(t, strings.ReplaceAll(own.Replace(c.config), "ADMIN", fmt.Sprintf("%q", address)))
-			env := func(name string) (string, bool) { v, ok := c.env[name]; return v, ok }
+			env := func(name string) (string, bool) {
+				if v, ok := c.env[name]; ok {
+					return v, true
+				}
+				return noEnv(name)
+			}
 			paths := slices.Sorted(maps.Keys(commandLines))
 			for _, path := range append([]string{"run"}, slices.DeleteFunc(paths, func(p string) bool { return p == "run" })...) { // before any other has set a position
 				if path == "demo" || len(c.only) > 0 && !slices.Contains(c.only, path) {
