@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,9 +15,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
+	"workos-relay/internal/config"
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
 )
@@ -271,6 +276,49 @@ func TestAStoppedLaneGoesOnWhereItIsTold(t *testing.T) {
 	require.Eventually(t, func() bool { return lanes(t, config)["nats"].Ready }, patient, often, &r.stderr)
 	require.Eventually(t, func() bool { return lanes(t, config)["users"].Events == 2 }, patient, often, "the other lane is the one that it was")
 	require.Equal(t, exitDone, r.stop(t), "what it had stopped for is settled")
+}
+
+// TestALaneThatHasOnlyJustStoppedIsMoved: its status tells that it has stopped a moment before its goroutine has ended.
+func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
+	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2020-01-01T00:00:00Z"}`,
+		strings.Repeat("x", 2<<20))
+	api := newAPI(t)
+	require.NoError(t, api.Append([]byte(big)))
+	url, js := newNATS(t)
+	text := strings.Replace(natsConfig(api.URL(), url, t.TempDir(), ""), "sinks: [", `sinks: [{name: users, type: nats, url: "`+url+`", stream: USERS, topic_prefix: only., events: ["user.*"]}, `, 1)
+	cfg, err := config.Parse("", []byte(text), noEnv)
+	require.NoError(t, err)
+	stopped, end := make(chan struct{}), make(chan struct{})
+	quiet := zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zap.ErrorLevel)
+	log := zap.New(quiet, zap.Hooks(func(e zapcore.Entry) error {
+		if strings.Contains(e.Message, "a lane has stopped") {
+			close(stopped)
+			<-end
+		}
+		return nil
+	}))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	begun, ended := make(chan *relay, 1), make(chan error, 1)
+	go func() {
+		ended <- serve(ctx, cfg, log, func(r *relay) func() { begun <- r; return func() {} })
+	}()
+	r := <-begun
+	<-stopped
+	moved := make(chan error, 1)
+	go func() {
+		_, err := r.SetCheckpoint(ctx, "nats", admin.Destination{To: "latest"})
+		moved <- err
+	}()
+	require.Eventually(t, func() bool { // it has found the lane and asks where latest is
+		return slices.ContainsFunc(api.Requests(), func(req sourcetest.Request) bool { return req.Query().Get("limit") == "1" })
+	}, patient, often)
+	close(end)
+	require.NoError(t, <-moved)
+	live(t, api, 1)
+	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 1 }, patient, often)
+	cancel()
+	require.NoError(t, <-ended, "what it had stopped for is settled")
 }
 
 // TestAPausedRelayKeepsItsPlaceOnTheBus for longer than a standby waits for one that is silent, on each bus.
