@@ -20,6 +20,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/telemetry"
+	"workos-relay/internal/testaddr"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -279,7 +280,7 @@ func TestListenErrors(t *testing.T) {
 }
 
 func TestCloseFreesTheAddress(t *testing.T) {
-	s, err := admin.Listen(t.Context(), admin.Config{Listen: "127.0.0.1:0"})
+	s, err := admin.Listen(t.Context(), admin.Config{Listen: testaddr.Free(t)})
 	require.NoError(t, err)
 	require.NoError(t, s.Close(t.Context()))
 	require.NoError(t, s.Close(t.Context()), "again")

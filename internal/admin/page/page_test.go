@@ -29,6 +29,7 @@ import (
 type world struct {
 	admin.Control // that there is one is enough
 	past          *journal.Journal
+	now           time.Time
 	base          string // URL of its admin server
 	srv           *admin.Server
 
@@ -38,15 +39,20 @@ type world struct {
 
 func newWorld(t *testing.T, lanes ...pipeline.Status) *world {
 	t.Helper()
-	w := &world{past: journal.New(journal.Config{Payload: 100}), lanes: lanes}
-	w.serve(t, "127.0.0.1:0")
+	return newWorldOn(t, "127.0.0.1:0", lanes...)
+}
+
+func newWorldOn(t *testing.T, listen string, lanes ...pipeline.Status) *world {
+	t.Helper()
+	w := &world{now: now, past: journal.New(journal.Config{Payload: 100}), lanes: lanes}
+	w.serve(t, listen)
 	return w
 }
 
 func (w *world) serve(t *testing.T, listen string) {
 	t.Helper()
 	srv, err := admin.Listen(t.Context(), admin.Config{
-		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Control: w,
+		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Control: w, Now: func() time.Time { return w.now },
 		Page: func(s *admin.Server) admin.Page {
 			return page.New(page.Config{Status: s.Snapshot, Journal: w.past, Paths: s.Paths, Every: 5 * time.Millisecond})
 		},
@@ -99,7 +105,9 @@ func (w *world) open(ctx context.Context, t *testing.T, path string) *http.Respo
 	return resp
 }
 
-var now = time.Now()
+const patient = 60 * time.Second // how long a test waits for what must come
+
+var now = time.Now() // and it stays so: as long as a test takes, nothing grows older
 
 func running(name string) pipeline.Status {
 	return pipeline.Status{
@@ -146,7 +154,7 @@ func TestWithoutAnythingYet(t *testing.T) {
 	require.Contains(t, body, "not known")
 	require.Contains(t, body, "the earliest event")
 	w.set()
-	require.Eventually(t, func() bool { return strings.Contains(w.get(t, "/").body, "There is no lane") }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(w.get(t, "/").body, "There is no lane") }, patient, time.Millisecond)
 }
 
 func TestWhoAsksForNoHTMLIsGivenThePaths(t *testing.T) {
@@ -294,7 +302,7 @@ func TestTheStreamBringsWhatHasChanged(t *testing.T) {
 	require.Contains(t, state, "paused")
 
 	w.set(running("nats"), running("kafka"))
-	require.Eventually(t, func() bool { return f.next(t).Shape != first.Shape }, 10*time.Second, time.Millisecond, "other lanes need another page")
+	require.Eventually(t, func() bool { return f.next(t).Shape != first.Shape }, patient, time.Millisecond, "other lanes need another page")
 }
 
 func TestLivePagesAreBounded(t *testing.T) {
@@ -318,7 +326,7 @@ func TestLivePagesAreBounded(t *testing.T) {
 		resp := w.open(ctx, t, "/api/v1/stream")
 		defer func() { _ = resp.Body.Close() }()
 		return resp.StatusCode == http.StatusOK
-	}, 10*time.Second, 5*time.Millisecond, "a client that leaves makes room")
+	}, patient, 5*time.Millisecond, "a client that leaves makes room")
 }
 
 func TestStreamsEndAtShutdown(t *testing.T) {
@@ -344,7 +352,7 @@ func TestStreamsEndAtShutdown(t *testing.T) {
 		},
 		"server": func() bool { return len(closed) == 1 },
 	} {
-		require.Eventually(t, done, 30*time.Second, time.Millisecond, name)
+		require.Eventually(t, done, patient, time.Millisecond, name)
 	}
 	require.NoError(t, <-closed)
 	require.NoError(t, f.lines.Err(), "in order, and not cut off")
