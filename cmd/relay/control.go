@@ -70,9 +70,13 @@ func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 		return admin.Moved{}, err
 	}
 	var done admin.Moved
-	if r.group.Runs(m.run) {
+	stopped := !r.group.Runs(m.run)
+	if !stopped {
 		done, err = r.moveRunning(ctx, m, to)
-	} else {
+		stopped = errors.Is(err, pipeline.ErrNotRunning)
+	}
+	if stopped {
+		r.group.Stop(m.run) // it may have stopped only just now, and its goroutine not have ended
 		done, err = r.moveStopped(ctx, m, to)
 	}
 	var usage *usageError

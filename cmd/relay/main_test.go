@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/testaddr"
 	"workos-relay/source/sourcetest"
 )
 
@@ -53,10 +52,10 @@ func newNATS(t *testing.T) (url string, js jetstream.JetStream) {
 	s.Start()
 	require.True(t, s.ReadyForConnections(patient))
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	nc, err := nats.Connect(s.ClientURL())
+	nc, err := nats.Connect(s.ClientURL(), nats.Timeout(patient))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	js, err = jetstream.New(nc)
+	js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
 	require.NoError(t, err)
 	return s.ClientURL(), js
 }
@@ -201,26 +200,11 @@ func child(t *testing.T, stderr *output, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// freeAddress returns an address on loopback that nobody listens on. Ports are taken from below those that the system chooses from,
-// and none twice, so that what listens there later is what the test has put there.
+// freeAddress returns an address on loopback that nobody listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	const firstPort, portRange, tries = 10_000, 20_000, 1000
-	for range tries {
-		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+int(nextPort.Add(1))%portRange)
-		if l, err := net.Listen("tcp", addr); err == nil {
-			require.NoError(t, l.Close())
-			return addr
-		}
-	}
-	require.Fail(t, "no port is free")
-	return ""
+	return testaddr.Free(t)
 }
-
-// nextPort begins elsewhere in each process.
-var nextPort atomic.Int64
-
-func init() { nextPort.Store(int64(os.Getpid()) * 131) }
 
 // flows waits until the stream holds so many messages more.
 func flows(t *testing.T, js jetstream.JetStream, more int, log *output) {

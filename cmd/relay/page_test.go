@@ -120,6 +120,7 @@ func TestStatusPageInABrowser(t *testing.T) {
 	tab.Until(`document.querySelector("#connection").innerText == "Live"`)
 	require.Equal(t, exitDone, r.stop(t), "a page that is live does not hold up the end")
 	tab.Until(`document.querySelector("#connection").innerText != "Live"`)
-	tab.Complaints() // that relay does not answer any more
+	tab.Go("about:blank") // where nothing is asked for any more
+	tab.Complaints()      // that relay does not answer any more
 	require.NotContains(t, r.stderr.String(), pageToken)
 }

@@ -11,8 +11,8 @@ import (
 	"workos-relay/internal/telemetry"
 )
 
-// traceFlush bounds how long the end of relay waits for a collector to take the last spans.
-const traceFlush = 3 * time.Second
+// traceFlush bounds how long the end of relay waits for a collector to take the last spans. Tests that need all of them wait longer.
+var traceFlush = 3 * time.Second
 
 // startTraces returns where spans go, and nil where the configuration and the environment name no collector. hide takes secrets out of
 // a text. Variables of the environment are those of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.

@@ -21,7 +21,7 @@ func TestAWebhookWakesTheRelay(t *testing.T) {
 		"poll_interval: 1h, webhook: {listen: \""+hook+"\", secret: whsec_test}", 1)
 	r := start(t, "run", "--config", writeConfig(t, config))
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 50 }, patient, often, &r.stderr)
-	require.Eventually(t, func() bool { return api.Count() == 1 }, patient, often)
+	asked := api.Count() // the next poll is an hour away
 
 	require.NoError(t, api.Live(t.Context(), sourcetest.LiveConfig{Rate: 100_000, Seed: 2, Max: 1}))
 	body := `{"id":"event_forged","event":"user.deleted","data":{},"created_at":"2026-01-01T00:00:00Z"}`
@@ -35,7 +35,7 @@ func TestAWebhookWakesTheRelay(t *testing.T) {
 		return resp.StatusCode
 	}
 	require.Equal(t, http.StatusUnauthorized, call(sourcetest.SignWebhook("another secret", time.Now(), []byte(body))))
-	require.Equal(t, 1, api.Count(), "an unsigned webhook must not make relay ask")
+	require.Equal(t, asked, api.Count(), "an unsigned webhook must not make relay ask")
 	require.Equal(t, http.StatusOK, call(sourcetest.SignWebhook("whsec_test", time.Now(), []byte(body))))
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 51 }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)

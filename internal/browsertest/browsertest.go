@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +30,9 @@ type Tab struct {
 
 	mu         sync.Mutex
 	complaints []string
+
+	marks int
+	heard chan string // the marks that the console has brought, see Complaints
 }
 
 // Open starts a browser with one empty tab. Both end with the test, which fails where the browser's console had an error or a warning
@@ -40,22 +44,23 @@ func Open(t testing.TB) *Tab {
 		t.Skip("RELAY_TEST_CHROMIUM names no Chromium, such as /usr/bin/chromium")
 	}
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.WSURLReadTimeout(patient))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, closeTab := chromedp.NewContext(allocator)
-	tab := &Tab{t: t, ctx: ctx}
+	tab := &Tab{t: t, ctx: ctx, heard: make(chan string, 1)}
 	// The first action starts the browser, which ends with the context that it is given.
 	console := chromedp.Console(ctx)
 	err := chromedp.Do(ctx, chromedp.Navigate("about:blank"))
-	var heard sync.WaitGroup
-	heard.Go(func() { tab.hear(console) })
+	var hearing sync.WaitGroup
+	hearing.Go(func() { tab.hear(console) })
 	t.Cleanup(func() {
-		complaints := tab.Complaints()
-		closeTab()
-		stop()
-		heard.Wait()
-		require.Empty(t, complaints, "the browser's console")
+		defer hearing.Wait()
+		defer stop()
+		defer closeTab()
+		if err == nil {
+			require.Empty(t, tab.Complaints(), "the browser's console")
+		}
 	})
 	require.NoError(t, err)
 	return tab
@@ -67,6 +72,13 @@ func (tab *Tab) hear(console iter.Seq2[chromedp.ConsoleMessage, error]) {
 		if err != nil {
 			return
 		}
+		if strings.HasPrefix(m.Text, mark) {
+			select {
+			case tab.heard <- m.Text:
+			case <-tab.ctx.Done():
+			}
+			continue
+		}
 		if m.Type == chromedp.ConsoleError || m.Type == chromedp.ConsoleWarning || m.IsException() {
 			tab.mu.Lock()
 			tab.complaints = append(tab.complaints, m.String()+" "+m.URL)
@@ -75,8 +87,24 @@ func (tab *Tab) hear(console iter.Seq2[chromedp.ConsoleMessage, error]) {
 	}
 }
 
-// Complaints returns the errors and warnings of the console since the last call.
+// mark begins what Complaints writes to the console itself.
+const mark = "browsertest: mark "
+
+// Complaints returns the errors and warnings of the console since the last call. They come in their order, so that it writes a mark and
+// waits for it: then everything from before is there.
 func (tab *Tab) Complaints() []string {
+	tab.t.Helper()
+	tab.marks++
+	text := fmt.Sprint(mark, tab.marks)
+	Eval[bool](tab, fmt.Sprintf("console.debug(%q) || true", text))
+	ctx, cancel := tab.within()
+	defer cancel()
+	select {
+	case got := <-tab.heard:
+		require.Equal(tab.t, text, got)
+	case <-ctx.Done():
+		require.Fail(tab.t, "the console brings nothing")
+	}
 	tab.mu.Lock()
 	defer tab.mu.Unlock()
 	out := tab.complaints
@@ -165,7 +193,9 @@ func (tab *Tab) Until(expression string) {
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			require.Fail(tab.t, "it did not become true: "+expression, "last error: %v\n%s", err, tab.Complaints())
+			tab.mu.Lock()
+			defer tab.mu.Unlock()
+			require.Fail(tab.t, "it did not become true: "+expression, "last error: %v\n%s", err, tab.complaints)
 		}
 	}
 }

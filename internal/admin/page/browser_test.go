@@ -13,6 +13,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/browsertest"
 	"workos-relay/internal/journal"
+	"workos-relay/internal/testaddr"
 	"workos-relay/pipeline"
 	"workos-relay/source"
 )
@@ -65,7 +66,7 @@ func TestListsThatAreReadAreLeftAlone(t *testing.T) {
 
 func TestABrowserFindsTheRelayAgain(t *testing.T) {
 	tab := browsertest.Open(t)
-	w := newWorld(t, running("nats"))
+	w := newWorldOn(t, testaddr.Free(t), running("nats")) // where nobody else listens meanwhile
 	tab.Go(w.base)
 	tab.Until(`document.querySelector("#connection").innerText == "Live"`)
 	w.set(running("nats"), running("kafka"))
@@ -96,7 +97,7 @@ func anHour(t *testing.T) *world {
 	t.Helper()
 	began := time.Now()
 	at := began.Add(-time.Hour)
-	w := &world{past: journal.New(journal.Config{Now: func() time.Time { return at }})}
+	w := &world{now: began, past: journal.New(journal.Config{Now: func() time.Time { return at }})}
 	chance := rand.New(rand.NewPCG(1, 1))
 	nats, kafka := running("nats"), running("kafka")
 	kafka.Type, nats.Events, kafka.Events = "kafka", 1_310_400, 1_198_200
