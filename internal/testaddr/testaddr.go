@@ -11,22 +11,31 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Free returns an address on loopback that nobody listens on. Ports are taken from below those that the system chooses from, and none
+// Free returns an address on loopback that nobody listens on, with a port as Port has it.
+func Free(t testing.TB) string {
+	t.Helper()
+	return On(Port(t))
+}
+
+// Port returns a port of loopback that nobody listens on. Ports are taken from below those that the system chooses from, and none
 // twice, so that what listens there later is what the test has put there. None is among those that browsers refuse, of which 10080 is
 // the highest.
-func Free(t testing.TB) string {
+func Port(t testing.TB) int {
 	t.Helper()
 	const firstPort, portRange, tries = 10_100, 20_000, 1000
 	for range tries {
-		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+int(next.Add(1))%portRange)
-		if l, err := net.Listen("tcp", addr); err == nil { //nolint:noctx // it takes no time
+		port := firstPort + int(next.Add(1))%portRange
+		if l, err := net.Listen("tcp", On(port)); err == nil { //nolint:noctx // it takes no time
 			require.NoError(t, l.Close())
-			return addr
+			return port
 		}
 	}
 	require.Fail(t, "no port is free")
-	return ""
+	return 0
 }
+
+// On returns the address of a port of loopback.
+func On(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // next begins elsewhere in each process.
 var next atomic.Int64

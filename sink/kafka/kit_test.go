@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"workos-relay/internal/testaddr"
 	"workos-relay/sink"
 	"workos-relay/sink/sinktest"
 )
@@ -50,12 +50,8 @@ func TestKitOnFake(t *testing.T) {
 	start := func(ports []int) (*kfake.Cluster, error) {
 		return kfake.NewCluster(kfake.Ports(ports...), kfake.DataDir(dir))
 	}
-	var c *kfake.Cluster
-	require.Eventually(t, func() bool { // until it has found free ports
-		var err error
-		c, err = start(steadyPorts(3))
-		return err == nil
-	}, patient, time.Millisecond)
+	c, err := start([]int{testaddr.Port(t), testaddr.Port(t), testaddr.Port(t)})
+	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	addrs := c.ListenAddrs()
 	h := harness(func() []string { return addrs })
@@ -72,16 +68,6 @@ func TestKitOnFake(t *testing.T) {
 		require.NoError(t, err)
 	}
 	sinktest.Run(t, h)
-}
-
-// steadyPorts returns ports to come back to: systems give none of them to somebody who asks for any, as other tests do all the time.
-func steadyPorts(n int) []int {
-	first := 20_000 + rand.IntN(10_000)
-	ports := make([]int, n)
-	for i := range ports {
-		ports[i] = first + i
-	}
-	return ports
 }
 
 func TestKitOnRealKafka(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
+
+	"workos-relay/internal/testaddr"
 )
 
 // serverProcess, where set, makes the test binary a NATS server that stores there, until its standard input closes.
@@ -54,7 +56,7 @@ type processServer struct {
 
 func startProcess(t testing.TB, sync string) *processServer {
 	t.Helper()
-	p := &processServer{dir: t.TempDir(), sync: sync, port: freePort(t)}
+	p := &processServer{dir: t.TempDir(), sync: sync, port: testaddr.Port(t)}
 	p.start(t)
 	t.Cleanup(func() {
 		p.end()

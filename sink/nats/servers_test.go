@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/testaddr"
 	"workos-relay/sink"
 )
 
@@ -39,7 +38,7 @@ type testServer struct {
 func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	t.Helper()
 	ts := &testServer{opts: server.Options{
-		ServerName: "test", Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
+		ServerName: "test", Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
 		JetStreamLimits: server.JSLimitOpts{MaxBatchTimeout: patient}, // no batch is abandoned because its sender is slow
 	}}
 	for _, a := range adjust {
@@ -79,28 +78,6 @@ func (ts *testServer) stop() {
 
 func (ts *testServer) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", ts.opts.Port) }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 1000 {
-		port := firstPort + int(nextPort.Add(1))%portRange
-		ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			require.NoError(t, ln.Close())
-			return port
-		}
-	}
-	require.Fail(t, "no port is free")
-	return 0
-}
-
-// Ports are handed out below those that the system chooses from, and none twice: that of a server which is down must not become
-// another test's. Each process begins elsewhere.
-const firstPort, portRange = 10_000, 20_000
-
-var nextPort atomic.Int64
-
-func init() { nextPort.Store(int64(os.Getpid()) * 131 % portRange) }
-
 // testCluster is three servers that replicate streams among themselves.
 type testCluster struct{ nodes []*testServer }
 
@@ -110,13 +87,13 @@ func newCluster(t testing.TB) *testCluster {
 	var ports [size]int
 	routes := ""
 	for i := range ports {
-		ports[i] = freePort(t)
+		ports[i] = testaddr.Port(t)
 		routes += fmt.Sprintf(",nats://127.0.0.1:%d", ports[i])
 	}
 	c := &testCluster{}
 	for i := range size {
 		ts := &testServer{opts: server.Options{
-			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
 			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
 			Routes:  server.RoutesFromStr(routes[1:]),
 		}}

@@ -19,6 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"workos-relay/internal/testaddr"
 )
 
 // The listener of each broker that is for proxies, and where it tells clients to come, counted from its plain one.
@@ -49,7 +51,7 @@ func newKafkaBus(t *testing.T) *kafkaBus {
 		_, text, _ := strings.Cut(address, ":")
 		port, err := strconv.Atoi(text)
 		require.NoError(t, err)
-		b.links = append(b.links, newLink(t, loopback(port+advertisedPort), loopback(port+proxiedPort)))
+		b.links = append(b.links, newLink(t, testaddr.On(port+advertisedPort), testaddr.On(port+proxiedPort)))
 		n := &kafkaNode{number: i + 1, dir: dir}
 		b.nodes = append(b.nodes, n)
 		t.Cleanup(func() { n.resume(); n.start(t) })

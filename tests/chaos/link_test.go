@@ -4,9 +4,7 @@ package chaos
 
 import (
 	"context"
-	"fmt"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -169,30 +167,3 @@ func (l *link) hold() int64 {
 		}
 	}
 }
-
-// freePort returns a port that nobody listens on. Ports are below those that the system chooses from, and none is handed out twice:
-// that of a server which is down must not become another's.
-func freePort(t *testing.T) int {
-	t.Helper()
-	ports.Lock()
-	defer ports.Unlock()
-	for range 1000 {
-		ports.next++
-		port := firstPort + ports.next%portRange
-		if ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", loopback(port)); err == nil {
-			require.NoError(t, ln.Close())
-			return port
-		}
-	}
-	require.Fail(t, "no port is free")
-	return 0
-}
-
-func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
-
-const firstPort, portRange = 10_000, 20_000
-
-var ports = struct {
-	sync.Mutex
-	next int
-}{next: os.Getpid() * 131 % portRange}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"workos-relay/internal/testaddr"
 )
 
 const (
@@ -37,7 +39,7 @@ func newNATSBus(t *testing.T, size int) *natsBus {
 	b := &natsBus{cluster: newCluster(t, size), seen: map[position]struct{}{}}
 	for i := range b.links {
 		for _, port := range b.ports {
-			b.links[i] = append(b.links[i], newLink(t, loopback(freePort(t)), loopback(port)))
+			b.links[i] = append(b.links[i], newLink(t, testaddr.Free(t), testaddr.On(port)))
 		}
 	}
 	return b

@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"workos-relay/internal/testaddr"
 )
 
 // asNode, where set, makes the test binary a NATS server with the options that it holds as JSON.
@@ -61,10 +63,10 @@ func newCluster(t *testing.T, size int) *cluster {
 	options := make([]nodeOptions, size)
 	var routes []string
 	for i := range options {
-		options[i] = nodeOptions{Name: fmt.Sprintf("node%d", i), Dir: t.TempDir(), Port: freePort(t)}
+		options[i] = nodeOptions{Name: fmt.Sprintf("node%d", i), Dir: t.TempDir(), Port: testaddr.Port(t)}
 		if size > 1 {
-			options[i].RoutePort = freePort(t)
-			routes = append(routes, "nats://"+loopback(options[i].RoutePort))
+			options[i].RoutePort = testaddr.Port(t)
+			routes = append(routes, "nats://"+testaddr.On(options[i].RoutePort))
 		}
 		c.ports = append(c.ports, options[i].Port)
 	}
@@ -78,7 +80,7 @@ func newCluster(t *testing.T, size int) *cluster {
 		p := newProcess(t, o.Name, exe, []string{asNode + "=" + string(encoded)})
 		p.start(t)
 		c.nodes = append(c.nodes, p)
-		urls = append(urls, "nats://"+loopback(o.Port))
+		urls = append(urls, "nats://"+testaddr.On(o.Port))
 	}
 	nc, err := nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
 		nats.RetryOnFailedConnect(true), nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2))

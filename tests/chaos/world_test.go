@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/testaddr"
 	"workos-relay/source/sourcetest"
 )
 
@@ -69,7 +70,7 @@ func newWorld(t *testing.T, b bus, delivery string, relays int, backlog int) *wo
 	require.NoError(t, api.Start(""))
 	t.Cleanup(func() { require.NoError(t, api.Close()) })
 	w := &world{t: t, bus: b, api: api, began: time.Now(), mending: map[string]mend{}, did: map[string]int{}}
-	w.apiVia = newLink(t, loopback(freePort(t)), strings.TrimPrefix(api.URL(), "http://"))
+	w.apiVia = newLink(t, testaddr.Free(t), strings.TrimPrefix(api.URL(), "http://"))
 	for i := range relays {
 		w.relays = append(w.relays, w.newRelay(i, delivery))
 	}

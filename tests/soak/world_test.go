@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/testaddr"
 	"workos-relay/source/sourcetest"
 )
 
@@ -49,9 +49,9 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		api: sourcetest.New(sourcetest.WithAPIKey(apiKey), sourcetest.WithLedger(0), sourcetest.WithPopulation(sourcetest.Population{Events: 20_000, Seed: 1})),
 		stored: server.Options{
-			Host: "127.0.0.1", Port: freePort(t), JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true,
+			Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true,
 		},
-		config: filepath.Join(dir, "config.yaml"), admin: fmt.Sprintf("127.0.0.1:%d", freePort(t)), log: filepath.Join(t.ArtifactDir(), "relay.log"),
+		config: filepath.Join(dir, "config.yaml"), admin: testaddr.Free(t), log: filepath.Join(t.ArtifactDir(), "relay.log"),
 		ended: make(chan error, 1), lanes: 1,
 	}
 	require.NoError(t, w.api.Start(""))
@@ -173,22 +173,3 @@ func sums(text io.Reader) (map[string]float64, error) {
 	}
 	return out, lines.Err()
 }
-
-// freePort returns a port of loopback below those that the system gives to clients, so that none takes it while its server is down.
-func freePort(t *testing.T) int {
-	t.Helper()
-	for port := 11_000 + os.Getpid()%10_000; port < 30_000; port++ {
-		if taken[port] {
-			continue
-		}
-		if l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			require.NoError(t, l.Close())
-			taken[port] = true
-			return port
-		}
-	}
-	require.Fail(t, "no port is free")
-	return 0
-}
-
-var taken = map[int]bool{}
