@@ -222,7 +222,7 @@ func TestPagesAreReadOnceWhileTheBusFails(t *testing.T) {
 		store := &watchedStore{Store: checkpoint.NewMemory(testIdentity), t: t, bus: bus, src: src, rnd: rnd}
 		require.NoError(t, runFor(t, newLane(src, oneToOne{}, bus, store), time.Hour))
 		require.Equal(t, 500, store.highest)
-		require.Equal(t, 1, src.opened, "a failure of the bus must not make the lane read again what it holds")
+		require.EqualValues(t, 1, src.opened.Load(), "a failure of the bus must not make the lane read again what it holds")
 	})
 }
 
@@ -237,7 +237,7 @@ func TestPositionMovedByAnotherHandIsFollowed(t *testing.T) {
 		cp, err := memory.Load(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, "event_000099", cp.EventID)
-		require.Equal(t, 2, src.opened)
+		require.EqualValues(t, 2, src.opened.Load())
 		require.Equal(t, "event_000080", bus.stored[len(bus.stored)-20].ID)
 	})
 }
@@ -279,7 +279,7 @@ func TestStartsThatOnlyAPersonCanDecide(t *testing.T) {
 				err := runFor(t, newLane(src, oneToOne{}, bus, store), 10*time.Second)
 				require.ErrorIs(t, err, c.want)
 				require.Len(t, bus.stored, len(c.held), "nothing may be published")
-				require.Zero(t, src.opened, "nothing may be read")
+				require.Zero(t, src.opened.Load(), "nothing may be read")
 			})
 		})
 	}

@@ -79,6 +79,6 @@ func TestARenewalFollowsAPositionMovedByAnotherHand(t *testing.T) {
 		stop()
 		require.Len(t, ledger.log, 15)
 		require.Equal(t, src.events[5].ID, ledger.log[10].ID)
-		require.Equal(t, 2, src.opened)
+		require.EqualValues(t, 2, src.opened.Load())
 	})
 }

@@ -40,13 +40,13 @@ func TestAPausedLaneKeepsItsPlace(t *testing.T) {
 		require.Empty(t, s.Reason)
 		require.Equal(t, s.Checkpoint.Position, s.Read)
 		require.True(t, s.Unacked.IsZero())
-		committed, opened, revision := len(ledger.log), src.opened, s.Checkpoint.Revision
+		committed, opened, revision := len(ledger.log), src.opened.Load(), s.Checkpoint.Revision
 
 		after(time.Hour)
 		require.Equal(t, pipeline.Paused, a.Status().State)
 		require.Equal(t, pipeline.Standby, b.Status().State, "a paused holder is alive")
 		require.Len(t, ledger.log, committed)
-		require.Equal(t, opened, src.opened)
+		require.Equal(t, opened, src.opened.Load())
 		require.GreaterOrEqual(t, a.Status().Checkpoint.Revision, revision+uint64(time.Hour/takeover), "it renews")
 
 		a.Resume()
@@ -105,7 +105,7 @@ func TestALaneThatStartsPausedWaits(t *testing.T) {
 				stop := run(t, lane)
 				after(time.Hour)
 				require.Equal(t, pipeline.Paused, lane.Status().State)
-				require.Zero(t, src.opened)
+				require.Zero(t, src.opened.Load())
 				_, err := store.Load(t.Context())
 				require.ErrorIs(t, err, checkpoint.ErrNotFound)
 				lane.Resume()

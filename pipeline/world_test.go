@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ type sequence struct {
 	size   int
 	every  time.Duration // pause after each page that is not the last
 	final  error         // yielded after the last event instead of polling
-	opened int
+	opened atomic.Int64
 }
 
 func newSequence(n, size int) *sequence {
@@ -54,7 +55,7 @@ func (s *sequence) index(p checkpoint.Position) int {
 }
 
 func (s *sequence) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error] {
-	s.opened++
+	s.opened.Add(1)
 	return func(yield func(source.Page, error) bool) {
 		for at := s.index(after); ; {
 			if ctx.Err() != nil {
