@@ -76,6 +76,7 @@ func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 		stopped = errors.Is(err, pipeline.ErrNotRunning)
 	}
 	if stopped {
+		defer r.group.Hold()()
 		r.group.Stop(m.run) // it may have stopped only just now, and its goroutine not have ended
 		done, err = r.moveStopped(ctx, m, to)
 	}
