@@ -120,6 +120,8 @@ func (b *kafkaBus) sink(int) string {
 
 func (b *kafkaBus) linksOf(int) []*link { return b.links }
 
+func (b *kafkaBus) early() bool { return false } // sequence numbers leave no holes
+
 func (b *kafkaBus) servers() []busServer {
 	var all []busServer
 	for _, n := range b.nodes {

@@ -56,6 +56,8 @@ func (b *natsBus) sink(i int) string {
 
 func (b *natsBus) linksOf(i int) []*link { return b.links[i] }
 
+func (b *natsBus) early() bool { return true }
+
 func (b *natsBus) servers() []busServer {
 	var all []busServer
 	for _, n := range b.nodes {

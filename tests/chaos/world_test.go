@@ -38,6 +38,7 @@ type bus interface {
 	stepDown()   // moves the leader
 	whole() bool // every server has everything
 	count() int  // rises as messages are stored
+	early() bool // in at_least_once what was sent behind a hole is stored, and once more when the hole is filled
 	watch(ctx context.Context)
 	positions(t *testing.T) []position
 	read(ctx context.Context, o *oracle) error // everything, to the end there is when it begins
