@@ -7,15 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"workos-relay/internal/admin"
+	"workos-relay/internal/testaddr"
 )
 
 // relayProcess is `relay run` in a process of its own.
@@ -42,10 +41,11 @@ func (l *lab) newRelay(ctx context.Context, c relayConfig) (*relayProcess, error
 }
 
 func (l *lab) newRelayIn(ctx context.Context, dir string, c relayConfig) (*relayProcess, error) {
-	address, err := freeAddress(ctx)
+	port, err := testaddr.Find(ctx)
 	if err != nil {
 		return nil, err
 	}
+	address := testaddr.On(port)
 	if c.source == "" {
 		c.source = ", rate_limit: 10000"
 	}
@@ -61,26 +61,6 @@ func (l *lab) newRelayIn(ctx context.Context, dir string, c relayConfig) (*relay
 	}
 	return &relayProcess{process: p, admin: "http://" + address}, nil
 }
-
-// freeAddress returns an address on loopback that nobody listens on. Ports are taken from below those that the system chooses from, and
-// none twice, so that what relay is to listen on is not given to a connection of somebody else meanwhile.
-func freeAddress(ctx context.Context) (string, error) {
-	const firstPort, portRange, tries = 11_000, 20_000, 1000
-	var lc net.ListenConfig
-	var err error
-	for range tries {
-		var listener net.Listener
-		if listener, err = lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+int(nextPort.Add(1))%portRange)); err == nil {
-			return listener.Addr().String(), listener.Close()
-		}
-	}
-	return "", fmt.Errorf("no port is free: %w", err)
-}
-
-// nextPort begins elsewhere in each process.
-var nextPort atomic.Int64
-
-func init() { nextPort.Store(int64(os.Getpid()) * 131) }
 
 // get returns what the admin address answers. While relay does not listen yet there is an error.
 func (r *relayProcess) get(ctx context.Context, path string) (status int, body []byte, err error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"workos-relay/internal/testaddr"
 	"workos-relay/source/sourcetest"
 )
 
@@ -109,10 +110,11 @@ func (l *lab) tip(ctx context.Context, row tipRow, samples int) (took []time.Dur
 		_, closeErr := b.close()
 		err = errors.Join(err, closeErr)
 	}()
-	address, err := freeAddress(ctx)
+	port, err := testaddr.Find(ctx)
 	if err != nil {
 		return nil, err
 	}
+	address := testaddr.On(port)
 	source, hook := "", ""
 	if row.webhook {
 		source = fmt.Sprintf(", webhook: {listen: %q, secret: %s}", address, webhookSecret)

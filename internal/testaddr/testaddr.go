@@ -1,7 +1,8 @@
-// Package testaddr finds addresses on which a test can listen now and again later.
+// Package testaddr finds addresses on which a test or a benchmark can listen, now and again later.
 package testaddr
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -22,16 +23,22 @@ func Free(t testing.TB) string {
 // the highest.
 func Port(t testing.TB) int {
 	t.Helper()
+	port, err := Find(t.Context())
+	require.NoError(t, err)
+	return port
+}
+
+// Find is Port for programs that are no test.
+func Find(ctx context.Context) (port int, err error) {
 	const firstPort, portRange, tries = 10_100, 20_000, 1000
 	for range tries {
-		port := firstPort + int(next.Add(1))%portRange
-		if l, err := net.Listen("tcp", On(port)); err == nil { //nolint:noctx // it takes no time
-			require.NoError(t, l.Close())
-			return port
+		port = firstPort + int(next.Add(1))%portRange
+		var l net.Listener
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", On(port)); err == nil {
+			return port, l.Close()
 		}
 	}
-	require.Fail(t, "no port is free")
-	return 0
+	return 0, fmt.Errorf("no port is free: %w", err)
 }
 
 // On returns the address of a port of loopback.

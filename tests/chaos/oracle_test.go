@@ -199,6 +199,7 @@ func TestOracle(t *testing.T) {
 		"duplicate":    {seen: "abbcd", duplicates: 1},
 		"gone back":    {seen: "ababcd", duplicates: 2},
 		"misordered":   {seen: "abdc", misordered: 1, outOfPlace: 1},
+		"out of place": {seen: "acbd", misordered: 1, outOfPlace: 2},
 		"early":        {seen: "acdbcd", duplicates: 2, misordered: 1},
 		"unknown":      {seen: "abxcd", strange: 1},
 		"altered":      {seen: "abCd", altered: 1},
