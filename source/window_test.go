@@ -1,6 +1,7 @@
 package source
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,4 +109,12 @@ func TestAPauseThatIsJustOverIsNotSleptThrough(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a page costs is what Go's allocator takes for its body, where that is large.
+func TestAPageCostsWhatItTakesOfTheHeap(t *testing.T) {
+	for _, size := range []int{32<<10 + 1, 40 << 10, 85_123, 200_000, 1<<20 + 1} {
+		require.EqualValues(t, cap(slices.Grow([]byte(nil), size)), pageCost(nil, size), "%d bytes", size)
+	}
+	require.EqualValues(t, 1000+3*eventCost, pageCost(make([]Event, 3), 1000), "a small one is counted by its bytes")
 }

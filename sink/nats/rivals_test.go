@@ -36,8 +36,8 @@ func (p *pausable) await() {
 	p.running.RUnlock() //nolint:staticcheck // it waits, no more
 }
 
-// takeover leaves a cluster that is busy the time to answer the looks of a standby: between two that are further apart than two fifths
-// of it the standby takes itself for stopped, and does not take over.
+// takeover leaves a cluster that is busy the time to answer the looks of a standby: after one that comes late, by more than two fifths of
+// it, the standby takes itself for stopped and begins to count anew.
 const takeover = 5 * time.Second
 
 // TestRivalsOnACluster has two lanes with one identity on a stream of three replicas. While the active one works, leaders step
