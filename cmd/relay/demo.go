@@ -27,7 +27,7 @@ type demoCmd struct {
 	Rate    float64       `help:"Average events per second that the built-in Events API makes." default:"20"`
 	Backlog int           `help:"Events that are there before relay starts." default:"20000"`
 	Listen  string        `help:"Address of the embedded NATS server." default:"127.0.0.1:4222"`
-	Admin   string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port where this one is taken." default:"127.0.0.1:8080"`
+	Admin   string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port where this one is taken, none where it is empty." default:"127.0.0.1:8080"`
 	For     time.Duration `help:"Stop after this long. Default: when interrupted."`
 }
 
@@ -129,19 +129,22 @@ func (c *demoCmd) introduce(out io.Writer, apiURL, natsURL string) {
 	if c.Listen != "127.0.0.1:4222" {
 		server = " --server " + natsURL
 	}
+	page := ""
+	if c.Admin != "" {
+		page = "\n  Status page  http://" + c.Admin + "/   (also /readyz and /metrics)"
+	}
 	fmt.Fprintf(out, `relay demo: made-up events from a built-in Events API flow into an embedded NATS JetStream server.
 Nothing leaves this machine, and nothing stays on it. Stop with Ctrl-C.
 
   Events API   %s/events   (key %s)
-  NATS         %s   (stream WORKOS, subjects like dsync.user.created)
-  Status page  http://%s/   (also /readyz and /metrics)
+  NATS         %s   (stream WORKOS, subjects like dsync.user.created)%s
 
 Watch one topic from another terminal, with relay itself or with the NATS CLI:
 
   go run ./cmd/relay tail --from-sink%s --events 'dsync.user.*'
   nats --server %s subscribe --stream WORKOS --new 'dsync.user.>'
 
-`, apiURL, demoKey, natsURL, c.Admin, server, natsURL)
+`, apiURL, demoKey, natsURL, page, server, natsURL)
 }
 
 func isTerminal(out io.Writer) bool {

@@ -402,13 +402,22 @@ func TestTail(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
-	r := start(t, "demo", "--backlog", "3000", "--rate", "200", "--listen", freeAddress(t), "--admin", freeAddress(t))
+	admin := freeAddress(t)
+	r := start(t, "demo", "--backlog", "3000", "--rate", "200", "--listen", freeAddress(t), "--admin", admin)
 	require.Eventually(t, func() bool { return strings.Contains(r.stdout.String(), "lag none") }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Contains(t, r.stdout.String(), "tail --from-sink")
+	require.Contains(t, r.stdout.String(), "http://"+admin+"/ ")
 	for line := range strings.Lines(r.stderr.String()) { // a NATS server tells of what took it seconds, as on a slow disk
 		require.Regexp(t, `nats-server.* (took too long|Readloop processing time): `, line)
 	}
+}
+
+func TestDemoWithoutAStatusPage(t *testing.T) {
+	r := start(t, "demo", "--backlog", "0", "--listen", freeAddress(t), "--admin", "")
+	require.Eventually(t, func() bool { return strings.Contains(r.stdout.String(), "tail --from-sink") }, patient, often, &r.stderr)
+	require.Equal(t, exitDone, r.stop(t), &r.stderr)
+	require.NotContains(t, r.stdout.String(), "Status page")
 }
 
 // TestTwoLanesDoNotHoldEachOtherBack: one bus is down from the start, the other gets everything.
