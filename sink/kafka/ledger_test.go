@@ -8,8 +8,11 @@ import (
 	"testing"
 	"time"
 
+	kafkago "github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"workos-relay/checkpoint"
@@ -65,12 +68,13 @@ func (s asStore) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (
 	return c, err
 }
 
+// lanePlace opens stores that take UNKNOWN_SERVER_ERROR, with which a broker may answer a commit that a rival overtakes, for no decision.
 type lanePlace struct{ cfg Config }
 
 func (p lanePlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
 	l := openLedger(t, p.cfg, id)
 	require.NoError(t, l.Prepare(within(t, patient), nil))
-	return asStore{l}
+	return checkpointtest.Settled{Store: asStore{l}, Undecided: func(err error) bool { return errors.Is(err, kafkago.Unknown) }}
 }
 
 func TestLedgerIsAStore(t *testing.T) {
@@ -81,4 +85,21 @@ func TestLedgerIsAStore(t *testing.T) {
 			Shared:   true,
 		})
 	})
+}
+
+// TestPlacesGoOnWithoutADecision: what lanePlace opens finds out what became of a commit that a broker did not decide on.
+func TestPlacesGoOnWithoutADecision(t *testing.T) {
+	c := fake(t)
+	place := lanePlace{uniqueLane(t, c.ListenAddrs())}
+	store := place.Open(t, checkpointtest.Identity())
+	first, err := store.Commit(within(t, patient), checkpoint.Checkpoint{}, checkpointtest.Full(1))
+	require.NoError(t, err)
+	fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true, Err: kerr.UnknownServerError})
+	second, err := store.Commit(within(t, patient), first, checkpointtest.Full(2))
+	require.NoError(t, err)
+	require.NoError(t, fault.Wait(within(t, patient), 1))
+	checkpointtest.RequireEqual(t, checkpointtest.Full(2), second)
+	have, err := place.Open(t, checkpointtest.Identity()).Load(within(t, patient))
+	require.NoError(t, err)
+	require.Equal(t, second.Revision, have.Revision)
 }

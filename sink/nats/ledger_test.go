@@ -1,7 +1,6 @@
 package nats
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,8 +38,8 @@ func (p subjectPlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Stor
 	s := open(t, cfg)
 	l := s.Ledger(id)
 	again(t, "preparing", func(ctx context.Context) error { return l.Prepare(ctx, []string{p.stream + ".created"}) })
-	if p.replicas > 1 {
-		return ledgerStore{electing{l.Store()}, s}
+	if p.replicas > 1 { // it may be without a leader of its own accord
+		return ledgerStore{checkpointtest.Settled{Store: l.Store()}, s}
 	}
 	return ledgerStore{l.Store(), s}
 }
@@ -57,55 +56,6 @@ func again(t *testing.T, what string, do func(context.Context) error) {
 		}
 		return err == nil
 	}, patient, often)
-}
-
-// electing is a store in a cluster, which may be without a leader now and then of its own accord: where nobody has decided, it asks
-// what is in force and goes on from there, as a lane does.
-type electing struct{ checkpoint.Store }
-
-// decided reports whether trying again is of no use.
-func decided(ctx context.Context, err error) bool {
-	for _, is := range []error{nil, checkpoint.ErrNotFound, checkpoint.ErrLost, checkpoint.ErrCorrupt, checkpoint.ErrForeign, checkpoint.ErrConflict} {
-		if errors.Is(err, is) {
-			return true
-		}
-	}
-	return ctx.Err() != nil
-}
-
-func (e electing) Load(ctx context.Context) (cp checkpoint.Checkpoint, err error) {
-	for {
-		if cp, err = e.Store.Load(ctx); decided(ctx, err) {
-			return cp, err
-		}
-		_ = pause(ctx, often)
-	}
-}
-
-func (e electing) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	for first := true; ; first = false {
-		cp, err := e.Store.Commit(ctx, prev, next)
-		conflict := errors.Is(err, checkpoint.ErrConflict) // after the first it may be one with next itself
-		if decided(ctx, err) && (first || !conflict) {
-			return cp, err
-		}
-		inForce, loadErr := e.Load(ctx)
-		switch {
-		case loadErr != nil && !errors.Is(loadErr, checkpoint.ErrNotFound):
-			return cp, loadErr
-		case inForce.Revision != prev.Revision && bytes.Equal(document(inForce), document(next)):
-			return inForce, nil
-		case conflict || inForce.Revision != prev.Revision:
-			return cp, fmt.Errorf("%w, after: %w", checkpoint.ErrConflict, err)
-		}
-		_ = pause(ctx, often)
-	}
-}
-
-// document is all of cp but its revision.
-func document(cp checkpoint.Checkpoint) []byte {
-	cp.Revision = 0
-	return checkpoint.Encode(cp)
 }
 
 // placesOn has one stream at a time, since all of them would bind the same position. No name comes twice: a stream of a single
