@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"workos-relay/internal/testaddr"
+	"workos-relay/tests/testkit"
 )
 
 // The listener of each broker that is for proxies, and where it tells clients to come, counted from its plain one.
@@ -32,7 +33,7 @@ type kafkaBus struct {
 	name    string // of the sink; its topics have it before them
 	nodes   []*kafkaNode
 	brokers []string // that go round the links
-	links   []*link
+	links   []*testkit.Link
 	admin   *kadm.Client
 	counted int
 }
@@ -51,10 +52,10 @@ func newKafkaBus(t *testing.T) *kafkaBus {
 		_, text, _ := strings.Cut(address, ":")
 		port, err := strconv.Atoi(text)
 		require.NoError(t, err)
-		b.links = append(b.links, newLink(t, testaddr.On(port+advertisedPort), testaddr.On(port+proxiedPort)))
+		b.links = append(b.links, testkit.NewLink(t, testaddr.On(port+advertisedPort), testaddr.On(port+proxiedPort)))
 		n := &kafkaNode{number: i + 1, dir: dir}
 		b.nodes = append(b.nodes, n)
-		t.Cleanup(func() { n.resume(); n.start(t) })
+		t.Cleanup(func() { n.Resume(); n.Start(t) })
 	}
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...))
 	require.NoError(t, err)
@@ -80,15 +81,15 @@ func (n *kafkaNode) run(action string) error {
 	return nil
 }
 
-func (n *kafkaNode) kill() {
+func (n *kafkaNode) Kill() {
 	if err := n.run("kill"); err != nil {
 		panic(err)
 	}
 	n.down = true
 }
 
-// start returns once the broker serves clients.
-func (n *kafkaNode) start(t *testing.T) {
+// Start returns once the broker serves clients.
+func (n *kafkaNode) Start(t testing.TB) {
 	t.Helper()
 	if n.down {
 		assert.NoError(t, n.run("start"))
@@ -106,19 +107,19 @@ func (n *kafkaNode) signal(s syscall.Signal) {
 	}
 }
 
-func (n *kafkaNode) pause()  { n.signal(syscall.SIGSTOP) }
-func (n *kafkaNode) resume() { n.signal(syscall.SIGCONT) }
+func (n *kafkaNode) Pause()  { n.signal(syscall.SIGSTOP) }
+func (n *kafkaNode) Resume() { n.signal(syscall.SIGCONT) }
 
 func (b *kafkaBus) sink(int) string {
 	var brokers []string
 	for _, l := range b.links {
-		brokers = append(brokers, l.address)
+		brokers = append(brokers, l.Address)
 	}
 	return fmt.Sprintf("{name: %s, type: kafka, brokers: [%s], topic_prefix: %s., request_timeout: 4s, transaction_timeout: 10s, "+
 		`create: {partitions: 3, replication_factor: 3, config: {min.insync.replicas: "2"}}}`, b.name, strings.Join(brokers, ", "), b.name)
 }
 
-func (b *kafkaBus) linksOf(int) []*link { return b.links }
+func (b *kafkaBus) linksOf(int) []*testkit.Link { return b.links }
 
 func (b *kafkaBus) early() bool { return false } // sequence numbers leave no holes
 

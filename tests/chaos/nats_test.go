@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"workos-relay/internal/testaddr"
+	"workos-relay/tests/testkit"
 )
 
 const (
@@ -27,7 +28,7 @@ const (
 // natsBus is a JetStream and the links to it: of each relay one to each server.
 type natsBus struct {
 	*cluster
-	links [2][]*link
+	links [2][]*testkit.Link
 
 	mu      sync.Mutex
 	seen    map[position]struct{}
@@ -39,7 +40,7 @@ func newNATSBus(t *testing.T, size int) *natsBus {
 	b := &natsBus{cluster: newCluster(t, size), seen: map[position]struct{}{}}
 	for i := range b.links {
 		for _, port := range b.ports {
-			b.links[i] = append(b.links[i], newLink(t, testaddr.Free(t), testaddr.On(port)))
+			b.links[i] = append(b.links[i], testkit.NewLink(t, testaddr.Free(t), testaddr.On(port)))
 		}
 	}
 	return b
@@ -49,12 +50,12 @@ func newNATSBus(t *testing.T, size int) *natsBus {
 func (b *natsBus) sink(i int) string {
 	var urls []string
 	for _, l := range b.links[i] {
-		urls = append(urls, "nats://"+l.address)
+		urls = append(urls, "nats://"+l.Address)
 	}
 	return fmt.Sprintf("{name: bus, type: nats, url: %q, duplicate_window: %v, ack_timeout: 2s, create: {replicas: %d}}", strings.Join(urls, ","), duplicateWindow, len(b.nodes))
 }
 
-func (b *natsBus) linksOf(i int) []*link { return b.links[i] }
+func (b *natsBus) linksOf(i int) []*testkit.Link { return b.links[i] }
 
 func (b *natsBus) early() bool { return true }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/internal/testaddr"
+	"workos-relay/tests/testkit"
 )
 
 // asNode, where set, makes the test binary a NATS server with the options that it holds as JSON.
@@ -52,7 +53,7 @@ func runNode() {
 
 // cluster is the servers of a JetStream.
 type cluster struct {
-	nodes []*process
+	nodes []*testkit.Process
 	ports []int
 	js    jetstream.JetStream // of a client that goes round the links
 }
@@ -77,8 +78,8 @@ func newCluster(t *testing.T, size int) *cluster {
 		o.Routes = strings.Join(routes, ",")
 		encoded, err := json.Marshal(o)
 		require.NoError(t, err)
-		p := newProcess(t, o.Name, exe, []string{asNode + "=" + string(encoded)})
-		p.start(t)
+		p := testkit.NewProcess(t, o.Name, exe, []string{asNode + "=" + string(encoded)})
+		p.Start(t)
 		c.nodes = append(c.nodes, p)
 		urls = append(urls, "nats://"+testaddr.On(o.Port))
 	}
@@ -112,7 +113,7 @@ func (c *cluster) info() *jetstream.StreamInfo {
 func (c *cluster) leader() int {
 	if info := c.info(); info != nil && info.Cluster != nil {
 		for i, n := range c.nodes {
-			if n.name == info.Cluster.Leader {
+			if n.Name == info.Cluster.Leader {
 				return i
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"workos-relay/source/sourcetest"
+	"workos-relay/tests/testkit"
 )
 
 // fault is one thing that goes wrong.
@@ -123,8 +124,8 @@ func (w *world) killOneRelay(i int) {
 	w.mendNow(what)
 	down := w.upTo(6 * time.Second)
 	w.note("kill relay", " %d for %v", i, down)
-	r.kill()
-	w.broken(what, down, func() { r.start(w.t) })
+	r.Kill()
+	w.broken(what, down, func() { r.Start(w.t) })
 }
 
 // pauseRelay stops a relay for so long that the other one takes over, or for less.
@@ -134,8 +135,8 @@ func pauseRelay(w *world) {
 	w.mendNow(what)
 	down := w.upTo(9 * time.Second)
 	w.note("pause relay", " %d for %v", i, down)
-	r.pause()
-	w.broken(what, down, r.resume)
+	r.Pause()
+	w.broken(what, down, r.Resume)
 }
 
 func killServer(w *world) { w.killOneServer(w.rnd.IntN(len(w.bus.servers()))) }
@@ -156,8 +157,8 @@ func (w *world) killOneServer(i int) {
 		return
 	}
 	w.note("kill server", " %d for %v", i, down)
-	s.kill()
-	w.broken("server", down, func() { s.start(w.t) })
+	s.Kill()
+	w.broken("server", down, func() { s.Start(w.t) })
 }
 
 func pauseServer(w *world) {
@@ -167,8 +168,8 @@ func pauseServer(w *world) {
 		return
 	}
 	w.note("pause server", " %d for %v", i, down)
-	s.pause()
-	w.broken("server", down, s.resume)
+	s.Pause()
+	w.broken("server", down, s.Resume)
 }
 
 // healServers waits until all servers have everything, and reports whether they do. Only then may the next one be broken.
@@ -189,7 +190,7 @@ func moveLeader(w *world) {
 }
 
 // busWeather changes one relay's way to the bus, to all its servers or to one of them.
-func (w *world) busWeather(kind string, most time.Duration, now weather) {
+func (w *world) busWeather(kind string, most time.Duration, now testkit.Weather) {
 	i := w.rnd.IntN(len(w.relays))
 	links := w.bus.linksOf(i)
 	if len(links) > 1 && w.rnd.IntN(3) == 0 {
@@ -200,39 +201,39 @@ func (w *world) busWeather(kind string, most time.Duration, now weather) {
 	w.mendNow(what)
 	lasts := w.upTo(most)
 	w.note(kind, " of relay %d over %d links for %v", i, len(links), lasts)
-	set := func(now weather) {
+	set := func(now testkit.Weather) {
 		for _, l := range links {
-			l.set(now)
+			l.Set(now)
 		}
 	}
 	set(now)
-	w.broken(what, lasts, func() { set(weather{}) })
+	w.broken(what, lasts, func() { set(testkit.Weather{}) })
 }
 
-func cutBus(w *world)     { w.busWeather("cut bus", 3*time.Second, weather{cut: true}) }
-func silenceBus(w *world) { w.busWeather("silence bus", 6*time.Second, weather{silent: true}) }
+func cutBus(w *world)     { w.busWeather("cut bus", 3*time.Second, testkit.Weather{Cut: true}) }
+func silenceBus(w *world) { w.busWeather("silence bus", 6*time.Second, testkit.Weather{Silent: true}) }
 
 func delayBus(w *world) {
-	w.busWeather("delay bus", 4*time.Second, weather{delay: w.upTo(300 * time.Millisecond)})
+	w.busWeather("delay bus", 4*time.Second, testkit.Weather{Delay: w.upTo(300 * time.Millisecond)})
 }
 
 func breakBusInMidSentence(w *world) {
-	w.busWeather("break bus", 3*time.Second, weather{budget: 1 + w.rnd.Int64N(300_000)})
+	w.busWeather("break bus", 3*time.Second, testkit.Weather{Budget: 1 + w.rnd.Int64N(300_000)})
 }
 
-func (w *world) apiWeather(kind string, most time.Duration, now weather) {
+func (w *world) apiWeather(kind string, most time.Duration, now testkit.Weather) {
 	w.mendNow("api way")
 	lasts := w.upTo(most)
 	w.note(kind, " for %v", lasts)
-	w.apiVia.set(now)
-	w.broken("api way", lasts, func() { w.apiVia.set(weather{}) })
+	w.apiVia.Set(now)
+	w.broken("api way", lasts, func() { w.apiVia.Set(testkit.Weather{}) })
 }
 
 func cutAPI(w *world) {
-	w.apiWeather("cut api", 2*time.Second, weather{cut: w.rnd.IntN(2) == 0, budget: 1 + w.rnd.Int64N(100_000)})
+	w.apiWeather("cut api", 2*time.Second, testkit.Weather{Cut: w.rnd.IntN(2) == 0, Budget: 1 + w.rnd.Int64N(100_000)})
 }
 
-func silenceAPI(w *world) { w.apiWeather("silence api", 3*time.Second, weather{silent: true}) }
+func silenceAPI(w *world) { w.apiWeather("silence api", 3*time.Second, testkit.Weather{Silent: true}) }
 
 // failAPI makes the API fail in ways that may pass. A page that descends, or that repeats what was read, is no such way: relay stops
 // there and asks.

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"workos-relay/tests/testkit"
+
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 )
@@ -24,11 +26,11 @@ func TestLeaderOfTheStreamKilled(t *testing.T) {
 	stop := w.live(300, 1)
 	w.flows(500)
 	i := w.leader()
-	b.nodes[i].kill()
+	b.nodes[i].Kill()
 	w.note("kill leader", " server %d at message %d", i, b.count())
 	w.flows(100)
 	require.NotEqual(t, i, w.leader())
-	b.nodes[i].start(t)
+	b.nodes[i].Start(t)
 	w.flows(100)
 	stop()
 	w.finish().requireNothingWrong(t, allowance{})
@@ -42,9 +44,9 @@ func TestAPositionTakenAway(t *testing.T) {
 	b := newNATSBus(t, 1)
 	w := newWorld(t, b, exactlyOnce, 2, 500)
 	first := w.relays[0]
-	first.start(t)
+	first.Start(t)
 	w.flows(501)
-	require.Zero(t, first.stop(t)) // a kill could leave something on its way, and the position would come back with it
+	require.Zero(t, first.Stop(t)) // a kill could leave something on its way, and the position would come back with it
 
 	ctx, cancel := context.WithTimeout(t.Context(), patient)
 	defer cancel()
@@ -55,9 +57,9 @@ func TestAPositionTakenAway(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 500, before.State.Msgs)
 	for _, r := range w.relays {
-		r.start(t)
-		require.Equal(t, exitDecide, r.wait(t), r.tail(2000))
-		require.Contains(t, r.tail(2000), "relay checkpoint set")
+		r.Start(t)
+		require.Equal(t, exitDecide, r.Wait(t), r.Tail(2000))
+		require.Contains(t, r.Tail(2000), "relay checkpoint set")
 	}
 	after, err := s.Info(ctx)
 	require.NoError(t, err)
@@ -73,7 +75,7 @@ func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 	b := newNATSBus(t, 1)
 	w := newWorld(t, b, exactlyOnce, 1, 30_000)
 	relay, server := w.relays[0], b.nodes[0]
-	relay.start(t)
+	relay.Start(t)
 	stop := w.live(300, 1) // so that something flows in each round, however much did in those before
 	w.flows(1)
 	var info *jetstream.StreamInfo
@@ -81,15 +83,15 @@ func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 	require.Equal(t, duplicateWindow, info.Config.Duplicates)
 	for round := range 4 {
 		w.flows(2000)
-		relay.kill()
+		relay.Kill()
 		if round%2 == 1 {
-			server.kill()
+			server.Kill()
 		}
 		<-time.After(5 * duplicateWindow)
 		if round%2 == 1 {
-			server.start(t)
+			server.Start(t)
 		}
-		relay.start(t)
+		relay.Start(t)
 	}
 	stop()
 	w.finish().requireNothingWrong(t, allowance{})
@@ -103,14 +105,14 @@ func TestAWriteThatComesTooLate(t *testing.T) {
 	b := newNATSBus(t, 1)
 	w := newWorld(t, b, exactlyOnce, 2, 100)
 	active, standby := w.relays[0], w.relays[1]
-	active.start(t)
+	active.Start(t)
 	w.flows(101)
-	standby.start(t)
+	standby.Start(t)
 	const events = 500
-	b.links[0][0].set(weather{silent: true})
+	b.links[0][0].Set(testkit.Weather{Silent: true})
 	w.append(events)
 	w.flows(events)
-	b.links[0][0].set(weather{})
+	b.links[0][0].Set(testkit.Weather{})
 	w.append(events)
 	w.flows(events)
 	w.finish().requireNothingWrong(t, allowance{})

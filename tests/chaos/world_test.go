@@ -17,22 +17,23 @@ import (
 
 	"workos-relay/internal/testaddr"
 	"workos-relay/source/sourcetest"
+	"workos-relay/tests/testkit"
 )
 
 const apiKey = "sk_test_chaos"
 
 // busServer is one server of the bus.
 type busServer interface {
-	kill()
-	start(t *testing.T)
-	pause()
-	resume()
+	Kill()
+	Start(t testing.TB)
+	Pause()
+	Resume()
 }
 
 // bus is what relays publish to, with the links to it, and a way round them for the test.
 type bus interface {
-	sink(relay int) string     // its configuration, as YAML in one line
-	linksOf(relay int) []*link // that relay reaches it through
+	sink(relay int) string             // its configuration, as YAML in one line
+	linksOf(relay int) []*testkit.Link // that relay reaches it through
 	servers() []busServer
 	leader() int // index of the server that leads the stream or a partition, -1 if unknown
 	stepDown()   // moves the leader
@@ -49,8 +50,8 @@ type world struct {
 	t      *testing.T
 	bus    bus
 	api    *sourcetest.Server
-	apiVia *link
-	relays []*process
+	apiVia *testkit.Link
+	relays []*testkit.Process
 
 	rnd     *rand.Rand
 	began   time.Time
@@ -71,7 +72,7 @@ func newWorld(t *testing.T, b bus, delivery string, relays int, backlog int) *wo
 	require.NoError(t, api.Start(""))
 	t.Cleanup(func() { require.NoError(t, api.Close()) })
 	w := &world{t: t, bus: b, api: api, began: time.Now(), mending: map[string]mend{}, did: map[string]int{}}
-	w.apiVia = newLink(t, testaddr.Free(t), strings.TrimPrefix(api.URL(), "http://"))
+	w.apiVia = testkit.NewLink(t, testaddr.Free(t), strings.TrimPrefix(api.URL(), "http://"))
 	for i := range relays {
 		w.relays = append(w.relays, w.newRelay(i, delivery))
 	}
@@ -79,7 +80,7 @@ func newWorld(t *testing.T, b bus, delivery string, relays int, backlog int) *wo
 }
 
 // newRelay prepares a relay with a folder of its own.
-func (w *world) newRelay(i int, delivery string) *process {
+func (w *world) newRelay(i int, delivery string) *testkit.Process {
 	dir := w.t.TempDir()
 	path := filepath.Join(dir, "config.yaml")
 	config := fmt.Sprintf(`
@@ -90,14 +91,14 @@ checkpoint: {dir: %q}
 admin: {listen: ""}
 delivery: %s
 takeover_after: 3s
-`, w.apiVia.address, apiKey, w.bus.sink(i), filepath.Join(dir, "data"), delivery)
+`, w.apiVia.Address, apiKey, w.bus.sink(i), filepath.Join(dir, "data"), delivery)
 	require.NoError(w.t, os.WriteFile(path, []byte(config), 0o600))
-	return newProcess(w.t, fmt.Sprintf("relay%d", i), relayBinary, nil, "run", "--config", path, "--log-format", "json")
+	return testkit.NewProcess(w.t, fmt.Sprintf("relay%d", i), relayBinary, nil, "run", "--config", path, "--log-format", "json")
 }
 
 func (w *world) start() {
 	for _, r := range w.relays {
-		r.start(w.t)
+		r.Start(w.t)
 	}
 }
 
@@ -139,7 +140,7 @@ func (w *world) leader() (i int) {
 func (w *world) requireAlive() {
 	w.t.Helper()
 	for _, r := range w.relays {
-		require.False(w.t, r.cmd != nil && !r.runs(), "%s ended by itself", r.name)
+		require.False(w.t, r.Started() && !r.Runs(), "%s ended by itself", r.Name)
 	}
 }
 
@@ -162,7 +163,7 @@ func (w *world) finish() *oracle {
 		time.Sleep(200 * time.Millisecond)
 	}
 	for _, r := range w.relays {
-		require.Zero(w.t, r.stop(w.t), "%s: an orderly stop exits with 0", r.name)
+		require.Zero(w.t, r.Stop(w.t), "%s: an orderly stop exits with 0", r.Name)
 	}
 	return w.read()
 }

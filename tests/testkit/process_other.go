@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package chaos
+package testkit
 
 import "syscall"
 

@@ -1,0 +1,127 @@
+//go:build unix
+
+package field
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/internal/testaddr"
+)
+
+// stream is the default name of relay's stream.
+const stream = "WORKOS"
+
+// natsServer is a nats-server with JetStream in this process, and a client of it.
+type natsServer struct {
+	*server.Server
+	opts server.Options
+	URL  string
+	JS   jetstream.JetStream
+}
+
+// newNATS starts a server that stores in files. change may alter its options; it may be nil.
+func newNATS(t testing.TB, change func(*server.Options)) *natsServer {
+	t.Helper()
+	opts := server.Options{Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
+	if change != nil {
+		change(&opts)
+	}
+	n := &natsServer{opts: opts}
+	n.start(t)
+	t.Cleanup(func() { n.Shutdown(); n.WaitForShutdown() })
+	return n
+}
+
+func (n *natsServer) start(t testing.TB) {
+	t.Helper()
+	opts := n.opts
+	s, err := server.NewServer(&opts)
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(patient))
+	n.Server, n.URL = s, s.ClientURL()
+}
+
+// restart stops the server and starts it again with the same options and store.
+func (n *natsServer) restart(t testing.TB) {
+	t.Helper()
+	n.Shutdown()
+	n.WaitForShutdown()
+	n.start(t)
+}
+
+// connect makes a client of JetStream for the test.
+func (n *natsServer) connect(t testing.TB, opts ...nats.Option) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(n.URL, append([]nats.Option{nats.Timeout(patient), nats.MaxReconnects(-1)}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
+	require.NoError(t, err)
+	n.JS = js
+	return js
+}
+
+// natsConfig is a configuration file for one NATS sink with the defaults that users get.
+func natsConfig(api, url string) string {
+	return sourceConfig(api) + fmt.Sprintf("sinks: [{name: nats, type: nats, url: %q}]\n", url)
+}
+
+// eventIDs returns the event-id header of every message of the stream that is not a position, in the order of the stream. It
+// returns nothing if there is no such stream.
+func eventIDs(t testing.TB, js jetstream.JetStream, name string) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	s, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil
+	}
+	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
+	require.NoError(t, err)
+	if s.CachedInfo().State.Msgs == 0 {
+		return nil
+	}
+	messages, err := consumer.Messages()
+	require.NoError(t, err)
+	defer messages.Stop()
+	var ids []string
+	for {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		require.NoError(t, err)
+		if id := m.Headers().Get("event-id"); id != "" {
+			ids = append(ids, id)
+		}
+		meta, err := m.Metadata()
+		require.NoError(t, err)
+		if meta.NumPending == 0 {
+			return ids
+		}
+	}
+}
+
+// countEvents returns how many messages other than positions the stream holds; 0 if there is no such stream or no answer.
+func countEvents(js jetstream.JetStream, name string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	s, err := js.Stream(ctx, name)
+	if err != nil {
+		return 0
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter("relay.position.>"))
+	if err != nil {
+		return 0
+	}
+	positions := 0
+	for _, n := range info.State.Subjects {
+		positions += int(n) //nolint:gosec // a small number
+	}
+	return int(info.State.Msgs) - positions //nolint:gosec // a small number
+}
