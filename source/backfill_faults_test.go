@@ -424,13 +424,20 @@ func TestAfterABackfillTheAPIsSilenceIsKept(t *testing.T) {
 			time.Sleep(latency)
 			return next()
 		})
-		var told, refused time.Time
+		var told, ended, refused time.Time
 		s.Hooks.OnTypeRefused = func(source.TypeRefusedInfo) { refused = time.Now() }
 		s.Hooks.OnRateLimited = func(source.RateLimitedInfo) { told = time.Now() }
+		add := s.Hooks.OnBackfill
+		s.Hooks.OnBackfill = func(i source.BackfillInfo) {
+			if add(i); !i.Active && ended.IsZero() {
+				ended = time.Now()
+			}
+		}
 		_, err := readToTip(t.Context(), s, checkpoint.Position{})
 		require.NoError(t, err)
 		require.True(t, total.Active)
-		require.True(t, refused.After(told) && refused.Before(told.Add(time.Minute)), "the backfill ends within the silence")
+		require.True(t, ended.After(told) && ended.Before(told.Add(time.Minute)), "the backfill ends within the silence")
+		require.False(t, refused.Before(told.Add(time.Minute)))
 		for _, at := range sent {
 			require.False(t, at.After(told) && at.Before(told.Add(time.Minute)), "a request %s after the 429", at.Sub(told))
 		}

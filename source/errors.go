@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ type APIError struct {
 	Message    string
 	RequestID  string        // X-Request-Id: what WorkOS's support asks for
 	RetryAfter time.Duration // from the Retry-After header, by the API's clock; zero where there was none
-	Refused    []string      // the event types of the request that the answer names as unknown
+	Refused    []string      // of 400 and 422: the event types of the request that the answer names; no proof that it refuses them
 }
 
 // Error implements error.
@@ -178,8 +179,8 @@ func (c *Client) apiError(resp *http.Response, a answer, opts ListEventsOpts) *A
 	if location := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && location != "" {
 		e.Message = c.clean("it sends relay elsewhere, where the API key must not go: " + location)
 	}
-	if resp.StatusCode == http.StatusBadRequest {
-		e.Refused = quotedTypes(message, opts.Events)
+	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnprocessableEntity {
+		e.Refused = namedTypes(string(body), opts.Events)
 	}
 	return e
 }
@@ -276,15 +277,52 @@ func errorDetail(raw json.RawMessage) string {
 	return d.Field + " " + d.Message
 }
 
-// quotedTypes returns those of asked that message names in single quotes: how the API answers 400 invalid_events_request.
-func quotedTypes(message string, asked []string) []string {
+// aboutEvents matches what the API says of the parameter events: its name, a code such as invalid_events_request, or plain words.
+var aboutEvents = regexp.MustCompile(`(?i)\bevents\b|invalid_events?\b|events?[ _-](type|name|filter)|invalid_events_request`)
+
+// blamesEvents reports whether the answer is about the parameter events, by its code, a field or its wording.
+func (e *APIError) blamesEvents() bool {
+	return len(e.Refused) > 0 || aboutEvents.MatchString(e.Code+" "+e.Message)
+}
+
+// namedTypes returns those of asked that text names, in whatever quotes.
+func namedTypes(text string, asked []string) []string {
 	var out []string
 	for _, name := range asked {
-		if strings.Contains(message, "'"+name+"'") {
+		if namesType(text, name) {
 			out = append(out, name)
 		}
 	}
 	return out
+}
+
+// namesType reports whether text holds name, and not only as a part of a longer name.
+func namesType(text, name string) bool {
+	for from := 0; ; {
+		i := strings.Index(text[from:], name)
+		if i < 0 {
+			return false
+		}
+		i += from
+		end := i + len(name)
+		if (i == 0 || !inTypeName(text[i-1])) && !continuesType(text[end:]) {
+			return true
+		}
+		from = i + 1
+	}
+}
+
+// inTypeName reports whether b may stand inside the name of an event type.
+func inTypeName(b byte) bool {
+	return b == '.' || b == '_' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9'
+}
+
+// continuesType reports whether rest goes on with the name of an event type. A full stop at the end of a sentence does not.
+func continuesType(rest string) bool {
+	if rest != "" && rest[0] == '.' {
+		return len(rest) > 1 && inTypeName(rest[1])
+	}
+	return rest != "" && inTypeName(rest[0])
 }
 
 // retryAfter reads the header as seconds or as a date, which counts from the response's own Date.

@@ -135,11 +135,8 @@ func (w *window) fail(res result) {
 	s, r := res.seg, w.r
 	reason := retryReason(res.err)
 	switch {
-	case len(refusedTypes(res.err)) > 0:
-		if err := r.refused(res.err); !errors.Is(err, errAskAgain) {
-			w.err = err
-		}
-		w.leave("an event type was refused")
+	case blamesEvents(res.err):
+		w.leave("an event type may be refused") // the plain cursor finds out which
 	case s.gone && reason == "":
 	case errors.Is(res.err, ErrTooLarge):
 		w.tooLarge(res)

@@ -9,30 +9,31 @@ import (
 )
 
 // Reach asks for one event of these types, to see whether the endpoint, the key, the types and the organization are right. It
-// retries nothing, except that it leaves out the types that the API refuses, to name them all in a *RefusedTypesError. An
-// empty organizationID stands for all. Other errors are those of ListEvents, with what to look at.
+// retries nothing. If the API refuses some of the types, it finds all of them with further requests and names them in a
+// *RefusedTypesError. An empty organizationID stands for all organizations. Other errors are those of ListEvents, with what to
+// look at.
 func (c *Client) Reach(ctx context.Context, events []string, organizationID string) error {
-	asked := slices.Clone(events)
-	var refused []string
-	var last *APIError
-	for {
-		_, err := c.ListEvents(ctx, ListEventsOpts{Events: asked, Limit: 1, Order: "asc", OrganizationID: organizationID})
-		types := refusedTypes(err)
-		if len(types) == 0 {
-			if err = explain(err, organizationID); err != nil || len(refused) == 0 {
-				return err
-			}
-			break
+	send := func(ctx context.Context, opts ListEventsOpts) (answer, error) {
+		if _, err := c.wait(ctx); err != nil {
+			return answer{}, err
 		}
-		errors.As(err, &last)
-		refused = append(refused, types...)
-		asked = slices.DeleteFunc(asked, func(name string) bool { return slices.Contains(types, name) })
-		if len(asked) == 0 {
-			break
-		}
+		return c.fetch(ctx, opts)
 	}
-	slices.Sort(refused)
-	return &RefusedTypesError{Types: refused, Err: last}
+	base := ListEventsOpts{Events: events, Limit: 1, OrganizationID: organizationID}
+	_, err := send(ctx, base)
+	var cause *APIError
+	if !mayRefuseTypes(err) || !errors.As(err, &cause) {
+		return explain(err, organizationID)
+	}
+	found, searchErr := findRefused(ctx, send, base, events, nil, cause, true)
+	switch {
+	case searchErr != nil:
+		return explain(searchErr, organizationID)
+	case len(found.refused) == 0 || !found.good && !cause.blamesEvents():
+		return explain(err, organizationID)
+	}
+	slices.Sort(found.refused)
+	return &RefusedTypesError{Types: found.refused, Err: found.errs[found.refused[0]]}
 }
 
 // explain adds to an error of a request what a person may look at.

@@ -302,8 +302,17 @@ var errAskAgain = errors.New("ask again")
 // settle finds out what an answer that blames the request means. It returns errAskAgain, an answer after all, an error that
 // may pass, or a final one.
 func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
-	if len(refusedTypes(err)) > 0 {
-		return answer{}, r.refused(err)
+	var cause *APIError
+	if mayRefuseTypes(err) && errors.As(err, &cause) {
+		found, err := findRefused(ctx, r.send, ListEventsOpts{OrganizationID: opts.OrganizationID}, opts.Events, r.types.onTrial(opts.Events), cause, false)
+		switch {
+		case err != nil:
+			return answer{}, err
+		case len(found.refused) > 0 && (found.good || cause.blamesEvents()):
+			return answer{}, r.leaveOut(found)
+		case !found.whole:
+			return answer{}, cause
+		}
 	}
 	if opts.After == "" {
 		return answer{}, err
@@ -311,18 +320,14 @@ func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (an
 	// Is it the cursor? Then the same request succeeds without it, and fails with it once more.
 	probe := opts
 	probe.After, probe.Limit = "", 1
-	if _, err := r.send(ctx, probe); err != nil && !errors.Is(err, ErrTooLarge) {
-		if len(refusedTypes(err)) > 0 {
-			return answer{}, r.refused(err)
+	if cause == nil {
+		if _, err := r.send(ctx, probe); err != nil && !errors.Is(err, ErrTooLarge) {
+			return answer{}, err
 		}
-		return answer{}, err
 	}
 	a, err := r.send(ctx, opts)
-	switch {
-	case err == nil || !isClientFault(err):
+	if err == nil || !isClientFault(err) {
 		return a, err
-	case len(refusedTypes(err)) > 0:
-		return answer{}, r.refused(err)
 	}
 	return answer{}, &CursorLostError{
 		Position:  r.pos,

@@ -3,6 +3,7 @@ package source
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -38,8 +39,19 @@ func (t *typeSet) wants(name string) bool {
 	return ok
 }
 
-// ask returns the types for a request at now. Of the refused types whose time has come one is put on trial in it, so that
-// the answer is about that one alone.
+// onTrial returns those of asked that count as refused.
+func (t *typeSet) onTrial(asked []string) []string {
+	var out []string
+	for _, name := range asked {
+		if _, ok := t.refused[name]; ok {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// ask returns the types for a request at now. It adds one of the refused types whose time has come, so that the answer is about
+// that one alone.
 func (t *typeSet) ask(now time.Time) []string {
 	if len(t.refused) == 0 {
 		return t.active
@@ -81,27 +93,34 @@ func (t *typeSet) update() {
 	})
 }
 
-// refusedTypes returns the types that err, an answer of the API, refuses.
-func refusedTypes(err error) []string {
-	if e := (*APIError)(nil); errors.As(err, &e) {
-		return e.Refused
-	}
-	return nil
+// mayRefuseTypes reports whether err is an answer of the API that may be about the event types asked for: 400 or 422, in any
+// wording.
+func mayRefuseTypes(err error) bool {
+	var e *APIError
+	return errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusUnprocessableEntity)
 }
 
-// refused leaves out the types that err refuses. It returns errAskAgain, or a final error where nothing is left to ask for.
-func (r *reader) refused(err error) error {
+// blamesEvents reports whether err is an answer that is about the event types asked for, going by its words.
+func blamesEvents(err error) bool {
+	var e *APIError
+	return mayRefuseTypes(err) && errors.As(err, &e) && e.blamesEvents()
+}
+
+// leaveOut leaves out the types that the API was found to refuse. It returns errAskAgain, or a final error if nothing is left
+// to ask for.
+func (r *reader) leaveOut(found *typeSearch) error {
+	if len(without(r.types.active, found.refused)) == 0 {
+		return fmt.Errorf("%w: %w", ErrAllRefused, found.errs[found.refused[0]])
+	}
 	now := time.Now()
-	for _, name := range refusedTypes(err) {
+	r.noRanges = false // a range may have been refused for the sake of these types
+	for _, name := range found.refused {
 		ref, again := r.types.refuse(name, now)
 		call(r.hooks.OnTypeRefused, TypeRefusedInfo{Type: name, Until: ref.until, Again: again})
 		if !again {
 			r.log.Warn("the Events API refuses an event type; going on without it and asking again tomorrow",
-				zap.String("type", name), zap.Time("until", ref.until), zap.Error(err))
+				zap.String("type", name), zap.Time("until", ref.until), zap.Error(found.errs[name]))
 		}
-	}
-	if len(r.types.active) == 0 {
-		return fmt.Errorf("%w: %w", ErrAllRefused, err)
 	}
 	return errAskAgain
 }

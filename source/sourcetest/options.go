@@ -26,6 +26,7 @@ type config struct {
 	rateWindow        time.Duration
 	retryAfter        RetryAfter
 	refused           []string
+	refusal           func(name string) (status int, body []byte)
 	ledger            int
 }
 
@@ -92,6 +93,12 @@ func WithRateLimit(n int, window time.Duration, how RetryAfter) Option {
 // WithRefusedTypes makes names unknown from the start, as Server.RefuseTypes does later.
 func WithRefusedTypes(names ...string) Option {
 	return func(c *config) { c.refused = append(c.refused, names...) }
+}
+
+// WithTypeRefusal sets the answer to a request that names an unknown event type; name is the first such. The default is the live
+// wording: 400 invalid_events_request with the name in single quotes.
+func WithTypeRefusal(answer func(name string) (status int, body []byte)) Option {
+	return func(c *config) { c.refusal = answer }
 }
 
 // WithLedger sets how many of the latest requests Server.Requests keeps; default 1024, 0 is none. Each costs as much as its query string,

@@ -129,6 +129,10 @@ func (s *Server) parseEvents(v url.Values, q *query) *apiError {
 func (s *Server) addType(q *query, name string) *apiError {
 	t, ok := s.store.typeIdx[name]
 	if !ok || s.refused[name] {
+		if s.cfg.refusal != nil {
+			status, body := s.cfg.refusal(name)
+			return &apiError{status: status, body: body}
+		}
 		return badRequest("invalid_events_request", "The events parameter holds an unknown event type: '"+name+"'.")
 	}
 	q.types.add(t)
