@@ -8,23 +8,34 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"workos-relay/internal/operator"
+)
+
+// What an operator has to do about the errors of a Store.
+const (
+	actOnLost    = "say where to go on with `relay checkpoint set`"
+	actOnCorrupt = "restore the checkpoint, or say where to go on with `relay checkpoint set`"
+	actOnForeign = "give this relay the settings that its checkpoint was made with, or say where to go on with `relay checkpoint set`"
+	actOnLocked  = "stop the other relay, or give one of the two another checkpoint.dir"
 )
 
 // Sentinel errors of a Store. Each is matched with errors.Is; the error itself names the file or subject concerned and says
-// what to do next.
+// what to do next. ErrLost, ErrCorrupt, ErrForeign and ErrLocked have a method OperatorAction() string: only an operator can
+// resolve them. ErrNotFound and ErrConflict do not.
 var (
-	// ErrNotFound: there has never been a checkpoint here. Normal at a first start.
+	// ErrNotFound means that there has never been a checkpoint here. It is normal at a first start.
 	ErrNotFound = errors.New("no checkpoint")
-	// ErrLost: there is no checkpoint, but the destination already holds messages, so this is no first start.
-	ErrLost = errors.New("checkpoint lost")
-	// ErrCorrupt: the checkpoint cannot be read: truncated, altered, or written by a newer relay.
-	ErrCorrupt = errors.New("checkpoint corrupt")
-	// ErrForeign: the checkpoint belongs to another relay, lane, endpoint, organization, destination or mode.
-	ErrForeign = errors.New("checkpoint foreign")
-	// ErrConflict: somebody else has moved the checkpoint since prev was loaded.
+	// ErrLost means that there is no checkpoint although the destination already holds messages, so this is not a first start.
+	ErrLost = operator.New("checkpoint lost", actOnLost)
+	// ErrCorrupt means that the checkpoint cannot be read: it is truncated, altered, or written by a newer relay.
+	ErrCorrupt = operator.New("checkpoint corrupt", actOnCorrupt)
+	// ErrForeign means that the checkpoint belongs to another relay, lane, endpoint, organization, destination or mode.
+	ErrForeign = operator.New("checkpoint foreign", actOnForeign)
+	// ErrConflict means that somebody else has moved the checkpoint since prev was loaded.
 	ErrConflict = errors.New("checkpoint conflict")
-	// ErrLocked: another process holds the store open.
-	ErrLocked = errors.New("checkpoint locked")
+	// ErrLocked means that another process holds the store open.
+	ErrLocked = operator.New("checkpoint locked", actOnLocked)
 )
 
 // Position is a place in the order of the source. With an EventID it means: everything up to and including this event. With an
@@ -108,6 +119,9 @@ func (e *ForeignError) Error() string {
 
 // Is makes errors.Is(err, ErrForeign) hold.
 func (e *ForeignError) Is(target error) bool { return target == ErrForeign }
+
+// OperatorAction says what an operator has to do.
+func (*ForeignError) OperatorAction() string { return actOnForeign }
 
 // Checkpoint is a Position together with whose it is and who moved it.
 type Checkpoint struct {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"workos-relay/internal/operator"
 )
 
 // File is a Store in a folder of the local file system, under a lock that keeps every other process out. For relay R and lane
@@ -114,7 +116,7 @@ func load(p paths, id Identity) (Checkpoint, error) {
 	}
 	c, err := open(id, document)
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("%s: %w; %s", p.main, err, p.advice(err))
+		return Checkpoint{}, operator.Require(fmt.Errorf("%s: %w", p.main, err), p.advice(err))
 	}
 	return c, nil
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"workos-relay/internal/operator"
 )
 
 // lock is a file that one process at a time has locked. The operating system lets go of it when the process ends, however it
@@ -26,8 +28,8 @@ func takeLock(path string, now time.Time) (*lock, error) {
 	}
 	if err := lockFile(f); err != nil {
 		if errors.Is(err, errHeld) {
-			err = fmt.Errorf("%w: another relay%s runs on this folder (%s); stop it or give one another checkpoint.dir",
-				ErrLocked, holderNote(f), path)
+			err = operator.Require(fmt.Errorf("%w: another relay%s runs on this folder (%s)", ErrLocked, holderNote(f), path),
+				"stop it or give one another checkpoint.dir")
 		} else {
 			err = fmt.Errorf("lock %s: %w", path, err)
 		}
@@ -74,8 +76,8 @@ func (l *lock) check() error {
 	there, err := os.Stat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || (err == nil && !os.SameFile(held, there)):
-		return fmt.Errorf("%w: %s was removed or replaced while this relay held it, so another may be running on the folder; "+
-			"make sure that only one is, then start it again", ErrLocked, l.path)
+		return operator.Require(fmt.Errorf("%w: %s was removed or replaced while this relay held it, so another may be running on the folder",
+			ErrLocked, l.path), "make sure that only one is, then start it again")
 	case err != nil:
 		return err
 	}

@@ -15,12 +15,18 @@ import (
 // Auto asks for the best mode that the bus can do, and keeps to the one that is recorded.
 const Auto checkpoint.Mode = "auto"
 
-// ModeError says that a lane's position is recorded in another mode than it is to run in, or in two places. Only a person can decide
-// which holds. It matches checkpoint.ErrForeign.
-type ModeError struct{ Text string }
+// ModeError says that a lane's position is recorded in another mode than the lane is to run in, or in two places. Only an operator
+// can decide which one holds. It matches checkpoint.ErrForeign.
+type ModeError struct {
+	Text   string // what was found
+	Action string // what the operator has to do
+}
 
 // Error implements error.
-func (e *ModeError) Error() string { return e.Text }
+func (e *ModeError) Error() string { return e.Text + ": " + e.Action }
+
+// OperatorAction says what an operator has to do.
+func (e *ModeError) OperatorAction() string { return e.Action }
 
 // Is makes errors.Is(err, checkpoint.ErrForeign) hold.
 func (e *ModeError) Is(target error) bool { return target == checkpoint.ErrForeign }
@@ -133,14 +139,20 @@ func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 	}
 	switch {
 	case file == here && bus == here:
-		return "", &ModeError{fmt.Sprintf("lane %s has two positions, one in the checkpoint file and one on the bus: say which holds, "+
-			"with `relay checkpoint set --lane %s --from file` or `--from bus`", lane, lane)}
+		return "", &ModeError{
+			Text:   fmt.Sprintf("lane %s has two positions, one in the checkpoint file and one on the bus", lane),
+			Action: fmt.Sprintf("say which holds, with `relay checkpoint set --lane %s --from file` or `--from bus`", lane),
+		}
 	case file == here && d.Want == checkpoint.ExactlyOnce:
-		return "", &ModeError{fmt.Sprintf("lane %s ran as at_least_once and is to run as exactly_once: take its position along, "+
-			"with `relay checkpoint set --lane %s --from file`", lane, lane)}
+		return "", &ModeError{
+			Text:   fmt.Sprintf("lane %s ran as at_least_once and is to run as exactly_once", lane),
+			Action: fmt.Sprintf("take its position along, with `relay checkpoint set --lane %s --from file`", lane),
+		}
 	case bus == here && d.Want == checkpoint.AtLeastOnce:
-		return "", &ModeError{fmt.Sprintf("lane %s ran as exactly_once and is to run as at_least_once: take its position along, "+
-			"with `relay checkpoint set --lane %s --from bus`", lane, lane)}
+		return "", &ModeError{
+			Text:   fmt.Sprintf("lane %s ran as exactly_once and is to run as at_least_once", lane),
+			Action: fmt.Sprintf("take its position along, with `relay checkpoint set --lane %s --from bus`", lane),
+		}
 	case file == here:
 		if d.Want == Auto && d.ExactlyOnce != nil {
 			log.Info("delivery: at_least_once, as recorded; for exactly_once, stop relay, set delivery: exactly_once, and take the position along with `relay checkpoint set --from file`")

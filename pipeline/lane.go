@@ -13,12 +13,13 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
 
-// Source yields pages in order from a position, for ever. An error it yields is final. Breaking out of the loop cancels and waits
-// for what it had under way.
+// Source yields pages in order from a position, for ever, and an error last. The lane stops at an error that only an operator can
+// resolve; after any other it reads again from its position. Breaking out of the loop cancels and waits for what is in flight.
 type Source interface {
 	Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error]
 }
@@ -101,9 +102,9 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// Run carries events until ctx ends, which is no error, or until a person must decide: then the error says what about. When ctx
-// ends it stops reading at once, lets the Append under way finish within ShutdownTimeout, and releases the checkpoint, unless KeepPlace
-// was called.
+// Run carries events until ctx ends, which is not an error, or until an operator has to act: then the error has a method
+// OperatorAction() string somewhere in its tree. When ctx ends, Run stops reading at once, lets the Append in flight finish within
+// ShutdownTimeout, and releases the checkpoint, unless KeepPlace was called.
 func (l *Lane) Run(ctx context.Context) error {
 	l.init()
 	l.steering.begin()
@@ -142,9 +143,11 @@ func (l *Lane) release(work context.Context) {
 	}
 }
 
-// run carries until something ends it, and returns what did.
+// run carries events until ctx ends or an operator has to act, and returns why.
 func (l *Lane) run(ctx, work context.Context) error {
+	wait := backoff{first: retryFirst, most: retryMost}
 	for {
+		before := l.status.committedSoFar()
 		cp, err := l.claim(ctx, true)
 		if err == nil {
 			cp, err = l.steer(ctx, work, cp)
@@ -157,11 +160,20 @@ func (l *Lane) run(ctx, work context.Context) error {
 		}
 		switch {
 		case errors.Is(err, errSteered):
-			continue
-		case !errors.Is(err, errStandby):
+		case errors.Is(err, errStandby):
+			l.Logger.Warn("another relay has taken the position over; standing by", zap.Error(err))
+		case ctx.Err() != nil, l.mustStop(err):
 			return err
+		default:
+			if l.status.committedSoFar() != before {
+				wait.reset()
+			}
+			changed, d := l.steering.wait(), wait.next()
+			l.retrying(Reading, err, d)
+			if !l.steering.asked() {
+				sleep(ctx, d, changed)
+			}
 		}
-		l.Logger.Warn("another relay has taken the position over; standing by", zap.Error(err))
 	}
 }
 
@@ -254,11 +266,17 @@ func progress(events []source.Event, prev, now checkpoint.Position) (int, bool) 
 	return 0, now.Equal(prev)
 }
 
-// judge decides what a failed Append means. It returns an error where the lane must stop. Otherwise the lane may try again when
-// judge returns: at once where a message was rejected and is parked now, after a pause for everything else.
+// judge decides what a failed Append means. It returns an error if the lane must stop. Otherwise the lane may try again when judge
+// returns: at once if a message was rejected and is parked now, after a pause for everything else.
 func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[string]*sink.RejectedError, wait *backoff) error {
 	var rejected *sink.RejectedError
-	if errors.As(failure, &rejected) {
+	var fatal *sink.FatalError
+	isFatal := errors.As(failure, &fatal)
+	switch {
+	case l.mustStop(failure):
+		return failure
+	case isFatal: // also if a RejectedError is its cause: it is not about one event
+	case errors.As(failure, &rejected):
 		e := b.owner(sink.Durable(failure, len(b.messages)))
 		if !l.Park {
 			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
@@ -271,8 +289,7 @@ func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[str
 	}
 	changed := l.steering.wait()
 	d := wait.next()
-	var fatal *sink.FatalError
-	if errors.As(failure, &fatal) {
+	if isFatal {
 		d = retryMost
 	}
 	l.retrying(Publishing, failure, d)
@@ -282,10 +299,10 @@ func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[str
 	return nil
 }
 
-// claim acquires the target, for as long as it takes: a bus that is down is waited for, and another holder that is alive too where
-// standby is set; otherwise that is errStandby. It returns an error where only a person can decide, or, before the lane has ever
-// run, where the destination was set up wrongly. In a pause it takes up only what is this process's already, and waits for the rest;
-// without standby it does not wait when somebody steers: that is errSteered.
+// claim acquires the target, for as long as it takes. It waits for a bus that is down and, if standby is set, for another holder
+// that is alive; without standby it returns errStandby for that. It returns an error that mustStop holds for at once. During a pause
+// it acquires only what this process holds already, and waits for the rest. Without standby it returns errSteered rather than wait
+// while somebody steers the lane.
 func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
 	wait := backoff{first: retryFirst, most: retryMost}
 	w := watch{after: l.TakeoverAfter}
@@ -302,8 +319,7 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		if ctx.Err() != nil {
 			return cp, ctx.Err()
 		}
-		var fatal *sink.FatalError
-		if undecided(err) || errors.As(err, &fatal) && !l.status.acquired() {
+		if l.mustStop(err) {
 			return cp, err
 		}
 		if errors.Is(err, errStandby) {
@@ -326,12 +342,12 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 	}
 }
 
-// undecided reports whether err asks a question that only a person can answer, so that trying again is of no use.
-func undecided(err error) bool {
-	for _, target := range []error{
-		checkpoint.ErrLost, checkpoint.ErrCorrupt, checkpoint.ErrForeign, checkpoint.ErrLocked, ErrOrigin,
-	} {
-		if errors.Is(err, target) {
+// mustStop reports whether only an operator can resolve err, so that the lane stops. A *sink.FatalError stops a lane only if it has
+// never acquired its position: later the operator may repair the bus while relay runs.
+func (l *Lane) mustStop(err error) bool {
+	for _, e := range operator.Find(err) {
+		fatal, isFatal := e.(*sink.FatalError) //nolint:errorlint // what it wraps is not the question
+		if !isFatal || !l.status.acquired() || l.mustStop(fatal.Err) {
 			return true
 		}
 	}
@@ -345,10 +361,12 @@ func (l *Lane) retrying(doing string, err error, wait time.Duration) {
 }
 
 func (l *Lane) committed(b batch, events int, cp checkpoint.Checkpoint, took time.Duration) {
-	l.status.committed(cp, events)
-	if events > 0 {
-		l.Observer.Committed(b.outcome(events, took), cp)
+	if events == 0 {
+		l.status.reloaded(cp)
+		return
 	}
+	l.status.committed(cp, events)
+	l.Observer.Committed(b.outcome(events, took), cp)
 }
 
 // StopError says that the lane stopped at an event that can never be published: no dead letter topic is configured, or the dead letter
@@ -365,11 +383,16 @@ func cannotPark(e *source.Event, why, letter error) *StopError {
 
 // Error implements error.
 func (e *StopError) Error() string {
+	return fmt.Sprintf("stopped at event %s (%s): %v; %s", e.EventID, e.Type, e.Err, e.OperatorAction())
+}
+
+// OperatorAction says what an operator has to do.
+func (e *StopError) OperatorAction() string {
 	remedy := "configure dead_letter to park such events"
 	if e.Parks {
 		remedy = "mend what the bus refuses"
 	}
-	return fmt.Sprintf("stopped at event %s (%s): %v; %s, or move past it with `relay checkpoint set %s`", e.EventID, e.Type, e.Err, remedy, e.EventID)
+	return fmt.Sprintf("%s, or move past it with `relay checkpoint set %s`", remedy, e.EventID)
 }
 
 // Unwrap returns the cause.

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -206,7 +207,7 @@ func TestDroppedEventsMoveThePosition(t *testing.T) {
 
 func TestFinalErrorOfTheSourceComesAfterItsPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		final := errors.New("the cursor was lost")
+		final := operator.New("the cursor was lost", "choose another")
 		src, bus := newSequence(95, 10), &scriptedBus{rnd: rand.New(rand.NewPCG(1, 1))}
 		src.final = final
 		store := &watchedStore{Store: checkpoint.NewMemory(testIdentity), t: t, bus: bus, src: src, rnd: bus.rnd}

@@ -23,6 +23,7 @@ type Parked struct{ EventID, Type, Reason string }
 
 // What a lane may be doing when Observer.Retrying is called: few and fixed, so that they can label a metric.
 const (
+	Reading    = "reading"
 	Publishing = "publishing"
 	Claiming   = "taking up the position"
 	Renewing   = "renewing the position"
@@ -30,7 +31,7 @@ const (
 )
 
 // Doings returns everything that Observer.Retrying may be told.
-func Doings() []string { return []string{Publishing, Claiming, Renewing, Moving} }
+func Doings() []string { return []string{Reading, Publishing, Claiming, Renewing, Moving} }
 
 // Observer is told what a lane does, as it happens, from the lane's own goroutine: it must not block.
 type Observer interface {

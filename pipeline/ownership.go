@@ -11,10 +11,11 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 )
 
-// ErrOrigin means that it could not be found out, at a first start, where the lane begins.
-var ErrOrigin = errors.New("cannot find where to start")
+// ErrOrigin means that a lane could not find out at its first start where to begin. It has a method OperatorAction() string.
+var ErrOrigin = operator.New("cannot find where to start", "correct source.start, or say where to begin with `relay checkpoint set`")
 
 // Ownership is whose a position is, and how a process takes it up: the part that is the same wherever the position is kept.
 type Ownership struct {
@@ -60,8 +61,8 @@ func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest
 	}
 	cp, err := store.Load(ctx)
 	if errors.Is(err, checkpoint.ErrNotFound) { // the error must not match that any more
-		err = fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is no first start; "+
-			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, err.Error(), o.Identity.Destination, o.Identity.Lane)
+		err = operator.Require(fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is no first start",
+			checkpoint.ErrLost, err.Error(), o.Identity.Destination, o.Identity.Lane), "say where to go on with `relay checkpoint set`")
 	}
 	return cp, err
 }

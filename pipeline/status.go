@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 	"workos-relay/source"
 )
 
@@ -32,7 +33,8 @@ type Status struct {
 	Holder     string // as Lane.Holder: this process, as Checkpoint.Holder names it where it holds the position
 	State      State
 	Since      time.Time // of State
-	Reason     string    // of Retrying and Stopped: the last error; of Standby and Paused: who is active, where it is another
+	Reason     string    // of Retrying and Stopped: the last error; of Standby and Paused: who is active, if another is
+	Action     string    // of Retrying and Stopped: what an operator has to do about Reason; empty if nothing
 	Checkpoint checkpoint.Checkpoint
 	Read       checkpoint.Position // how far it has read ahead
 	LastPoll   time.Time           // last good answer of the API, by the local clock
@@ -104,7 +106,7 @@ func (t *tracker) snapshot() Status {
 	return s
 }
 
-// set changes the state. What a lane that rests meets does not end its pause.
+// set changes the state. A lane that is at rest stays paused, whatever it meets.
 func (t *tracker) set(state State, reason string) {
 	if t.resting && state != Stopped {
 		state = Paused
@@ -112,7 +114,7 @@ func (t *tracker) set(state State, reason string) {
 	if t.s.State != state {
 		t.s.State, t.s.Since = state, time.Now()
 	}
-	t.s.Reason = reason
+	t.s.Reason, t.s.Action = reason, ""
 }
 
 func (t *tracker) acquired() bool {
@@ -184,7 +186,21 @@ func (t *tracker) polled(p *source.Page, at time.Time) {
 	}
 }
 
-// committed: the position in force is cp, and events more are durable.
+// committedSoFar returns how many events this process has committed.
+func (t *tracker) committedSoFar() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.s.Events
+}
+
+// reloaded records the checkpoint as it was found after a failure. The state stays: the failure is not over.
+func (t *tracker) reloaded(cp checkpoint.Checkpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.s.Checkpoint = cp
+}
+
+// committed records that the checkpoint is cp, and that so many more events are durable.
 func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,6 +230,7 @@ func (t *tracker) retrying(doing string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.set(Retrying, doing+": "+err.Error())
+	t.s.Action = operator.Action(err)
 }
 
 func (t *tracker) stop(err error) {
@@ -224,4 +241,5 @@ func (t *tracker) stop(err error) {
 		reason = err.Error()
 	}
 	t.set(Stopped, reason)
+	t.s.Action = operator.Action(err)
 }

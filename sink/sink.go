@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"workos-relay/checkpoint"
 )
@@ -75,15 +76,32 @@ func (e *RejectedError) Error() string {
 	return fmt.Sprintf("cannot be published to %s: %s", e.Topic, e.Reason)
 }
 
-// FatalError is the cause inside a PublishError, or the error of Prepare, where no message can be published until a person
-// changes something (a stream deleted, a topic that was refused), and trying again will not mend it.
-type FatalError struct{ Err error }
+// FatalError is the cause inside a PublishError, or the error of Prepare, if no message can be published until an operator
+// changes something: a stream was deleted, a topic was refused. A lane that has not acquired its position yet stops at it. A lane
+// that has run keeps trying slowly, because the operator may repair the bus while relay runs, and reports the action meanwhile.
+type FatalError struct {
+	Err    error  // what is wrong; its text says what to do unless Action does
+	Action string // what the operator has to do; may be empty
+}
 
 // Error implements error.
-func (e *FatalError) Error() string { return e.Err.Error() }
+func (e *FatalError) Error() string {
+	if e.Action == "" || strings.Contains(e.Err.Error(), e.Action) {
+		return e.Err.Error()
+	}
+	return e.Err.Error() + "; " + e.Action
+}
 
 // Unwrap returns the cause.
 func (e *FatalError) Unwrap() error { return e.Err }
+
+// OperatorAction says what an operator has to do: Action, or without it the text of Err.
+func (e *FatalError) OperatorAction() string {
+	if e.Action != "" {
+		return e.Action
+	}
+	return e.Err.Error()
+}
 
 // Destination is what relay asks of a bus before the first event, and what `relay check` prints. Every sink implements it.
 type Destination interface {

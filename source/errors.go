@@ -15,20 +15,34 @@ import (
 	"unicode"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 )
 
-// Sentinel errors, matched with errors.Is.
+// What an operator has to do about the errors of this package.
+const (
+	actOnMisconfigured = "correct the section source of the configuration"
+	actOnCursorLost    = "choose where to go on with `relay checkpoint set`"
+	actOnDescending    = "ask WorkOS why it answers newest first, and start relay again once it answers oldest first"
+	actOnTooLarge      = "raise source.max_response"
+	actOnAllRefused    = "correct source.events"
+	actOnKey           = "check WORKOS_API_KEY or source.api_key, and that the key's environment has the Events API"
+	actOnEndpoint      = "check source.endpoint"
+	actOnRequest       = "check source.endpoint; if it is right, ask WorkOS why it refuses the request"
+)
+
+// Sentinel errors, matched with errors.Is. Each has a method OperatorAction() string: only an operator can resolve them.
 var (
-	// ErrMisconfigured: nothing was sent, since a field of Client, Stream or the query is unusable. The error says which.
-	ErrMisconfigured = errors.New("the Events API client is misconfigured")
-	// ErrCursorLost: the API no longer goes on from the position. The error is a *CursorLostError.
-	ErrCursorLost = errors.New("cursor lost")
-	// ErrDescending: the API answers newest first although asked for oldest first. The error is a *DescendingError.
-	ErrDescending = errors.New("page in descending order")
-	// ErrTooLarge: a response exceeds Client.MaxResponse. From a stream it is final and names the event's position.
-	ErrTooLarge = errors.New("larger than the permitted response")
-	// ErrAllRefused: the API refuses every event type asked for.
-	ErrAllRefused = errors.New("the Events API refuses every event type asked for")
+	// ErrMisconfigured means that nothing was sent, because a field of Client, Stream or the query is unusable. The error says
+	// which.
+	ErrMisconfigured = operator.New("the Events API client is misconfigured", actOnMisconfigured)
+	// ErrCursorLost means that the API no longer goes on from the position. The error is a *CursorLostError.
+	ErrCursorLost = operator.New("cursor lost", actOnCursorLost)
+	// ErrDescending means that the API answers newest first although asked for oldest first. The error is a *DescendingError.
+	ErrDescending = operator.New("page in descending order", actOnDescending)
+	// ErrTooLarge means that a response exceeds Client.MaxResponse. From a stream it is final and names the event's position.
+	ErrTooLarge = operator.New("larger than the permitted response", actOnTooLarge)
+	// ErrAllRefused means that the API refuses every event type asked for.
+	ErrAllRefused = operator.New("the Events API refuses every event type asked for", actOnAllRefused)
 )
 
 // APIError is an answer of the Events API other than 200. Its texts are those of the answer, clipped, printable, and without
@@ -60,6 +74,21 @@ func (e *APIError) Error() string {
 		fmt.Fprintf(&b, " (%s)", strings.Join(notes, ", "))
 	}
 	return b.String()
+}
+
+// OperatorAction says what an operator has to do about an answer that blames the request, its key or its address. It is empty
+// for 408, 429, 5xx and every other answer that may pass.
+func (e *APIError) OperatorAction() string {
+	switch retryReason(e) {
+	case "":
+		return actOnRequest
+	case RetryUnauthorized:
+		return actOnKey
+	case RetryRedirect:
+		return actOnEndpoint
+	default:
+		return ""
+	}
 }
 
 // ResponseError is an answer of status 200 that cannot be used: cut off, malformed, or too large (then it matches ErrTooLarge).
@@ -112,11 +141,14 @@ func (e *CursorLostError) Error() string {
 	} else {
 		reason += ": " + e.Err.Error()
 	}
-	return fmt.Sprintf("cursor lost: the Events API no longer goes on after %s: %s; choose where to go on with `relay checkpoint set`", e.Position, reason)
+	return fmt.Sprintf("cursor lost: the Events API no longer goes on after %s: %s; "+actOnCursorLost, e.Position, reason)
 }
 
 // Is makes errors.Is(err, ErrCursorLost) hold.
 func (e *CursorLostError) Is(target error) bool { return target == ErrCursorLost }
+
+// OperatorAction says what an operator has to do.
+func (*CursorLostError) OperatorAction() string { return actOnCursorLost }
 
 // Unwrap returns the API's refusal, or nil.
 func (e *CursorLostError) Unwrap() error { return e.Err }
@@ -132,11 +164,14 @@ type DescendingError struct {
 // Error implements error.
 func (e *DescendingError) Error() string {
 	return fmt.Sprintf("the Events API answered newest first although asked for oldest first (page from %s to %s, asked for what follows %s%s); "+
-		"relay stops rather than lose what lies between", e.First, e.Last, e.Position, requestNote(e.RequestID))
+		"relay stops rather than lose what lies between; "+actOnDescending, e.First, e.Last, e.Position, requestNote(e.RequestID))
 }
 
 // Is makes errors.Is(err, ErrDescending) hold.
 func (e *DescendingError) Is(target error) bool { return target == ErrDescending }
+
+// OperatorAction says what an operator has to do.
+func (*DescendingError) OperatorAction() string { return actOnDescending }
 
 // RefusedTypesError names the event types that the API does not know, as found by Client.Reach.
 type RefusedTypesError struct {

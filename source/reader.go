@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 )
 
 const (
@@ -219,7 +220,8 @@ func (r *reader) cutFloor(events []Event) []Event {
 func (r *reader) shrinkLimit(opts ListEventsOpts, err error) error {
 	r.goodPages = 0
 	if opts.Limit <= 1 {
-		return fmt.Errorf("the event that follows %s cannot be read: %w; raise source.max_response, or move past it with `relay checkpoint set`", r.pos, err)
+		return operator.Require(fmt.Errorf("the event that follows %s cannot be read: %w", r.pos, err),
+			actOnTooLarge+", or move past it with `relay checkpoint set`")
 	}
 	r.limit = opts.Limit / 2
 	r.log.Warn("a response was larger than permitted; asking for fewer events at a time",

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"workos-relay/internal/config"
+	"workos-relay/internal/operator"
 	"workos-relay/internal/telemetry"
 )
 
@@ -46,7 +47,7 @@ const description = `relay carries every WorkOS event to your own message bus, i
 
 With WORKOS_API_KEY set, "relay run" needs no configuration: it stores into an embedded NATS JetStream server on 127.0.0.1:4222.
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 a person must decide.`
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 operator action required.`
 
 // app is what a command is given: the world outside, so that tests can stand in for it.
 type app struct {
@@ -94,7 +95,7 @@ func execute(ctx context.Context, args []string, env func(string) (string, bool)
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	if err := parsed.Run(a); err != nil {
-		fmt.Fprintf(stderr, "relay: %v\n", err)
+		fmt.Fprintf(stderr, "relay: %s\n", operator.Explain(err.Error(), operator.Actions(err)...))
 		return exitCode(err)
 	}
 	return exitDone

@@ -15,6 +15,7 @@ import (
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
 	"workos-relay/internal/journal"
+	"workos-relay/internal/operator"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/source"
@@ -83,15 +84,16 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	return r, nil
 }
 
-// open opens the bus and the store of a lane and puts it together.
+// open opens the store and the bus of a lane and puts it together. The store comes first: its lock keeps a second relay from
+// starting an embedded server on the same directory.
 func (r *relay) open(ctx context.Context, l *lane, client *source.Client) (*member, error) {
-	b, err := l.open(ctx)
+	store, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
 	if err != nil {
 		return nil, err
 	}
-	store, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
+	b, err := l.open(ctx)
 	if err != nil {
-		return nil, errors.Join(err, b.Close())
+		return nil, errors.Join(err, store.Close())
 	}
 	return r.join(ctx, l, client, b, store), nil
 }
@@ -150,7 +152,8 @@ func (r *relay) start() {
 
 func (r *relay) tellStopped(e *pipeline.LaneError) {
 	if len(r.now()) > 1 {
-		r.log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane), zap.Error(e.Err))
+		r.log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane), zap.Error(e.Err),
+			zap.Strings("action", operator.Actions(e.Err)))
 	}
 }
 
@@ -186,7 +189,7 @@ func (r *relay) status() []pipeline.Status {
 	out := make([]pipeline.Status, len(members))
 	for i, m := range members {
 		out[i] = m.run.Status()
-		out[i].Reason = r.hide(out[i].Reason)
+		out[i].Reason, out[i].Action = r.hide(out[i].Reason), r.hide(out[i].Action)
 	}
 	return out
 }

@@ -347,7 +347,7 @@ func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 			require.Eventually(t, func() bool { return messages(js, "WORKOS") == 2 }, patient, often)
 		}
 	})
-	require.Equal(t, exitDecide, exitCode(err), err)
+	require.Equal(t, exitOperator, exitCode(err), err)
 	last := r.now()[0]
 	require.False(t, r.group.Runs(last.run))
 	cp, err := checkpoint.ReadFile(dir, last.lane.identity())

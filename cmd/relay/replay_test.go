@@ -137,7 +137,7 @@ func TestReplayOfAPoisonEvent(t *testing.T) {
 		url, js := newNATS(t)
 		config := writeConfig(t, calm(natsConfig(api.URL(), url, t.TempDir(), "")))
 		code, _, stderr := do(t, "replay", "--since", "earliest", "--until", "latest", "--config", config)
-		require.Equal(t, exitDecide, code)
+		require.Equal(t, exitOperator, code)
 		require.Contains(t, stderr, "event_01J0000000000000000000000D")
 		require.Equal(t, 1, messages(js, "WORKOS"))
 		code, _, stderr = do(t, "replay", "--since", "event_01J0000000000000000000000D", "--until", "latest", "--config", config)

@@ -63,7 +63,7 @@ func TestAPositionTakenFromTheStreamStopsRelay(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, stream.Purge(t.Context(), purgePosition))
 	code, _, stderr := do(t, "run", "--config", config)
-	require.Equal(t, exitDecide, code, stderr)
+	require.Equal(t, exitOperator, code, stderr)
 	require.Contains(t, stderr, "relay checkpoint set")
 	require.Equal(t, 300, messages(js, "WORKOS"))
 
@@ -105,7 +105,7 @@ func TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew(t *testing.T) {
 		_, err = js.Publish(t.Context(), "relay.position.workos.nats", []byte("{}"))
 		require.NoError(t, err)
 		code, _, stderr := do(t, "run", "--config", config)
-		require.Equal(t, exitDecide, code, stderr)
+		require.Equal(t, exitOperator, code, stderr)
 		require.Contains(t, stderr, "relay checkpoint set")
 		code, stdout, stderr := do(t, "checkpoint", "set", ids[299], "--config", config)
 		require.Equal(t, exitDone, code, stderr)
@@ -116,13 +116,13 @@ func TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew(t *testing.T) {
 	t.Run("foreign", func(t *testing.T) {
 		other := writeConfig(t, strings.Replace(text, "source: {", "source: {organization_id: org_01JXXXXXXXXXXXXXXXXXXXXXXX, ", 1))
 		code, _, stderr := do(t, "run", "--config", other)
-		require.Equal(t, exitDecide, code, stderr)
+		require.Equal(t, exitOperator, code, stderr)
 		code, stdout, stderr := do(t, "checkpoint", "set", ids[10], "--config", other)
 		require.Equal(t, exitDone, code, stderr)
 		require.Contains(t, stdout, ids[299], "it says where the lane stood before")
 		require.Equal(t, ids[299], keptIn(t, stdout).EventID, "and keeps what the stream no longer holds")
 		code, _, stderr = do(t, "run", "--config", config)
-		require.Equal(t, exitDecide, code, stderr)
+		require.Equal(t, exitOperator, code, stderr)
 		code, _, stderr = do(t, "checkpoint", "set", ids[299], "--config", config)
 		require.Equal(t, exitDone, code, stderr)
 		carries(config)
@@ -147,7 +147,7 @@ func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {
 	refuses := func(delivery, command string) {
 		t.Helper()
 		code, _, stderr := do(t, "run", "--config", config(delivery))
-		require.Equal(t, exitDecide, code, stderr)
+		require.Equal(t, exitOperator, code, stderr)
 		require.Contains(t, stderr, command)
 	}
 	moves := func(delivery, from string) {

@@ -13,6 +13,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
+	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 )
 
@@ -120,7 +121,7 @@ func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		out.State, out.Reason = absentState, "it has never run"
 	case err != nil:
-		out.Reason = err.Error()
+		out.Reason, out.Action = err.Error(), operator.Action(err)
 	case cp.Released:
 		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
 	case cp.Mode == checkpoint.ExactlyOnce && age < l.cfg.TakeoverAfter:
@@ -131,7 +132,7 @@ func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
 		out.Reason = "a checkpoint file does not tell whether its relay runs"
 	}
 	if !out.Ready {
-		out.Reasons = append(out.Reasons, out.Reason)
+		out.Reasons = append(out.Reasons, operator.Explain(out.Reason, operator.Actions(err)...))
 	}
 	if err == nil {
 		out.Mode, out.Holder, out.Position = cp.Mode, cp.Holder, admin.PlaceOf(cp.Position)

@@ -420,5 +420,5 @@ func TestAReasonHidesSecrets(t *testing.T) {
 	require.Zero(t, messages(js, "WORKOS"))
 	require.Contains(t, body, "stopped at event [secret] (dsync.group.created)")
 	require.NotContains(t, lanes(t, config)["nats"].Reason, secret)
-	require.Equal(t, exitDecide, r.stop(t), &r.stderr)
+	require.Equal(t, exitOperator, r.stop(t), &r.stderr)
 }

@@ -151,6 +151,7 @@ type laneReadiness struct {
 	Active                bool           `json:"active"`
 	Holder                string         `json:"holder"`
 	Reasons               []string       `json:"reasons"`
+	Action                string         `json:"action"`
 	LastPoll              *time.Time     `json:"last_poll"`
 	LagSeconds            *float64       `json:"lag_seconds"`
 	UnacknowledgedSeconds float64        `json:"unacknowledged_seconds"`
@@ -162,7 +163,7 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	answer := readiness{Ready: all.Ready, Reasons: all.Reasons, Lanes: []laneReadiness{}}
 	for _, l := range all.Lanes {
 		answer.Lanes = append(answer.Lanes, laneReadiness{
-			Lane: l.Name, Ready: l.Ready, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, LastPoll: l.LastPoll,
+			Lane: l.Name, Ready: l.Ready, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, Action: l.Action, LastPoll: l.LastPoll,
 			LagSeconds: l.LagSeconds, UnacknowledgedSeconds: l.UnacknowledgedSeconds, Position: l.Position,
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 )
 
@@ -16,11 +17,11 @@ const (
 	pollsMissed = 5
 )
 
-// Judge reports whether a lane makes progress at now, by the local clock, and otherwise in words why not. poll is the interval
-// between polls. To be connected is not enough: a lane is ready where it runs, the Events API has given a good answer of late, and
-// no event that was read waits long to be acknowledged. A lane that stands by for another relay is ready to take over. One that was
-// paused by hand is not ready: nothing moves, and whoever forgot to resume it is told where everybody looks. While events wait,
-// reading may have been held up by the lane's budget, so that the age of the oldest of them judges alone.
+// Judge reports whether a lane makes progress at now, by the local clock, and otherwise why not. poll is the interval between polls.
+// To be connected is not enough: a lane is ready if it runs, the Events API has given a good answer lately, and no event that was
+// read waits long to be acknowledged. A lane in standby is ready to take over. A paused lane is not ready, so that nobody forgets to
+// resume it. A lane that retries is ready for a while, unless an operator has to act. While events wait, the lane's budget may have
+// held up reading, so the age of the oldest event decides alone. Each reason ends with what an operator has to do.
 func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, reasons []string) {
 	reason := ""
 	if !s.Unacked.IsZero() && now.Sub(s.Unacked) >= unackedLimit {
@@ -37,7 +38,7 @@ func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, re
 		reason = because("paused by hand"+forTime(now, s.Since)+"; `relay resume "+s.Lane+"` ends it", s.Reason)
 	case pipeline.Retrying:
 		acquired := s.Checkpoint.Revision != 0
-		if reason == "" && acquired && now.Sub(s.Since) < unackedLimit {
+		if reason == "" && acquired && s.Action == "" && now.Sub(s.Since) < unackedLimit {
 			return true, nil // one failed attempt is no reason to take the relay out of service
 		}
 		if reason == "" {
@@ -53,6 +54,9 @@ func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, re
 	}
 	if reason == "" {
 		return true, nil
+	}
+	if s.Action != "" {
+		reason = operator.Explain(reason, s.Action)
 	}
 	return false, []string{reason}
 }

@@ -158,7 +158,7 @@ func TestReadyzNeedsEveryLane(t *testing.T) {
 	ready.SourceNow, ready.Events, ready.Holder, ready.Checkpoint.Holder = now, 7, "me", "me"
 	ready.Unacked, ready.UnackedAt = now.Add(-1500*time.Millisecond), now.Add(-2*time.Second)
 	ready.Checkpoint.Position = checkpoint.Position{EventID: "event_1", CreatedAt: now.Add(-time.Minute)}
-	stopped := pipeline.Status{Lane: "kafka", State: pipeline.Stopped, Since: now, Reason: `stopped at event event_9 <"too large">`}
+	stopped := pipeline.Status{Lane: "kafka", State: pipeline.Stopped, Since: now, Reason: `stopped at event event_9 <"too large">`, Action: "move past it"}
 	base := start(t, admin.Config{
 		Lanes: func() []pipeline.Status { return []pipeline.Status{ready, stopped} }, PollInterval: everySecond, Now: func() time.Time { return now },
 	})
@@ -169,15 +169,15 @@ func TestReadyzNeedsEveryLane(t *testing.T) {
 	require.Contains(t, r.body, `event_9 <\"too large\">`, "readable as it stands")
 	require.Equal(t, map[string]any{
 		"ready":   false,
-		"reasons": []any{"lane kafka: " + why},
+		"reasons": []any{"lane kafka: " + why + "; move past it"},
 		"lanes": []any{
 			map[string]any{
-				"lane": "nats", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{}, "active": true, "holder": "me",
+				"lane": "nats", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{}, "action": "", "active": true, "holder": "me",
 				"last_poll": "2026-01-02T02:04:05Z", "lag_seconds": 2.0, "unacknowledged_seconds": 1.5,
 				"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 			},
 			map[string]any{
-				"lane": "kafka", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why}, "active": false, "holder": "",
+				"lane": "kafka", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why + "; move past it"}, "action": "move past it", "active": false, "holder": "",
 				"last_poll": nil, "lag_seconds": nil, "unacknowledged_seconds": 0.0,
 				"position": map[string]any{"event_id": "", "created_at": nil},
 			},

@@ -30,6 +30,8 @@ type LaneStatus struct {
 	State  pipeline.State `json:"state"`
 	Since  *time.Time     `json:"since"`  // of state; null where not known
 	Reason string         `json:"reason"` // of retrying, stopped, standby and paused: the last error or what it waits for
+	// Action is what an operator has to do about Reason. It is empty if nothing: what is retried without it may pass.
+	Action string `json:"action"`
 	// Mode is exactly_once or at_least_once; empty while not known.
 	Mode checkpoint.Mode `json:"mode"`
 	// Holder is who moved the position last, empty while not known; Self is this process, in the same words. Active: they are the
@@ -96,7 +98,7 @@ func (s *Server) lanes() []pipeline.Status {
 func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus {
 	ready, reasons := Judge(s, now, poll)
 	l := LaneStatus{
-		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Reason: s.Reason,
+		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Reason: s.Reason, Action: s.Action,
 		Mode: s.Checkpoint.Mode, Holder: s.Checkpoint.Holder, Self: s.Holder,
 		Active:   s.Holder != "" && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released && s.State != pipeline.Stopped,
 		Position: PlaceOf(s.Checkpoint.Position), Read: PlaceOf(s.Read), MovedAt: known(s.Checkpoint.UpdatedAt),

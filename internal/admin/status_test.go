@@ -40,7 +40,7 @@ func TestStatus(t *testing.T) {
 		"ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false,
 	}, body)
 	require.Equal(t, map[string]any{
-		"name": "nats", "type": "nats", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "",
+		"name": "nats", "type": "nats", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "", "action": "",
 		"mode": "exactly_once", "holder": "me", "self": "me", "active": true,
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},

@@ -71,6 +71,7 @@ var noFault = map[string]string{
 	"allow_atomic, allow_rollup_hdrs and allow_msg_ttl":           "settings of a stream, named in a message that is found",
 	"relay replay --since … --until …":                            "a command, beside a message that is found",
 	"relay replay --since TIME":                                   "a command, beside a message that is found",
+	"event … (…): …; …":                                           "an event that replay cannot publish, found by the other words",
 	"User:<distinguished name in …>":                              acl,
 	"User:<subject of the token>":                                 acl,
 	"kafka-acls --bootstrap-server … --add --allow-principal '…'": acl,

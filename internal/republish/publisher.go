@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/internal/operator"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -65,19 +66,24 @@ func cannotPark(e *source.Event, why, letter error) *StopError {
 
 // Error implements error.
 func (e *StopError) Error() string {
+	return fmt.Sprintf("event %s (%s): %v; %s", e.EventID, e.Type, e.Err, e.OperatorAction())
+}
+
+// OperatorAction says what an operator has to do.
+func (e *StopError) OperatorAction() string {
 	remedy := "configure dead_letter to park such events"
 	if e.Parks {
 		remedy = "mend what the bus refuses"
 	}
-	return fmt.Sprintf("event %s (%s): %v; %s, or leave it out: --since %s goes on behind it", e.EventID, e.Type, e.Err, remedy, e.EventID)
+	return fmt.Sprintf("%s, or leave it out: --since %s goes on behind it", remedy, e.EventID)
 }
 
 // Unwrap returns the cause.
 func (e *StopError) Unwrap() error { return e.Err }
 
 // Publish makes the messages of events durable, in order, and returns of how many events, from the first, they are. What may pass is
-// tried again until ctx ends; a batch under way then still has ShutdownTimeout. Other errors are a *StopError, and what a
-// *sink.FatalError says. After a failure of the bus some messages may be stored twice, each with the mark.
+// tried again until ctx ends; a batch under way then still has ShutdownTimeout. Other errors are a *StopError, and what
+// only an operator can resolve. After a failure of the bus some messages may be stored twice, each with the mark.
 func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done int, err error) {
 	work, stop := p.outlive(ctx)
 	defer stop()
@@ -142,8 +148,9 @@ func (p *Publisher) outlive(ctx context.Context) (context.Context, context.Cance
 // judge says whether failure ends the run. A message that was rejected is noted in parked, where that is allowed.
 func (p *Publisher) judge(b *batch, failure error, parked map[string]*sink.RejectedError) error {
 	var rejected *sink.RejectedError
-	var fatal *sink.FatalError
 	switch {
+	case operator.Required(failure): // also if a RejectedError is its cause: it is not about one event
+		return failure
 	case errors.As(failure, &rejected):
 		e := b.owner(sink.Durable(failure, len(b.messages)))
 		if !p.Park {
@@ -154,8 +161,6 @@ func (p *Publisher) judge(b *batch, failure error, parked map[string]*sink.Rejec
 		}
 		parked[e.ID] = rejected
 		return nil
-	case errors.As(failure, &fatal):
-		return failure
 	default:
 		return nil
 	}

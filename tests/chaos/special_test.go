@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const exitDecide = 3 // of relay, where a person must decide
+const exitOperator = 3 // of relay: operator action required
 
 // TestLeaderOfTheStreamKilled kills the server that leads the stream while relay is in the middle of a backlog, so that a batch is
 // under way.
@@ -58,7 +58,7 @@ func TestAPositionTakenAway(t *testing.T) {
 	require.EqualValues(t, 500, before.State.Msgs)
 	for _, r := range w.relays {
 		r.Start(t)
-		require.Equal(t, exitDecide, r.Wait(t), r.Tail(2000))
+		require.Equal(t, exitOperator, r.Wait(t), r.Tail(2000))
 		require.Contains(t, r.Tail(2000), "relay checkpoint set")
 	}
 	after, err := s.Info(ctx)

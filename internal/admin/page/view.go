@@ -65,7 +65,7 @@ func clockOf(s *admin.Status) clock {
 // tone is how a state is coloured.
 func tone(l *admin.LaneStatus) string {
 	switch {
-	case l.State == pipeline.Stopped:
+	case l.State == pipeline.Stopped, l.Action != "":
 		return "bad"
 	case !l.Ready || l.State == pipeline.Retrying:
 		return "warn"
