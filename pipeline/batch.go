@@ -14,8 +14,14 @@ import (
 type batch struct {
 	events   []source.Event
 	messages []sink.Message
-	ends     []int                          // messages[:ends[i]] are those of events[:i+1]
-	parked   map[string]*sink.RejectedError // why, by event id
+	ends     []int               // messages[:ends[i]] are those of events[:i+1]
+	parked   map[string]*parking // by event id
+}
+
+// parking is an event that goes to the dead letter topic.
+type parking struct {
+	why    *sink.RejectedError // why it cannot go where it is routed
+	letter *sink.RejectedError // why its dead letter was refused with the event in it; nil if it was not
 }
 
 // buffers is what batches are put together in, one after the other, so that they cost no memory of their own.
@@ -48,9 +54,9 @@ func (b *buffers) forget() {
 	}
 }
 
-// route makes a batch of events, with those that are parked as dead letters. Where an event cannot be routed and the lane does not
-// park, the batch ends before it; where that is the first, it returns a *StopError. The batch is valid until the next one is routed.
-func (l *Lane) route(events []source.Event, parked map[string]*sink.RejectedError) (batch, error) {
+// route makes a batch of events, with a dead letter for each that is parked. If an event cannot be routed and the lane does not
+// park, the batch ends before it; if it is the first, route returns a *StopError. The batch is valid until the next one is routed.
+func (l *Lane) route(events []source.Event, parked map[string]*parking) (batch, error) {
 	b := batch{
 		events: events, parked: parked,
 		messages: slices.Grow(l.buffers.messages[:0], len(events)), ends: slices.Grow(l.buffers.ends[:0], len(events)),
@@ -69,6 +75,9 @@ func (l *Lane) route(events []source.Event, parked map[string]*sink.RejectedErro
 	return b, nil
 }
 
+// bareLimit is a limit that no event fits, so that a dead letter leaves it out.
+const bareLimit = 1
+
 func (l *Lane) routeOne(b *batch, e *source.Event) error {
 	if b.parked[e.ID] == nil {
 		messages, err := l.Router.Append(b.messages, e)
@@ -81,14 +90,18 @@ func (l *Lane) routeOne(b *batch, e *source.Event) error {
 			rejected = &sink.RejectedError{Topic: e.Event, Reason: err.Error()}
 		}
 		if !l.Park {
-			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
+			return l.stopAt(e, rejected)
 		}
-		b.parked[e.ID] = rejected
+		b.parked[e.ID] = &parking{why: rejected}
 	}
-	why := b.parked[e.ID]
-	letter, err := l.Router.DeadLetter(e, why.Topic, why.Reason, why.Size, why.Limit)
+	p := b.parked[e.ID]
+	limit := p.why.Limit
+	if p.letter != nil {
+		limit = bareLimit
+	}
+	letter, err := l.Router.DeadLetter(e, p.why.Topic, p.why.Reason, p.why.Size, limit)
 	if err != nil {
-		return cannotPark(e, why, err)
+		return l.cannotPark(e, p.why, err)
 	}
 	b.messages = append(b.messages, letter)
 	return nil
@@ -97,14 +110,14 @@ func (l *Lane) routeOne(b *batch, e *source.Event) error {
 // next is the position after the batch.
 func (b *batch) next() checkpoint.Position { return b.events[len(b.events)-1].Position() }
 
-// owner returns the event that messages[i] belongs to.
-func (b *batch) owner(i int) *source.Event {
+// owner returns the index of the event that messages[i] belongs to.
+func (b *batch) owner(i int) int {
 	for e, end := range b.ends {
 		if i < end {
-			return &b.events[e]
+			return e
 		}
 	}
-	return &b.events[len(b.events)-1]
+	return len(b.events) - 1
 }
 
 // outcome tells what became of the first n events.
@@ -115,8 +128,8 @@ func (b *batch) outcome(n int, took time.Duration) Outcome {
 		if end == before {
 			o.Dropped++
 		}
-		if why := b.parked[b.events[i].ID]; why != nil {
-			o.Parked = append(o.Parked, Parked{EventID: b.events[i].ID, Type: b.events[i].Event, Reason: why.Reason})
+		if p := b.parked[b.events[i].ID]; p != nil {
+			o.Parked = append(o.Parked, Parked{EventID: b.events[i].ID, Type: b.events[i].Event, Reason: p.why.Reason})
 		}
 		for _, m := range b.messages[before:end] {
 			o.Bytes += len(m.Body)

@@ -80,6 +80,7 @@ type Lane struct {
 	status   tracker
 	buffers  buffers
 	steering steering
+	portion  portion
 }
 
 func (l *Lane) init() {
@@ -194,7 +195,7 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		}
 		before := cp.Revision
 		delivering, delivered := l.trace(work, pages)
-		cp, err = l.deliver(ctx, delivering, cp, l.buffers.join(pages))
+		cp, err = l.deliver(ctx, delivering, cp, l.buffers.join(pages), alive)
 		if delivered(err); err != nil {
 			return cp, err
 		}
@@ -202,9 +203,6 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			if cp, err = l.renew(ctx, work, cp, alive); err != nil {
 				return cp, err
 			}
-		}
-		if cp.Revision != before {
-			alive.done()
 		}
 		l.status.delivered(pages)
 		l.buffers.forget()
@@ -215,48 +213,106 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 // errMoved: the position in force lies outside of what is in memory.
 var errMoved = errors.New("the position was moved")
 
-// deliver appends events until all of them are committed. Whatever goes wrong, it asks the Target which position is in force and
-// goes on from there; it never guesses what the last attempt did. Where somebody steers it begins no further attempt.
-func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event) (checkpoint.Checkpoint, error) {
-	parked := map[string]*sink.RejectedError{}
+// deliver appends events until all of them are committed. After a failure it asks the Target which position is in effect and
+// continues from there; it never guesses what the last attempt did. It starts no further attempt if the lane is being steered.
+// Events before one that stops the lane are committed before it returns the *StopError. While the bus refuses a batch, deliver
+// renews the lease.
+func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event, alive *renewal) (checkpoint.Checkpoint, error) {
+	parked := map[string]*parking{}
 	wait := backoff{first: retryFirst, most: retryMost}
+	first := 0 // how many events precede one that the bus has refused; 0 if none is known
 	for len(events) > 0 {
 		if l.steering.asked() {
 			return cp, errSteered
 		}
-		b, err := l.route(events, parked)
+		n := l.portion.cut(events)
+		if first > 0 {
+			n = min(n, first)
+		}
+		b, err := l.route(events[:n], parked)
 		if err != nil {
 			return cp, err
 		}
-		started := time.Now()
-		now, failure := l.Target.Append(work, cp, b.messages, b.next())
-		took := time.Since(started)
-		var stop error
+		now, took, failure := l.attempt(work, cp, &b, alive)
+		var v verdict
 		if failure != nil {
-			if stop = l.judge(ctx, b, failure, parked, &wait); ctx.Err() != nil {
+			if v = l.judge(&b, failure, parked); v.retries {
+				v.until = l.backOff(ctx, v.err, wait.next(), alive)
+			}
+			if ctx.Err() != nil {
 				return cp, ctx.Err()
 			}
 			if now, err = l.claim(ctx, false); err != nil {
-				return cp, errors.Join(stop, err)
+				if v.culprit > 0 {
+					return cp, err // what precedes the culprit is not committed yet
+				}
+				return cp, errors.Join(v.stop, err)
 			}
 		}
 		done, found := progress(b.events, cp.Position, now.Position)
 		if !found {
 			return now, errMoved
 		}
-		if done > 0 {
-			wait.reset()
+		if now.Revision != cp.Revision {
+			alive.done()
 		}
+		l.measure(&b, done, took, failure)
 		l.committed(b, done, now, took)
-		if cp, events = now, events[done:]; stop != nil {
-			return cp, stop
+		cp, events, first = now, events[done:], max(0, first-done)
+		switch {
+		case done > 0:
+			wait.reset()
+		case v.retries:
+			if cp, err = l.waitToRetry(ctx, work, cp, v.until, alive); err != nil {
+				return cp, err
+			}
+		}
+		if v.culprit > done {
+			first = v.culprit - done
+		} else if v.stop != nil {
+			return cp, v.stop
 		}
 	}
 	return cp, nil
 }
 
-// progress returns how many of events lie between the positions prev and now. It is not found where now is neither prev nor one of
-// the events'.
+// errLeaseDue is why an attempt is given up: it must not keep the lane from renewing its lease.
+var errLeaseDue = errors.New("given up so that the lease can be renewed")
+
+// attempt appends a batch once. It bounds the attempt if a standby would take over meanwhile.
+func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch, alive *renewal) (now checkpoint.Checkpoint, took time.Duration, failure error) {
+	ctx := work
+	if d := alive.attemptTime(); d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(work, d, errLeaseDue)
+		defer cancel()
+	}
+	started := time.Now()
+	now, failure = l.Target.Append(ctx, cp, b.messages, b.next())
+	took = time.Since(started)
+	var rejected *sink.RejectedError
+	if failure != nil && ctx.Err() != nil && work.Err() == nil && !errors.As(failure, &rejected) {
+		failure = &sink.TimeoutError{Setting: "takeover_after", Value: l.TakeoverAfter, Err: fmt.Errorf("%w, after %s: %w",
+			errLeaseDue, took.Round(time.Millisecond), failure)}
+	}
+	return now, took, failure
+}
+
+// measure adapts the size of the next batch to what became of this one.
+func (l *Lane) measure(b *batch, done int, took time.Duration, failure error) {
+	var rejected *sink.RejectedError
+	timedOut := errors.Is(failure, sink.ErrTimeout)
+	switch {
+	case failure == nil, done > 0 && !timedOut:
+		l.portion.succeeded(b.events, done, took, l.BatchMessages, l.BatchBytes)
+	case errors.As(failure, &rejected), errors.Is(failure, checkpoint.ErrConflict) && !timedOut:
+	default:
+		l.portion.failed(b.events, took, timedOut)
+	}
+}
+
+// progress returns how many of events lie between the positions prev and now. It is not found if now is neither prev nor the
+// position of one of the events.
 func progress(events []source.Event, prev, now checkpoint.Position) (int, bool) {
 	for i := len(events) - 1; i >= 0; i-- {
 		if now.EventID == events[i].ID {
@@ -266,37 +322,99 @@ func progress(events []source.Event, prev, now checkpoint.Position) (int, bool) 
 	return 0, now.Equal(prev)
 }
 
-// judge decides what a failed Append means. It returns an error if the lane must stop. Otherwise the lane may try again when judge
-// returns: at once if a message was rejected and is parked now, after a pause for everything else.
-func (l *Lane) judge(ctx context.Context, b batch, failure error, parked map[string]*sink.RejectedError, wait *backoff) error {
+// verdict is what a failed Append means.
+type verdict struct {
+	culprit int       // index of the event that the failure names; those before it go first. 0 if it names none
+	stop    error     // the lane stops with this error once the events before the culprit are committed
+	retries bool      // the lane tries again after a pause
+	err     error     // why, if retries
+	until   time.Time // end of the pause
+}
+
+// judge decides what a failed Append means. A message that can never be published is parked, in the shorter form of its dead
+// letter if the longer one was refused, or stops the lane.
+func (l *Lane) judge(b *batch, failure error, parked map[string]*parking) verdict {
 	var rejected *sink.RejectedError
 	var fatal *sink.FatalError
-	isFatal := errors.As(failure, &fatal)
 	switch {
 	case l.mustStop(failure):
-		return failure
-	case isFatal: // also if a RejectedError is its cause: it is not about one event
+		return verdict{stop: failure, culprit: l.culprit(b, failure)}
+	case errors.As(failure, &fatal): // also if a RejectedError is its cause: it is not about one event
+		culprit := l.culprit(b, failure)
+		return verdict{culprit: culprit, retries: culprit == 0, err: failure}
 	case errors.As(failure, &rejected):
-		e := b.owner(sink.Durable(failure, len(b.messages)))
-		if !l.Park {
-			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
-		}
-		if why := parked[e.ID]; why != nil {
-			return cannotPark(e, why, rejected)
-		}
-		parked[e.ID] = rejected
-		return nil
+		return l.judgeRejected(b, l.culprit(b, failure), rejected, parked)
+	case len(b.events) == 1 && errors.Is(failure, sink.ErrTimeout):
+		failure = explainAlone(&b.events[0], failure)
 	}
+	return verdict{retries: true, err: failure}
+}
+
+// culprit returns the index of the event that a failure names by its message, 0 if it names none.
+func (l *Lane) culprit(b *batch, failure error) int {
+	var at *sink.PublishError
+	if !errors.As(failure, &at) {
+		return 0
+	}
+	return b.owner(sink.Durable(failure, len(b.messages)))
+}
+
+func (l *Lane) judgeRejected(b *batch, i int, rejected *sink.RejectedError, parked map[string]*parking) verdict {
+	e := &b.events[i]
+	p := parked[e.ID]
+	switch {
+	case !l.Park:
+		return verdict{culprit: i, stop: l.stopAt(e, rejected)}
+	case p == nil:
+		parked[e.ID] = &parking{why: rejected}
+	case p.letter == nil:
+		p.letter = rejected
+	default:
+		return verdict{culprit: i, stop: l.cannotPark(e, p.why, rejected)}
+	}
+	return verdict{}
+}
+
+// backOff reports a failure that may pass, and sleeps until the next attempt or until the lease must be renewed. It returns when
+// the next attempt may start.
+func (l *Lane) backOff(ctx context.Context, failure error, d time.Duration, alive *renewal) time.Time {
 	changed := l.steering.wait()
-	d := wait.next()
-	if isFatal {
+	var fatal *sink.FatalError
+	if errors.As(failure, &fatal) {
 		d = retryMost
 	}
 	l.retrying(Publishing, failure, d)
+	until := time.Now().Add(d)
 	if !l.steering.asked() {
-		sleep(ctx, d, changed)
+		sleep(ctx, alive.within(d), changed)
 	}
-	return nil
+	return until
+}
+
+// waitToRetry renews the lease as often as it is due until the next attempt may start, and once more if the attempt would else
+// begin with little time left.
+func (l *Lane) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint, until time.Time, alive *renewal) (checkpoint.Checkpoint, error) {
+	for {
+		changed := l.steering.wait()
+		if l.steering.asked() {
+			return cp, nil // deliver sees it
+		}
+		d := time.Until(until)
+		if alive.isDue() || d <= 0 && alive.isLate() {
+			var err error
+			if cp, err = l.renew(ctx, work, cp, alive); err != nil {
+				return cp, err
+			}
+			d = time.Until(until)
+		}
+		if d <= 0 {
+			return cp, nil
+		}
+		sleep(ctx, alive.within(d), changed)
+		if ctx.Err() != nil {
+			return cp, ctx.Err()
+		}
+	}
 }
 
 // claim acquires the target, for as long as it takes. It waits for a bus that is down and, if standby is set, for another holder
@@ -369,16 +487,21 @@ func (l *Lane) committed(b batch, events int, cp checkpoint.Checkpoint, took tim
 	l.Observer.Committed(b.outcome(events, took), cp)
 }
 
-// StopError says that the lane stopped at an event that can never be published: no dead letter topic is configured, or the dead letter
-// can never be published either.
+// StopError says that the lane stopped at an event that can never be published: no dead letter topic is configured, or the dead
+// letter is refused too. Everything before the event is committed, unless Unwrap also returns why it could not be.
 type StopError struct {
+	Lane          string // as Lane.Name
 	EventID, Type string
 	Parks         bool // a dead letter topic is configured
 	Err           error
 }
 
-func cannotPark(e *source.Event, why, letter error) *StopError {
-	return &StopError{EventID: e.ID, Type: e.Event, Parks: true, Err: fmt.Errorf("%w; nor can its dead letter: %w", why, letter)}
+func (l *Lane) stopAt(e *source.Event, err error) *StopError {
+	return &StopError{Lane: l.Name, EventID: e.ID, Type: e.Event, Err: err}
+}
+
+func (l *Lane) cannotPark(e *source.Event, why, letter error) *StopError {
+	return &StopError{Lane: l.Name, EventID: e.ID, Type: e.Event, Parks: true, Err: fmt.Errorf("%w; nor can its dead letter: %w", why, letter)}
 }
 
 // Error implements error.

@@ -95,9 +95,10 @@ func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
 	return w.looks >= fewestLooks && w.quiet >= w.after-w.interval()
 }
 
-// renewal knows when the active one must move its position, so that no standby takes it for dead.
+// renewal knows when the active lane must move its position so that no standby takes it for dead.
 type renewal struct {
 	every time.Duration // 0 for never
+	last  time.Time     // when the position was moved or renewed
 	next  time.Time
 	wait  backoff // between attempts that fail
 }
@@ -109,12 +110,14 @@ func (l *Lane) newRenewal() *renewal {
 	}
 	r.wait = backoff{first: retryFirst, most: r.every}
 	r.done()
+	r.last = r.last.Add(-r.every / 2) // the last renewal was some time ago
 	return r
 }
 
 func (r *renewal) done() {
 	r.wait.reset()
-	r.next = time.Now().Add(r.every)
+	r.last = time.Now()
+	r.next = r.last.Add(r.every)
 }
 
 // failed returns how long it is now until the next attempt.
@@ -125,6 +128,26 @@ func (r *renewal) failed() time.Duration {
 }
 
 func (r *renewal) isDue() bool { return r.every > 0 && time.Until(r.next) <= 0 }
+
+// isLate reports whether an attempt that starts now would have less than most of its time.
+func (r *renewal) isLate() bool { return r.every > 0 && time.Since(r.last) > r.every/2 }
+
+// attemptTime bounds an attempt that starts now: it ends half a takeover after the last renewal, so that there is time for the
+// next one. It is 0 if nothing bounds the attempt.
+func (r *renewal) attemptTime() time.Duration {
+	if r.every <= 0 {
+		return 0
+	}
+	return max(time.Until(r.last.Add(r.every*renewalsPerTakeover/2)), r.every/4)
+}
+
+// within returns d, or the time until the renewal is due if that is shorter.
+func (r *renewal) within(d time.Duration) time.Duration {
+	if r.every <= 0 {
+		return d
+	}
+	return max(min(d, time.Until(r.next)), 1)
+}
 
 // due is how long there is still time: never zero where it is due ever, since zero stands for never.
 func (r *renewal) due() time.Duration {

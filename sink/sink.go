@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"workos-relay/checkpoint"
 )
@@ -75,6 +76,27 @@ type RejectedError struct {
 func (e *RejectedError) Error() string {
 	return fmt.Sprintf("cannot be published to %s: %s", e.Topic, e.Reason)
 }
+
+// ErrTimeout matches the errors of a batch that the bus did not take within a deadline, although a smaller one may fit: a slow link, a
+// quota, a limit on the size of a request. The lane makes its next batch half as large. An implementation returns a *TimeoutError,
+// within its *PublishError if it has one, or an error that wraps ErrTimeout. It does not return it if the bus refused the batch.
+var ErrTimeout = errors.New("the bus did not take the batch within its deadline")
+
+// TimeoutError is an error that matches ErrTimeout and names the setting that bounds the time.
+type TimeoutError struct {
+	Setting string        // key of the configuration to raise if one event alone does not fit: "ack_timeout"; empty if there is none
+	Value   time.Duration // of the setting; 0 if unknown
+	Err     error         // what happened; complete on its own
+}
+
+// Error implements error.
+func (e *TimeoutError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *TimeoutError) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrTimeout) hold.
+func (e *TimeoutError) Is(target error) bool { return target == ErrTimeout }
 
 // FatalError is the cause inside a PublishError, or the error of Prepare, if no message can be published until an operator
 // changes something: a stream was deleted, a topic was refused. A lane that has not acquired its position yet stops at it. A lane

@@ -242,8 +242,9 @@ func (l *Ledger) explain(ctx context.Context, lk *link, c *commit, index int, fa
 	case isCode(failure, codeWrongLast):
 		return fmt.Errorf("stream %s is still storing another message on %s: %w", l.s.cfg.Stream, l.subject, failure)
 	case isCode(failure, codeIncompleteBatch):
-		return fmt.Errorf("stream %s gave up a batch of %d messages as incomplete: one of them did not arrive, was refused without a word, "+
-			"or the server was too slow: %w", l.s.cfg.Stream, len(c.batch)+1, failure)
+		return &sink.TimeoutError{Setting: "max_batch_timeout of the NATS server", Err: fmt.Errorf(
+			"stream %s gave up a batch of %d messages as incomplete: one of them did not arrive, was refused without a word, "+
+				"or the server was too slow: %w", l.s.cfg.Stream, len(c.batch)+1, failure)}
 	}
 	err := l.s.explainPublish(ctx, lk, c.at(index).Topic, failure)
 	var rejected *sink.RejectedError

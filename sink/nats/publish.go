@@ -233,8 +233,11 @@ func (s *Sink) explainPublish(ctx context.Context, l *link, topic string, err er
 	case errors.Is(err, errAckTimeout) && denied != nil && !deniedPublish.MatchString(denied.Error()):
 		return explainDenied(denied)
 	case errors.Is(err, errAckTimeout):
-		return fmt.Errorf("stream %s acknowledged nothing for %v while %s was in flight; its server is overloaded, or cut off: %w",
-			s.cfg.Stream, s.cfg.AckTimeout, topic, err)
+		return &sink.TimeoutError{Setting: "ack_timeout", Value: s.cfg.AckTimeout, Err: fmt.Errorf(
+			"stream %s acknowledged nothing for %v while %s was in flight; its server is overloaded, or cut off: %w",
+			s.cfg.Stream, s.cfg.AckTimeout, topic, err)}
+	case errors.Is(err, errLost): // a limit on the way may have cut the connection because of the size of what was sent
+		return &sink.TimeoutError{Err: fmt.Errorf("publishing %s to stream %s: %w", topic, s.cfg.Stream, err)}
 	case errors.As(err, &api):
 		return s.explainRefusal(ctx, l, topic, api)
 	default:

@@ -1,0 +1,94 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"workos-relay/sink"
+	"workos-relay/source"
+)
+
+const (
+	// growAfter is how many Appends in a row, each as large as allowed, make the next one larger although they were slow.
+	growAfter = 16
+	// refusalsUntilHalved is how many Appends in a row must fail, for whatever reason, before the next one is smaller.
+	refusalsUntilHalved = 2
+)
+
+// portion bounds one Append after the bus has failed to take a larger one: a slow link, a quota or a message that the bus refuses
+// without naming it. It is halved by failures, down to one event, and doubled by successes. The zero value does not bound.
+type portion struct {
+	events int // 0 if not bounded
+	bytes  int // of Event.Raw
+
+	failedIn time.Duration // how long the bus was given the last time that it failed
+	failures int           // in a row
+	filled   int           // successes in a row that were as large as allowed
+}
+
+// cut returns how many of the first events fit: at least one.
+func (p *portion) cut(events []source.Event) int {
+	if p.events == 0 {
+		return len(events)
+	}
+	size := 0
+	for i := range min(p.events, len(events)) {
+		if size += len(events[i].Raw); size > p.bytes && i > 0 {
+			return i
+		}
+	}
+	return min(p.events, len(events))
+}
+
+// failed notes that events could not be appended, after took. It halves what comes next at once if timedOut, else if that is not
+// the first failure in a row.
+func (p *portion) failed(events []source.Event, took time.Duration, timedOut bool) {
+	p.failures++
+	p.filled = 0
+	if !timedOut && p.failures < refusalsUntilHalved {
+		return
+	}
+	p.events, p.bytes = max(1, len(events)/2), max(1, size(events)/2)
+	p.failedIn = took
+}
+
+// succeeded notes that the first done of the events were appended, after took. most bounds the growth: beyond it nothing is bounded.
+func (p *portion) succeeded(events []source.Event, done int, took time.Duration, mostEvents, mostBytes int) {
+	p.failures = 0
+	if p.events == 0 {
+		return
+	}
+	// A batch that ended early, for want of events, says nothing about a larger one.
+	if appended := events[:done]; len(appended) < p.events && 2*size(appended) < p.bytes {
+		return
+	}
+	if p.filled++; took > p.failedIn/4 && p.filled < growAfter {
+		return
+	}
+	p.filled = 0
+	if p.events, p.bytes = 2*p.events, 2*max(p.bytes, size(events)); p.events > mostEvents && p.bytes > mostBytes {
+		*p = portion{}
+	}
+}
+
+func size(events []source.Event) int {
+	n := 0
+	for i := range events {
+		n += len(events[i].Raw)
+	}
+	return n
+}
+
+// explainAlone says of an event that the bus did not take in time although it was sent alone which setting to raise.
+func explainAlone(e *source.Event, failure error) error {
+	advice := "if the link or the bus is slow, give it more time"
+	var timeout *sink.TimeoutError
+	if errors.As(failure, &timeout) && timeout.Setting != "" {
+		advice = "if the link or the bus is slow, raise " + timeout.Setting
+		if timeout.Value > 0 {
+			advice += fmt.Sprintf(", which is %s", timeout.Value)
+		}
+	}
+	return fmt.Errorf("event %s (%s, %d bytes) does not get through in time even alone; %s: %w", e.ID, e.Event, len(e.Raw), advice, failure)
+}
