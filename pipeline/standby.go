@@ -175,7 +175,7 @@ func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint, alive 
 	}
 	if now.Revision != cp.Revision {
 		alive.done()
-		l.status.committed(now, 0)
+		l.status.renewed(now)
 	}
 	return now, nil
 }

@@ -86,6 +86,7 @@ type tracker struct {
 	s        Status
 	everHeld bool
 	resting  bool         // paused, and nothing is under way
+	refused  bool         // the last batch was refused
 	held     atomic.Int64 // Status.Prefetched
 	rate     rate
 	unread   []unreadPage // pages that are read and not delivered; the oldest first
@@ -135,7 +136,7 @@ func (t *tracker) claimed(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.rate.start(time.Now())
-	t.resting, t.s.UnackedAt = false, time.Time{}
+	t.resting, t.refused, t.s.UnackedAt = false, false, time.Time{}
 	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
 	t.set(Running, "")
 }
@@ -200,6 +201,16 @@ func (t *tracker) reloaded(cp checkpoint.Checkpoint) {
 	t.s.Checkpoint = cp
 }
 
+// renewed records that the lease was renewed. If the bus still refuses events the lane goes on retrying.
+func (t *tracker) renewed(cp checkpoint.Checkpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.s.Checkpoint = cp
+	if !t.refused {
+		t.set(Running, "")
+	}
+}
+
 // committed records that the checkpoint is cp, and that so many more events are durable.
 func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.mu.Lock()
@@ -207,6 +218,7 @@ func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.s.Checkpoint = cp
 	t.s.Events += uint64(events) //nolint:gosec // a count
 	t.rate.add(time.Now(), events)
+	t.refused = false
 	t.set(Running, "")
 }
 
@@ -231,6 +243,7 @@ func (t *tracker) retrying(doing string, err error) {
 	defer t.mu.Unlock()
 	t.set(Retrying, doing+": "+err.Error())
 	t.s.Action = operator.Action(err)
+	t.refused = t.refused || doing == Publishing
 }
 
 func (t *tracker) stop(err error) {
