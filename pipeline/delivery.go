@@ -53,6 +53,15 @@ func (d *Delivery) Observe(o StageObserver) {
 	}
 }
 
+// Acquired sets what is called each time the position has been acquired. It must not block. Acquired is called before the Delivery
+// is used.
+func (d *Delivery) Acquired(f func()) {
+	d.AtLeastOnce.Acquired = f
+	if d.ExactlyOnce != nil {
+		d.ExactlyOnce.Acquired = f
+	}
+}
+
 // Mode returns the mode that was found, and Auto as long as none was.
 func (d *Delivery) Mode() checkpoint.Mode {
 	d.mu.Lock()

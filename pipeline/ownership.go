@@ -26,7 +26,9 @@ type Ownership struct {
 	// Origin is asked once, at a first start: where the lane begins.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
 	Stages StageObserver // nil observes nothing
-	Logger *zap.Logger
+	// Acquired, if it is set, is called each time the position has been acquired. It must not block.
+	Acquired func()
+	Logger   *zap.Logger
 }
 
 // holder tells whether the destination already holds messages: sink.Destination, as far as it is needed here.
@@ -67,8 +69,16 @@ func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest
 	return cp, err
 }
 
-// acquire makes this process the holder, at a first start of the origin position.
+// acquire makes this process the holder. At a first start the position is the origin.
 func (o *Ownership) acquire(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
+	cp, err := o.takeUp(ctx, mode, store, dest)
+	if err == nil && o.Acquired != nil {
+		o.Acquired()
+	}
+	return cp, err
+}
+
+func (o *Ownership) takeUp(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
 	cp, err := o.load(ctx, mode, store, dest)
 	if errors.Is(err, checkpoint.ErrNotFound) {
 		return o.commitOrigin(ctx, mode, store)

@@ -7,6 +7,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
@@ -47,6 +48,7 @@ type Status struct {
 	Prefetched int                 // bytes of responses that are read and not committed; at most Lane.Prefetch and a page
 	At         time.Time           // of the snapshot, by the local clock
 	Rate       float64             // events committed a second, over the last minute
+	Settings   []sink.Setting      // of the destination: what differs from the configuration, or did; the Lane itself leaves it empty
 }
 
 // Lag is how far the lane lies behind the API's own clock, which runs on between two answers: the age of the oldest event that is

@@ -72,6 +72,7 @@ type checkLevel string
 const (
 	levelOK      checkLevel = "ok"
 	levelCreates checkLevel = "creates" // what is missing and relay will create
+	levelChanges checkLevel = "changes" // what differs from the configuration and relay will change
 	levelWarning checkLevel = "warning"
 	levelFault   checkLevel = "fault"
 )
@@ -153,7 +154,7 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 			r.fault("closing: %v", err)
 		}
 	}()
-	topics, err := r.inspect(ctx, l, b)
+	topics, mode, err := r.inspect(ctx, l, b)
 	if err != nil {
 		r.fault("%v", err)
 		return
@@ -175,34 +176,52 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 		}
 		r.topic(t, from)
 	}
+	r.settings(ctx, l, b, mode)
+}
+
+// settings says what of the destination's settings differs from the configuration, and what relay does about it.
+func (r *report) settings(ctx context.Context, l *lane, b *bus, mode checkpoint.Mode) {
+	found, err := b.settings(ctx, l, mode, false)
+	if err != nil {
+		r.say(levelWarning, "the settings of the destination cannot be compared with the configuration: %v", err)
+	}
+	for _, s := range found {
+		level := levelWarning
+		if s.Outcome == sink.Changes || s.Outcome == sink.Waits {
+			level = levelChanges
+		}
+		r.say(level, "%s", s)
+	}
 }
 
 // inspect looks at the topics in the mode of delivery that the lane would run in, and says which that is.
-func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStatus, error) {
+func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStatus, checkpoint.Mode, error) {
 	want := checkpoint.Mode(l.sink.Delivery)
 	if want == checkpoint.AtLeastOnce || b.ledger == nil {
 		if want == checkpoint.ExactlyOnce {
 			r.fault("delivery: a sink of type %s cannot do exactly_once", l.sink.Type)
 		}
 		r.good("delivery: at_least_once")
-		return b.Inspect(ctx, l.topics)
+		topics, err := b.Inspect(ctx, l.topics)
+		return topics, checkpoint.AtLeastOnce, err
 	}
 	topics, err := b.ledger.Inspect(ctx, l.topics)
 	if err == nil {
 		err = unfit(topics, l.topics)
 	} else if !incapable(err) {
-		return nil, err
+		return nil, "", err
 	}
 	switch {
 	case err == nil:
 		r.good("delivery: exactly_once")
-		return topics, nil
+		return topics, checkpoint.ExactlyOnce, nil
 	case want == pipeline.Auto:
 		r.say(levelWarning, "delivery: at_least_once, since the bus cannot do exactly_once: %v", err)
 	default:
 		r.fault("delivery: exactly_once was asked for: %v", err)
 	}
-	return b.Inspect(ctx, l.topics)
+	topics, err = b.Inspect(ctx, l.topics)
+	return topics, checkpoint.AtLeastOnce, err
 }
 
 // unfit returns what is wrong with the places of a ledger that are not topics: those of positions.

@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/operator"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 	"workos-relay/source"
 	"workos-relay/source/webhook"
 )
@@ -56,7 +57,9 @@ type member struct {
 	target *pipeline.Delivery
 	run    *pipeline.Lane
 	waker  *webhook.Waker
-	sleep  func() // ends the waker
+	sleep  func() // ends the waker and the keeper
+
+	settings *settingsKeeper
 }
 
 func (m *member) close() error {
@@ -104,6 +107,10 @@ func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus
 	waking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { m.waker.Run(waking) })
+	m.settings = newSettingsKeeper(l.log, func(ctx context.Context, apply bool) ([]sink.Setting, error) {
+		return b.settings(ctx, l, m.target.Mode(), apply)
+	})
+	wg.Go(func() { m.settings.run(waking) })
 	m.sleep = func() {
 		stop()
 		wg.Wait()
@@ -120,6 +127,7 @@ func (m *member) assemble(client *source.Client, r *relay) {
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
 	m.target = l.target(m.bus, m.store, client)
 	m.target.Observe(metrics)
+	m.target.Acquired(m.settings.Acquired)
 	messages, prefetch := l.batches()
 	m.run = &pipeline.Lane{
 		Name:            l.sink.Name,
@@ -190,6 +198,7 @@ func (r *relay) status() []pipeline.Status {
 	for i, m := range members {
 		out[i] = m.run.Status()
 		out[i].Reason, out[i].Action = r.hide(out[i].Reason), r.hide(out[i].Action)
+		out[i].Settings = m.settings.Found()
 	}
 	return out
 }

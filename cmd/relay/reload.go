@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
@@ -18,6 +19,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
@@ -65,6 +67,9 @@ func effectOf(key string) effect {
 	return needsRestart
 }
 
+// compareTime bounds how long a reload waits for a bus that does not answer.
+const compareTime = 10 * time.Second
+
 // plan is a reload that has been looked at from all sides: nothing in it can fail any more but the bus, for which a lane waits.
 type plan struct {
 	cfg     *config.Config
@@ -80,6 +85,8 @@ type planned struct {
 	stays bool             // old goes on as it is
 	bus   *bus             // what was opened for it; nil where that of old stays open
 	store *checkpoint.File // what was opened for it; nil where there is an old one
+
+	settings []sink.Setting // of its destination that differ from the new configuration
 }
 
 // close closes what was opened for a plan that is not carried out.
@@ -214,11 +221,30 @@ func (p *planned) prepare(ctx context.Context, changes []config.Change) (err err
 			return errors.New("an embedded server cannot change while relay runs: restart it")
 		}
 	}
-	if p.bus, err = p.lane.open(ctx); err != nil || p.old != nil {
+	if p.bus, err = p.lane.open(ctx); err != nil {
 		return err
+	}
+	p.compare(ctx)
+	if p.old != nil {
+		return nil
 	}
 	p.store, err = checkpoint.OpenFile(p.lane.cfg.Checkpoint.Dir, p.lane.identity())
 	return err
+}
+
+// compare finds out what of the destination's settings differs. A bus that does not answer now is no reason to refuse the reload: the
+// lane compares again once it holds its position.
+func (p *planned) compare(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, compareTime)
+	defer cancel()
+	mode := checkpoint.Mode(p.lane.sink.Delivery)
+	if p.old != nil {
+		mode = p.old.target.Mode()
+	}
+	var err error
+	if p.settings, err = p.bus.settings(ctx, p.lane, mode, false); err != nil {
+		p.lane.log.Warn("the settings of the destination cannot be compared with the configuration now; relay tries again while it runs", zap.Error(err))
+	}
 }
 
 func isMode(m checkpoint.Mode) bool {
@@ -244,7 +270,7 @@ func (p *planned) needsBus(changes []config.Change) bool {
 // carryOut does what was planned: lanes that stay run on, the others are stopped in order, all at once, and then started anew.
 func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	defer r.group.Hold()()
-	out := admin.Reloaded{Changes: []string{}, Lanes: []string{}}
+	out := admin.Reloaded{Changes: []string{}, Lanes: []string{}, Settings: []sink.Setting{}}
 	for _, c := range p.changes {
 		out.Changes = append(out.Changes, c.String())
 	}
@@ -265,6 +291,7 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 			members = append(members, l.old)
 			continue
 		}
+		out.Settings = append(out.Settings, l.settings...)
 		next, what := r.follow(ctx, l, client), "is new"
 		if l.old != nil {
 			what = "was started anew from its position"

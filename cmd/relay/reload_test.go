@@ -20,6 +20,7 @@ import (
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 	"workos-relay/source/sourcetest"
 )
 
@@ -282,7 +283,7 @@ delivery: exactly_once
 	rewrite(t, token, "the-second-token-of-all")
 	done, err := client.Reload(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, admin.Reloaded{Changes: []string{"admin.token: changed"}, Lanes: []string{}}, done)
+	require.Equal(t, admin.Reloaded{Changes: []string{"admin.token: changed"}, Lanes: []string{}, Settings: []sink.Setting{}}, done)
 	_, err = client.Status(t.Context())
 	require.ErrorContains(t, err, "admin.token")
 	require.Eventually(t, func() bool { return lanes(t, path)["nats"].Ready }, patient, often, &r.stderr)

@@ -15,6 +15,7 @@ import (
 	"workos-relay/internal/config"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 )
 
 type statusCmd struct {
@@ -99,6 +100,9 @@ func (c *statusCmd) read(ctx context.Context, a *app, cfg *config.Config) (overv
 	return out, nil
 }
 
+// lookTime bounds how long relay status looks at the settings of a bus, which is not what it is mainly asked for.
+const lookTime = 3 * time.Second
+
 // What relay status calls a lane where only its position can be read.
 const (
 	activeState   pipeline.State = "active"   // some relay has moved the position of late
@@ -110,12 +114,13 @@ const (
 func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	out := admin.LaneStatus{Name: l.sink.Name, Type: l.sink.Type, State: unknownState, Reasons: []string{}}
+	out := admin.LaneStatus{Name: l.sink.Name, Type: l.sink.Type, State: unknownState, Reasons: []string{}, Settings: []sink.Setting{}}
 	if l.embedded() && !l.embeddedRuns(ctx) { // looking is no reason to start it
 		out.Reason = "the NATS server inside relay does not run, so relay does not either"
 		out.Reasons = append(out.Reasons, out.Reason)
 		return out
 	}
+	out.Settings = l.settings(ctx)
 	cp, err := l.committed(ctx)
 	switch age := time.Since(cp.UpdatedAt); {
 	case errors.Is(err, checkpoint.ErrNotFound):
@@ -140,6 +145,27 @@ func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
 		out.MovedAt = &moved
 	}
 	return out
+}
+
+// settings returns what of the destination's settings differs from the configuration, if the bus answers soon. A bus that does not
+// is shown by the position.
+func (l *lane) settings(ctx context.Context) []sink.Setting {
+	none := []sink.Setting{}
+	if !l.mayBeOnBus() || l.embedded() && !l.embeddedRuns(ctx) {
+		return none
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	b, err := l.reach(ctx)
+	if err != nil {
+		return none
+	}
+	defer func() { _ = b.Close() }() // it was only to look
+	found, err := b.settings(ctx, l, checkpoint.Mode(l.sink.Delivery), false)
+	if err != nil {
+		return none
+	}
+	return append(none, found...)
 }
 
 func (c *statusCmd) show(out io.Writer, seen *overview) error {
@@ -176,6 +202,11 @@ func printStatus(out io.Writer, seen *overview) error {
 	}
 	for _, reason := range seen.Reasons {
 		fmt.Fprintf(out, "\nnot well: %s\n", reason)
+	}
+	for i := range seen.Lanes {
+		for _, s := range seen.Lanes[i].Settings {
+			fmt.Fprintf(out, "\nsetting: lane %s: %s\n", seen.Lanes[i].Name, s)
+		}
 	}
 	return nil
 }

@@ -114,5 +114,8 @@ func (c *reloadCmd) Run(ctx context.Context, a *app) error {
 	for _, lane := range done.Lanes {
 		fmt.Fprintf(a.stdout, "lane %s\n", lane)
 	}
+	for _, s := range done.Settings {
+		fmt.Fprintln(a.stdout, s)
+	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 )
 
 // Control steers the relay that runs. Its methods are called from several goroutines at once. They return a *Refusal where the request
@@ -32,6 +33,9 @@ type Control interface {
 type Reloaded struct {
 	Changes []string `json:"changes"` // key by key, secrets only as changed; never null
 	Lanes   []string `json:"lanes"`   // what became of each lane that did not stay as it was; never null
+	// Settings are those of the destinations of these lanes that differ from the new configuration: what relay changes now, and what
+	// it does not and why. Never null.
+	Settings []sink.Setting `json:"settings"`
 }
 
 // Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of its fields is set.

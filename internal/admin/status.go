@@ -7,6 +7,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 )
 
 // Status is the answer of GET /api/v1/status: the whole relay at one moment. Every time in it is UTC and by the clock of the
@@ -54,6 +55,10 @@ type LaneStatus struct {
 
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons"` // why not; never null
+
+	// Settings are those of the destination that the configuration names and that differ, or that relay has changed; never null.
+	// They do not make a lane unready.
+	Settings []sink.Setting `json:"settings"`
 }
 
 // Position is a place in the order of the source.
@@ -104,7 +109,8 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		Position: PlaceOf(s.Checkpoint.Position), Read: PlaceOf(s.Read), MovedAt: known(s.Checkpoint.UpdatedAt),
 		LastPoll: known(s.LastPoll), AtTip: s.AtTip, TipAt: known(s.TipAt),
 		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: ready,
-		Reasons: append([]string{}, reasons...), // [] rather than null
+		Reasons:  append([]string{}, reasons...), // [] rather than null
+		Settings: append([]sink.Setting{}, s.Settings...),
 	}
 	if !s.SourceNow.IsZero() {
 		lag := seconds(s.Lag())

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -155,14 +157,25 @@ func (d *decoder) section(o *object, n *yaml.Node, v reflect.Value, path string)
 		given[p.key.Value] = p.value
 	}
 	d.fields(o.fields, given, v, path)
+	note(v, given)
 	chosen, decided := choose(o, v)
 	if chosen != nil {
 		keys := reflect.New(chosen.typ)
 		d.fields(chosen.object.fields, given, keys.Elem(), path)
+		note(keys.Elem(), given)
 		v.FieldByIndex(chosen.index).Set(keys)
 	}
 	for _, p := range pairs {
 		d.unknown(o, chosen, decided, p.key, path)
+	}
+}
+
+// noter is a section that tells the keys that the file names apart from defaults; see given.Keys.
+type noter interface{ Note(names []string) }
+
+func note(v reflect.Value, names map[string]*yaml.Node) {
+	if s, ok := v.Addr().Interface().(noter); ok {
+		s.Note(slices.Collect(maps.Keys(names)))
 	}
 }
 

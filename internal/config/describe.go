@@ -61,6 +61,7 @@ type field struct {
 	maximum    string
 	object     *object // of kindSection and kindSections
 	fromSecret bool    // the _file twin of a secret
+	named      bool    // it matters whether the file names the key; see given.Keys
 }
 
 // object is one struct of the declaration.
@@ -161,6 +162,7 @@ func describeField(sf reflect.StructField, name string, index []int) *field {
 		doc: sf.Tag.Get("doc"), example: sf.Tag.Get("example"), format: sf.Tag.Get("format"),
 		minimum: sf.Tag.Get("min"), maximum: sf.Tag.Get("max"),
 		required: sf.Tag.Get("required") == "true",
+		named:    sf.Tag.Get("named") == "true",
 	}
 	if f.typ.Kind() == reflect.Pointer {
 		f.typ, f.optional = f.typ.Elem(), true

@@ -101,7 +101,7 @@ type leaf struct {
 // flatten returns every value by its key, sinks by their name.
 func (c *Config) flatten() map[string]leaf {
 	out := map[string]leaf{}
-	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, v reflect.Value, key, path string) {
+	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, in, v reflect.Value, key, path string) {
 		shown := ""
 		if f.kind == kindSecret {
 			shown = v.Interface().(fmt.Stringer).String()
@@ -109,9 +109,20 @@ func (c *Config) flatten() map[string]leaf {
 			shown = fmt.Sprint(redactValue(f, v))
 		}
 		exact := fmt.Sprintf("%q", fmt.Sprint(plain(v)))
+		if f.named && names(in, f.name) {
+			exact += " named" // a default that is written down is more than a default: relay applies it to what exists
+		}
 		out[key] = leaf{shown, exact + c.contents[path], v.IsZero()}
 	})
 	return out
+}
+
+// names reports whether the file names a key of the section v.
+func names(v reflect.Value, name string) bool {
+	k, ok := v.Addr().Interface().(interface {
+		Has(name string, set bool) bool
+	})
+	return ok && k.Has(name, false)
 }
 
 // plain is the value of v, secrets included: to be compared and never shown.
@@ -122,8 +133,9 @@ func plain(v reflect.Value) any {
 	return v.Interface()
 }
 
-// walk visits every value below v: key names sinks by their name, path by their place as messages do.
-func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f *field, v reflect.Value, key, path string)) {
+// walk visits every value below v, with the section that holds it: key names sinks by their name, path by their place as messages
+// do.
+func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f *field, in, v reflect.Value, key, path string)) {
 	for _, f := range o.fields {
 		target, keyAt, at := v.FieldByIndex(f.index), join(key, f.name), join(path, f.name)
 		switch {
@@ -140,7 +152,7 @@ func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f
 				c.walk(f.object, target.Index(i), keyAt+"["+name+"]", at+"["+strconv.Itoa(i)+"]", visit)
 			}
 		default:
-			visit(f, target, keyAt, at)
+			visit(f, v, target, keyAt, at)
 		}
 	}
 	for _, variant := range o.variants {
@@ -154,7 +166,7 @@ func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f
 // from files are values themselves.
 func (c *Config) fingerprint() {
 	c.contents = map[string]string{}
-	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, v reflect.Value, _, path string) {
+	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, _, v reflect.Value, _, path string) {
 		if f.kind == kindText && strings.HasSuffix(f.name, twin("")) && v.Kind() == reflect.String && v.String() != "" {
 			c.contents[path] = sum(v.String())
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,6 +28,7 @@ sinks:
 - {name: nats, type: nats, url: "nats://n:4222", tls: {ca_file: %q}}
 - {name: kafka, type: kafka, brokers: [a:1], sasl: {mechanism: plain, user: u, password: hunter22}}
 `, key, ca)
+	base2 := strings.Replace(base, "type: nats, ", "type: nats, duplicate_window: 2m, create: {max_age: 0s, enabled: true}, ", 1)
 	from := parse(base)
 	require.Empty(t, from.Diff(parse(base)))
 	for _, c := range []struct {
@@ -39,6 +41,7 @@ source: {api_key_file: %q}
 sinks:
 - {name: kafka, type: kafka, brokers: [a:1], sasl: {mechanism: plain, user: u, password: hunter22}}
 - {name: nats, type: nats, url: "nats://n:4222", tls: {ca_file: %q}}`, key, ca), nil},
+		{"a default written out for what exists already", base2, []string{"sinks[nats].create.max_age: changed", "sinks[nats].duplicate_window: changed"}},
 		{"values", fmt.Sprintf(`
 source: {api_key_file: %q, poll_interval: 2s, events: ["user.*"]}
 sinks:

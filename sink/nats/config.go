@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/internal/given"
 	"workos-relay/internal/secret"
 	"workos-relay/internal/tlsconf"
 	"workos-relay/internal/unit"
@@ -30,8 +31,10 @@ type Config struct {
 	InboxPrefix     string         `yaml:"inbox_prefix" default:"_INBOX" doc:"Subject prefix under which acknowledgements come back, where the user may subscribe to that one only."`
 	AckTimeout      time.Duration  `yaml:"ack_timeout" default:"10s" doc:"How long to wait for the stream's acknowledgement of a message, and for an answer of the JetStream API, before it is published again."`
 	Window          int            `yaml:"window" default:"4096" doc:"Most messages published and not yet acknowledged at any time."`
-	DuplicateWindow time.Duration  `yaml:"duplicate_window" default:"2m" doc:"How long a stream created by relay recognises a second copy of an event, at most create.max_age. The stream's own setting holds where it exists already."`
+	DuplicateWindow time.Duration  `yaml:"duplicate_window" named:"true" default:"2m" doc:"How long the stream recognises a second copy of an event, at most create.max_age. A stream that relay created is changed to it if the key is written down; one that others created keeps its own."`
 	Embedded        EmbeddedConfig `yaml:"embedded"`
+
+	given.Keys // of those above
 
 	Logger       *zap.Logger `yaml:"-"` // nil logs nothing
 	RelayID      string      `yaml:"-"` // `id` of the configuration; names the connection on the server
@@ -40,12 +43,16 @@ type Config struct {
 	OnReconnect  func()      `yaml:"-"` // optional: the connection is there, at the first time as well. Must not block
 }
 
-// Create says whether relay may create the stream, and how.
+// Create says whether relay may create the stream, and how. What the configuration file names here, relay also applies to a stream
+// that it created earlier; a default that is not written down changes no existing stream.
 type Create struct {
-	Enabled  bool          `yaml:"enabled" default:"true" doc:"Create the stream where it is missing, and add to one that relay created the subjects and settings that are missing. A stream that others created is never changed."`
-	Replicas int           `yaml:"replicas" default:"1" doc:"Copies of a created stream in the cluster: 1, 3 or 5. Only 3 or more outlive a broken disk or a lost server."`
-	MaxAge   time.Duration `yaml:"max_age" default:"0s" doc:"How long a created stream keeps a message; 0s keeps it for ever."`
-	MaxBytes unit.Bytes    `yaml:"max_bytes" default:"0" doc:"Size at which a created stream drops its oldest messages; 0 sets no limit."`
+	Enabled       bool          `yaml:"enabled" default:"true" doc:"Create the stream if it is missing, and change one that relay created to what is configured here. A stream that others created is never changed."`
+	Replicas      int           `yaml:"replicas" named:"true" default:"1" doc:"Copies of the stream in the cluster: 1, 3 or 5. Only 3 or more outlive a broken disk or a lost server."`
+	MaxAge        time.Duration `yaml:"max_age" named:"true" default:"0s" doc:"How long the stream keeps a message; 0s keeps it for ever."`
+	MaxBytes      unit.Bytes    `yaml:"max_bytes" named:"true" default:"0" doc:"Size at which the stream drops its oldest messages; 0 sets no limit."`
+	AllowDeletion bool          `yaml:"allow_deletion" default:"false" doc:"Also apply a change that deletes stored messages or copies of them: a lower max_age or max_bytes, fewer replicas. Without it relay only names such a change."`
+
+	given.Keys // of those above
 }
 
 // Auth is how relay proves to the server who it is. At most one way is given.

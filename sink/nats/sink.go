@@ -43,6 +43,10 @@ type Sink struct {
 
 	settle time.Duration // settleTime
 
+	asked    asked
+	settling sync.Mutex        // held by Settings; guards settled
+	settled  map[string]string // what relay has set, by the key of the configuration
+
 	lastSeq   uint64                   // sequence of the last durable message; used by Publish only
 	ahead     stringSet                // ids that may be stored before a predecessor of theirs; used by Publish only
 	maxMsg    atomic.Int64             // MaxMsgSize of the stream as last seen; 0 or less for none
@@ -60,11 +64,12 @@ type stringSet map[string]struct{}
 // New returns a sink that connects, and goes on trying for ever, in the background: a server that is down is no error. An error
 // means that the configuration cannot work as it is, or that the embedded server did not start; ctx bounds that start.
 func New(ctx context.Context, cfg Config) (*Sink, error) {
+	asked := cfg.asks()
 	cfg = cfg.withDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Sink{cfg: cfg, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1), settle: settleTime}
+	s := &Sink{cfg: cfg, asked: asked, settled: map[string]string{}, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1), settle: settleTime}
 	s.ackPrefix = fmt.Appendf(nil, `{"stream":%q,"seq":`, cfg.Stream)
 	var err error
 	if s.options, err = cfg.options(); err != nil {

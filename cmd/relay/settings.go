@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+)
+
+const (
+	// settingsTimeout bounds one comparison of the configuration with the bus, the changes included.
+	settingsTimeout = time.Minute
+	// settingsPause is the least time between two comparisons, however often a lane takes its position up.
+	settingsPause = 10 * time.Second
+	// settingsEvery is how often relay looks again while something differs, so that its status stays true.
+	settingsEvery = time.Minute
+	// settingsRarely is how often relay looks if nothing differed.
+	settingsRarely = 10 * time.Minute
+)
+
+// settings returns what the configuration says of the settings of the lane's destination and what differs; see sink.Configurable.
+// mode decides whether the place of the position belongs to it.
+func (b *bus) settings(ctx context.Context, l *lane, mode checkpoint.Mode, apply bool) ([]sink.Setting, error) {
+	var at any = b.Bus
+	if mode != checkpoint.AtLeastOnce && b.ledger != nil {
+		at = b.ledger
+	}
+	c, ok := at.(sink.Configurable)
+	if !ok {
+		return nil, nil
+	}
+	return c.Settings(ctx, l.topics, apply)
+}
+
+// settingsKeeper brings the settings of a lane's destination to those of the configuration, once the lane holds its position, and
+// knows what still differs. A lane never waits for it: the bus works with the settings that it has.
+type settingsKeeper struct {
+	look  func(ctx context.Context, apply bool) ([]sink.Setting, error)
+	log   *zap.Logger
+	wake  chan struct{} // capacity 1
+	every time.Duration // settingsEvery
+	rare  time.Duration // settingsRarely
+	pause time.Duration // settingsPause
+
+	mu    sync.Mutex
+	found []sink.Setting
+}
+
+func newSettingsKeeper(log *zap.Logger, look func(ctx context.Context, apply bool) ([]sink.Setting, error)) *settingsKeeper {
+	return &settingsKeeper{look: look, log: log, wake: make(chan struct{}, 1), every: settingsEvery, rare: settingsRarely, pause: settingsPause}
+}
+
+// Acquired says that the lane holds its position, so that this process is the one to change settings. It does not block.
+func (k *settingsKeeper) Acquired() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Found returns what differs and what was changed, at the last look.
+func (k *settingsKeeper) Found() []sink.Setting {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.found
+}
+
+// run looks and changes until ctx ends. Before the first Acquired it does nothing.
+func (k *settingsKeeper) run(ctx context.Context) {
+	next := time.NewTimer(0)
+	defer next.Stop()
+	<-next.C
+	apply, unanswered := false, false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.wake:
+			apply = true
+		case <-next.C:
+			apply = unanswered || k.waits()
+		}
+		unanswered = !k.once(ctx, apply) && apply
+		after := k.rare
+		if unanswered || slices.ContainsFunc(k.Found(), differs) {
+			after = k.every
+		}
+		if !sleep(ctx, k.pause) {
+			return
+		}
+		next.Reset(max(0, after-k.pause))
+	}
+}
+
+func differs(s sink.Setting) bool { return s.Outcome != sink.Changed }
+
+// waits reports whether relay is to change something that it could not change yet.
+func (k *settingsKeeper) waits() bool {
+	return slices.ContainsFunc(k.Found(), func(s sink.Setting) bool { return s.Outcome == sink.Waits || s.Outcome == sink.Changes })
+}
+
+// once looks, and reports whether the bus has answered. It warns of what differs, once for each text.
+func (k *settingsKeeper) once(ctx context.Context, apply bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, settingsTimeout)
+	defer cancel()
+	found, err := k.look(ctx, apply)
+	if err != nil {
+		k.log.Debug("the settings of the destination cannot be compared with the configuration now", zap.Error(err))
+		return false
+	}
+	k.mu.Lock()
+	before := k.found
+	for _, s := range before { // what was changed is said until something else is known of it
+		if !differs(s) && !slices.ContainsFunc(found, func(f sink.Setting) bool { return f.Of == s.Of && f.Key == s.Key }) {
+			found = append(found, s)
+		}
+	}
+	k.found = found
+	k.mu.Unlock()
+	for _, s := range found {
+		if differs(s) && !slices.Contains(before, s) {
+			k.log.Warn("a setting of the destination differs from the configuration", zap.String("setting", s.String()))
+		}
+	}
+	return true
+}
+
+// sleep waits, and reports false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,293 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"workos-relay/internal/unit"
+	"workos-relay/sink"
+)
+
+var (
+	_ sink.Configurable = (*Sink)(nil)
+	_ sink.Configurable = (*Ledger)(nil)
+)
+
+// The keys of the configuration that relay applies to a stream it created.
+const (
+	keyReplicas   = "create.replicas"
+	keyMaxAge     = "create.max_age"
+	keyMaxBytes   = "create.max_bytes"
+	keyDuplicates = "duplicate_window"
+)
+
+// errContested: a setting does not stay as relay has set it.
+var errContested = errors.New("relay has changed it already, and another program has changed it back, perhaps a relay with " +
+	"another configuration; make them agree, then restart relay")
+
+// tunable is a setting of the stream that the configuration names and that differs in the stream.
+type tunable struct {
+	sink.Setting
+
+	set func(*jetstream.StreamConfig)
+}
+
+// Settings implements sink.Configurable: what the configuration says of the stream, whatever the topics.
+func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Setting, error) {
+	l, err := s.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.streamInfo(ctx, l)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.settling.Lock()
+	defer s.settling.Unlock()
+	var found []sink.Setting
+	for _, t := range s.differences(info) {
+		if apply && t.Outcome == sink.Changes {
+			s.apply(ctx, l, &t)
+		}
+		found = append(found, t.Setting)
+	}
+	return found, nil
+}
+
+// Settings implements sink.Configurable.
+func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
+	return l.s.Settings(ctx, topics, apply)
+}
+
+// differences compares the stream with what the configuration file names. The order is the one in which relay applies them: a
+// longer duplicate window may need the longer max_age.
+func (s *Sink) differences(info *jetstream.StreamInfo) []tunable {
+	conf, want := info.Config, s.asked
+	var found []tunable
+	differs := func(key, have, wanted, why string, outcome sink.Outcome, set func(*jetstream.StreamConfig)) {
+		setting := sink.Setting{Of: "stream " + s.cfg.Stream, Key: key, Have: have, Want: wanted, Why: why, Outcome: outcome}
+		if setting.Outcome == "" {
+			setting.Outcome = sink.Changes
+		}
+		found = append(found, tunable{s.judge(conf, setting), set})
+	}
+	age := conf.MaxAge
+	if want.maxAge != nil && *want.maxAge != conf.MaxAge {
+		why, outcome := s.judgeAge(info, *want.maxAge)
+		if outcome == "" {
+			age = *want.maxAge
+			if age > 0 && conf.Duplicates > age {
+				why = strings.TrimPrefix(why+"; "+keyDuplicates+" becomes "+durationText(age)+" with it", "; ")
+			}
+		}
+		differs(keyMaxAge, ageText(conf.MaxAge), ageText(*want.maxAge), why, outcome, func(c *jetstream.StreamConfig) {
+			c.MaxAge = *want.maxAge
+			if c.MaxAge > 0 { // the server refuses a longer one
+				c.Duplicates = min(c.Duplicates, c.MaxAge)
+			}
+		})
+	}
+	if have := max(conf.MaxBytes, 0); want.maxBytes != nil && *want.maxBytes != have {
+		why, outcome := s.judgeBytes(info, *want.maxBytes)
+		differs(keyMaxBytes, bytesText(have), bytesText(*want.maxBytes), why, outcome, func(c *jetstream.StreamConfig) {
+			c.MaxBytes = *want.maxBytes
+			if c.MaxBytes == 0 {
+				c.MaxBytes = -1
+			}
+		})
+	}
+	if want.duplicates != nil && *want.duplicates != conf.Duplicates {
+		why, outcome := "", sink.Outcome("")
+		if age > 0 && *want.duplicates > age {
+			why, outcome = fmt.Sprintf("it cannot be longer than the max_age of the stream, which is %s: raise %s", ageText(age), keyMaxAge), sink.Unchanged
+		}
+		differs(keyDuplicates, durationText(conf.Duplicates), durationText(*want.duplicates), why, outcome, func(c *jetstream.StreamConfig) { c.Duplicates = *want.duplicates })
+	}
+	if want.replicas != nil && *want.replicas != conf.Replicas {
+		why, outcome := s.judgeReplicas(info, *want.replicas)
+		differs(keyReplicas, strconv.Itoa(conf.Replicas), strconv.Itoa(*want.replicas), why, outcome, func(c *jetstream.StreamConfig) { c.Replicas = *want.replicas })
+	}
+	return found
+}
+
+// judge adds what holds for every setting: relay leaves a stream of others alone, and does not change a setting a second time.
+func (s *Sink) judge(conf jetstream.StreamConfig, setting sink.Setting) sink.Setting {
+	switch {
+	case conf.Metadata[metadataCreator] != creator:
+		setting.Outcome, setting.Why = sink.Unchanged, "relay did not create the stream and leaves it as it is"
+	case !s.cfg.Create.Enabled:
+		setting.Outcome, setting.Why = sink.Unchanged, "create.enabled is false, so relay leaves the stream as it is"
+	case setting.Outcome != sink.Changes:
+	case s.settled[setting.Key] == setting.Want:
+		setting.Outcome, setting.Why = sink.Unchanged, errContested.Error()
+	}
+	return setting
+}
+
+const confirm = "set create.allow_deletion: true to confirm it, then reload relay"
+
+// judgeAge returns why relay does not set max_age to want as things are; an empty outcome means that it does. A first limit that
+// no stored message exceeds deletes nothing. A lower limit always needs the confirmation, for it takes time away that consumers
+// may count on.
+func (s *Sink) judgeAge(info *jetstream.StreamInfo, want time.Duration) (why string, _ sink.Outcome) {
+	have := info.Config.MaxAge
+	if want == 0 || have > 0 && want > have || info.State.Msgs == 0 {
+		return "", ""
+	}
+	now := info.TimeStamp
+	if now.IsZero() {
+		now = time.Now()
+	}
+	oldest := now.Sub(info.State.FirstTime)
+	switch {
+	case have == 0 && oldest < want:
+		return "", ""
+	case s.cfg.Create.AllowDeletion:
+		return "this deletes older messages, as create.allow_deletion allows", ""
+	case oldest >= want:
+		return fmt.Sprintf("this would delete stored messages, the oldest being %s old; %s", durationText(oldest.Truncate(time.Second)), confirm), sink.HeldBack
+	default:
+		return "this would delete stored messages earlier than now; " + confirm, sink.HeldBack
+	}
+}
+
+// judgeBytes is judgeAge for max_bytes.
+func (s *Sink) judgeBytes(info *jetstream.StreamInfo, want int64) (why string, _ sink.Outcome) {
+	have, stored := max(info.Config.MaxBytes, 0), int64(min(info.State.Bytes, 1<<62)) //nolint:gosec // no stream is as large
+	switch {
+	case want == 0, have > 0 && want > have, info.State.Msgs == 0, have == 0 && stored <= want:
+		return "", ""
+	case s.cfg.Create.AllowDeletion:
+		return "this deletes the oldest messages, as create.allow_deletion allows", ""
+	case stored > want:
+		return fmt.Sprintf("this would delete stored messages, which take %s; %s", bytesText(stored), confirm), sink.HeldBack
+	default:
+		return "this would delete stored messages earlier than now; " + confirm, sink.HeldBack
+	}
+}
+
+func (s *Sink) judgeReplicas(info *jetstream.StreamInfo, want int) (why string, _ sink.Outcome) {
+	switch have := info.Config.Replicas; {
+	case want > have && (info.Cluster == nil || info.Cluster.Name == ""): // a single server names itself as leader
+		return "the NATS server is not part of a cluster, so there is one copy", sink.Unchanged
+	case want > have || s.cfg.Create.AllowDeletion:
+		return "", ""
+	default:
+		return fmt.Sprintf("this would delete %s; %s", copies(have-want), confirm), sink.HeldBack
+	}
+}
+
+func copies(n int) string {
+	if n == 1 {
+		return "a copy of each stored message"
+	}
+	return fmt.Sprintf("%d copies of each stored message", n)
+}
+
+// apply changes one setting and records how that went. It reads the stream again just before, since the server has no compare and
+// swap for it.
+func (s *Sink) apply(ctx context.Context, l *link, t *tunable) {
+	info, err := s.streamInfo(ctx, l)
+	if err == nil {
+		conf := info.Config
+		t.set(&conf)
+		err = s.update(ctx, l, conf)
+	}
+	if err != nil {
+		t.Outcome, t.Why = sink.Unchanged, "the NATS server refuses the change: "+reason(err)
+		s.log.Warn("cannot change a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
+			zap.String("from", t.Have), zap.String("to", t.Want), zap.Error(err))
+		return
+	}
+	t.Outcome = sink.Changed
+	s.settled[t.Key] = t.Want
+	s.log.Info("changed a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
+		zap.String("from", t.Have), zap.String("to", t.Want))
+}
+
+func (s *Sink) update(ctx context.Context, l *link, conf jetstream.StreamConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
+	defer cancel()
+	stream, err := l.js.UpdateStream(ctx, conf)
+	if err != nil {
+		return s.explainAPI(l, "changing stream "+s.cfg.Stream, err)
+	}
+	s.noted(stream.CachedInfo())
+	return nil
+}
+
+// reason is the server's own words if it has refused a request, else the whole error.
+func reason(err error) string {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return fmt.Sprintf("%s (error %d)", api.Description, api.ErrorCode)
+	}
+	return err.Error()
+}
+
+// asked is what the configuration names of the stream; nil for what it leaves to the stream.
+type asked struct {
+	replicas   *int
+	maxAge     *time.Duration
+	maxBytes   *int64
+	duplicates *time.Duration
+}
+
+// asks must be called before withDefaults, which sets what the configuration does not name.
+func (c Config) asks() asked {
+	var a asked
+	if c.Create.Has("replicas", c.Create.Replicas != 0) {
+		n := max(c.Create.Replicas, 1)
+		a.replicas = &n
+	}
+	if c.Create.Has("max_age", c.Create.MaxAge != 0) {
+		a.maxAge = &c.Create.MaxAge
+	}
+	if c.Create.Has("max_bytes", c.Create.MaxBytes != 0) {
+		n := int64(c.Create.MaxBytes)
+		a.maxBytes = &n
+	}
+	if c.Has("duplicate_window", c.DuplicateWindow != 0) {
+		d := c.withDefaults().DuplicateWindow
+		a.duplicates = &d
+	}
+	return a
+}
+
+// ageText is a max_age.
+func ageText(d time.Duration) string {
+	if d == 0 {
+		return "0s (no limit)"
+	}
+	return durationText(d)
+}
+
+// durationText is d without units that are zero: 720h, not 720h0m0s.
+func durationText(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// bytesText is a max_bytes or a size.
+func bytesText(n int64) string {
+	if n == 0 {
+		return "0 (no limit)"
+	}
+	return unit.Bytes(n).String()
+}

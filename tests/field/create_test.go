@@ -1,0 +1,149 @@
+//go:build unix
+
+package field
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/internal/admin"
+	"workos-relay/pipeline"
+	"workos-relay/sink"
+)
+
+// natsCreate is a configuration file for one NATS sink with more keys.
+func natsCreate(api, url, more string) string {
+	return sourceConfig(api) + fmt.Sprintf("sinks: [{name: nats, type: nats, url: %q%s}]\n", url, more)
+}
+
+// rewrite replaces the configuration of a relay, which keeps its directory and its address.
+func (r *relay) rewrite(t testing.TB, text string) {
+	t.Helper()
+	r.WriteConfig(t, text+fmt.Sprintf("checkpoint: {dir: %q}\nadmin: {listen: %q}\n", r.Dir, r.Admin))
+}
+
+func outcomes(settings []sink.Setting) map[string]sink.Outcome {
+	out := map[string]sink.Outcome{}
+	for _, s := range settings {
+		out[s.Key] = s.Outcome
+	}
+	return out
+}
+
+func streamConfig(t testing.TB, js jetstream.JetStream) jetstream.StreamConfig {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	s, err := js.Stream(ctx, stream)
+	require.NoError(t, err)
+	return s.CachedInfo().Config
+}
+
+// TestCreateSettingsOfAStreamThatExists changes what create says while relay runs and while it stands still.
+func TestCreateSettingsOfAStreamThatExists(t *testing.T) {
+	t.Parallel()
+	const events = 100
+	api := newAPI(t, backlog(events))
+	bus := newNATS(t, nil)
+	js := bus.connect(t)
+	r := newRelay(t, "relay", natsCreate(api.URL(), bus.URL, ", create: {max_age: 24h}"))
+	r.Start(t)
+	r.Await(t, func() bool { return countEvents(js, stream) == events }, "all events are on the stream")
+	r.AwaitState(t, "nats", pipeline.Running)
+	require.Equal(t, 24*time.Hour, streamConfig(t, js).MaxAge)
+
+	r.rewrite(t, natsCreate(api.URL(), bus.URL, ", create: {replicas: 3, max_age: 720h, max_bytes: 1GiB}, duplicate_window: 1h"))
+	code, out, _ := r.Run(t, "check")
+	require.Equal(t, exitDone, code, out)
+	require.Contains(t, out, "changes  stream WORKOS: create.max_age is 24h and changes to 720h")
+	require.Contains(t, out, "changes  stream WORKOS: create.max_bytes is 0 (no limit) and changes to 1GiB")
+	require.Contains(t, out, "changes  stream WORKOS: duplicate_window is 2m and changes to 1h")
+	require.Contains(t, out, "warning  stream WORKOS: create.replicas is 1, not 3 as configured: the NATS server is not part of a cluster")
+	require.Equal(t, 24*time.Hour, streamConfig(t, js).MaxAge, "check changed the stream")
+
+	code, out, errs := r.Run(t, "reload")
+	require.Equal(t, exitDone, code, errs)
+	require.Contains(t, out, "create.max_age is 24h and changes to 720h")
+	require.Contains(t, out, "create.replicas is 1, not 3 as configured")
+	r.Await(t, func() bool {
+		conf := streamConfig(t, js)
+		return conf.MaxAge == 720*time.Hour && conf.MaxBytes == 1<<30 && conf.Duplicates == time.Hour
+	}, "the stream is as configured")
+	require.Equal(t, 1, streamConfig(t, js).Replicas)
+	r.Says(t, "changed a setting of the stream")
+	r.Await(t, func() bool { return len(r.Lane("nats").Settings) == 4 }, "status names the settings")
+	require.Equal(t, map[string]sink.Outcome{
+		"create.max_age": sink.Changed, "create.max_bytes": sink.Changed, "duplicate_window": sink.Changed, "create.replicas": sink.Unchanged,
+	}, outcomes(r.Lane("nats").Settings))
+	code, out, _ = r.Run(t, "status")
+	require.Equal(t, exitDone, code)
+	require.Contains(t, out, "setting: lane nats: stream WORKOS: changed create.max_age from 24h to 720h")
+	require.Contains(t, out, "setting: lane nats: stream WORKOS: create.replicas is 1, not 3 as configured")
+
+	// A lower limit would delete messages.
+	lower := ", create: {max_age: 1h, max_bytes: 1KiB%s}"
+	r.rewrite(t, natsCreate(api.URL(), bus.URL, fmt.Sprintf(lower, "")))
+	code, out, _ = r.Run(t, "check")
+	require.Equal(t, exitDone, code)
+	require.Contains(t, out, "warning  stream WORKOS: create.max_age is 720h, not 1h as configured: this would delete stored messages")
+	require.Contains(t, out, "warning  stream WORKOS: create.max_bytes is 1GiB, not 1KiB as configured: this would delete stored messages")
+	code, out, errs = r.Run(t, "reload")
+	require.Equal(t, exitDone, code, errs)
+	require.Contains(t, out, "set create.allow_deletion: true to confirm it")
+	r.Await(t, func() bool { return len(r.Lane("nats").Settings) == 2 }, "status names the settings")
+	require.Equal(t, map[string]sink.Outcome{"create.max_age": sink.HeldBack, "create.max_bytes": sink.HeldBack}, outcomes(r.Lane("nats").Settings))
+	require.Equal(t, 720*time.Hour, streamConfig(t, js).MaxAge)
+	require.Equal(t, events, countEvents(js, stream))
+	require.Equal(t, exitDone, r.Stop(t))
+
+	// While relay does not run, status compares by itself.
+	_, out, _ = r.Run(t, "status", "--json")
+	var seen admin.Status
+	require.NoError(t, json.Unmarshal([]byte(out), &seen), out)
+	require.Equal(t, map[string]sink.Outcome{"create.max_age": sink.HeldBack, "create.max_bytes": sink.HeldBack}, outcomes(seen.Lanes[0].Settings))
+
+	// The operator confirms it.
+	r.rewrite(t, natsCreate(api.URL(), bus.URL, fmt.Sprintf(lower, ", allow_deletion: true")))
+	r.Start(t)
+	r.Await(t, func() bool { return streamConfig(t, js).MaxAge == time.Hour && streamConfig(t, js).MaxBytes == 1<<10 }, "the stream is as configured")
+	require.Equal(t, time.Hour, streamConfig(t, js).Duplicates, "it was not named, and stays")
+	require.Equal(t, exitDone, r.Stop(t))
+
+	// What is not named stays.
+	r.rewrite(t, natsCreate(api.URL(), bus.URL, ""))
+	r.Start(t)
+	r.AwaitState(t, "nats", pipeline.Running)
+	code, out, _ = r.Run(t, "check")
+	require.Equal(t, exitDone, code)
+	require.NotContains(t, out, "as configured")
+	require.NotContains(t, out, "changes")
+	require.Equal(t, time.Hour, streamConfig(t, js).MaxAge)
+	require.Equal(t, exitDone, r.Stop(t))
+}
+
+// TestCreateSettingsOfAStreamOfOthers names what differs and changes nothing.
+func TestCreateSettingsOfAStreamOfOthers(t *testing.T) {
+	t.Parallel()
+	const events = 50
+	api := newAPI(t, backlog(events))
+	bus := newNATS(t, nil)
+	js := bus.connect(t)
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: stream, Subjects: []string{"user.>", "relay.position.>"},
+		MaxAge: time.Hour, Duplicates: time.Minute, AllowAtomicPublish: true, AllowRollup: true, AllowMsgTTL: true})
+	require.NoError(t, err)
+	r := newRelay(t, "relay", natsCreate(api.URL(), bus.URL, ", events: [\"user.*\"], create: {max_age: 720h}, duplicate_window: 30m"))
+	r.Start(t)
+	r.AwaitState(t, "nats", pipeline.Running)
+	r.Await(t, func() bool { return len(r.Lane("nats").Settings) == 2 }, "status names the settings")
+	require.Equal(t, map[string]sink.Outcome{"create.max_age": sink.Unchanged, "duplicate_window": sink.Unchanged}, outcomes(r.Lane("nats").Settings))
+	_, out, _ := r.Run(t, "check")
+	require.Contains(t, out, "create.max_age is 1h, not 720h as configured: relay did not create the stream and leaves it as it is")
+	require.Equal(t, time.Hour, streamConfig(t, js).MaxAge)
+	require.Equal(t, exitDone, r.Stop(t))
+}
