@@ -46,6 +46,10 @@ func interposed(t *testing.T, srv *sourcetest.Server, f between) (*source.Stream
 	}}
 	if f != nil {
 		rt := srv.RoundTripper()
+		if overWire {
+			w := wire(t, srv)
+			rt = source.TransportWith(w.Dial, w.TLS())
+		}
 		s.Client.HTTPClient = &http.Client{Transport: roundTripFunc(func(r *http.Request) (*http.Response, error) {
 			return f(r, func() (*http.Response, error) { return rt.RoundTrip(r) })
 		})}

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,8 +54,8 @@ func ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, e
 type Client struct {
 	APIKey string // sk_...; belongs to one environment of WorkOS
 
-	// HTTPClient sends the requests; nil for one with keep-alive and bounded waiting. Redirects are not followed, whatever it
-	// says, except on the same scheme and host: the key is for the endpoint alone.
+	// HTTPClient sends the requests. It is used as it is, except that redirects are followed only on the same scheme and host: the
+	// key is for the endpoint alone. If nil, the client has connections of its own, which it checks and replaces when one stalls.
 	HTTPClient *http.Client
 	Endpoint   string // DefaultEndpoint where empty; without the path /events
 
@@ -64,8 +65,12 @@ type Client struct {
 	Limiter     *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit of its own
 	UserAgent   string        // workos-relay where empty
 
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // of tests
+	tls  *tls.Config
+
 	once sync.Once
 	http *http.Client
+	own  *connections // nil with an HTTPClient
 }
 
 // String names the client by its endpoint.
@@ -146,10 +151,12 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 func (c *Client) init() {
-	c.http = defaultHTTPClient()
 	if c.HTTPClient != nil {
-		own := *c.HTTPClient
-		c.http = &own
+		given := *c.HTTPClient
+		c.http = &given
+	} else {
+		c.own = &connections{dial: c.dial, tls: c.tls}
+		c.http = &http.Client{Transport: c.own}
 	}
 	next := c.http.CheckRedirect
 	c.http.CheckRedirect = func(req *http.Request, via []*http.Request) error {
@@ -162,21 +169,6 @@ func (c *Client) init() {
 		}
 		return nil
 	}
-}
-
-// defaultHTTPClient has room for the connections of a parallel backfill and bounds every stage that Client.Timeout does not
-// need to wait for.
-func defaultHTTPClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:     true,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
-		IdleConnTimeout:       90 * time.Second,
-		MaxIdleConns:          64,
-		MaxIdleConnsPerHost:   64,
-	}}
 }
 
 // CloseIdleConnections closes the connections that the client keeps for later requests.

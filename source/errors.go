@@ -200,9 +200,9 @@ func (c *Client) responseError(a answer, err error) *ResponseError {
 }
 
 // apiError reads the body of an answer other than 200.
-func (c *Client) apiError(resp *http.Response, a answer, opts ListEventsOpts) *APIError {
+func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts ListEventsOpts) *APIError {
 	const maxErrorBody = 64 << 10
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what came before an error may still tell
+	body, _ := io.ReadAll(io.LimitReader(from, maxErrorBody)) // what came before an error may still tell
 	code, message := parseErrorBody(body)
 	e := &APIError{
 		Status:     resp.StatusCode,

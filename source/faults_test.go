@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -218,6 +219,46 @@ func TestALargeResponseIsAskedForInParts(t *testing.T) {
 		require.Equal(t, []string{"100", "50", "25", "12", "6", "3", "1"}, limits[:7], "halved until it fits")
 		require.Equal(t, "2", limits[7], "and grown back")
 		require.Zero(t, time.Since(epoch), "nothing of it is waited for")
+	})
+}
+
+// slowBody brings a kilobyte a second.
+type slowBody struct {
+	io.ReadCloser
+	ctx context.Context
+}
+
+func (b slowBody) Read(p []byte) (int, error) {
+	if err := sleep(b.ctx, time.Second); err != nil {
+		return 0, err
+	}
+	return b.ReadCloser.Read(p[:min(len(p), 1<<10)])
+}
+
+func TestAPageThatDoesNotArriveInTimeIsAskedForInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &fakeAPI{}
+		api.add(100, epoch)
+		for i := range api.events {
+			api.events[i].size = 3000
+		}
+		s, logs := api.stream()
+		s.Client.HTTPClient = &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			resp, err := api.RoundTrip(r)
+			if err == nil {
+				resp.Body = slowBody{resp.Body, r.Context()}
+			}
+			return resp, err
+		})}
+		var got []Page
+		for page, err := range s.Pages(t.Context(), checkpoint.Position{}) {
+			require.NoError(t, err)
+			if got = append(got, page); page.Tip {
+				break
+			}
+		}
+		require.Equal(t, numbered(0, 99), ids(got))
+		require.NotZero(t, logs.FilterMessageSnippet("did not arrive in time").Len())
 	})
 }
 

@@ -20,19 +20,30 @@ type answer struct {
 	took   time.Duration // from sending the request to the last byte read
 }
 
-// errNoAnswer ends a request that outlives Client.Timeout.
-var errNoAnswer = errors.New("no complete answer within the timeout")
-
-// fetch makes one request. The answer is filled in as far as known even where there is an error.
+// fetch makes one request. The answer is filled in as far as it is known, even if there is an error.
 func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error) {
 	c.once.Do(c.init)
 	timeout := c.Timeout
 	if timeout <= 0 {
 		timeout = DefaultTimeout
 	}
-	attempt, cancel := context.WithTimeoutCause(ctx, timeout, errNoAnswer)
-	defer cancel()
-	req, err := c.request(attempt, opts)
+	try := newAttempt(ctx, timeout, c.own != nil)
+	defer try.end()
+	if c.own == nil {
+		return c.roundTrip(ctx, try, opts)
+	}
+	var used *pool
+	try.Context, used = c.own.with(try.Context)
+	a, err := c.roundTrip(ctx, try, opts)
+	if ctx.Err() == nil {
+		c.own.judge(used, a.status, err)
+	}
+	return a, err
+}
+
+// roundTrip sends the request and reads the answer.
+func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpts) (answer, error) {
+	req, err := c.request(try, opts)
 	if err != nil {
 		return answer{}, err
 	}
@@ -43,27 +54,28 @@ func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error)
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return answer{}, c.broken(ctx, attempt, err)
+		return answer{}, c.broken(ctx, try, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	received := try.body(resp.Body)
 	a := answer{status: resp.StatusCode, sent: start}
 	a.RequestID = c.clean(resp.Header.Get("X-Request-Id"))
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.Date = date.UTC()
 	}
 	if resp.StatusCode != http.StatusOK {
-		apiErr := c.apiError(resp, a, opts)
+		apiErr := c.apiError(resp, received, a, opts)
 		a.took = time.Since(start)
 		return a, apiErr
 	}
-	body, err := c.readBody(resp)
+	body, err := c.readBody(resp.ContentLength, received)
 	a.Size, a.took = len(body), time.Since(start)
 	if err != nil {
 		if ctx.Err() != nil {
 			return a, ctx.Err()
 		}
-		if attempt.Err() != nil {
-			err = errNoAnswer
+		if why := try.why(); why != nil {
+			err = why
 		}
 		return a, c.responseError(a, err)
 	}
@@ -75,13 +87,13 @@ func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error)
 	return a, nil
 }
 
-// broken says why a request brought no response: ctx is the caller's, attempt the one with the timeout.
-func (c *Client) broken(ctx, attempt context.Context, err error) error {
+// broken says why a request brought no response: ctx is the caller's, try the one with the timeouts.
+func (c *Client) broken(ctx context.Context, try *attempt, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if attempt.Err() != nil {
-		err = errNoAnswer
+	if why := try.why(); why != nil {
+		err = why
 	}
 	return &TransportError{Host: c.host(), Err: err}
 }
@@ -92,18 +104,18 @@ var scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 const maxScratch = 1 << 20
 
-// readBody reads the body into one buffer of its size, at most MaxResponse bytes.
-func (c *Client) readBody(resp *http.Response) ([]byte, error) {
+// readBody reads a body of n bytes, -1 if that is not known, into one buffer of its size, at most MaxResponse bytes.
+func (c *Client) readBody(n int64, from io.Reader) ([]byte, error) {
 	limit := c.MaxResponse
 	if limit <= 0 {
 		limit = DefaultMaxResponse
 	}
-	switch n := resp.ContentLength; {
+	switch {
 	case n > limit:
 		return nil, tooLarge(limit)
 	case n >= 0:
 		body := make([]byte, n)
-		got, err := io.ReadFull(resp.Body, body)
+		got, err := io.ReadFull(from, body)
 		if err != nil {
 			return nil, fmt.Errorf("it is cut off after %d of %d bytes: %w", got, n, err)
 		}
@@ -111,7 +123,7 @@ func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 	}
 	buf := scratch.Get().(*bytes.Buffer)
 	buf.Reset()
-	got, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1))
+	got, err := buf.ReadFrom(io.LimitReader(from, limit+1))
 	body := bytes.Clone(buf.Bytes())
 	if buf.Cap() <= maxScratch {
 		scratch.Put(buf)

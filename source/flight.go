@@ -145,6 +145,9 @@ func (w *window) fail(res result) {
 	case reason == "":
 		w.err = res.err
 	default:
+		if isSlow(res.err) {
+			s.limit, s.good = max(res.opts.Limit/2, 1), 0
+		}
 		s.attempts++
 		wait := r.failed(res.err, reason, s.attempts)
 		s.notBefore = time.Now().Add(wait)

@@ -229,6 +229,21 @@ func (r *reader) shrinkLimit(opts ListEventsOpts, err error) error {
 	return nil
 }
 
+// isSlow reports whether err is of an answer that came in time but did not end in time.
+func isSlow(err error) bool {
+	var e *ResponseError
+	return errors.As(err, &e) && errors.Is(err, errNoAnswer)
+}
+
+// halveLimit asks for fewer events at a time, since so many do not arrive within the timeout.
+func (r *reader) halveLimit(opts ListEventsOpts, err error) {
+	if r.goodPages = 0; opts.Limit > 1 {
+		r.limit = opts.Limit / 2
+		r.log.Warn("a response did not arrive in time; asking for fewer events at a time",
+			zap.Int("limit", r.limit), zap.Stringer("after", r.pos), zap.Error(err))
+	}
+}
+
 // growLimit doubles a limit that was halved after a while of good pages.
 func (r *reader) growLimit() {
 	if r.limit == r.maxLimit {
@@ -283,6 +298,9 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 				return answer{}, opts, err
 			}
 		default:
+			if isSlow(err) {
+				r.halveLimit(opts, err)
+			}
 			if err := r.backOff(ctx, err); err != nil {
 				return answer{}, opts, err
 			}

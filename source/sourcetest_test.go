@@ -26,10 +26,14 @@ func allTypes(t *testing.T) []string {
 
 func streamOf(t *testing.T, srv *sourcetest.Server) *source.Stream {
 	t.Helper()
-	return &source.Stream{
-		Client: &source.Client{APIKey: sourcetest.DefaultAPIKey, Endpoint: srv.URL(), HTTPClient: srv.Client()},
-		Events: allTypes(t),
+	c := &source.Client{APIKey: sourcetest.DefaultAPIKey, Endpoint: srv.URL(), HTTPClient: srv.Client()}
+	if overWire {
+		w := wire(t, srv)
+		c.Endpoint, c.HTTPClient = "https://"+sourcetest.WireHost, nil
+		c.DialWith(w.Dial, w.TLS())
+		t.Cleanup(c.CloseIdleConnections)
 	}
+	return &source.Stream{Client: c, Events: allTypes(t)}
 }
 
 // readToTip reads until an empty page at the tip.
@@ -63,7 +67,7 @@ func TestEveryFaultIsSurvived(t *testing.T) {
 	faults := []sourcetest.Fault{
 		sourcetest.Status(408), sourcetest.Status(429), sourcetest.Status(500), sourcetest.Status(502), sourcetest.Status(503),
 		sourcetest.Status(504), sourcetest.Status(401), sourcetest.Status(403), sourcetest.TooManyRequests(7*time.Second, 0),
-		sourcetest.TooManyRequests(7*time.Second, 1), sourcetest.Reset(), sourcetest.Cut(0.5), sourcetest.Cut(0), sourcetest.Hang(),
+		sourcetest.TooManyRequests(7*time.Second, 1), sourcetest.Reset(), sourcetest.Cut(0.5), sourcetest.Cut(0), sourcetest.Hang(), sourcetest.Stall(0.5), sourcetest.Stall(0),
 		sourcetest.Slow(2*time.Second, time.Second), sourcetest.Trickle(3 * time.Second), sourcetest.Malformed(), sourcetest.WrongShape(),
 		sourcetest.Redirect("https://elsewhere.example/events"), sourcetest.Inversion(),
 	}

@@ -67,6 +67,14 @@ func Cut(share float64) Fault {
 // Hang never answers; the request ends with its context.
 func Hang() Fault { return Fault{name: "hang", hang: true} }
 
+// Stall sends the header and a share of the body, from 0 to 1, and nothing more; the request ends with its context. Over HTTP/2
+// the connection stays alive and answers pings.
+func Stall(share float64) Fault {
+	return Fault{name: "stall", reply: func(r *reply) {
+		r.cut, r.stalls = min(int(share*float64(r.size())), r.size()-1), true
+	}}
+}
+
 // Slow delays the answer by d and a share of jitter that the query decides.
 func Slow(d, jitter time.Duration) Fault { return Fault{name: "slow", delay: d, jitter: jitter} }
 

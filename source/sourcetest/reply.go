@@ -18,6 +18,7 @@ type reply struct {
 	header http.Header
 	body   [][]byte
 	cut    int           // bytes of the body after which the connection breaks; negative: it does not
+	stalls bool          // instead of breaking, the connection brings nothing more
 	spread time.Duration // over which the body trickles
 	reset  bool          // the connection breaks before anything is sent
 	events int
@@ -51,7 +52,7 @@ func (r *reply) reader(ctx context.Context) *bodyReader {
 	n := r.size()
 	b := &bodyReader{ctx: ctx, body: r.body, left: n, step: n}
 	if r.cut >= 0 && r.cut < n {
-		b.left, b.broken = r.cut, true
+		b.left, b.broken, b.stalls = r.cut, true, r.stalls
 	}
 	if r.spread > 0 {
 		const steps = 10
@@ -66,6 +67,7 @@ type bodyReader struct {
 	body   [][]byte
 	left   int // bytes still to hand out
 	broken bool
+	stalls bool
 	step   int // most bytes between two pauses
 	pause  time.Duration
 	gone   int         // bytes since the last pause
@@ -80,6 +82,10 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	if b.left == 0 {
+		if b.stalls {
+			<-b.ctx.Done()
+			return 0, b.ctx.Err()
+		}
 		if b.broken {
 			return 0, io.ErrUnexpectedEOF
 		}
@@ -152,6 +158,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
 				return
+			}
+			if r.stalls {
+				_ = http.NewResponseController(w).Flush()
 			}
 		}
 		if err == io.EOF { //nolint:errorlint // bodyReader wraps nothing
