@@ -59,11 +59,13 @@ type Client struct {
 	HTTPClient *http.Client
 	Endpoint   string // DefaultEndpoint where empty; without the path /events
 
-	EventList   EventList     // EventListComma where empty
-	MaxResponse int64         // bytes of one response, decompressed; DefaultMaxResponse where zero
-	Timeout     time.Duration // of one request, its response read; DefaultTimeout where zero
-	Limiter     *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit of its own
-	UserAgent   string        // workos-relay where empty
+	EventList   EventList // EventListComma where empty
+	MaxResponse int64     // bytes of one response, decompressed; DefaultMaxResponse where zero
+	// Timeout bounds one request with its response; DefaultTimeout if zero. A response that brings no data for 15 s is given up
+	// earlier, and, without an HTTPClient, a request whose response has not begun after 30 s.
+	Timeout   time.Duration
+	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit of its own
+	UserAgent string        // workos-relay where empty
 
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // of tests
 	tls  *tls.Config

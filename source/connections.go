@@ -30,7 +30,7 @@ const (
 // Why an attempt was given up.
 var (
 	errNoAnswer = errors.New("no complete answer within the timeout")
-	errNoHeader = errors.New("no answer within " + headerTimeout.String())
+	errNoHeader = errors.New("no answer within 30 s of the request")
 	errStalled  = errors.New("the answer stalled: no data for " + stallTimeout.String())
 )
 
@@ -152,17 +152,17 @@ func (c *connections) newPool() *pool {
 type attempt struct {
 	context.Context
 	cancel context.CancelCauseFunc
-	timer  *time.Timer // nil if progress is not watched
+	timer  *time.Timer // ends the attempt if there is no progress; nil if the header may take any time
 	stop   func()
 }
 
-// newAttempt returns the context of a request that may take timeout altogether. If watched, it also ends if the header of the
-// answer does not come within headerTimeout, or stalls its body.
-func newAttempt(ctx context.Context, timeout time.Duration, watched bool) *attempt {
+// newAttempt returns the context of a request that may take timeout altogether. With header, it also ends if the header of the answer
+// does not come within headerTimeout.
+func newAttempt(ctx context.Context, timeout time.Duration, header bool) *attempt {
 	ctx, stop := context.WithTimeoutCause(ctx, timeout, errNoAnswer)
 	ctx, cancel := context.WithCancelCause(ctx)
 	a := &attempt{Context: ctx, cancel: cancel, stop: stop}
-	if watched {
+	if header {
 		a.timer = time.AfterFunc(headerTimeout, func() { cancel(errNoHeader) })
 	}
 	return a
@@ -177,12 +177,11 @@ func (a *attempt) end() {
 	a.stop()
 }
 
-// body watches the progress of a body.
+// body watches the progress of a body: the attempt ends when nothing comes for stallTimeout.
 func (a *attempt) body(body io.Reader) io.Reader {
-	if a.timer == nil {
-		return body
+	if a.timer != nil {
+		a.timer.Stop()
 	}
-	a.timer.Stop()
 	a.timer = time.AfterFunc(stallTimeout, func() { a.cancel(errStalled) })
 	return &watchedBody{a: a, body: body}
 }
