@@ -50,8 +50,8 @@ func (r *Router) attributes(e *source.Event, f *fields, emit func(name, value st
 	emit("id", e.ID)
 	emit("source", r.ceSource)
 	emit("type", cloudEventsType(e.Event))
-	if f.object != "" {
-		emit("subject", f.object)
+	if id := subject(e); id != "" {
+		emit("subject", id)
 	}
 	if f.createdAt != "" {
 		emit("time", f.createdAt)
@@ -74,7 +74,7 @@ func (r *Router) binaryHeaders(h []sink.Header, e *source.Event, f *fields) []si
 
 // structuredBody returns the JSON format of the CloudEvent. The event stands in it byte for byte.
 func (r *Router) structuredBody(e *source.Event, f *fields) []byte {
-	b := make([]byte, 0, len(e.Raw)+len(e.ID)+len(e.Event)+len(f.object)+256)
+	b := make([]byte, 0, len(e.Raw)+len(e.ID)+len(e.Event)+len(f.entity)+320)
 	b = append(b, '{')
 	r.attributes(e, f, func(name, value string) {
 		b = append(b, '"')

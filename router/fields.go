@@ -12,87 +12,98 @@ import (
 	"workos-relay/source"
 )
 
-// fields is what headers and keys are made of, read in one pass over the event's data. An absent field, a null, an empty
-// string and one that is neither string nor number are "".
+// fields is what headers and keys are made of. An absent field, a null, an empty string and a value that is neither string nor number
+// are "".
 type fields struct {
 	createdAt    string
-	organization string // id of the organization that the event is about
-	directory    string // data.directory_id
-	user         string // data.user_id
-	object       string // data.id
+	organization string // id of the organization that the event names
+	entity       string // what the event is about, if it names no organization
 }
 
-// readFields looks only at the members of data itself, and of its sso and user, the first of a name counting.
+// keyPlace is a path into data. It counts only if the value at ifPath is ifValue; ifPath is empty if there is no condition.
+type keyPlace struct{ path, ifPath, ifValue string }
+
+// typePlaces are the places of one event type; the first that holds a value counts.
+type typePlaces struct{ organization, entity []keyPlace }
+
+// otherPlaces are those of a type that the catalogue does not know, or whose payload has none of the fields that its schema promises.
+var otherPlaces = typePlaces{
+	organization: []keyPlace{
+		{path: "id", ifPath: "object", ifValue: "organization"},
+		{path: "sso.organization_id"},
+		{path: "user.organization_id"},
+		{path: "owner.organization_id"},
+		{path: "owner.id", ifPath: "owner.type", ifValue: "organization"},
+		{path: "connection.organization_id"},
+		{path: "organization_domain.organization_id"},
+		{path: "group.organization_id"},
+		{path: "claimed_by.organization_id"},
+		{path: "to_organization_id"},
+	},
+	entity: []keyPlace{
+		{path: "directory_id"}, {path: "user_id"}, {path: "flag_id"}, {path: "agent_registration_id"}, {path: "group_id"},
+		{path: "connection.id"}, {path: "connection_id"}, {path: "id"}, {path: "slug"}, {path: "key_id"},
+	},
+}
+
+// readFields reads the places of the event's type. If the payload has none of them, it reads those of unknown types. An organization_id
+// that the schema does not know yet counts too.
 func readFields(e *source.Event) fields {
-	var f fields
-	var kind, own, sso, user string
-	data := gjson.Parse(view(e.Data))
-	if data.IsObject() {
-		data.ForEach(func(name, value gjson.Result) bool {
-			switch name.Str {
-			case "organization_id":
-				first(&own, value)
-			case "object":
-				first(&kind, value)
-			case "id":
-				first(&f.object, value)
-			case "directory_id":
-				first(&f.directory, value)
-			case "user_id":
-				first(&f.user, value)
-			case "sso":
-				first(&sso, member(value, "organization_id"))
-			case "user":
-				first(&user, member(value, "organization_id"))
-			}
-			return own == "" || f.object == "" // with both, nothing that follows counts
-		})
+	data := view(e.Data)
+	f := fields{createdAt: formatTime(e.CreatedAt)}
+	known, isKnown := places[e.Event]
+	f.organization = cmp.Or(firstOf(data, known.organization), text(gjson.Get(data, "organization_id")))
+	if f.organization == "" && isKnown {
+		f.entity = firstOf(data, known.entity)
 	}
-	switch {
-	case own != "":
-		f.organization = own
-	case kind == "organization" && f.object != "":
-		f.organization = f.object
-	case sso != "":
-		f.organization = sso
-	default:
-		f.organization = user
+	if f.organization == "" && f.entity == "" {
+		f.organization = firstOf(data, otherPlaces.organization)
 	}
-	f.createdAt = formatTime(e.CreatedAt)
+	if f.organization == "" && f.entity == "" {
+		f.entity = firstOf(data, otherPlaces.entity)
+	}
 	return f
 }
 
-// Organization returns the id of the organization that e is about, as the header organization-id has it; "" where e names none. The
+// firstOf returns the value at the first place that has one.
+func firstOf(data string, list []keyPlace) string {
+	for _, p := range list {
+		if p.ifPath != "" && text(gjson.Get(data, p.ifPath)) != p.ifValue {
+			continue
+		}
+		if v := text(gjson.Get(data, p.path)); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// subject returns the id of the object that the event is about, data.id, or "" if there is none.
+func subject(e *source.Event) string { return text(gjson.Get(view(e.Data), "id")) }
+
+// text returns a string or a number as text, and "" for every other value.
+func text(value gjson.Result) string {
+	switch value.Type {
+	case gjson.String:
+		return value.Str
+	case gjson.Number:
+		return value.Raw
+	default:
+		return ""
+	}
+}
+
+// Organization returns the id of the organization that e names, as the header organization-id has it, or "" if it names none. The
 // string aliases e.Data.
 func Organization(e *source.Event) string {
 	f := readFields(e)
 	return f.organization
 }
 
-func member(value gjson.Result, name string) gjson.Result {
-	if !value.IsObject() {
-		return gjson.Result{}
-	}
-	return value.Get(name)
-}
-
-func first(to *string, value gjson.Result) {
-	if *to != "" {
-		return
-	}
-	switch value.Type {
-	case gjson.String:
-		*to = value.Str
-	case gjson.Number:
-		*to = value.Raw
-	default: // nothing that names something
-	}
-}
-
-// key returns the value at the route's path, or else what keeps one organization in one order. It is never empty for an event
-// with an id, and may lie in the event's bytes.
+// key returns the value at the route's path, or else what keeps one organization, or one entity, in one order. It is never empty for
+// an event with an id, and may alias the event's bytes.
 func (f *fields) key(e *source.Event, path keyPath) []byte {
-	key := cmp.Or(path.value(e), f.organization, f.directory, f.user, f.object, e.ID)
+	key := cmp.Or(path.value(e), f.organization, f.entity, e.ID)
 	return unsafe.Slice(unsafe.StringData(key), len(key)) //nolint:gosec // a message's key is never written
 }
 

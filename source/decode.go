@@ -16,8 +16,8 @@ import (
 
 // knownNames saves an allocation per event: the name of a known type is shared.
 var knownNames = func() map[string]string {
-	m := make(map[string]string, len(catalogue))
-	for _, t := range catalogue {
+	m := make(map[string]string, len(types))
+	for _, t := range types {
 		m[t.Name] = t.Name
 	}
 	return m

@@ -14,32 +14,17 @@ type Type struct {
 	Domain     string // the first token of the name, such as dsync
 	Default    bool   // subscribable, and part of the default set
 	Deprecated bool   // gone from the API; never requested unless named in full
+	// Successor is the type that replaces this one, empty if there is none. While both can be subscribed to, events of either may
+	// come: WorkOS likely sends further events of one owner under the new name only.
+	Successor string
 }
 
-var (
-	catalogue = buildCatalogue()
-	families  = buildFamilies()
-)
-
-func buildCatalogue() []Type {
-	types := make([]Type, 0, len(defaultTypes)+len(optInTypes)+len(goneTypes))
-	add := func(names []string, isDefault, deprecated bool) {
-		for _, name := range names {
-			domain, _, _ := strings.Cut(name, ".")
-			types = append(types, Type{Name: name, Domain: domain, Default: isDefault, Deprecated: deprecated})
-		}
-	}
-	add(defaultTypes, true, false)
-	add(optInTypes, false, false)
-	add(goneTypes, false, true)
-	slices.SortFunc(types, func(a, b Type) int { return strings.Compare(a.Name, b.Name) })
-	return types
-}
+var families = buildFamilies()
 
 // buildFamilies lists every pattern such as dsync.* and dsync.user.*: what a mistyped pattern may have meant.
 func buildFamilies() []string {
 	var out []string
-	for _, t := range buildCatalogue() {
+	for _, t := range types {
 		for i, c := range t.Name {
 			if c == '.' {
 				out = append(out, t.Name[:i]+".*")
@@ -50,17 +35,17 @@ func buildFamilies() []string {
 	return slices.Compact(out)
 }
 
-// Catalogue returns every known event type sorted by name: the 111 of WorkOS's specification, and those that are Deprecated.
-// The slice is the caller's own.
-func Catalogue() []Type { return slices.Clone(catalogue) }
+// Catalogue returns every known event type sorted by name: those of the schemas that WorkOS publishes with its clients, and those that
+// are Deprecated. The slice belongs to the caller.
+func Catalogue() []Type { return slices.Clone(types) }
 
 // Lookup returns what is known of the event type name.
 func Lookup(name string) (Type, bool) {
-	i, ok := slices.BinarySearchFunc(catalogue, name, func(t Type, name string) int { return strings.Compare(t.Name, name) })
+	i, ok := slices.BinarySearchFunc(types, name, func(t Type, name string) int { return strings.Compare(t.Name, name) })
 	if !ok {
 		return Type{}, false
 	}
-	return catalogue[i], true
+	return types[i], true
 }
 
 // PatternError says that a pattern stands for no event type.
@@ -117,7 +102,7 @@ func expand(pattern string) ([]string, error) {
 		return []string{pattern}, nil
 	}
 	var inDefault, optIn []string
-	for _, t := range catalogue {
+	for _, t := range types {
 		switch {
 		case t.Deprecated || !Match(pattern, t.Name):
 		case t.Default:
@@ -199,7 +184,7 @@ func nearest(pattern string) string {
 		}
 		return best
 	}
-	for _, t := range catalogue {
+	for _, t := range types {
 		if !t.Deprecated {
 			try(t.Name)
 		}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"text/tabwriter"
 
+	"workos-relay/internal/catalogue"
 	"workos-relay/source"
 )
 
 type typesCmd struct {
-	JSON     bool `help:"As a JSON array." xor:"form"`
-	AsyncAPI bool `name:"asyncapi" help:"As an AsyncAPI 3 document of the topics, their messages, headers and keys." xor:"form"`
+	JSON     bool   `help:"As a JSON array." xor:"form"`
+	AsyncAPI bool   `name:"asyncapi" help:"As an AsyncAPI 3 document of the topics, their messages, headers and keys." xor:"form"`
+	Schema   string `help:"Print the JSON Schema of the events of one type." placeholder:"TYPE" xor:"form"`
 }
 
 // typeRow is one line of `relay types`.
@@ -19,11 +21,15 @@ type typeRow struct {
 	Domain     string            `json:"domain"`
 	Default    bool              `json:"default"`
 	Deprecated bool              `json:"deprecated,omitempty"`
-	Topics     map[string]string `json:"topics"` // by lane; absent where the lane does not carry it, empty where it drops it
+	Successor  string            `json:"successor,omitempty"` // the type that replaces it
+	Topics     map[string]string `json:"topics"`              // by lane; absent where the lane does not carry it, empty where it drops it
 }
 
 // Run lists the catalogue with the topics that the configuration gives.
 func (c *typesCmd) Run(a *app) error {
+	if c.Schema != "" {
+		return printSchema(a, c.Schema)
+	}
 	cfg, err := a.loadConfigWith(a.keyOptional)
 	if err != nil {
 		return err
@@ -37,7 +43,7 @@ func (c *typesCmd) Run(a *app) error {
 	}
 	var rows []typeRow
 	for _, t := range source.Catalogue() {
-		row := typeRow{Type: t.Name, Domain: t.Domain, Default: t.Default, Deprecated: t.Deprecated, Topics: map[string]string{}}
+		row := typeRow{Type: t.Name, Domain: t.Domain, Default: t.Default, Deprecated: t.Deprecated, Successor: t.Successor, Topics: map[string]string{}}
 		for _, l := range lanes {
 			if topic, carries := l.topicOf(t.Name); carries {
 				row.Topics[l.sink.Name] = topic
@@ -51,6 +57,22 @@ func (c *typesCmd) Run(a *app) error {
 		return enc.Encode(rows)
 	}
 	return printTypes(a, lanes, rows)
+}
+
+// printSchema prints the JSON Schema of an event type. It needs no configuration.
+func printSchema(a *app, name string) error {
+	t, ok := catalogue.Lookup(name)
+	if !ok {
+		_, err := source.Expand([]string{name})
+		return &usageError{fmt.Errorf("relay has no schema for %q: %w", name, err)}
+	}
+	if t.Schema == nil {
+		return &usageError{fmt.Errorf("relay has no schema for %q: WorkOS no longer sends this type", name)}
+	}
+	enc := json.NewEncoder(a.stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(t.EventSchema())
 }
 
 // topicOf returns the topic of a type, empty where it is dropped, and whether the lane asks for it at all.
@@ -81,6 +103,9 @@ func printTypes(a *app, lanes []*lane, rows []typeRow) error {
 			set = "deprecated"
 		case r.Default:
 			set = "default"
+		}
+		if r.Successor != "" {
+			set += ", see " + r.Successor
 		}
 		fmt.Fprintf(w, "%s\t%s", r.Type, set)
 		for _, l := range lanes {

@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"workos-relay/internal/catalogue"
 	"workos-relay/router"
 )
 
@@ -51,7 +52,7 @@ func Document(id string, encoding router.Encoding, buses []Bus) ([]byte, error) 
 		object{
 			"title":       "WorkOS events by relay " + id,
 			"version":     "1.0.0",
-			"description": "Every event of the WorkOS Events API, republished in order. relay sends; your services receive. What data holds for each type is described at https://workos.com/docs/events.",
+			"description": "Every event of the WorkOS Events API, republished in order. relay sends; your services receive. The schema of data is the one that WorkOS publishes with its clients; a route can take values out of it.",
 		},
 		"application/json",
 		d.servers, d.channels, d.operations,
@@ -139,9 +140,13 @@ func (d *document) message(eventType string) object {
 
 // payload is the schema of the body of an event of one type.
 func payload(encoding router.Encoding, eventType string) object {
+	properties := object{"event": object{"const": eventType}}
+	if known, ok := catalogue.Lookup(eventType); ok && known.Schema != nil {
+		properties["data"] = known.Data()
+	}
 	event := object{"allOf": []object{
 		ref("components", "schemas", "event"),
-		{"properties": object{"event": object{"const": eventType}}},
+		{"properties": properties},
 	}}
 	if encoding != router.CloudEventsStructured {
 		return event
@@ -184,7 +189,7 @@ func schemas(encoding router.Encoding) object {
 			"event":      text("The type."),
 			"data":       object{"type": "object", "description": "What the event is about, by type."},
 			"created_at": instant("When it happened, by WorkOS's clock."),
-			"context":    object{"type": "object"},
+			"context":    catalogue.Context(),
 		}, "id", "event", "data", "created_at"),
 		"eventHeaders": schema(object{
 			router.HeaderID:           text("Id of the event. Handle each once."),
@@ -195,7 +200,7 @@ func schemas(encoding router.Encoding) object {
 			router.HeaderRepair:       text("Id of the run of relay verify --repair that published it."),
 		}, router.HeaderID, router.HeaderType),
 		"headers": ref("components", "schemas", "eventHeaders"),
-		"key":     text("What keeps one order: the organization, else the directory, user or object; or what the route says."),
+		"key":     text("The organization that the event names, else its entity (docs/event-types.md), or what the route says."),
 		"deadLetter": schema(object{
 			"reason":     text("Why it could not be published."),
 			"event_id":   text("Id of the event."),

@@ -134,22 +134,24 @@ func (g *Generator) plan(n int) event {
 	}
 }
 
-// orgOf returns the index of the organization that a filter by organization finds event n under.
-func (g *Generator) orgOf(e event) (int, bool) { return e.org, typeTraits[e.typ].org != orgNone }
+// orgOf returns the index of the organization that a filter by organization finds event e under, and whether there is one.
+func (g *Generator) orgOf(e event) (int, bool) {
+	return e.org, typePrograms()[e.typ].namesOrganization(e)
+}
 
-// catalogue is source.Catalogue; an event type is known here by its index in it.
-var catalogue = source.Catalogue()
+// eventTypes is source.Catalogue; an event type is known here by its index in it.
+var eventTypes = source.Catalogue()
 
 var catalogueIndex = func() map[string]uint8 {
-	m := make(map[string]uint8, len(catalogue))
-	for i, t := range catalogue {
+	m := make(map[string]uint8, len(eventTypes))
+	for i, t := range eventTypes {
 		m[t.Name] = uint8(i)
 	}
 	return m
 }()
 
 var defaultTypes = func() (out []uint8) {
-	for i, t := range catalogue {
+	for i, t := range eventTypes {
 		if t.Default {
 			out = append(out, uint8(i))
 		}

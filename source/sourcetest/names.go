@@ -35,11 +35,11 @@ var (
 		"Software Engineer", "Ingénieure qualité", "Account Executive", "Sachbearbeiter:in", "Site Reliability Engineer", "Kierownik zmiany",
 		"Product Designer", "Data Analyst II", "営業担当", "VP, Operations", "Warehouse Lead", "Support Agent (Tier 2)",
 	}
-	roles       = []string{"member", "admin", "viewer", "billing-manager", "editor"}
-	locales     = []string{"en-GB", "de-DE", "fr-FR", "ja-JP", "pl-PL", "pt-BR", "ar-EG", "hu-HU"}
-	plans       = []string{"trial", "team", "business", "enterprise"}
-	authMethods = []string{"sso", "password", "oauth", "magic_auth", "passkey"}
-	agents      = []string{
+	roles        = []string{"member", "admin", "viewer", "billing-manager", "editor"}
+	locales      = []string{"en-GB", "de-DE", "fr-FR", "ja-JP", "pl-PL", "pt-BR", "ar-EG", "hu-HU"}
+	plans        = []string{"trial", "team", "business", "enterprise"}
+	actorSources = []string{"api", "dashboard", "admin_portal", "system"}
+	agents       = []string{
 		"Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0",
 		"Mozilla/5.0 (Macintosh; Intel Mac OS X 15_6) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15",
 		"Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",

@@ -1,197 +1,232 @@
 package sourcetest
 
 import (
-	"strconv"
+	"encoding/json"
+	"math/bits"
+	"slices"
 	"strings"
+	"sync"
+
+	"workos-relay/internal/catalogue"
 )
 
-type orgPlace uint8
+// part appends a part of an event. Parts are compiled once for each type, so that an event costs no look at its schema.
+type part func(r *renderer)
 
-const (
-	orgNone  orgPlace = iota
-	orgField          // data.organization_id
-	orgSelf           // data.id of an organization
-	orgSSO            // data.sso.organization_id
-	orgUser           // data.user.organization_id
-)
-
-type payload func(r *renderer)
-
-// traits say how events of a type are rendered and where their organization stands.
-type traits struct {
-	org     orgPlace
-	payload payload
+// program renders the data of one event type: exactly the fields of its published schema, optional ones present most of the time and
+// otherwise null or absent, as the schema has it.
+type program struct {
+	steps []part
+	// organization are the ways to an organization in data: for each, the numbers of the optional fields on the way. An event names its
+	// organization if all fields of one way are present.
+	organization [][]int
 }
 
-var typeTraits = func() []traits {
-	out := make([]traits, len(catalogue))
-	for i, t := range catalogue {
-		out[i] = traitsOf(t.Name)
+// typePrograms holds the program of each type of the catalogue; a type that is gone renders as an object with an id.
+var typePrograms = sync.OnceValue(func() []program {
+	out := make([]program, len(eventTypes))
+	for i, t := range eventTypes {
+		known, _ := catalogue.Lookup(t.Name)
+		c := compiler{eventType: t.Name}
+		if known.Schema == nil {
+			known.Schema = &catalogue.Schema{Types: []string{"object"}, Required: []string{"id"}, Properties: []catalogue.Property{
+				{Name: "id", Schema: catalogue.Schema{Types: []string{"string"}}},
+			}}
+		}
+		c.object(known.Schema, "", nil)
+		out[i] = program{steps: c.flush(), organization: c.organization}
 	}
 	return out
-}()
+})
 
-// traitsOf follows the payloads shown in WorkOS's event reference: https://workos.com/docs/events
-func traitsOf(name string) traits {
-	switch objectOf(name) {
-	case "directory_user":
-		return traits{orgField, (*renderer).directoryUser}
-	case "directory_group":
-		if strings.Contains(name, ".user_") {
-			return traits{orgUser, (*renderer).groupMembership}
-		}
-		return traits{orgField, (*renderer).directoryGroup}
-	case "directory":
-		return traits{orgField, (*renderer).directory}
-	case "authentication":
-		if strings.Contains(name, ".sso_") {
-			return traits{orgSSO, (*renderer).authentication}
-		}
-		return traits{orgNone, (*renderer).authentication}
-	case "session":
-		return traits{orgField, (*renderer).session}
-	case "user":
-		return traits{orgNone, (*renderer).user}
-	case "organization":
-		return traits{orgSelf, (*renderer).organization}
-	case "organization_domain":
-		return traits{orgField, (*renderer).organizationDomain}
-	case "organization_membership":
-		return traits{orgField, (*renderer).organizationMembership}
-	case "connection":
-		return traits{orgField, (*renderer).connection}
-	case "invitation":
-		return traits{orgField, (*renderer).invitation}
-	case "magic_auth", "email_verification", "password_reset":
-		return traits{orgNone, (*renderer).oneTimeToken}
-	case "organization_role", "group", "connected_account", "agent_registration":
-		return traits{orgField, (*renderer).resource}
-	}
-	return traits{orgNone, (*renderer).resource}
+// namesOrganization reports whether the data of an event of the program names its organization.
+func (p *program) namesOrganization(e event) bool {
+	return slices.ContainsFunc(p.organization, func(way []int) bool {
+		return !slices.ContainsFunc(way, func(field int) bool { return !e.has(field) })
+	})
 }
 
-// objectOf returns data.object of an event type.
-func objectOf(name string) string {
-	object := name[:strings.LastIndexByte(name, '.')]
+// has reports whether the optional field of that number is present.
+func (e *event) has(field int) bool { return bits.RotateLeft64(e.h, field*7)&3 != 3 }
+
+// compiler turns a schema into steps.
+type compiler struct {
+	eventType    string
+	steps        []part
+	text         []byte // of the next literal part
+	optional     int    // optional fields so far
+	organization [][]int
+}
+
+func (c *compiler) lit(parts ...string) {
+	for _, p := range parts {
+		c.text = append(c.text, p...)
+	}
+}
+
+// do adds a part, after one for the text so far.
+func (c *compiler) do(s part) {
+	if len(c.text) > 0 {
+		text := string(c.text)
+		c.text = nil
+		c.steps = append(c.steps, func(r *renderer) { r.b = append(r.b, text...) })
+	}
+	c.steps = append(c.steps, s)
+}
+
+func (c *compiler) flush() []part {
+	c.do(func(*renderer) {})
+	return c.steps[:len(c.steps)-1]
+}
+
+// object compiles an object with named properties. path is where it stands in data, way the optional fields that it depends on.
+func (c *compiler) object(s *catalogue.Schema, path string, way []int) {
+	c.lit("{")
+	known, perhaps := false, false // whether a field stands before the next one
+	for i := range s.Properties {
+		p := &s.Properties[i]
+		at := strings.TrimPrefix(path+"."+p.Name, ".")
+		missing, optional := c.whenMissing(s, p)
+		inner := compiler{eventType: c.eventType, optional: c.optional}
+		if optional {
+			inner.optional++
+			inner.member(p, at, append(slices.Clone(way), c.optional))
+		} else {
+			inner.member(p, at, way)
+		}
+		steps, field := inner.flush(), c.optional
+		c.optional = inner.optional
+		c.organization = append(c.organization, inner.organization...)
+		comma, maybe := known, perhaps
+		c.do(func(r *renderer) {
+			has := !optional || r.e.has(field)
+			if !has && missing == "" {
+				return
+			}
+			if comma || maybe && r.b[len(r.b)-1] != '{' {
+				r.b = append(r.b, ',')
+			}
+			if !has {
+				r.b = append(r.b, missing...)
+				return
+			}
+			for _, s := range steps {
+				s(r)
+			}
+		})
+		known, perhaps = known || !optional || missing != "", true
+	}
+	c.lit("}")
+}
+
+// whenMissing returns what stands in the place of a property that has no value, and whether it may have none. A property that may be
+// absent is absent then, another is null.
+func (c *compiler) whenMissing(s *catalogue.Schema, p *catalogue.Property) (text string, optional bool) {
 	switch {
-	case strings.HasPrefix(name, "agent.registration."):
-		return "agent_registration"
-	case object == "dsync":
-		return "directory"
-	case strings.HasPrefix(object, "dsync."):
-		return "directory_" + object[len("dsync."):]
-	}
-	return object[strings.LastIndexByte(object, '.')+1:]
-}
-
-// renderer appends the JSON of one event. Values it is given need no escaping.
-type renderer struct {
-	b     []byte
-	g     *Generator
-	e     event
-	name  string
-	ms    int64
-	r     rng
-	place orgPlace
-}
-
-// appendEvent appends the JSON of event n as created at ms.
-func (g *Generator) appendEvent(b []byte, n int, ms int64) []byte {
-	r := renderer{b: b, g: g}
-	r.event(n, n, ms)
-	return r.b
-}
-
-// event appends the JSON of what event n is about, with the id that belongs to number and ms. A renderer used for several events in turn saves an allocation each.
-func (r *renderer) event(n, number int, ms int64) {
-	e := r.g.plan(n)
-	t := &typeTraits[e.typ]
-	r.e, r.name, r.place, r.ms, r.r = e, catalogue[e.typ].Name, t.org, ms, rng(e.h)
-	r.lit(`{"object":"event","id":"`)
-	r.b = r.g.appendID(r.b, number, ms)
-	r.lit(`","event":"`, r.name, `","data":{`)
-	t.payload(r)
-	r.lit(`}`)
-	r.time("created_at", ms)
-	switch e.h >> 40 % 8 {
-	case 0:
-		r.lit(`,"context":{}`)
-	case 1:
-		r.lit(`,"context":{"google_analytics_client_id":"`)
-		r.digits(10)
-		r.lit(`.17"},"schema_revision":3`)
-	}
-	r.lit(`}`)
-}
-
-func (r *renderer) lit(parts ...string) {
-	for _, s := range parts {
-		r.b = append(r.b, s...)
+	case !s.IsRequired(p.Name):
+		return "", true
+	case p.Schema.Null():
+		return `"` + p.Name + `":null`, true
+	default:
+		return "", false
 	}
 }
 
-// The methods below append a member with a comma before it; the first member of an object is written with lit.
-
-func (r *renderer) time(key string, ms int64) {
-	r.lit(`,"`, key, `":"`)
-	r.b = appendTime(r.b, ms)
-	r.lit(`"`)
+func (c *compiler) member(p *catalogue.Property, path string, way []int) {
+	c.lit(`"`, p.Name, `":`)
+	if isOrganization(c.eventType, path) {
+		c.organization = append(c.organization, way)
+	}
+	c.value(&p.Schema, path, way)
 }
 
-func (r *renderer) str(key, value string) { r.lit(`,"`, key, `":"`, value, `"`) }
-
-func (r *renderer) id(key, prefix string, k uint64) {
-	r.lit(`,"`, key, `":"`)
-	r.b = r.g.appendEntity(r.b, prefix, k)
-	r.lit(`"`)
+// isOrganization reports whether the place names the organization of an event.
+func isOrganization(eventType, path string) bool {
+	t, _ := catalogue.Lookup(eventType)
+	return slices.ContainsFunc(t.Organization, func(p catalogue.Place) bool {
+		at, _, _ := p.Split()
+		return at == path
+	})
 }
 
-func (r *renderer) orgID() { r.str("organization_id", r.g.orgs[r.e.org]) }
-
-func (r *renderer) digits(n int) {
-	h := r.r.next()
-	r.b = append(r.b, '1'+byte(h%9))
-	for i := range n - 1 {
-		h /= 10
-		if i%17 == 16 {
-			h = r.r.next()
+// value compiles a value that is there and not null. Of several forms the first is taken.
+func (c *compiler) value(s *catalogue.Schema, path string, way []int) {
+	for i := range s.AnyOf {
+		if v := &s.AnyOf[i]; !slices.Equal(v.Types, []string{"null"}) {
+			c.value(v, path, way)
+			return
 		}
-		r.b = append(r.b, '0'+byte(h%10))
+	}
+	name := path[strings.LastIndexByte(path, '.')+1:]
+	switch {
+	case s.Const != nil:
+		c.lit(jsonText(s.Const))
+	case s.Enum != nil:
+		c.enum(s.Enum)
+	case s.Properties != nil:
+		c.object(s, path, way)
+	case slices.Contains(s.Types, "object"):
+		c.do(freeForm(name))
+	case slices.Contains(s.Types, "array"):
+		c.array(s, path)
+	case s.Format == "date-time":
+		c.lit(`"`)
+		c.do(moment(name))
+		c.lit(`"`)
+	case slices.Contains(s.Types, "string"):
+		c.lit(`"`)
+		c.do(stringNamed(c.eventType, path))
+		c.lit(`"`)
+	case slices.Contains(s.Types, "boolean"):
+		c.do(func(r *renderer) { r.lit([2]string{"true", "false"}[r.r.intn(2)]) })
+	case slices.Contains(s.Types, "integer"), slices.Contains(s.Types, "number"):
+		c.do(func(r *renderer) { r.digits(3) })
+	default: // anything
+		c.lit(`"anything"`)
 	}
 }
 
-func (r *renderer) times() {
-	updated := r.ms - int64(r.e.h%40)
-	created := updated
-	if !strings.HasSuffix(r.name, ".created") {
-		created -= int64(r.e.h>>20%1000) * 86_400
+// enum compiles one of the values. The one that the type's verb names is taken if there is such a value.
+func (c *compiler) enum(values []any) {
+	verb := c.eventType[strings.LastIndexByte(c.eventType, '.')+1:]
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = jsonText(v)
+		if v == verb {
+			c.lit(texts[i])
+			return
+		}
 	}
-	r.time("created_at", created)
-	r.time("updated_at", updated)
+	c.do(func(r *renderer) { r.lit(pick(&r.r, texts)) })
 }
 
-// person is the one that the event is about; the same user has the same name in each event.
-func (r *renderer) person() (first, last name) {
-	h := mix(r.g.seed, uint64(r.e.user)*uint64(len(r.g.orgs))+uint64(r.e.org), 7)
-	return firstNames[h%uint64(len(firstNames))], lastNames[h>>16%uint64(len(lastNames))]
+// array compiles a list of up to three values.
+func (c *compiler) array(s *catalogue.Schema, path string) {
+	item := compiler{eventType: c.eventType, optional: c.optional}
+	item.value(s.Items, path+".0", nil)
+	steps := item.flush()
+	c.optional = item.optional
+	c.lit("[")
+	c.do(func(r *renderer) {
+		for i := range 1 + r.r.intn(3) {
+			if i > 0 {
+				r.lit(",")
+			}
+			for _, s := range steps {
+				s(r)
+			}
+		}
+	})
+	c.lit("]")
 }
 
-// login appends the bare user name of the person.
-func (r *renderer) login() {
-	first, last := r.person()
-	r.lit(first.login, ".", last.login)
-	r.b = strconv.AppendInt(r.b, int64(r.e.user), 10)
+// jsonText is a value of a schema as JSON, in which & and < stand as they are.
+func jsonText(v any) string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		panic(err) // it was read from JSON
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
-
-func (r *renderer) domain() string { return domains[r.e.org%len(domains)] }
-
-func (r *renderer) email(key string) {
-	r.lit(`,"`, key, `":"`)
-	r.login()
-	r.lit(`@`, r.domain(), `"`)
-}
-
-// member numbers the directory user within all organizations.
-func (r *renderer) member() uint64 { return uint64(r.e.org)<<32 | uint64(r.e.user) }
-
-func (r *renderer) verb() string { return r.name[strings.LastIndexByte(r.name, '.')+1:] }

@@ -53,7 +53,7 @@ func New(opts ...Option) *Server {
 	if cfg.population != nil && cfg.population.InMemory {
 		s.store.materialize()
 	}
-	for _, t := range catalogue {
+	for _, t := range eventTypes {
 		if t.Deprecated {
 			s.refused[t.Name] = true // gone upstream: a request that names them fails
 		}

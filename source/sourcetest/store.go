@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"workos-relay/internal/catalogue"
 )
 
 // typeSet is a set of event types by their index in store.types.
@@ -81,7 +84,7 @@ func newStore(gen *Generator) *store {
 		byID: map[uint64]int32{}, shared: map[string]int32{},
 		typeIdx: map[string]uint8{}, orgIdx: map[string]uint32{},
 	}
-	for i, t := range catalogue {
+	for i, t := range eventTypes {
 		s.types = append(s.types, t.Name)
 		s.typeIdx[t.Name] = uint8(i)
 	}
@@ -179,9 +182,8 @@ func (s *store) appendRaw(raw []byte) error {
 
 // fields are those members of an event that the server looks at.
 type fields struct {
-	id, name, created      string
-	object, dataID         string // data.object, data.id
-	org, ssoOrg, memberOrg string // data.organization_id, data.sso.organization_id, data.user.organization_id
+	id, name, created string
+	data              gjson.Result
 }
 
 // readFields expects valid JSON.
@@ -195,42 +197,30 @@ func readFields(raw []byte) (f fields) {
 		case "created_at":
 			f.created = v.String()
 		case "data":
-			v.ForEach(f.readData)
+			f.data = v
 		}
 		return true
 	})
 	return f
 }
 
-func (f *fields) readData(k, v gjson.Result) bool {
-	switch k.Str {
-	case "object":
-		f.object = v.String()
-	case "id":
-		f.dataID = v.String()
-	case "organization_id":
-		f.org = v.String()
-	case "sso":
-		f.ssoOrg = v.Get("organization_id").String()
-	case "user":
-		f.memberOrg = v.Get("organization_id").String()
-	}
-	return true
-}
-
-// organization follows the places in which WorkOS's payloads name one.
+// organization returns the organization that data names at one of the places of the catalogue. A type that is not in the catalogue, and
+// an event that a test made up, is asked for data.organization_id.
 func (f *fields) organization() string {
-	switch {
-	case strings.HasPrefix(f.name, "user."):
+	if strings.HasPrefix(f.name, "user.") {
 		return ""
-	case f.org != "":
-		return f.org
-	case f.object == "organization":
-		return f.dataID
-	case f.ssoOrg != "":
-		return f.ssoOrg
 	}
-	return f.memberOrg
+	t, _ := catalogue.Lookup(f.name)
+	for _, p := range append(slices.Clone(t.Organization), "organization_id") {
+		path, condition, value := p.Split()
+		if condition != "" && f.data.Get(condition).String() != value {
+			continue
+		}
+		if org := f.data.Get(path); org.Type == gjson.String && org.Str != "" {
+			return org.Str
+		}
+	}
+	return ""
 }
 
 func (s *store) put(id string, e entry, raw []byte) {
