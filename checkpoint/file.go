@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"workos-relay/internal/operator"
@@ -50,19 +51,28 @@ func OpenFile(dir string, id Identity, opts ...FileOption) (*File, error) {
 		opt(f)
 	}
 	if err := makeFolder(dir); err != nil {
-		return nil, fmt.Errorf("create the folder of checkpoints %s (checkpoint.dir): %w", dir, err)
+		return nil, unusable(fmt.Errorf("create the folder of checkpoints %s (checkpoint.dir): %w", dir, err))
 	}
 	f.lock, err = takeLock(p.lock, f.now())
 	if err != nil {
 		if errors.Is(err, ErrLocked) {
 			return nil, err
 		}
-		return nil, fmt.Errorf("lock the folder of checkpoints %s (checkpoint.dir): %w", dir, err)
+		return nil, unusable(fmt.Errorf("lock the folder of checkpoints %s (checkpoint.dir): %w", dir, err))
 	}
 	if err := f.prepare(); err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare the folder of checkpoints %s (checkpoint.dir): %w", dir, err), f.Close())
+		return nil, errors.Join(unusable(fmt.Errorf("prepare the folder of checkpoints %s (checkpoint.dir): %w", dir, err)), f.Close())
 	}
 	return f, nil
+}
+
+// unusable returns err, and asks an operator to act unless it may pass: a disk that is full may be emptied, and a disk that fails
+// may answer the next time.
+func unusable(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) {
+		return err
+	}
+	return operator.Require(err, "correct checkpoint.dir, or let relay write there")
 }
 
 // prepare runs under the lock, before anything else.

@@ -1,8 +1,9 @@
 package checkpoint
 
 import (
-	"errors"
 	"fmt"
+
+	"workos-relay/internal/operator"
 )
 
 // swap is the rule of compare and swap for the stores that count revisions themselves. have is the document in force, nil
@@ -28,7 +29,7 @@ func swap(id Identity, have []byte, prev, next Checkpoint) (Checkpoint, []byte, 
 	kept, err := Decode(document)
 	if err != nil { // a document that cannot be read again must never take the place of one that can
 		// The cause is told and not wrapped: what is in force is not corrupt.
-		return Checkpoint{}, nil, errors.New("refused to commit what could not be read again: " + err.Error())
+		return Checkpoint{}, nil, operator.New("refused to commit what could not be read again: "+err.Error(), "report it: relay cannot record this position")
 	}
 	return kept, document, nil
 }

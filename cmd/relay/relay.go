@@ -160,8 +160,8 @@ func (r *relay) start() {
 
 func (r *relay) tellStopped(e *pipeline.LaneError) {
 	if len(r.now()) > 1 {
-		r.log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane), zap.Error(e.Err),
-			zap.Strings("action", operator.Actions(e.Err)))
+		r.log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane),
+			zap.String("error", operator.Explain(e.Err.Error(), operator.Actions(e.Err)...)))
 	}
 }
 

@@ -126,8 +126,11 @@ func (l *lane) open(ctx context.Context) (*bus, error) {
 func (l *lane) openNATS(ctx context.Context, c nats.Config) (*bus, error) {
 	c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
 	s, err := nats.New(ctx, c)
-	if err != nil {
+	switch {
+	case err != nil && c.URL == nats.Embedded:
 		return nil, err
+	case err != nil: // it does not connect here, so the settings are at fault, or files that they name
+		return nil, &usageError{err}
 	}
 	return &bus{Bus: s, ledger: s.Ledger(l.identity())}, nil
 }
@@ -135,12 +138,12 @@ func (l *lane) openNATS(ctx context.Context, c nats.Config) (*bus, error) {
 func (l *lane) openKafka(c kafka.Config) (*bus, error) {
 	c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
 	s, err := kafka.New(c)
-	if err != nil {
-		return nil, err
+	if err != nil { // it does not connect here, so the settings are at fault, or files that they name
+		return nil, &usageError{err}
 	}
 	ledger, err := kafka.NewLedger(c, l.identity())
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(&usageError{err}, s.Close())
 	}
 	return &bus{Bus: s, ledger: ledger, apart: ledger}, nil
 }

@@ -30,12 +30,16 @@ type Client struct {
 
 // AnswerError is what the relay said instead of doing what was asked.
 type AnswerError struct {
-	Code int // HTTP status
-	Text string
+	Code   int // HTTP status
+	Text   string
+	Action string // what an operator has to do, if only an operator can resolve it
 }
 
 // Error implements error.
 func (e *AnswerError) Error() string { return e.Text }
+
+// OperatorAction says what an operator has to do; empty if nothing.
+func (e *AnswerError) OperatorAction() string { return e.Action }
 
 // UnreachableError says that nobody answers there.
 type UnreachableError struct {
@@ -180,7 +184,7 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) err
 		if json.Unmarshal(text, &f) != nil || f.Error == "" {
 			return fmt.Errorf("what listens on %s is no relay: it answers %s", c.Addr(), resp.Status)
 		}
-		return &AnswerError{Code: resp.StatusCode, Text: f.Error}
+		return &AnswerError{Code: resp.StatusCode, Text: f.Error, Action: f.Action}
 	}
 	if err := json.Unmarshal(text, out); err != nil {
 		return fmt.Errorf("what listens on %s is no relay: %w", c.Addr(), err)

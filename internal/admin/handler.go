@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 )
 
@@ -43,7 +44,7 @@ func (s *Server) paths() []*path {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, http.StatusNotFound, failure{"there is no such path; GET / lists them"})
+		reply(w, http.StatusNotFound, failure{Error: "there is no such path; GET / lists them"})
 	})
 	for _, p := range s.paths() {
 		pattern := p.name
@@ -73,7 +74,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, p *path) {
 			allowed = "GET, HEAD"
 		}
 		w.Header().Set("Allow", allowed)
-		reply(w, http.StatusMethodNotAllowed, failure{"only " + allowed + " may be used here"})
+		reply(w, http.StatusMethodNotAllowed, failure{Error: "only " + allowed + " may be used here"})
 		return
 	}
 	a, err := s.security.Load().admit(r, p)
@@ -97,11 +98,13 @@ func fail(w http.ResponseWriter, err error) {
 	if code != http.StatusUnauthorized {
 		w.Header().Del("WWW-Authenticate")
 	}
-	reply(w, code, failure{err.Error()})
+	reply(w, code, failure{operator.Explain(err.Error(), operator.Actions(err)...), operator.Action(err)})
 }
 
+// failure is the answer to a request that was not done. Action is what an operator has to do if only an operator can resolve it.
 type failure struct {
-	Error string `json:"error"`
+	Error  string `json:"error"`
+	Action string `json:"action,omitempty"`
 }
 
 // reply writes v as JSON. What goes wrong then is the client's loss alone.

@@ -11,6 +11,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 	"workos-relay/sink"
 )
 
@@ -158,7 +159,7 @@ func (l *Ledger) encode(next checkpoint.Checkpoint) (checkpoint.Checkpoint, []by
 	document := checkpoint.Encode(next)
 	kept, err := checkpoint.Decode(document)
 	if err != nil { // told and not wrapped: what is in force is not corrupt
-		return next, nil, errors.New("refused to commit what could not be read again: " + err.Error())
+		return next, nil, operator.New("refused to commit what could not be read again: "+err.Error(), "report it: relay cannot record this position")
 	}
 	return kept, document, nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+
+	"workos-relay/internal/operator"
 )
 
 const (
@@ -48,7 +50,7 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 		err = os.MkdirAll(dir, 0o700)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("making the folder of the embedded NATS server: %w", err)
+		return nil, operator.Require(fmt.Errorf("making the directory of the embedded NATS server: %w", err), "correct embedded.dir, or its permissions")
 	}
 	opts := &server.Options{
 		ServerName: "relay-embedded",
@@ -84,8 +86,8 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 func portFree(ctx context.Context, listen string) error {
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
-		return fmt.Errorf("the embedded NATS server cannot listen on %s: %w; if a NATS server or another relay runs there, "+
-			"set url to nats://%s to use it, or embedded.listen to another address", listen, err, listen)
+		return operator.Require(fmt.Errorf("the embedded NATS server cannot listen on %s: %w", listen, err),
+			fmt.Sprintf("if a NATS server or another relay runs there, set url to nats://%s to use it, or embedded.listen to another address", listen))
 	}
 	return ln.Close()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 	"workos-relay/sink"
 )
 
@@ -52,7 +53,7 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	document := checkpoint.Encode(next)
 	kept, err := checkpoint.Decode(document)
 	if err != nil { // told and not wrapped: what is in force is not corrupt
-		return none, errors.New("refused to commit what could not be read again: " + err.Error())
+		return none, operator.New("refused to commit what could not be read again: "+err.Error(), "report it: relay cannot record this position")
 	}
 	if len(batch) > MaxBatch {
 		return none, &sink.FatalError{Err: fmt.Errorf("%d messages in one batch: the server takes %d beside the position; route an event to fewer topics",
@@ -258,7 +259,8 @@ func (l *Ledger) explain(ctx context.Context, lk *link, c *commit, index int, fa
 	}
 }
 
-var errNotAtomic = fmt.Errorf("%w: the server stored a message of a batch by itself", ErrNoAtomicPublish)
+var errNotAtomic = operator.Require(fmt.Errorf("%w: the server stored a message of a batch by itself", ErrNoAtomicPublish),
+	"update every NATS server of the stream to 2.12 or later, or set `delivery: at_least_once`")
 
 // isStaged reports whether m says that a message of a batch waits for the rest of it.
 func isStaged(m *nats.Msg) bool { return len(m.Data) == 0 && m.Header.Get("Status") == "" }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 
+	"workos-relay/internal/operator"
 	"workos-relay/sink"
 )
 
@@ -42,11 +43,16 @@ func New(cfg Config, out io.Writer) *Sink {
 	return &Sink{cfg: cfg, out: out, stop: make(chan struct{})}
 }
 
+// actOnBroken is what an operator has to do once a write has failed. It also makes a lane that has run stop, which a *sink.FatalError
+// alone does not: standard output cannot be repaired while relay runs.
+const actOnBroken = "start relay again with standard output connected to a reader"
+
 // chunk is about how much is gathered before it is written, so that a batch takes few writes and little memory.
 const chunk = 64 << 10
 
 // Publish implements sink.Sink. A message is durable once the write that carried its whole line has returned. A reader that is
-// gone (a broken pipe) is a *sink.FatalError, and so is any other failed write: what was written of a line cannot be taken back.
+// gone (a broken pipe) is a *sink.FatalError, and so is any other failed write: what was written of a line cannot be taken back. Only
+// a restart helps, so the lane stops.
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,7 +120,7 @@ func (s *Sink) flush() (lines int, err error) {
 		if errors.Is(err, syscall.EPIPE) {
 			err = fmt.Errorf("the reader of standard output is gone: %w", err)
 		}
-		s.broken = &sink.FatalError{Err: fmt.Errorf("writing to standard output: %w", err)}
+		s.broken = operator.Require(&sink.FatalError{Err: fmt.Errorf("writing to standard output: %w", err)}, actOnBroken)
 	}
 	return lines, s.broken
 }
