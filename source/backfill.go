@@ -84,7 +84,7 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 // deliver passes a page of the head through the checks of the plain cursor, and moves the position to its end.
 func (w *window) deliver(p segmentPage) (Page, error) {
 	r := w.r
-	a := answer{ListEventsResponse: ListEventsResponse{Data: p.events, RequestID: p.requestID, Size: p.size}}
+	a := answer{ListEventsResponse: ListEventsResponse{Data: p.events}, RequestID: p.requestID, Size: p.size}
 	if err := r.checkOrder(a); err != nil {
 		return Page{}, err
 	}

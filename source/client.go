@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-querystring/query"
 	"golang.org/x/time/rate"
+
+	"workos-relay/source/common"
 )
 
 const (
@@ -33,13 +35,16 @@ type EventList string
 
 // The forms of EventList.
 const (
-	EventListComma    EventList = "comma"    // events=a,b: the OpenAPI specification and the Node SDK; the default
-	EventListRepeat   EventList = "repeat"   // events=a&events=b: the Go and Ruby SDKs
+	EventListComma    EventList = "comma"    // events=a,b: the OpenAPI specification and the Node SDK
+	EventListRepeat   EventList = "repeat"   // events=a&events=b: the Go and Ruby SDKs; the default of a Client
 	EventListBrackets EventList = "brackets" // events[]=a&events[]=b: older clients and WorkOS's emulators
 )
 
+// defaultUserAgent also names the SDK, since servers that test programs written for it look for that.
+const defaultUserAgent = "workos-relay (workos-go/4)"
+
 // DefaultClient is the client of SetAPIKey and of the function ListEvents.
-var DefaultClient = &Client{}
+var DefaultClient = &Client{Endpoint: DefaultEndpoint}
 
 // SetAPIKey sets the API key of DefaultClient. Call it before any request.
 func SetAPIKey(apiKey string) { DefaultClient.APIKey = apiKey }
@@ -83,40 +88,36 @@ func (c *Client) GoString() string { return c.String() }
 
 // ListEventsOpts is the query of one request. Empty fields are left out of it.
 type ListEventsOpts struct {
-	Events         []string `url:"-"` // required by the API; written as Client.EventList says
+	Events         []string `url:"events"` // required by the API; written as Client.EventList says
 	Limit          int      `url:"limit"`
-	After          string   `url:"after,omitempty"`       // an event id; not together with RangeStart
-	Before         string   `url:"before,omitempty"`      // an event id
-	RangeStart     string   `url:"range_start,omitempty"` // ISO 8601
-	RangeEnd       string   `url:"range_end,omitempty"`   // ISO 8601, at most 30 days after RangeStart
-	OrganizationID string   `url:"organization_id,omitempty"`
-	Order          string   `url:"order,omitempty"` // asc, desc or normal
+	After          string   `url:"after,omitempty"`           // an event id; not together with RangeStart
+	Before         string   `url:"before,omitempty"`          // an event id
+	RangeStart     string   `url:"range_start,omitempty"`     // ISO 8601
+	RangeEnd       string   `url:"range_end,omitempty"`       // ISO 8601, at most 30 days after RangeStart
+	OrganizationId string   `url:"organization_id,omitempty"` //nolint:revive // the name that the SDK has
+	Order          string   `url:"order,omitempty"`           // asc, desc or normal
 }
 
-// ListMetadata holds the cursors of a page; empty where the API says null.
-type ListMetadata struct {
-	Before string `json:"before"`
-	After  string `json:"after"`
-}
+// ListMetadata holds the cursors of a page.
+type ListMetadata = common.ListMetadata
 
-// ListEventsResponse is one page. Its events share one buffer, see Event.
+// ListEventsResponse is one page.
 type ListEventsResponse struct {
 	Data         []Event      `json:"data"`
 	ListMetadata ListMetadata `json:"list_metadata"`
-
-	Date      time.Time `json:"-"` // the API's clock, from the Date header; zero where there was none
-	RequestID string    `json:"-"` // X-Request-Id
-	Size      int       `json:"-"` // bytes of the body
 }
 
-// ListEvents makes one request, after waiting for the Limiter, and repeats nothing. Besides ctx.Err(), its errors are
-// *APIError (an answer other than 200), *ResponseError (an answer that cannot be used), *TransportError (no answer), and
-// what matches ErrMisconfigured (nothing was sent).
+// ListEvents makes one request, after waiting for the Limiter, and repeats nothing. As with the SDK, Event.Raw is empty and the list need
+// not say that it is one; a Stream is strict and has the bytes. Besides ctx.Err(), its errors are *APIError (an answer other than 200),
+// *ResponseError (an answer that cannot be used), *TransportError (no answer), and what matches ErrMisconfigured (nothing was sent).
 func (c *Client) ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, error) {
 	if _, err := c.wait(ctx); err != nil {
 		return ListEventsResponse{}, err
 	}
-	a, err := c.fetch(ctx, opts)
+	a, err := c.fetchAs(ctx, opts, decodeAnyList)
+	for i := range a.Data {
+		a.Data[i].Raw = nil
+	}
 	return a.ListEventsResponse, err
 }
 
@@ -215,7 +216,7 @@ func (c *Client) request(ctx context.Context, opts ListEventsOpts) (*http.Reques
 	}
 	req.Header.Set("Authorization", "Bearer "+c.APIKey)
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "workos-relay")
+	req.Header.Set("User-Agent", defaultUserAgent)
 	if c.UserAgent != "" {
 		req.Header.Set("User-Agent", c.UserAgent)
 	}
@@ -231,13 +232,13 @@ func (c *Client) query(opts ListEventsOpts) (string, error) {
 		return "", misconfigured("the query cannot be written: " + err.Error())
 	}
 	switch c.EventList {
-	case EventListComma, "":
+	case EventListComma:
 		if len(opts.Events) > 0 {
 			values.Set("events", strings.Join(opts.Events, ","))
 		}
-	case EventListRepeat:
-		values["events"] = opts.Events
+	case EventListRepeat, "":
 	case EventListBrackets:
+		values.Del("events")
 		values["events[]"] = opts.Events
 	default:
 		return "", misconfigured(fmt.Sprintf("%q is no form of the event list; there are comma, repeat and brackets", c.EventList))

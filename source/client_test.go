@@ -55,23 +55,23 @@ func TestListEventsOverHTTP(t *testing.T) {
 		w.Header().Set("Date", "Tue, 24 Nov 2026 08:57:44 GMT")
 		_, _ = w.Write(page)
 	})
-	resp, err := c.ListEvents(t.Context(), ListEventsOpts{
-		Events: []string{"a.b", "c"}, After: "event_1", RangeStart: "2026-01-01T00:00:00.000Z", OrganizationID: "org_1", Order: "asc"})
+	resp, err := c.fetch(t.Context(), ListEventsOpts{
+		Events: []string{"a.b", "c"}, After: "event_1", RangeStart: "2026-01-01T00:00:00.000Z", OrganizationId: "org_1", Order: "asc"})
 	require.NoError(t, err)
 	require.Len(t, resp.Data, 2)
 	require.Equal(t, "req_1", resp.RequestID)
 	require.Equal(t, len(page), resp.Size)
 	require.Equal(t, time.Date(2026, 11, 24, 8, 57, 44, 0, time.UTC), resp.Date)
 	require.Equal(t, "/events", got.URL.Path)
-	require.Equal(t, url.Values{"events": {"a.b,c"}, "limit": {"10"}, "after": {"event_1"}, "order": {"asc"},
+	require.Equal(t, url.Values{"events": {"a.b", "c"}, "limit": {"10"}, "after": {"event_1"}, "order": {"asc"},
 		"range_start": {"2026-01-01T00:00:00.000Z"}, "organization_id": {"org_1"}}, got.URL.Query())
 	require.Equal(t, "Bearer "+testKey, got.Header.Get("Authorization"))
-	require.Equal(t, "workos-relay", got.Header.Get("User-Agent"))
+	require.Equal(t, "workos-relay (workos-go/4)", got.Header.Get("User-Agent"))
 }
 
 func TestWireForms(t *testing.T) {
 	for form, want := range map[EventList]url.Values{
-		"":                {"events": {"a,b"}, "limit": {"5"}},
+		"":                {"events": {"a", "b"}, "limit": {"5"}},
 		EventListComma:    {"events": {"a,b"}, "limit": {"5"}},
 		EventListRepeat:   {"events": {"a", "b"}, "limit": {"5"}},
 		EventListBrackets: {"events[]": {"a", "b"}, "limit": {"5"}},
@@ -226,8 +226,8 @@ func TestBodies(t *testing.T) {
 		}
 	})
 	c.MaxResponse = 10000
-	list := func(after string) (ListEventsResponse, error) {
-		return c.ListEvents(t.Context(), ListEventsOpts{After: after, Limit: 5})
+	list := func(after string) (answer, error) {
+		return c.fetch(t.Context(), ListEventsOpts{After: after, Limit: 5})
 	}
 	for _, after := range []string{"gzip", "chunked"} {
 		resp, err := list(after)
@@ -296,7 +296,7 @@ func TestReach(t *testing.T) {
 	var requests int
 	client := func(answer func(q url.Values) *http.Response) *Client {
 		requests = 0
-		return &Client{APIKey: testKey, HTTPClient: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		return &Client{APIKey: testKey, EventList: EventListComma, HTTPClient: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 			requests++
 			require.Equal(t, "1", r.URL.Query().Get("limit"))
 			return answer(r.URL.Query()), nil

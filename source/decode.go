@@ -27,35 +27,54 @@ var knownNames = func() map[string]string {
 // last one counts; invalid UTF-8 inside strings is let through. What is not well-formed JSON, or not a list of events with
 // id, type and time, is an error.
 func decodeList(body []byte, sizeHint int) (ListEventsResponse, error) {
-	d := decoder{
-		body: body,
-		dec: jsontext.NewDecoder(bytes.NewBuffer(body),
-			jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
-	}
+	d := newDecoder(body)
 	list, err := d.list(sizeHint)
 	if err != nil {
 		return ListEventsResponse{}, err
 	}
-	if _, err := d.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return ListEventsResponse{}, fmt.Errorf("something follows the list at byte %d", d.dec.InputOffset())
+	if !d.isList {
+		return ListEventsResponse{}, errors.New(`it is not a list: its "object" is not "list"`)
 	}
-	return list, nil
+	return list, d.end()
+}
+
+// decodeAnyList is decodeList for a list that does not say that it is one, as the SDK accepts it.
+func decodeAnyList(body []byte, sizeHint int) (ListEventsResponse, error) {
+	d := newDecoder(body)
+	list, err := d.list(sizeHint)
+	if err != nil {
+		return ListEventsResponse{}, err
+	}
+	return list, d.end()
+}
+
+// end requires that nothing follows the list.
+func (d *decoder) end() error {
+	if _, err := d.dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("something follows the list at byte %d", d.dec.InputOffset())
+	}
+	return nil
 }
 
 type decoder struct {
-	body []byte
-	dec  *jsontext.Decoder
+	body   []byte
+	dec    *jsontext.Decoder
+	isList bool // the object says that it is a list
+}
+
+func newDecoder(body []byte) *decoder {
+	return &decoder{body: body, dec: jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
 }
 
 func (d *decoder) list(sizeHint int) (ListEventsResponse, error) {
 	var list ListEventsResponse
-	isList, hasData := false, false
+	hasData := false
 	_, err := d.object(func(name []byte) (err error) {
 		switch string(name) {
 		case "object":
 			var v []byte
 			v, err = d.text()
-			isList = string(v) == "list"
+			d.isList = string(v) == "list"
 		case "data":
 			hasData = true
 			list.Data, err = d.events(sizeHint)
@@ -69,8 +88,6 @@ func (d *decoder) list(sizeHint int) (ListEventsResponse, error) {
 	switch {
 	case err != nil:
 		return list, err
-	case !isList:
-		return list, errors.New(`it is no list: its "object" is not "list"`)
 	case !hasData:
 		return list, errors.New(`it has no "data"`)
 	}

@@ -117,7 +117,7 @@ func (f *fakeAPI) requests() int {
 func (f *fakeAPI) stream() (*Stream, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.DebugLevel)
 	return &Stream{
-		Client: &Client{APIKey: testKey, HTTPClient: &http.Client{Transport: f}},
+		Client: &Client{APIKey: testKey, EventList: EventListComma, HTTPClient: &http.Client{Transport: f}},
 		Events: []string{UserCreated},
 		Hooks:  &Hooks{},
 		Logger: zap.New(core),

@@ -14,14 +14,25 @@ import (
 
 // answer is what came back for one request, whole or not.
 type answer struct {
-	ListEventsResponse
-	status int // 0 where there was no response
-	sent   time.Time
-	took   time.Duration // from sending the request to the last byte read
+	ListEventsResponse               // its events share one buffer, see Event
+	Date               time.Time     // the API's clock, from the Date header; zero if there was none
+	RequestID          string        // X-Request-Id
+	Size               int           // bytes of the body
+	status             int           // 0 if there was no response
+	sent               time.Time     // by the local clock
+	took               time.Duration // from sending the request to the last byte read
 }
+
+// listDecoder decodes the body of a page of about sizeHint events.
+type listDecoder func(body []byte, sizeHint int) (ListEventsResponse, error)
 
 // fetch makes one request. The answer is filled in as far as it is known, even if there is an error.
 func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error) {
+	return c.fetchAs(ctx, opts, decodeList)
+}
+
+// fetchAs is fetch with another way to decode the body.
+func (c *Client) fetchAs(ctx context.Context, opts ListEventsOpts, decode listDecoder) (answer, error) {
 	c.once.Do(c.init)
 	timeout := c.Timeout
 	if timeout <= 0 {
@@ -30,11 +41,11 @@ func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error)
 	try := newAttempt(ctx, timeout, c.own != nil)
 	defer try.end()
 	if c.own == nil {
-		return c.roundTrip(ctx, try, opts)
+		return c.roundTrip(ctx, try, opts, decode)
 	}
 	var used *pool
 	try.Context, used = c.own.with(try.Context)
-	a, err := c.roundTrip(ctx, try, opts)
+	a, err := c.roundTrip(ctx, try, opts, decode)
 	if ctx.Err() == nil {
 		c.own.judge(used, a.status, err)
 	}
@@ -42,7 +53,7 @@ func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error)
 }
 
 // roundTrip sends the request and reads the answer.
-func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpts) (answer, error) {
+func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpts, decode listDecoder) (answer, error) {
 	req, err := c.request(try, opts)
 	if err != nil {
 		return answer{}, err
@@ -79,7 +90,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		}
 		return a, c.responseError(a, err)
 	}
-	list, err := decodeList(body, min(max(opts.Limit, 1), MaxLimit))
+	list, err := decode(body, min(max(opts.Limit, 1), MaxLimit))
 	if err != nil {
 		return a, c.responseError(a, fmt.Errorf("it cannot be decoded: %w", err))
 	}

@@ -24,7 +24,7 @@ type result struct {
 // request starts the next request of a segment.
 func (w *window) request(s *segment) {
 	res := result{seg: s, probe: s.probing, reserved: w.maxCost, started: time.Now(), opts: ListEventsOpts{
-		Events: w.asked, Limit: s.limit, Order: "asc", OrganizationID: w.r.s.OrganizationID,
+		Events: w.asked, Limit: s.limit, Order: "asc", OrganizationId: w.r.s.OrganizationID,
 	}}
 	if s.probing {
 		res.end = s.from.Add(maxRange)

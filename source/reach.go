@@ -19,7 +19,7 @@ func (c *Client) Reach(ctx context.Context, events []string, organizationID stri
 		}
 		return c.fetch(ctx, opts)
 	}
-	base := ListEventsOpts{Events: events, Limit: 1, OrganizationID: organizationID}
+	base := ListEventsOpts{Events: events, Limit: 1, OrganizationId: organizationID}
 	_, err := send(ctx, base)
 	var cause *APIError
 	if !mayRefuseTypes(err) || !errors.As(err, &cause) {

@@ -157,7 +157,7 @@ func (r *reader) options() ListEventsOpts {
 		Events:         r.types.ask(time.Now()),
 		Limit:          r.limit,
 		Order:          "asc",
-		OrganizationID: r.s.OrganizationID,
+		OrganizationId: r.s.OrganizationID,
 	}
 	switch {
 	case r.pos.EventID != "":
@@ -324,7 +324,7 @@ var errAskAgain = errors.New("ask again")
 func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
 	var cause *APIError
 	if mayRefuseTypes(err) && errors.As(err, &cause) {
-		found, err := findRefused(ctx, r.send, ListEventsOpts{OrganizationID: opts.OrganizationID}, opts.Events, r.types.onTrial(opts.Events), cause, false)
+		found, err := findRefused(ctx, r.send, ListEventsOpts{OrganizationId: opts.OrganizationId}, opts.Events, r.types.onTrial(opts.Events), cause, false)
 		switch {
 		case err != nil:
 			return answer{}, err

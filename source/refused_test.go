@@ -96,7 +96,7 @@ func TestRefusedTypesAreFoundInAnyWording(t *testing.T) {
 					require.Equal(t, slices.Sorted(slices.Values(bad)), refused, name)
 					require.LessOrEqual(t, api.requests()-before, 3+16*len(bad), name)
 				}
-				c := &Client{APIKey: testKey, HTTPClient: s.Client.HTTPClient}
+				c := &Client{APIKey: testKey, EventList: EventListComma, HTTPClient: s.Client.HTTPClient}
 				var e *RefusedTypesError
 				require.ErrorAs(t, c.Reach(t.Context(), all, ""), &e, name)
 				require.Equal(t, slices.Sorted(slices.Values(bad)), e.Types, name)
