@@ -91,15 +91,25 @@ func (s *Sink) holdsOn(ctx context.Context, l *link, subject string) (bool, erro
 
 // stored is a message as STREAM.MSG.GET returns it.
 type stored struct {
-	Seq  uint64 `json:"seq"`
-	Data []byte `json:"data"`
+	Seq  uint64    `json:"seq"`
+	Data []byte    `json:"data"`
+	Time time.Time `json:"time"`
 }
 
-// lastOn asks for the last message on subject. This request, unlike a direct get, always goes to the leader. The error is an
-// *jetstream.APIError within where the server refused it: codeMessageNotFound, codeStreamNotFound.
+// lastOn asks for the last message on subject; see storedMessage.
 func (s *Sink) lastOn(ctx context.Context, l *link, subject string) (stored, error) {
-	doing := fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, subject)
-	msg, err := s.request(ctx, l, "STREAM.MSG.GET."+s.cfg.Stream, fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
+	return s.storedMessage(ctx, l, fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, subject), fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
+}
+
+// storedFrom asks for the first message at or after a sequence; see storedMessage.
+func (s *Sink) storedFrom(ctx context.Context, l *link, seq uint64) (stored, error) {
+	return s.storedMessage(ctx, l, fmt.Sprintf("asking stream %s for messages from sequence %d on", s.cfg.Stream, seq), fmt.Appendf(nil, `{"seq":%d,"next_by_subj":">"}`, seq))
+}
+
+// storedMessage asks the leader of the stream for one message: this request, unlike a direct get, never goes to a replica. The error
+// wraps an *jetstream.APIError if the server refused it: codeMessageNotFound, codeStreamNotFound.
+func (s *Sink) storedMessage(ctx context.Context, l *link, doing string, which []byte) (stored, error) {
+	msg, err := s.request(ctx, l, "STREAM.MSG.GET."+s.cfg.Stream, which)
 	if err != nil {
 		return stored{}, s.explainAPI(l, doing, err)
 	}
