@@ -513,9 +513,9 @@ func (e *StopError) Error() string {
 func (e *StopError) OperatorAction() string {
 	remedy := "configure dead_letter to park such events"
 	if e.Parks {
-		remedy = "mend what the bus refuses"
+		remedy = "let the bus accept it"
 	}
-	return fmt.Sprintf("%s, or move past it with `relay checkpoint set %s`", remedy, e.EventID)
+	return fmt.Sprintf("%s, or skip this one event with `relay checkpoint set %s --lane %s --skip`", remedy, e.EventID, e.Lane)
 }
 
 // Unwrap returns the cause.

@@ -149,7 +149,7 @@ func TestADeadLetterThatIsRefusedToo(t *testing.T) {
 		var stop *pipeline.StopError
 		require.ErrorAs(t, err, &stop)
 		require.Equal(t, "stopped at event event_000003 (user.created): cannot be published to user.created: poison; nor can its dead letter: "+
-			"cannot be published to dead: poison; mend what the bus refuses, or move past it with `relay checkpoint set event_000003`", err.Error())
+			"cannot be published to dead: poison; let the bus accept it, or skip this one event with `relay checkpoint set event_000003 --lane lane --skip`", err.Error())
 		require.Len(t, bus.stored, 3)
 	})
 }

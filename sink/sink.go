@@ -147,4 +147,6 @@ type TopicStatus struct {
 	Detail   string   // what a person wants to know: "stream WORKOS", "6 partitions, replication 3, min.insync.replicas 2"
 	Problems []string // why it cannot be used; empty where it can
 	Warnings []string // what weakens the guarantees
+	// MaxMessage is the size in bytes of the largest message that the topic takes, or would take once it is created; 0 if unknown.
+	MaxMessage int
 }

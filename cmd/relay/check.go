@@ -165,6 +165,7 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 			byTopic[topic] = append(byTopic[topic], t)
 		}
 	}
+	r.weighDeadLetters(l.router.DeadLetterTopic(), topics)
 	for _, t := range topics {
 		from := strings.Join(byTopic[t.Topic], ", ")
 		switch {
@@ -191,6 +192,32 @@ func (r *report) settings(ctx context.Context, l *lane, b *bus, mode checkpoint.
 			level = levelChanges
 		}
 		r.say(level, "%s", s)
+	}
+}
+
+// shortLetter is the size in bytes that a dead letter without its event does not exceed.
+const shortLetter = 8 << 10
+
+// weighDeadLetters adds a warning to the topic of dead letters if it takes less than they may need.
+func (r *report) weighDeadLetters(name string, topics []sink.TopicStatus) {
+	i := slices.IndexFunc(topics, func(t sink.TopicStatus) bool { return t.Topic == name })
+	if i < 0 || topics[i].MaxMessage == 0 {
+		return
+	}
+	dead := &topics[i]
+	largest := dead
+	for j := range topics {
+		if topics[j].MaxMessage > largest.MaxMessage {
+			largest = &topics[j]
+		}
+	}
+	switch {
+	case dead.MaxMessage < shortLetter:
+		dead.Warnings = append(dead.Warnings, fmt.Sprintf("a dead letter may not fit: the topic takes messages of up to %d bytes, and a dead letter "+
+			"without its event has up to %d. The lane stops at an event whose dead letter does not fit; raise the topic's limit", dead.MaxMessage, shortLetter))
+	case dead.MaxMessage < largest.MaxMessage:
+		dead.Warnings = append(dead.Warnings, fmt.Sprintf("a dead letter may not fit with its event: the topic takes messages of up to %d bytes, and %s "+
+			"up to %d. It is then published without the event; raise the topic's limit to keep it", dead.MaxMessage, largest.Topic, largest.MaxMessage))
 	}
 }
 

@@ -173,6 +173,7 @@ func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 
 type checkpointSetCmd struct {
 	laneFlag
+	skipFlag
 	To   string `arg:"" optional:"" help:"An event id (go on after it), a time such as 2026-01-31T00:00:00Z, earliest, or latest." predictor:"start"`
 	From string `help:"Take the position from elsewhere: another lane, by the name of its sink; file or bus, where this lane's own position was in the other mode of delivery." placeholder:"file|bus|SINK" predictor:"from"`
 }
@@ -188,16 +189,17 @@ func (c *checkpointSetCmd) Run(ctx context.Context, a *app) error {
 			return &usageError{fmt.Errorf("%q %w", c.To, err)}
 		}
 	}
-	return a.move(ctx, c.laneFlag, admin.Destination{To: c.To, From: c.From})
+	return a.move(ctx, c.laneFlag, admin.Destination{To: c.To, From: c.From, Skip: c.Skip})
 }
 
 type checkpointResetCmd struct {
 	laneFlag
+	skipFlag
 }
 
 // Run moves a lane to where it would begin without a checkpoint.
 func (c *checkpointResetCmd) Run(ctx context.Context, a *app) error {
-	return a.move(ctx, c.laneFlag, admin.Destination{Reset: true})
+	return a.move(ctx, c.laneFlag, admin.Destination{Reset: true, Skip: c.Skip})
 }
 
 // move moves the chosen lane, itself or through the relay that runs on its folder.
@@ -241,6 +243,11 @@ func moveRunning(ctx context.Context, cfg *config.Config, l *lane, to admin.Dest
 	return client.SetCheckpoint(ctx, l.sink.Name, to)
 }
 
+// skipFlag permits a move to skip events.
+type skipFlag struct {
+	Skip bool `help:"Move also if that skips events that follow the committed position. The answer says how many."`
+}
+
 // tellMoved says what was moved, and where it was before.
 func tellMoved(out io.Writer, m *admin.Moved) {
 	fmt.Fprintf(out, "lane %s now stands at: %s (%s, %s)\n", m.Lane, placeText(m.After), m.Place, m.Mode)
@@ -248,6 +255,14 @@ func tellMoved(out io.Writer, m *admin.Moved) {
 		fmt.Fprintf(out, "before, it stood at: %s\n", placeText(*m.Before))
 	} else if m.Unreadable {
 		fmt.Fprintln(out, "what was there before could not be read")
+	}
+	switch {
+	case m.SkippedUnknown != "":
+		fmt.Fprintf(out, "events that followed its position may have been skipped; they could not be counted: %s\n", m.SkippedUnknown)
+	case m.Skipped != nil && *m.Skipped == 1:
+		fmt.Fprintf(out, "skipped 1 event that followed its position: %s\n", m.SkippedFirst)
+	case m.Skipped != nil && *m.Skipped > 1:
+		fmt.Fprintf(out, "skipped %d events that followed its position, from %s to %s\n", *m.Skipped, m.SkippedFirst, m.SkippedLast)
 	}
 	if m.Kept != "" {
 		fmt.Fprintf(out, "the checkpoint from before is kept in %s\n", m.Kept)

@@ -11,6 +11,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/pipeline"
+	"workos-relay/source"
 )
 
 // relay is what the admin server steers.
@@ -81,7 +82,10 @@ func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 		done, err = r.moveStopped(ctx, m, to)
 	}
 	var usage *usageError
+	var skip *skipError
 	switch {
+	case errors.As(err, &skip):
+		return done, &admin.Refusal{Code: http.StatusConflict, Err: err}
 	case errors.As(err, &usage):
 		return done, &admin.Refusal{Code: http.StatusBadRequest, Err: err}
 	case errors.Is(err, pipeline.ErrNotHeld), errors.Is(err, pipeline.ErrNotRunning):
@@ -96,12 +100,24 @@ func (r *relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if to.From == inFile || to.From == onBus {
 		return admin.Moved{}, &usageError{errors.New("the place of a position changes with the mode of delivery, and only while the lane does not run: stop relay first")}
 	}
-	position, err := m.lane.destination(ctx, newClient(m.lane.cfg), to, r.lanes())
+	client := r.client(m.lane)
+	position, err := m.lane.destination(ctx, client, to, r.lanes())
 	if err != nil {
 		return admin.Moved{}, err
 	}
+	committed := m.run.Status().Checkpoint // the lane only moves it forward, so that no more than this is skipped
+	compared := committed.Revision > 0
+	var left skipped
+	if compared {
+		if left, err = m.lane.mayMove(ctx, client, committed.Position, position, to.Skip); err != nil {
+			return admin.Moved{}, err
+		}
+	}
 	var kept string
 	before, after, err := m.run.Move(ctx, position, func(ctx context.Context, cp checkpoint.Checkpoint) (err error) {
+		if !compared && !to.Skip {
+			return errors.New("the lane has only now acquired its position; try again")
+		}
 		kept, err = m.store.Keep(ctx, cp)
 		return err
 	})
@@ -113,20 +129,30 @@ func (r *relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if after.Mode == checkpoint.ExactlyOnce {
 		at = p.bus
 	}
-	return p.moved(at, before, kept, after.Position), nil
+	done := p.moved(at, before, kept, after.Position)
+	if compared {
+		left.tell(&done)
+	}
+	return done, nil
 }
 
 func (r *relay) moveStopped(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
-	done, err := m.places().move(ctx, newClient(m.lane.cfg), to, r.lanes())
+	client := r.client(m.lane)
+	done, err := m.places().move(ctx, client, to, r.lanes())
 	if err != nil {
 		return done, err
 	}
-	client := newClient(m.lane.cfg)
-	client.Limiter = r.limiter
 	again := r.succeed(ctx, m, m.lane, client, m.bus)
 	r.replace(m, again)
 	r.group.Start(again.run) //nolint:contextcheck // the group was given a context
 	return done, nil
+}
+
+// client returns a client for requests of a lane. It shares the rate limit of all lanes.
+func (r *relay) client(l *lane) *source.Client {
+	c := newClient(l.cfg)
+	c.Limiter = r.limiter
+	return c
 }
 
 // lanes returns the lanes of the configuration in force.

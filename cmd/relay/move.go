@@ -24,7 +24,7 @@ func (p *places) move(ctx context.Context, client *source.Client, to admin.Desti
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	return p.set(ctx, position)
+	return p.set(ctx, client, position, to.Skip)
 }
 
 // destination works out the position that a person asks for.
@@ -49,17 +49,33 @@ func (l *lane) destination(ctx context.Context, client *source.Client, to admin.
 	return l.position(ctx, client, start)
 }
 
-// set moves the position to another, in the place where it is.
-func (p *places) set(ctx context.Context, to checkpoint.Position) (admin.Moved, error) {
+// set moves the position to another, in the place where it is. It refuses to skip events unless the operator has agreed to that. A
+// position that is not there, or cannot be used, says nothing about what was published, so that there is nothing to compare with.
+func (p *places) set(ctx context.Context, client *source.Client, to checkpoint.Position, agreed bool) (admin.Moved, error) {
 	at, err := p.current(ctx)
 	if err != nil {
+		return admin.Moved{}, err
+	}
+	var left skipped
+	committed, here, err := at.here(ctx)
+	compared := err == nil && here
+	switch {
+	case compared:
+		if left, err = p.lane.mayMove(ctx, client, committed.Position, to, agreed); err != nil {
+			return admin.Moved{}, err
+		}
+	case err != nil && !replaceable(err):
 		return admin.Moved{}, err
 	}
 	prev, kept, err := p.put(ctx, at, to)
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	return p.moved(at, prev, kept, to), nil
+	m := p.moved(at, prev, kept, to)
+	if compared {
+		left.tell(&m)
+	}
+	return m, nil
 }
 
 // take moves the position from one place to the other, as the mode of delivery is to change. A crash in between leaves both, and

@@ -202,6 +202,7 @@ func TestMoveARelayThatRuns(t *testing.T) {
 			}
 
 			seen = api.Count()
+			require.Eventually(t, func() bool { return lanes(t, config)["nats"].Position.EventID == ids[99] }, patient, often, &r.stderr)
 			code, stdout, stderr := do(t, "checkpoint", "set", ids[89], "--config", config)
 			require.Equal(t, exitDone, code, stderr)
 			require.Contains(t, stdout, "lane nats now stands at: "+ids[89])
@@ -268,9 +269,16 @@ func TestAStoppedLaneGoesOnWhereItIsTold(t *testing.T) {
 	code, _, stderr := do(t, "pause", "nats", "--config", config)
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, stderr, "lane nats has stopped: stopped at event")
-	code, stdout, stderr := do(t, "checkpoint", "set", "event_01J0000000000000000000000D", "--lane", "nats", "--config", config) // as the error says
+	command := regexp.MustCompile("`relay (checkpoint set .*)`").FindStringSubmatch(lanes(t, config)["nats"].Reason)
+	require.NotNil(t, command, "the error says what to do")
+	args := append(strings.Fields(command[1]), "--config", config)
+	code, _, stderr = do(t, slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == "--skip" })...)
+	require.NotEqual(t, exitDone, code, "it skips nothing unless it is told to")
+	require.Contains(t, stderr, "would skip 1 event that follows its position, event_01J0000000000000000000000D; choose an earlier position, or add --skip")
+	code, stdout, stderr := do(t, args...)
 	require.Equal(t, exitDone, code, stderr)
 	require.Contains(t, stdout, "lane nats now stands at: event_01J0000000000000000000000D")
+	require.Contains(t, stdout, "skipped 1 event that followed its position: event_01J0000000000000000000000D")
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 2 }, patient, often, &r.stderr)
 	require.Eventually(t, func() bool { return lanes(t, config)["nats"].Ready }, patient, often, &r.stderr)
 	require.Eventually(t, func() bool { return lanes(t, config)["users"].Events == 2 }, patient, often, "the other lane is the one that it was")
@@ -306,7 +314,7 @@ func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
 	<-stopped
 	moved := make(chan error, 1)
 	go func() {
-		_, err := r.SetCheckpoint(ctx, "nats", admin.Destination{To: "latest"})
+		_, err := r.SetCheckpoint(ctx, "nats", admin.Destination{To: "latest", Skip: true})
 		moved <- err
 	}()
 	require.Eventually(t, func() bool { // it has found the lane and asks where latest is

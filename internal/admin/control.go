@@ -38,7 +38,7 @@ type Reloaded struct {
 	Settings []sink.Setting `json:"settings"`
 }
 
-// Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of its fields is set.
+// Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of To, From and Reset is set.
 type Destination struct {
 	// To is an event id (go on after it), an RFC 3339 time, earliest or latest.
 	To string `json:"to,omitempty"`
@@ -47,6 +47,8 @@ type Destination struct {
 	From string `json:"from,omitempty"`
 	// Reset begins where a lane without a checkpoint would: at source.start.
 	Reset bool `json:"reset,omitempty"`
+	// Skip permits a move that skips events which are not published. Without it such a move is refused.
+	Skip bool `json:"skip,omitempty"`
 }
 
 // Moved is the answer of PUT /api/v1/lanes/{sink}/checkpoint.
@@ -57,7 +59,13 @@ type Moved struct {
 	Before     *Position       `json:"before"` // null where there was none, or, with Unreadable, none that could be read
 	After      Position        `json:"after"`
 	Unreadable bool            `json:"unreadable"`
-	Kept       string          `json:"kept"` // file beside the checkpoints in which the one from before is kept; empty where there was none, or none that could be read
+	// Skipped is how many events that are not published the move has skipped; null if that is not known. SkippedFirst and
+	// SkippedLast are the first and the last of them. SkippedUnknown is why they could not be counted.
+	Skipped        *int   `json:"skipped"`
+	SkippedFirst   string `json:"skipped_first,omitempty"`
+	SkippedLast    string `json:"skipped_last,omitempty"`
+	SkippedUnknown string `json:"skipped_unknown,omitempty"`
+	Kept           string `json:"kept"` // file beside the checkpoints in which the one from before is kept; empty where there was none, or none that could be read
 }
 
 // LaneState is what of a lane POST /api/v1/{pause,resume,poll} tells.

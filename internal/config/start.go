@@ -14,7 +14,8 @@ type Start struct {
 	From   checkpoint.Position // otherwise: after this event, or from this time on
 }
 
-var eventID = regexp.MustCompile(`^(event|evt)_[0-9A-Za-z]{1,64}$`)
+// eventID matches the id of an event. WorkOS uses ULIDs; any id that a lane may stop at is accepted.
+var eventID = regexp.MustCompile(`^(event|evt)_[0-9A-Za-z_-]{1,128}$`)
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (s *Start) UnmarshalText(text []byte) error {

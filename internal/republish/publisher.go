@@ -73,7 +73,7 @@ func (e *StopError) Error() string {
 func (e *StopError) OperatorAction() string {
 	remedy := "configure dead_letter to park such events"
 	if e.Parks {
-		remedy = "mend what the bus refuses"
+		remedy = "let the bus accept it"
 	}
 	return fmt.Sprintf("%s, or leave it out: --since %s goes on behind it", remedy, e.EventID)
 }
@@ -87,7 +87,7 @@ func (e *StopError) Unwrap() error { return e.Err }
 func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done int, err error) {
 	work, stop := p.outlive(ctx)
 	defer stop()
-	parked := map[string]*sink.RejectedError{}
+	parked := map[string]*parking{}
 	for wait := time.Duration(0); done < len(events); {
 		b, err := p.route(events[done:], parked)
 		if err != nil && len(b.ends) == 0 {
@@ -146,7 +146,7 @@ func (p *Publisher) outlive(ctx context.Context) (context.Context, context.Cance
 }
 
 // judge says whether failure ends the run. A message that was rejected is noted in parked, where that is allowed.
-func (p *Publisher) judge(b *batch, failure error, parked map[string]*sink.RejectedError) error {
+func (p *Publisher) judge(b *batch, failure error, parked map[string]*parking) error {
 	var rejected *sink.RejectedError
 	switch {
 	case operator.Required(failure): // also if a RejectedError is its cause: it is not about one event
@@ -156,17 +156,21 @@ func (p *Publisher) judge(b *batch, failure error, parked map[string]*sink.Rejec
 		if !p.Park {
 			return &StopError{EventID: e.ID, Type: e.Event, Err: rejected}
 		}
-		if why := parked[e.ID]; why != nil {
-			return cannotPark(e, why, rejected)
+		switch have := parked[e.ID]; {
+		case have == nil:
+			parked[e.ID] = &parking{why: rejected}
+		case !have.bare:
+			have.bare = true
+		default:
+			return cannotPark(e, have.why, rejected)
 		}
-		parked[e.ID] = rejected
 		return nil
 	default:
 		return nil
 	}
 }
 
-func (p *Publisher) count(b *batch, events int, parked map[string]*sink.RejectedError) {
+func (p *Publisher) count(b *batch, events int, parked map[string]*parking) {
 	p.counts.Events += events
 	before := 0
 	for i, end := range b.ends[:events] {
@@ -181,6 +185,15 @@ func (p *Publisher) count(b *batch, events int, parked map[string]*sink.Rejected
 	p.counts.Messages += before
 }
 
+// parking is an event that goes to the dead letter topic.
+type parking struct {
+	why  *sink.RejectedError // why it cannot go where it is routed
+	bare bool                // its dead letter leaves the event out, since the one with the event was refused
+}
+
+// bareLimit is a limit that no event fits, so that a dead letter leaves it out.
+const bareLimit = 1
+
 // batch is events and their messages in the same order.
 type batch struct {
 	events   []source.Event
@@ -189,7 +202,7 @@ type batch struct {
 }
 
 // route makes a batch of events. Where an event cannot be routed and must not be parked, the batch ends before it.
-func (p *Publisher) route(events []source.Event, parked map[string]*sink.RejectedError) (batch, error) {
+func (p *Publisher) route(events []source.Event, parked map[string]*parking) (batch, error) {
 	b := batch{messages: make([]sink.Message, 0, len(events))}
 	for i := range events {
 		messages, err := p.append(b.messages, &events[i], parked)
@@ -209,22 +222,27 @@ func (p *Publisher) route(events []source.Event, parked map[string]*sink.Rejecte
 	return b, nil
 }
 
-func (p *Publisher) append(to []sink.Message, e *source.Event, parked map[string]*sink.RejectedError) ([]sink.Message, error) {
-	why := parked[e.ID]
-	if why == nil {
+func (p *Publisher) append(to []sink.Message, e *source.Event, parked map[string]*parking) ([]sink.Message, error) {
+	have := parked[e.ID]
+	if have == nil {
 		messages, err := p.Router.Append(to, e)
 		if err == nil {
 			return messages, nil
 		}
-		why = &sink.RejectedError{Topic: e.Event, Reason: err.Error()}
+		why := &sink.RejectedError{Topic: e.Event, Reason: err.Error()}
 		if !p.Park {
 			return nil, &StopError{EventID: e.ID, Type: e.Event, Err: why}
 		}
-		parked[e.ID] = why
+		have = &parking{why: why}
+		parked[e.ID] = have
 	}
-	letter, err := p.Router.DeadLetter(e, why.Topic, why.Reason, why.Size, why.Limit)
+	limit := have.why.Limit
+	if have.bare {
+		limit = bareLimit
+	}
+	letter, err := p.Router.DeadLetter(e, have.why.Topic, have.why.Reason, have.why.Size, limit)
 	if err != nil {
-		return nil, cannotPark(e, why, err)
+		return nil, cannotPark(e, have.why, err)
 	}
 	return append(to, letter), nil
 }

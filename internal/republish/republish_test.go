@@ -168,8 +168,8 @@ func TestPublish(t *testing.T) {
 		require.Empty(t, b.stored[1].ID)
 	})
 	t.Run("or stops there, and so does a dead letter that is refused", func(t *testing.T) {
-		for dead, remedy := range map[string]string{"": "; configure dead_letter to park", "dead": "; mend what the bus refuses"} {
-			b := &bus{answers: []func([]sink.Message) error{durable(1, tooLarge), durable(0, tooLarge)}}
+		for dead, remedy := range map[string]string{"": "; configure dead_letter to park", "dead": "; let the bus accept it"} {
+			b := &bus{answers: []func([]sink.Message) error{durable(1, tooLarge), durable(0, tooLarge), durable(0, tooLarge)}}
 			n, err := newPublisher(t, b, dead).Publish(t.Context(), at(1, 2, 3))
 			var stop *StopError
 			require.ErrorAs(t, err, &stop)

@@ -85,6 +85,10 @@ func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings 
 			return
 		}
 		st.Creates = true
+		st.MaxMessage = defaultMessageBytes
+		if n, err := strconv.Atoi(create.Config["max.message.bytes"]); err == nil {
+			st.MaxMessage = n
+		}
 		st.Detail = fmt.Sprintf("to be created: %s, replication %s", count(create.Partitions, "partition"), replication(create.ReplicationFactor))
 		if create.ReplicationFactor > brokers {
 			st.Creates = false
@@ -99,6 +103,7 @@ func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings 
 func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, settings topicSettings, access access) {
 	replicas, inSync, without := replicaCounts(t)
 	minInSync := settings.values["min.insync.replicas"]
+	st.MaxMessage, _ = strconv.Atoi(settings.values["max.message.bytes"])
 	detail := []string{count(len(t.Partitions), "partition"), fmt.Sprintf("replication %d", replicas)}
 	if settings.err == nil {
 		detail = append(detail, "min.insync.replicas "+minInSync, "max.message.bytes "+settings.values["max.message.bytes"])

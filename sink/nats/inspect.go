@@ -207,9 +207,22 @@ func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus
 	return status, nil
 }
 
+// largest returns how many bytes of a message the server and the stream take; 0 if that is not known.
+func (s *Sink) largest(conf *jetstream.StreamConfig) int {
+	l, err := s.usableLink()
+	if err != nil {
+		return 0
+	}
+	n := int(l.nc.MaxPayload())
+	if conf != nil && conf.MaxMsgSize > 0 && (n == 0 || int(conf.MaxMsgSize) < n) {
+		n = int(conf.MaxMsgSize)
+	}
+	return n
+}
+
 // inspect looks at one topic. conf is nil where the stream does not exist; owner is another stream that binds the topic.
 func (s *Sink) inspect(topic string, conf *jetstream.StreamConfig, owner string) sink.TopicStatus {
-	st := sink.TopicStatus{Topic: topic}
+	st := sink.TopicStatus{Topic: topic, MaxMessage: s.largest(conf)}
 	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
 	if reason := illegalSubject(topic); reason != "" {
 		problem("not a legal subject: %s", reason)

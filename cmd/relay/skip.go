@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/sink"
+	"workos-relay/source"
+)
+
+const (
+	// countTime and countEvents bound how far a move looks for events that it would skip.
+	countTime   = 15 * time.Second
+	countEvents = 100_000
+	// disorder is by how much the times of neighbouring events may contradict their order.
+	disorder = time.Minute
+)
+
+// skipped is what a move of a lane's position leaves out.
+type skipped struct {
+	events      int    // that are not published; those that the routes drop do not count
+	first, last string // their ids
+	unknown     error  // why they cannot be counted; nil if they are
+}
+
+// none reports whether it is certain that the move leaves nothing out.
+func (s skipped) none() bool { return s.unknown == nil && s.events == 0 }
+
+// skips counts the events between the committed position and a later one that the lane has not published. A move backwards skips
+// nothing. It asks the Events API for no longer than countTime.
+func (l *lane) skips(ctx context.Context, client *source.Client, from, to checkpoint.Position) skipped {
+	if from.Equal(to) || to.IsZero() {
+		return skipped{}
+	}
+	counting, cancel := context.WithTimeoutCause(ctx, countTime, fmt.Errorf("not done within %s", countTime))
+	defer cancel()
+	s, err := l.count(counting, client, from, to)
+	if err != nil && counting.Err() != nil {
+		err = context.Cause(counting)
+	}
+	s.unknown = err
+	return s
+}
+
+func (l *lane) count(ctx context.Context, client *source.Client, from, to checkpoint.Position) (skipped, error) {
+	events := l.stream(client, nil)
+	end, err := findEnd(ctx, events, from, to)
+	if err != nil || end.behind {
+		return skipped{}, err
+	}
+	var s skipped
+	seen := 0
+	for page, err := range events.Pages(ctx, from) {
+		if err != nil {
+			return skipped{}, fmt.Errorf("reading the events after %s: %w", from, err)
+		}
+		for i := range page.Events {
+			e := &page.Events[i]
+			switch {
+			case end.event != "" && e.ID == end.event, !end.time.IsZero() && e.CreatedAt.Sub(end.time) > disorder:
+				return s, nil
+			case end.time.IsZero() || e.CreatedAt.Before(end.time):
+				l.leaveOut(&s, e)
+			}
+			if e.ID == to.EventID {
+				return s, nil
+			}
+		}
+		if seen += len(page.Events); seen > countEvents {
+			return s, fmt.Errorf("there are more than %d events up to there", countEvents)
+		}
+		if page.Tip {
+			break
+		}
+	}
+	if end.event != "" { // it does not follow the committed position
+		return skipped{}, nil
+	}
+	return s, nil
+}
+
+// leaveOut counts an event unless the routes drop it.
+func (l *lane) leaveOut(s *skipped, e *source.Event) {
+	if messages, err := l.router.Append([]sink.Message(nil), e); err == nil && len(messages) == 0 {
+		return
+	}
+	if s.events++; s.first == "" {
+		s.first = e.ID
+	}
+	s.last = e.ID
+}
+
+// countEnd is where counting ends.
+type countEnd struct {
+	event  string    // before this event; empty if there is none after the new position
+	time   time.Time // before this time; zero if the new position is an event
+	behind bool      // the new position lies before the committed one
+}
+
+// findEnd finds out where the events end that a move to a position skips. An event may be of a type that the lane does not carry,
+// so it asks what comes after it.
+func findEnd(ctx context.Context, events *source.Stream, from, to checkpoint.Position) (countEnd, error) {
+	if to.EventID == "" {
+		return countEnd{time: to.CreatedAt, behind: !to.CreatedAt.After(from.CreatedAt)}, nil
+	}
+	for page, err := range events.Pages(ctx, to) {
+		if err != nil {
+			return countEnd{}, fmt.Errorf("reading the events after %s: %w", to, err)
+		}
+		if len(page.Events) > 0 {
+			next := &page.Events[0]
+			behind := next.ID == from.EventID || !from.CreatedAt.IsZero() && from.CreatedAt.Sub(next.CreatedAt) > disorder
+			return countEnd{event: next.ID, behind: behind}, nil
+		}
+		if page.Tip {
+			break
+		}
+	}
+	return countEnd{}, nil
+}
+
+// mayMove returns a *skipError if moving the lane would skip events and the operator has not agreed to that.
+func (l *lane) mayMove(ctx context.Context, client *source.Client, from, to checkpoint.Position, agreed bool) (skipped, error) {
+	s := l.skips(ctx, client, from, to)
+	if s.none() || agreed {
+		return s, nil
+	}
+	return s, &skipError{lane: l.sink.Name, from: from, to: to, skipped: s}
+}
+
+// tell adds to m what a move has skipped.
+func (s skipped) tell(m *admin.Moved) {
+	if s.unknown != nil {
+		m.SkippedUnknown = s.unknown.Error()
+		return
+	}
+	m.Skipped, m.SkippedFirst, m.SkippedLast = &s.events, s.first, s.last
+}
+
+// skipError says that a move would skip events that are not published.
+type skipError struct {
+	lane     string
+	from, to checkpoint.Position
+	skipped  skipped
+}
+
+// Error implements error.
+func (e *skipError) Error() string {
+	return fmt.Sprintf("nothing was moved: lane %s is at %s, and a move to %s would skip %s; %s", e.lane, e.from, e.to, skippedText(e.skipped),
+		e.OperatorAction())
+}
+
+// OperatorAction says what to do.
+func (e *skipError) OperatorAction() string {
+	return "choose an earlier position, or add --skip to skip them"
+}
+
+func skippedText(s skipped) string {
+	switch {
+	case s.unknown != nil:
+		return fmt.Sprintf("an unknown number of events that follow its position (%v)", s.unknown)
+	case s.events == 1:
+		return "1 event that follows its position, " + s.first
+	default:
+		return fmt.Sprintf("%d events that follow its position, from %s to %s", s.events, s.first, s.last)
+	}
+}
