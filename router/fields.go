@@ -18,6 +18,7 @@ type fields struct {
 	createdAt    string
 	organization string // id of the organization that the event names
 	entity       string // what the event is about, if it names no organization
+	actor        string // id of who or what caused the event, if that is asked for
 }
 
 // keyPlace is a path into data. It counts only if the value at ifPath is ifValue; ifPath is empty if there is no condition.

@@ -24,6 +24,11 @@ type Route struct {
 	Pseudonymize []string `yaml:"pseudonymize" doc:"Paths of values that are replaced by their HMAC-SHA-256 under redaction.key, so that equal values stay equal. An object is replaced as a whole, a list element by element." example:"[data.idp_id]"`
 }
 
+// Headers are the headers that a message has only if the configuration asks for them.
+type Headers struct {
+	Actor bool `yaml:"actor" default:"false" doc:"Set the header actor-id to the id of who or what caused the event, if the event names it (context.actor.id). It is personal data."`
+}
+
 // Encoding is how an event becomes the headers and the body of a message.
 type Encoding string
 
@@ -50,6 +55,7 @@ type Config struct {
 	Prefix     string   `yaml:"-"` // put before each topic as it stands, the dead letter's included
 	Routes     []Route  `yaml:"routes" doc:"Where events go; the first route that matches decides. An event that none matches goes to the topic named like its type."`
 	Encoding   Encoding `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message: the event as received, or a CloudEvent in binary or structured mode."`
+	Headers    Headers  `yaml:"-"`
 	DeadLetter string   `yaml:"-"` // topic for events that can never be published; empty where there is none
 	Binding    Binding  `yaml:"-"` // nats where empty
 
@@ -66,6 +72,7 @@ type Router struct {
 	prefix     string
 	deadLetter string
 	encoding   Encoding
+	headers    Headers
 	ceSource   string
 	binding    binding
 }
@@ -100,6 +107,7 @@ func New(cfg Config) (*Router, error) {
 	r := &Router{
 		prefix:   cfg.Prefix,
 		encoding: cfg.Encoding,
+		headers:  cfg.Headers,
 		ceSource: cloudEventsSource(cfg.Relay),
 		binding:  bindings[cfg.Binding],
 		known:    make(map[string]decision),
@@ -190,6 +198,10 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 		return batch, err
 	}
 	f := readFields(e)
+	if r.headers.Actor {
+		context, _ := e.Context()
+		f.actor = context.Actor.ID
+	}
 	m := sink.Message{
 		Topic:    d.topic,
 		Key:      f.key(e, d.key),
@@ -223,7 +235,8 @@ const (
 	HeaderID           = "event-id"
 	HeaderType         = "event-type"
 	HeaderCreatedAt    = "event-created-at" // RFC 3339 in UTC, with milliseconds or more digits where the event has them
-	HeaderOrganization = "organization-id"  // where the event names its organization
+	HeaderOrganization = "organization-id"  // if the event names its organization
+	HeaderActor        = "actor-id"         // if Headers.Actor is set and the event names its actor
 )
 
 // The headers that mark what was published by hand beside a lane. Each carries the id of the run that did it.
@@ -234,13 +247,16 @@ const (
 
 // eventHeaders appends the headers of every message to h, with room for more.
 func eventHeaders(h []sink.Header, e *source.Event, f *fields, more int) []sink.Header {
-	h = slices.Grow(h, 4+more)
+	h = slices.Grow(h, 5+more)
 	h = append(h, sink.Header{Key: HeaderID, Value: printable(e.ID)}, sink.Header{Key: HeaderType, Value: printable(e.Event)})
 	if f.createdAt != "" {
 		h = append(h, sink.Header{Key: HeaderCreatedAt, Value: f.createdAt})
 	}
 	if f.organization != "" {
 		h = append(h, sink.Header{Key: HeaderOrganization, Value: printable(f.organization)})
+	}
+	if f.actor != "" {
+		h = append(h, sink.Header{Key: HeaderActor, Value: printable(f.actor)})
 	}
 	return h
 }

@@ -169,3 +169,26 @@ func TestOwnersOfAPIKeys(t *testing.T) {
 	require.Equal(t, "user_1", string(m.Key))
 	require.Empty(t, header(m, HeaderOrganization))
 }
+
+// TestActorHeader sets the header only if it is asked for, and from the redacted event.
+func TestActorHeader(t *testing.T) {
+	t.Parallel()
+	e := newEvent(t, "user.updated", `{"id":"user_1"}`)
+	e.Raw = []byte(`{"id":"event_01H","event":"user.updated","data":{"id":"user_1"},"created_at":"2026-01-01T00:00:00Z",` +
+		`"context":{"actor":{"id":"user_\u0000admin","name":"Ada","source":"dashboard"}}}`)
+	with := Headers{Actor: true}
+	for name, c := range map[string]struct {
+		cfg  Config
+		want string
+	}{
+		"not asked for":  {Config{}, ""},
+		"asked for":      {Config{Headers: with}, "user_%00admin"},
+		"cloudevents":    {Config{Headers: with, Encoding: CloudEvents}, "user_%00admin"},
+		"structured":     {Config{Headers: with, Encoding: CloudEventsStructured}, "user_%00admin"},
+		"redacted":       {Config{Headers: with, Routes: []Route{{Events: []string{"*"}, Redact: []string{"context.actor.id"}}}}, ""},
+		"actor redacted": {Config{Headers: with, Routes: []Route{{Events: []string{"*"}, Redact: []string{"context.actor"}}}}, ""},
+	} {
+		require.Equal(t, c.want, header(routeOne(t, newRouter(t, c.cfg), e), HeaderActor), name)
+	}
+	require.Empty(t, header(routeOne(t, newRouter(t, Config{Headers: with}), newEvent(t, "user.updated", `{}`)), HeaderActor))
+}

@@ -49,6 +49,7 @@ var effects = []struct {
 	{"routes", everyLane},
 	{"redaction", everyLane},
 	{"encoding", everyLane},
+	{"headers", everyLane},
 	{"delivery", noLane}, // the sinks have it
 	{"takeover_after", everyLane},
 	{"dead_letter", everyLane},

@@ -28,6 +28,7 @@ type Config struct {
 	Routes          []router.Route   `yaml:"routes" doc:"Which topic an event goes to. The first route that matches decides; without one the topic is the event type." example:"[{events: [\"dsync.user.*\"], topic: dsync.user, key: data.directory_id}, {events: [\"authentication.*\"], drop: true}]"`
 	Redaction       Redaction        `yaml:"redaction" doc:"What routes[].pseudonymize needs."`
 	Encoding        router.Encoding  `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message. raw: the event byte for byte as received, what is known of it in headers. cloudevents: CloudEvents 1.0 in binary mode, attributes in headers. cloudevents_structured: one CloudEvents JSON object."`
+	Headers         router.Headers   `yaml:"headers" doc:"Headers that a message has only if they are asked for."`
 	Delivery        string           `yaml:"delivery" default:"auto" enum:"auto,exactly_once,at_least_once" doc:"What relay promises of each sink that does not say so itself. exactly_once: events and position are stored in one atomic act of the bus, so that none is lost and none comes twice, whatever dies. at_least_once: none is lost, and after a crash what was in flight may come twice. auto: exactly_once where the bus can do it, and later what is recorded with the position."`
 	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes its lane over."`
 	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Where an event goes that can never be published, for example because it is larger than the bus allows. Without this section its lane stops there and names the event."`
@@ -116,7 +117,7 @@ func (s *Sink) TopicPrefix() string {
 
 // RouterConfig is the configuration of the router for the lane of s, one of c.Sinks.
 func (c *Config) RouterConfig(s *Sink) router.Config {
-	r := router.Config{Relay: c.ID, Prefix: s.TopicPrefix(), Routes: c.Routes, Encoding: c.Encoding, Binding: router.NATS, RedactionKey: c.Redaction.Key}
+	r := router.Config{Relay: c.ID, Prefix: s.TopicPrefix(), Routes: c.Routes, Encoding: c.Encoding, Headers: c.Headers, Binding: router.NATS, RedactionKey: c.Redaction.Key}
 	if c.DeadLetter != nil {
 		r.DeadLetter = c.DeadLetter.Topic
 	}
