@@ -1,0 +1,366 @@
+// Package livefile reads files that hold secrets, certificates, keys, authorities and tokens again when they change, so that
+// whoever renews one only replaces the file. Content is compared, not times: a file that is renamed over the old one, written
+// in place, deleted and written again, or swapped by a symbolic link is noticed the same way. Content that cannot be used
+// leaves the content before it in use.
+package livefile
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// Interval is how often Set.Run looks at every file.
+	Interval = 2 * time.Second
+	// freshness is how old the last look may be for Value.Get to do without another one.
+	freshness = time.Second
+	// maxSize bounds what is read of a file.
+	maxSize = 1 << 20
+)
+
+// ErrEmpty says that a file is empty, as it is for a moment while it is written in place.
+var ErrEmpty = errors.New("is empty")
+
+// File is a file of the configuration.
+type File struct {
+	Key  string // of the configuration, such as sinks[nats].tls.ca_file; for messages
+	Path string
+}
+
+// Set holds the files of one process. Values that are opened with the same files are the same, so that a change is read and
+// logged once. A nil *Set is valid: each value then stands alone and logs nothing. It is safe for concurrent use.
+type Set struct {
+	log *zap.Logger
+	now func() time.Time
+
+	mu     sync.Mutex
+	values map[string]value // by its files
+	hidden []string         // secrets that were in use since the process started, newest last
+}
+
+// value is a *Value of any type.
+type value interface {
+	look()
+	names() []File
+}
+
+// NewSet returns an empty set. log is told of each change, without content.
+func NewSet(log *zap.Logger) *Set {
+	return &Set{log: log, now: time.Now, values: map[string]value{}}
+}
+
+// Run looks at every file each Interval until ctx ends. It blocks: the caller owns the goroutine. Without it files are looked
+// at only when their values are used.
+func (s *Set) Run(ctx context.Context) {
+	tick := time.NewTicker(Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, v := range s.all() {
+				v.look()
+			}
+		}
+	}
+}
+
+func (s *Set) all() []value {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]value, 0, len(s.values))
+	for _, v := range s.values {
+		out = append(out, v)
+	}
+	return out
+}
+
+// Retain makes Run look no longer at values with a file that inUse does not report. Such a value stays usable.
+func (s *Set) Retain(inUse func(path string) bool) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, v := range s.values {
+		if slices.ContainsFunc(v.names(), func(f File) bool { return !inUse(f.Path) }) {
+			delete(s.values, id)
+		}
+	}
+}
+
+// maxHidden bounds how many secrets a set remembers.
+const maxHidden = 256
+
+// hide remembers secrets for Secrets.
+func (s *Set) hide(secrets []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, text := range secrets {
+		if text != "" && !slices.Contains(s.hidden, text) {
+			s.hidden = append(s.hidden, text)
+		}
+	}
+	s.hidden = s.hidden[max(0, len(s.hidden)-maxHidden):]
+}
+
+// Secrets returns every secret that a value of the set holds or has held, for whoever takes them out of a text before it is
+// shown.
+func (s *Set) Secrets() []string {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.hidden)
+}
+
+// Parsed is what a parser makes of the files of a value.
+type Parsed[T any] struct {
+	Value   T
+	Secrets []string // texts that must never be shown; for Set.Secrets
+}
+
+// Value is what one or several files hold that belong together, such as a certificate and its key. It is safe for concurrent
+// use.
+type Value[T any] struct {
+	set   *Set
+	log   *zap.Logger
+	now   func() time.Time
+	files []File
+	parse func(contents [][]byte) (Parsed[T], error)
+	fixed bool // one of the files is a pipe or a device, which gives its content once
+
+	mu       sync.Mutex
+	current  T
+	digest   [sha256.Size]byte // of the files when current was read
+	version  uint64
+	looked   time.Time
+	rejected rejection
+}
+
+// rejection is content that cannot be used.
+type rejection struct {
+	reason string
+	since  time.Time
+	told   bool
+}
+
+// patience is how long content must stay unusable before that is logged: files that belong together, or that are written in
+// place, do not change all at once.
+const patience = time.Second
+
+// Open reads the files and returns their value. parse gets the contents in the order of files; its error continues a sentence
+// that names the files and must not repeat what they hold. Open fails if the files cannot be used now.
+func Open[T any](set *Set, files []File, parse func(contents [][]byte) (Parsed[T], error)) (*Value[T], error) {
+	v := &Value[T]{set: set, log: zap.NewNop(), now: time.Now, files: files, parse: parse}
+	if set == nil {
+		return v, v.first()
+	}
+	v.log, v.now = set.log, set.now
+	id := fmt.Sprintf("%T %q", v, files)
+	set.mu.Lock()
+	known, ok := set.values[id].(*Value[T])
+	set.mu.Unlock()
+	if ok {
+		// Whoever opens it expects what the file holds now, and to be told if that is of no use.
+		return known, known.lookNow()
+	}
+	if err := v.first(); err != nil {
+		return nil, err
+	}
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	if known, ok = set.values[id].(*Value[T]); ok {
+		return known, nil
+	}
+	set.values[id] = v
+	return v, nil
+}
+
+func (v *Value[T]) names() []File { return v.files }
+
+// first reads the files for the first time.
+func (v *Value[T]) first() error {
+	for _, f := range v.files {
+		if info, err := os.Stat(f.Path); err == nil && !info.Mode().IsRegular() {
+			v.fixed = true
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	contents, err := v.read()
+	if err != nil {
+		return err
+	}
+	p, err := v.parsed(contents)
+	if err != nil {
+		return err
+	}
+	v.current, v.digest, v.version, v.looked = p.Value, sum(contents), 1, v.now()
+	if v.set != nil {
+		v.set.hide(p.Secrets)
+	}
+	return nil
+}
+
+// Get returns the value, which is as fresh as a second ago.
+func (v *Value[T]) Get() T {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.now().Sub(v.looked) >= freshness {
+		_ = v.refresh()
+	}
+	return v.current
+}
+
+// Latest reads the files and returns the value: for a connection that is about to be made, or after a refusal.
+func (v *Value[T]) Latest() T {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_ = v.refresh()
+	return v.current
+}
+
+// Version rises each time the value changes. It reads nothing.
+func (v *Value[T]) Version() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.version
+}
+
+func (v *Value[T]) look() { _ = v.lookNow() }
+
+func (v *Value[T]) lookNow() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.refresh()
+}
+
+// refresh takes new content into use. The error says why what the files hold now cannot be used; the value is then unchanged.
+func (v *Value[T]) refresh() error {
+	if v.fixed {
+		return nil
+	}
+	v.looked = v.now()
+	contents, err := v.read()
+	if err != nil {
+		return v.reject(err)
+	}
+	digest := sum(contents)
+	if digest == v.digest {
+		v.rejected = rejection{}
+		return nil
+	}
+	p, err := v.parsed(contents)
+	if err != nil {
+		return v.reject(err)
+	}
+	v.current, v.digest, v.rejected = p.Value, digest, rejection{}
+	v.version++
+	if v.set != nil {
+		v.set.hide(p.Secrets)
+	}
+	v.log.Info("a file has new content, which relay uses from now on", v.fields()...)
+	return nil
+}
+
+// reject notes that the content cannot be used, and logs it once it has stayed so for a while.
+func (v *Value[T]) reject(err error) error {
+	if reason := err.Error(); v.rejected.reason != reason {
+		v.rejected = rejection{reason: reason, since: v.looked}
+	}
+	if !v.rejected.told && v.looked.Sub(v.rejected.since) >= patience {
+		v.rejected.told = true
+		v.log.Warn("the new content of a file cannot be used, so relay keeps using the content before it: correct the file",
+			append(v.fields(), zap.Error(err))...)
+	}
+	return err
+}
+
+func (v *Value[T]) fields() []zap.Field {
+	keys, paths := make([]string, len(v.files)), make([]string, len(v.files))
+	for i, f := range v.files {
+		keys[i], paths[i] = f.Key, f.Path
+	}
+	return []zap.Field{zap.Strings("keys", keys), zap.Strings("files", paths)}
+}
+
+func (v *Value[T]) read() ([][]byte, error) {
+	contents := make([][]byte, len(v.files))
+	for i, f := range v.files {
+		var err error
+		if contents[i], err = v.readFile(f); err != nil {
+			return nil, err
+		}
+	}
+	return contents, nil
+}
+
+func (v *Value[T]) readFile(f File) ([]byte, error) {
+	if !v.fixed {
+		switch info, err := os.Stat(f.Path); {
+		case err != nil:
+			return nil, unreadable(f, err)
+		case !info.Mode().IsRegular(): // a pipe would block
+			return nil, fmt.Errorf("%s %s is not a regular file", f.Key, f.Path)
+		}
+	}
+	file, err := os.Open(f.Path)
+	if err != nil {
+		return nil, unreadable(f, err)
+	}
+	defer func() { _ = file.Close() }()
+	text, err := io.ReadAll(io.LimitReader(file, maxSize+1))
+	switch {
+	case err != nil:
+		return nil, unreadable(f, err)
+	case len(text) > maxSize:
+		return nil, fmt.Errorf("%s %s is larger than %d bytes", f.Key, f.Path, maxSize)
+	case len(strings.TrimSpace(string(text))) == 0:
+		return nil, fmt.Errorf("%s %s %w", f.Key, f.Path, ErrEmpty)
+	}
+	return text, nil
+}
+
+// unreadable names the key and the file, once.
+func unreadable(f File, err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Errorf("reading %s %s: %w", f.Key, f.Path, err)
+}
+
+func (v *Value[T]) parsed(contents [][]byte) (Parsed[T], error) {
+	p, err := v.parse(contents)
+	if err != nil {
+		names := make([]string, len(v.files))
+		for i, f := range v.files {
+			names[i] = f.Key + " " + f.Path
+		}
+		return p, fmt.Errorf("%s %w", strings.Join(names, " and "), err)
+	}
+	return p, nil
+}
+
+func sum(contents [][]byte) [sha256.Size]byte {
+	h := sha256.New()
+	for _, c := range contents {
+		_, _ = fmt.Fprintf(h, "%d ", len(c))
+		_, _ = h.Write(c)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}

@@ -1,0 +1,246 @@
+package livefile_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"workos-relay/internal/livefile"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+}
+
+func rename(t *testing.T, path, text string) {
+	t.Helper()
+	write(t, path+".new", text)
+	require.NoError(t, os.Rename(path+".new", path))
+}
+
+// newSet returns a set that logs into what is returned with it.
+func newSet() (*livefile.Set, *observer.ObservedLogs) {
+	core, logs := observer.New(zap.DebugLevel)
+	return livefile.NewSet(zap.New(core)), logs
+}
+
+func TestNewContentIsSeenHoweverItComes(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "secret")
+	steps := []struct {
+		name   string
+		change func(text string)
+	}{
+		{"renamed over", func(text string) { rename(t, path, text) }},
+		{"written in place", func(text string) { write(t, path, text) }},
+		{"with the time of before", func(text string) {
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			write(t, path, text)
+			require.NoError(t, os.Chtimes(path, info.ModTime(), info.ModTime()))
+		}},
+		{"deleted and written again", func(text string) {
+			require.NoError(t, os.Remove(path))
+			write(t, path, text)
+		}},
+		{"swapped by a link, as Kubernetes does", func(text string) {
+			data := filepath.Join(dir, "..data-"+text)
+			require.NoError(t, os.Mkdir(data, 0o700))
+			write(t, filepath.Join(data, "secret"), text)
+			link := filepath.Join(dir, "..data")
+			require.NoError(t, os.Symlink(data, link+"_tmp"))
+			require.NoError(t, os.Rename(link+"_tmp", link))
+			require.NoError(t, os.RemoveAll(path))
+			require.NoError(t, os.Symlink(filepath.Join("..data", "secret"), path))
+		}},
+		{"swapped again", func(text string) {
+			data := filepath.Join(dir, "..data-"+text)
+			require.NoError(t, os.Mkdir(data, 0o700))
+			write(t, filepath.Join(data, "secret"), text)
+			link := filepath.Join(dir, "..data")
+			require.NoError(t, os.Symlink(data, link+"_tmp"))
+			require.NoError(t, os.Rename(link+"_tmp", link))
+		}},
+	}
+	write(t, path, "s3cret-0\n")
+	set, logs := newSet()
+	v, err := livefile.Secret(set, livefile.File{Key: "a.key_file", Path: path}, nil)
+	require.NoError(t, err)
+	require.Equal(t, "s3cret-0", v.Get())
+	for i, step := range steps {
+		text := "s3cret-" + string(rune('a'+i))
+		step.change(text)
+		require.Equal(t, text, v.Latest(), step.name)
+		require.Equal(t, text, v.Get(), step.name)
+		require.Equal(t, uint64(i+2), v.Version(), step.name)
+		require.Len(t, logs.All(), i+1, "logged once: %s", step.name)
+		entry := logs.All()[i]
+		require.Equal(t, zap.InfoLevel, entry.Level)
+		require.Equal(t, []any{"a.key_file"}, entry.ContextMap()["keys"])
+		require.NotContains(t, entry.Message, "s3cret")
+		require.Contains(t, set.Secrets(), text)
+	}
+	require.Contains(t, set.Secrets(), "s3cret-0", "what was secret stays secret")
+}
+
+func TestUselessContentLeavesTheOneBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "secret")
+		write(t, path, "good")
+		set, logs := newSet()
+		bad := errors.New("is too short")
+		v, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, func(s string) error {
+			if len(s) < 3 {
+				return bad
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		for _, step := range []struct {
+			change func()
+			says   string
+		}{
+			{func() { write(t, path, "") }, "is empty"},
+			{func() { write(t, path, " \n") }, "is empty"},
+			{func() { write(t, path, "no") }, "is too short"},
+			{func() { write(t, path, strings.Repeat("x", 2<<20)) }, "larger than"},
+			{func() { require.NoError(t, os.Remove(path)) }, "no such file"},
+			{func() {
+				require.NoError(t, os.Remove(path))
+				require.NoError(t, os.Mkdir(path, 0o700))
+			}, "not a regular file"},
+			{func() {
+				require.NoError(t, os.Remove(path))
+				require.NoError(t, syscall.Mkfifo(path, 0o600))
+			}, "not a regular file"},
+		} {
+			step.change()
+			require.Equal(t, "good", v.Latest(), step.says)
+			require.Empty(t, logs.TakeAll(), "it may be in the middle of a change: %s", step.says)
+			for range 5 {
+				time.Sleep(livefile.Interval)
+				require.Equal(t, "good", v.Get(), step.says)
+			}
+			told := logs.TakeAll()
+			require.Len(t, told, 1, "told once: %s", step.says)
+			require.Equal(t, zap.WarnLevel, told[0].Level)
+			require.Contains(t, told[0].ContextMap()["error"], step.says)
+			require.NoError(t, os.RemoveAll(path))
+			write(t, path, "good")
+			require.Equal(t, "good", v.Latest())
+			require.Empty(t, logs.TakeAll(), "what was in use all the time is no news")
+		}
+		require.NoError(t, os.RemoveAll(path))
+		write(t, path, "better")
+		require.Equal(t, "better", v.Latest())
+		require.Len(t, logs.TakeAll(), 1)
+	})
+}
+
+func TestRunLooksByItself(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	write(t, path, "one")
+	set, logs := newSet()
+	v, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, nil)
+	require.NoError(t, err)
+	go set.Run(t.Context())
+	write(t, path, "two")
+	require.Eventually(t, func() bool { return v.Version() == 2 && logs.Len() == 1 }, time.Minute, 10*time.Millisecond)
+
+	same, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, nil)
+	require.NoError(t, err)
+	require.Same(t, v, same, "whoever opens it again shares it")
+	set.Retain(func(p string) bool { return p != path })
+	other, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, nil)
+	require.NoError(t, err)
+	require.NotSame(t, v, other)
+	require.Equal(t, "two", v.Latest(), "it stays usable")
+}
+
+func TestOpenRefusesWhatCannotBeUsed(t *testing.T) {
+	dir := t.TempDir()
+	for _, set := range []*livefile.Set{nil, livefile.NewSet(zap.NewNop())} {
+		_, err := livefile.Secret(set, livefile.File{Key: "k", Path: filepath.Join(dir, "none")}, nil)
+		require.ErrorIs(t, err, os.ErrNotExist)
+		require.ErrorContains(t, err, "reading k "+filepath.Join(dir, "none"))
+		write(t, filepath.Join(dir, "empty"), "\n")
+		_, err = livefile.Secret(set, livefile.File{Key: "k", Path: filepath.Join(dir, "empty")}, nil)
+		require.ErrorIs(t, err, livefile.ErrEmpty)
+	}
+	var none *livefile.Set
+	require.Empty(t, none.Secrets())
+	none.Retain(nil)
+}
+
+// pair returns a self-signed certificate and its key in PEM.
+func pair(t *testing.T, serial int64) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	require.NoError(t, err)
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}))
+}
+
+func TestAPairChangesAsAWhole(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := livefile.File{Key: "cert_file", Path: filepath.Join(dir, "cert")}, livefile.File{Key: "key_file", Path: filepath.Join(dir, "key")}
+	cert, key := pair(t, 1)
+	write(t, certFile.Path, cert)
+	write(t, keyFile.Path, key)
+	set, logs := newSet()
+	v, err := livefile.Pair(set, certFile, keyFile)
+	require.NoError(t, err)
+	serial := func() int64 { return v.Latest().Leaf.SerialNumber.Int64() }
+	require.EqualValues(t, 1, serial())
+
+	cert, key = pair(t, 2)
+	for _, half := range []func(){
+		func() { write(t, certFile.Path, cert) },
+		func() { write(t, keyFile.Path, key[:len(key)/2]) },
+		func() { write(t, keyFile.Path, "") },
+		func() { require.NoError(t, os.Remove(keyFile.Path)) },
+	} {
+		half()
+		require.EqualValues(t, 1, serial())
+	}
+	rename(t, keyFile.Path, key)
+	require.EqualValues(t, 2, serial())
+	require.Len(t, logs.All(), 1)
+	require.NotContains(t, logs.All()[0].ContextMap()["files"], key)
+}
+
+func TestAuthoritiesAreReadWhole(t *testing.T) {
+	file := livefile.File{Key: "ca_file", Path: filepath.Join(t.TempDir(), "ca")}
+	one, _ := pair(t, 1)
+	two, _ := pair(t, 2)
+	write(t, file.Path, one)
+	v, err := livefile.Authorities(nil, file)
+	require.NoError(t, err)
+	first := v.Latest()
+	for _, half := range []string{one + two[:len(two)/2], two[:len(two)/2], "", "no PEM at all"} {
+		write(t, file.Path, half)
+		require.Same(t, first, v.Latest(), half)
+	}
+	write(t, file.Path, one+"\n# the next one\n"+two+"\n")
+	require.NotSame(t, first, v.Latest())
+}
