@@ -58,6 +58,10 @@ func ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, e
 // for concurrent use. It prints without its key.
 type Client struct {
 	APIKey string // sk_...; belongs to one environment of WorkOS
+	// Key, if not nil, returns the key to send instead of APIKey, so that it may change while the client is in use. It is called
+	// before each request, and with refused set after the API has refused the key, to look whether there is a newer one; such a
+	// request is repeated once. It must not block, and may be called concurrently.
+	Key func(refused bool) string
 
 	// HTTPClient sends the requests. It is used as it is, except that redirects are followed only on the same scheme and host: the
 	// key is for the endpoint alone. If nil, the client has connections of its own, which it checks and replaces when one stalls.
@@ -74,6 +78,7 @@ type Client struct {
 
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // of tests
 	tls  *tls.Config
+	keys keys
 
 	once sync.Once
 	http *http.Client
@@ -197,10 +202,11 @@ func (c *Client) host() string {
 
 // request builds the request, or says what in the client's fields is at fault.
 func (c *Client) request(ctx context.Context, opts ListEventsOpts) (*http.Request, error) {
-	if c.APIKey == "" {
+	key := c.key(false)
+	if key == "" {
 		return nil, misconfigured("there is no API key; set WORKOS_API_KEY or source.api_key")
 	}
-	if strings.ContainsFunc(c.APIKey, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, misconfigured("the API key holds a space, a line break or another character that no key has; was it copied whole?")
 	}
 	u, err := url.Parse(c.endpoint() + "/events")
@@ -214,7 +220,7 @@ func (c *Client) request(ctx context.Context, opts ListEventsOpts) (*http.Reques
 	if err != nil {
 		return nil, misconfigured("the request cannot be built")
 	}
-	req.Header.Set("Authorization", "Bearer "+c.APIKey)
+	req.Header.Set("Authorization", "Bearer "+key)
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", defaultUserAgent)
 	if c.UserAgent != "" {

@@ -223,8 +223,10 @@ func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts Li
 // clean makes a text of the API fit for logs and errors: without the key, on one line, and clipped.
 func (c *Client) clean(s string) string {
 	const maxText = 500
-	for _, form := range shownForms(c.APIKey) {
-		s = strings.ReplaceAll(s, form, "[API key]")
+	for _, key := range append(c.keys.all(), c.APIKey) {
+		for _, form := range shownForms(key) {
+			s = strings.ReplaceAll(s, form, "[API key]")
+		}
 	}
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

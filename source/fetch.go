@@ -31,8 +31,21 @@ func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error)
 	return c.fetchAs(ctx, opts, decodeList)
 }
 
-// fetchAs is fetch with another way to decode the body.
+// fetchAs is fetch with another way to decode the body. It repeats the request once if the API refuses the key and there is a newer
+// one.
 func (c *Client) fetchAs(ctx context.Context, opts ListEventsOpts, decode listDecoder) (answer, error) {
+	used := c.key(false)
+	a, err := c.fetchOnce(ctx, opts, decode)
+	if c.Key == nil || !keyRefused(err) || c.key(true) == used {
+		return a, err
+	}
+	if _, err := c.wait(ctx); err != nil {
+		return a, err
+	}
+	return c.fetchOnce(ctx, opts, decode)
+}
+
+func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, decode listDecoder) (answer, error) {
 	c.once.Do(c.init)
 	timeout := c.Timeout
 	if timeout <= 0 {

@@ -92,7 +92,11 @@ func (r *reader) backOff(ctx context.Context, err error) error {
 	if reason == "" {
 		return err
 	}
-	return sleep(ctx, r.failed(err, reason, r.failures.count+1))
+	wait := r.failed(err, reason, r.failures.count+1)
+	if reason == RetryUnauthorized && r.client.Key != nil {
+		return r.client.sleepForKey(ctx, wait)
+	}
+	return sleep(ctx, wait)
 }
 
 // failed takes note of err and returns how long to wait before the request is made again; attempt is how often in a row it
@@ -104,6 +108,9 @@ func (r *reader) failed(err error, reason RetryReason, attempt int) time.Duratio
 	}
 	f.count++
 	wait := retryWait(reason, attempt, retryAfterOf(err))
+	if reason == RetryUnauthorized && r.client.Key != nil {
+		wait = min(wait, maxKeyWait)
+	}
 	if reason != f.reason || f.count-f.warned >= remindEvery {
 		f.reason, f.warned = reason, f.count
 		r.log.Warn(retryMessage(reason), zap.String("reason", string(reason)), zap.Int("attempt", f.count),

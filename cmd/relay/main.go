@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"workos-relay/internal/config"
+	"workos-relay/internal/livefile"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/telemetry"
 )
@@ -56,6 +57,7 @@ type app struct {
 	stderr io.Writer
 	env    func(string) (string, bool)
 	log    *zap.Logger
+	files  *livefile.Set // the secrets, certificates and keys of the configuration, which may change while relay runs
 }
 
 func main() {
@@ -93,6 +95,7 @@ func execute(ctx context.Context, args []string, env func(string) (string, bool)
 		fmt.Fprintf(stderr, "relay: %v\n", err)
 		return exitUsage
 	}
+	a.files = livefile.NewSet(a.log)
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	if err := parsed.Run(a); err != nil {
 		fmt.Fprintf(stderr, "relay: %s\n", operator.Explain(err.Error(), operator.Actions(err)...))
@@ -119,12 +122,14 @@ func (a *app) loadConfigWith(env func(string) (string, bool)) (*config.Config, e
 		if err != nil {
 			return nil, &usageError{err}
 		}
+		cfg.Files = a.files
 		return cfg, nil
 	}
 	cfg, err := config.Load(path, env)
 	if err != nil {
 		return nil, &usageError{err}
 	}
+	cfg.Files = a.files
 	return cfg, nil
 }
 

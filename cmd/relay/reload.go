@@ -113,8 +113,8 @@ func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	}
 	defer func() { r.metrics.Reloaded(err) }()
 	p, err := r.plan(ctx)
-	if err == nil && r.admin != nil {
-		if err = r.admin.Secure(p.cfg.Admin.Security()); err != nil {
+	if err == nil {
+		if err = r.secure(p.cfg); err != nil {
 			err = errors.Join(err, p.close())
 		}
 	}
@@ -126,6 +126,27 @@ func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 		r.log.Info("the configuration has changed", zap.Stringer("change", c))
 	}
 	return r.carryOut(ctx, p), nil
+}
+
+// secure makes the admin and the webhook server ask for what cfg says. It is the last step of a reload that may fail.
+func (r *relay) secure(cfg *config.Config) error {
+	security, err := cfg.AdminSecurity()
+	if err != nil {
+		return err
+	}
+	webhooks := func() {}
+	if r.webhooks != nil {
+		if webhooks, err = r.webhooks.prepare(cfg); err != nil {
+			return err
+		}
+	}
+	if r.admin != nil {
+		if err := r.admin.Secure(security); err != nil {
+			return err
+		}
+	}
+	webhooks()
+	return nil
 }
 
 // plan reads the configuration again and finds out what it would mean.
@@ -165,7 +186,7 @@ func (r *relay) plan(ctx context.Context) (*plan, error) {
 func (p *plan) refuse() error {
 	var errs []error
 	for _, c := range p.changes {
-		if effectOf(c.Key) == needsRestart {
+		if effectOf(c.Key) == needsRestart && !c.Content { // what files hold is followed without a reload
 			errs = append(errs, fmt.Errorf("%s cannot change while relay runs: restart it", c.Key))
 		}
 	}
@@ -277,9 +298,6 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	}
 	r.limiter.SetLimit(rate.Limit(p.cfg.Source.RateLimit))
 	r.limiter.SetBurst(burst(p.cfg.Source.RateLimit))
-	if r.webhooks != nil {
-		r.webhooks.set(p.cfg.Source.Webhook)
-	}
 	if r.inForce != nil {
 		r.inForce(p.cfg)
 	}
@@ -300,6 +318,8 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 		members, begin = append(members, next), append(begin, next)
 		out.Lanes = append(out.Lanes, fmt.Sprintf("%s %s", l.lane.sink.Name, what))
 	}
+	inUse := p.cfg.FilesInUse()
+	p.cfg.Files.Retain(func(path string) bool { return inUse[path] })
 	r.mu.Lock()
 	r.hidden = append(r.hidden, r.cfg)[max(0, len(r.hidden)-maxHidden+1):]
 	r.cfg, r.members = p.cfg, members

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
+	"workos-relay/internal/livefile"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink/nats"
@@ -37,6 +39,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	var r *relay
 	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
 	past := newJournal(cfg, hide)
+	defer followFiles(ctx, cfg.Files)()
 	traces, err := startTraces(ctx, cfg, hide, metrics, os.LookupEnv, log)
 	if err != nil {
 		return err
@@ -53,10 +56,14 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	})
 
 	if cfg.Admin.Listen != "" {
+		security, err := cfg.AdminSecurity()
+		if err != nil {
+			return &usageError{err}
+		}
 		var listenErr error
 		r.admin, listenErr = admin.Listen(ctx, admin.Config{
 			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(), Page: statusPage(past),
-			PollInterval: r.pollInterval, Security: cfg.Admin.Security(), Control: r, Version: version(), Logger: log,
+			PollInterval: r.pollInterval, Security: security, Control: r, Version: version(), Logger: log,
 		})
 		if listenErr != nil {
 			return &usageError{listenErr}
@@ -66,7 +73,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	}
 	if cfg.Source.Webhook.Listen != "" {
 		var listenErr error
-		r.webhooks, listenErr = listenForWebhooks(ctx, cfg.Source.Webhook, r.wake, metrics, log)
+		r.webhooks, listenErr = listenForWebhooks(ctx, cfg, r.wake, metrics, log)
 		if listenErr != nil {
 			return listenErr
 		}
@@ -78,6 +85,20 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	announce(cfg, r, log)
 	r.start() //nolint:contextcheck // the group was given ctx
 	return r.group.Wait()
+}
+
+// followFiles looks at the files of the configuration again and again, until the function that it returns is called.
+func followFiles(ctx context.Context, files *livefile.Set) (stop func()) {
+	if files == nil { // of a configuration that came from no file
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { files.Run(ctx) })
+	return func() {
+		cancel()
+		wg.Wait()
+	}
 }
 
 func closeAdmin(ctx context.Context, srv *admin.Server) error {

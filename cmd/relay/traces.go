@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"workos-relay/internal/config"
 	"workos-relay/internal/telemetry"
+	"workos-relay/internal/tlsconf"
 )
 
 // traceFlush bounds how long the end of relay waits for a collector to take the last spans. Tests that need all of them wait longer.
@@ -21,18 +23,55 @@ func startTraces(ctx context.Context, cfg *config.Config, hide func(string) stri
 	if t.Endpoint == "" && !collectorInEnvironment(env, log) {
 		return nil, nil
 	}
-	tls, err := t.TLS.Build()
+	tls, err := t.TLS.Open(cfg.Files, "telemetry.traces.")
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	headers := make(map[string]string, len(t.Headers))
-	for _, h := range t.Headers {
-		headers[h.Name] = h.Value.Reveal()
+	if tls == nil {
+		if tls, err = collectorFiles(env).Open(cfg.Files, "OTEL_EXPORTER_OTLP_*: "); err != nil {
+			log.Warn("a certificate for the collector cannot be used, and relay goes on without it: correct the file that OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE or _CLIENT_KEY names", zap.Error(err))
+		}
+	}
+	headers := make(map[string]func() string, len(t.Headers))
+	for i, h := range t.Headers {
+		value, err := cfg.TraceHeader(i)
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		headers[h.Name] = func() string { return value.Get().Reveal() }
 	}
 	return telemetry.NewTraces(ctx, telemetry.TracesConfig{
-		Endpoint: t.Endpoint, Headers: headers, TLS: tls, SampleRatio: t.SampleRatio,
+		Endpoint: t.Endpoint, Headers: headers, TLS: tls, Timeout: collectorTimeout(env), SampleRatio: t.SampleRatio,
 		Version: version(), RelayID: cfg.ID, Hide: hide, Metrics: metrics, Logger: log,
 	})
+}
+
+// ofCollector returns the first of two variables that is set: that for traces, or that for every signal.
+func ofCollector(env func(string) (string, bool), name string) string {
+	for _, prefix := range []string{"OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"} {
+		if v, _ := env(prefix + name); strings.TrimSpace(v) != "" {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// collectorFiles are the files of the standard variables, which relay follows as those of its configuration.
+func collectorFiles(env func(string) (string, bool)) tlsconf.TLS {
+	t := tlsconf.TLS{CAFile: ofCollector(env, "CERTIFICATE"), CertFile: ofCollector(env, "CLIENT_CERTIFICATE"), KeyFile: ofCollector(env, "CLIENT_KEY")}
+	if t.CertFile == "" || t.KeyFile == "" { // one alone is left out, as by the exporter itself
+		t.CertFile, t.KeyFile = "", ""
+	}
+	return t
+}
+
+// collectorTimeout is how long the standard variables let one request take; zero if they do not say.
+func collectorTimeout(env func(string) (string, bool)) time.Duration {
+	ms, err := strconv.Atoi(ofCollector(env, "TIMEOUT"))
+	if err != nil || ms < 0 {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
 }
 
 // collectorInEnvironment reports whether the standard variables name a collector that relay can speak to.

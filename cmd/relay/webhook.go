@@ -26,14 +26,19 @@ type webhooks struct {
 }
 
 // listenForWebhooks starts the server, each of whose webhooks calls wake. The caller closes it.
-func listenForWebhooks(ctx context.Context, cfg config.Webhook, wake func(), metrics *telemetry.Metrics, log *zap.Logger) (*webhooks, error) {
+func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), metrics *telemetry.Metrics, log *zap.Logger) (*webhooks, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", cfg.Listen)
-	if err != nil {
-		return nil, &usageError{fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", cfg.Listen, err)}
-	}
+	listen := cfg.Source.Webhook.Listen
 	w := &webhooks{wake: wake, metrics: metrics, done: make(chan struct{})}
-	w.set(cfg)
+	set, err := w.prepare(cfg)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	set()
+	l, err := lc.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return nil, &usageError{fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", listen, err)}
+	}
 	w.server = &http.Server{
 		Handler:           http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) { w.handler.Load().ServeHTTP(out, r) }),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -44,17 +49,21 @@ func listenForWebhooks(ctx context.Context, cfg config.Webhook, wake func(), met
 			log.Error("the webhook server stopped; relay goes on by polling", zap.Error(err))
 		}
 	}()
-	log.Info("waiting for webhooks", zap.Stringer("address", l.Addr()), zap.String("path", cfg.Path))
+	log.Info("waiting for webhooks", zap.Stringer("address", l.Addr()), zap.String("path", cfg.Source.Webhook.Path))
 	return w, nil
 }
 
-// set puts another path and secret in force.
-func (w *webhooks) set(cfg config.Webhook) {
-	handler := webhook.NewHandler(cfg.Secret.Reveal(), 0, nil, w.wake)
-	handler.OnResult = w.metrics.Webhook
+// prepare returns a function that puts the path and the secrets of cfg into effect. The secrets follow their files.
+func (w *webhooks) prepare(cfg *config.Config) (set func(), err error) {
+	secrets, err := cfg.WebhookSecrets()
+	if err != nil {
+		return nil, err
+	}
+	handler := webhook.NewHandler("", 0, nil, w.wake)
+	handler.Secrets, handler.OnResult = secrets, w.metrics.Webhook
 	mux := http.NewServeMux()
-	mux.Handle(cfg.Path, handler)
-	w.handler.Store(mux)
+	mux.Handle(cfg.Source.Webhook.Path, handler)
+	return func() { w.handler.Store(mux) }, nil
 }
 
 func (w *webhooks) close() error {

@@ -54,15 +54,31 @@ func newLanes(cfg *config.Config, log *zap.Logger) ([]*lane, error) {
 	return lanes, nil
 }
 
-// newClient returns the one client of the process: its limiter is shared by all lanes, as they share the key.
+// newClient returns the one client of the process: its limiter is shared by all lanes, as they share the key. The key follows
+// its file.
 func newClient(cfg *config.Config) *source.Client {
 	return &source.Client{
 		APIKey:      cfg.Source.APIKey.Reveal(),
+		Key:         apiKey(cfg),
 		Endpoint:    cfg.Source.Endpoint,
 		EventList:   cfg.Source.EventList,
 		MaxResponse: int64(cfg.Source.MaxResponse),
 		Limiter:     rate.NewLimiter(rate.Limit(cfg.Source.RateLimit), burst(cfg.Source.RateLimit)),
 		UserAgent:   "workos-relay/" + version(),
+	}
+}
+
+// apiKey returns the source of keys for a client, nil if the key does not change.
+func apiKey(cfg *config.Config) func(refused bool) string {
+	key, err := cfg.APIKey()
+	if err != nil || !key.Follows() { // a file that has become unusable since the configuration was read leaves the key of then
+		return nil
+	}
+	return func(refused bool) string {
+		if refused {
+			return key.Latest().Reveal()
+		}
+		return key.Get().Reveal()
 	}
 }
 
@@ -123,8 +139,14 @@ func (l *lane) open(ctx context.Context) (*bus, error) {
 	}
 }
 
-func (l *lane) openNATS(ctx context.Context, c nats.Config) (*bus, error) {
-	c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
+func (l *lane) openNATS(ctx context.Context, c nats.Config) (_ *bus, err error) {
+	c.Logger, c.RelayID, c.Lane, c.Files = l.log, l.cfg.ID, l.sink.Name, l.cfg.Files
+	if c.Password, err = l.cfg.NATSPassword(l.sink); err != nil {
+		return nil, err
+	}
+	if c.Token, err = l.cfg.NATSToken(l.sink); err != nil {
+		return nil, err
+	}
 	s, err := nats.New(ctx, c)
 	switch {
 	case err != nil && c.URL == nats.Embedded:
@@ -135,8 +157,11 @@ func (l *lane) openNATS(ctx context.Context, c nats.Config) (*bus, error) {
 	return &bus{Bus: s, ledger: s.Ledger(l.identity())}, nil
 }
 
-func (l *lane) openKafka(c kafka.Config) (*bus, error) {
-	c.Logger, c.RelayID, c.Lane = l.log, l.cfg.ID, l.sink.Name
+func (l *lane) openKafka(c kafka.Config) (_ *bus, err error) {
+	c.Logger, c.RelayID, c.Lane, c.Files = l.log, l.cfg.ID, l.sink.Name, l.cfg.Files
+	if c.Password, err = l.cfg.KafkaPassword(l.sink); err != nil {
+		return nil, err
+	}
 	s, err := kafka.New(c)
 	if err != nil { // it does not connect here, so the settings are at fault, or files that they name
 		return nil, &usageError{err}

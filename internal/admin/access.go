@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"workos-relay/internal/livefile"
 	"workos-relay/internal/secret"
 )
 
@@ -23,6 +24,17 @@ type Security struct {
 	Token       secret.String
 	TLS         TLS
 	OpenMetrics bool // /metrics asks nobody who they are
+
+	Files    *livefile.Set     // follows the files of TLS; may be nil
+	TokenNow *livefile.Current // the token if a file holds it, which goes before Token; nil for Token
+}
+
+// token is the token as it is now.
+func (s *Security) token() secret.String {
+	if s.TokenNow != nil {
+		return s.TokenNow.Get()
+	}
+	return s.Token
 }
 
 // guarded reports whether requests must prove who sent them.
@@ -112,7 +124,7 @@ func (s *Security) proof(r *http.Request) proof {
 
 // isToken takes the same time whatever is given.
 func (s *Security) isToken(given string) bool {
-	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(s.Token.Reveal()))
+	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(s.token().Reveal()))
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 

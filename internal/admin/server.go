@@ -113,7 +113,7 @@ func (s *Server) Secure(to Security) error {
 		return errors.New("admin.tls: whether TLS is spoken cannot change while relay runs")
 	}
 	if to.TLS.InUse() {
-		c, err := to.TLS.load()
+		c, err := to.TLS.load(to.Files)
 		if err != nil {
 			return err
 		}

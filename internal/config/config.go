@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"workos-relay/internal/admin"
+	"workos-relay/internal/livefile"
 	"workos-relay/internal/secret"
 	"workos-relay/internal/unit"
 	"workos-relay/router"
@@ -37,9 +38,13 @@ type Config struct {
 	Telemetry       Telemetry        `yaml:"telemetry" doc:"What relay tells other systems about itself. Metrics are on the admin address and need nothing here."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
-	files    map[string]string // secret files, by the path of the secret
-	secrets  []string          // every secret in force
-	contents map[string]string // digests of what other files hold, by the path of the key that names them
+	// Files are the files of this process that are read again when they change. It is set after Parse, before the
+	// configuration is used; nil reads files again only when something uses them.
+	Files *livefile.Set `yaml:"-"`
+
+	files    map[string][]string // secret files, by the path of the secret
+	secrets  []string            // every secret in the configuration
+	contents map[string]string   // digests of what other files hold, by the path of the key that names them
 }
 
 // Source is the Events API that relay reads.
@@ -65,9 +70,9 @@ type Backfill struct {
 
 // Webhook is where webhooks arrive. Without listen there are none.
 type Webhook struct {
-	Listen string        `yaml:"listen" format:"address" example:"0.0.0.0:8081" doc:"Address (host:port) that WorkOS's webhooks reach, by way of your ingress. Empty: no webhooks."`
-	Path   string        `yaml:"path" default:"/workos/webhook" doc:"Path of the webhooks."`
-	Secret secret.String `yaml:"secret" doc:"Signing secret of the webhook endpoint, from WorkOS's dashboard. Requests that are not signed with it are answered 401."`
+	Listen string      `yaml:"listen" format:"address" example:"0.0.0.0:8081" doc:"Address (host:port) that WorkOS's webhooks reach, by way of your ingress. Empty: no webhooks."`
+	Path   string      `yaml:"path" default:"/workos/webhook" doc:"Path of the webhooks."`
+	Secret secret.List `yaml:"secret" doc:"Signing secret of the webhook endpoint, from WorkOS's dashboard, or a list: while a secret is exchanged, a request may be signed with any of them. Other requests are answered 401."`
 }
 
 // Validate checks what the tags cannot say.
@@ -144,7 +149,7 @@ type DeadLetter struct {
 
 // Redaction is what pseudonyms are made with.
 type Redaction struct {
-	Key secret.String `yaml:"key" doc:"Secret key of the pseudonyms, 16 characters or more. Equal values have equal pseudonyms for as long as it stays; with another one nothing joins with what was published before. Who has it can test guesses."`
+	Key secret.String `yaml:"key" file:"fixed" doc:"Secret key of the pseudonyms, 16 characters or more. Equal values have equal pseudonyms for as long as it stays; with another one nothing joins with what was published before. Who has it can test guesses."`
 }
 
 // CheckpointConfig is where positions are kept.
@@ -163,15 +168,15 @@ type Admin struct {
 
 // AdminTLS names the files of the admin server's TLS.
 type AdminTLS struct {
-	CertFile     string `yaml:"cert_file" doc:"PEM file with the server's certificate, and those between it and its authority. It is read again when it changes."`
+	CertFile     string `yaml:"cert_file" doc:"PEM file with the server's certificate, and those between it and its authority. New content of it and key_file is used for the next connection, once the two belong together."`
 	KeyFile      string `yaml:"key_file" doc:"PEM file with the private key of cert_file."`
-	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities whose client certificates are as good as the token."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities whose client certificates are as good as the token. New content is used for the next connection."`
 }
 
 // minToken is fewest characters of a token: 16 random ones cannot be guessed.
 const minToken = 16
 
-// Security is the part of the section that says who may do what.
+// Security is the part of the section that says who may do what. It does not follow files; AdminSecurity does.
 func (a Admin) Security() admin.Security {
 	return admin.Security{Token: a.Token, TLS: admin.TLS(a.TLS), OpenMetrics: a.OpenMetrics}
 }
@@ -185,8 +190,18 @@ func (a Admin) Validate() error {
 	if err := s.Check(a.Listen); err != nil {
 		return &keyFault{"listen", fmt.Sprintf("%q %v", a.Listen, err)}
 	}
-	if n := len(a.Token); n > 0 && n < minToken {
-		return &keyFault{"token", fmt.Sprintf("is shorter than %d characters; make one with: openssl rand -hex 24", minToken)}
+	if a.Token.IsSet() {
+		if err := validToken(a.Token.Reveal()); err != nil {
+			return &keyFault{"token", err.Error()}
+		}
+	}
+	return nil
+}
+
+// validToken continues a sentence that begins with the token's key.
+func validToken(token string) error {
+	if len(token) < minToken {
+		return fmt.Errorf("is shorter than %d characters; make one with: openssl rand -hex 24", minToken)
 	}
 	return nil
 }

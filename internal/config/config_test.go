@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -193,17 +194,19 @@ sinks: [{name: n, type: nats, auth: {user: u, password_file: "${DIR}/key"}}]
 `, env("DIR", dir, "WORKOS_API_KEY", "sk_not_this"))
 	require.Equal(t, "sk_file_1", c.Source.APIKey.Reveal())
 	require.Equal(t, "sk_file_1", c.Sinks[0].NATS.Auth.Password.Reveal())
-	file, ok := c.SecretFile("sinks[0].auth.password")
-	require.True(t, ok)
-	require.Equal(t, key, file)
+	require.Equal(t, map[string]bool{key: true}, c.FilesInUse())
+	password, err := c.NATSPassword(&c.Sinks[0])
+	require.NoError(t, err)
+	require.Equal(t, "sk_file_1", password.Latest().Reveal())
 
 	require.NoError(t, os.WriteFile(key, []byte("sk_file_2"), 0o600))
-	again, err := ReadSecretFile(file)
-	require.NoError(t, err)
-	require.Equal(t, "sk_file_2", again.Reveal())
+	require.Equal(t, "sk_file_2", password.Latest().Reveal())
+	require.Equal(t, "sk_file_1", c.Sinks[0].NATS.Auth.Password.Reveal(), "a configuration does not change")
 
-	_, ok = parse(t, "", withKey).SecretFile("source.api_key")
-	require.False(t, ok)
+	fixed, err := parse(t, "", withKey).APIKey()
+	require.NoError(t, err)
+	require.False(t, fixed.Follows())
+	require.True(t, fixed.Latest().IsSet())
 
 	_, err = ReadSecretFile(filepath.Join(dir, "none"))
 	require.ErrorIs(t, err, os.ErrNotExist)
@@ -215,6 +218,40 @@ sinks: [{name: n, type: nats, auth: {user: u, password_file: "${DIR}/key"}}]
 	}
 	_, err = ReadSecretFile(dir)
 	require.EqualError(t, err, "the secret file "+dir+" is no regular file")
+}
+
+func TestSeveralSecrets(t *testing.T) {
+	dir := t.TempDir()
+	old, both := filepath.Join(dir, "old"), filepath.Join(dir, "both")
+	require.NoError(t, os.WriteFile(old, []byte("whsec_1\n"), 0o600))
+	require.NoError(t, os.WriteFile(both, []byte("whsec_2\n\n whsec_3 \r\n"), 0o600))
+	vars := env("DIR", dir, "ONE", "whsec_0", "WORKOS_API_KEY", "sk_1")
+	for text, want := range map[string][]string{
+		"secret: whsec_0":                            {"whsec_0"},
+		"secret: [\"${ONE}\", whsec_1]":              {"whsec_0", "whsec_1"},
+		`secret_file: "${DIR}/old"`:                  {"whsec_1"},
+		`secret_file: "${DIR}/both"`:                 {"whsec_2", "whsec_3"},
+		`secret_file: ["${DIR}/old", "${DIR}/both"]`: {"whsec_1", "whsec_2", "whsec_3"},
+	} {
+		c := parse(t, `source: {webhook: {listen: "127.0.0.1:0", `+text+`}}`, vars)
+		secrets, err := c.WebhookSecrets()
+		require.NoError(t, err)
+		require.Equal(t, want, secrets(), text)
+		require.Equal(t, "[secret]", c.Hide(want[len(want)-1]), text)
+		require.NotContains(t, fmt.Sprint(c.Redacted()), "whsec", text)
+		require.NotContains(t, fmt.Sprintf("%v %+v %#v", c.Source.Webhook, c.Source.Webhook, c.Source.Webhook), "whsec", text)
+	}
+	for text, want := range map[string]string{
+		"secret: []":                 "source.webhook.secret: is missing",
+		`secret: ["", whsec_1]`:      "source.webhook.secret[0]: is empty",
+		"secret: {a: b}":             "must be a single value",
+		"secret_file: []":            "source.webhook.secret: is missing",
+		`secret_file: ["${DIR}/no"]`: "source.webhook.secret_file[0]: the secret file ${DIR}/no does not exist",
+		`secret: a, secret_file: b`:  "stands beside secret",
+	} {
+		_, err := Parse("c.yaml", []byte(`source: {webhook: {listen: "127.0.0.1:0", `+text+`}}`), vars)
+		require.ErrorContains(t, err, want, text)
+	}
 }
 
 func TestLoad(t *testing.T) {

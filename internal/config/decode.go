@@ -20,7 +20,7 @@ type decoder struct {
 	env      func(string) (string, bool)
 	problems []Problem
 	places   map[string]position // of each key's value, by path
-	files    map[string]string   // secret files, by the path of the secret
+	files    map[string][]string // secret files, by the path of the secret
 	secrets  []string            // what no message may show
 	fromEnv  []string            // what came from the environment, which only the operator may know to be secret
 	aliases  int
@@ -205,7 +205,7 @@ func (d *decoder) fields(fields []*field, given map[string]*yaml.Node, v reflect
 			if n = d.resolve(n, at); n != nil {
 				d.value(f, n, target, at)
 			}
-		case f.kind == kindSecret && given[twin(f.name)] != nil:
+		case f.isSecret() && given[twin(f.name)] != nil:
 			continue
 		case f.optional:
 			continue
@@ -226,7 +226,7 @@ func (d *decoder) missing(f *field, path string, given bool) {
 	switch {
 	case f.kind == kindSecret && f.def != nil && !given:
 		hint = fmt.Sprintf("set %s in the environment, or name a file in %s", strings.Trim(f.defText, "${}"), twin(f.name))
-	case f.kind == kindSecret:
+	case f.isSecret():
 		hint = fmt.Sprintf("give it here, or name a file in %s", twin(f.name))
 	case len(f.enum) > 0:
 		hint = "one of " + strings.Join(f.enum, ", ")
@@ -265,6 +265,8 @@ func (d *decoder) value(f *field, n *yaml.Node, v reflect.Value, path string) {
 		d.section(f.object, n, v, path)
 	case kindSections, kindTexts:
 		d.list(f, n, v, path)
+	case kindSecrets:
+		d.secretList(f, n, v, path)
 	case kindMap:
 		d.texts(n, v, path)
 	default:

@@ -20,6 +20,7 @@ type kind int
 const (
 	kindText     kind = iota // string, or any encoding.TextUnmarshaler
 	kindSecret               // secret.String, with a _file twin
+	kindSecrets              // secret.List: one secret or a list of them, with a _file twin that names one file or a list
 	kindBool                 // true or false
 	kindInt                  // whole number
 	kindFloat                // number
@@ -41,6 +42,7 @@ const (
 //	example:"..."     a value to show, as in YAML
 //	format:"..."      what a text must look like, a name of formats
 //	min:".." max:".." bounds of a number, duration or size, as in YAML
+//	file:"fixed"      on a secret: its file is read at a start and a reload only
 //	variant:"..."     on a pointer: the keys that belong to the section where `type` is this word
 //
 // A pointer to a struct is a section that may be absent.
@@ -62,6 +64,7 @@ type field struct {
 	object     *object // of kindSection and kindSections
 	fromSecret bool    // the _file twin of a secret
 	named      bool    // it matters whether the file names the key; see given.Keys
+	fixedFile  bool    // a secret whose file is read at a start and a reload only
 }
 
 // object is one struct of the declaration.
@@ -146,14 +149,31 @@ func describeInto(o *object, t reflect.Type, index []int) {
 		case name != "" && name != "-":
 			f := describeField(sf, name, at)
 			o.fields = append(o.fields, f)
-			if f.kind == kindSecret {
-				o.fields = append(o.fields, &field{
-					name: twin(name), index: at, typ: f.typ, kind: kindText, fromSecret: true, format: f.format, example: "/run/secrets/" + name,
-					doc: fmt.Sprintf("File that holds %s, instead of %s itself. White space at its end is dropped.", name, name),
-				})
+			if f.isSecret() {
+				o.fields = append(o.fields, twinOf(f))
 			}
 		}
 	}
+}
+
+// isSecret reports whether f has a _file twin.
+func (f *field) isSecret() bool { return f.kind == kindSecret || f.kind == kindSecrets }
+
+// twinOf returns the key that names the file of a secret.
+func twinOf(f *field) *field {
+	t := &field{
+		name: twin(f.name), index: f.index, typ: f.typ, kind: kindText, fromSecret: true, format: f.format, example: "/run/secrets/" + f.name,
+		doc: fmt.Sprintf("File that holds %s, instead of %s itself. White space at its end is dropped.", f.name, f.name),
+	}
+	if f.kind == kindSecrets {
+		t.doc = fmt.Sprintf("File that holds %s, instead of %s itself, or a list of files. A file may hold several secrets, one on each line.", f.name, f.name)
+	}
+	if f.fixedFile {
+		t.doc += " New content takes effect by reload only."
+	} else {
+		t.doc += " New content takes effect without a reload."
+	}
+	return t
 }
 
 func describeField(sf reflect.StructField, name string, index []int) *field {
@@ -161,8 +181,9 @@ func describeField(sf reflect.StructField, name string, index []int) *field {
 		name: name, index: index, typ: sf.Type,
 		doc: sf.Tag.Get("doc"), example: sf.Tag.Get("example"), format: sf.Tag.Get("format"),
 		minimum: sf.Tag.Get("min"), maximum: sf.Tag.Get("max"),
-		required: sf.Tag.Get("required") == "true",
-		named:    sf.Tag.Get("named") == "true",
+		required:  sf.Tag.Get("required") == "true",
+		named:     sf.Tag.Get("named") == "true",
+		fixedFile: sf.Tag.Get("file") == "fixed",
 	}
 	if f.typ.Kind() == reflect.Pointer {
 		f.typ, f.optional = f.typ.Elem(), true
@@ -191,6 +212,8 @@ func kindOf(t reflect.Type) kind {
 	switch {
 	case t == reflect.TypeFor[secret.String]():
 		return kindSecret
+	case t == reflect.TypeFor[secret.List]():
+		return kindSecrets
 	case t == reflect.TypeFor[time.Duration]():
 		return kindDuration
 	case t == reflect.TypeFor[unit.Bytes]():

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"workos-relay/internal/secret"
 )
 
 // Change is a key that differs between two configurations.
@@ -21,6 +23,8 @@ type Change struct {
 	// From and To are the values as they may be shown. Both are empty where they may not, or where the contents of the file that the
 	// key names have changed and not the name.
 	From, To string
+	// Content is true if the key names the same file in both configurations, and only what the file holds has changed.
+	Content bool
 }
 
 // String is for people: logs and answers.
@@ -58,7 +62,7 @@ func (c *Config) Diff(to *Config) []Change {
 		switch {
 		case a == b, !hadOne && b.zero, !hasOne && a.zero:
 		case a.shown == b.shown: // a secret, or the contents of a file
-			out = append(out, Change{Key: key})
+			out = append(out, Change{Key: key, Content: a.file != "" && a.file == b.file})
 		default:
 			out = append(out, Change{Key: key, From: a.shown, To: b.shown})
 		}
@@ -96,6 +100,7 @@ func sinkKey(name string) string { return "sinks[" + name + "]" }
 type leaf struct {
 	shown, exact string
 	zero         bool
+	file         string // the file or files that the value comes from, or that it names
 }
 
 // flatten returns every value by its key, sinks by their name.
@@ -103,8 +108,8 @@ func (c *Config) flatten() map[string]leaf {
 	out := map[string]leaf{}
 	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, in, v reflect.Value, key, path string) {
 		shown := ""
-		if f.kind == kindSecret {
-			shown = v.Interface().(fmt.Stringer).String()
+		if f.isSecret() {
+			shown = fmt.Sprint(redactValue(f, v))
 		} else if !v.IsZero() || f.kind == kindBool || f.kind == kindInt {
 			shown = fmt.Sprint(redactValue(f, v))
 		}
@@ -112,7 +117,11 @@ func (c *Config) flatten() map[string]leaf {
 		if f.named && names(in, f.name) {
 			exact += " named" // a default that is written down is more than a default: relay applies it to what exists
 		}
-		out[key] = leaf{shown, exact + c.contents[path], v.IsZero()}
+		file := strings.Join(c.files[path], "\n")
+		if c.contents[path] != "" {
+			file = v.String()
+		}
+		out[key] = leaf{shown: shown, exact: exact + c.contents[path], zero: v.IsZero(), file: file}
 	})
 	return out
 }
@@ -127,6 +136,13 @@ func names(v reflect.Value, name string) bool {
 
 // plain is the value of v, secrets included: to be compared and never shown.
 func plain(v reflect.Value) any {
+	if list, ok := v.Interface().(secret.List); ok {
+		texts := make([]string, len(list))
+		for i, s := range list {
+			texts[i] = s.Reveal()
+		}
+		return fmt.Sprintf("%q", texts)
+	}
 	if v.Kind() == reflect.String {
 		return v.String()
 	}

@@ -69,7 +69,14 @@ dead_letter: {}`, key, ca), []string{
 	}
 	write(ca, "two")
 	write(key, "sk_hunter23")
-	requireChanges(t, []string{"sinks[nats].tls.ca_file: changed", "source.api_key: changed"}, from.Diff(parse(base)))
+	changes := from.Diff(parse(base))
+	requireChanges(t, []string{"sinks[nats].tls.ca_file: changed", "source.api_key: changed"}, changes)
+	for _, c := range changes {
+		require.True(t, c.Content, c.Key)
+	}
+	for _, c := range from.Diff(parse(strings.ReplaceAll(base, "hunter22}", "hunter23}"))) {
+		require.Equal(t, c.Key != "sinks[kafka].sasl.password", c.Content, c.Key)
+	}
 }
 
 func requireChanges(t *testing.T, want []string, got []Change) {

@@ -36,7 +36,7 @@ func Default(env func(string) (string, bool)) (*Config, error) { return Parse(""
 // Parse reads a configuration from text; name stands for the file in messages. Secret files that it names are read. The error
 // is always an *Error.
 func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
-	d := &decoder{file: name, env: env, places: map[string]position{}, files: map[string]string{}}
+	d := &decoder{file: name, env: env, places: map[string]position{}, files: map[string][]string{}}
 	c := &Config{}
 	if root, ok := d.document(text); ok {
 		d.section(declaration(), root, reflect.ValueOf(c).Elem(), "")
@@ -56,13 +56,6 @@ func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, 
 	c.files, c.secrets = d.files, d.secrets
 	c.fingerprint()
 	return c, nil
-}
-
-// SecretFile returns the file that a secret came from, to be read again when it has changed; key is the path of the secret, such as
-// source.api_key or sinks[0].auth.password. It returns false where the secret came from no file.
-func (c *Config) SecretFile(key string) (path string, ok bool) {
-	path, ok = c.files[key]
-	return path, ok
 }
 
 // document parses text into the node of its one document; nil where there is nothing in it.

@@ -20,10 +20,10 @@ func maskCredentials(text string) string {
 	return credentials.ReplaceAllString(text, "://[secret]@")
 }
 
-// Hide puts a placeholder for each secret of the configuration that stands in text, and for user and password in addresses: the last
-// guard before a text that others made is shown.
+// Hide replaces each secret of the configuration in text by a placeholder, those included that its files held since the start, and
+// user and password in addresses. It is the last guard before a text that others made is shown.
 func (c *Config) Hide(text string) string {
-	return maskCredentials(conceal(text, c.secrets, "[secret]"))
+	return maskCredentials(conceal(conceal(text, c.secrets, "[secret]"), c.Files.Secrets(), "[secret]"))
 }
 
 // Redacted is the configuration in force, defaults included, as nested maps and lists of plain values under the names of the
@@ -38,8 +38,12 @@ func (c *Config) redact(o *object, v reflect.Value, path string) map[string]any 
 		at, target := join(path, f.name), v.FieldByIndex(f.index)
 		switch {
 		case f.fromSecret:
-			if file, ok := c.files[strings.TrimSuffix(at, twin(""))]; ok {
-				out[f.name] = file
+			switch files := c.files[strings.TrimSuffix(at, twin(""))]; len(files) {
+			case 0:
+			case 1:
+				out[f.name] = files[0]
+			default:
+				out[f.name] = files
 			}
 		case f.kind == kindSection && f.optional && target.IsNil():
 		case f.kind == kindSection:
@@ -74,6 +78,11 @@ func redactValue(f *field, v reflect.Value) any {
 			list[i] = maskCredentials(v.Index(i).String())
 		}
 		return list
+	case kindSecrets:
+		if v.Len() == 0 {
+			return ""
+		}
+		return "[secret]"
 	case kindMap:
 		out := make(map[string]any, v.Len())
 		for _, key := range v.MapKeys() {

@@ -3,9 +3,12 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"workos-relay/internal/secret"
 )
 
 // Schema is docs/config.schema.json: a JSON Schema (draft 2020-12) by which editors complete and check a configuration. It
@@ -73,7 +76,7 @@ func schemaFields(fields []*field) map[string]any {
 		if f.required && f.def == nil {
 			required = append(required, f.name)
 		}
-		if f.kind == kindSecret {
+		if f.isSecret() {
 			exclusive = append(exclusive, map[string]any{
 				"not": map[string]any{"type": "object", "required": []string{f.name, twin(f.name)}},
 			})
@@ -94,7 +97,7 @@ func schemaField(f *field) map[string]any {
 	if text := f.doc + f.limits(); text != "" {
 		s["description"] = strings.TrimSpace(text)
 	}
-	if f.def != nil && f.kind != kindSecret {
+	if f.def != nil && !f.isSecret() {
 		var value any
 		if err := yaml.Load([]byte(f.defText), &value); err == nil && value != nil {
 			s["default"] = value
@@ -117,6 +120,8 @@ func schemaKind(f *field) map[string]any {
 			s["minItems"] = 1
 		}
 		return s
+	case kindSecrets:
+		return schemaOneOrMany()
 	case kindTexts:
 		return map[string]any{"type": []string{"array", "null"}, "items": schemaText(f)}
 	case kindMap:
@@ -139,7 +144,18 @@ func schemaKind(f *field) map[string]any {
 // scalarTypes are what YAML may take an unquoted text for.
 var scalarTypes = []string{"string", "number", "boolean"}
 
+// schemaOneOrMany is a text or a list of texts.
+func schemaOneOrMany() map[string]any {
+	return map[string]any{"anyOf": []any{
+		map[string]any{"type": scalarTypes},
+		map[string]any{"type": "array", "items": map[string]any{"type": scalarTypes}, "minItems": 1},
+	}}
+}
+
 func schemaText(f *field) map[string]any {
+	if f.fromSecret && f.typ == reflect.TypeFor[secret.List]() {
+		return schemaOneOrMany()
+	}
 	switch regex := formats[f.format].regex; {
 	case len(f.enum) > 0:
 		return orVariable(map[string]any{"enum": f.enum})

@@ -31,6 +31,8 @@ func (k kind) noun() string {
 		return "size"
 	case kindSecret:
 		return "secret"
+	case kindSecrets:
+		return "secret or list of secrets"
 	case kindTexts:
 		return "list of texts"
 	case kindMap:

@@ -17,7 +17,7 @@ import (
 // speaking are the packages whose messages reach a person.
 var speaking = []string{
 	"cmd/relay", "checkpoint", "source", "source/webhook", "router", "sink", "sink/nats", "sink/kafka", "sink/stdout", "pipeline",
-	"internal/admin", "internal/admin/page", "internal/config", "internal/republish", "internal/tlsconf", "internal/unit", "internal/verify", "internal/telemetry",
+	"internal/admin", "internal/admin/page", "internal/config", "internal/livefile", "internal/republish", "internal/tlsconf", "internal/unit", "internal/verify", "internal/telemetry",
 }
 
 // written are files of other texts than messages: pages, and what is generated from declarations.
@@ -60,6 +60,8 @@ var noFault = map[string]string{
 	"read the configuration again":                                            index,
 	"stop reading, keep everything; ?lane=NAME, else all lanes":               index,
 	"go on from elsewhere: {\"to\": an event id, a time, earliest or latest}": index,
+
+	"secret or list of secrets": "a kind of value, in configuration.md",
 
 	"was started anew from its position": reloaded,
 	"… was stopped and released":         reloaded,

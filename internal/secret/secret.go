@@ -24,5 +24,11 @@ func (s String) String() string {
 // GoString implements fmt.GoStringer, so that %#v does not reveal it either.
 func (s String) GoString() string { return s.String() }
 
+// List is several secrets, each as good as any other, such as the old and the new one while they are exchanged.
+type List []String
+
+// IsSet reports whether there is one.
+func (l List) IsSet() bool { return len(l) > 0 }
+
 // MarshalText implements encoding.TextMarshaler: JSON and YAML show the placeholder.
 func (s String) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net/url"
 	"strings"
@@ -15,6 +14,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
+
+	"workos-relay/internal/tlsconf"
 )
 
 // TracesConfig says where spans go, by OTLP over HTTP with protobuf.
@@ -22,10 +23,11 @@ type TracesConfig struct {
 	// Endpoint is the address of the collector, such as http://127.0.0.1:4318; /v1/traces is added where it has no path. Empty: what
 	// the standard variables OTEL_EXPORTER_OTLP_* of the environment say.
 	Endpoint    string
-	Headers     map[string]string // of each request; may hold secrets
-	TLS         *tls.Config       // nil for the system's authorities
-	SampleRatio float64           // of the traces, 0 to 1
-	Version     string            // of relay
+	Headers     map[string]func() string // of each request, called for each; may hold secrets
+	TLS         *tlsconf.Live            // nil for the system's authorities
+	Timeout     time.Duration            // of one request; zero for 10 s
+	SampleRatio float64                  // of the traces, 0 to 1
+	Version     string                   // of relay
 	RelayID     string
 	Hide        func(string) string // takes secrets out of an error's text; nil leaves it
 	Metrics     *Metrics            // counts what is exported; may be nil
@@ -60,11 +62,14 @@ func NewTraces(ctx context.Context, cfg TracesConfig) (*Traces, error) {
 		}
 		options = append(options, otlptracehttp.WithEndpointURL(address.String()))
 	}
-	if len(cfg.Headers) > 0 {
-		options = append(options, otlptracehttp.WithHeaders(cfg.Headers))
+	if len(cfg.Headers) > 0 || cfg.TLS != nil {
+		options = append(options, otlptracehttp.WithHTTPClient(newCollectorClient(cfg)))
+		if len(cfg.Headers) > 0 { // instead of those in the environment; the client adds cfg.Headers
+			options = append(options, otlptracehttp.WithHeaders(map[string]string{}))
+		}
 	}
 	if cfg.TLS != nil {
-		options = append(options, otlptracehttp.WithTLSClientConfig(cfg.TLS))
+		options = append(options, otlptracehttp.WithTLSClientConfig(cfg.TLS.Config())) // to be told if the endpoint is not https
 	}
 	out, err := otlptracehttp.New(ctx, options...)
 	if err != nil {

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -19,6 +20,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 	"github.com/segmentio/kafka-go/protocol/metadata"
 	"github.com/segmentio/kafka-go/sasl"
+
+	"workos-relay/internal/tlsconf"
 )
 
 const (
@@ -49,7 +52,7 @@ type cluster struct {
 	addr           net.Addr
 	clientID       string
 	requestTimeout time.Duration
-	tls            *tls.Config
+	tls            *tlsconf.Live // nil without TLS
 	sasl           sasl.Mechanism
 	lifetime       context.Context // of the transport's own goroutines
 
@@ -75,13 +78,13 @@ type topicLayout struct {
 	limit   limit
 }
 
-func newCluster(lifetime context.Context, cfg Config, tlsConfig *tls.Config, mechanism sasl.Mechanism) *cluster {
+func newCluster(lifetime context.Context, cfg Config, files *tlsconf.Live, mechanism sasl.Mechanism) *cluster {
 	c := &cluster{
 		brokers:        cfg.Brokers,
 		addr:           kafkago.TCP(cfg.Brokers...),
 		clientID:       cfg.ClientID,
 		requestTimeout: cfg.RequestTimeout,
-		tls:            tlsConfig,
+		tls:            files,
 		sasl:           mechanism,
 		lifetime:       lifetime,
 		watched:        []string{}, // nil would ask for every topic of the cluster
@@ -93,15 +96,30 @@ func newCluster(lifetime context.Context, cfg Config, tlsConfig *tls.Config, mec
 
 func (c *cluster) newTransport() *kafkago.Transport {
 	return &kafkago.Transport{
-		Dial:           (&net.Dialer{Timeout: min(dialTimeout, c.requestTimeout)}).DialContext,
+		Dial:           c.dial,
 		DialTimeout:    c.requestTimeout,
 		IdleTimeout:    idleTimeout,
 		MetadataTopics: c.watched,
 		ClientID:       c.clientID,
-		TLS:            c.tls,
 		SASL:           c.sasl,
 		Context:        c.lifetime,
 	}
+}
+
+// dial connects to one broker, with TLS if that is in use. kafka-go would keep one TLS configuration for good; here each
+// connection takes the files as they are.
+func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: min(dialTimeout, c.requestTimeout)}).DialContext(ctx, network, address)
+	if err != nil || c.tls == nil {
+		return conn, err
+	}
+	conf := c.tls.Config()
+	if conf.ServerName == "" {
+		if conf.ServerName, _, err = net.SplitHostPort(address); err != nil {
+			return nil, errors.Join(fmt.Errorf("the address %q of a broker is not host:port: %w", address, err), conn.Close())
+		}
+	}
+	return tls.Client(conn, conf), nil
 }
 
 // watch makes the topics part of the metadata. A transport's topics are fixed, so new ones bring a new transport; requests under

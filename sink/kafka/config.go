@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/internal/livefile"
 	"workos-relay/internal/secret"
 	"workos-relay/internal/tlsconf"
 )
@@ -25,6 +26,10 @@ type Config struct {
 	RequestTimeout     time.Duration `yaml:"request_timeout" default:"10s" doc:"How long one request may wait for its answer, a produce request for its acknowledgement by all in-sync replicas. Then it is tried again, for ever and in order; idempotence keeps the retry from becoming a duplicate."`
 	TransactionTimeout time.Duration `yaml:"transaction_timeout" default:"15s" doc:"exactly_once only: how long a relay that died may hold back consumers that read committed, before the broker aborts its transaction. At most the brokers' transaction.max.timeout.ms."`
 
+	// Files follows the files that the configuration names; nil reads them at each connection.
+	Files *livefile.Set `yaml:"-"`
+	// Password is sasl.password if a file holds it; nil for SASL.Password.
+	Password *livefile.Current `yaml:"-"`
 	// RelayID and Lane name the relay and its lane; with them the sink names what it owns on the cluster.
 	RelayID string `yaml:"-"`
 	Lane    string `yaml:"-"`
@@ -34,6 +39,14 @@ type Config struct {
 
 // Identity names what a sink of this configuration writes to. Brokers change and are no part of it.
 func (c Config) Identity() string { return "kafka topics " + c.TopicPrefix + "*" }
+
+// key is a key of the sink as messages name it.
+func (c Config) key(name string) string {
+	if c.Lane == "" {
+		return name
+	}
+	return "sinks[" + c.Lane + "]." + name
+}
 
 // Create says whether and how missing topics are created.
 type Create struct {
@@ -48,7 +61,7 @@ type SASL struct {
 	Mechanism string        `yaml:"mechanism" default:"none" enum:"none,plain,scram-sha-256,scram-sha-512,oauthbearer" doc:"SASL mechanism of the listener."`
 	User      string        `yaml:"user" doc:"User name for plain and scram."`
 	Password  secret.String `yaml:"password" doc:"Password for plain and scram."`
-	TokenFile string        `yaml:"token_file" doc:"File with the bearer token for oauthbearer. It is read again for each new connection, so whoever renews the token only replaces the file."`
+	TokenFile string        `yaml:"token_file" doc:"File with the bearer token for oauthbearer. New content is used for the next connection."`
 }
 
 // The bounds of the durations in Config.

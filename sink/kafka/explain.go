@@ -148,6 +148,19 @@ func needsPerson(err error) bool {
 		errors.Is(err, errTokenRefused) || errors.As(err, &verification) || errors.As(err, &header)
 }
 
+// mendedByFile reports whether a file that relay follows may end what needsPerson reports: whoever renews a secret or an authority
+// may do so after the brokers have changed.
+func (c Config) mendedByFile(err error) bool {
+	var authority x509.UnknownAuthorityError
+	switch {
+	case errors.Is(err, kafkago.SASLAuthenticationFailed), errors.Is(err, errTokenRefused):
+		return c.Password.Follows() || c.SASL.TokenFile != ""
+	case errors.As(err, &authority):
+		return c.TLS.CAFile != ""
+	}
+	return false
+}
+
 // explainTopic is explain for an answer about one topic.
 func (s *Sink) explainTopic(err error, topic string) error {
 	var hint string

@@ -39,7 +39,7 @@ func (s *Sink) prepareError(ctx context.Context, err error) error {
 		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("preparing kafka topics: %w", errors.Join(context.Cause(ctx), err))
-	case needsPerson(err):
+	case needsPerson(err) && !s.cfg.mendedByFile(err):
 		return &sink.FatalError{Err: s.explain(err)}
 	}
 	return s.explain(err)

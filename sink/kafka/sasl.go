@@ -4,57 +4,86 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
+
+	"workos-relay/internal/livefile"
 )
 
-// mechanism returns kafka-go's form of the section, nil where SASL is not in use.
-func (s SASL) mechanism() (sasl.Mechanism, error) {
-	switch s.Mechanism {
+// mechanism returns kafka-go's form of the section sasl, nil if SASL is not in use. It reads the password or the token again
+// for each connection.
+func (c Config) mechanism() (sasl.Mechanism, error) {
+	password := c.Password
+	if password == nil {
+		password = livefile.Fixed(c.SASL.Password)
+	}
+	user := c.SASL.User
+	switch c.SASL.Mechanism {
 	case "", saslNone:
 		return nil, nil
 	case saslPlain:
-		return plain.Mechanism{Username: s.User, Password: s.Password.Reveal()}, nil
+		return newFresh(func() (sasl.Mechanism, error) {
+			return plain.Mechanism{Username: user, Password: password.Latest().Reveal()}, nil
+		})
 	case saslSCRAM256:
-		return scram.Mechanism(scram.SHA256, s.User, s.Password.Reveal())
+		return newFresh(func() (sasl.Mechanism, error) { return scram.Mechanism(scram.SHA256, user, password.Latest().Reveal()) })
 	case saslSCRAM512:
-		return scram.Mechanism(scram.SHA512, s.User, s.Password.Reveal())
+		return newFresh(func() (sasl.Mechanism, error) { return scram.Mechanism(scram.SHA512, user, password.Latest().Reveal()) })
 	case saslOAuthBearer:
-		m := bearer{file: s.TokenFile}
-		_, err := m.token()
-		return m, err
+		file := livefile.File{Key: c.key("sasl.token_file"), Path: c.SASL.TokenFile}
+		token, err := livefile.Open(c.Files, []livefile.File{file}, parseBearer)
+		return bearer{token}, err
 	}
-	return nil, fmt.Errorf("sasl.mechanism %q is not known", s.Mechanism)
+	return nil, fmt.Errorf("sasl.mechanism %q is not known", c.SASL.Mechanism)
+}
+
+// fresh is a mechanism that is made for each connection.
+type fresh struct {
+	name string
+	make func() (sasl.Mechanism, error)
+}
+
+// newFresh makes one mechanism at once, so that a password that the mechanism cannot use is known at the start.
+func newFresh(build func() (sasl.Mechanism, error)) (sasl.Mechanism, error) {
+	m, err := build()
+	if err != nil {
+		return nil, err
+	}
+	return fresh{m.Name(), build}, nil
+}
+
+// Name implements sasl.Mechanism.
+func (f fresh) Name() string { return f.name }
+
+// Start implements sasl.Mechanism.
+func (f fresh) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
+	m, err := f.make()
+	if err != nil {
+		return nil, nil, err
+	}
+	return m.Start(ctx)
 }
 
 // bearer is the mechanism OAUTHBEARER (RFC 7628) with a token that others keep fresh in a file.
-type bearer struct{ file string }
+type bearer struct{ token *livefile.Value[string] }
 
+// Name implements sasl.Mechanism.
 func (bearer) Name() string { return "OAUTHBEARER" }
 
-func (m bearer) token() (string, error) {
-	text, err := os.ReadFile(m.file)
-	if err != nil {
-		return "", fmt.Errorf("reading sasl.token_file: %w", err)
-	}
-	token := strings.TrimSpace(string(text))
+func parseBearer(contents [][]byte) (livefile.Parsed[string], error) {
+	token := strings.TrimSpace(string(contents[0]))
 	if token == "" || strings.ContainsAny(token, "\x01 \r\n\t") {
-		return "", fmt.Errorf("sasl.token_file %s does not hold one bearer token", m.file)
+		return livefile.Parsed[string]{}, errors.New("does not hold one bearer token")
 	}
-	return token, nil
+	return livefile.Parsed[string]{Value: token, Secrets: []string{token}}, nil
 }
 
 // Start implements sasl.Mechanism.
 func (m bearer) Start(context.Context) (sasl.StateMachine, []byte, error) {
-	token, err := m.token()
-	if err != nil {
-		return nil, nil, err
-	}
-	return bearerExchange{}, []byte("n,,\x01auth=Bearer " + token + "\x01\x01"), nil
+	return bearerExchange{}, []byte("n,,\x01auth=Bearer " + m.token.Latest() + "\x01\x01"), nil
 }
 
 type bearerExchange struct{}

@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"workos-relay/internal/livefile"
 	"workos-relay/internal/secret"
 	"workos-relay/internal/tlsconf"
 	"workos-relay/sink"
@@ -74,6 +75,7 @@ func TestConnectionFaults(t *testing.T) {
 		change func(*Config)
 		says   string // "" where the connection works
 		fatal  bool
+		waits  bool // for a file that relay follows
 	}{
 		{name: "plain", change: func(*Config) {}},
 		{name: "tls", broker: []kfake.Opt{kfake.TLS(serverTLS)}, change: func(c *Config) { c.TLS.CAFile = authority }},
@@ -92,7 +94,15 @@ func TestConnectionFaults(t *testing.T) {
 			c.TLS.CAFile = authority
 			c.RequestTimeout = time.Second // there is no answer at all
 		}, says: "TLS is on"},
-		{name: "unknown authority", broker: []kfake.Opt{kfake.TLS(serverTLS)}, change: func(c *Config) { c.TLS.CAFile = otherAuthority }, says: "set tls.ca_file", fatal: true},
+		{name: "unknown authority", broker: []kfake.Opt{kfake.TLS(serverTLS)}, change: func(c *Config) { c.TLS.CAFile = otherAuthority }, says: "set tls.ca_file", waits: true},
+		{name: "unknown authority, system's", broker: []kfake.Opt{kfake.TLS(serverTLS)}, change: func(c *Config) { c.TLS.Enabled = true }, says: "set tls.ca_file", fatal: true},
+		{name: "wrong password, in a file", broker: saslUser, change: func(c *Config) {
+			file := filepath.Join(t.TempDir(), "password")
+			require.NoError(t, os.WriteFile(file, []byte("wrong"), 0o600))
+			password, err := livefile.Secret(nil, livefile.File{Key: "sasl.password_file", Path: file}, nil)
+			require.NoError(t, err)
+			c.SASL, c.Password = credentials(saslPlain, "wrong"), livefile.FromFile(password)
+		}, says: "sasl.user or sasl.password is wrong", waits: true},
 		{name: "wrong name", broker: []kfake.Opt{kfake.TLS(serverTLS)}, change: func(c *Config) {
 			c.TLS = tlsconf.TLS{CAFile: authority, ServerName: "kafka.example.com"}
 		}, says: "set tls.server_name", fatal: true},
@@ -122,8 +132,11 @@ func TestConnectionFaults(t *testing.T) {
 			require.NotContains(t, err.Error(), "right")
 			require.NotContains(t, err.Error(), "wrong\"")
 			var fatal *sink.FatalError
-			if c.fatal {
+			switch {
+			case c.fatal:
 				require.ErrorAs(t, err, &fatal)
+			case c.waits:
+				require.NotErrorAs(t, err, &fatal)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()

@@ -54,11 +54,11 @@ func New(cfg Config) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	tlsConfig, err := cfg.TLS.Build()
+	files, err := cfg.TLS.Open(cfg.Files, cfg.key(""))
 	if err != nil {
 		return nil, err
 	}
-	mechanism, err := cfg.SASL.mechanism()
+	mechanism, err := cfg.mechanism()
 	if err != nil {
 		return nil, fmt.Errorf("setting up sasl %s: %w", cfg.SASL.Mechanism, err)
 	}
@@ -69,7 +69,7 @@ func New(cfg Config) (*Sink, error) {
 	lifetime, end := context.WithCancelCause(context.Background())
 	return &Sink{
 		cfg: cfg, log: log, codec: codec, grace: deniedGrace,
-		cluster:  newCluster(lifetime, cfg, tlsConfig, mechanism),
+		cluster:  newCluster(lifetime, cfg, files, mechanism),
 		lifetime: lifetime, end: end,
 		session: noSession, places: make(map[partitionID]*sequence), partitions: make(map[string]int),
 	}, nil

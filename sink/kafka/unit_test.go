@@ -168,7 +168,7 @@ func TestConfigValidate(t *testing.T) {
 func TestBearerToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("first\n"), 0o600))
-	m, err := SASL{Mechanism: saslOAuthBearer, TokenFile: file}.mechanism()
+	m, err := Config{SASL: SASL{Mechanism: saslOAuthBearer, TokenFile: file}}.mechanism()
 	require.NoError(t, err)
 	exchange, first, err := m.Start(t.Context())
 	require.NoError(t, err)
@@ -185,9 +185,16 @@ func TestBearerToken(t *testing.T) {
 	_, next, err := m.Start(t.Context())
 	require.NoError(t, err)
 	require.Contains(t, string(next), "Bearer second")
+	for _, useless := range []string{"a b", "", "third\nfourth"} {
+		require.NoError(t, os.WriteFile(file, []byte(useless), 0o600))
+		_, next, err = m.Start(t.Context())
+		require.NoError(t, err)
+		require.Contains(t, string(next), "Bearer second", "content that cannot be used leaves the token in use")
+	}
 	require.NoError(t, os.WriteFile(file, []byte("a b"), 0o600))
-	_, _, err = m.Start(t.Context())
+	_, err = Config{SASL: SASL{Mechanism: saslOAuthBearer, TokenFile: file}}.mechanism()
 	require.ErrorContains(t, err, file)
+	require.NotContains(t, err.Error(), "a b")
 }
 
 func TestRetryDelayIsBounded(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/internal/given"
+	"workos-relay/internal/livefile"
 	"workos-relay/internal/secret"
 	"workos-relay/internal/tlsconf"
 	"workos-relay/internal/unit"
@@ -25,7 +26,7 @@ type Config struct {
 	TopicPrefix     string         `yaml:"topic_prefix" example:"acme." doc:"Put before each routed topic and the dead letter, as it stands; not before positions."`
 	Create          Create         `yaml:"create"`
 	Auth            Auth           `yaml:"auth"`
-	TLS             tlsconf.TLS    `yaml:"tls"`
+	TLS             TLS            `yaml:"tls"`
 	Domain          string         `yaml:"domain" doc:"JetStream domain to publish to, for leaf nodes. Not together with api_prefix."`
 	APIPrefix       string         `yaml:"api_prefix" example:"JS.acc.API" doc:"Subject prefix of the JetStream API, where it is imported from another account. Not together with domain."`
 	InboxPrefix     string         `yaml:"inbox_prefix" default:"_INBOX" doc:"Subject prefix under which acknowledgements come back, where the user may subscribe to that one only."`
@@ -36,11 +37,14 @@ type Config struct {
 
 	given.Keys // of those above
 
-	Logger       *zap.Logger `yaml:"-"` // nil logs nothing
-	RelayID      string      `yaml:"-"` // `id` of the configuration; names the connection on the server
-	Lane         string      `yaml:"-"` // name of the sink; names the connection on the server
-	OnDisconnect func(error) `yaml:"-"` // optional: the connection was lost, and why if known. Must not block
-	OnReconnect  func()      `yaml:"-"` // optional: the connection is there, at the first time as well. Must not block
+	Logger       *zap.Logger       `yaml:"-"` // nil logs nothing
+	RelayID      string            `yaml:"-"` // `id` of the configuration; names the connection on the server
+	Lane         string            `yaml:"-"` // name of the sink; names the connection on the server
+	Files        *livefile.Set     `yaml:"-"` // follows the files that the configuration names; nil reads them at each connection
+	Password     *livefile.Current `yaml:"-"` // auth.password if a file holds it; nil for Auth.Password
+	Token        *livefile.Current `yaml:"-"` // auth.token if a file holds it; nil for Auth.Token
+	OnDisconnect func(error)       `yaml:"-"` // optional: the connection was lost, and why if known. Must not block
+	OnReconnect  func()            `yaml:"-"` // optional: the connection is there, at the first time as well. Must not block
 }
 
 // Create says whether relay may create the stream, and how. What the configuration file names here, relay also applies to a stream
@@ -55,10 +59,25 @@ type Create struct {
 	given.Keys // of those above
 }
 
+// TLS is the TLS section of a connection to NATS.
+type TLS struct {
+	tlsconf.TLS    `yaml:",inline"`
+	HandshakeFirst bool `yaml:"handshake_first" default:"false" doc:"Begin with the TLS handshake and not with the server's greeting, for servers whose tls section has handshake_first."`
+}
+
+// InUse reports whether the section asks for TLS at all.
+func (t TLS) InUse() bool { return t.HandshakeFirst || t.TLS.InUse() }
+
+// section returns the part that every kind of connection has.
+func (t TLS) section() tlsconf.TLS {
+	t.TLS.Enabled = t.TLS.Enabled || t.HandshakeFirst
+	return t.TLS
+}
+
 // Auth is how relay proves to the server who it is. At most one way is given.
 type Auth struct {
-	CredentialsFile string        `yaml:"credentials_file" doc:"File with the JWT and NKey seed of a user (.creds), as nsc writes it."`
-	NKeyFile        string        `yaml:"nkey_file" doc:"File with the NKey seed of a user."`
+	CredentialsFile string        `yaml:"credentials_file" doc:"File with the JWT and NKey seed of a user (.creds), as nsc writes it. New content is used for the next connection."`
+	NKeyFile        string        `yaml:"nkey_file" doc:"File with the NKey seed of a user. New content is used for the next connection."`
 	User            string        `yaml:"user" doc:"User name, together with password."`
 	Password        secret.String `yaml:"password" doc:"Password of user."`
 	Token           secret.String `yaml:"token" doc:"Token, where the server is set up with one."`
@@ -218,6 +237,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
+	}
+	if c.Password == nil {
+		c.Password = livefile.Fixed(c.Auth.Password)
+	}
+	if c.Token == nil {
+		c.Token = livefile.Fixed(c.Auth.Token)
 	}
 	return c
 }

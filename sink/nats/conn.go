@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +37,8 @@ type link struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	inbox string // acknowledgements come back on inbox.<attempt>.<index>
+
+	identity string // the public key that the connection was opened with; empty without auth.nkey_file
 
 	mu      sync.Mutex
 	lost    chan struct{} // closed when the connection breaks; a fresh one afterwards
@@ -102,9 +103,9 @@ func (l *link) send(msg *nats.Msg) error {
 	}
 }
 
-// options turns the configuration into those of nats.go. Files are read here, so a wrong name fails at the start.
-func (c Config) options() ([]nats.Option, error) {
-	opts := []nats.Option{
+// options turns the configuration into the options of nats.go, but for those of access.
+func (c Config) options() []nats.Option {
+	return []nats.Option{
 		nats.Name(strings.Join(strings.Fields("relay "+c.RelayID+" "+c.Lane), " ")),
 		nats.Timeout(dialTimeout),
 		nats.PingInterval(pingInterval),
@@ -117,31 +118,6 @@ func (c Config) options() ([]nats.Option, error) {
 		nats.ReconnectBufSize(-1), // nothing waits where its loss would go unseen
 		nats.CustomReconnectDelay(reconnectDelay),
 	}
-	switch a := c.Auth; {
-	case a.CredentialsFile != "":
-		if _, err := os.Stat(a.CredentialsFile); err != nil {
-			return nil, fmt.Errorf("reading auth.credentials_file: %w", err)
-		}
-		opts = append(opts, nats.UserCredentials(a.CredentialsFile))
-	case a.NKeyFile != "":
-		opt, err := nats.NkeyOptionFromSeed(a.NKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading auth.nkey_file %s: %w", a.NKeyFile, err)
-		}
-		opts = append(opts, opt)
-	case a.User != "":
-		opts = append(opts, nats.UserInfo(a.User, a.Password.Reveal()))
-	case a.Token.IsSet():
-		opts = append(opts, nats.Token(a.Token.Reveal()))
-	}
-	conf, err := c.TLS.Build()
-	if err != nil {
-		return nil, err
-	}
-	if conf != nil {
-		opts = append(opts, nats.Secure(conf))
-	}
-	return opts, nil
 }
 
 func reconnectDelay(attempts int) time.Duration {
@@ -153,7 +129,9 @@ func reconnectDelay(attempts int) time.Duration {
 // open makes a link. Without a server there it returns one that goes on trying; an error means that the configuration cannot work.
 func (s *Sink) open() (*link, error) {
 	l := newLink()
-	opts := slices.Concat(s.options, []nats.Option{
+	credentials, identity := s.access.options()
+	l.identity = identity
+	opts := slices.Concat(s.options, credentials, []nats.Option{
 		nats.ConnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { s.onDown(l, err) }),
@@ -163,7 +141,7 @@ func (s *Sink) open() (*link, error) {
 	})
 	nc, err := nats.Connect(s.servers(), opts...)
 	if err != nil {
-		return nil, explainConnect(err, s.cfg)
+		return nil, s.explainConnect(err)
 	}
 	l.mu.Lock()
 	l.nc = nc
@@ -203,6 +181,7 @@ func (s *Sink) servers() string {
 }
 
 func (s *Sink) onUp(l *link, nc *nats.Conn) {
+	s.greeted.Store(true)
 	l.note(func() { l.lastErr, l.denied = nil, nil })
 	s.log.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("server_name", nc.ConnectedServerName()))
 	if s.cfg.OnReconnect != nil {
@@ -257,20 +236,20 @@ func (s *Sink) connected(ctx context.Context) (*link, error) {
 			return l, nil
 		}
 		if lasting(reason) {
-			return nil, explainConnect(reason, s.cfg)
+			return nil, s.explainConnect(reason)
 		}
 		select {
 		case <-changed:
 		case <-look.C:
 		case <-timeout.C:
-			return nil, explainConnect(reason, s.cfg)
+			return nil, s.explainConnect(reason)
 		case <-ctx.Done():
 			return nil, s.gaveUp(ctx, reason)
 		case <-s.closing:
 			return nil, errClosed
 		}
 		if l.nc.IsClosed() {
-			return nil, explainConnect(reason, s.cfg)
+			return nil, s.explainConnect(reason)
 		}
 	}
 }
@@ -278,25 +257,28 @@ func (s *Sink) connected(ctx context.Context) (*link, error) {
 // gaveUp is the error of a wait for the connection that ctx ended: where it was a limit of time, with why there was none.
 func (s *Sink) gaveUp(ctx context.Context, reason error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %w", explainConnect(reason, s.cfg), ctx.Err())
+		return fmt.Errorf("%w: %w", s.explainConnect(reason), ctx.Err())
 	}
 	return ctx.Err()
 }
 
-// usableLink returns the link in use, or the next one where nats.go has given the last one up.
+// usableLink returns the link in use, or the next one if nats.go has given the last one up, or if the last one is not connected
+// and auth.nkey_file holds another key now: nats.go reconnects with the public key that it began with.
 func (s *Sink) usableLink() (*link, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isClosing() {
 		return nil, errClosed
 	}
-	if !s.link.nc.IsClosed() {
-		return s.link, nil
+	old := s.link
+	if !old.nc.IsClosed() && (old.nc.IsConnected() || s.access.identity() == old.identity) {
+		return old, nil
 	}
 	l, err := s.open()
 	if err != nil {
 		return nil, err
 	}
 	s.link = l
+	old.nc.Close() // nothing is connected any more; it only goes on trying with the key of before
 	return l, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"regexp"
 	"strings"
@@ -45,6 +46,15 @@ func isTLS(err error) bool {
 		errors.As(err, &hostname) || errors.As(err, &invalid) || errors.As(err, &verify) || strings.Contains(err.Error(), "tls: ")
 }
 
+// explainConnect says why there is no connection and what it most likely takes.
+func (s *Sink) explainConnect(err error) error {
+	if noGreeting(err) && !s.greeted.Load() {
+		return fmt.Errorf("what answers at %s takes the connection and sends no greeting of a NATS server: use the port for NATS clients%s: %w",
+			s.cfg.URL, orHandshakeFirst(s.cfg), err)
+	}
+	return explainConnect(err, s.cfg)
+}
+
 // explainConnect says why there is no connection and what it most likely takes. No address in it holds a password, since the
 // configuration refuses those.
 func explainConnect(err error, c Config) error {
@@ -59,13 +69,27 @@ func explainConnect(err error, c Config) error {
 	case isAuth(err):
 		return fmt.Errorf("the NATS server at %s %s: %w", at, explainAuth(err, c), err)
 	case errors.Is(err, nats.ErrNoInfoReceived):
-		return fmt.Errorf("what answers at %s does not greet like a NATS server: wrong port, or a server that expects the TLS handshake first: %w", at, err)
+		return fmt.Errorf("what answers at %s does not greet like a NATS server: use the port for NATS clients%s: %w", at, orHandshakeFirst(c), err)
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) {
 		return fmt.Errorf("the name %s of the NATS server at %s cannot be resolved: %w", dns.Name, at, err)
 	}
 	return fmt.Errorf("no connection to the NATS server at %s: %w", at, err)
+}
+
+// noGreeting reports whether a server took the connection and then said nothing until it, or relay, hung up.
+func noGreeting(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &op) && op.Op == "read"
+}
+
+// orHandshakeFirst names the key that a server may want that waits for the TLS handshake before its greeting.
+func orHandshakeFirst(c Config) string {
+	if c.TLS.HandshakeFirst {
+		return ""
+	}
+	return ", or set tls.handshake_first: true if the tls section of the server has handshake_first"
 }
 
 func explainTLS(err error, c Config) string {
@@ -84,6 +108,8 @@ func explainTLS(err error, c Config) string {
 		return "its certificate is for another name; set tls.server_name, or use that name in url"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "its certificate has expired or is not valid yet; renew it, or check the clocks"
+	case errors.As(err, &record) && c.TLS.HandshakeFirst:
+		return "it greets before the TLS handshake; remove tls.handshake_first, or use a port whose tls section has handshake_first"
 	case errors.As(err, &record):
 		return "it does not answer with TLS"
 	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"), strings.Contains(text, "unknown certificate"):

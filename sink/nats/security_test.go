@@ -312,23 +312,23 @@ func TestTLS(t *testing.T) {
 	a, stranger := newAuthority(t), newAuthority(t)
 	plain := newServer(t)
 	srv := tlsServer(t, a, "127.0.0.1", later, false)
-	delivers(t, Config{URL: srv.url(), TLS: tlsconf.TLS{CAFile: a.file}})
-	delivers(t, Config{URL: strings.Replace(srv.url(), "nats://", "tls://", 1), TLS: tlsconf.TLS{CAFile: a.file}})
+	delivers(t, Config{URL: srv.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file}}})
+	delivers(t, Config{URL: strings.Replace(srv.url(), "nats://", "tls://", 1), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file}}})
 	fails(t, Config{URL: srv.url()}, "an authority that this system does not know", "tls.ca_file")
-	fails(t, Config{URL: srv.url(), TLS: tlsconf.TLS{CAFile: stranger.file}}, "an authority that is not in tls.ca_file")
-	fails(t, Config{URL: plain.url(), TLS: tlsconf.TLS{Enabled: true}}, "speaks no TLS")
+	fails(t, Config{URL: srv.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: stranger.file}}}, "an authority that is not in tls.ca_file")
+	fails(t, Config{URL: plain.url(), TLS: TLS{TLS: tlsconf.TLS{Enabled: true}}}, "speaks no TLS")
 
 	named := tlsServer(t, a, "nats.example.com", later, false)
-	fails(t, Config{URL: named.url(), TLS: tlsconf.TLS{CAFile: a.file}}, "certificate is for another name", "tls.server_name")
-	delivers(t, Config{URL: named.url(), TLS: tlsconf.TLS{CAFile: a.file, ServerName: "nats.example.com"}})
+	fails(t, Config{URL: named.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file}}}, "certificate is for another name", "tls.server_name")
+	delivers(t, Config{URL: named.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file, ServerName: "nats.example.com"}}})
 
 	old := tlsServer(t, a, "127.0.0.1", time.Now().Add(-time.Hour), false)
-	fails(t, Config{URL: old.url(), TLS: tlsconf.TLS{CAFile: a.file}}, "has expired")
+	fails(t, Config{URL: old.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file}}}, "has expired")
 
 	mutual := tlsServer(t, a, "127.0.0.1", later, true)
-	fails(t, Config{URL: mutual.url(), TLS: tlsconf.TLS{CAFile: a.file}}, "client certificate", "tls.cert_file")
+	fails(t, Config{URL: mutual.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file}}}, "client certificate", "tls.cert_file")
 	certFile, keyFile := a.sign(t, "relay", later)
-	delivers(t, Config{URL: mutual.url(), TLS: tlsconf.TLS{CAFile: a.file, CertFile: certFile, KeyFile: keyFile}})
+	delivers(t, Config{URL: mutual.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file, CertFile: certFile, KeyFile: keyFile}}})
 }
 
 // TestLeastPermissions: what docs/nats.md lists is all that a lane needs, with a stream that it makes itself.

@@ -28,6 +28,8 @@ type Sink struct {
 	cfg      Config
 	log      *zap.Logger
 	options  []nats.Option
+	access   *access
+	greeted  atomic.Bool     // a NATS server has answered since the sink was made
 	embedded *embeddedServer // nil with a server outside
 
 	mu        sync.Mutex // guards link
@@ -72,9 +74,10 @@ func New(ctx context.Context, cfg Config) (*Sink, error) {
 	s := &Sink{cfg: cfg, asked: asked, settled: map[string]string{}, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1), settle: settleTime}
 	s.ackPrefix = fmt.Appendf(nil, `{"stream":%q,"seq":`, cfg.Stream)
 	var err error
-	if s.options, err = cfg.options(); err != nil {
+	if s.access, err = cfg.access(); err != nil {
 		return nil, err
 	}
+	s.options = cfg.options()
 	if cfg.URL == Embedded {
 		if s.embedded, err = startEmbedded(ctx, cfg); err != nil {
 			return nil, err

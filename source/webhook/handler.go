@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"hash"
 	"io"
 	"net/http"
 	"strconv"
@@ -47,7 +48,10 @@ func Results() []Result {
 // Handler receives webhooks. Its fields are set before the first request and not changed afterwards; it is then safe for
 // concurrent use.
 type Handler struct {
-	Secret    string        // of the webhook endpoint in WorkOS's dashboard; with none, every request is refused
+	Secret string // of the webhook endpoint in WorkOS's dashboard; without any, every request is refused
+	// Secrets, if not nil, returns what is good instead of Secret, for each request: several while one secret is exchanged for
+	// another. It must not block.
+	Secrets   func() []string
 	Tolerance time.Duration // DefaultTolerance where zero
 	Now       func() time.Time
 	Wake      func()       // called for each accepted webhook; must not block. Waker.Wake is made for it
@@ -97,19 +101,24 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) Result {
 		return WrongMethod
 	}
 	sig, ok := parseSignature(r.Header.Get(SignatureHeader))
-	if !ok || h.Secret == "" {
+	macs := h.macs()
+	if !ok || len(macs) == 0 {
 		return WrongSignature
 	}
-	// The body goes through the MAC and is kept nowhere.
-	mac := hmac.New(sha256.New, []byte(h.Secret))
-	_, _ = io.WriteString(mac, sig.time+".")
-	if _, err := io.Copy(mac, http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+	// The body goes through one MAC for each secret and is kept nowhere.
+	all := io.MultiWriter(writers(macs)...)
+	_, _ = io.WriteString(all, sig.time+".")
+	if _, err := io.Copy(all, http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
 		if e := (*http.MaxBytesError)(nil); errors.As(err, &e) {
 			return TooLarge
 		}
 		return Broken
 	}
-	if want := mac.Sum(nil); !sig.matches(want) {
+	good := false
+	for _, mac := range macs {
+		good = sig.matches(mac.Sum(nil)) || good
+	}
+	if !good {
 		return WrongSignature
 	}
 	now := time.Now
@@ -124,6 +133,29 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) Result {
 		return WrongTime
 	}
 	return Accepted
+}
+
+// macs returns a MAC for each secret.
+func (h *Handler) macs() []hash.Hash {
+	secrets := []string{h.Secret}
+	if h.Secrets != nil {
+		secrets = h.Secrets()
+	}
+	var macs []hash.Hash
+	for _, s := range secrets {
+		if s != "" {
+			macs = append(macs, hmac.New(sha256.New, []byte(s)))
+		}
+	}
+	return macs
+}
+
+func writers(macs []hash.Hash) []io.Writer {
+	out := make([]io.Writer, len(macs))
+	for i, mac := range macs {
+		out[i] = mac
+	}
+	return out
 }
 
 // signature is a parsed header. The text of the time is what is signed, so it is kept as it was sent.

@@ -1,0 +1,67 @@
+package tlsconf
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+
+	"workos-relay/internal/livefile"
+)
+
+// Live is a TLS section whose files are read again when they change. It is safe for concurrent use.
+type Live struct {
+	section TLS
+	cas     *livefile.Value[*x509.CertPool]   // nil for the system's authorities
+	pair    *livefile.Value[*tls.Certificate] // nil without a client certificate
+}
+
+// Open reads the files. prefix is put before the keys of the section in messages, such as "sinks[kafka].". It returns nil, nil
+// if TLS is not in use. An error means that the section cannot work as it is.
+func (t TLS) Open(set *livefile.Set, prefix string) (*Live, error) {
+	if !t.InUse() {
+		return nil, nil
+	}
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		return nil, errOneOfPair
+	}
+	l := &Live{section: t}
+	var err error
+	if t.CAFile != "" {
+		if l.cas, err = livefile.Authorities(set, livefile.File{Key: prefix + "tls.ca_file", Path: t.CAFile}); err != nil {
+			return nil, err
+		}
+	}
+	if t.CertFile != "" {
+		cert := livefile.File{Key: prefix + "tls.cert_file", Path: t.CertFile}
+		key := livefile.File{Key: prefix + "tls.key_file", Path: t.KeyFile}
+		if l.pair, err = livefile.Pair(set, cert, key); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// Config reads the files and returns the configuration for one connection that is about to be made. The caller may change it.
+func (l *Live) Config() *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: l.section.ServerName, InsecureSkipVerify: l.section.InsecureSkipVerify} //nolint:gosec // asked for by name, documented as unsafe
+	if l.cas != nil {
+		c.RootCAs = l.cas.Latest()
+	}
+	if l.pair != nil {
+		c.Certificates = []tls.Certificate{*l.pair.Latest()}
+	}
+	return c
+}
+
+// Version rises with each change of a file.
+func (l *Live) Version() uint64 {
+	var n uint64
+	if l.cas != nil {
+		l.cas.Get()
+		n += l.cas.Version()
+	}
+	if l.pair != nil {
+		l.pair.Get()
+		n += l.pair.Version()
+	}
+	return n
+}

@@ -1,0 +1,156 @@
+package nats
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"workos-relay/internal/livefile"
+	"workos-relay/internal/tlsconf"
+)
+
+// access is how the sink proves who it is and whom it trusts. It reads files again for each connection.
+type access struct {
+	cfg   Config
+	tls   *tlsconf.Live                // nil without TLS
+	creds *livefile.Value[credentials] // nil without auth.credentials_file
+	nkey  *livefile.Value[nkeySeed]    // nil without auth.nkey_file
+}
+
+// credentials are what a .creds file holds.
+type credentials struct{ jwt, seed string }
+
+// nkeySeed is what an NKey file holds, with the public key that follows from it.
+type nkeySeed struct{ public, seed string }
+
+// access opens the files, so that a wrong name fails at the start.
+func (c Config) access() (*access, error) {
+	a := &access{cfg: c}
+	var err error
+	if a.tls, err = c.TLS.section().Open(c.Files, c.key("")); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.Auth.CredentialsFile != "":
+		file := livefile.File{Key: c.key("auth.credentials_file"), Path: c.Auth.CredentialsFile}
+		a.creds, err = livefile.Open(c.Files, []livefile.File{file}, parseCredentials)
+	case c.Auth.NKeyFile != "":
+		file := livefile.File{Key: c.key("auth.nkey_file"), Path: c.Auth.NKeyFile}
+		a.nkey, err = livefile.Open(c.Files, []livefile.File{file}, parseNKey)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// key is a key of the sink as messages name it.
+func (c Config) key(name string) string {
+	if c.Lane == "" {
+		return name
+	}
+	return "sinks[" + c.Lane + "]." + name
+}
+
+var (
+	errNoCreds = errors.New("does not hold the JWT and the NKey seed of a user")
+	errNoSeed  = errors.New("does not hold the NKey seed of a user")
+)
+
+func parseCredentials(contents [][]byte) (livefile.Parsed[credentials], error) {
+	none := livefile.Parsed[credentials]{}
+	jwt, err := nkeys.ParseDecoratedJWT(contents[0])
+	if err != nil {
+		return none, errNoCreds // the cause may repeat what the file holds
+	}
+	key, err := parseSeed(contents[0])
+	if err != nil {
+		return none, errNoCreds
+	}
+	return livefile.Parsed[credentials]{Value: credentials{jwt: jwt, seed: key.seed}, Secrets: []string{jwt, key.seed}}, nil
+}
+
+func parseNKey(contents [][]byte) (livefile.Parsed[nkeySeed], error) {
+	key, err := parseSeed(contents[0])
+	return livefile.Parsed[nkeySeed]{Value: key, Secrets: []string{key.seed}}, err
+}
+
+func parseSeed(text []byte) (nkeySeed, error) {
+	pair, err := nkeys.ParseDecoratedUserNKey(text)
+	if err != nil {
+		return nkeySeed{}, errNoSeed
+	}
+	defer pair.Wipe()
+	public, err := pair.PublicKey()
+	if err != nil {
+		return nkeySeed{}, errNoSeed
+	}
+	seed, err := pair.Seed()
+	if err != nil {
+		return nkeySeed{}, errNoSeed
+	}
+	return nkeySeed{public: public, seed: string(seed)}, nil
+}
+
+// identity is the public key of auth.nkey_file as it is now; empty without one.
+func (a *access) identity() string {
+	if a.nkey == nil {
+		return ""
+	}
+	return a.nkey.Get().public
+}
+
+// options are those of nats.go that files decide. nats.go calls what is in them for each connection that it makes. identity is
+// the public key that the options are bound to.
+func (a *access) options() (opts []nats.Option, identity string) {
+	switch auth := a.cfg.Auth; {
+	case a.creds != nil:
+		var now credentials // of the connection that is being made; nats.go makes one at a time, and asks for the JWT first
+		opts = append(opts, nats.UserJWT(
+			func() (string, error) {
+				now = a.creds.Latest()
+				return now.jwt, nil
+			},
+			func(nonce []byte) ([]byte, error) { return sign(now.seed, nonce) },
+		))
+	case a.nkey != nil:
+		key := a.nkey.Latest()
+		identity = key.public
+		opts = append(opts, nats.Nkey(key.public, func(nonce []byte) ([]byte, error) { return sign(key.seed, nonce) }))
+	case auth.User != "":
+		opts = append(opts, nats.UserInfoHandler(func() (string, string) { return auth.User, a.cfg.Password.Latest().Reveal() }))
+	case a.cfg.Auth.Token.IsSet() || a.cfg.Token.Follows():
+		opts = append(opts, nats.TokenHandler(func() string { return a.cfg.Token.Latest().Reveal() }))
+	}
+	if a.tls != nil {
+		opts = append(opts, a.secure())
+	}
+	return opts, identity
+}
+
+func sign(seed string, nonce []byte) ([]byte, error) {
+	pair, err := nkeys.FromSeed([]byte(seed))
+	if err != nil {
+		return nil, errNoSeed
+	}
+	defer pair.Wipe()
+	return pair.Sign(nonce)
+}
+
+// secure makes nats.go use TLS, with the files as they are at each handshake.
+func (a *access) secure() nats.Option {
+	return func(o *nats.Options) error {
+		conf := a.tls.Config()
+		o.Secure, o.TLSConfig, o.TLSHandshakeFirst = true, conf, a.cfg.TLS.HandshakeFirst
+		if conf.RootCAs != nil {
+			o.RootCAsCB = func() (*x509.CertPool, error) { return a.tls.Config().RootCAs, nil }
+		}
+		if len(conf.Certificates) > 0 {
+			o.TLSCertCB = func() (tls.Certificate, error) { return a.tls.Config().Certificates[0], nil }
+		}
+		return nil
+	}
+}
