@@ -161,10 +161,12 @@ func (s *Sink) create(ctx context.Context, l *link, topics []string) (*jetstream
 		return s.streamInfo(ctx, l)
 	case isCode(err, codeSubjectOverlap):
 		return nil, s.explainOverlap(ctx, l, topics)
-	case refusedConfig(err):
-		return nil, &sink.FatalError{Err: fmt.Errorf("creating stream %s: %w", s.cfg.Stream, err)}
 	case err != nil:
-		return nil, s.explainAPI(l, "creating stream "+s.cfg.Stream, err)
+		var problems []string
+		if s.refusalAdvice(err) != "" {
+			problems = s.accountProblems(ctx, l)
+		}
+		return nil, s.explainUnmade(l, "creating stream "+s.cfg.Stream, err, problems)
 	}
 	s.log.Info("created stream", zap.String("stream", s.cfg.Stream), zap.Int("replicas", conf.Replicas), zap.Strings("subjects", topics))
 	return s.noted(stream.CachedInfo()), nil
@@ -173,16 +175,6 @@ func (s *Sink) create(ctx context.Context, l *link, topics []string) (*jetstream
 func isCode(err error, code jetstream.ErrorCode) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && api.ErrorCode == code
-}
-
-// refusedConfig reports whether the server understood a stream's configuration and will not have it.
-func refusedConfig(err error) bool {
-	var api *jetstream.APIError
-	if !errors.As(err, &api) {
-		return false
-	}
-	// Configuration, replicas without a cluster, number of streams, size; not 10005, for missing peers come back.
-	return slices.Contains([]jetstream.ErrorCode{10052, 10074, 10027, 10122}, api.ErrorCode)
 }
 
 // adapt changes the stream until nothing is lacking any more, where it is relay's own.
@@ -226,10 +218,8 @@ func (s *Sink) change(ctx context.Context, l *link, conf jetstream.StreamConfig,
 	switch {
 	case isCode(err, codeSubjectOverlap):
 		return s.explainOverlap(ctx, l, lacks.subjects)
-	case refusedConfig(err):
-		return &sink.FatalError{Err: fmt.Errorf("changing stream %s: %w", s.cfg.Stream, err)}
 	case err != nil:
-		return s.explainAPI(l, "changing stream "+s.cfg.Stream, err)
+		return s.explainUnmade(l, "changing stream "+s.cfg.Stream, err, nil)
 	}
 	s.log.Info("changed stream", zap.String("stream", s.cfg.Stream), zap.Strings("added_subjects", lacks.subjects), zap.Bool("atomic_batches", lacks.atomic))
 	return nil

@@ -204,6 +204,12 @@ func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus
 	for i, t := range topics {
 		status[i] = s.inspect(t, conf, owners[t])
 	}
+	if conf == nil && s.cfg.Create.Enabled && len(status) > 0 {
+		for _, p := range s.accountProblems(ctx, l) { // about the stream, so said once
+			status[0].Creates = false
+			status[0].Problems = append(status[0].Problems, fmt.Sprintf("stream %s cannot be created: %s", s.cfg.Stream, p))
+		}
+	}
 	return status, nil
 }
 

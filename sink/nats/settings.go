@@ -205,6 +205,9 @@ func (s *Sink) apply(ctx context.Context, l *link, t *tunable) {
 	}
 	if err != nil {
 		t.Outcome, t.Why = sink.Unchanged, "the NATS server refuses the change: "+reason(err)
+		if advice := s.refusalAdvice(err); advice != "" {
+			t.Why += "; " + advice
+		}
 		s.log.Warn("cannot change a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
 			zap.String("from", t.Have), zap.String("to", t.Want), zap.Error(err))
 		return

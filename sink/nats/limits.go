@@ -1,0 +1,180 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"workos-relay/internal/unit"
+	"workos-relay/sink"
+)
+
+// Error codes with which a server refuses to create or change a stream because of a limit.
+const (
+	codeAccountResources    jetstream.ErrorCode = 10002
+	codeNoPeers             jetstream.ErrorCode = 10005
+	codeServerResources     jetstream.ErrorCode = 10023
+	codeMaxStreams          jetstream.ErrorCode = 10027
+	codeMemory              jetstream.ErrorCode = 10028
+	codeStorage             jetstream.ErrorCode = 10047
+	codeStreamLimits        jetstream.ErrorCode = 10053
+	codeInvalidStreamConfig jetstream.ErrorCode = 10052
+	codeNotClustered        jetstream.ErrorCode = 10074
+	codeMaxBytesRequired    jetstream.ErrorCode = 10113
+	codeNoTier              jetstream.ErrorCode = 10120
+	codeMaxStreamBytes      jetstream.ErrorCode = 10122
+)
+
+// lastingRefusals are the codes that stay until an operator changes the configuration or the account. Missing peers and storage may
+// come back by themselves.
+var lastingRefusals = []jetstream.ErrorCode{
+	codeMaxStreams, codeInvalidStreamConfig, codeNotClustered, codeMaxBytesRequired, codeNoTier, codeMaxStreamBytes,
+}
+
+// refusalAdvice says which key to change if the server has refused a stream because of a limit; empty for any other error.
+func (s *Sink) refusalAdvice(err error) string {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return ""
+	}
+	switch api.ErrorCode {
+	case codeMaxBytesRequired:
+		return "set create.max_bytes, which the account requires of every stream"
+	case codeMaxStreamBytes:
+		return "lower create.max_bytes to what the account allows for one stream"
+	case codeMaxStreams:
+		return "delete a stream of the account, raise its max_streams, or let stream name one that exists"
+	case codeNoTier:
+		return fmt.Sprintf("the account has no limits for %d replicas: change create.replicas to a number for which it has some", s.cfg.Create.Replicas)
+	case codeNotClustered:
+		return "set create.replicas: 1, or use a NATS cluster"
+	case codeNoPeers:
+		return "lower create.replicas to what the cluster has servers for, lower create.max_bytes to what they have room for, or add servers"
+	case codeServerResources:
+		return "the servers take no more streams with several replicas: lower create.replicas, or raise max_ha_assets on the servers"
+	case codeAccountResources, codeStorage, codeMemory, codeStreamLimits:
+		return s.storageAdvice()
+	case codeInvalidStreamConfig:
+		return invalidAdvice(api.Description)
+	}
+	return ""
+}
+
+// storageAdvice is what to do if the account or the server has not as much storage left as the stream reserves.
+func (s *Sink) storageAdvice() string {
+	const free = "free storage, or raise the storage limit of the account or max_file_store of the server"
+	switch {
+	case s.embedded != nil && s.cfg.Create.MaxBytes > 0:
+		return "lower create.max_bytes, or raise embedded.max_store"
+	case s.embedded != nil:
+		return "raise embedded.max_store"
+	case s.cfg.Create.MaxBytes > 0 && s.cfg.Create.Replicas > 1:
+		return "lower create.max_bytes or create.replicas, " + free
+	case s.cfg.Create.MaxBytes > 0:
+		return "lower create.max_bytes, " + free
+	default:
+		return free
+	}
+}
+
+// invalidAdvice names the key behind a configuration that the server calls invalid.
+func invalidAdvice(description string) string {
+	switch text := strings.ToLower(description); {
+	case strings.Contains(text, "duplicate"):
+		return "change duplicate_window"
+	case strings.Contains(text, "max age"):
+		return "change create.max_age"
+	case strings.Contains(text, "replicas"):
+		return "change create.replicas"
+	case strings.Contains(text, "max bytes"), strings.Contains(text, "max_bytes"):
+		return "change create.max_bytes"
+	}
+	return ""
+}
+
+// explainUnmade returns the error of a request to create or change the stream. It is a *sink.FatalError if only an operator can
+// resolve it, and names the key to change. problems are what check says of the account; they know more than the server's refusal.
+func (s *Sink) explainUnmade(l *link, doing string, err error, problems []string) error {
+	advice := s.refusalAdvice(err)
+	switch {
+	case len(problems) > 0:
+		return &sink.FatalError{Err: fmt.Errorf("%s: %s: %w", doing, strings.Join(problems, "; "), err)}
+	case refusedConfig(err):
+		return &sink.FatalError{Err: fmt.Errorf("%s: %w", doing, err), Action: advice}
+	case advice != "":
+		return fmt.Errorf("%s: %w; %s", doing, err, advice)
+	default:
+		return s.explainAPI(l, doing, err)
+	}
+}
+
+// refusedConfig reports whether the server understood a stream's configuration and will not have it until an operator acts.
+func refusedConfig(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && slices.Contains(lastingRefusals, api.ErrorCode)
+}
+
+// accountPatience bounds the question for the account's limits, which a user may not be allowed to ask.
+const accountPatience = 2 * time.Second
+
+// accountProblems returns which limits of the account keep the stream from being created, each with the key to change. It returns
+// nil if the account cannot be asked: the server decides then.
+func (s *Sink) accountProblems(ctx context.Context, l *link) []string {
+	ctx, cancel := context.WithTimeout(ctx, accountPatience)
+	defer cancel()
+	info, err := l.js.AccountInfo(ctx)
+	if err != nil {
+		return nil
+	}
+	return limitProblems(info, s.cfg.Create)
+}
+
+// limitProblems compares a stream that is to be created with what the account allows. Limits of -1, and of 0 but for storage, are
+// none.
+func limitProblems(info *jetstream.AccountInfo, want Create) []string {
+	account, copies := info.Tier, int64(max(want.Replicas, 1))
+	if len(info.Tiers) > 0 {
+		tier, ok := info.Tiers[fmt.Sprintf("R%d", copies)]
+		if !ok {
+			return []string{fmt.Sprintf("the account has no limits for streams with %d replicas, only for %s: change create.replicas",
+				copies, strings.Join(slices.Sorted(maps.Keys(info.Tiers)), " and "))}
+		}
+		account, copies = tier, 1 // the limits of a tier count a stream once
+	}
+	var problems []string
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	limits, size := account.Limits, int64(want.MaxBytes)
+	if limits.MaxStreams > 0 && account.Streams >= limits.MaxStreams {
+		problem("the account has %d streams and may have no more than %d: delete one, raise its max_streams, or let stream name one that exists",
+			account.Streams, limits.MaxStreams)
+	}
+	most := limits.StoreMaxStreamBytes
+	switch {
+	case limits.MaxBytesRequired && size <= 0 && most > 0:
+		problem("the account requires a size of every stream: set create.max_bytes to at most %v", unit.Bytes(most))
+	case limits.MaxBytesRequired && size <= 0:
+		problem("the account requires a size of every stream: set create.max_bytes")
+	case most > 0 && size > most:
+		problem("the account allows at most %v for one stream: lower create.max_bytes", unit.Bytes(most))
+	}
+	if limits.MaxStore < 0 {
+		return problems
+	}
+	left := max(limits.MaxStore-int64(min(account.ReservedStore, 1<<62)), 0) //nolint:gosec // no account has as much
+	switch {
+	case limits.MaxStore == 0 || left == 0:
+		problem("the account has no file storage left (%v in all): raise its storage limit, or delete a stream", unit.Bytes(limits.MaxStore))
+	case size > left/copies && copies > 1:
+		problem("the account has %v of storage left, and %d replicas need %d times create.max_bytes: lower create.max_bytes to at most %v, or create.replicas",
+			unit.Bytes(left), copies, copies, unit.Bytes(left/copies))
+	case size > left:
+		problem("the account has %v of storage left: lower create.max_bytes to at most that, or raise its storage limit", unit.Bytes(left))
+	}
+	return problems
+}
