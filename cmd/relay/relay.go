@@ -36,6 +36,7 @@ type relay struct {
 	inForce  func(*config.Config)           // is told of each configuration that is put in force; may be nil
 	admin    *admin.Server                  // nil without one
 	webhooks *webhooks                      // nil without any
+	unasked  unasked
 
 	changing sync.Mutex // held by whoever starts, stops or moves lanes
 	running  bool       // between start and close; under changing
@@ -76,6 +77,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	}
 	client := newClient(cfg)
 	r := &relay{metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg}
+	r.unasked = unasked{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
 	r.group = pipeline.NewGroup(ctx, r.tellStopped)
 	for _, l := range lanes {
 		m, err := r.open(ctx, l, client)
@@ -201,6 +203,15 @@ func (r *relay) status() []pipeline.Status {
 		out[i].Settings = m.settings.Found()
 	}
 	return out
+}
+
+// asked returns the event types that some lane asks for.
+func (r *relay) asked() []string {
+	var types []string
+	for _, m := range r.now() {
+		types = append(types, m.lane.types...)
+	}
+	return types
 }
 
 // wake lets every lane poll at once.

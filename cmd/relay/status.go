@@ -88,7 +88,7 @@ func (c *statusCmd) read(ctx context.Context, a *app, cfg *config.Config) (overv
 	if err != nil {
 		return overview{}, err
 	}
-	out := overview{Status: admin.Status{ID: cfg.ID, Now: time.Now().UTC(), Ready: true, Reasons: []string{}}}
+	out := overview{Status: admin.Status{ID: cfg.ID, Now: time.Now().UTC(), Ready: true, Reasons: []string{}, Unasked: []admin.UnaskedType{}}}
 	for _, l := range lanes {
 		s := c.readLane(ctx, l)
 		for _, reason := range s.Reasons {
@@ -202,6 +202,9 @@ func printStatus(out io.Writer, seen *overview) error {
 	}
 	for _, reason := range seen.Reasons {
 		fmt.Fprintf(out, "\nnot well: %s\n", reason)
+	}
+	for _, t := range seen.Unasked {
+		fmt.Fprintf(out, "\nnot published: WorkOS sends webhooks of %s, which relay does not ask for; to add it, write source.events: [..., %s]\n", t.Type, t.Add)
 	}
 	for i := range seen.Lanes {
 		for _, s := range seen.Lanes[i].Settings {

@@ -19,6 +19,7 @@ import (
 // webhooks is the server that WorkOS's webhooks reach.
 type webhooks struct {
 	wake    func()
+	named   func(eventType string) // is told of each accepted webhook
 	metrics *telemetry.Metrics
 	handler atomic.Pointer[http.ServeMux]
 	server  *http.Server
@@ -26,10 +27,10 @@ type webhooks struct {
 }
 
 // listenForWebhooks starts the server, each of whose webhooks calls wake. The caller closes it.
-func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), metrics *telemetry.Metrics, log *zap.Logger) (*webhooks, error) {
+func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), named func(eventType string), metrics *telemetry.Metrics, log *zap.Logger) (*webhooks, error) {
 	var lc net.ListenConfig
 	listen := cfg.Source.Webhook.Listen
-	w := &webhooks{wake: wake, metrics: metrics, done: make(chan struct{})}
+	w := &webhooks{wake: wake, named: named, metrics: metrics, done: make(chan struct{})}
 	set, err := w.prepare(cfg)
 	if err != nil {
 		return nil, &usageError{err}
@@ -60,7 +61,7 @@ func (w *webhooks) prepare(cfg *config.Config) (set func(), err error) {
 		return nil, err
 	}
 	handler := webhook.NewHandler("", 0, nil, w.wake)
-	handler.Secrets, handler.OnResult = secrets, w.metrics.Webhook
+	handler.Secrets, handler.OnResult, handler.OnEvent = secrets, w.metrics.Webhook, w.named
 	mux := http.NewServeMux()
 	mux.Handle(cfg.Source.Webhook.Path, handler)
 	return func() { w.handler.Store(mux) }, nil

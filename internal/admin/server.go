@@ -27,9 +27,11 @@ type Config struct {
 	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
 	Security     Security
 	Control      Control // nil where nothing can be steered
-	Version      string
-	Logger       *zap.Logger      // nil logs nothing
-	Now          func() time.Time // nil for time.Now
+	// Unasked returns the event types that webhooks name and that relay does not ask for; nil for none.
+	Unasked func() []UnaskedType
+	Version string
+	Logger  *zap.Logger      // nil logs nothing
+	Now     func() time.Time // nil for time.Now
 }
 
 // Bounds of a connection: probes and scrapes are short, and a client that stalls must not hold one for ever.

@@ -22,6 +22,17 @@ type Status struct {
 	// Writable: whoever asked may also pause, resume, poll, reload and move checkpoints.
 	Writable bool         `json:"writable"`
 	Lanes    []LaneStatus `json:"lanes"` // in the order of the configuration; never null
+	// Unasked are the event types that WorkOS's webhooks name and that relay does not ask for; never null.
+	Unasked []UnaskedType `json:"unasked_event_types"`
+}
+
+// UnaskedType is an event type that WorkOS sends webhooks of and that relay does not ask for, so that its events are not published.
+type UnaskedType struct {
+	Type     string    `json:"type"`
+	Add      string    `json:"add"` // what adds it to source.events
+	Webhooks int       `json:"webhooks"`
+	First    time.Time `json:"first"`
+	Last     time.Time `json:"last"`
 }
 
 // LaneStatus is one lane.
@@ -73,7 +84,10 @@ func (s *Server) Snapshot(writable bool) Status {
 	now := s.cfg.Now()
 	out := Status{
 		Version: s.cfg.Version, ID: s.cfg.ID, Started: s.started.UTC(), Now: now.UTC(), Ready: true, Reasons: []string{},
-		Writable: writable, Lanes: []LaneStatus{},
+		Writable: writable, Lanes: []LaneStatus{}, Unasked: []UnaskedType{},
+	}
+	if s.cfg.Unasked != nil {
+		out.Unasked = append(out.Unasked, s.cfg.Unasked()...)
 	}
 	poll := time.Duration(0)
 	if s.cfg.PollInterval != nil {

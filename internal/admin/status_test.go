@@ -37,7 +37,7 @@ func TestStatus(t *testing.T) {
 	delete(body, "lanes")
 	require.Equal(t, map[string]any{
 		"version": "1.2.3", "id": "workos", "started": "2026-01-02T02:04:05Z", "now": "2026-01-02T02:04:05Z",
-		"ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false,
+		"ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false, "unasked_event_types": []any{},
 	}, body)
 	require.Equal(t, map[string]any{
 		"name": "nats", "type": "nats", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "", "action": "",

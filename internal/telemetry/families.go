@@ -166,6 +166,8 @@ var (
 		help: "Stretches of a backlog that were read and given up, and so read again."})
 	webhookRequests = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_requests_total", labels: []string{labelResult},
 		help: "Requests to the webhook address, by what they were judged to be; only those accepted wake relay."})
+	webhookUnasked = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_unasked_total", labels: []string{labelType},
+		help: "Accepted webhooks of an event type that relay does not ask for, so that its events are not published; `other` for types that it does not know."})
 
 	reloadTaken = declare(family{section: sectionProcess, kind: gauge, name: "relay_config_last_reload_successful",
 		help: "1 where the last reload of the configuration was taken, or there was none; 0 where it was refused, so that the one before is in force."})

@@ -116,3 +116,8 @@ func (r *refusedTypes) remove(name string) {
 func (m *Metrics) Webhook(result webhook.Result) {
 	m.counters[webhookRequests].WithLabelValues(string(result)).Inc()
 }
+
+// WebhookUnasked counts an accepted webhook of an event type that relay does not ask for. It may be called from any goroutine.
+func (m *Metrics) WebhookUnasked(eventType string) {
+	m.counters[webhookUnasked].WithLabelValues(types[indexOf(eventType)]).Inc()
+}

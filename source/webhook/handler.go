@@ -56,6 +56,8 @@ type Handler struct {
 	Now       func() time.Time
 	Wake      func()       // called for each accepted webhook; must not block. Waker.Wake is made for it
 	OnResult  func(Result) // called for each request, for metrics; nil for none
+	// OnEvent is called for each accepted webhook with the event type that it names, "" if it names none. It must not block.
+	OnEvent func(eventType string)
 }
 
 // NewHandler returns a Handler that calls wake, for webhooks signed with secret. A zero tolerance is DefaultTolerance, a nil
@@ -73,7 +75,7 @@ func (h *Handler) GoString() string { return h.String() }
 // ServeHTTP implements http.Handler. It answers as soon as the body is read and its signature checked, so that WorkOS neither
 // waits nor sends the webhook again.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	result := h.judge(w, r)
+	result, named := h.judge(w, r)
 	if h.OnResult != nil {
 		h.OnResult(result)
 	}
@@ -82,6 +84,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case Accepted:
 		if h.Wake != nil {
 			h.Wake()
+		}
+		if h.OnEvent != nil {
+			h.OnEvent(named)
 		}
 	case WrongMethod:
 		w.Header().Set("Allow", http.MethodPost)
@@ -96,30 +101,35 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(status)
 }
 
-func (h *Handler) judge(w http.ResponseWriter, r *http.Request) Result {
+// judge returns the result, and the event type that the webhook names. Only the type of an accepted one may be used.
+func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (result Result, named string) {
 	if r.Method != http.MethodPost {
-		return WrongMethod
+		return WrongMethod, ""
 	}
 	sig, ok := parseSignature(r.Header.Get(SignatureHeader))
 	macs := h.macs()
 	if !ok || len(macs) == 0 {
-		return WrongSignature
+		return WrongSignature, ""
 	}
 	// The body goes through one MAC for each secret and is kept nowhere.
 	all := io.MultiWriter(writers(macs)...)
 	_, _ = io.WriteString(all, sig.time+".")
-	if _, err := io.Copy(all, http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+	body := io.TeeReader(http.MaxBytesReader(w, r.Body, maxBody), all)
+	if h.OnEvent != nil {
+		named = eventType(body)
+	}
+	if _, err := io.Copy(io.Discard, body); err != nil {
 		if e := (*http.MaxBytesError)(nil); errors.As(err, &e) {
-			return TooLarge
+			return TooLarge, ""
 		}
-		return Broken
+		return Broken, ""
 	}
 	good := false
 	for _, mac := range macs {
 		good = sig.matches(mac.Sum(nil)) || good
 	}
 	if !good {
-		return WrongSignature
+		return WrongSignature, ""
 	}
 	now := time.Now
 	if h.Now != nil {
@@ -130,9 +140,9 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) Result {
 		tolerance = DefaultTolerance
 	}
 	if d := now().Sub(sig.at); d > tolerance || d < -tolerance {
-		return WrongTime
+		return WrongTime, ""
 	}
-	return Accepted
+	return Accepted, named
 }
 
 // macs returns a MAC for each secret.

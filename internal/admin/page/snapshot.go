@@ -68,6 +68,7 @@ func (p *Page) render(now time.Time) (*snapshot, error) {
 			parts[fmt.Sprintf("lane-%d-%s", i, part)] = data
 		}
 	}
+	parts["unasked"] = status.Unasked
 	parts["types"] = typesOf(p.cfg.Journal.Types())
 	parts["errors"] = errorsOf(p.cfg.Journal.Errors(shownErrors))
 	parts["events"] = eventsOf(p.cfg.Journal.Events(shownEvents))
