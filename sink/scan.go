@@ -25,12 +25,19 @@ type Log struct {
 	Since     time.Time // messages stored before it may be left out
 	// Trimmed: older messages than those in the log were there once and are gone, by retention or by hand.
 	Trimmed bool
+	// Compacted: the bus removes a message once a newer one with the same key is stored.
+	Compacted bool
+	// MaxPerTopic is how many messages of each topic the bus keeps, the newest ones; 0 for no limit.
+	MaxPerTopic int64
+	// Unknown says why Compacted is not known; empty if it is.
+	Unknown string
 }
 
 // Stored is a message as a bus holds it.
 type Stored struct {
 	Topic   string
-	Offset  int64 // sequence in the stream, offset in the partition
+	Key     []byte // empty if the bus keeps none
+	Offset  int64  // sequence in the stream, offset in the partition
 	Time    time.Time
 	Headers []Header
 	Body    []byte

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"workos-relay/checkpoint"
 	"workos-relay/internal/verify"
 	"workos-relay/pipeline"
 	"workos-relay/router"
@@ -20,6 +21,7 @@ type verifyCmd struct {
 	spanFlags
 	JSON     bool   `help:"As a JSON object."`
 	Examples int    `help:"How many cases of each finding to name." default:"10"`
+	Strict   bool   `help:"Let what at_least_once allows count as faults too: copies, and events that came too early and again in their place."`
 	Repair   bool   `help:"Publish the events that are missing, each marked with the header relay-repair."`
 	Blindly  bool   `help:"With --repair: go on where no checkpoint of the lane can be read here. What the lane has yet to publish comes twice then: stop it first."`
 	Dir      string `help:"Where to make the temporary folder, which takes some 300 bytes for each event. Default: that of the system." placeholder:"DIR"`
@@ -51,7 +53,8 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	v := verdict{Lane: chosen.lane.sink.Name, Since: c.Since}
 	var known bool
-	if v.Due, known = chosen.untilCheckpoint(ctx); c.Repair && !known && !c.Blindly {
+	var mode checkpoint.Mode
+	if v.Due, mode, known = chosen.untilCheckpoint(ctx); c.Repair && !known && !c.Blindly {
 		return fmt.Errorf("--repair must know how far the lane %s has come, or it would publish what the lane is about to, and no checkpoint of it can be read in %s: "+
 			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.cfg.Checkpoint.Dir)
 	}
@@ -61,7 +64,7 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, bus.Close()) }()
-	result, err := c.check(ctx, &chosen, bus, p)
+	result, err := c.check(ctx, &chosen, bus, mode, p)
 	p.finish()
 	if err != nil {
 		if ctx.Err() != nil {
@@ -75,6 +78,7 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	if c.Repair && v.Missing.Count > 0 {
 		v.Repair, repairErr = c.repair(ctx, &chosen, bus, result, p)
 		p.finish()
+		v.Total -= v.Repair.Published
 	}
 	if err := c.print(a.stdout, &v); err != nil {
 		return err
@@ -85,25 +89,32 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 	return v.err()
 }
 
-// untilCheckpoint ends the span where the lane's checkpoint stands, if that is earlier, for later events are not due on the bus. It
-// returns the new end, or nil. known is false where the checkpoint cannot be read here, or does not say its time.
-func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, known bool) {
+// untilCheckpoint ends the span where the lane's checkpoint stands, if that is earlier, since later events are not due on the bus. It
+// returns the new end, or nil, and the mode of delivery, empty if nothing tells it. known is false if the checkpoint cannot be read
+// here, or does not say its time.
+func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, mode checkpoint.Mode, known bool) {
+	if want := checkpoint.Mode(c.lane.sink.Delivery); isMode(want) {
+		mode = want
+	}
 	cp, err := c.lane.committed(ctx)
+	if err == nil {
+		mode = cp.Mode // what is recorded decides, as for the lane
+	}
 	if err != nil || cp.EventID != "" && cp.CreatedAt.IsZero() {
-		return nil, false
+		return nil, mode, false
 	}
 	at := cp.CreatedAt.UTC()
 	if cp.EventID == "" {
 		at = at.Add(-1) // everything before it
 	}
 	if at.After(c.span.Until) {
-		return nil, true
+		return nil, mode, true
 	}
 	c.span.Until, c.span.Through = at, cp.EventID
-	return &at, true
+	return &at, mode, true
 }
 
-func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, p *progress) (*verify.Result, error) {
+func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, mode checkpoint.Mode, p *progress) (*verify.Result, error) {
 	scanner, ok := b.Bus.(sink.Scanner)
 	if !ok {
 		return nil, &usageError{fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", chosen.lane.sink.Name, chosen.lane.sink.Type)}
@@ -117,6 +128,8 @@ func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, p *progre
 		Dir:      c.Dir,
 		Examples: c.Examples,
 		Progress: p.show,
+
+		Mode: mode, Strict: c.Strict, MayComeEarly: chosen.lane.sink.NATS != nil,
 	}
 	result, err := check.Run(ctx)
 	if err != nil {
@@ -157,13 +170,9 @@ func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus pipeline.Bus
 
 // err is how the command ends: with nothing to say, or with a fault that is still there.
 func (v *verdict) err() error {
-	left := v.Faults()
-	if v.Repair != nil {
-		left -= v.Repair.Published
-	}
 	switch {
-	case left > 0:
-		return fmt.Errorf("%s faults found on the bus of lane %s", thousands(left), v.Lane)
+	case v.Total > 0:
+		return fmt.Errorf("%s faults found on the bus of lane %s", thousands(v.Total), v.Lane)
 	case v.Unknown():
 		return fmt.Errorf("the bus of lane %s keeps nothing of this range any more, so nothing could be compared", v.Lane)
 	default:
@@ -181,7 +190,11 @@ func (c *verifyCmd) print(out io.Writer, v *verdict) error {
 		v.Lane, v.Since, v.Until.Format(time.RFC3339Nano), thousands(v.Events), thousands(v.Scanned))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, f := range v.findings() {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", f.name, thousands(f.Count), f.means)
+		means := f.means
+		if f.allowed > 0 {
+			means += "; at_least_once allows them"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.name, thousands(f.Count), means)
 	}
 	for _, f := range v.findings() {
 		for i, e := range f.Examples {
@@ -207,15 +220,16 @@ func (c *verifyCmd) print(out io.Writer, v *verdict) error {
 type finding struct {
 	name, means string
 	verify.Finding
+	allowed int // of Finding.Count, by the mode of delivery
 }
 
 func (v *verdict) findings() []finding {
 	return []finding{
-		{"missing", "no message carries the event", v.Missing},
-		{"duplicate", "copies beside the first; replays apart", v.Duplicate},
-		{"misrouted", "on another topic than the routes say", v.Misrouted},
-		{"altered", "another body than relay makes of the event", v.Altered},
-		{"out of order", "directly behind a later event", v.OutOfOrder},
+		{"missing", "no message carries the event", v.Missing, 0},
+		{"duplicate", "copies beside the first; replays apart", v.Duplicate, v.AllowedCopies},
+		{"misrouted", "on another topic than the routes say", v.Misrouted, 0},
+		{"altered", "another body than relay makes of the event", v.Altered, 0},
+		{"out of order", "directly behind a later event", v.OutOfOrder, v.AllowedEarly},
 	}
 }
 
@@ -259,9 +273,22 @@ func (v *verdict) notes() []string {
 		}
 		note(true, "  %s %s", t.Log, oldest)
 	}
+	note(v.Compacted > 0, "%s events are gone by compaction: their topic keeps the newest event of each key, and has a newer one.", thousands(v.Compacted))
+	note(v.Displaced > 0, "%s events are gone by max_msgs_per_subject: their subject holds that many messages, all newer.", thousands(v.Displaced))
+	for i, u := range v.UnknownPolicies {
+		if i == 10 {
+			note(true, "  and %d more", len(v.UnknownPolicies)-i)
+			break
+		}
+		note(v.Missing.Count > 0, "Whether topic %s is compacted is not known, so events may be missing because a newer one has their key: %s", u.Topic, u.Why)
+	}
+	note(v.AllowedCopies+v.AllowedEarly > 0, "%s copies and %s events that came too early, and again in their place, are what at_least_once allows; --strict lets them count as faults.",
+		thousands(v.AllowedCopies), thousands(v.AllowedEarly))
+	note(v.Mode == "" && v.Duplicate.Count > 0, "The lane's mode of delivery is not known here, so copies count as faults: set delivery, or run this where relay keeps its checkpoint.")
 	note(v.Dropped > 0, "%s events are dropped by the routes.", thousands(v.Dropped))
 	note(v.Replayed > 0, "%s messages are marked %s; they count as no duplicates.", thousands(v.Replayed), router.HeaderReplay)
 	note(v.Repaired > 0, "%s messages are marked %s; their place in the order does not count.", thousands(v.Repaired), router.HeaderRepair)
+	note(v.Late > 0, "%s messages are marked relay-late; their place in the order does not count.", thousands(v.Late))
 	note(v.Parked > 0, "%s messages are dead letters.", thousands(v.Parked))
 	if v.Repair != nil {
 		note(true, "Repaired: published %s missing events, marked %s: %s.", thousands(v.Repair.Published), router.HeaderRepair, v.Repair.Run)

@@ -125,8 +125,13 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 			c.damage(damaged)
 			own := bus.filled(t, partitions, damaged)
 			config := configOf(t, own)
-			code, v := verified(t, config)
+			code, v := verified(t, config, "--strict")
 			require.Equal(t, c.want, found(&v))
+			if _, copied := c.want["duplicate"]; copied {
+				code, v := verified(t, config)
+				require.Equal(t, exitDone, code, "at_least_once allows copies")
+				require.Equal(t, c.want, found(&v), "and they are reported")
+			}
 			require.Equal(t, len(ids), v.Events)
 			if len(c.want) == 0 {
 				require.Equal(t, exitDone, code)

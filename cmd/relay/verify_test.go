@@ -110,8 +110,13 @@ func TestVerifyNATSFindsEachDefect(t *testing.T) {
 	for name, c := range defects {
 		t.Run(name, func(t *testing.T) {
 			fill(t, js, c.damage(resend(good)))
-			code, v := verified(t, config)
+			code, v := verified(t, config, "--strict")
 			require.Equal(t, c.want(ids), found(&v))
+			if _, copied := found(&v)["duplicate"]; copied {
+				code, v := verified(t, config)
+				require.Equal(t, exitDone, code, "at_least_once allows copies")
+				require.Equal(t, c.want(ids), found(&v), "and they are reported")
+			}
 			require.Equal(t, 600, v.Events)
 			if len(found(&v)) == 0 {
 				require.Equal(t, exitDone, code)

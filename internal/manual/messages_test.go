@@ -49,6 +49,7 @@ var noFault = map[string]string{
 	"begins with a message stored at …":          finding,
 	"copies beside the first; replays apart":     finding,
 	"directly behind a later event":              finding,
+	"; at_least_once allows them":                finding,
 	"no message carries the event":               finding,
 	"on another topic than the routes say":       finding,
 

@@ -14,6 +14,9 @@ import (
 // slotBytes is the size of an entry in the order file: which event the copy is of, and its offset.
 const slotBytes = 16
 
+// again marks, in an entry, a copy that is not the first of its event.
+const again = 1 << 63
+
 // expected is an event while its part is compared.
 type expected struct {
 	event
@@ -43,6 +46,9 @@ func (r *run) compare(ctx context.Context) (err error) {
 	}
 	breaks, err := r.compareOrder(order)
 	if err != nil {
+		return err
+	}
+	if err := r.compareKeys(ctx); err != nil {
 		return err
 	}
 	return r.finish(breaks)
@@ -87,23 +93,34 @@ func (r *run) judge(x *expected, c *copied, order *os.File) error {
 		return nil
 	case c.mark == byRepair:
 		r.report.Repaired++
+	case c.mark == late:
+		r.report.Late++
 	}
-	if x.copies++; x.copies > 1 {
+	first := x.copies == 0
+	if x.copies++; !first {
 		r.report.Duplicate.add(func() Example {
 			found := ex()
 			found.FirstLog, found.FirstOffset = r.lanes[x.first.lane].Name, x.first.offset
 			return found
 		})
+	} else {
+		x.first = *c
+	}
+	if c.mark != byLane || !first && !r.check.MayComeEarly {
 		return nil
 	}
-	x.first = *c
-	if c.mark == byRepair {
-		return nil
+	number := x.index + 1
+	if first {
+		ln := &r.lanes[c.lane]
+		ln.lowest = min(ln.lowest, x.index)
+		if h := r.held[c.topic]; h != nil {
+			h.lowest = min(h.lowest, x.index)
+		}
+	} else {
+		number |= again
 	}
-	ln := &r.lanes[c.lane]
-	ln.lowest = min(ln.lowest, x.index)
 	var slot [slotBytes]byte
-	binary.BigEndian.PutUint64(slot[:], x.index+1)
+	binary.BigEndian.PutUint64(slot[:], number)
 	binary.BigEndian.PutUint64(slot[8:], uint64(c.offset))    //nolint:gosec // its bits
 	_, err := order.WriteAt(slot[:], int64(c.scan)*slotBytes) //nolint:gosec // no disk holds as much
 	return err
@@ -137,7 +154,7 @@ func (r *run) compareOrder(order *os.File) ([]orderBreak, error) {
 				return nil, err
 			}
 			number := binary.BigEndian.Uint64(slot[:])
-			if number == 0 {
+			if number == 0 || number&again != 0 {
 				continue // a copy whose place does not count
 			}
 			if number < last {
@@ -149,7 +166,55 @@ func (r *run) compareOrder(order *os.File) ([]orderBreak, error) {
 			last = number
 		}
 	}
+	if r.report.OutOfOrder.Count > 0 && r.check.MayComeEarly && r.report.Allows() {
+		inPlace, err := r.allInPlace(order)
+		if err != nil {
+			return nil, err
+		}
+		if inPlace {
+			r.report.AllowedEarly = r.report.OutOfOrder.Count
+		}
+	}
 	return breaks, nil
+}
+
+// allInPlace reports whether each event of each log has a copy after one of each event before it. So it is if what came too early,
+// behind a hole that an election or a broken connection left, came again in its place.
+func (r *run) allInPlace(order *os.File) (bool, error) {
+	for n := range r.lanes {
+		l := &r.lanes[n]
+		copies := func(fn func(index uint64)) error {
+			begin, end := int64(l.firstScan)*slotBytes, int64(l.endScan)*slotBytes //nolint:gosec // no disk holds as much
+			in := bufio.NewReaderSize(io.NewSectionReader(order, begin, end-begin), 256<<10)
+			for {
+				var slot [slotBytes]byte
+				if _, err := io.ReadFull(in, slot[:]); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+					return nil
+				} else if err != nil {
+					return err
+				}
+				if number := binary.BigEndian.Uint64(slot[:]) &^ again; number != 0 {
+					fn(number - 1)
+				}
+			}
+		}
+		awaited := newBits(r.count)
+		if err := copies(awaited.set); err != nil {
+			return false, err
+		}
+		next := awaited.next(0)
+		if err := copies(func(index uint64) {
+			if index == next {
+				next = awaited.next(index + 1)
+			}
+		}); err != nil {
+			return false, err
+		}
+		if next != noEvent {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // finish finds out what is missing, and names the events of the breaks.
@@ -166,10 +231,14 @@ func (r *run) finish(breaks []orderBreak) error {
 				examples[i].Behind = e.id
 			}
 		}
-		switch {
-		case r.found.has(e.index):
-		case r.expired(&e):
+		switch r.whereabouts(&e) {
+		case here:
+		case expired:
 			r.report.Expired++
+		case compacted:
+			r.report.Compacted++
+		case displaced:
+			r.report.Displaced++
 		default:
 			r.report.Missing.add(func() Example {
 				return Example{EventID: e.id, CreatedAt: time.Unix(0, e.created).UTC(), Topic: r.names[e.topic]}
@@ -178,6 +247,10 @@ func (r *run) finish(breaks []orderBreak) error {
 		return nil
 	})
 	r.report.OutOfOrder.Examples = examples
+	if r.report.Allows() {
+		r.report.AllowedCopies = r.report.Duplicate.Count
+	}
+	r.report.Total = r.report.Faults()
 	for i := range r.lanes {
 		if l := &r.lanes[i]; r.report.Expired > 0 && l.Trimmed {
 			r.report.trimmed(l.Name, l.oldest)
@@ -186,9 +259,45 @@ func (r *run) finish(breaks []orderBreak) error {
 	return err
 }
 
-// expired reports whether an event that was not found may have stood before what a log still keeps: it was made before the oldest
-// message there was stored, and comes before every event that is there.
-func (r *run) expired(e *event) bool {
+// whereabouts is what is known of where an event is.
+type whereabouts int
+
+const (
+	missing   whereabouts = iota
+	here                  // a message carries it
+	expired               // the log may have held it, and has let go of it by age or size
+	compacted             // its topic is compacted, and has a newer message with its key
+	displaced             // its topic holds as many messages as it may, and all of them are newer
+)
+
+func (r *run) whereabouts(e *event) whereabouts {
+	h := r.held[e.topic]
+	switch {
+	case r.found.has(e.index):
+		return here
+	case r.compacted[e.topic] && r.newer.has(e.index):
+		return compacted
+	case r.mayHaveExpired(e):
+		return expired
+	case h != nil && h.messages >= r.maxPerTopic() && e.index < h.lowest:
+		return displaced
+	default:
+		return missing
+	}
+}
+
+func (r *run) maxPerTopic() int64 {
+	for i := range r.lanes {
+		if n := r.lanes[i].MaxPerTopic; n > 0 {
+			return n
+		}
+	}
+	return noEvent >> 1
+}
+
+// mayHaveExpired reports whether an event that was not found may have stood before what a log still keeps: it was made before the
+// oldest message there was stored, and comes before every event that is there.
+func (r *run) mayHaveExpired(e *event) bool {
 	for i := range r.lanes {
 		l := &r.lanes[i]
 		if !l.Trimmed || l.Topic != "" && l.Topic != r.names[e.topic] {

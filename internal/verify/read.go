@@ -3,7 +3,9 @@ package verify
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,6 +29,13 @@ func (r *run) eventsPart(n int) string {
 }
 func (r *run) copiesPart(n int) string {
 	return filepath.Join(r.dir, "copies."+strconv.Itoa(n))
+}
+
+func (r *run) keysPart(n int) string {
+	return filepath.Join(r.dir, "keys."+strconv.Itoa(n))
+}
+func (r *run) lostPart(n int) string {
+	return filepath.Join(r.dir, "lost."+strconv.Itoa(n))
 }
 
 // readSource writes down what the source has, in its order.
@@ -66,7 +75,8 @@ func (r *run) noteEvent(w *writer, e *source.Event) error {
 		r.report.Dropped++
 		return nil
 	}
-	rec := event{index: r.count, id: id, topic: r.topic(m.Topic), created: e.CreatedAt.UnixNano(), sum: sha256.Sum256(m.Body)}
+	topic := r.topic(m.Topic)
+	rec := event{index: r.count, id: id, topic: topic, created: e.CreatedAt.UnixNano(), sum: sha256.Sum256(m.Body), key: r.key(topic, m.Key)}
 	r.count++
 	r.report.Events++
 	return w.write(&rec)
@@ -97,6 +107,15 @@ func (r *run) split(ctx context.Context) (err error) {
 	})
 }
 
+// key is a hash of a message's key and its topic.
+func (r *run) key(topic uint32, key []byte) uint64 {
+	var h maphash.Hash
+	h.SetSeed(r.seed)
+	_, _ = h.Write(binary.BigEndian.AppendUint32(nil, topic)) // it never fails
+	_, _ = h.Write(key)
+	return h.Sum64()
+}
+
 func (r *run) part(hash uint64) int {
 	return int(hash >> 32 % uint64(r.parts)) //nolint:gosec // at most mostParts
 }
@@ -105,11 +124,17 @@ func (r *run) part(hash uint64) int {
 type lane struct {
 	sink.Log
 	firstScan, endScan uint64    // the copies kept of it
-	oldest             time.Time // when its first message was stored; zero where it has none
+	oldest             time.Time // when its first message was stored; zero if it has none
 	lowest             uint64    // the earliest event that the lane itself published to it
 }
 
 const noEvent = 1<<64 - 1
+
+// held is what a log with a limit for each topic holds of one.
+type held struct {
+	messages int64
+	lowest   uint64 // the earliest event that the lane itself published
+}
 
 // readBus writes down what the bus has of the events, log by log, divided among the parts.
 func (r *run) readBus(ctx context.Context) (err error) {
@@ -128,6 +153,18 @@ func (r *run) readBus(ctx context.Context) (err error) {
 			err = closeErr
 		}
 	}()
+	var keys writers
+	if slices.ContainsFunc(logs, func(l sink.Log) bool { return l.Compacted }) {
+		r.compacted = map[uint32]bool{}
+		if keys, err = newWriters(r.parts, r.keysPart); err != nil {
+			return err
+		}
+		defer func() {
+			if closeErr := keys.close(); err == nil {
+				err = closeErr
+			}
+		}()
+	}
 	total, before := int64(0), int64(0)
 	for _, l := range logs {
 		total += l.End - l.From
@@ -135,12 +172,26 @@ func (r *run) readBus(ctx context.Context) (err error) {
 	seen := 0
 	for n, l := range logs {
 		ln := lane{Log: l, firstScan: r.scans, lowest: noEvent}
+		if l.Compacted {
+			r.compacted[r.topic(l.Topic)] = true
+		}
+		if l.Unknown != "" {
+			r.report.unknown(l.Topic, l.Unknown)
+		}
 		err := r.check.Bus.Scan(ctx, l, func(m *sink.Stored) error {
 			if ln.oldest.IsZero() {
 				ln.oldest = m.Time
 			}
 			if seen++; seen%progressEvery == 0 {
 				r.progress(StageBus, float64(before+m.Offset-l.From)/float64(total), seen)
+			}
+			if l.MaxPerTopic > 0 {
+				r.hold(m.Topic)
+			}
+			if l.Compacted {
+				if err := r.noteKey(keys, m); err != nil {
+					return err
+				}
 			}
 			return r.noteCopy(ws, n, m)
 		})
@@ -152,6 +203,33 @@ func (r *run) readBus(ctx context.Context) (err error) {
 		before += l.End - l.From
 	}
 	r.report.Scanned = seen
+	return nil
+}
+
+// hold counts a message of a topic that the source has events of.
+func (r *run) hold(topic string) {
+	n, ok := r.topics[topic]
+	if !ok {
+		return
+	}
+	h := r.held[n]
+	if h == nil {
+		h = &held{lowest: noEvent}
+		r.held[n] = h
+	}
+	h.messages++
+}
+
+// noteKey writes down that a compacted log holds a message with this key, and of when its event is.
+func (r *run) noteKey(ws writers, m *sink.Stored) error {
+	at, err := time.Parse(time.RFC3339Nano, m.Header(router.HeaderCreatedAt))
+	if err != nil || len(m.Key) == 0 {
+		return nil //nolint:nilerr // it is no message of relay
+	}
+	rec := keyed{key: r.key(r.topic(m.Topic), m.Key), created: at.UnixNano()}
+	if err := ws[r.part(rec.key)].write(&rec); err != nil {
+		return fmt.Errorf("writing to %s: %w", r.dir, err)
+	}
 	return nil
 }
 
@@ -170,6 +248,8 @@ func (r *run) noteCopy(ws writers, lane int, m *sink.Stored) error {
 		rec.mark = byReplay
 	case m.Header(router.HeaderRepair) != "":
 		rec.mark = byRepair
+	case m.Header(headerLate) != "":
+		rec.mark = late
 	}
 	r.scans++
 	if err := ws[r.part(h)].write(&rec); err != nil {

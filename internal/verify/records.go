@@ -20,7 +20,20 @@ type event struct {
 	topic   uint32 // number of the topic where it belongs
 	created int64  // Unix nanoseconds
 	sum     [sha256.Size]byte
+	key     uint64 // hash of the topic and the key of its message
 }
+
+// keyed is what is kept of a message in a compacted log.
+type keyed struct {
+	key     uint64 // as event.key
+	created int64  // of its event, in Unix nanoseconds
+}
+
+func (k *keyed) encode(b []byte) []byte {
+	return binary.AppendVarint(binary.BigEndian.AppendUint64(b, k.key), k.created)
+}
+
+func (k *keyed) decode(d *decoder) { k.key, k.created = d.word(), d.int() }
 
 // copied is what is kept of a message on the bus: a copy of an event.
 type copied struct {
@@ -40,6 +53,7 @@ const (
 	byLane   mark = iota
 	byReplay      // relay replay
 	byRepair      // relay verify --repair
+	late          // the lane, long after its place: its type was refused for a while
 )
 
 func (e *event) encode(b []byte) []byte {
@@ -47,11 +61,12 @@ func (e *event) encode(b []byte) []byte {
 	b = appendString(b, e.id)
 	b = binary.AppendUvarint(b, uint64(e.topic))
 	b = binary.AppendVarint(b, e.created)
+	b = binary.BigEndian.AppendUint64(b, e.key)
 	return append(b, e.sum[:]...)
 }
 
 func (e *event) decode(d *decoder) {
-	e.index, e.id, e.topic, e.created = d.uint(), d.text(), uint32(d.uint()), d.int() //nolint:gosec // written above
+	e.index, e.id, e.topic, e.created, e.key = d.uint(), d.text(), uint32(d.uint()), d.int(), d.word() //nolint:gosec // written above
 	d.full(e.sum[:])
 }
 
@@ -146,6 +161,12 @@ func (d *decoder) uint() uint64 {
 	v, err := binary.ReadUvarint(d.r)
 	d.fail(err)
 	return v
+}
+
+func (d *decoder) word() uint64 {
+	var b [8]byte
+	d.full(b[:])
+	return binary.BigEndian.Uint64(b[:])
 }
 
 func (d *decoder) int() int64 {

@@ -22,7 +22,7 @@ func (r *Result) missing() iter.Seq2[string, error] {
 		}
 		var e event
 		err := readAll(r.run.eventsFile(), &e, func() error {
-			if !r.run.found.has(e.index) && !r.run.expired(&e) && !yield(e.id, nil) {
+			if r.run.whereabouts(&e) == missing && !yield(e.id, nil) {
 				return errEnough
 			}
 			return nil

@@ -1,6 +1,11 @@
 package verify
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"workos-relay/checkpoint"
+)
 
 // Report is what a check found.
 type Report struct {
@@ -18,9 +23,30 @@ type Report struct {
 	Replayed int `json:"replayed"` // messages with the header relay-replay, on their topic
 	Repaired int `json:"repaired"` // messages with the header relay-repair, on their topic
 	Parked   int `json:"parked"`   // dead letters
+	Late     int `json:"late"`     // messages with the header relay-late, on their topic: their place in the order does not count
 	// Expired are events that were not found, and that the bus may have held and let go by retention: nothing can be said of them.
 	Expired int       `json:"expired"`
-	Trimmed []Trimmed `json:"trimmed,omitempty"` // the logs in which older messages are gone, where that concerns the span
+	Trimmed []Trimmed `json:"trimmed,omitempty"` // the logs in which older messages are gone, if that concerns the span
+	// Compacted are events that were not found on a compacted topic that has a newer event with the same key; Displaced are events
+	// that were not found on a topic that holds as many messages as it may (max_msgs_per_subject), all of them newer.
+	Compacted int `json:"compacted"`
+	Displaced int `json:"displaced"`
+	// UnknownPolicies names the topics of which it is not known whether they are compacted, and why.
+	UnknownPolicies []UnknownPolicy `json:"unknown_policies,omitempty"`
+
+	Mode   checkpoint.Mode `json:"mode"` // of delivery, in which the lane published; empty if it is not known
+	Strict bool            `json:"strict"`
+	// AllowedCopies are duplicates, and AllowedEarly are messages out of order, that the mode of delivery allows: they are no faults,
+	// unless Strict is set. Those out of order came again in their place.
+	AllowedCopies int `json:"allowed_copies"`
+	AllowedEarly  int `json:"allowed_early"`
+	Total         int `json:"faults"` // what is left of all findings
+}
+
+// UnknownPolicy is a topic of which it is not known whether it is compacted.
+type UnknownPolicy struct {
+	Topic string `json:"topic"`
+	Why   string `json:"why"`
 }
 
 // Finding is how often something was found, and the first cases.
@@ -63,13 +89,24 @@ func (r *Report) findings() []*Finding {
 	return []*Finding{&r.Missing, &r.Duplicate, &r.Misrouted, &r.Altered, &r.OutOfOrder}
 }
 
-// Faults is how many faults were found.
+// Allows reports whether copies are no faults.
+func (r *Report) Allows() bool { return r.Mode == checkpoint.AtLeastOnce && !r.Strict }
+
+// Faults is how many faults were found: the findings without what the mode of delivery allows.
 func (r *Report) Faults() int {
-	n := 0
+	n := -r.AllowedCopies - r.AllowedEarly
 	for _, f := range r.findings() {
 		n += f.Count
 	}
 	return n
+}
+
+// unknown notes a topic once.
+func (r *Report) unknown(topic, why string) {
+	u := UnknownPolicy{topic, why}
+	if !slices.Contains(r.UnknownPolicies, u) {
+		r.UnknownPolicies = append(r.UnknownPolicies, u)
+	}
 }
 
 // Unknown reports whether nothing of the span could be compared, since the bus no longer keeps any of it.

@@ -54,5 +54,18 @@ type bitset []uint64
 
 func newBits(n uint64) bitset { return make(bitset, (n+63)/64) }
 
-func (b bitset) set(i uint64)      { b[i/64] |= 1 << (i % 64) }
+func (b bitset) set(i uint64) { b[i/64] |= 1 << (i % 64) }
+
+// next returns the first number in the set from i on; noEvent if there is none.
+func (b bitset) next(i uint64) uint64 {
+	for ; i < uint64(len(b))*64; i++ {
+		word := b[i/64] >> (i % 64)
+		if word != 0 {
+			return i + uint64(bits.TrailingZeros64(word)) //nolint:gosec // below 64
+		}
+		i |= 63
+	}
+	return noEvent
+}
+
 func (b bitset) has(i uint64) bool { return b[i/64]&(1<<(i%64)) != 0 }

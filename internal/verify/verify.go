@@ -11,9 +11,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"time"
 
+	"workos-relay/checkpoint"
 	"workos-relay/internal/republish"
 	"workos-relay/router"
 	"workos-relay/sink"
@@ -37,6 +39,12 @@ type Check struct {
 	Bus    sink.Scanner
 	Topics []string // what is looked at on the bus, beside the topics that the events belong to
 	Dir    string   // the temporary folder is made in it; empty for that of the system
+	// Mode is the mode in which the lane published; empty if it is not known. Copies that at_least_once allows are reported and are
+	// no faults, unless Strict is set.
+	Mode   checkpoint.Mode
+	Strict bool
+	// MayComeEarly: the bus may store an event before its predecessor in at_least_once, if it stores it once more in its place.
+	MayComeEarly bool
 	// Examples is how many cases of each finding are named.
 	Examples int
 	// Progress, where not nil, is called now and then: how far the stage is, from 0 to 1, and how many events or messages it has seen.
@@ -67,7 +75,8 @@ func (c *Check) Run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a temporary folder: %w", err)
 	}
-	r := &run{check: c, dir: dir, topics: map[string]uint32{}, report: newReport(c.Examples)}
+	r := &run{check: c, dir: dir, topics: map[string]uint32{}, report: newReport(c.Examples), held: map[uint32]*held{}, seed: maphash.MakeSeed()}
+	r.report.Mode, r.report.Strict = c.Mode, c.Strict
 	err = r.all(ctx)
 	if err != nil {
 		return nil, errors.Join(err, r.close())
@@ -86,9 +95,14 @@ type run struct {
 	parts  int
 	filter *filter
 	lanes  []lane
-	scans  uint64 // copies taken from the bus
-	found  bitset // by event: a message that carries it is on the bus
-	report Report
+	scans  uint64           // copies taken from the bus
+	found  bitset           // by event: a message that carries it is on the bus
+	newer  bitset           // by event that was not found, of a compacted topic: one with the same key is on the bus that is not older
+	held   map[uint32]*held // by topic, of logs that keep only so many messages of each
+	seed   maphash.Seed     // of keys
+
+	compacted map[uint32]bool // topics; nil if there are none
+	report    Report
 }
 
 func (r *run) close() error { return os.RemoveAll(r.dir) }

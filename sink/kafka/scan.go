@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -59,7 +61,34 @@ func (s *Sink) logsNow(ctx context.Context, topics []string, since time.Time) ([
 			logs = append(logs, l)
 		}
 	}
+	s.notePolicies(ctx, logs)
 	return logs, nil
+}
+
+// notePolicies adds to the logs whether their topics are compacted. That this cannot be read is no reason not to read the logs.
+func (s *Sink) notePolicies(ctx context.Context, logs []sink.Log) {
+	var topics []string
+	for _, l := range logs {
+		topics = append(topics, l.Topic)
+	}
+	topics = slices.Compact(slices.Sorted(slices.Values(topics)))
+	if len(topics) == 0 {
+		return
+	}
+	settings, err := s.cluster.settings(ctx, topics, cleanupPolicy)
+	for i := range logs {
+		l, read := &logs[i], settings[logs[i].Topic]
+		switch policy := read.values[cleanupPolicy]; {
+		case err != nil:
+			l.Unknown = fmt.Sprintf("the cluster does not tell its %s: %v", cleanupPolicy, err)
+		case read.err != nil:
+			l.Unknown = fmt.Sprintf("relay may not read its %s; grant it by %s: %v", cleanupPolicy, s.topicACL(l.Topic, "DescribeConfigs"), read.err)
+		case policy == "":
+			l.Unknown = fmt.Sprintf("the cluster does not tell its %s", cleanupPolicy)
+		default:
+			l.Compacted = strings.Contains(policy, compact)
+		}
+	}
 }
 
 // bounds adds the logs of partitions with the same leader to found.
@@ -131,7 +160,11 @@ func handOn(log sink.Log, r *protocol.Record, fn func(*sink.Stored) error) error
 	if err != nil {
 		return err
 	}
-	m := sink.Stored{Topic: log.Topic, Offset: r.Offset, Time: r.Time, Body: body, Headers: make([]sink.Header, len(r.Headers))}
+	key, err := protocol.ReadAll(r.Key)
+	if err != nil {
+		return err
+	}
+	m := sink.Stored{Topic: log.Topic, Key: key, Offset: r.Offset, Time: r.Time, Body: body, Headers: make([]sink.Header, len(r.Headers))}
 	for i, h := range r.Headers {
 		m.Headers[i] = sink.Header{Key: h.Key, Value: string(h.Value)}
 	}

@@ -45,6 +45,8 @@ func (s *Sink) Logs(ctx context.Context, _ []string, since time.Time) ([]sink.Lo
 		End:     int64(st.LastSeq) + 1, //nolint:gosec // see above
 		Since:   since,
 		Trimmed: st.FirstSeq > 1 && (st.Msgs == 0 || st.FirstTime.After(since)),
+
+		MaxPerTopic: max(info.Config.MaxMsgsPerSubject, 0),
 	}}, nil
 }
 
