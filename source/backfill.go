@@ -98,6 +98,7 @@ func (w *window) deliver(p segmentPage) (Page, error) {
 	}
 	r.countInversions(p.events)
 	r.reportUnexpected(p.events)
+	r.s.payloads.compare(p.events, &r.hooks, r.log)
 	r.pos = p.events[len(p.events)-1].Position()
 	r.atTip = false
 	r.silentUntil = time.Now().Add(silenceCheck)

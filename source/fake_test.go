@@ -39,8 +39,14 @@ type fakeEvent struct {
 }
 
 func (e fakeEvent) json() string {
-	return fmt.Sprintf(`{"object":"event","id":%q,"event":%q,"created_at":%q,"data":{"pad":%q}}`,
-		e.id, e.typ, e.at.UTC().Format(time.RFC3339Nano), strings.Repeat("x", e.size))
+	at := e.at.UTC().Format(time.RFC3339Nano)
+	data := `{}`
+	if e.typ == UserCreated { // what its schema asks for
+		data = fmt.Sprintf(`{"object":"user","id":"user_1","first_name":null,"last_name":null,"profile_picture_url":null,"email":"a@example.com",`+
+			`"email_verified":true,"external_id":null,"last_sign_in_at":null,"created_at":%q,"updated_at":%q}`, at, at)
+	}
+	return fmt.Sprintf(`{"object":"event","id":%q,"event":%q,"created_at":%q,"data":%s,"pad":%q}`,
+		e.id, e.typ, at, data, strings.Repeat("x", e.size))
 }
 
 // epoch is where synctest's clock begins.

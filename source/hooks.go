@@ -25,6 +25,9 @@ type Hooks struct {
 	OnInversion func(InversionInfo)
 	// OnUnexpectedType: the API sent an event of a type that was not asked for. It is relayed like any other.
 	OnUnexpectedType func(UnexpectedTypeInfo)
+	// OnOddPayload is called for an event whose payload does not fit the schema of its type. It is relayed as it is. Of each type the
+	// first events are all compared, and later ones now and then.
+	OnOddPayload func(OddPayloadInfo)
 	// OnBackfill: several readers are at work on a backlog, as described; called before each page that they bring, and when
 	// they are done.
 	OnBackfill func(BackfillInfo)
@@ -93,6 +96,12 @@ type InversionInfo struct {
 type UnexpectedTypeInfo struct {
 	Type     string
 	Position checkpoint.Position
+}
+
+// OddPayloadInfo describes an event whose payload does not fit the schema of its type.
+type OddPayloadInfo struct {
+	Type, EventID string
+	Why           string // which field, and what stands there
 }
 
 // BackfillInfo describes a backfill. The first fields are its state; the others count what happened since the last call.

@@ -189,6 +189,7 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	}
 	r.countInversions(a.Data)
 	r.reportUnexpected(a.Data)
+	r.s.payloads.compare(a.Data, &r.hooks, r.log)
 	events := r.cutFloor(a.Data)
 	r.atTip = len(a.Data) < opts.Limit && opts.RangeEnd == ""
 	r.full = len(a.Data) == opts.Limit

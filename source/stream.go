@@ -41,6 +41,8 @@ type Stream struct {
 	Memory int64
 	Hooks  *Hooks
 	Logger *zap.Logger // nil for none
+
+	payloads payloadCheck
 }
 
 // Pages reads the events that follow the position after, oldest first. Each page begins where the one before it ended:

@@ -157,6 +157,8 @@ var (
 		help: "Events that the API listed after a younger one; they are relayed in the API's order."})
 	sourceUnexpected = declare(family{section: sectionSource, kind: counter, name: "relay_source_unexpected_events_total", labels: lane,
 		help: "Events of a type that was not asked for; they are relayed like any other."})
+	sourceOddPayloads = declare(family{section: sectionSource, kind: counter, name: "relay_source_odd_payloads_total", labels: []string{labelLane, labelType},
+		help: "Events whose payload does not fit the schema that WorkOS publishes; they are relayed as they are. Of each type the first 200 are compared, then one in 32."})
 
 	backfillReaders = declare(family{section: sectionSource, kind: gauge, name: "relay_source_backfill_readers", labels: lane,
 		help: "Requests of the lane's backfill that are under way; 0 where it reads page after page."})

@@ -61,7 +61,10 @@ func TestFixedSeriesExistFromTheStart(t *testing.T) {
 	require.Contains(t, got, "go_goroutines")
 	require.Contains(t, got, "process_start_time_seconds")
 
-	later := map[string]bool{"relay_lag_seconds": true, "relay_position_timestamp_seconds": true, "relay_source_refused_type": true}
+	later := map[string]bool{
+		"relay_source_odd_payloads_total": true, "relay_webhook_unasked_total": true,
+		"relay_lag_seconds": true, "relay_position_timestamp_seconds": true, "relay_source_refused_type": true,
+	}
 	for _, f := range declared {
 		series := 0
 		for s := range got {
@@ -172,6 +175,8 @@ func TestSourceHooks(t *testing.T) {
 	h.OnLimiterWait(source.LimiterWaitInfo{Wait: 250 * time.Millisecond})
 	h.OnInversion(source.InversionInfo{Count: 3})
 	h.OnUnexpectedType(source.UnexpectedTypeInfo{Type: "user.created"})
+	h.OnOddPayload(source.OddPayloadInfo{Type: "user.created"})
+	m.WebhookUnasked("future.type.created")
 
 	got := scrape(t, m)
 	for series, want := range map[string]string{

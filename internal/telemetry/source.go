@@ -28,6 +28,7 @@ type sourceMetrics struct {
 	duration                                             prometheus.Observer
 	bytes, events                                        prometheus.Counter
 	retryWait, rateLimited, limiterWait, inverted, stray prometheus.Counter
+	odd                                                  *prometheus.CounterVec // by lane and type
 	refused                                              *refusedTypes
 	backfillReaders, backfillBuffered                    prometheus.Gauge
 	backfillDropped                                      prometheus.Counter
@@ -49,6 +50,7 @@ func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
 		backfillReaders:  m.gauges[backfillReaders].WithLabelValues(lane),
 		backfillBuffered: m.gauges[backfillBuffered].WithLabelValues(lane),
 		backfillDropped:  of(backfillDropped),
+		odd:              m.counters[sourceOddPayloads],
 		refused:          &refusedTypes{lane: lane, gauge: m.gauges[sourceRefused], names: map[string]struct{}{}},
 	}
 }
@@ -66,6 +68,9 @@ func (s *sourceMetrics) hooks() *source.Hooks {
 		OnTypeRestored:   func(i source.TypeRestoredInfo) { s.refused.remove(i.Type) },
 		OnInversion:      func(i source.InversionInfo) { s.inverted.Add(float64(i.Count)) },
 		OnUnexpectedType: func(source.UnexpectedTypeInfo) { s.stray.Inc() },
+		OnOddPayload: func(i source.OddPayloadInfo) {
+			s.odd.WithLabelValues(s.refused.lane, types[indexOf(i.Type)]).Inc()
+		},
 		OnBackfill: func(i source.BackfillInfo) {
 			s.backfillReaders.Set(float64(i.Readers))
 			s.backfillBuffered.Set(float64(i.Buffered))
