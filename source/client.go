@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -66,7 +67,10 @@ type Client struct {
 	// HTTPClient sends the requests. It is used as it is, except that redirects are followed only on the same scheme and host: the
 	// key is for the endpoint alone. If nil, the client has connections of its own, which it checks and replaces when one stalls.
 	HTTPClient *http.Client
-	Endpoint   string // DefaultEndpoint where empty; without the path /events
+	// Roots, if not nil, returns the authorities to trust for new connections; a nil pool stands for the system's. It is not asked if
+	// there is an HTTPClient.
+	Roots    func() *x509.CertPool
+	Endpoint string // DefaultEndpoint where empty; without the path /events
 
 	EventList   EventList // EventListComma where empty
 	MaxResponse int64     // bytes of one response, decompressed; DefaultMaxResponse where zero
@@ -163,7 +167,7 @@ func (c *Client) init() {
 		given := *c.HTTPClient
 		c.http = &given
 	} else {
-		c.own = &connections{dial: c.dial, tls: c.tls}
+		c.own = &connections{dial: c.dial, tls: c.tls, roots: c.Roots}
 		c.http = &http.Client{Transport: c.own}
 	}
 	next := c.http.CheckRedirect

@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -39,6 +40,8 @@ var (
 type connections struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil for the network
 	tls  *tls.Config                                                          // nil for the system's
+	// roots returns the authorities for new connections; nil, or a nil pool, for the system's.
+	roots func() *x509.CertPool
 
 	mu      sync.Mutex
 	current *pool
@@ -133,10 +136,20 @@ func (c *connections) newPool() *pool {
 			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 		}).DialContext
 	}
+	conf := c.tls
+	if c.roots != nil {
+		if trusted := c.roots(); trusted != nil {
+			conf = conf.Clone() // nil of nil
+			if conf == nil {
+				conf = &tls.Config{MinVersion: tls.VersionTLS12}
+			}
+			conf.RootCAs = trusted
+		}
+	}
 	return &pool{Transport: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dial,
-		TLSClientConfig:     c.tls,
+		TLSClientConfig:     conf,
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 10 * time.Second,
 		IdleConnTimeout:     90 * time.Second,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -30,6 +31,11 @@ func startTraces(ctx context.Context, cfg *config.Config, hide func(string) stri
 	if tls == nil {
 		if tls, err = collectorFiles(env).Open(cfg.Files, "OTEL_EXPORTER_OTLP_*: "); err != nil {
 			log.Warn("a certificate for the collector cannot be used, and relay goes on without it: correct the file that OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE or _CLIENT_KEY names", zap.Error(err))
+		}
+	}
+	if endpoint := cmp.Or(t.Endpoint, ofCollector(env, "ENDPOINT")); tls == nil && strings.HasPrefix(endpoint, "https://") {
+		if tls, err = (tlsconf.TLS{Enabled: true}).Open(cfg.Files, ""); err != nil { // with the system's authorities
+			return nil, &usageError{err}
 		}
 	}
 	headers := make(map[string]func() string, len(t.Headers))

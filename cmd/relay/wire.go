@@ -13,6 +13,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/config"
+	"workos-relay/internal/tlsconf"
 	"workos-relay/pipeline"
 	"workos-relay/router"
 	"workos-relay/sink/kafka"
@@ -60,6 +61,7 @@ func newClient(cfg *config.Config) *source.Client {
 	return &source.Client{
 		APIKey:      cfg.Source.APIKey.Reveal(),
 		Key:         apiKey(cfg),
+		Roots:       tlsconf.SystemRoots(cfg.Files).Pool,
 		Endpoint:    cfg.Source.Endpoint,
 		EventList:   cfg.Source.EventList,
 		MaxResponse: int64(cfg.Source.MaxResponse),

@@ -36,6 +36,7 @@ var ErrEmpty = errors.New("is empty")
 type File struct {
 	Key  string // of the configuration, such as sinks[nats].tls.ca_file; for messages
 	Path string
+	Kept bool // Set.Retain keeps it: it is not of the configuration
 }
 
 // Set holds the files of one process. Values that are opened with the same files are the same, so that a change is read and
@@ -95,7 +96,7 @@ func (s *Set) Retain(inUse func(path string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, v := range s.values {
-		if slices.ContainsFunc(v.names(), func(f File) bool { return !inUse(f.Path) }) {
+		if slices.ContainsFunc(v.names(), func(f File) bool { return !f.Kept && !inUse(f.Path) }) {
 			delete(s.values, id)
 		}
 	}
@@ -144,11 +145,13 @@ type Value[T any] struct {
 	fixed bool // one of the files is a pipe or a device, which gives its content once
 
 	mu       sync.Mutex
+	keys     []string // under which the files are known
 	current  T
 	digest   [sha256.Size]byte // of the files when current was read
 	version  uint64
 	looked   time.Time
 	rejected rejection
+	seen     []os.FileInfo // of the files when they were last read
 }
 
 // rejection is content that cannot be used.
@@ -165,16 +168,23 @@ const patience = time.Second
 // Open reads the files and returns their value. parse gets the contents in the order of files; its error continues a sentence
 // that names the files and must not repeat what they hold. Open fails if the files cannot be used now.
 func Open[T any](set *Set, files []File, parse func(contents [][]byte) (Parsed[T], error)) (*Value[T], error) {
+	return open(set, files, fmt.Sprintf("%p", parse), parse)
+}
+
+// open is Open for a parser that is known by a name.
+func open[T any](set *Set, files []File, parser string, parse func(contents [][]byte) (Parsed[T], error)) (*Value[T], error) {
 	v := &Value[T]{set: set, log: zap.NewNop(), now: time.Now, files: files, parse: parse}
+	v.alsoCalled(files)
 	if set == nil {
 		return v, v.first()
 	}
 	v.log, v.now = set.log, set.now
-	id := fmt.Sprintf("%T %q", v, files)
+	id := parser + identity(files)
 	set.mu.Lock()
 	known, ok := set.values[id].(*Value[T])
 	set.mu.Unlock()
 	if ok {
+		known.alsoCalled(files)
 		// Whoever opens it expects what the file holds now, and to be told if that is of no use.
 		return known, known.lookNow()
 	}
@@ -188,6 +198,26 @@ func Open[T any](set *Set, files []File, parse func(contents [][]byte) (Parsed[T
 	}
 	set.values[id] = v
 	return v, nil
+}
+
+// identity is the same for two sinks that name one file under the same key of theirs, so that they share its value.
+func identity(files []File) string {
+	id := ""
+	for _, f := range files {
+		id += fmt.Sprintf(" %s=%q", f.Key[strings.LastIndexByte(f.Key, '.')+1:], f.Path)
+	}
+	return id
+}
+
+// alsoCalled adds the keys of files to those that messages name.
+func (v *Value[T]) alsoCalled(files []File) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, f := range files {
+		if !slices.Contains(v.keys, f.Key) {
+			v.keys = append(v.keys, f.Key)
+		}
+	}
 }
 
 func (v *Value[T]) names() []File { return v.files }
@@ -255,6 +285,9 @@ func (v *Value[T]) refresh() error {
 		return nil
 	}
 	v.looked = v.now()
+	if v.surelySame() {
+		return nil
+	}
 	contents, err := v.read()
 	if err != nil {
 		return v.reject(err)
@@ -291,16 +324,39 @@ func (v *Value[T]) reject(err error) error {
 }
 
 func (v *Value[T]) fields() []zap.Field {
-	keys, paths := make([]string, len(v.files)), make([]string, len(v.files))
+	paths := make([]string, len(v.files))
 	for i, f := range v.files {
-		keys[i], paths[i] = f.Key, f.Path
+		paths[i] = f.Path
 	}
-	return []zap.Field{zap.Strings("keys", keys), zap.Strings("files", paths)}
+	return []zap.Field{zap.Strings("keys", v.keys), zap.Strings("files", paths)}
+}
+
+// largeFile is the size from which a file is not read again if its metadata is the same and not so fresh that it could stay the same
+// after another write.
+const largeFile = 64 << 10
+
+// surelySame reports whether large files need not be read again.
+func (v *Value[T]) surelySame() bool {
+	if len(v.seen) != len(v.files) || v.rejected.reason != "" {
+		return false
+	}
+	for i, f := range v.files {
+		info, err := os.Stat(f.Path)
+		if err != nil || info.Size() < largeFile || !os.SameFile(info, v.seen[i]) || info.Size() != v.seen[i].Size() ||
+			!info.ModTime().Equal(v.seen[i].ModTime()) || v.looked.Sub(info.ModTime()) < Interval {
+			return false
+		}
+	}
+	return true
 }
 
 func (v *Value[T]) read() ([][]byte, error) {
 	contents := make([][]byte, len(v.files))
+	v.seen = v.seen[:0]
 	for i, f := range v.files {
+		if info, err := os.Stat(f.Path); err == nil {
+			v.seen = append(v.seen, info)
+		}
 		var err error
 		if contents[i], err = v.readFile(f); err != nil {
 			return nil, err

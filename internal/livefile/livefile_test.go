@@ -153,6 +153,26 @@ func TestUselessContentLeavesTheOneBefore(t *testing.T) {
 	})
 }
 
+// A large file is read only if its metadata says that it may have changed.
+func TestLargeFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bundle")
+	large := strings.Repeat("x", 200<<10)
+	write(t, path, large+"1")
+	set, logs := newSet()
+	v, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, nil)
+	require.NoError(t, err)
+	old := time.Now().Add(-time.Hour)
+	require.NoError(t, os.Chtimes(path, old, old))
+	require.Equal(t, large+"1", v.Latest())
+	require.Equal(t, large+"1", v.Latest())
+	write(t, path, large+"2")
+	require.Equal(t, large+"2", v.Latest())
+	require.NoError(t, os.Chtimes(path, old, old))
+	rename(t, path, large+"3")
+	require.Equal(t, large+"3", v.Latest())
+	require.Equal(t, 2, logs.Len())
+}
+
 func TestRunLooksByItself(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	write(t, path, "one")
@@ -166,6 +186,16 @@ func TestRunLooksByItself(t *testing.T) {
 	same, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, nil)
 	require.NoError(t, err)
 	require.Same(t, v, same, "whoever opens it again shares it")
+	sinks := []*livefile.Value[string]{}
+	for _, key := range []string{"sinks[a].auth.password_file", "sinks[b].auth.password_file"} {
+		one, err := livefile.Secret(set, livefile.File{Key: key, Path: path}, nil)
+		require.NoError(t, err)
+		sinks = append(sinks, one)
+	}
+	require.Same(t, sinks[0], sinks[1], "sinks share a file")
+	strict, err := livefile.Secret(set, livefile.File{Key: "admin.password_file", Path: path}, func(string) error { return nil })
+	require.NoError(t, err)
+	require.NotSame(t, sinks[0], strict, "who demands more of it does not")
 	set.Retain(func(p string) bool { return p != path })
 	other, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, nil)
 	require.NoError(t, err)
@@ -215,6 +245,8 @@ func TestAPairChangesAsAWhole(t *testing.T) {
 
 	cert, key = pair(t, 2)
 	for _, half := range []func(){
+		func() { write(t, certFile.Path, cert) },
+		func() { write(t, certFile.Path, cert+cert[:len(cert)/2]) }, // a chain, half of it
 		func() { write(t, certFile.Path, cert) },
 		func() { write(t, keyFile.Path, key[:len(key)/2]) },
 		func() { write(t, keyFile.Path, "") },

@@ -13,7 +13,7 @@ import (
 // Secret opens a file that holds one secret, whose white space at the end is dropped. check, if not nil, says what is wrong
 // with a secret; its error continues a sentence that begins with the file, and does not repeat the secret.
 func Secret(set *Set, f File, check func(string) error) (*Value[string], error) {
-	return Open(set, []File{f}, func(contents [][]byte) (Parsed[string], error) {
+	return open(set, []File{f}, fmt.Sprintf("secret %p", check), func(contents [][]byte) (Parsed[string], error) {
 		text := strings.TrimRight(string(contents[0]), " \t\r\n")
 		if check != nil {
 			if err := check(text); err != nil {
@@ -27,17 +27,30 @@ func Secret(set *Set, f File, check func(string) error) (*Value[string], error) 
 // Authorities opens a PEM file with certificates of authorities.
 func Authorities(set *Set, f File) (*Value[*x509.CertPool], error) {
 	return Open(set, []File{f}, func(contents [][]byte) (Parsed[*x509.CertPool], error) {
-		pool, err := parseAuthorities(contents[0])
-		return Parsed[*x509.CertPool]{Value: pool}, err
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(contents[0]) {
+			return Parsed[*x509.CertPool]{}, errNoCertificate
+		}
+		return Parsed[*x509.CertPool]{Value: pool}, CheckAuthorities(contents[0])
 	})
 }
 
-// parseAuthorities is strict if the file ends within a certificate, which is how a file looks that is being written.
-func parseAuthorities(text []byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, errors.New("holds no PEM certificate")
+var (
+	errNoCertificate = errors.New("holds no PEM certificate")
+	errCutOff        = errors.New("ends within a certificate or a key")
+)
+
+// CheckAuthorities says what is wrong with a PEM file of authorities. It is strict if the file ends within a certificate, which is
+// how a file looks that is being written.
+func CheckAuthorities(text []byte) error {
+	if block, _ := pem.Decode(text); block == nil {
+		return errNoCertificate
 	}
+	return checkEnd(text)
+}
+
+// checkEnd returns an error if text ends within a PEM block.
+func checkEnd(text []byte) error {
 	for {
 		block, rest := pem.Decode(text)
 		if block == nil {
@@ -46,9 +59,9 @@ func parseAuthorities(text []byte) (*x509.CertPool, error) {
 		text = rest
 	}
 	if bytes.Contains(text, []byte("-----BEGIN ")) {
-		return nil, errors.New("ends within a certificate")
+		return errCutOff
 	}
-	return pool, nil
+	return nil
 }
 
 // Pair opens a certificate and its private key, both PEM files.
@@ -57,6 +70,9 @@ func Pair(set *Set, cert, key File) (*Value[*tls.Certificate], error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		if err != nil {
 			return Parsed[*tls.Certificate]{}, fmt.Errorf("do not hold a certificate and its key: %w", err)
+		}
+		if err := errors.Join(checkEnd(contents[0]), checkEnd(contents[1])); err != nil {
+			return Parsed[*tls.Certificate]{}, err
 		}
 		return Parsed[*tls.Certificate]{Value: &pair}, nil
 	})

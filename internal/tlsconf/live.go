@@ -10,7 +10,8 @@ import (
 // Live is a TLS section whose files are read again when they change. It is safe for concurrent use.
 type Live struct {
 	section TLS
-	cas     *livefile.Value[*x509.CertPool]   // nil for the system's authorities
+	cas     *livefile.Value[*x509.CertPool] // nil for the system's authorities
+	system  *System
 	pair    *livefile.Value[*tls.Certificate] // nil without a client certificate
 }
 
@@ -25,7 +26,9 @@ func (t TLS) Open(set *livefile.Set, prefix string) (*Live, error) {
 	}
 	l := &Live{section: t}
 	var err error
-	if t.CAFile != "" {
+	if t.CAFile == "" {
+		l.system = SystemRoots(set)
+	} else {
 		if l.cas, err = livefile.Authorities(set, livefile.File{Key: prefix + "tls.ca_file", Path: t.CAFile}); err != nil {
 			return nil, err
 		}
@@ -45,6 +48,8 @@ func (l *Live) Config() *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: l.section.ServerName, InsecureSkipVerify: l.section.InsecureSkipVerify} //nolint:gosec // asked for by name, documented as unsafe
 	if l.cas != nil {
 		c.RootCAs = l.cas.Latest()
+	} else {
+		c.RootCAs = l.system.Pool()
 	}
 	if l.pair != nil {
 		c.Certificates = []tls.Certificate{*l.pair.Latest()}
@@ -58,6 +63,8 @@ func (l *Live) Version() uint64 {
 	if l.cas != nil {
 		l.cas.Get()
 		n += l.cas.Version()
+	} else {
+		n += l.system.version()
 	}
 	if l.pair != nil {
 		l.pair.Get()

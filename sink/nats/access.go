@@ -14,10 +14,11 @@ import (
 
 // access is how the sink proves who it is and whom it trusts. It reads files again for each connection.
 type access struct {
-	cfg   Config
-	tls   *tlsconf.Live                // nil without TLS
-	creds *livefile.Value[credentials] // nil without auth.credentials_file
-	nkey  *livefile.Value[nkeySeed]    // nil without auth.nkey_file
+	cfg    Config
+	tls    *tlsconf.Live // nil without TLS
+	system *tlsconf.System
+	creds  *livefile.Value[credentials] // nil without auth.credentials_file
+	nkey   *livefile.Value[nkeySeed]    // nil without auth.nkey_file
 }
 
 // credentials are what a .creds file holds.
@@ -28,7 +29,7 @@ type nkeySeed struct{ public, seed string }
 
 // access opens the files, so that a wrong name fails at the start.
 func (c Config) access() (*access, error) {
-	a := &access{cfg: c}
+	a := &access{cfg: c, system: tlsconf.SystemRoots(c.Files)}
 	var err error
 	if a.tls, err = c.TLS.section().Open(c.Files, c.key("")); err != nil {
 		return nil, err
@@ -125,7 +126,12 @@ func (a *access) options() (opts []nats.Option, identity string) {
 	case a.cfg.Auth.Token.IsSet() || a.cfg.Token.Follows():
 		opts = append(opts, nats.TokenHandler(func() string { return a.cfg.Token.Latest().Reveal() }))
 	}
-	if a.tls != nil {
+	if a.tls == nil { // a server may ask for TLS all the same
+		opts = append(opts, func(o *nats.Options) error {
+			o.RootCAsCB = func() (*x509.CertPool, error) { return a.system.Pool(), nil }
+			return nil
+		})
+	} else {
 		opts = append(opts, a.secure())
 	}
 	return opts, identity
@@ -145,9 +151,7 @@ func (a *access) secure() nats.Option {
 	return func(o *nats.Options) error {
 		conf := a.tls.Config()
 		o.Secure, o.TLSConfig, o.TLSHandshakeFirst = true, conf, a.cfg.TLS.HandshakeFirst
-		if conf.RootCAs != nil {
-			o.RootCAsCB = func() (*x509.CertPool, error) { return a.tls.Config().RootCAs, nil }
-		}
+		o.RootCAsCB = func() (*x509.CertPool, error) { return a.tls.Config().RootCAs, nil }
 		if len(conf.Certificates) > 0 {
 			o.TLSCertCB = func() (tls.Certificate, error) { return a.tls.Config().Certificates[0], nil }
 		}

@@ -632,6 +632,55 @@ func TestCollectorSecretsAreExchanged(t *testing.T) {
 	}
 }
 
+// TestSystemAuthoritiesAreExchanged: the API, NATS and Kafka have certificates of an authority that relay knows from SSL_CERT_FILE.
+// They change to another one, which is added to the file before or after that.
+func TestSystemAuthoritiesAreExchanged(t *testing.T) {
+	t.Parallel()
+	first, second, third := newAuthority(t), newAuthority(t), newAuthority(t)
+	now := &swapTLS{}
+	now.Store(first.server(t, nil))
+	api := sourcetest.New(sourcetest.WithAPIKey(apiKey))
+	srv := httptest.NewUnstartedServer(api)
+	srv.TLS = now.config()
+	srv.StartTLS()
+	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
+	bus := newNATS(t, func(o *server.Options) { o.TLS, o.TLSTimeout, o.TLSConfig = true, patient.Seconds(), now.config() })
+	open := &conns{}
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		l, err := open.listen(network, address)
+		return tls.NewListener(l, now.config()), err
+	}))
+	require.NoError(t, err)
+	t.Cleanup(cluster.Close)
+	dir := newSecretDir(t)
+	file := dir.put(t, "ca", first.PEM)
+	r := newRelay(t, "relay", sourceConfig(srv.URL)+fmt.Sprintf("sinks:\n- {name: nats, type: nats, url: %q, tls: {enabled: true}}\n- {name: kafka, type: kafka, brokers: [%q], topic_prefix: sys., tls: {enabled: true}}\n",
+		bus.URL, cluster.ListenAddrs()[0]), "SSL_CERT_FILE="+file)
+	r.Start(t)
+	carried := func(what string) {
+		t.Helper()
+		ids := appendEvents(t, api, source.UserCreated, 5, 0)
+		for _, lane := range []string{"nats", "kafka"} {
+			r.Await(t, func() bool { return r.Lane(lane).Position.EventID == ids[4] }, "events flow on %s: %s", lane, what)
+		}
+	}
+	change := func(to *authority) {
+		now.Store(to.server(t, nil))
+		srv.CloseClientConnections()
+		open.drop()
+		bus.restart(t)
+	}
+	carried("at first")
+	dir.put(t, "ca", first.PEM+second.PEM)
+	change(second)
+	carried("the file changes first")
+	change(third)
+	time.Sleep(5 * time.Second) // relay trusts none of them meanwhile
+	dir.put(t, "ca", first.PEM+second.PEM+third.PEM)
+	carried("the file changes late")
+	require.Equal(t, exitDone, r.Stop(t))
+}
+
 // TestRedactionKeyWaitsForAReload: another key makes other pseudonyms, so that a new one is used only when an operator says so.
 func TestRedactionKeyWaitsForAReload(t *testing.T) {
 	t.Parallel()
