@@ -307,7 +307,12 @@ func (l *Lane) measure(b *batch, done int, took time.Duration, failure error) {
 		l.portion.succeeded(b.events, done, took, l.BatchMessages, l.BatchBytes)
 	case errors.As(failure, &rejected), errors.Is(failure, checkpoint.ErrConflict) && !timedOut:
 	default:
-		l.portion.failed(b.events, took, timedOut)
+		taken := 0
+		var timeout *sink.TimeoutError
+		if errors.As(failure, &timeout) && timeout.Taken > 0 {
+			taken = b.owner(min(timeout.Taken, len(b.messages)-1))
+		}
+		l.portion.failed(b.events, took, timedOut, taken)
 	}
 }
 

@@ -42,14 +42,21 @@ func (p *portion) cut(events []source.Event) int {
 }
 
 // failed notes that events could not be appended, after took. It halves what comes next at once if timedOut, else if that is not
-// the first failure in a row.
-func (p *portion) failed(events []source.Event, took time.Duration, timedOut bool) {
+// the first failure in a row. If it is known that the bus had received the first taken of the events by then, three quarters of these
+// come next at most.
+func (p *portion) failed(events []source.Event, took time.Duration, timedOut bool, taken int) {
 	p.failures++
 	p.filled = 0
 	if !timedOut && p.failures < refusalsUntilHalved {
 		return
 	}
-	p.events, p.bytes = max(1, len(events)/2), max(1, size(events)/2)
+	next := len(events) / 2
+	p.bytes = max(1, size(events)/2)
+	if 0 < taken && 3*taken/4 < next {
+		next = 3 * taken / 4
+		p.bytes = min(p.bytes, max(1, size(events[:next])))
+	}
+	p.events = max(1, next)
 	p.failedIn = took
 }
 

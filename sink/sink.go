@@ -86,6 +86,7 @@ var ErrTimeout = errors.New("the bus did not take the batch within its deadline"
 type TimeoutError struct {
 	Setting string        // key of the configuration to raise if one event alone does not fit: "ack_timeout"; empty if there is none
 	Value   time.Duration // of the setting; 0 if unknown
+	Taken   int           // how many messages of the batch the bus had received by then, none of which need be stored; 0 if unknown
 	Err     error         // what happened; complete on its own
 }
 

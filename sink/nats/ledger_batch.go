@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -17,10 +18,6 @@ const (
 	batchIDHeader       = batchHeaders + "Id"
 	batchSequenceHeader = batchHeaders + "Sequence"
 	batchCommitHeader   = batchHeaders + "Commit"
-
-	// batchInFlight is how many bytes of a batch are sent before the server must have said that it holds the half of them. A stream
-	// takes 128 MiB of messages that it has not looked at yet; beyond that it drops them.
-	batchInFlight = 16 << 20
 )
 
 // commit is one attempt at an atomic batch and its position, or at the position alone, which needs no batch. The server answers
@@ -147,10 +144,20 @@ func (c *commit) outcome(cause error) (sequence uint64, index int, failure error
 	}
 }
 
-// sendCommit sends all messages in order and stops at the first sign of a failure. The first one asks for an answer, since the
-// server says there why it takes no batch at all; then one in each half of batchInFlight.
+// tellTaken adds to a timeout how much of the batch had reached the server by then.
+func (c *commit) tellTaken(err error) error {
+	var timeout *sink.TimeoutError
+	if errors.As(err, &timeout) {
+		timeout.Taken, _ = c.progress()
+	}
+	return err
+}
+
+// sendCommit sends all messages in order and stops at the first sign of a failure. The first message asks for an answer, since the
+// server says there why it takes no batch at all; then the last one of each half of the bytes in flight does.
 func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan struct{}) error {
 	bytes, mark := 0, 0
+	asked := time.Now() // when the message at mark was sent
 	var e encoder
 	for i := range len(c.batch) + 1 {
 		if err := s.ended(ctx, lost); err != nil {
@@ -159,8 +166,8 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 		if _, failure := c.progress(); failure != nil {
 			return failure
 		}
-		bytes += len(c.at(i).Body)
-		full := bytes >= batchInFlight/2
+		bytes += wireSize(c.at(i))
+		full := bytes >= s.flow.inFlight()/2
 		replyTo := ""
 		if i == 0 || i == len(c.batch) || full || c.askAll {
 			replyTo = reply(l.inbox, c.number, i)
@@ -172,7 +179,10 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 			if err := s.awaitCommit(ctx, c, mark, lost); err != nil {
 				return err
 			}
-			bytes, mark = 0, i+1
+			if mark > 0 {
+				s.flow.answered(time.Since(asked))
+			}
+			bytes, mark, asked = 0, i+1, time.Now()
 		}
 	}
 	return nil

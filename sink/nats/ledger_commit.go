@@ -125,9 +125,12 @@ func (l *Ledger) commit(ctx context.Context, batch []sink.Message, expected uint
 	}
 	l.s.committing.Store(nil)
 	sequence, index, failure := c.outcome(err)
+	if failure != nil {
+		l.s.flow.failed()
+	}
 	l.noteIncomplete(isCode(failure, codeIncompleteBatch))
 	if failure != nil {
-		return 0, l.explain(ctx, lk, c, index, failure)
+		return 0, c.tellTaken(l.explain(ctx, lk, c, index, failure))
 	}
 	return sequence, nil
 }

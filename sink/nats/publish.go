@@ -33,8 +33,8 @@ const (
 	codeMessageNotFound jetstream.ErrorCode = 10037
 )
 
-// Publish implements sink.Sink. It sends in order and keeps up to Config.Window messages in flight. Nothing is sent again inside,
-// with one exception: where the sequences of the acknowledgements show that a message was stored before its predecessor (left over
+// Publish implements sink.Sink. It sends in order and keeps up to Config.Window messages in flight, and no more bytes than the link
+// carries within seconds. Nothing is sent again inside, with one exception: where the sequences of the acknowledgements show that a message was stored before its predecessor (left over
 // from an earlier failure, and now recognised as a second copy), it and what follows are stored once more without their ids, so
 // that the stream holds the batch in order. Blanks at both ends of a header's value are not kept, for NATS does not.
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
@@ -148,15 +148,29 @@ func (s *Sink) remember(a *attempt, o outcome) {
 
 // send sends the messages in order, never more than the window beyond the prefix, and stops at the first sign of a failure.
 func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct{}) error {
-	prefix := 0
+	prefix, inFlight := 0, 0 // bytes of batch[prefix:i]
 	var e encoder
 	for i := range a.batch {
-		if i-prefix >= s.cfg.Window {
-			if err := s.await(ctx, a, i-s.cfg.Window+1, lost); err != nil {
+		target := i - s.cfg.Window + 1
+		full := inFlight >= s.flow.inFlight()
+		if full {
+			target = max(target, half(a.batch[prefix:i], inFlight)+prefix)
+		}
+		if target > prefix {
+			started := time.Now()
+			if err := s.await(ctx, a, target, lost); err != nil {
+				s.flow.failed()
 				return err
 			}
-			prefix, _ = a.progress()
+			if full {
+				s.flow.answered(time.Since(started))
+			}
+			acknowledged, _ := a.progress()
+			for ; prefix < acknowledged; prefix++ {
+				inFlight -= wireSize(&a.batch[prefix])
+			}
 		}
+		inFlight += wireSize(&a.batch[i])
 		if err := s.ended(ctx, lost); err != nil {
 			return err
 		}
@@ -173,6 +187,16 @@ func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct
 		}
 	}
 	return nil
+}
+
+// half returns how many of the first messages make up half of the bytes of all, which is size.
+func half(messages []sink.Message, size int) int {
+	for i, n := 0, 0; i < len(messages); i++ {
+		if n += wireSize(&messages[i]); 2*n >= size {
+			return i + 1
+		}
+	}
+	return len(messages)
 }
 
 // await waits until the first target messages are acknowledged. It fails where something else ends the attempt, or where

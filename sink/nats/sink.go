@@ -43,6 +43,8 @@ type Sink struct {
 	committing atomic.Pointer[commit]  // of Ledger.Commit
 	attempts   uint64                  // number of the last attempt; used by the holder of the token in busy only
 
+	flow flow // how much may be in flight; used by the holder of the token in busy only
+
 	settle time.Duration // settleTime
 
 	asked    asked
