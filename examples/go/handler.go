@@ -15,19 +15,20 @@ import (
 // again.
 var errPoison = errors.New("poison")
 
-// apply is your work. What it returns is stored together with the id of the event.
+// apply is your work. What it returns is stored together with the id of the event. event.go has the type of the event, generated from
+// the JSON Schema that `relay types --schema dsync.user.created` prints.
 func apply(body []byte) (map[string]any, error) {
-	var event struct {
+	var event struct { // Data is nil if the body has none
 		Event string
-		Data  map[string]any
+		Data  *DsyncUserCreatedData
 	}
 	if err := json.Unmarshal(body, &event); err != nil {
-		return nil, fmt.Errorf("the body is no event: %w: %w", err, errPoison)
+		return nil, fmt.Errorf("the body is not an event: %w: %w", err, errPoison)
 	}
 	if event.Data == nil {
-		return nil, fmt.Errorf("the body is no event: it has no data: %w", errPoison)
+		return nil, fmt.Errorf("the body is not an event: it has no data: %w", errPoison)
 	}
-	return map[string]any{"event": event.Event, "about": event.Data["id"]}, nil
+	return map[string]any{"event": event.Event, "about": event.Data.ID}, nil
 }
 
 // ledger holds the results, and the ids of the events that they came from: one line each, written to the disk before the message is

@@ -1,18 +1,24 @@
 """What both consumers share: each event is handled once, however often it arrives, and a poisonous one is put aside."""
 
+from __future__ import annotations
+
 import json
 import os
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # generated from the JSON Schema that `relay types --schema dsync.user.created` prints
+    from event import DsyncUserCreated
 
 
 class Poison(Exception):
     """The event can never be handled, however often it is tried. Anything else that is raised is tried again."""
 
 
-def apply(event):
+def apply(event: DsyncUserCreated) -> dict:
     """Your work. What it returns is stored together with the id of the event."""
     if not isinstance(event, dict) or not isinstance(event.get("data"), dict):
-        raise Poison("the body is no event: it has no data")
+        raise Poison("the body is not an event: it has no data")
     return {"event": event["event"], "about": event["data"].get("id")}
 
 
@@ -48,7 +54,7 @@ class Ledger:
             try:
                 event = json.loads(body)
             except ValueError as err:
-                raise Poison(f"the body is no JSON: {err}") from err
+                raise Poison(f"the body is not JSON: {err}") from err
             _append(self.handled, {"event_id": event_id, **apply(event)})
             self.seen.add(event_id)
         except Poison as err:  # put aside for a person, so that it does not hold up what comes after it

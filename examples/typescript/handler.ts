@@ -1,16 +1,19 @@
 // What both consumers share: each event is handled once, however often it arrives, and a poisonous one is put aside.
 import * as fs from "node:fs";
 import * as path from "node:path";
+import type { DsyncUserCreated } from "./event.js"; // generated from the JSON Schema that `relay types --schema dsync.user.created` prints
 
 /** The event can never be handled, however often it is tried. Anything else that is thrown is tried again. */
 export class Poison extends Error {}
 
 /** Your work. What it returns is stored together with the id of the event. */
-function apply(event: any): object {
-  if (typeof event?.data !== "object" || event.data === null) {
-    throw new Poison("the body is no event: it has no data");
-  }
+function apply(event: DsyncUserCreated): object {
   return { event: event.event, about: event.data.id };
+}
+
+/** Whether the body has what apply needs. A consumer that trusts nobody validates against the schema here. */
+function isEvent(body: any): body is DsyncUserCreated {
+  return typeof body?.data === "object" && body.data !== null;
 }
 
 /**
@@ -54,12 +57,15 @@ export class Ledger {
   }
 }
 
-function parse(text: string): unknown {
+function parse(text: string): DsyncUserCreated {
+  let body: unknown;
   try {
-    return JSON.parse(text);
+    body = JSON.parse(text);
   } catch (err) {
-    throw new Poison(`the body is no JSON: ${(err as Error).message}`);
+    throw new Poison(`the body is not JSON: ${(err as Error).message}`);
   }
+  if (!isEvent(body)) throw new Poison("the body is not an event: it has no data");
+  return body;
 }
 
 function append(file: number, record: object): void {

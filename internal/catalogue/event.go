@@ -14,7 +14,32 @@ func (t *Type) Data() map[string]any {
 	if err := json.Unmarshal(t.Schema.text, &out); err != nil {
 		panic(err) // it was read from the same bytes
 	}
+	typed(out)
 	return out
+}
+
+// typed adds the type to constants and enumerations of strings, since code generators make nothing of them without.
+func typed(schema object) {
+	if value, ok := schema["const"].(string); ok && value != "" && schema["type"] == nil {
+		schema["type"] = "string"
+	}
+	if values, ok := schema["enum"].([]any); ok && schema["type"] == nil {
+		if _, text := values[0].(string); text {
+			schema["type"] = "string"
+		}
+	}
+	for _, inner := range schema {
+		switch v := inner.(type) {
+		case object:
+			typed(v)
+		case []any:
+			for _, form := range v {
+				if f, ok := form.(object); ok {
+					typed(f)
+				}
+			}
+		}
+	}
 }
 
 // Context returns the JSON Schema of the field context of an event, which tells who or what caused it. It holds personal data.
@@ -50,9 +75,9 @@ func (t *Type) EventSchema() map[string]any {
 		"title":   t.Name,
 		"type":    "object",
 		"properties": object{
-			"object":     object{"const": "event"},
+			"object":     object{"type": "string", "const": "event"},
 			"id":         object{"type": "string"},
-			"event":      object{"const": t.Name},
+			"event":      object{"type": "string", "const": t.Name},
 			"data":       t.Data(),
 			"created_at": object{"type": "string", "format": "date-time"},
 			"context":    Context(),
