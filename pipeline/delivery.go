@@ -41,8 +41,9 @@ type Delivery struct {
 	// Incapable reports whether an error of ExactlyOnce.Ledger.Prepare says that the bus, as it is, cannot do it.
 	Incapable func(error) bool
 
-	mu     sync.Mutex
-	chosen Target
+	finding sync.Mutex // held while the bus is asked, for as long as that takes
+	mu      sync.Mutex // guards chosen, only for moments
+	chosen  Target
 }
 
 // Observe sets who is told of the stages of each Append. It is called before the Delivery is used.
@@ -62,11 +63,9 @@ func (d *Delivery) Acquired(f func()) {
 	}
 }
 
-// Mode returns the mode that was found, and Auto as long as none was.
+// Mode returns the mode that was found, or Auto as long as none was. It never waits for the bus.
 func (d *Delivery) Mode() checkpoint.Mode {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch d.chosen.(type) {
+	switch d.found().(type) {
 	case *AtLeastOnce:
 		return checkpoint.AtLeastOnce
 	case *ExactlyOnce:
@@ -115,22 +114,32 @@ func (d *Delivery) Release(ctx context.Context) error {
 	return t.Release(ctx)
 }
 
-// target returns the one that is in force, found at the first call that can find it.
+// target returns the Target of the mode that was found, and finds the mode if no call before could.
 func (d *Delivery) target(ctx context.Context) (Target, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.chosen != nil {
-		return d.chosen, nil
+	d.finding.Lock()
+	defer d.finding.Unlock()
+	if t := d.found(); t != nil {
+		return t, nil
 	}
 	mode, err := d.find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.chosen = d.AtLeastOnce
+	var t Target = d.AtLeastOnce
 	if mode == checkpoint.ExactlyOnce {
-		d.chosen = d.ExactlyOnce
+		t = d.ExactlyOnce
 	}
-	return d.chosen, nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.chosen = t
+	return t, nil
+}
+
+// found returns the target that was chosen, nil if none was.
+func (d *Delivery) found() Target {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.chosen
 }
 
 // find looks where a position is recorded.

@@ -34,9 +34,24 @@ func newPicky() *picky {
 }
 
 func (p *picky) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	if err := p.refuse(batch, next.Holder); err != nil {
+		if p.slow > 0 {
+			select {
+			case <-time.After(p.slow):
+			case <-ctx.Done():
+				return prev, ctx.Err()
+			}
+		}
+		return prev, err
+	}
+	return p.memoryLedger.Commit(ctx, batch, prev, next)
+}
+
+// refuse returns why the batch is refused, nil if it is not.
+func (p *picky) refuse(batch []sink.Message, holder string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.holder[next.Holder] = true
+	p.holder[holder] = true
 	if len(batch) == 0 {
 		p.renewals++
 	}
@@ -51,20 +66,12 @@ func (p *picky) Commit(ctx context.Context, batch []sink.Message, prev, next che
 		case p.silent[id]:
 			err = errors.New("incomplete")
 		}
-		if err == nil {
-			continue
+		if err != nil {
+			p.refusals++
+			return err
 		}
-		p.refusals++
-		if p.slow > 0 {
-			select {
-			case <-time.After(p.slow):
-			case <-ctx.Done():
-				return prev, ctx.Err()
-			}
-		}
-		return prev, err
 	}
-	return p.memoryLedger.Commit(ctx, batch, prev, next)
+	return nil
 }
 
 // threefold routes each event to three messages; those in drop to none.

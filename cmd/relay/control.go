@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -32,28 +33,28 @@ func (r *relay) Poll(lane string) error {
 	return r.steer(lane, func(m *member) { m.waker.Wake() })
 }
 
-// steer does something with a lane that runs. It holds r.changing, so that what is done to a lane is not lost with the one that takes
-// its place.
+// steer does something with a running lane. do must not block. It never waits for a reload or a move: it holds r.mu, so that what it
+// does to a lane is not lost when another takes its place.
 func (r *relay) steer(lane string, do func(*member)) error {
-	r.changing.Lock()
-	defer r.changing.Unlock()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	m, err := r.find(lane)
 	if err != nil {
 		return err
 	}
-	if s := m.run.Status(); s.State == pipeline.Stopped {
+	if s := m.run.Status(); s.State == pipeline.Stopped && !m.restarting.Load() {
 		return &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s has stopped: %s", lane, s.Reason)}
 	}
 	do(m)
 	return nil
 }
 
-// find returns a lane of a relay that runs. r.changing is held.
+// find returns a lane of a running relay. r.mu is held.
 func (r *relay) find(lane string) (*member, error) {
 	if !r.running {
-		return nil, &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
+		return nil, errNotServing
 	}
-	for _, m := range r.now() {
+	for _, m := range r.members {
 		if m.run.Name == lane {
 			return m, nil
 		}
@@ -61,15 +62,40 @@ func (r *relay) find(lane string) (*member, error) {
 	return nil, &admin.Refusal{Code: http.StatusNotFound, Err: fmt.Errorf("there is no lane %q", lane)}
 }
 
-// SetCheckpoint implements admin.Control. A lane that runs moves its position itself, and keeps it meanwhile; one that has stopped is
-// started again afterwards.
+// errNotServing refuses what is asked of a relay that has not started yet or stops.
+var errNotServing = &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
+
+// enter takes the gate of a lane and returns the lane as it is then. The caller calls leave.
+func (r *relay) enter(ctx context.Context, lane string) (m *member, leave func(), err error) {
+	find := func() (*member, error) {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		return r.find(lane)
+	}
+	if _, err := find(); err != nil { // no gate for a lane that does not exist
+		return nil, nil, err
+	}
+	g := r.gate(lane)
+	if err := g.enter(ctx); err != nil {
+		return nil, nil, &admin.Refusal{
+			Code: http.StatusConflict, Err: fmt.Errorf("lane %s is being moved or restarted by another request: try again: %w", lane, err),
+		}
+	}
+	if m, err = find(); err != nil {
+		g.leave()
+		return nil, nil, err
+	}
+	return m, g.leave, nil
+}
+
+// SetCheckpoint implements admin.Control. A running lane moves its position itself and keeps its lease meanwhile. A stopped lane is
+// started again afterwards. It waits for a reload or another move of the same lane, never for another lane.
 func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destination) (admin.Moved, error) {
-	r.changing.Lock()
-	defer r.changing.Unlock()
-	m, err := r.find(lane)
+	m, leave, err := r.enter(ctx, lane)
 	if err != nil {
 		return admin.Moved{}, err
 	}
+	defer leave()
 	var done admin.Moved
 	stopped := !r.group.Runs(m.run)
 	if !stopped {
@@ -105,7 +131,7 @@ func (r *relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	committed := m.run.Status().Checkpoint // the lane only moves it forward, so that no more than this is skipped
+	committed := m.committed(ctx) // the lane only moves it forward, so that no more than this is skipped
 	compared := committed.Revision > 0
 	var left skipped
 	if compared {
@@ -142,10 +168,20 @@ func (r *relay) moveStopped(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return done, err
 	}
-	again := r.succeed(ctx, m, m.lane, client, m.bus)
-	r.replace(m, again)
-	r.group.Start(again.run) //nolint:contextcheck // the group was given a context
+	r.replace(m, r.succeed(ctx, m, m.lane, client, m.bus)) //nolint:contextcheck // the group was given a context
 	return done, nil
+}
+
+// committed returns the position that the lane has committed. It waits for a lane that was started just now, as after a reload, to
+// read it; the Revision is 0 if ctx ends before or the lane stops.
+func (m *member) committed(ctx context.Context) checkpoint.Checkpoint {
+	const look = 10 * time.Millisecond
+	for {
+		s := m.run.Status()
+		if s.Checkpoint.Revision > 0 || s.State == pipeline.Stopped || !sleep(ctx, look) {
+			return s.Checkpoint
+		}
+	}
 }
 
 // client returns a client for requests of a lane. It shares the rate limit of all lanes.

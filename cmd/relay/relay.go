@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,20 +40,25 @@ type relay struct {
 	webhooks *webhooks                      // nil without any
 	unasked  unasked
 
-	changing sync.Mutex // held by whoever starts, stops or moves lanes
-	running  bool       // between start and close; under changing
+	// A reload is in the gate reloading. Whoever stops, moves or replaces a lane is in the gate of that lane. A reload takes the gates
+	// of lanes while it is in its own, never the other way round. Nothing else waits: not for another lane, and not for a reload.
+	reloading gate
 
-	mu      sync.RWMutex // guards what follows; it is replaced, never changed in place
+	mu      sync.RWMutex // guards what follows, only for moments; slices are replaced, never changed in place
+	running bool         // between start and close
 	cfg     *config.Config
 	members []*member
+	gates   map[string]gate  // of lanes, by name; a lane that was removed leaves its gate
 	hidden  []*config.Config // those before cfg, whose secrets are not shown either
 }
 
 // maxHidden bounds how many earlier configurations are remembered.
 const maxHidden = 3
 
-// member is a lane that runs, with all that is its own. It is not changed: another takes its place.
+// member is a running lane with all its parts. Apart from restarting it does not change: a reload or a move replaces it.
 type member struct {
+	restarting atomic.Bool // a reload stops it and puts another in its place
+
 	lane   *lane
 	bus    *bus
 	store  *checkpoint.File
@@ -76,7 +83,10 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 		return nil, err
 	}
 	client := newClient(cfg)
-	r := &relay{metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg}
+	r := &relay{
+		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg,
+		reloading: newGate(), gates: map[string]gate{},
+	}
 	r.unasked = unasked{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
 	r.group = pipeline.NewGroup(ctx, r.tellStopped)
 	for _, l := range lanes {
@@ -150,14 +160,26 @@ func (m *member) assemble(client *source.Client, r *relay) {
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }
 
-// start lets every lane run. Whoever calls it waits for r.group.
+// start starts every lane. The caller waits for r.group.
 func (r *relay) start() {
-	r.changing.Lock()
-	defer r.changing.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.running = true
-	for _, m := range r.now() {
+	for _, m := range r.members {
 		r.group.Start(m.run)
 	}
+}
+
+// gate returns the gate of a lane.
+func (r *relay) gate(lane string) gate {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := r.gates[lane]
+	if g == nil {
+		g = newGate()
+		r.gates[lane] = g
+	}
+	return g
 }
 
 func (r *relay) tellStopped(e *pipeline.LaneError) {
@@ -199,6 +221,9 @@ func (r *relay) status() []pipeline.Status {
 	out := make([]pipeline.Status, len(members))
 	for i, m := range members {
 		out[i] = m.run.Status()
+		if m.restarting.Load() && out[i].State == pipeline.Stopped { // what comes in its place is about to start
+			out[i].State, out[i].Reason, out[i].Action = pipeline.Starting, "", ""
+		}
 		out[i].Reason, out[i].Action = r.hide(out[i].Reason), r.hide(out[i].Action)
 		out[i].Settings = m.settings.Found()
 	}
@@ -221,21 +246,59 @@ func (r *relay) wake() {
 	}
 }
 
-// replace puts another member in the place of one.
+// replace puts next in the place of old, paused if old is paused, and starts it. The caller is in the gate of the lane. A pause that
+// comes at the same time is not lost: it finds either old, before, or next, after.
 func (r *relay) replace(old, next *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if old.run.Paused() {
+		next.run.Pause()
+	}
 	r.members = slices.Clone(r.members)
 	r.members[slices.Index(r.members, old)] = next
+	r.group.Start(next.run)
 }
 
-// close closes the sinks, and gives up the stores' locks. Nothing is started or moved after that. A lane that was started when nobody
-// waited for the group any more is stopped before.
+// add adds a lane and starts it.
+func (r *relay) add(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members = append(slices.Clone(r.members), m)
+	r.group.Start(m.run)
+}
+
+// remove takes a lane out, which has stopped.
+func (r *relay) remove(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members = slices.DeleteFunc(slices.Clone(r.members), func(other *member) bool { return other == m })
+}
+
+// arrange puts the lanes in the order of names.
+func (r *relay) arrange(names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members = slices.Clone(r.members)
+	slices.SortStableFunc(r.members, func(a, b *member) int {
+		return cmp.Compare(slices.Index(names, a.run.Name), slices.Index(names, b.run.Name))
+	})
+}
+
+// close closes the sinks and releases the locks of the stores. It waits for a reload and for moves that are in progress; after that
+// nothing is started or moved. It stops a lane that was started when nobody waited for the group any more.
 func (r *relay) close() error {
-	r.changing.Lock()
-	defer r.changing.Unlock()
+	r.mu.Lock()
 	r.running = false
+	r.mu.Unlock()
+	always := context.Background() // every holder of a gate is bounded
+	_ = r.reloading.enter(always)
+	defer r.reloading.leave()
 	for _, m := range r.now() {
+		g := r.gate(m.run.Name)
+		_ = g.enter(always)
+		defer g.leave()
+	}
+	for _, m := range r.now() { // a move may have replaced them meanwhile
 		r.group.Stop(m.run)
 	}
 	return r.closeMembers()

@@ -104,12 +104,17 @@ func (p *plan) close() error {
 	return errors.Join(errs...)
 }
 
-// Reload implements admin.Control. Everything that can fail is tried before anything is touched.
+// Reload implements admin.Control. It tries everything that can fail before it touches anything. A second reload waits for the first.
 func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
-	r.changing.Lock()
-	defer r.changing.Unlock()
-	if !r.running {
-		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
+	if err := r.reloading.enter(ctx); err != nil {
+		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("another reload is in progress: try again: %w", err)}
+	}
+	defer r.reloading.leave()
+	r.mu.RLock()
+	running := r.running
+	r.mu.RUnlock()
+	if !running {
+		return admin.Reloaded{}, errNotServing
 	}
 	defer func() { r.metrics.Reloaded(err) }()
 	p, err := r.plan(ctx)
@@ -289,9 +294,11 @@ func (p *planned) needsBus(changes []config.Change) bool {
 	})
 }
 
-// carryOut does what was planned: lanes that stay run on, the others are stopped in order, all at once, and then started anew.
+// carryOut does what was planned. Lanes that stay run on. Each of the others is stopped in order and replaced on its own, so that a
+// lane that takes long to stop, or that a move keeps busy, delays no other lane.
 func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	defer r.group.Hold()()
+	ctx = context.WithoutCancel(ctx) // it must not end halfway
 	out := admin.Reloaded{Changes: []string{}, Lanes: []string{}, Settings: []sink.Setting{}}
 	for _, c := range p.changes {
 		out.Changes = append(out.Changes, c.String())
@@ -301,81 +308,92 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	if r.inForce != nil {
 		r.inForce(p.cfg)
 	}
-	r.stopAll(p)
-	client := newClient(p.cfg)
-	client.Limiter = r.limiter
-	var members, begin []*member
-	for _, l := range p.lanes {
-		if l.stays {
-			members = append(members, l.old)
-			continue
-		}
-		out.Settings = append(out.Settings, l.settings...)
-		next, what := r.follow(ctx, l, client), "is new"
-		if l.old != nil {
-			what = "was started anew from its position"
-		}
-		members, begin = append(members, next), append(begin, next)
-		out.Lanes = append(out.Lanes, fmt.Sprintf("%s %s", l.lane.sink.Name, what))
-	}
-	inUse := p.cfg.FilesInUse()
-	p.cfg.Files.Retain(func(path string) bool { return inUse[path] })
 	r.mu.Lock()
 	r.hidden = append(r.hidden, r.cfg)[max(0, len(r.hidden)-maxHidden+1):]
-	r.cfg, r.members = p.cfg, members
+	r.cfg = p.cfg
 	r.mu.Unlock()
-	for _, m := range p.removed {
-		r.metrics.Unwatch(m.run.Name)
-		if err := m.close(); err != nil {
-			r.log.Warn("closing a lane that was removed", zap.String("lane", m.run.Name), zap.Error(err))
+	client := newClient(p.cfg)
+	client.Limiter = r.limiter
+	var wg sync.WaitGroup
+	var names []string
+	for _, l := range p.lanes {
+		name := l.lane.sink.Name
+		names = append(names, name)
+		switch {
+		case l.stays:
+			continue
+		case l.old == nil:
+			r.add(r.join(ctx, l.lane, client, l.bus, l.store)) //nolint:contextcheck // the group was given a context
+			out.Lanes = append(out.Lanes, name+" is new")
+		default:
+			wg.Go(func() { r.restart(ctx, l, client) })
+			out.Lanes = append(out.Lanes, name+" was started anew from its position")
 		}
+		out.Settings = append(out.Settings, l.settings...)
+	}
+	for _, m := range p.removed {
+		wg.Go(func() { r.retire(ctx, m.run.Name) })
 		out.Lanes = append(out.Lanes, m.run.Name+" was stopped and released")
 	}
-	for _, m := range begin {
-		r.group.Start(m.run) //nolint:contextcheck // the group was given a context
-	}
+	wg.Wait()
+	r.arrange(names)
+	inUse := p.cfg.FilesInUse()
+	p.cfg.Files.Retain(func(path string) bool { return inUse[path] })
 	r.log.Info("the configuration is in force", zap.Int("changes", len(p.changes)), zap.Strings("lanes", out.Lanes))
 	return out
 }
 
-// stopAll stops every lane that does not stay, and waits for all of them. Those that are followed keep their place.
-func (r *relay) stopAll(p *plan) {
-	var wg sync.WaitGroup
-	for _, l := range p.lanes {
-		if l.old != nil && !l.stays {
-			l.old.run.KeepPlace()
-			wg.Go(func() { r.group.Stop(l.old.run) })
-		}
+// restart stops a lane and puts the planned one in its place, which keeps the lease.
+func (r *relay) restart(ctx context.Context, p planned, client *source.Client) {
+	old, leave, err := r.enter(ctx, p.lane.sink.Name)
+	if err != nil { // relay stops
+		r.abandon(p)
+		return
 	}
-	for _, m := range p.removed {
-		wg.Go(func() { r.group.Stop(m.run) })
-	}
-	wg.Wait()
-}
-
-// follow makes the member that comes in the place of another, or is new.
-func (r *relay) follow(ctx context.Context, p planned, client *source.Client) *member {
-	if p.old == nil {
-		return r.join(ctx, p.lane, client, p.bus, p.store)
-	}
-	b := p.old.bus
+	defer leave()
+	old.restarting.Store(true)
+	old.run.KeepPlace()
+	r.group.Stop(old.run)
+	b := old.bus
 	if p.bus != nil {
 		b = p.bus
-		if err := p.old.bus.Close(); err != nil {
+		if err := old.bus.Close(); err != nil {
 			r.log.Warn("closing the bus of a lane that was changed", zap.String("lane", p.lane.sink.Name), zap.Error(err))
 		}
 	}
-	return r.succeed(ctx, p.old, p.lane, client, b)
+	r.replace(old, r.succeed(ctx, old, p.lane, client, b)) //nolint:contextcheck // the group was given a context
 }
 
-// succeed makes the member that comes in the place of old, which has stopped, with its store. It is paused where old was.
+// abandon closes what was opened for a lane that is not started any more.
+func (r *relay) abandon(p planned) {
+	if p.bus == nil {
+		return
+	}
+	if err := p.bus.Close(); err != nil {
+		r.log.Warn("closing the bus of a lane that was not started", zap.String("lane", p.lane.sink.Name), zap.Error(err))
+	}
+}
+
+// retire stops a lane that the configuration no longer has, and closes it.
+func (r *relay) retire(ctx context.Context, lane string) {
+	m, leave, err := r.enter(ctx, lane)
+	if err != nil { // relay stops, and closes it
+		return
+	}
+	defer leave()
+	r.group.Stop(m.run)
+	r.remove(m)
+	r.metrics.Unwatch(m.run.Name)
+	if err := m.close(); err != nil {
+		r.log.Warn("closing a lane that was removed", zap.String("lane", m.run.Name), zap.Error(err))
+	}
+}
+
+// succeed makes the member that takes the place of old, which has stopped, with its store.
 func (r *relay) succeed(ctx context.Context, old *member, l *lane, client *source.Client, b *bus) *member {
 	old.sleep()
 	next := r.join(ctx, l, client, b, old.store)
 	next.run.Follows = true
-	if old.run.Paused() {
-		next.run.Pause()
-	}
 	return next
 }
 
