@@ -35,6 +35,11 @@ func newPaths(dir string, id Identity) (paths, error) {
 	}, nil
 }
 
+// Path returns the path of another file of the lane in the folder of its checkpoint; kind is what its name ends in.
+func Path(dir string, id Identity, kind string) string {
+	return filepath.Join(dir, fileName(id.Relay)+"."+fileName(id.Lane)+"."+kind)
+}
+
 // temporaries are the files that a crash may have left behind.
 func (p paths) temporaries() ([]string, error) {
 	archives, err := p.listed(temporarySuffix)

@@ -161,6 +161,7 @@ func (l *lane) openNATS(ctx context.Context, c nats.Config) (_ *bus, err error) 
 
 func (l *lane) openKafka(c kafka.Config) (_ *bus, err error) {
 	c.Logger, c.RelayID, c.Lane, c.Files = l.log, l.cfg.ID, l.sink.Name, l.cfg.Files
+	c.OwnedFile = checkpoint.Path(l.cfg.Checkpoint.Dir, l.identity(), "topics")
 	if c.Password, err = l.cfg.KafkaPassword(l.sink); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/internal/given"
 	"workos-relay/internal/livefile"
 	"workos-relay/internal/secret"
 	"workos-relay/internal/tlsconf"
@@ -33,6 +34,8 @@ type Config struct {
 	// RelayID and Lane name the relay and its lane; with them the sink names what it owns on the cluster.
 	RelayID string `yaml:"-"`
 	Lane    string `yaml:"-"`
+	// OwnedFile is where the sink remembers which topics it has created. Empty: it remembers none, and changes none later.
+	OwnedFile string `yaml:"-"`
 	// Logger may be nil.
 	Logger *zap.Logger `yaml:"-"`
 }
@@ -50,10 +53,14 @@ func (c Config) key(name string) string {
 
 // Create says whether and how missing topics are created.
 type Create struct {
-	Enabled           bool              `yaml:"enabled" default:"true" doc:"Create missing topics. Where false, a missing topic stops the start by name."`
-	Partitions        int               `yaml:"partitions" default:"6" doc:"Partitions of a created topic. Raising the count later changes which partition a key goes to, and so breaks the order of a key once."`
-	ReplicationFactor int               `yaml:"replication_factor" default:"1" doc:"Replicas of a created topic, at most the number of brokers; -1 takes the cluster's default. With 1 an acknowledged event is lost with its broker's disk: use 3 in production, with min.insync.replicas 2."`
-	Config            map[string]string `yaml:"config" doc:"Topic settings of a created topic, by Kafka's names." example:"{retention.ms: \"604800000\", min.insync.replicas: \"2\"}"`
+	Enabled           bool              `yaml:"enabled" default:"true" doc:"Create missing topics, and change topics that relay created to what is configured here. If false, a missing topic stops the start by name."`
+	Partitions        int               `yaml:"partitions" named:"true" default:"6" doc:"Partitions of a created topic. relay never changes the count of one that exists: more partitions would send keys elsewhere, and so break the order of a key once."`
+	ReplicationFactor int               `yaml:"replication_factor" named:"true" default:"1" doc:"Replicas of a topic, at most the number of brokers; -1 takes the cluster's default. With 1 an acknowledged event is lost with its broker's disk: use 3 in production, with min.insync.replicas 2."`
+	Config            map[string]string `yaml:"config" doc:"Topic settings, by Kafka's names." example:"{retention.ms: \"604800000\", min.insync.replicas: \"2\"}"`
+	AllowDeletion     bool              `yaml:"allow_deletion" default:"false" doc:"Also apply a change that deletes stored messages: a lower retention.ms or retention.bytes, another cleanup.policy. Without it relay only names such a change."`
+	Adopt             bool              `yaml:"adopt" default:"false" doc:"Treat every topic that relay publishes to as created by relay, for topics of which checkpoint.dir does not tell that. Only if nobody else configures them."`
+
+	given.Keys // of those above
 }
 
 // SASL is the authentication to the brokers.

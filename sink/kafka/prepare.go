@@ -156,11 +156,11 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 	if err != nil {
 		return fmt.Errorf("creating kafka topics: %w", err)
 	}
-	return s.created(res.(*createtopics.Response), spec, found)
+	return s.created(ctx, res.(*createtopics.Response), spec, found)
 }
 
 // created sorts the answers: those that a person must act on go to found, one that may pass is returned.
-func (s *Sink) created(res *createtopics.Response, spec Create, found faults) error {
+func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Create, found faults) error {
 	var passing error
 	var made []string
 	for _, t := range res.Topics {
@@ -187,6 +187,7 @@ func (s *Sink) created(res *createtopics.Response, spec Create, found faults) er
 	}
 	if len(made) > 0 {
 		s.log.Info("created kafka topics", zap.Strings("topics", made), zap.Int("partitions", spec.Partitions), zap.Int("replication_factor", spec.ReplicationFactor))
+		s.remember(ctx, made)
 	}
 	return passing
 }

@@ -30,6 +30,10 @@ type Sink struct {
 	lifetime context.Context // ends with Close
 	end      context.CancelCauseFunc
 
+	owned    ownedTopics
+	settling sync.Mutex        // guards settled
+	settled  map[string]string // what relay has set, by topic and key of the configuration
+
 	publishing sync.Mutex                // guards what follows
 	session    session                   // where partitions without one begin
 	places     map[partitionID]*sequence // of the partitions that messages went to
@@ -71,6 +75,7 @@ func New(cfg Config) (*Sink, error) {
 		cfg: cfg, log: log, codec: codec, grace: deniedGrace,
 		cluster:  newCluster(lifetime, cfg, files, mechanism),
 		lifetime: lifetime, end: end,
+		owned: ownedTopics{path: cfg.OwnedFile}, settled: make(map[string]string),
 		session: noSession, places: make(map[partitionID]*sequence), partitions: make(map[string]int),
 	}, nil
 }

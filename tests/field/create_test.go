@@ -6,11 +6,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"workos-relay/internal/admin"
 	"workos-relay/pipeline"
@@ -146,4 +151,118 @@ func TestCreateSettingsOfAStreamOfOthers(t *testing.T) {
 	require.Contains(t, out, "create.max_age is 1h, not 720h as configured: relay did not create the stream and leaves it as it is")
 	require.Equal(t, time.Hour, streamConfig(t, js).MaxAge)
 	require.Equal(t, exitDone, r.Stop(t))
+}
+
+// topicSetting returns a setting of a topic that the cluster has in effect.
+func (k *kafka) topicSetting(t testing.TB, topic, name string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	configs, err := k.Admin.DescribeTopicConfigs(ctx, topic)
+	require.NoError(t, err)
+	config, err := configs.On(topic, nil)
+	require.NoError(t, err)
+	for _, c := range config.Configs {
+		if c.Key == name {
+			return c.MaybeValue()
+		}
+	}
+	return ""
+}
+
+// TestCreateSettingsOfTopicsThatExist changes what create says of topics that relay has created.
+func TestCreateSettingsOfTopicsThatExist(t *testing.T) {
+	t.Parallel()
+	const events = 100
+	for _, delivery := range []string{"exactly_once", "at_least_once"} {
+		t.Run(delivery, func(t *testing.T) {
+			t.Parallel()
+			api := newAPI(t)
+			appendEvents(t, api, "user.created", events, 10)
+			bus := newKfake(t, kfake.NumBrokers(3))
+			config := func(create string) string {
+				return bus.config(api.URL(), ", events: [user.created], delivery: "+delivery+", create: {"+create+"}")
+			}
+			r := newRelay(t, "relay", config("partitions: 2, config: {retention.ms: \"86400000\"}"))
+			r.Start(t)
+			r.AwaitState(t, "kafka", pipeline.Running)
+			topic, position := bus.Prefix+"user.created", "relay.position."+bus.ID+".kafka"
+			r.Await(t, func() bool { return bus.count(t) == events }, "all events are in the topic")
+			require.Equal(t, "86400000", bus.topicSetting(t, topic, "retention.ms"))
+			var asked sync.Map // topics of which more replicas were asked for; kfake takes the request and does nothing
+			bus.Fake.ControlKey(int16(kmsg.AlterPartitionAssignments), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				bus.Fake.KeepControl()
+				for _, topic := range req.(*kmsg.AlterPartitionAssignmentsRequest).Topics {
+					for _, p := range topic.Partitions {
+						asked.Store(topic.Topic, len(p.Replicas))
+					}
+				}
+				return nil, nil, false
+			})
+			replicas := func(topic string) int {
+				n, _ := asked.Load(topic)
+				have, _ := n.(int)
+				return have
+			}
+
+			raised := config("partitions: 4, replication_factor: 3, config: {retention.ms: \"172800000\", segment.ms: \"3600000\"}")
+			r.rewrite(t, raised)
+			code, out, _ := r.Run(t, "check")
+			require.Equal(t, exitDone, code, out)
+			require.Contains(t, out, "create.config.retention.ms is 86400000 and changes to 172800000")
+			require.Contains(t, out, "create.replication_factor is 1 and changes to 3")
+			require.Contains(t, out, "create.partitions is 2, not 4 as configured: more partitions send keys elsewhere")
+			require.Equal(t, "86400000", bus.topicSetting(t, topic, "retention.ms"), "check changed a topic")
+			code, out, errs := r.Run(t, "reload")
+			require.Equal(t, exitDone, code, errs)
+			require.Contains(t, out, "create.config.retention.ms is 86400000 and changes to 172800000")
+			r.Await(t, func() bool {
+				return bus.topicSetting(t, topic, "retention.ms") == "172800000" && bus.topicSetting(t, topic, "segment.ms") == "3600000" && replicas(topic) == 3
+			}, "the topics are as configured")
+			if delivery == "exactly_once" {
+				r.Await(t, func() bool { return replicas(position) == 3 }, "the position is as safe as the events")
+				require.Equal(t, "compact", bus.topicSetting(t, position, "cleanup.policy"))
+				require.NotEqual(t, "172800000", bus.topicSetting(t, position, "retention.ms"), "that is meant for events")
+			}
+			r.Await(t, func() bool { return outcomes(r.Lane("kafka").Settings)["create.config.retention.ms"] == sink.Changed }, "status names the settings")
+			require.Equal(t, sink.Unchanged, outcomes(r.Lane("kafka").Settings)["create.partitions"])
+			r.Says(t, "changed a setting of kafka topics")
+
+			// What would delete messages waits for the operator.
+			lower := "config: {retention.ms: \"3600000\", cleanup.policy: compact}"
+			r.rewrite(t, config(lower))
+			code, out, errs = r.Run(t, "reload")
+			require.Equal(t, exitDone, code, errs)
+			require.Contains(t, out, "create.config.retention.ms is 172800000, not 3600000 as configured: this would delete stored messages")
+			require.Contains(t, out, "create.config.cleanup.policy is delete, not compact as configured: this would delete stored messages")
+			r.Await(t, func() bool {
+				return outcomes(r.Lane("kafka").Settings)["create.config.cleanup.policy"] == sink.HeldBack
+			}, "status names the settings")
+			require.Equal(t, "172800000", bus.topicSetting(t, topic, "retention.ms"))
+			require.Equal(t, exitDone, r.Stop(t))
+			r.rewrite(t, config("allow_deletion: true, "+lower))
+			r.Start(t)
+			r.Await(t, func() bool {
+				return bus.topicSetting(t, topic, "retention.ms") == "3600000" && bus.topicSetting(t, topic, "cleanup.policy") == "compact"
+			}, "the topics are as configured")
+			require.Equal(t, exitDone, r.Stop(t))
+
+			// What relay does not remember to have created may be another's.
+			files, err := filepath.Glob(filepath.Join(r.Dir, "*.topics"))
+			require.NoError(t, err)
+			require.Len(t, files, 1)
+			require.NoError(t, os.Remove(files[0]))
+			r.rewrite(t, raised)
+			r.Start(t)
+			r.Await(t, func() bool { return outcomes(r.Lane("kafka").Settings)["create.config.retention.ms"] == sink.Unchanged }, "status names the settings")
+			_, out, _ = r.Run(t, "check")
+			require.Contains(t, out, "relay does not remember creating the topic")
+			require.Equal(t, "3600000", bus.topicSetting(t, topic, "retention.ms"))
+			require.Equal(t, exitDone, r.Stop(t))
+			r.rewrite(t, config("adopt: true, config: {retention.ms: \"172800000\"}"))
+			r.Start(t)
+			r.Await(t, func() bool { return bus.topicSetting(t, topic, "retention.ms") == "172800000" }, "the topic is adopted")
+			require.Equal(t, exitDone, r.Stop(t))
+		})
+	}
 }

@@ -1,0 +1,103 @@
+package kafka
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// ownedTopics remembers in a file which topics relay has created, since Kafka keeps no mark with a topic. It is safe for concurrent
+// use. The zero value, and one without a path, remembers nothing.
+type ownedTopics struct {
+	path string
+
+	mu sync.Mutex
+}
+
+// ownedFile is what the file holds.
+type ownedFile struct {
+	// Topics are the topics by cluster id and name. Their values are the ids of the topics, empty if the cluster tells none.
+	Topics map[string]map[string]string `json:"topics"`
+}
+
+func (o *ownedTopics) read() (ownedFile, error) {
+	f := ownedFile{Topics: map[string]map[string]string{}}
+	if o.path == "" {
+		return f, nil
+	}
+	text, err := os.ReadFile(o.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return f, nil
+	case err != nil:
+		return f, fmt.Errorf("reading which topics relay has created: %w", err)
+	}
+	if err := json.Unmarshal(text, &f); err != nil {
+		return f, fmt.Errorf("reading which topics relay has created: %s: %w", o.path, err)
+	}
+	if f.Topics == nil {
+		f.Topics = map[string]map[string]string{}
+	}
+	return f, nil
+}
+
+// of returns the topics of a cluster that relay has created, with their ids.
+func (o *ownedTopics) of(cluster string) (map[string]string, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f, err := o.read()
+	return f.Topics[cluster], err
+}
+
+// add remembers topics, which are given with their ids. The file is replaced as a whole.
+func (o *ownedTopics) add(cluster string, topics map[string]string) error {
+	if o.path == "" || len(topics) == 0 {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f, err := o.read()
+	if err != nil {
+		return err
+	}
+	if f.Topics[cluster] == nil {
+		f.Topics[cluster] = map[string]string{}
+	}
+	for name, id := range topics {
+		f.Topics[cluster][name] = id
+	}
+	text, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing which topics relay has created: %w", err)
+	}
+	return o.write(text)
+}
+
+func (o *ownedTopics) write(text []byte) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing which topics relay has created: %w", err)
+		}
+	}()
+	dir := filepath.Dir(o.path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, filepath.Base(o.path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }() // it is gone after the rename
+	_, err = tmp.Write(text)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), o.path)
+}
