@@ -35,7 +35,7 @@ import (
 
 const used = "a file has new content, which relay uses from now on"
 
-// newKeyed returns the source section of a configuration whose API key is in a file.
+// keyFileConfig is the source section of a configuration whose API key is in a file.
 func keyFileConfig(url, file string) string {
 	return fmt.Sprintf("source: {endpoint: %q, api_key_file: %q, poll_interval: 200ms}\n", url, file)
 }
@@ -82,6 +82,38 @@ func TestAPIKeyIsExchanged(t *testing.T) {
 	r.Says(t, "what is [API key]")
 	status, _ := r.Status()
 	require.NotContains(t, fmt.Sprintf("%+v", status)+r.Output(), "sk_test_field_late")
+	require.Equal(t, exitDone, r.Stop(t))
+}
+
+// TestWrongSecretsAtTheStart: the files hold secrets that nobody takes when relay starts, and are corrected later.
+func TestWrongSecretsAtTheStart(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	api := newAPI(t, backlog(50))
+	bus := newNATS(t, func(o *server.Options) {
+		o.Username, o.Password = "relay", "right"
+		o.TLS, o.TLSTimeout, o.TLSConfig = true, patient.Seconds(), a.server(t, nil)
+	})
+	dir := newSecretDir(t)
+	dir.put(t, "key", "sk_test_wrong")
+	dir.put(t, "ca", newAuthority(t).PEM)
+	dir.put(t, "password", "wrong")
+	r := newRelay(t, "relay", keyFileConfig(api.URL(), dir.file("key"))+fmt.Sprintf(
+		"sinks: [{name: nats, type: nats, url: %q, auth: {user: relay, password_file: %q}, tls: {ca_file: %q}}]\n", bus.URL, dir.file("password"), dir.file("ca")))
+	r.Start(t)
+	r.Says(t, "an authority that is not in tls.ca_file")
+	dir.put(t, "ca", a.PEM)
+	r.Says(t, "refuses auth.user")
+	time.Sleep(3 * time.Second)
+	dir.put(t, "password", "right")
+	r.Says(t, "refuses the API key")
+	time.Sleep(3 * time.Second)
+	dir.put(t, "key", apiKey)
+	mine := newSecretDir(t)
+	js := bus.connect(t, nats.UserInfo("relay", "right"), nats.RootCAs(mine.put(t, "ca", a.PEM)))
+	r.Await(t, func() bool { return countEvents(js, stream) == 50 }, "events flow once every file is right")
+	code, _ := r.Ready()
+	require.Equal(t, 200, code)
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
