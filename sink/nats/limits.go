@@ -179,3 +179,57 @@ func limitProblems(info *jetstream.AccountInfo, want Create) []string {
 	}
 	return problems
 }
+
+// judgeByAccount says of each change to the stream that the limits of the account do not let it through.
+func (s *Sink) judgeByAccount(ctx context.Context, l *link, conf jetstream.StreamConfig, changes []tunable) {
+	affected := slices.ContainsFunc(changes, func(t tunable) bool { return t.takesMore() })
+	if !affected {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, accountPatience)
+	defer cancel()
+	info, err := l.js.AccountInfo(ctx)
+	if err != nil {
+		return // the server decides
+	}
+	without := withoutStream(info, conf)
+	for i := range changes {
+		t := &changes[i]
+		if !t.takesMore() {
+			continue
+		}
+		next := conf
+		t.set(&next)
+		want := Create{Replicas: next.Replicas, MaxBytes: unit.Bytes(max(next.MaxBytes, 0))}
+		if problems := limitProblems(without, want); problems != nil {
+			t.Outcome, t.Why = sink.Unchanged, strings.Join(problems, "; ")
+		}
+	}
+}
+
+// takesMore reports whether the limits of an account may stand against the change.
+func (t *tunable) takesMore() bool {
+	return t.Outcome == sink.Changes && (t.Key == keyMaxBytes || t.Key == keyReplicas)
+}
+
+// withoutStream is the account as it would be without a stream.
+func withoutStream(info *jetstream.AccountInfo, conf jetstream.StreamConfig) *jetstream.AccountInfo {
+	less := func(t jetstream.Tier, copies int) jetstream.Tier {
+		t.Streams = max(t.Streams-1, 0)
+		if reserved := uint64(max(conf.MaxBytes, 0)) * uint64(copies); conf.Storage == jetstream.FileStorage { //nolint:gosec // neither is negative
+			t.ReservedStore -= min(t.ReservedStore, reserved)
+		}
+		return t
+	}
+	out := *info
+	if len(info.Tiers) == 0 {
+		out.Tier = less(info.Tier, max(conf.Replicas, 1))
+		return &out
+	}
+	out.Tiers = maps.Clone(info.Tiers)
+	name := fmt.Sprintf("R%d", max(conf.Replicas, 1))
+	if tier, ok := out.Tiers[name]; ok {
+		out.Tiers[name] = less(tier, 1)
+	}
+	return &out
+}

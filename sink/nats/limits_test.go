@@ -61,6 +61,24 @@ func TestLimitsOfAnAccount(t *testing.T) {
 	}
 }
 
+// TestRaisingBeyondTheAccount: a stream that exists counts for what it becomes, not for what it is.
+func TestRaisingBeyondTheAccount(t *testing.T) {
+	const gib = 1 << 30
+	info := &jetstream.AccountInfo{Tier: jetstream.Tier{Streams: 1, ReservedStore: 3 * gib, Limits: jetstream.AccountLimits{MaxStore: 6 * gib, MaxStreams: 1}}}
+	have := jetstream.StreamConfig{MaxBytes: gib, Replicas: 3, Storage: jetstream.FileStorage}
+	require.Empty(t, limitProblems(withoutStream(info, have), Create{MaxBytes: 2 * gib, Replicas: 3}))
+	require.Len(t, limitProblems(withoutStream(info, have), Create{MaxBytes: 3 * gib, Replicas: 3}), 1)
+	require.Equal(t, 1, info.Streams, "the answer of the server is left as it is")
+
+	tiers := &jetstream.AccountInfo{Tiers: map[string]jetstream.Tier{
+		"R1": {Streams: 1, ReservedStore: gib, Limits: jetstream.AccountLimits{MaxStore: gib, MaxStreams: 1}},
+		"R3": {Streams: 1, ReservedStore: gib, Limits: jetstream.AccountLimits{MaxStore: 2 * gib, MaxStreams: 1}},
+	}}
+	have = jetstream.StreamConfig{MaxBytes: gib, Replicas: 1, Storage: jetstream.FileStorage}
+	require.Empty(t, limitProblems(withoutStream(tiers, have), Create{MaxBytes: gib, Replicas: 1}))
+	require.Len(t, limitProblems(withoutStream(tiers, have), Create{MaxBytes: gib, Replicas: 3}), 1, "the other tier is full")
+}
+
 // TestRefusalsNameTheKey: whatever limit makes a server refuse a stream, the error names what to change.
 func TestRefusalsNameTheKey(t *testing.T) {
 	for code, c := range map[jetstream.ErrorCode]struct {

@@ -55,7 +55,9 @@ func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Set
 	s.settling.Lock()
 	defer s.settling.Unlock()
 	var found []sink.Setting
-	for _, t := range s.differences(info) {
+	differ := s.differences(info)
+	s.judgeByAccount(ctx, l, info.Config, differ)
+	for _, t := range differ {
 		if apply && t.Outcome == sink.Changes {
 			s.apply(ctx, l, &t)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/jwt/v2"
@@ -78,6 +79,33 @@ func TestAccountLimits(t *testing.T) {
 			require.Equal(t, exitDone, r.Stop(t))
 		})
 	}
+}
+
+// TestRaisingBeyondTheAccount: create.max_bytes of a stream that exists is raised beyond what the account allows, and then to less.
+func TestRaisingBeyondTheAccount(t *testing.T) {
+	t.Parallel()
+	api := newAPI(t, backlog(20))
+	bus := newNATS(t, inAccount(t, "{store_max_stream_bytes: 134217728, max_file: 201326592, max_streams: 1}"))
+	js := bus.connect(t, nats.UserInfo("relay", "relay"))
+	r := newRelay(t, "relay", managedConfig(api.URL(), bus.URL, ", create: {max_bytes: 64MiB}"))
+	r.Start(t)
+	r.Await(t, func() bool { return countEvents(js, stream) == 20 }, "events flow")
+	text, err := os.ReadFile(r.Config)
+	require.NoError(t, err)
+	set := func(size string) { r.WriteConfig(t, strings.ReplaceAll(string(text), "64MiB", size)) }
+	set("1GiB")
+	code, out, errs := r.Run(t, "check")
+	require.Contains(t, out, "lower create.max_bytes", "exit %d %s", code, errs)
+	code, out, errs = r.Run(t, "reload")
+	require.Contains(t, out, "lower create.max_bytes", "exit %d %s", code, errs)
+	set("128MiB")
+	code, out, errs = r.Run(t, "reload")
+	require.Equal(t, exitDone, code, out+errs)
+	r.Await(t, func() bool {
+		s, err := js.Stream(t.Context(), stream)
+		return err == nil && s.CachedInfo().Config.MaxBytes == 128<<20
+	}, "the stream has grown")
+	require.Equal(t, exitDone, r.Stop(t))
 }
 
 // TestTieredAccount: the account has limits for streams with three replicas only.
