@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"workos-relay/internal/operator"
@@ -131,9 +132,67 @@ type Checkpoint struct {
 	Released   bool     // its holder stopped in order: a standby may take over at once
 	Source     Identity // whose it is
 	Mode       Mode     // how it was committed
-	Events     []string // the filter of event types in force when it was committed, sorted; empty where unknown
+	Events     []string // the event types asked for when it was committed, sorted; empty if unknown
 	UpdatedAt  time.Time
-	Revision   uint64 // set by the store: what compare and swap compares; 0 in a Checkpoint that no store has returned
+	// Seen is an instant by the clock of the source. Every event of the types Events that was created before it, types in Refused
+	// apart, is at or before Position. It is zero if nothing of that kind is known.
+	Seen    time.Time
+	Recent  Recent    // the last events committed: what a reader must not repeat if the source does not know Position any more
+	Refused []Refused // the event types that the source refused and of which events may be missing, by name; at most one for each type
+	// Revision is set by the store: what compare and swap compares; 0 in a Checkpoint that no store has returned.
+	Revision uint64
+}
+
+// Refused is an event type that the source refuses, or has refused, while the lane goes on with the others.
+type Refused struct {
+	Type  string
+	Since time.Time // when it was refused first, by the clock of the source
+	// Position is a place in the order of the source. Events of the type that follow it have not been published.
+	Position Position
+}
+
+// Equal reports whether r and o are the same.
+func (r Refused) Equal(o Refused) bool {
+	return r.Type == o.Type && r.Since.Equal(o.Since) &&
+		r.Position.EventID == o.Position.EventID && r.Position.CreatedAt.Equal(o.Position.CreatedAt)
+}
+
+// Moved returns c at another position, to, reached by committing the events passed; the last of them need not be to. It shares
+// nothing that changes with c. A move that commits nothing and leaves Position as it is changes nothing.
+func (c Checkpoint) Moved(to Position, passed []Position) Checkpoint {
+	if len(passed) > 0 || !to.Equal(c.Position) {
+		c.Recent = c.Recent.from(c.Position, to).with(passed)
+		if n := len(c.Recent.Events); to.EventID != "" && !to.Equal(c.Position) && (n == 0 || c.Recent.Events[n-1].EventID != to.EventID) {
+			c.Recent = c.Recent.with([]Position{to}) // an event without messages
+		}
+	}
+	c.Position = to
+	return c
+}
+
+// Asking returns c with these event types, sorted, instead of Events. What was recorded about the earlier ones is dropped as far
+// as it does not hold for these: Seen if types are added, Refused of types that are gone.
+func (c Checkpoint) Asking(types []string) Checkpoint {
+	if len(c.Events) == 0 || slices.ContainsFunc(types, func(name string) bool { return !slices.Contains(c.Events, name) }) {
+		c.Seen = time.Time{}
+	}
+	c.Events = types
+	c.Refused = slices.DeleteFunc(slices.Clone(c.Refused), func(r Refused) bool { return !slices.Contains(types, r.Type) })
+	return c
+}
+
+// Placed returns c at a position that an operator chose. What was recorded about the way to the old position is dropped: Seen and
+// Recent. Events of refused types stay missing; if the new position is known to be earlier, they are missing from there on.
+func (c Checkpoint) Placed(to Position) Checkpoint {
+	c.Seen, c.Recent = time.Time{}, Recent{}
+	c.Refused = slices.Clone(c.Refused)
+	for i := range c.Refused {
+		if to.IsZero() || !to.CreatedAt.IsZero() && to.CreatedAt.Before(c.Refused[i].Position.CreatedAt) {
+			c.Refused[i].Position = to
+		}
+	}
+	c.Position = to
+	return c
 }
 
 // Store keeps one Checkpoint. Implementations are safe for concurrent use.

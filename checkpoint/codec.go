@@ -11,10 +11,15 @@ import (
 	"time"
 )
 
-// FormatVersion is the version of the format that Encode writes, and the newest that Decode reads.
-const FormatVersion = 1
+// FormatVersion is the newest version of the format that Encode writes and Decode reads. Encode writes firstVersion if the
+// checkpoint has nothing that needs more, so that relays before this one can read it.
+const FormatVersion = 2
 
-// MaxEncoded bounds the size in bytes of an encoded checkpoint. One with every known event type takes under 4 KiB.
+// firstVersion knows neither Seen nor Recent nor Refused.
+const firstVersion = 1
+
+// MaxEncoded bounds the size in bytes of an encoded checkpoint. One with every known event type takes under 6 KiB, and under
+// 30 KiB if all of them are refused.
 const MaxEncoded = 1 << 20
 
 // The document is a JSON object whose first two members stand in fixed positions, so that no byte of it can change unnoticed:
@@ -31,7 +36,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// content is what version 1 records. A change to it needs a new version.
+// content is what FormatVersion records. A change to it needs a new version.
 type content struct {
 	EventID    string          `json:"event_id"`
 	CreatedAt  string          `json:"created_at"` // RFC 3339, UTC; empty for the zero time
@@ -43,6 +48,30 @@ type content struct {
 	Events     []string        `json:"events"`
 	UpdatedAt  string          `json:"updated_at"`
 	Revision   uint64          `json:"revision"`
+
+	Seen       string            `json:"seen,omitempty"`
+	RecentFrom string            `json:"recent_from,omitempty"`
+	Recent     []contentPosition `json:"recent,omitempty"`
+	Refused    []contentRefused  `json:"refused,omitempty"`
+}
+
+// version returns the version of the format that the content needs.
+func (c *content) version() int {
+	if c.Seen == "" && c.RecentFrom == "" && len(c.Recent) == 0 && len(c.Refused) == 0 {
+		return firstVersion
+	}
+	return FormatVersion
+}
+
+type contentPosition struct {
+	EventID   string `json:"event_id"`
+	CreatedAt string `json:"created_at"`
+}
+
+type contentRefused struct {
+	Type  string          `json:"type"`
+	Since string          `json:"since"`
+	After contentPosition `json:"after"`
 }
 
 type contentIdentity struct {
@@ -61,7 +90,7 @@ func Encode(c Checkpoint) []byte {
 	if events == nil {
 		events = []string{}
 	}
-	body, err := json.Marshal(content{
+	out := content{
 		EventID:    c.EventID,
 		CreatedAt:  formatTime(c.CreatedAt),
 		Generation: c.Generation,
@@ -72,17 +101,26 @@ func Encode(c Checkpoint) []byte {
 		Events:     events,
 		UpdatedAt:  formatTime(c.UpdatedAt),
 		Revision:   c.Revision,
-	})
+		Seen:       formatTime(c.Seen),
+		RecentFrom: formatTime(c.Recent.From),
+	}
+	for _, p := range c.Recent.Events {
+		out.Recent = append(out.Recent, formatPosition(p))
+	}
+	for _, r := range c.Refused {
+		out.Refused = append(out.Refused, contentRefused{Type: r.Type, Since: formatTime(r.Since), After: formatPosition(r.Position)})
+	}
+	body, err := json.Marshal(out)
 	if err != nil {
 		panic("checkpoint: strings and numbers cannot fail to encode: " + err.Error())
 	}
-	return frame(body)
+	return frame(out.version(), body)
 }
 
-func frame(body []byte) []byte {
+func frame(version int, body []byte) []byte {
 	b := make([]byte, 0, len(body)+64)
 	b = append(b, versionPrefix...)
-	b = strconv.AppendInt(b, FormatVersion, 10)
+	b = strconv.AppendInt(b, int64(version), 10)
 	b = append(b, sumPrefix...)
 	b = fmt.Appendf(b, "%08x", crc32.Checksum(body, castagnoli))
 	b = append(b, contentPrefix...)
@@ -94,78 +132,78 @@ func frame(body []byte) []byte {
 // short, altered, something after the end, or written by a newer relay. Where Decode accepts data, Encode and Decode of the
 // result give an equal Checkpoint.
 func Decode(data []byte) (Checkpoint, error) {
-	body, err := unframe(data)
+	version, body, err := unframe(data)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	c, err := decodeContent(body)
+	c, err := decodeContent(version, body)
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("%w: its checksum holds but its content is not that of format %d: %w", ErrCorrupt, FormatVersion, err)
+		return Checkpoint{}, fmt.Errorf("%w: its checksum holds but its content is not that of format %d: %w", ErrCorrupt, version, err)
 	}
 	return c, nil
 }
 
-// unframe returns the content, whose checksum holds.
-func unframe(data []byte) ([]byte, error) {
+// unframe returns the version of the format and the content, whose checksum holds.
+func unframe(data []byte) (version int, body []byte, err error) {
 	if len(data) == 0 {
-		return nil, errors.New("it is empty")
+		return 0, nil, errors.New("it is empty")
 	}
 	if len(data) > MaxEncoded {
-		return nil, fmt.Errorf("it is longer than %d bytes", MaxEncoded)
+		return 0, nil, fmt.Errorf("it is longer than %d bytes", MaxEncoded)
 	}
 	rest, ok := bytes.CutPrefix(data, []byte(versionPrefix))
 	if !ok {
 		if bytes.HasPrefix([]byte(versionPrefix), data) {
-			return nil, cutShort(data)
+			return 0, nil, cutShort(data)
 		}
-		return nil, errors.New("it is not a checkpoint of relay")
+		return 0, nil, errors.New("it is not a checkpoint of relay")
 	}
-	if err := checkVersion(rest); err != nil {
-		return nil, err
+	if version, err = checkVersion(rest); err != nil {
+		return 0, nil, err
 	}
-	sumAt := len(strconv.Itoa(FormatVersion)) + len(sumPrefix)
+	sumAt := len(strconv.Itoa(version)) + len(sumPrefix)
 	contentAt := sumAt + 8 + len(contentPrefix)
 	switch {
 	case !bytes.HasSuffix(rest, []byte("\n")) && !bytes.Contains(rest, []byte("\n")):
-		return nil, cutShort(data)
+		return 0, nil, cutShort(data)
 	case bytes.IndexByte(rest, '\n') != len(rest)-1:
-		return nil, errors.New("something follows its end")
+		return 0, nil, errors.New("something follows its end")
 	case len(rest) < contentAt+len(documentEnd):
-		return nil, errors.New("it was altered: parts are missing")
+		return 0, nil, errors.New("it was altered: parts are missing")
 	}
-	body := rest[contentAt : len(rest)-len(documentEnd)]
-	if !bytes.Equal(frame(body), data) {
-		return nil, errors.New("it was altered: the checksum does not fit the content")
+	body = rest[contentAt : len(rest)-len(documentEnd)]
+	if !bytes.Equal(frame(version, body), data) {
+		return 0, nil, errors.New("it was altered: the checksum does not fit the content")
 	}
-	return body, nil
+	return version, body, nil
 }
 
 func cutShort(data []byte) error {
 	return fmt.Errorf("it is cut short after %d bytes", len(data))
 }
 
-// checkVersion looks at the number that rest begins with.
-func checkVersion(rest []byte) error {
+// checkVersion returns the number that rest begins with.
+func checkVersion(rest []byte) (int, error) {
 	digits := 0
 	for digits < len(rest) && rest[digits] >= '0' && rest[digits] <= '9' {
 		digits++
 	}
 	if digits == len(rest) {
-		return errors.New("it is cut short within the version of its format")
+		return 0, errors.New("it is cut short within the version of its format")
 	}
 	version, err := strconv.ParseUint(string(rest[:digits]), 10, 32)
 	switch {
 	case err != nil:
-		return errors.New("it was altered: the version of its format is not a number")
+		return 0, errors.New("it was altered: the version of its format is not a number")
 	case version > FormatVersion:
-		return fmt.Errorf("it has format version %d and was written by a newer relay; this one reads up to version %d", version, FormatVersion)
-	case version < FormatVersion:
-		return fmt.Errorf("it was altered: there is no format version %d", version)
+		return 0, fmt.Errorf("it has format version %d and was written by a newer relay; this one reads up to version %d", version, FormatVersion)
+	case version < firstVersion:
+		return 0, fmt.Errorf("it was altered: there is no format version %d", version)
 	}
-	return nil
+	return int(version), nil
 }
 
-func decodeContent(body []byte) (Checkpoint, error) {
+func decodeContent(version int, body []byte) (Checkpoint, error) {
 	var in content
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
@@ -183,10 +221,13 @@ func decodeContent(body []byte) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("updated_at: %w", err)
 	}
+	if version < in.version() {
+		return Checkpoint{}, fmt.Errorf("it has parts of format %d", in.version())
+	}
 	if len(in.Events) == 0 {
 		in.Events = nil
 	}
-	return Checkpoint{
+	c := Checkpoint{
 		Position:   Position{EventID: in.EventID, CreatedAt: created},
 		Generation: in.Generation,
 		Holder:     in.Holder,
@@ -196,7 +237,49 @@ func decodeContent(body []byte) (Checkpoint, error) {
 		Events:     in.Events,
 		UpdatedAt:  updated,
 		Revision:   in.Revision,
-	}, nil
+	}
+	if err := decodeRecord(&in, &c); err != nil {
+		return Checkpoint{}, err
+	}
+	return c, nil
+}
+
+// decodeRecord reads what firstVersion does not know.
+func decodeRecord(in *content, c *Checkpoint) (err error) {
+	if c.Seen, err = parseTime(in.Seen); err != nil {
+		return fmt.Errorf("seen: %w", err)
+	}
+	if c.Recent.From, err = parseTime(in.RecentFrom); err != nil {
+		return fmt.Errorf("recent_from: %w", err)
+	}
+	for _, p := range in.Recent {
+		at, err := parsePosition(p)
+		if err != nil {
+			return fmt.Errorf("recent: %w", err)
+		}
+		c.Recent.Events = append(c.Recent.Events, at)
+	}
+	for _, r := range in.Refused {
+		since, err := parseTime(r.Since)
+		if err != nil {
+			return fmt.Errorf("refused: %w", err)
+		}
+		after, err := parsePosition(r.After)
+		if err != nil {
+			return fmt.Errorf("refused: %w", err)
+		}
+		c.Refused = append(c.Refused, Refused{Type: r.Type, Since: since, Position: after})
+	}
+	return nil
+}
+
+func formatPosition(p Position) contentPosition {
+	return contentPosition{EventID: p.EventID, CreatedAt: formatTime(p.CreatedAt)}
+}
+
+func parsePosition(p contentPosition) (Position, error) {
+	at, err := parseTime(p.CreatedAt)
+	return Position{EventID: p.EventID, CreatedAt: at}, err
 }
 
 func formatTime(t time.Time) string {

@@ -87,19 +87,24 @@ func TestDecodeRefuses(t *testing.T) {
 		"another checksum":    {strings.Replace(good, `"crc32c":"1`, `"crc32c":"9`, 1), "checksum does not fit"},
 		"upper case checksum": {strings.Replace(good, "1cc0", "1CC0", 1), "checksum does not fit"},
 		"carriage return":     {strings.Replace(good, "\n", "\r\n", 1), "checksum does not fit"},
-		"newer":               {strings.Replace(good, `_checkpoint":1`, `_checkpoint":12`, 1), "format version 12 and was written by a newer relay; this one reads up to version 1"},
+		"newer":               {strings.Replace(good, `_checkpoint":1`, `_checkpoint":12`, 1), "format version 12 and was written by a newer relay; this one reads up to version 2"},
 		"version 0":           {strings.Replace(good, `_checkpoint":1`, `_checkpoint":0`, 1), "no format version 0"},
 		"version 01":          {strings.Replace(good, `_checkpoint":1`, `_checkpoint":01`, 1), "checksum does not fit"},
 		"no version":          {strings.Replace(good, `_checkpoint":1`, `_checkpoint":`, 1), "not a number"},
 		"huge version":        {strings.Replace(good, `_checkpoint":1`, `_checkpoint":99999999999999999999`, 1), "not a number"},
 		"almost nothing":      {versionPrefix + "1}\n", "parts are missing"},
 		"too long":            {good + strings.Repeat("x", MaxEncoded), "longer than"},
-		"unknown field":       {string(frame([]byte(`{"event_id":"e","more":1}`))), "unknown field"},
-		"two values":          {string(frame([]byte(`{} {}`))), "more than one value"},
-		"no object":           {string(frame([]byte(`[]`))), "cannot unmarshal"},
-		"bad time":            {string(frame([]byte(`{"created_at":"yesterday"}`))), "created_at"},
-		"bad update":          {string(frame([]byte(`{"updated_at":"2026-13-01T00:00:00Z"}`))), "updated_at"},
-		"time past the years": {string(frame([]byte(`{"created_at":"9999-12-31T23:59:59-01:00"}`))), "outside the years"},
+		"unknown field":       {string(frame(1, []byte(`{"event_id":"e","more":1}`))), "unknown field"},
+		"two values":          {string(frame(1, []byte(`{} {}`))), "more than one value"},
+		"no object":           {string(frame(1, []byte(`[]`))), "cannot unmarshal"},
+		"bad time":            {string(frame(1, []byte(`{"created_at":"yesterday"}`))), "created_at"},
+		"bad update":          {string(frame(1, []byte(`{"updated_at":"2026-13-01T00:00:00Z"}`))), "updated_at"},
+		"newer parts":         {string(frame(1, []byte(`{"seen":"2026-01-01T00:00:00Z"}`))), "parts of format 2"},
+		"bad seen":            {string(frame(2, []byte(`{"seen":"now"}`))), "seen"},
+		"bad recent":          {string(frame(2, []byte(`{"recent":[{"event_id":"e","created_at":"1"}]}`))), "recent"},
+		"bad refused":         {string(frame(2, []byte(`{"refused":[{"type":"t","since":"1"}]}`))), "refused"},
+		"bad refused after":   {string(frame(2, []byte(`{"refused":[{"type":"t","after":{"created_at":"1"}}]}`))), "refused"},
+		"time past the years": {string(frame(1, []byte(`{"created_at":"9999-12-31T23:59:59-01:00"}`))), "outside the years"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Decode([]byte(tt.document))
@@ -135,18 +140,49 @@ func TestCommitRefusesWhatCouldNotBeReadAgain(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound)
 }
 
+// full is sample with everything that format version 2 adds.
+func full() Checkpoint {
+	c := sample()
+	c.Seen = c.CreatedAt.Add(time.Hour)
+	c.Recent = Recent{Events: []Position{{EventID: "event_01G", CreatedAt: c.CreatedAt}, c.Position}, From: c.CreatedAt.Add(-time.Second)}
+	c.Refused = []Refused{{Type: "vault.data.read", Since: c.Seen, Position: c.Position}, {Type: "vault.kek.created", Position: Position{EventID: "event_01F"}}}
+	return c
+}
+
+func TestEncodeWritesTheVersionThatIsNeeded(t *testing.T) {
+	require.Contains(t, string(Encode(sample())), versionPrefix+"1,", "relays of the version before can read it")
+	document := Encode(full())
+	require.Contains(t, string(document), versionPrefix+"2,")
+	back, err := Decode(document)
+	require.NoError(t, err)
+	require.Equal(t, full(), back)
+}
+
+func TestACheckpointOfEveryTypeRefusedIsSmall(t *testing.T) {
+	c := full()
+	c.Events, c.Refused = nil, nil
+	for i := range 140 {
+		name := fmt.Sprintf("a_domain_of_some_length.event_with_a_name.n%05d", i)
+		c.Events = append(c.Events, name)
+		c.Refused = append(c.Refused, Refused{Type: name, Since: c.Seen, Position: Position{EventID: "event_01JDXW0000000000000000000", CreatedAt: c.CreatedAt}})
+	}
+	require.Less(t, len(Encode(c)), 40<<10)
+}
+
 func FuzzDecode(f *testing.F) {
 	good := Encode(sample())
-	f.Add(good, false)
-	f.Add(Encode(Checkpoint{}), false)
-	f.Add(good[:len(good)/2], false)
-	f.Add(bytes.Replace(good, []byte(":1,"), []byte(":2,"), 1), false)
-	f.Add([]byte(`{"created_at":"2026-01-01T00:00:00+05:30","events":["\ud800",""],"revision":18446744073709551615}`), true)
-	f.Add([]byte(`{"Created_At":"0001-01-01T00:00:00Z","mode":null,"events":null}`), true)
-	f.Add([]byte("{\"holder\":\"\xff\\u0000\"}"), true)
-	f.Fuzz(func(t *testing.T, data []byte, framed bool) {
-		if framed { // so that the content is reached behind its checksum
-			data = frame(data)
+	f.Add(good, 0)
+	f.Add(Encode(full()), 0)
+	f.Add(Encode(Checkpoint{}), 0)
+	f.Add(good[:len(good)/2], 0)
+	f.Add(bytes.Replace(good, []byte(":1,"), []byte(":2,"), 1), 0)
+	f.Add([]byte(`{"created_at":"2026-01-01T00:00:00+05:30","events":["\ud800",""],"revision":18446744073709551615}`), 1)
+	f.Add([]byte(`{"Created_At":"0001-01-01T00:00:00Z","mode":null,"events":null}`), 1)
+	f.Add([]byte("{\"holder\":\"\xff\\u0000\"}"), 1)
+	f.Add([]byte(`{"seen":"2026-01-01T00:00:00Z","recent_from":"","recent":[{"event_id":"e"}],"refused":[{"type":"t","after":{}}]}`), 2)
+	f.Fuzz(func(t *testing.T, data []byte, version int) {
+		if version > 0 { // so that the content is reached behind its checksum
+			data = frame(version, data)
 		}
 		c, err := Decode(data)
 		if err != nil {

@@ -47,15 +47,15 @@ func (t *AtLeastOnce) Release(ctx context.Context) error { return t.release(ctx,
 func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	err := t.publish(ctx, batch, t.alreadyDurable(batch))
 	durable := wholeEvents(batch, sink.Durable(err, len(batch)))
-	if err != nil && durable == 0 {
-		return prev, err
+	if err != nil && (durable == 0 || next.Equal(prev.Position)) {
+		return prev, err // a batch that does not move the position is committed as a whole
 	}
 	to := next
 	if err != nil {
 		to = batch[durable-1].Position
 	}
 	committing, committed := t.begin(ctx, StageCommit, nil, to)
-	cp, commitErr := t.Store.Commit(committing, prev, moved(prev, to))
+	cp, commitErr := t.Store.Commit(committing, prev, moved(prev, batch[:durable], to))
 	committed(commitErr)
 	if commitErr != nil {
 		t.remember(batch[:durable])

@@ -54,7 +54,7 @@ func (t *ExactlyOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 		stage = StageCommit
 	}
 	storing, stored := t.begin(ctx, stage, batch, next)
-	cp, err := t.Ledger.Commit(storing, batch, prev, moved(prev, next))
+	cp, err := t.Ledger.Commit(storing, batch, prev, moved(prev, batch, next))
 	stored(err)
 	if err != nil {
 		return prev, err

@@ -181,9 +181,9 @@ func (l *Lane) run(ctx, work context.Context) error {
 // carry reads from cp's position on and delivers what it reads, until something ends it. It returns the checkpoint in force.
 func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	l.status.claimed(cp)
-	r := l.read(ctx, cp.Position)
+	r := l.read(ctx, cp)
 	defer r.stop()
-	alive := l.newRenewal()
+	alive, rec := l.newRenewal(), newRecord(cp)
 	for {
 		steered := l.steering.wait()
 		if l.steering.asked() {
@@ -191,6 +191,9 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		}
 		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes, alive.due(), steered)
 		if err != nil && !errors.Is(err, errIdle) {
+			if ctx.Err() != nil {
+				cp = l.keepRecord(work, cp, rec)
+			}
 			return cp, err
 		}
 		before := cp.Revision
@@ -199,10 +202,15 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		if delivered(err); err != nil {
 			return cp, err
 		}
-		if cp.Revision == before && alive.isDue() {
+		if cp.Revision != before {
+			rec.done(cp)
+		}
+		if cp = seenBy(cp, pages); cp.Revision == before && alive.isDue() || rec.isDue(cp) {
+			rec.tried()
 			if cp, err = l.renew(ctx, work, cp, alive); err != nil {
 				return cp, err
 			}
+			rec.done(cp)
 		}
 		l.status.delivered(pages)
 		l.buffers.forget()

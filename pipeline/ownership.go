@@ -12,6 +12,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/sink"
 )
 
 // ErrOrigin means that a lane could not find out at its first start where to begin. It has a method OperatorAction() string.
@@ -90,8 +91,8 @@ func (o *Ownership) takeUp(ctx context.Context, mode checkpoint.Mode, store chec
 		return cp, nil
 	}
 	o.logChangedFilter(cp)
-	next := cp
-	next.Holder, next.Released, next.Events = o.Holder, false, o.Events
+	next := cp.Asking(o.Events)
+	next.Holder, next.Released = o.Holder, false
 	next.Generation++
 	next.UpdatedAt = time.Now().UTC()
 	return store.Commit(ctx, cp, next)
@@ -146,10 +147,15 @@ func difference(a, b []string) []string {
 	return out
 }
 
-// moved is prev at another position, by the same holder.
-func moved(prev checkpoint.Checkpoint, to checkpoint.Position) checkpoint.Checkpoint {
-	next := prev
-	next.Position = to
+// moved is prev at another position, by the same holder, after the messages of batch were published.
+func moved(prev checkpoint.Checkpoint, batch []sink.Message, to checkpoint.Position) checkpoint.Checkpoint {
+	var passed []checkpoint.Position
+	for i := range batch {
+		if n := len(passed); n == 0 || passed[n-1].EventID != batch[i].Position.EventID {
+			passed = append(passed, batch[i].Position)
+		}
+	}
+	next := prev.Moved(to, passed)
 	next.UpdatedAt = time.Now().UTC()
 	return next
 }
@@ -163,7 +169,7 @@ func (o *Ownership) release(ctx context.Context, store checkpoint.Store) error {
 	if cp.Holder != o.Holder || cp.Released {
 		return nil
 	}
-	next := moved(cp, cp.Position)
+	next := moved(cp, nil, cp.Position)
 	next.Released = true
 	if _, err := store.Commit(ctx, cp, next); err != nil {
 		return fmt.Errorf("releasing the checkpoint: %w", err)

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,13 +25,13 @@ type reader struct {
 	changed chan struct{} // closed and replaced whenever one of the above changes
 }
 
-// read starts a reader at a position. Its owner calls stop, which waits for it.
-func (l *Lane) read(ctx context.Context, from checkpoint.Position) *reader {
+// read starts a reader at the position of a checkpoint. Its owner calls stop, which waits for it.
+func (l *Lane) read(ctx context.Context, from checkpoint.Checkpoint) *reader {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reader{cancel: cancel, done: make(chan struct{}), held: &l.status.held, budget: int64(l.Prefetch), changed: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		for p, err := range l.Source.Pages(ctx, from) {
+		for p, err := range l.pages(ctx, from) {
 			if err == nil {
 				l.status.polled(&p, time.Now())
 				err = r.push(ctx, p)
@@ -43,6 +44,16 @@ func (l *Lane) read(ctx context.Context, from checkpoint.Position) *reader {
 		r.end(ctx.Err())
 	}()
 	return r
+}
+
+// pages returns what follows a checkpoint in the source.
+func (l *Lane) pages(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
+	if s, ok := l.Source.(interface {
+		Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error]
+	}); ok {
+		return s.Resume(ctx, from)
+	}
+	return l.Source.Pages(ctx, from.Position)
 }
 
 func (r *reader) stop() {
@@ -73,7 +84,7 @@ func (r *reader) push(ctx context.Context, p source.Page) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if n := len(r.pages); n > 0 && len(p.Events) == 0 {
-		r.pages[n-1].Tip, r.pages[n-1].Now = p.Tip, p.Now
+		r.pages[n-1].Tip, r.pages[n-1].Now, r.pages[n-1].Seen = p.Tip, p.Now, p.Seen
 		return nil
 	}
 	for held := r.held.Load(); held > 0 && held+int64(p.Size) > r.budget; held = r.held.Load() {

@@ -260,7 +260,7 @@ func (l *Lane) moveTo(ctx, work context.Context, cp checkpoint.Checkpoint, m *mo
 			return cp, nil
 		}
 	}
-	now, err := l.Target.Append(work, cp, nil, m.to)
+	now, err := l.Target.Append(work, cp.Placed(m.to), nil, m.to)
 	if err == nil && !now.Equal(m.to) {
 		err = fmt.Errorf("the position in force is %s", now.Position)
 	}

@@ -17,7 +17,9 @@ type Target interface {
 	// returns nil. At a first start it commits the origin position, so that a position which is missing later was lost.
 	Acquire(ctx context.Context) (checkpoint.Checkpoint, error)
 	// Append makes the batch durable and moves the position from prev to next, and returns the checkpoint now in force. An empty
-	// batch moves the position alone. After any error the position in force is prev, next, or that of an event between them
+	// batch moves the position alone. What prev says of Seen and Refused is committed along with it, so the caller sets there what
+	// is to hold afterwards; prev is compared by its Revision alone. If next is prev's own position, the batch is committed as a
+	// whole or not at all. After any error the position in force is prev, next, or that of an event between them
 	// whose messages, and those of all before it, are durable; the caller Loads and goes on from there. Where a message can never
 	// be published the error carries a *sink.PublishError whose Durable is that message's index and whose cause is a
 	// *sink.RejectedError.

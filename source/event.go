@@ -33,4 +33,7 @@ type Page struct {
 	RequestID string        // X-Request-Id, for error messages
 	Sent      time.Time     // when its request was sent, by the local clock
 	Took      time.Duration // from then to the last byte of the answer
+	// Seen is an instant by the API's clock: every event that was created before it is in this page or in one before it. It is
+	// zero if the page does not tell.
+	Seen time.Time
 }

@@ -95,6 +95,11 @@ func Full(n int) checkpoint.Checkpoint {
 		Mode:       checkpoint.AtLeastOnce,
 		Events:     []string{"dsync.user.created", "dsync.user.updated"},
 		UpdatedAt:  at.Add(time.Millisecond),
+		Seen:       at.Add(time.Minute),
+		Recent: checkpoint.Recent{
+			Events: []checkpoint.Position{{EventID: fmt.Sprintf("event_%026d", n), CreatedAt: at}}, From: at.Add(-time.Second),
+		},
+		Refused: []checkpoint.Refused{{Type: "vault.data.read", Since: at, Position: checkpoint.Position{EventID: "event_before", CreatedAt: at}}},
 	}
 }
 
@@ -197,6 +202,9 @@ func testRoundTrip(t *testing.T, h Harness) {
 			for i := range 111 {
 				c.Events = append(c.Events, fmt.Sprintf("%s.%03d", strings.Repeat("a", 40), i))
 			}
+		}),
+		"nothing that older relays do not know": with(func(c *checkpoint.Checkpoint) {
+			c.Seen, c.Recent, c.Refused = time.Time{}, checkpoint.Recent{}, nil
 		}),
 		"no events": with(func(c *checkpoint.Checkpoint) { c.Events = []string{} }),
 	} {

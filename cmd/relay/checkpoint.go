@@ -51,6 +51,7 @@ type checkpointRow struct {
 	EventID    string     `json:"event_id,omitempty"`
 	CreatedAt  *time.Time `json:"created_at,omitempty"`
 	UpdatedAt  *time.Time `json:"updated_at,omitempty"`
+	Seen       *time.Time `json:"seen,omitempty"` // by the API's clock: nothing that was created before is missing
 	Holder     string     `json:"holder,omitempty"`
 	Generation uint64     `json:"generation,omitempty"`
 	Released   bool       `json:"released"`
@@ -151,6 +152,9 @@ func appendRow(rows []checkpointRow, l *lane, place string, cp checkpoint.Checkp
 	}
 	if !cp.CreatedAt.IsZero() {
 		row.CreatedAt = &cp.CreatedAt
+	}
+	if !cp.Seen.IsZero() {
+		row.Seen = &cp.Seen
 	}
 	return append(rows, row), nil
 }

@@ -67,7 +67,7 @@ func (p *places) set(ctx context.Context, client *source.Client, to checkpoint.P
 	case err != nil && !replaceable(err):
 		return admin.Moved{}, err
 	}
-	prev, kept, err := p.put(ctx, at, to)
+	prev, kept, err := p.put(ctx, at, func(prev checkpoint.Checkpoint) checkpoint.Checkpoint { return prev.Placed(to) })
 	if err != nil {
 		return admin.Moved{}, err
 	}
@@ -91,7 +91,7 @@ func (p *places) take(ctx context.Context, from, to *place) (admin.Moved, error)
 	if !here {
 		return admin.Moved{}, &usageError{fmt.Errorf("lane %s has no position in the place called %s", p.lane.sink.Name, from.name)}
 	}
-	prev, kept, err := p.put(ctx, to, cp.Position)
+	prev, kept, err := p.put(ctx, to, func(checkpoint.Checkpoint) checkpoint.Checkpoint { return cp })
 	if err != nil {
 		return admin.Moved{}, err
 	}

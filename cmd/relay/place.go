@@ -142,8 +142,8 @@ func replaceable(err error) bool {
 	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign) || errors.Is(err, checkpoint.ErrLost)
 }
 
-// put commits a position in a place, whatever is there now, and returns what was and where that is kept.
-func (p *places) put(ctx context.Context, at *place, to checkpoint.Position) (prev checkpoint.Checkpoint, kept string, err error) {
+// put commits what becomes of the checkpoint in a place, whatever that is now, and returns what was and where that is kept.
+func (p *places) put(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)
 	} else if prev, err = p.takeBus(ctx); err == nil && prev.Generation > 0 {
@@ -152,10 +152,9 @@ func (p *places) put(ctx context.Context, at *place, to checkpoint.Position) (pr
 	if err != nil {
 		return prev, kept, err
 	}
-	next := checkpoint.Checkpoint{
-		Position: to, Generation: prev.Generation + 1, Holder: p.holder, Released: true,
-		Source: p.lane.identity(), Mode: at.mode, Events: p.lane.types, UpdatedAt: time.Now().UTC(),
-	}
+	next := becomes(prev).Asking(p.lane.types)
+	next.Generation, next.Holder, next.Released = prev.Generation+1, p.holder, true
+	next.Source, next.Mode, next.UpdatedAt = p.lane.identity(), at.mode, time.Now().UTC()
 	_, err = at.store.Commit(ctx, prev, next)
 	return prev, kept, err
 }

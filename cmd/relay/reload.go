@@ -324,10 +324,10 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 			continue
 		case l.old == nil:
 			r.add(r.join(ctx, l.lane, client, l.bus, l.store)) //nolint:contextcheck // the group was given a context
-			out.Lanes = append(out.Lanes, fmt.Sprintf("%s is new", name))
+			out.Lanes = append(out.Lanes, name+" is new")
 		default:
 			wg.Go(func() { r.restart(ctx, l, client) })
-			out.Lanes = append(out.Lanes, fmt.Sprintf("%s was started anew from its position", name))
+			out.Lanes = append(out.Lanes, name+" was started anew from its position")
 		}
 		out.Settings = append(out.Settings, l.settings...)
 	}
@@ -370,7 +370,7 @@ func (r *relay) abandon(p planned) {
 		return
 	}
 	if err := p.bus.Close(); err != nil {
-		r.log.Warn("closing the bus of a lane that was changed", zap.String("lane", p.lane.sink.Name), zap.Error(err))
+		r.log.Warn("closing the bus of a lane that was not started", zap.String("lane", p.lane.sink.Name), zap.Error(err))
 	}
 }
 
