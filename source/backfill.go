@@ -18,7 +18,7 @@ const (
 // isFarBehind reports whether so much lies ahead of the page that was accepted last that several readers are worth their
 // while. Within the time for which the API may hold events back it never is.
 func (r *reader) isFarBehind() bool {
-	if r.s.Readers < 2 || r.noRanges || !r.full || r.pos.EventID == "" || !r.floor.IsZero() || time.Now().Before(r.calmUntil) {
+	if r.s.Readers < 2 || r.noRanges || !r.full || r.pos.EventID == "" || r.anchor != nil || !r.floor.IsZero() || time.Now().Before(r.calmUntil) {
 		return false
 	}
 	need := 2 * segmentPages(r.s.Readers, r.memory(), r.pageCost)
@@ -99,6 +99,7 @@ func (w *window) deliver(p segmentPage) (Page, error) {
 	r.countInversions(p.events)
 	r.reportUnexpected(p.events)
 	r.s.payloads.compare(p.events, &r.hooks, r.log)
+	r.passed(p.events)
 	r.pos = p.events[len(p.events)-1].Position()
 	r.atTip = false
 	r.silentUntil = time.Now().Add(silenceCheck)

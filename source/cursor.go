@@ -55,7 +55,10 @@ func (r *reader) checkCursor(a answer, opts ListEventsOpts) error {
 	if opts.After != "" && len(a.Data) > 0 && !r.pos.CreatedAt.IsZero() {
 		first := &a.Data[0]
 		if back := r.pos.CreatedAt.Sub(first.CreatedAt); back > maxStepBack {
-			return lost(fmt.Sprintf("what it sent begins with %s, which is %s older", first.Position(), back.Round(time.Second)))
+			return &CursorLostError{
+				Position: r.pos, RequestID: a.RequestID, first: first.ID,
+				Reason: fmt.Sprintf("what it sent begins with %s, which is %s older", first.Position(), back.Round(time.Second)),
+			}
 		}
 	}
 	for i := range a.Data {

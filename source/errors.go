@@ -131,6 +131,9 @@ type CursorLostError struct {
 	Reason    string
 	RequestID string
 	Err       error // the API's refusal where there was one, otherwise nil
+
+	first   string // the event that a page began with, if it was much older than Position
+	decided bool   // there is no way to go on without an operator
 }
 
 // Error implements error.

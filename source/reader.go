@@ -54,6 +54,15 @@ type reader struct {
 
 	silentUntil time.Time // when checkSilence is due again; zero at the start
 
+	seenTo    time.Time // by the API's clock: every event created before it was read or is left to Checkpoint.Refused; zero if unknown
+	proven    time.Time // local time when seenTo was last found to hold
+	tip       string    // the last event after which the API said that nothing follows
+	trail     *trail
+	anchor    *anchor // nil unless the cursor is lost
+	lostInRow int     // cursors lost since the last good page
+	lostTold  time.Time
+	checked   bool // checkStart was done
+
 	full      bool          // the last page held as many events as were asked for
 	perPage   time.Duration // what it spanned
 	pageCost  int64         // what it kept in memory
@@ -62,15 +71,17 @@ type reader struct {
 	calm      time.Duration // after the last backfill that met a contradiction
 }
 
-func newReader(s *Stream, after checkpoint.Position) (*reader, error) {
+func newReader(s *Stream, cp checkpoint.Checkpoint) (*reader, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	after := cp.Position
 	r := &reader{
 		s: s, client: s.Client, log: s.Logger, wake: s.Wake,
 		pos: after, from: after.CreatedAt, floor: after.CreatedAt,
 		types: newTypeSet(s.Events), seen: newRecentIDs(recentCount), odd: map[string]bool{},
-		limit: s.Limit,
+		limit:  s.Limit,
+		seenTo: cp.Seen, trail: newTrail(recentCount, cp.Recent.Seeded(after)),
 	}
 	if r.client == nil {
 		r.client = DefaultClient
@@ -88,6 +99,9 @@ func newReader(s *Stream, after checkpoint.Position) (*reader, error) {
 	if after.EventID != "" {
 		r.floor = time.Time{}
 		r.seen.add(after.EventID)
+		for _, p := range cp.Recent.Events {
+			r.seen.add(p.EventID)
+		}
 	}
 	return r, nil
 }
@@ -98,21 +112,43 @@ func (r *reader) next(ctx context.Context) (Page, error) {
 		if err := r.pause(ctx); err != nil {
 			return Page{}, err
 		}
-		a, opts, err := r.exchange(ctx)
-		if err != nil {
-			return Page{}, err
-		}
-		if err := r.checkSilence(ctx, a, opts); err != nil {
-			return Page{}, err
-		}
-		page, err := r.accept(a, opts)
-		if err != nil {
+		page, err := r.poll(ctx)
+		var lost *CursorLostError
+		switch {
+		case err == nil:
+		case errors.As(err, &lost):
+			if err := r.reanchor(ctx, lost); err != nil {
+				return Page{}, err
+			}
+		default:
 			return Page{}, err
 		}
 		if page.Tip || len(page.Events) > 0 {
 			return page, nil
 		}
 	}
+}
+
+// poll asks for the next page once and checks it. The page may be empty.
+func (r *reader) poll(ctx context.Context) (Page, error) {
+	a, opts, err := r.exchange(ctx)
+	if err != nil {
+		return Page{}, err
+	}
+	if !r.checked {
+		if err := r.checkStart(ctx, a, opts); err != nil {
+			return Page{}, err
+		}
+		r.checked = true
+	}
+	if err := r.checkSilence(ctx, a, opts); err != nil {
+		return Page{}, err
+	}
+	page, err := r.accept(a, opts)
+	if err == nil && opts.After != "" {
+		r.lostInRow = 0
+	}
+	return page, err
 }
 
 // pause keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill was asked for.
@@ -153,14 +189,11 @@ func (r *reader) quietUntil() time.Time {
 
 // options is the query of the next request.
 func (r *reader) options() ListEventsOpts {
-	opts := ListEventsOpts{
-		Events:         r.types.ask(time.Now()),
-		Limit:          r.limit,
-		Order:          "asc",
-		OrganizationId: r.s.OrganizationID,
-	}
+	opts := r.query(r.types.ask(time.Now()))
 	switch {
-	case r.pos.EventID != "":
+	case r.anchor != nil && r.anchor.after != "":
+		opts.After = r.anchor.after
+	case r.pos.EventID != "" && r.anchor == nil:
 		opts.After = r.pos.EventID
 	case !r.from.IsZero():
 		opts.RangeStart = r.from.Add(-rangeMargin).UTC().Format(apiTime)
@@ -169,6 +202,11 @@ func (r *reader) options() ListEventsOpts {
 		}
 	}
 	return opts
+}
+
+// query is a query for events of these types, without a place to begin.
+func (r *reader) query(types []string) ListEventsOpts {
+	return ListEventsOpts{Events: types, Limit: r.limit, Order: "asc", OrganizationId: r.s.OrganizationID}
 }
 
 // clock is the API's clock as last seen and run on, or the local one before any answer.
@@ -184,6 +222,12 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	if err := r.checkOrder(a); err != nil {
 		return Page{}, err
 	}
+	came := len(a.Data)
+	if r.anchor != nil {
+		if err := r.leaveOutOld(&a, opts); err != nil {
+			return Page{}, err
+		}
+	}
 	if err := r.checkCursor(a, opts); err != nil {
 		return Page{}, err
 	}
@@ -191,16 +235,27 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	r.reportUnexpected(a.Data)
 	r.s.payloads.compare(a.Data, &r.hooks, r.log)
 	events := r.cutFloor(a.Data)
-	r.atTip = len(a.Data) < opts.Limit && opts.RangeEnd == ""
-	r.full = len(a.Data) == opts.Limit
+	r.atTip = came < opts.Limit && opts.RangeEnd == ""
+	r.full = came == opts.Limit
 	if n := len(a.Data); n > 0 {
+		r.passed(a.Data)
 		r.pos = a.Data[n-1].Position()
 		r.perPage, r.pageCost = r.pos.CreatedAt.Sub(a.Data[0].CreatedAt), pageCost(a.Data, a.Size)
 		r.growLimit()
-	} else if opts.RangeEnd != "" {
+	} else if opts.RangeEnd != "" && came < opts.Limit {
 		r.from = r.from.Add(maxRange) // nothing in this stretch: on to the next one
 	}
-	return Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.Size, RequestID: a.RequestID, Sent: a.sent, Took: a.took}, nil
+	page := Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.Size, RequestID: a.RequestID, Sent: a.sent, Took: a.took}
+	if r.atTip {
+		if !a.Date.IsZero() && (came > 0 || opts.After == "") { // an empty answer to a cursor proves nothing, see checkSilence
+			r.sawAll(a.Date.Add(-heldBack))
+		}
+		if came > 0 || opts.After == "" {
+			r.tip = r.pos.EventID
+		}
+		page.Seen = r.seenTo
+	}
+	return page, nil
 }
 
 // cutFloor leaves out the events before the time at which the stream begins. Once one is not older, order alone decides.

@@ -9,38 +9,66 @@ import (
 	"go.uber.org/zap"
 )
 
-// silenceCheck is how long a reader that is told "nothing new" believes it.
-const silenceCheck = time.Hour
+const (
+	// silenceCheck is how long a reader that is told "nothing new" believes it.
+	silenceCheck = time.Minute
+	// maxStretches bounds how far a check for silence looks back, in stretches of maxRange: far more than the API keeps.
+	maxStretches = 13
+)
 
-// checkSilence guards against an API that answers an unknown cursor with an empty page, for ever. Where the position that a
-// stream begins with brings nothing, and whenever nothing came for an hour, it asks by time for an event that is clearly newer
-// than the position and clearly older than what the API may hold back. Where there is one, and the cursor still brings
-// nothing, the cursor is lost. Where the API does not answer by time, nothing is concluded.
+// checkSilence guards against an API that answers an unknown cursor with an empty page, without end. At the first answer of a
+// stream that brings nothing, and once a minute while nothing comes, it asks by time for an event that is clearly newer than the
+// position and clearly older than what the API may hold back. If there is one, and the cursor still brings nothing, the cursor is
+// lost. If there is none, and the API surely keeps what is that old, everything up to there has been seen; then the cursor counts
+// as lost if the API does not list its event any more. If the API does not answer by time, nothing is concluded.
 func (r *reader) checkSilence(ctx context.Context, a answer, opts ListEventsOpts) error {
 	if len(a.Data) > 0 {
 		r.silentUntil = time.Now().Add(silenceCheck)
 		return nil
 	}
-	from := r.pos.CreatedAt.Add(maxStepBack)
-	if opts.After == "" || r.pos.CreatedAt.IsZero() || time.Now().Before(r.silentUntil) || r.clock().Sub(from) < heldBack {
+	if opts.After == "" || r.pos.CreatedAt.IsZero() || time.Now().Before(r.silentUntil) {
+		return nil
+	}
+	from, until := later(r.pos.CreatedAt.Add(maxStepBack), r.seenTo), r.clock().Add(-heldBack)
+	if !from.Before(until) {
 		return nil
 	}
 	r.silentUntil = time.Now().Add(silenceCheck)
-	probe := opts
-	probe.After, probe.Limit = "", 1
-	probe.RangeStart = from.UTC().Format(apiTime)
-	if end := from.Add(maxRange); end.Before(r.clock()) {
-		probe.RangeEnd = end.UTC().Format(apiTime)
-	}
-	found, err := r.send(ctx, probe)
-	if err != nil || len(found.Data) == 0 {
+	found, err := r.unread(ctx, from, until)
+	if err != nil {
 		r.noteSilence(err)
 		return ctx.Err()
 	}
-	e := &found.Data[0]
-	if e.CreatedAt.Before(from) || r.clock().Sub(e.CreatedAt) < heldBack {
+	if found != nil {
+		return r.confirmSilence(ctx, opts, found)
+	}
+	listed, err := r.isListed(ctx, r.pos)
+	if err != nil {
+		r.noteSilence(err)
+		return ctx.Err()
+	}
+	kept := listed
+	if listed {
+		r.tip = r.pos.EventID
+	} else if kept, err = r.isKept(ctx, from); err != nil {
+		return err
+	}
+	lost := &CursorLostError{Position: r.pos, Reason: "it says that nothing follows, and lists that event no longer"}
+	if !kept {
+		return mayBeMissing(lost, from)
+	}
+	if a.Date.IsZero() {
 		return nil
 	}
+	r.sawAll(until)
+	if !listed && r.anchor == nil && !r.trail.from.After(r.seenTo) { // what comes can be told from what was relayed
+		return lost
+	}
+	return nil
+}
+
+// confirmSilence asks the cursor again, since an event was found that it should have brought.
+func (r *reader) confirmSilence(ctx context.Context, opts ListEventsOpts, found *Event) error {
 	again, err := r.send(ctx, opts)
 	if err != nil || len(again.Data) > 0 {
 		r.noteSilence(err)
@@ -48,9 +76,33 @@ func (r *reader) checkSilence(ctx context.Context, a answer, opts ListEventsOpts
 	}
 	return &CursorLostError{
 		Position:  r.pos,
-		Reason:    fmt.Sprintf("it says that nothing follows, but by time there is %s", e.Position()),
+		Reason:    fmt.Sprintf("it says that nothing follows, but by time there is %s", found.Position()),
 		RequestID: again.RequestID,
 	}
+}
+
+// unread asks by time for an event that was not read. It returns nil if there is none, and an error if that is not known.
+func (r *reader) unread(ctx context.Context, from, until time.Time) (*Event, error) {
+	for from = later(from, until.Add(-maxStretches*maxRange)); from.Before(until); {
+		end := earlier(from.Add(maxRange), until)
+		found, err := r.send(ctx, r.byTime(from, end))
+		if err != nil {
+			return nil, err
+		}
+		for i := range found.Data {
+			switch e := &found.Data[i]; {
+			case e.CreatedAt.Before(from.Add(-time.Second)) || e.CreatedAt.After(end.Add(time.Second)):
+				return nil, errNoRanges
+			case !r.trail.has(e.ID):
+				return e, nil
+			}
+		}
+		if len(found.Data) == r.limit {
+			return nil, errors.New("too many events that were read already")
+		}
+		from = end
+	}
+	return nil, nil //nolint:nilnil // none
 }
 
 func (r *reader) noteSilence(err error) {

@@ -57,7 +57,8 @@ type Stream struct {
 //     reported once and tried again every 30 s to 5 min.
 //   - A type that the API refuses is left out, with a warning, and asked for again after a day.
 //   - A response larger than Client.MaxResponse is asked for again with a smaller limit.
-//   - An API that has nothing after the position is asked once an hour, by time, whether that is so.
+//   - An API that has nothing after the position is asked once a minute, by time, whether that is so. A cursor that the API lost
+//     is continued by time if no event can be missing, see Resume.
 //   - An event of a type that was not asked for is relayed: better one too many than one lost unseen.
 //   - While the position is far behind, up to Readers requests are under way at once, see backfill. Where the API does not
 //     answer by time as that needs, one request follows the other there too.
@@ -66,33 +67,13 @@ type Stream struct {
 // ErrTooLarge (one event alone is too large), ErrAllRefused or ErrMisconfigured, or an *APIError (a request that the API
 // will never accept). When the loop over Pages is left, no request is under way.
 func (s *Stream) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[Page, error] {
-	return func(yield func(Page, error) bool) {
-		r, err := newReader(s, after)
-		if err != nil {
-			yield(Page{}, err)
-			return
-		}
-		for {
-			page, err := r.next(ctx)
-			if !yield(page, err) || err != nil {
-				return
-			}
-			if r.isFarBehind() {
-				if more, err := r.backfill(ctx, yield); err != nil {
-					yield(Page{}, err)
-					return
-				} else if !more {
-					return
-				}
-			}
-		}
-	}
+	return s.Resume(ctx, checkpoint.Checkpoint{Position: after})
 }
 
 // Now asks the API for its time, for a stream that is to start with what happens from now on. Where its answer has no Date
 // header it is the local time. It retries as Pages does and has the same errors.
 func (s *Stream) Now(ctx context.Context) (time.Time, error) {
-	r, err := newReader(s, checkpoint.Position{})
+	r, err := newReader(s, checkpoint.Checkpoint{})
 	if err != nil {
 		return time.Time{}, err
 	}

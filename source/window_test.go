@@ -17,7 +17,7 @@ func newTestWindow(t *testing.T, from time.Time) *window {
 	t.Helper()
 	s, _ := (&fakeAPI{}).stream()
 	s.Readers = 16
-	r, err := newReader(s, checkpoint.Position{EventID: "event_000001", CreatedAt: from})
+	r, err := newReader(s, checkpoint.Checkpoint{Position: checkpoint.Position{EventID: "event_000001", CreatedAt: from}})
 	require.NoError(t, err)
 	w := newWindow(t.Context(), r)
 	t.Cleanup(w.close)
@@ -97,7 +97,7 @@ func TestAPauseThatIsJustOverIsNotSleptThrough(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, _ := (&fakeAPI{}).stream()
 				s.Readers = 2
-				r, err := newReader(s, checkpoint.Position{EventID: "event_000001", CreatedAt: time.Now().Add(-24 * time.Hour)})
+				r, err := newReader(s, checkpoint.Checkpoint{Position: checkpoint.Position{EventID: "event_000001", CreatedAt: time.Now().Add(-24 * time.Hour)}})
 				require.NoError(t, err)
 				w := newWindow(t.Context(), r)
 				looked := time.Now()
