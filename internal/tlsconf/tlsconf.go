@@ -1,10 +1,7 @@
 // Package tlsconf is the TLS section that every connection of relay has in the configuration.
 package tlsconf
 
-import (
-	"crypto/tls"
-	"errors"
-)
+import "errors"
 
 // TLS names the files of a TLS connection. The zero value means: the system's authorities, no client certificate.
 type TLS struct {
@@ -20,12 +17,3 @@ type TLS struct {
 func (t TLS) InUse() bool { return t != TLS{} }
 
 var errOneOfPair = errors.New("tls.cert_file and tls.key_file go together: one of them is missing")
-
-// Build reads the files, once. It returns nil, nil if TLS is not in use. Open follows the files instead.
-func (t TLS) Build() (*tls.Config, error) {
-	l, err := t.Open(nil, "")
-	if l == nil || err != nil {
-		return nil, err
-	}
-	return l.Config(), nil
-}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -21,7 +22,7 @@ func writePair(t *testing.T) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	require.NoError(t, err)
 	encoded, err := x509.MarshalPKCS8PrivateKey(private)
@@ -33,14 +34,15 @@ func writePair(t *testing.T) (cert, key string) {
 	return cert, key
 }
 
-func TestBuild(t *testing.T) {
-	c, err := tlsconf.TLS{}.Build()
+func TestOpen(t *testing.T) {
+	l, err := tlsconf.TLS{}.Open(nil, "")
 	require.NoError(t, err)
-	require.Nil(t, c, "a section that is not there asks for no TLS")
+	require.Nil(t, l, "a section that is not there asks for no TLS")
 
 	cert, key := writePair(t)
-	c, err = tlsconf.TLS{CAFile: cert, CertFile: cert, KeyFile: key, ServerName: "bus"}.Build()
+	l, err = tlsconf.TLS{CAFile: cert, CertFile: cert, KeyFile: key, ServerName: "bus"}.Open(nil, "")
 	require.NoError(t, err)
+	c := l.Config()
 	require.Len(t, c.Certificates, 1)
 	require.NotNil(t, c.RootCAs)
 	require.Equal(t, "bus", c.ServerName)
@@ -58,7 +60,48 @@ func TestBuild(t *testing.T) {
 		"key is a cert":       {tlsconf.TLS{CertFile: cert, KeyFile: cert}, "tls.key_file"},
 		"missing certificate": {tlsconf.TLS{CertFile: "/nowhere.pem", KeyFile: key}, "/nowhere.pem"},
 	} {
-		_, err := bad.section.Build()
+		_, err := bad.section.Open(nil, "")
 		require.ErrorContains(t, err, bad.says, name)
 	}
+}
+
+// TestFilesAreFollowed: the next connection uses what the files hold then, and the version tells that something has changed.
+func TestFilesAreFollowed(t *testing.T) {
+	cert, key := writePair(t)
+	l, err := tlsconf.TLS{CAFile: cert, CertFile: cert, KeyFile: key}.Open(nil, "sinks[nats].")
+	require.NoError(t, err)
+	before, version := l.Config(), l.Version()
+	newCert, newKey := writePair(t)
+	require.NoError(t, os.Rename(newCert, cert)) // half of the pair; but the authorities are whole
+	half := l.Config()
+	require.Equal(t, before.Certificates[0].Certificate, half.Certificates[0].Certificate)
+	require.False(t, before.RootCAs.Equal(half.RootCAs))
+	require.NoError(t, os.Rename(newKey, key))
+	after := l.Config()
+	require.NotEqual(t, before.Certificates[0].Certificate, after.Certificates[0].Certificate)
+	require.Greater(t, l.Version(), version)
+}
+
+// TestSystemRoots: Go has read the system's authorities once; what is added to their file later counts too.
+func TestSystemRoots(t *testing.T) {
+	cert, _ := writePair(t)
+	t.Setenv("SSL_CERT_FILE", cert)
+	s := tlsconf.SystemRoots(nil)
+	require.Nil(t, s.Pool(), "nothing has changed")
+	other, _ := writePair(t)
+	first, err := os.ReadFile(cert)
+	require.NoError(t, err)
+	second, err := os.ReadFile(other)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(cert, append(first, second...), 0o600))
+	pool := s.Pool()
+	require.NotNil(t, pool)
+	block, _ := pem.Decode(second)
+	added, err := x509.ParseCertificate(block.Bytes)
+	require.NoError(t, err)
+	_, err = added.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	require.NoError(t, err)
+
+	t.Setenv("SSL_CERT_FILE", "/nowhere.pem")
+	require.Nil(t, tlsconf.SystemRoots(nil).Pool(), "a file that cannot be read leaves it to Go")
 }
