@@ -113,7 +113,7 @@ func (r *reader) failed(err error, reason RetryReason, attempt int) time.Duratio
 	}
 	if reason != f.reason || f.count-f.warned >= remindEvery {
 		f.reason, f.warned = reason, f.count
-		r.log.Warn(retryMessage(reason), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
+		r.log.Warn(r.retryMessage(reason), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
 			zap.Duration("retry_in", wait), zap.Stringer("after", r.pos), zap.Error(err))
 	}
 	if reason == RetryRateLimited {
@@ -139,9 +139,12 @@ func (r *reader) recovered() {
 	r.failures = failures{}
 }
 
-func retryMessage(reason RetryReason) string {
+func (r *reader) retryMessage(reason RetryReason) string {
 	switch reason {
 	case RetryUnauthorized:
+		if r.client.Key != nil {
+			return "the Events API refuses the API key: write a key that is not revoked to source.api_key_file, which relay uses at once, and check that the key's environment has the Events API"
+		}
 		return "the Events API refuses the API key: check WORKOS_API_KEY or source.api_key, and that the key's environment has the Events API; trying again slowly"
 	case RetryRedirect:
 		return "the endpoint sends relay elsewhere: check source.endpoint; trying again slowly"

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -45,6 +46,8 @@ type Set struct {
 	log *zap.Logger
 	now func() time.Time
 
+	running atomic.Bool // Run is at work
+
 	mu     sync.Mutex
 	values map[string]value // by its files
 	hidden []string         // secrets that were in use since the process started, newest last
@@ -64,6 +67,8 @@ func NewSet(log *zap.Logger) *Set {
 // Run looks at every file each Interval until ctx ends. It blocks: the caller owns the goroutine. Without it files are looked
 // at only when their values are used.
 func (s *Set) Run(ctx context.Context) {
+	s.running.Store(true)
+	defer s.running.Store(false)
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
 	for {
@@ -144,14 +149,20 @@ type Value[T any] struct {
 	parse func(contents [][]byte) (Parsed[T], error)
 	fixed bool // one of the files is a pipe or a device, which gives its content once
 
-	mu       sync.Mutex
-	keys     []string // under which the files are known
-	current  T
+	current atomic.Pointer[snapshot[T]]
+
+	mu       sync.Mutex        // held while files are read
+	keys     []string          // under which the files are known
 	digest   [sha256.Size]byte // of the files when current was read
-	version  uint64
 	looked   time.Time
 	rejected rejection
 	seen     []os.FileInfo // of the files when they were last read
+}
+
+// snapshot is a value at some time.
+type snapshot[T any] struct {
+	value   T
+	version uint64
 }
 
 // rejection is content that cannot be used.
@@ -239,21 +250,25 @@ func (v *Value[T]) first() error {
 	if err != nil {
 		return err
 	}
-	v.current, v.digest, v.version, v.looked = p.Value, sum(contents), 1, v.now()
+	v.digest, v.looked = sum(contents), v.now()
+	v.current.Store(&snapshot[T]{p.Value, 1})
 	if v.set != nil {
 		v.set.hide(p.Secrets)
 	}
 	return nil
 }
 
-// Get returns the value, which is as fresh as a second ago.
+// Get returns the value. It is for what happens often: while Set.Run is at work it reads no file, and the value is as fresh as its
+// last look; otherwise it reads the files once a second.
 func (v *Value[T]) Get() T {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.now().Sub(v.looked) >= freshness {
-		_ = v.refresh()
+	if v.set == nil || !v.set.running.Load() {
+		v.mu.Lock()
+		if v.now().Sub(v.looked) >= freshness {
+			_ = v.refresh()
+		}
+		v.mu.Unlock()
 	}
-	return v.current
+	return v.current.Load().value
 }
 
 // Latest reads the files and returns the value: for a connection that is about to be made, or after a refusal.
@@ -261,15 +276,11 @@ func (v *Value[T]) Latest() T {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	_ = v.refresh()
-	return v.current
+	return v.current.Load().value
 }
 
-// Version rises each time the value changes. It reads nothing.
-func (v *Value[T]) Version() uint64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.version
-}
+// Version rises each time the value changes, from 1. It reads nothing.
+func (v *Value[T]) Version() uint64 { return v.current.Load().version }
 
 func (v *Value[T]) look() { _ = v.lookNow() }
 
@@ -301,8 +312,8 @@ func (v *Value[T]) refresh() error {
 	if err != nil {
 		return v.reject(err)
 	}
-	v.current, v.digest, v.rejected = p.Value, digest, rejection{}
-	v.version++
+	v.digest, v.rejected = digest, rejection{}
+	v.current.Store(&snapshot[T]{p.Value, v.Version() + 1})
 	if v.set != nil {
 		v.set.hide(p.Secrets)
 	}

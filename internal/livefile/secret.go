@@ -15,7 +15,7 @@ func Fixed(s secret.String) *Current { return &Current{fixed: s} }
 // FromFile returns a secret that follows its file.
 func FromFile(v *Value[string]) *Current { return &Current{file: v} }
 
-// Get returns the secret, which is as fresh as a second ago. A nil c is no secret.
+// Get returns the secret, as Value.Get does. A nil c is no secret.
 func (c *Current) Get() secret.String {
 	switch {
 	case c == nil:

@@ -64,8 +64,8 @@ var noFault = map[string]string{
 
 	"secret or list of secrets": "a kind of value, in configuration.md",
 
-	"was started anew from its position": reloaded,
-	"… was stopped and released":         reloaded,
+	"… was started anew from its position": reloaded,
+	"… was stopped and released":           reloaded,
 
 	"to be created: …, replication …":                             inspected,
 	"stream …, replicas …, kept …, duplicate window …":            inspected,

@@ -77,13 +77,15 @@ func (s *Sink) tlsHint(err error) string {
 	)
 	switch {
 	case errors.As(err, &authority):
-		return "the broker's certificate is signed by an authority that relay does not trust; set tls.ca_file to the cluster's authority"
+		return "the broker's certificate is signed by an authority that relay does not trust; set tls.ca_file to the cluster's authority, or add the authority to that file: relay uses it by itself"
 	case errors.As(err, &host):
 		return "the broker's certificate is for another name; use that name in brokers and the cluster's advertised.listeners, or set tls.server_name"
 	case errors.As(err, &expired):
 		return "the broker's certificate is not valid now or not for a server; renew it"
 	case errors.As(err, &header):
 		return "the broker does not speak TLS on this port; use the port of its TLS listener, or remove tls"
+	case errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "expired certificate"):
+		return "the broker says that the client certificate of tls.cert_file has expired or is not valid yet; renew it: relay uses the new file by itself"
 	case errors.As(err, &op) && op.Op == "remote error":
 		return "the broker refused the TLS handshake; most likely it asks for a client certificate that it trusts (tls.cert_file, tls.key_file)"
 	}

@@ -70,7 +70,7 @@ func (t TLS) InUse() bool { return t.HandshakeFirst || t.TLS.InUse() }
 
 // section returns the part that every kind of connection has.
 func (t TLS) section() tlsconf.TLS {
-	t.TLS.Enabled = t.TLS.Enabled || t.HandshakeFirst
+	t.Enabled = t.Enabled || t.HandshakeFirst
 	return t.TLS
 }
 
@@ -145,7 +145,11 @@ func (c Config) validateURL() error {
 			return keyErrorf("url", "credentials in an address end up in logs: put them under auth")
 		}
 		switch parsed.Scheme {
-		case "nats", "tls", "ws", "wss":
+		case "ws", "wss":
+			if c.TLS.HandshakeFirst {
+				return keyErrorf("tls.handshake_first", "a websocket begins with its own handshake: remove tls.handshake_first, or use a nats or tls address")
+			}
+		case "nats", "tls":
 		default:
 			return keyErrorf("url", "scheme %q is none of nats, tls, ws, wss", parsed.Scheme)
 		}

@@ -29,6 +29,7 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		{"auth.password", func(c *Config) { c.Auth.Password = "s3cret" }},
 		{"ack_timeout", func(c *Config) { c.AckTimeout = -time.Second }},
 		{"window", func(c *Config) { c.Window = maxWindow + 1 }},
+		{"tls.handshake_first", func(c *Config) { c.URL, c.TLS.HandshakeFirst = "wss://a", true }},
 		{"tls", func(c *Config) { c.URL, c.TLS = Embedded, TLS{TLS: tlsconf.TLS{Enabled: true}} }},
 		{"auth", func(c *Config) { c.URL, c.Auth.Token = Embedded, "s3cret" }},
 	} {

@@ -48,7 +48,7 @@ func isTLS(err error) bool {
 
 // explainConnect says why there is no connection and what it most likely takes.
 func (s *Sink) explainConnect(err error) error {
-	if noGreeting(err) && !s.greeted.Load() {
+	if err != nil && noGreeting(err) && !isTLS(err) && !s.greeted.Load() {
 		return fmt.Errorf("what answers at %s takes the connection and sends no greeting of a NATS server: use the port for NATS clients%s: %w",
 			s.cfg.URL, orHandshakeFirst(s.cfg), err)
 	}
@@ -103,7 +103,7 @@ func explainTLS(err error, c Config) string {
 	case errors.As(err, &authority) && c.TLS.CAFile == "":
 		return "its certificate comes from an authority that this system does not know; set tls.ca_file"
 	case errors.As(err, &authority):
-		return "its certificate comes from an authority that is not in tls.ca_file"
+		return "its certificate comes from an authority that is not in tls.ca_file; add the authority to the file: relay uses it by itself"
 	case errors.As(err, &hostname):
 		return "its certificate is for another name; set tls.server_name, or use that name in url"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -112,6 +112,8 @@ func explainTLS(err error, c Config) string {
 		return "it greets before the TLS handshake; remove tls.handshake_first, or use a port whose tls section has handshake_first"
 	case errors.As(err, &record):
 		return "it does not answer with TLS"
+	case strings.Contains(text, "expired certificate"):
+		return "it says that the client certificate of tls.cert_file has expired or is not valid yet; renew it: relay uses the new file by itself"
 	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"), strings.Contains(text, "unknown certificate"):
 		return "it wants a client certificate that it trusts; set tls.cert_file and tls.key_file"
 	case c.TLS.CertFile == "" && (strings.Contains(text, "closed by remote") || strings.Contains(text, "EOF")):

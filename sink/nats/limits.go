@@ -62,8 +62,9 @@ func (s *Sink) refusalAdvice(err error) string {
 		return s.storageAdvice()
 	case codeInvalidStreamConfig:
 		return invalidAdvice(api.Description)
+	default:
+		return ""
 	}
-	return ""
 }
 
 // storageAdvice is what to do if the account or the server has not as much storage left as the stream reserves.

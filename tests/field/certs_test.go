@@ -99,12 +99,12 @@ func newSecretDir(t testing.TB) *secretDir { return &secretDir{path: t.TempDir()
 
 func (d *secretDir) file(name string) string { return filepath.Join(d.path, name) }
 
-// put gives a file new content: by rename, in place, or deleted for a moment before, in turn.
+// put gives a file new content: by rename, in place, deleted for a moment before, or by a link that is swapped, in turn.
 func (d *secretDir) put(t testing.TB, name, text string) string {
 	t.Helper()
 	path := d.file(name)
 	d.turn++
-	switch d.turn % 3 {
+	switch d.turn % 4 {
 	case 0:
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	case 1:
@@ -114,6 +114,11 @@ func (d *secretDir) put(t testing.TB, name, text string) string {
 		require.NoError(t, os.RemoveAll(path))
 		time.Sleep(50 * time.Millisecond)
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	case 3:
+		data := fmt.Sprintf("%s.%d", path, d.turn)
+		require.NoError(t, os.WriteFile(data, []byte(text), 0o600))
+		require.NoError(t, os.Symlink(data, path+".new"))
+		require.NoError(t, os.Rename(path+".new", path))
 	}
 	return path
 }
