@@ -95,6 +95,35 @@ func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
 	return w.looks >= fewestLooks && w.quiet >= w.after-w.interval()
 }
 
+// ErrActive means that another relay holds a position and has moved or renewed it while this process looked.
+var ErrActive = errors.New("another relay is active")
+
+// AwaitSilence watches a position that another holder may have, as load reads it, until it is free to be moved: it has no holder, was
+// released, is holder's own, or has not changed for about after, which is takeover_after. It returns the position as it was last read,
+// with the error of load if that fails, and an error that matches ErrActive as soon as the position changes. It compares revisions by
+// this process's own clock, and so does not depend on the clock of another host.
+func AwaitSilence(ctx context.Context, after time.Duration, holder string, load func(context.Context) (checkpoint.Checkpoint, error)) (checkpoint.Checkpoint, error) {
+	w := watch{after: after}
+	var seen uint64
+	for {
+		cp, err := load(ctx)
+		if err != nil || cp.Generation == 0 || cp.Released || cp.Holder == holder || after <= 0 {
+			return cp, err
+		}
+		if seen != 0 && cp.Revision != seen {
+			return cp, fmt.Errorf("%w: holder %s has moved or renewed the position just now", ErrActive, cp.Holder)
+		}
+		seen = cp.Revision
+		if w.silent(cp, time.Now()) {
+			return cp, nil
+		}
+		sleep(ctx, min(w.interval(), time.Second), nil)
+		if ctx.Err() != nil {
+			return cp, fmt.Errorf("there was not enough time to see whether holder %s is active; that takes %s (takeover_after): %w", cp.Holder, after, ctx.Err())
+		}
+	}
+}
+
 // renewal knows when the active lane must move its position so that no standby takes it for dead.
 type renewal struct {
 	every time.Duration // 0 for never

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
+	"go.uber.org/zap"
+
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 )
 
@@ -159,19 +161,29 @@ func (p *places) put(ctx context.Context, at *place, becomes func(prev checkpoin
 	return prev, kept, err
 }
 
-// takeBus makes the bus ready to have the position moved, and refuses where another relay is at work. Of a position that cannot be
-// used it returns what there is to know.
+// takeBus makes the bus ready to have the position moved, and refuses if another relay is active. If another relay has not released
+// the position, it watches for up to takeover_after whether that one is active. For a position that cannot be used it returns what is
+// known of it.
 func (p *places) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if err := p.ledger.Prepare(ctx, p.lane.topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	cp, err := p.ledger.Load(ctx)
-	free := errors.Is(err, checkpoint.ErrNotFound) || replaceable(err)
-	if err != nil && !free {
+	told := false
+	cp, err := pipeline.AwaitSilence(ctx, p.lane.cfg.TakeoverAfter, p.holder, func(ctx context.Context) (checkpoint.Checkpoint, error) {
+		cp, err := p.ledger.Load(ctx)
+		if err == nil && !told && !cp.Released && cp.Holder != p.holder {
+			told = true
+			p.lane.log.Info("another relay has not released the position; watching whether it is active",
+				zap.String("holder", cp.Holder), zap.Duration("for", p.lane.cfg.TakeoverAfter))
+		}
 		return cp, err
-	}
-	if age := time.Since(cp.UpdatedAt); cp.Generation > 0 && !cp.Released && cp.Holder != p.holder && age < p.lane.cfg.TakeoverAfter {
-		return cp, fmt.Errorf("another relay (holder %s) moved this position %s ago: stop it first", cp.Holder, age.Round(time.Second))
+	})
+	switch {
+	case errors.Is(err, pipeline.ErrActive):
+		return cp, operator.Require(err, "stop it first")
+	case errors.Is(err, checkpoint.ErrNotFound), replaceable(err):
+	case err != nil:
+		return cp, err
 	}
 	if err := p.ledger.Fence(ctx); err != nil {
 		return cp, err

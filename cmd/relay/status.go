@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -82,15 +83,20 @@ func (c *statusCmd) look(ctx context.Context, a *app, cfg *config.Config) (overv
 	return seen, readErr
 }
 
-// read finds out what the positions tell, where no relay can be asked.
+// read finds out what the positions tell if no relay can be asked. It looks at all lanes at once, since that may take a while.
 func (c *statusCmd) read(ctx context.Context, a *app, cfg *config.Config) (overview, error) {
 	lanes, err := newLanes(cfg, a.log)
 	if err != nil {
 		return overview{}, err
 	}
 	out := overview{Status: admin.Status{ID: cfg.ID, Now: time.Now().UTC(), Ready: true, Reasons: []string{}, Unasked: []admin.UnaskedType{}}}
-	for _, l := range lanes {
-		s := c.readLane(ctx, l)
+	seen := make([]admin.LaneStatus, len(lanes))
+	var wg sync.WaitGroup
+	for i, l := range lanes {
+		wg.Go(func() { seen[i] = c.readLane(ctx, l) })
+	}
+	wg.Wait()
+	for _, s := range seen {
 		for _, reason := range s.Reasons {
 			out.Reasons = append(out.Reasons, "lane "+s.Name+": "+reason)
 		}
@@ -105,14 +111,17 @@ const lookTime = 3 * time.Second
 
 // What relay status calls a lane where only its position can be read.
 const (
-	activeState   pipeline.State = "active"   // some relay has moved the position of late
+	activeState   pipeline.State = "active"   // some relay has moved the position while this command looked
 	releasedState pipeline.State = "released" // the last one stopped in order
 	unknownState  pipeline.State = "unknown"
 	absentState   pipeline.State = "absent" // there is no position yet
 )
 
-func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+// watchTime bounds how long relay status watches whether a position moves, if takeover_after is longer.
+const watchTime = 30 * time.Second
+
+func (c *statusCmd) readLane(parent context.Context, l *lane) admin.LaneStatus {
+	ctx, cancel := context.WithTimeout(parent, c.Timeout)
 	defer cancel()
 	out := admin.LaneStatus{Name: l.sink.Name, Type: l.sink.Type, State: unknownState, Reasons: []string{}, Settings: []sink.Setting{}}
 	if l.embedded() && !l.embeddedRuns(ctx) { // looking is no reason to start it
@@ -122,17 +131,17 @@ func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
 	}
 	out.Settings = l.settings(ctx)
 	cp, err := l.committed(ctx)
-	switch age := time.Since(cp.UpdatedAt); {
+	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		out.State, out.Reason = absentState, "it has never run"
 	case err != nil:
 		out.Reason, out.Action = err.Error(), operator.Action(err)
 	case cp.Released:
 		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
-	case cp.Mode == checkpoint.ExactlyOnce && age < l.cfg.TakeoverAfter:
-		out.State, out.Ready, out.Active = activeState, true, false
+	case cp.Mode == checkpoint.ExactlyOnce && l.cfg.TakeoverAfter > 0:
+		cp, err = c.watch(parent, l, &out)
 	case cp.Mode == checkpoint.ExactlyOnce:
-		out.Reason = fmt.Sprintf("the position has not been moved or renewed for %s: its relay is dead or cannot reach the bus", age.Truncate(time.Second))
+		out.Reason = "with takeover_after 0 an active relay does not renew its position, which therefore does not tell whether it runs"
 	default:
 		out.Reason = "a checkpoint file does not tell whether its relay runs"
 	}
@@ -145,6 +154,26 @@ func (c *statusCmd) readLane(ctx context.Context, l *lane) admin.LaneStatus {
 		out.MovedAt = &moved
 	}
 	return out
+}
+
+// watch looks whether the position moves, which an active relay sees to three times within takeover_after. What the position says of
+// the time is the clock of another host, and is not trusted. It returns the position as it was last read.
+func (c *statusCmd) watch(ctx context.Context, l *lane, out *admin.LaneStatus) (checkpoint.Checkpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(c.Timeout, min(l.cfg.TakeoverAfter, watchTime)))
+	defer cancel()
+	cp, err := pipeline.AwaitSilence(ctx, l.cfg.TakeoverAfter, "", l.committed)
+	switch {
+	case errors.Is(err, pipeline.ErrActive):
+		out.State, out.Ready = activeState, true
+		err = nil
+	case err != nil:
+		out.Reason, out.Action = err.Error(), operator.Action(err)
+	case cp.Released:
+		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
+	default:
+		out.Reason = fmt.Sprintf("the position has not been moved or renewed for %s: its relay is dead or cannot reach the bus", l.cfg.TakeoverAfter)
+	}
+	return cp, err
 }
 
 // settings returns what of the destination's settings differs from the configuration, if the bus answers soon. A bus that does not

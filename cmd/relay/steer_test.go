@@ -120,8 +120,8 @@ func TestPauseResumePoll(t *testing.T) {
 func TestStatusSaysWhoIsActive(t *testing.T) {
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 100, Seed: 1}))
 	url, js := newNATS(t)
-	text := func() string { // nobody takes over, however long a renewal takes
-		return natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), "takeover_after: 1h")
+	text := func() string { // long, so that nobody takes over on a slow machine, and short enough to see a renewal
+		return natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), "takeover_after: 1m")
 	}
 	first, _ := withAdmin(t, text())
 	firstPath := writeConfig(t, first)
