@@ -7,10 +7,17 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
+
+	"workos-relay/source"
 )
 
+// restartAfter is how long a lane that stopped because the Events API refused its requests waits before it is started again.
+const restartAfter = 5 * time.Minute
+
 // Group runs lanes side by side. A lane that stops leaves the others running, and each may be stopped and replaced by another while
-// they go on. It is safe for concurrent use.
+// they go on. A lane that stopped with a *source.RefusalError is started again every 5 minutes as long as other lanes run, since the
+// API may accept its requests by then. It is safe for concurrent use.
 type Group struct {
 	ctx     context.Context
 	stopped func(*LaneError)
@@ -18,7 +25,8 @@ type Group struct {
 	mu      sync.Mutex
 	changed *sync.Cond
 	running map[*Lane]*running
-	failed  []*LaneError // of lanes that have stopped by themselves and were not replaced
+	failed  []*LaneError          // of lanes that have stopped by themselves and were not replaced
+	waiting map[*Lane]*time.Timer // lanes that have stopped and are to be started again
 	holds   int
 }
 
@@ -30,7 +38,7 @@ type running struct {
 // NewGroup returns a group whose lanes run until ctx ends. stopped, if not nil, is told of each lane that stops with an error, as it
 // happens, from the lane's goroutine.
 func NewGroup(ctx context.Context, stopped func(*LaneError)) *Group {
-	g := &Group{ctx: ctx, stopped: stopped, running: map[*Lane]*running{}}
+	g := &Group{ctx: ctx, stopped: stopped, running: map[*Lane]*running{}, waiting: map[*Lane]*time.Timer{}}
 	g.changed = sync.NewCond(&g.mu)
 	return g
 }
@@ -39,6 +47,11 @@ func NewGroup(ctx context.Context, stopped func(*LaneError)) *Group {
 func (g *Group) Start(l *Lane) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.start(l)
+}
+
+// start runs a lane; g.mu is held.
+func (g *Group) start(l *Lane) {
 	ctx, cancel := context.WithCancel(g.ctx)
 	r := &running{cancel: cancel, done: make(chan struct{})}
 	g.running[l] = r
@@ -62,28 +75,47 @@ func (g *Group) ended(l *Lane, r *running, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.running, l)
+	if refusal := (*source.RefusalError)(nil); errors.As(err, &refusal) {
+		g.waiting[l] = time.AfterFunc(restartAfter, func() { g.restart(l) })
+	}
 	close(r.done)
 	g.changed.Broadcast()
 }
 
-// forget drops what is remembered of a lane that has stopped; g.mu is held.
+// restart starts a lane again unless it was forgotten, or no other lane runs any more.
+func (g *Group) restart(l *Lane) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.waiting[l] != nil && len(g.running) > 0 && g.ctx.Err() == nil {
+		g.start(l)
+	}
+}
+
+// forget drops what is remembered of a lane that has stopped, and does not start it again; g.mu is held.
 func (g *Group) forget(name string) {
+	for l, timer := range g.waiting {
+		if l.Name == name {
+			timer.Stop()
+			delete(g.waiting, l)
+		}
+	}
 	g.failed = slices.DeleteFunc(g.failed, func(e *LaneError) bool { return e.Lane == name })
 }
 
 // Stop stops a lane in order and waits for its end; why it stopped does not count any more. A lane that has ended already is
 // forgotten in the same way.
 func (g *Group) Stop(l *Lane) {
-	g.mu.Lock()
-	r := g.running[l]
-	g.mu.Unlock()
-	if r != nil {
+	for {
+		g.mu.Lock()
+		g.forget(l.Name)
+		r := g.running[l]
+		g.mu.Unlock()
+		if r == nil {
+			return
+		}
 		r.cancel()
 		<-r.done
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.forget(l.Name)
 }
 
 // Runs reports whether a lane has been started and has not ended.
@@ -114,6 +146,10 @@ func (g *Group) Wait() error {
 	for len(g.running) > 0 || g.holds > 0 {
 		g.changed.Wait()
 	}
+	for _, timer := range g.waiting {
+		timer.Stop()
+	}
+	clear(g.waiting)
 	slices.SortStableFunc(g.failed, func(a, b *LaneError) int { return cmp.Compare(a.Lane, b.Lane) })
 	errs := make([]error, len(g.failed))
 	for i, e := range g.failed {

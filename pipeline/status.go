@@ -19,7 +19,7 @@ const (
 	Starting State = "starting" // has not acquired its position yet
 	Running  State = "running"
 	Standby  State = "standby"  // another holder is at work; this one takes over when that falls silent
-	Retrying State = "retrying" // the bus or the store refuses; nothing is lost, nothing moves
+	Retrying State = "retrying" // the Events API, the bus or the store fails; nothing is lost, nothing moves
 	Paused   State = "paused"   // by hand: it reads nothing and takes nothing over, and keeps what it holds
 	Stopped  State = "stopped"
 )
@@ -92,6 +92,37 @@ type tracker struct {
 	held     atomic.Int64 // Status.Prefetched
 	rate     rate
 	unread   []unreadPage // pages that are read and not delivered; the oldest first
+	reading  readFailure  // of the request to the API that is repeated
+}
+
+// readFailure is a request to the API that has failed and is repeated.
+type readFailure struct {
+	err   error // nil if the last one succeeded
+	since time.Time
+}
+
+const (
+	// A request that failed counts as a state of the lane if it has failed this often, or is repeated only after this time.
+	failingAttempts = 2
+	failingWait     = 10 * time.Second
+)
+
+// ReadRetrying records that a request of the lane's Source has failed, for the attempt-th time, and is repeated after wait. The lane is
+// then Retrying until a page comes. It may be called at any time, from any goroutine.
+func (l *Lane) ReadRetrying(err error, attempt int, wait time.Duration) {
+	l.status.readRetrying(err, attempt, wait)
+}
+
+func (t *tracker) readRetrying(err error, attempt int, wait time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.reading.err == nil && attempt < failingAttempts && wait < failingWait {
+		return
+	}
+	if t.reading.err == nil {
+		t.reading.since = time.Now()
+	}
+	t.reading.err = err
 }
 
 func (t *tracker) snapshot() Status {
@@ -100,6 +131,10 @@ func (t *tracker) snapshot() Status {
 	s := t.s
 	if s.State == "" {
 		s.State = Starting
+	}
+	if err := t.reading.err; err != nil && (s.State == Running || s.State == Starting) {
+		s.State, s.Since = Retrying, t.reading.since
+		s.Reason, s.Action = Reading+": "+err.Error(), operator.Action(err)
 	}
 	s.Prefetched = int(t.held.Load())
 	s.Rate = t.rate.perSecond(time.Now())
@@ -140,6 +175,7 @@ func (t *tracker) claimed(cp checkpoint.Checkpoint) {
 	t.rate.start(time.Now())
 	t.resting, t.refused, t.s.UnackedAt = false, false, time.Time{}
 	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
+	t.reading = readFailure{}
 	t.set(Running, "")
 }
 
@@ -182,6 +218,7 @@ func (t *tracker) polled(p *source.Page, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.s.LastPoll, t.s.SourceNow = at, p.Now
+	t.reading = readFailure{}
 	if n := len(p.Events); n > 0 {
 		t.s.Read = p.Events[n-1].Position()
 		t.s.AtTip = false

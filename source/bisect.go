@@ -33,14 +33,14 @@ var errSearchEnded = errors.New("search ended")
 // be refused. Errors other than a refusal end the search and are returned.
 //
 // For k refused types of n it makes about 2k·log2(n) requests, and never more than 2n and a few. If the API accepts no part of
-// the list, the search ends after about 2·log2(n) requests, or 64 if cause blames the event types.
+// the list, the search ends after about 2·log2(n) requests, or 64 if cause is WorkOS's and blames the event types.
 func findRefused(ctx context.Context, send sendFunc, base ListEventsOpts, types, trial []string, cause *APIError, asked bool) (*typeSearch, error) {
 	s := &typeSearch{
 		send: send, base: base, errs: map[string]*APIError{},
 		left: 2*len(types) + 16, blind: 2*bits.Len(uint(len(types))) + 2,
 	}
 	s.base.Limit = 1
-	if cause.blamesEvents() {
+	if !cause.Foreign && cause.blamesEvents() {
 		s.blind = max(s.blind, 64)
 	}
 	suspects := append(slices.Clone(trial), without(cause.Refused, trial)...)

@@ -105,11 +105,13 @@ func TestErrorShapes(t *testing.T) {
 		"errors of no shape": {422, `{"errors":[7,{}]}`, APIError{Message: "7; {}"}, ""},
 		"oauth":              {401, `{"error":"invalid_client","error_description":"Bad key"}`, APIError{Code: "invalid_client", Message: "Bad key"}, ""},
 		"wrong field types":  {400, `{"message":["x"],"code":"c"}`, APIError{Code: "c"}, ""},
-		"no JSON":            {502, "<html>\n<h1>Bad\x00 Gateway</h1></html>", APIError{Message: "<html> <h1>Bad Gateway</h1></html>"}, ""},
-		"empty":              {503, ``, APIError{}, ""},
-		"long":               {500, strings.Repeat("é", 5000), APIError{Message: strings.Repeat("é", 250) + "..."}, ""},
+		"no JSON":            {502, "<html>\n<h1>Bad\x00 Gateway</h1></html>", APIError{Message: "<html> <h1>Bad Gateway</h1></html>", Foreign: true}, ""},
+		"other JSON":         {404, `{"status":404,"path":"/events"}`, APIError{Message: `{"status":404,"path":"/events"}`, Foreign: true}, ""},
+		"a list":             {400, `["no"]`, APIError{Message: `["no"]`, Foreign: true}, ""},
+		"empty":              {503, ``, APIError{Foreign: true}, ""},
+		"long":               {500, strings.Repeat("é", 5000), APIError{Message: strings.Repeat("é", 250) + "...", Foreign: true}, ""},
 		"the key echoed":     {401, `{"message":"no such key ` + testKey + `","code":"` + testKey + `"}`, APIError{Code: "[API key]", Message: "no such key [API key]"}, ""},
-		"no content":         {204, ``, APIError{}, ""},
+		"no content":         {204, ``, APIError{Foreign: true}, ""},
 	} {
 		c := &Client{APIKey: testKey, HTTPClient: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
 			return respond(tc.status, tc.body, "X-Request-Id", "req_"+testKey+"\n7"), nil

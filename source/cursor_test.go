@@ -28,7 +28,9 @@ func TestALostCursorStops(t *testing.T) {
 			return func() *http.Response { return respond(410, ``) }
 		},
 		"422": func(*fakeAPI) func() *http.Response {
-			return func() *http.Response { return respond(422, `{"message":"m","errors":["after"]}`) }
+			return func() *http.Response {
+				return respond(422, `{"message":"m","errors":["after"]}`, "X-Request-Id", "req_422")
+			}
 		},
 		"replayed from long ago": func(f *fakeAPI) func() *http.Response {
 			return func() *http.Response { return respondList(f.events[0].json(), f.events[1].json()) }
@@ -52,11 +54,18 @@ func TestALostCursorStops(t *testing.T) {
 				require.Equal(t, gone, e.Position)
 				require.ErrorContains(t, err, "event_gone")
 				require.ErrorContains(t, err, "relay checkpoint set")
-				if strings.HasPrefix(name, "4") {
-					require.Equal(t, 3, api.requests(), "the request, the same without the cursor, and once more")
-					require.Equal(t, "1", api.queries[1].Get("limit"))
-					require.False(t, api.queries[1].Has("after"))
-					require.Equal(t, api.queries[0], api.queries[2])
+				if name == "410" { // its body is not WorkOS's: it is waited out before anything is made of it
+					require.GreaterOrEqual(t, time.Since(epoch), refusedLimit)
+				} else if strings.HasPrefix(name, "4") {
+					require.Equal(t, "100", api.queries[0].Get("limit"))
+					for i, after := range []bool{true, false, true} { // the request, the same without the cursor, and with nothing else
+						require.Equal(t, after, api.queries[i].Has("after"))
+						require.Equal(t, i == 0, api.queries[i].Has("order"))
+					}
+					limit := map[string]time.Duration{"400": cursorLimit, "404": cursorLimit, "422": cursorLimit}[name]
+					require.Equal(t, limit, time.Since(epoch), "it is refused for a while")
+					require.Zero(t, api.requests()%3)
+					require.LessOrEqual(t, api.requests(), 3*20)
 					var refusal *APIError
 					require.ErrorAs(t, err, &refusal)
 				} else {
@@ -287,7 +296,7 @@ func refuseTypes(names ...string) func(int, url.Values) (*http.Response, error) 
 	return func(_ int, q url.Values) (*http.Response, error) {
 		for _, asked := range strings.Split(q.Get("events"), ",") {
 			if slices.Contains(names, asked) {
-				return respond(400, `{"message":"Invalid event '`+asked+`'","code":"invalid_events_request"}`), nil
+				return respond(400, `{"message":"Invalid event '`+asked+`'","code":"invalid_events_request"}`, "X-Request-Id", "req_types"), nil
 			}
 		}
 		return nil, nil
@@ -338,14 +347,18 @@ func TestARefusedTypeIsLeftOutForADay(t *testing.T) {
 }
 
 func TestEveryTypeRefusedIsFinal(t *testing.T) {
-	api := &fakeAPI{fault: refuseTypes("a.b", "c.d")}
-	s, _ := api.stream()
-	s.Events = []string{"a.b", "c.d"}
-	_, err := take(t, s, checkpoint.Position{}, 1)
-	require.ErrorIs(t, err, ErrAllRefused)
-	var e *APIError
-	require.ErrorAs(t, err, &e)
-	require.Equal(t, 5, api.requests())
+	synctest.Test(t, func(t *testing.T) {
+		api := &fakeAPI{fault: refuseTypes("a.b", "c.d")}
+		s, _ := api.stream()
+		s.Events = []string{"a.b", "c.d"}
+		s.Hooks.OnTypeRefused = func(i TypeRefusedInfo) { t.Errorf("%s is left out although no other type is accepted", i.Type) }
+		_, err := take(t, s, checkpoint.Position{}, 1)
+		require.ErrorIs(t, err, ErrAllRefused)
+		var e *APIError
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, refusedLimit, time.Since(epoch))
+		require.Equal(t, 5*5, api.requests(), "5 requests at 0, 30 s, 90 s, 210 s and 300 s")
+	})
 }
 
 func TestAnEventNobodyAskedForIsRelayed(t *testing.T) {

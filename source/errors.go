@@ -54,12 +54,20 @@ type APIError struct {
 	RequestID  string        // X-Request-Id: what WorkOS's support asks for
 	RetryAfter time.Duration // from the Retry-After header, by the API's clock; zero where there was none
 	Refused    []string      // of 400 and 422: the event types of the request that the answer names; no proof that it refuses them
+	// Foreign means that the body is none of WorkOS's, such as the error page of a load balancer. Message is its beginning.
+	Foreign bool
 }
 
 // Error implements error.
 func (e *APIError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "the Events API answered %d %s", e.Status, http.StatusText(e.Status))
+	switch {
+	case e.Foreign && e.Status/100 == 4 && e.Message != "":
+		b.WriteString(" with a body that is not WorkOS's")
+	case e.Foreign && e.Status/100 == 4:
+		b.WriteString(" with an empty body")
+	}
 	if e.Message != "" {
 		fmt.Fprintf(&b, ": %s", e.Message)
 	}
@@ -77,10 +85,13 @@ func (e *APIError) Error() string {
 }
 
 // OperatorAction says what an operator has to do about an answer that blames the request, its key or its address. It is empty
-// for 408, 429, 5xx and every other answer that may pass.
+// for 408, 429, 5xx, a Foreign body and every other answer that may pass.
 func (e *APIError) OperatorAction() string {
 	switch retryReason(e) {
-	case "":
+	case RetryRefused:
+		if e.Foreign {
+			return ""
+		}
 		return actOnRequest
 	case RetryUnauthorized:
 		return actOnKey
@@ -123,6 +134,21 @@ func (e *TransportError) Error() string {
 
 // Unwrap returns the cause.
 func (e *TransportError) Unwrap() error { return e.Err }
+
+// RefusalError means that the Events API has refused every request of a stream for a while, with answers that are WorkOS's own. It
+// may be an *APIError or match ErrAllRefused. The same requests may succeed later.
+type RefusalError struct {
+	For time.Duration
+	Err error
+}
+
+// Error implements error.
+func (e *RefusalError) Error() string {
+	return fmt.Sprintf("the Events API has refused the request for %s: %v", e.For.Round(time.Second), e.Err)
+}
+
+// Unwrap returns the last refusal.
+func (e *RefusalError) Unwrap() error { return e.Err }
 
 // CursorLostError says that the API does not go on from Position. Going on from anywhere else may repeat or leave out events,
 // so a person decides. It matches ErrCursorLost.
@@ -206,13 +232,14 @@ func (c *Client) responseError(a answer, err error) *ResponseError {
 func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts ListEventsOpts) *APIError {
 	const maxErrorBody = 64 << 10
 	body, _ := io.ReadAll(io.LimitReader(from, maxErrorBody)) // what came before an error may still tell
-	code, message := parseErrorBody(body)
+	code, message, known := parseErrorBody(body)
 	e := &APIError{
 		Status:     resp.StatusCode,
 		Code:       c.clean(code),
 		Message:    c.clean(message),
 		RequestID:  a.RequestID,
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), a.Date),
+		Foreign:    !known,
 	}
 	if location := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && location != "" {
 		e.Message = c.clean("it sends relay elsewhere, where the API key must not go: " + location)
@@ -263,8 +290,8 @@ func shownForms(key string) []string {
 }
 
 // parseErrorBody knows the shapes {message, code}, {message, errors: [{code, field, message} or text]} and
-// {error, error_description}; any other body is its own message.
-func parseErrorBody(body []byte) (code, message string) {
+// {error, error_description}; any other body is its own message, and not known.
+func parseErrorBody(body []byte) (code, message string, known bool) {
 	var b struct {
 		Message     string            `json:"message"`
 		Code        string            `json:"code"`
@@ -276,9 +303,10 @@ func parseErrorBody(body []byte) (code, message string) {
 	if err := json.Unmarshal(body, &b); err != nil {
 		var wrongType *json.UnmarshalTypeError
 		if !errors.As(err, &wrongType) {
-			return "", string(body)
+			return "", string(body), false
 		}
 	}
+	known = b.Message != "" || b.Code != "" || b.Error != "" || len(b.Errors) > 0
 	code, message = b.Code, b.Message
 	if code == "" {
 		code = b.Error
@@ -296,7 +324,7 @@ func parseErrorBody(body []byte) (code, message string) {
 	if message == "" && code == "" {
 		message = string(body)
 	}
-	return code, message
+	return code, message, known
 }
 
 func errorDetail(raw json.RawMessage) string {
@@ -323,6 +351,18 @@ var aboutEvents = regexp.MustCompile(`(?i)\bevents\b|invalid_events?\b|events?[ 
 // blamesEvents reports whether the answer is about the parameter events, by its code, a field or its wording.
 func (e *APIError) blamesEvents() bool {
 	return len(e.Refused) > 0 || aboutEvents.MatchString(e.Code+" "+e.Message)
+}
+
+// isWorkOS reports whether WorkOS itself can be recognised by the answer: it has a body of its shape and a request id.
+func (e *APIError) isWorkOS() bool { return !e.Foreign && e.RequestID != "" }
+
+// aboutCursor matches what the API says of the parameter after.
+var aboutCursor = regexp.MustCompile(`(?i)\b(after|cursor)\b|cursor`)
+
+// blamesCursor reports whether the answer is about the event id that a request follows.
+func (e *APIError) blamesCursor(id string) bool {
+	text := e.Code + " " + e.Message
+	return strings.Contains(text, id) || aboutCursor.MatchString(text)
 }
 
 // namedTypes returns those of asked that text names, in whatever quotes.

@@ -183,13 +183,13 @@ func TestOtherRefusalsAreFinal(t *testing.T) {
 				require.ErrorAs(t, err, &e)
 				require.Equal(t, status, e.Status)
 				require.ErrorContains(t, err, "req_7")
+				require.ErrorContains(t, err, "has refused the request for 5m0s")
+				var final *RefusalError
+				require.ErrorAs(t, err, &final)
 				require.NotErrorIs(t, err, ErrCursorLost, "refused without the cursor too")
 			}
-			want := 3 // the second stream asks once more without the cursor
-			if mayRefuseTypes(&APIError{Status: status}) {
-				want = 4 // and each sees whether the event types are to blame
-			}
-			require.Equal(t, want, api.requests())
+			require.Equal(t, 2*refusedLimit, time.Since(epoch), "it stands for a while before it is final")
+			require.Equal(t, 2*5*2, api.requests(), "the request and the least one, at 0, 30 s, 90 s, 210 s and 300 s")
 		})
 	}
 }

@@ -24,14 +24,14 @@ type result struct {
 // request starts the next request of a segment.
 func (w *window) request(s *segment) {
 	res := result{seg: s, probe: s.probing, reserved: w.maxCost, started: time.Now(), opts: ListEventsOpts{
-		Events: w.asked, Limit: s.limit, Order: "asc", OrganizationId: w.r.s.OrganizationID,
+		Events: w.asked, Limit: s.limit, Order: w.r.plain.order(), OrganizationId: w.r.s.OrganizationID,
 	}}
 	if s.probing {
 		res.end = s.from.Add(maxRange)
 		if h := w.r.horizon(); res.end.After(h) {
 			res.end = h.Truncate(time.Millisecond) // as it is written
 		}
-		res.opts.RangeStart, res.opts.RangeEnd = s.from.UTC().Format(apiTime), res.end.UTC().Format(apiTime)
+		res.opts.RangeStart, res.opts.RangeEnd = w.r.plain.time(s.from), w.r.plain.time(res.end)
 		w.probes++
 	} else {
 		after, _ := s.cursor()
@@ -140,7 +140,7 @@ func (w *window) fail(res result) {
 	case s.gone && reason == "":
 	case errors.Is(res.err, ErrTooLarge):
 		w.tooLarge(res)
-	case isClientFault(res.err):
+	case isClientFault(res.err) && !isForeign(res.err):
 		w.blamed(res)
 	case reason == "":
 		w.err = res.err
@@ -176,7 +176,7 @@ func (w *window) hold(res result, reason RetryReason) {
 		w.cut = time.Now()
 		w.allowed = max(w.allowed/2, 2) // one for the head, and one that looks ahead
 	}
-	if retryAfterOf(res.err) > 0 || reason == RetryRateLimited || reason == RetryUnauthorized || reason == RetryRedirect {
+	if retryAfterOf(res.err) > 0 || reason == RetryRateLimited || isSlowReason(reason) {
 		if until := res.seg.notBefore; until.After(w.r.quietUntil()) {
 			w.r.quiet.Store(&until)
 		}

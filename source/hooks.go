@@ -60,6 +60,7 @@ const (
 	RetryRateLimited  RetryReason = "rate_limited" // 429
 	RetryServer       RetryReason = "server"       // 408 or 5xx, and other answers without sense
 	RetryUnauthorized RetryReason = "unauthorized" // 401 or 403
+	RetryRefused      RetryReason = "refused"      // another 4xx, or any with a body that is not WorkOS's
 	RetryRedirect     RetryReason = "redirect"     // 3xx to another host
 )
 

@@ -31,6 +31,8 @@ func (c *Client) Reach(ctx context.Context, events []string, organizationID stri
 		return explain(searchErr, organizationID)
 	case len(found.refused) == 0 || !found.good && !cause.blamesEvents():
 		return explain(err, organizationID)
+	case !found.good && len(found.refused) < len(events):
+		return fmt.Errorf("%w: %w", ErrAllRefused, err)
 	}
 	slices.Sort(found.refused)
 	return &RefusedTypesError{Types: found.refused, Err: found.errs[found.refused[0]]}
@@ -50,6 +52,8 @@ func explain(err error, organizationID string) error {
 		hint = "check source.endpoint, and that this machine reaches it (DNS, firewall, proxy)"
 	case !errors.As(err, &api):
 		return err
+	case api.Foreign && isClientFault(err):
+		hint = "the answer is not WorkOS's: check source.endpoint, and any proxy, firewall or load balancer in between"
 	case api.Status == http.StatusUnauthorized:
 		hint = "check WORKOS_API_KEY or source.api_key: it must be a whole secret key (sk_...), not revoked, of the right environment"
 	case api.Status == http.StatusForbidden:

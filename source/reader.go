@@ -50,7 +50,11 @@ type reader struct {
 	wake     <-chan struct{}
 	now      time.Time // the API's clock at polled
 	failures failures
-	quiet    atomic.Pointer[time.Time] // what quietUntil returns
+	// refusedSince is since when WorkOS itself has refused every request; zero if it does not.
+	refusedSince time.Time
+	doubt        cursorDoubt
+	plain        plainness
+	quiet        atomic.Pointer[time.Time] // what quietUntil returns
 
 	silentUntil time.Time // when checkSilence is due again; zero at the start
 
@@ -195,10 +199,10 @@ func (r *reader) options() ListEventsOpts {
 		opts.After = r.anchor.after
 	case r.pos.EventID != "" && r.anchor == nil:
 		opts.After = r.pos.EventID
-	case !r.from.IsZero():
-		opts.RangeStart = r.from.Add(-rangeMargin).UTC().Format(apiTime)
-		if end := r.from.Add(maxRange); end.Before(r.clock().Add(-heldBack)) {
-			opts.RangeEnd = end.UTC().Format(apiTime)
+	case !r.from.IsZero() && !r.plain.noStart:
+		opts.RangeStart = r.plain.time(r.from.Add(-r.plain.margin()))
+		if end := r.from.Add(maxRange); end.Before(r.clock().Add(-heldBack)) && !r.plain.noEnd {
+			opts.RangeEnd = r.plain.time(end)
 		}
 	}
 	return opts
@@ -206,7 +210,7 @@ func (r *reader) options() ListEventsOpts {
 
 // query is a query for events of these types, without a place to begin.
 func (r *reader) query(types []string) ListEventsOpts {
-	return ListEventsOpts{Events: types, Limit: r.limit, Order: "asc", OrganizationId: r.s.OrganizationID}
+	return ListEventsOpts{Events: types, Limit: r.limit, Order: r.plain.order(), OrganizationId: r.s.OrganizationID}
 }
 
 // clock is the API's clock as last seen and run on, or the local one before any answer.
@@ -337,7 +341,7 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 	for {
 		opts := r.options()
 		a, err := r.send(ctx, opts)
-		if err != nil && ctx.Err() == nil && isClientFault(err) {
+		if err != nil && ctx.Err() == nil && r.worthSettling(err) {
 			a, err = r.settle(ctx, opts, err)
 		}
 		switch {
@@ -351,6 +355,10 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 		case errors.Is(err, errAskAgain):
 		case errors.Is(err, ErrTooLarge):
 			if err := r.shrinkLimit(opts, err); err != nil {
+				return answer{}, opts, err
+			}
+		case errors.Is(err, ErrCursorLost):
+			if err := r.doubtCursor(ctx, opts, err); err != nil {
 				return answer{}, opts, err
 			}
 		default:
@@ -374,41 +382,3 @@ func (r *reader) answered(a answer) {
 
 // errAskAgain: the request has been changed and is made again at once.
 var errAskAgain = errors.New("ask again")
-
-// settle finds out what an answer that blames the request means. It returns errAskAgain, an answer after all, an error that
-// may pass, or a final one.
-func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
-	var cause *APIError
-	if mayRefuseTypes(err) && errors.As(err, &cause) {
-		found, err := findRefused(ctx, r.send, ListEventsOpts{OrganizationId: opts.OrganizationId}, opts.Events, r.types.onTrial(opts.Events), cause, false)
-		switch {
-		case err != nil:
-			return answer{}, err
-		case len(found.refused) > 0 && (found.good || cause.blamesEvents()):
-			return answer{}, r.leaveOut(found)
-		case !found.whole:
-			return answer{}, cause
-		}
-	}
-	if opts.After == "" {
-		return answer{}, err
-	}
-	// Is it the cursor? Then the same request succeeds without it, and fails with it once more.
-	probe := opts
-	probe.After, probe.Limit = "", 1
-	if cause == nil {
-		if _, err := r.send(ctx, probe); err != nil && !errors.Is(err, ErrTooLarge) {
-			return answer{}, err
-		}
-	}
-	a, err := r.send(ctx, opts)
-	if err == nil || !isClientFault(err) {
-		return a, err
-	}
-	return answer{}, &CursorLostError{
-		Position:  r.pos,
-		Reason:    "it refuses the event id, while the same request without it succeeds; the event may have expired, or its type may no longer be among those asked for",
-		RequestID: a.RequestID,
-		Err:       err,
-	}
-}

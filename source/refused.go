@@ -2,7 +2,6 @@ package source
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -94,10 +93,13 @@ func (t *typeSet) update() {
 }
 
 // mayRefuseTypes reports whether err is an answer of the API that may be about the event types asked for: 400 or 422, in any
-// wording.
+// wording. A body that is not WorkOS's must name events.
 func mayRefuseTypes(err error) bool {
 	var e *APIError
-	return errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusUnprocessableEntity)
+	if !errors.As(err, &e) || e.Status != http.StatusBadRequest && e.Status != http.StatusUnprocessableEntity {
+		return false
+	}
+	return !e.Foreign || e.blamesEvents()
 }
 
 // blamesEvents reports whether err is an answer that is about the event types asked for, going by its words.
@@ -106,12 +108,8 @@ func blamesEvents(err error) bool {
 	return mayRefuseTypes(err) && errors.As(err, &e) && e.blamesEvents()
 }
 
-// leaveOut leaves out the types that the API was found to refuse. It returns errAskAgain, or a final error if nothing is left
-// to ask for.
+// leaveOut leaves out the types that the API was found to refuse while it accepts others. It returns errAskAgain.
 func (r *reader) leaveOut(found *typeSearch) error {
-	if len(without(r.types.active, found.refused)) == 0 {
-		return fmt.Errorf("%w: %w", ErrAllRefused, found.errs[found.refused[0]])
-	}
 	now := time.Now()
 	r.noRanges = false // a range may have been refused for the sake of these types
 	for _, name := range found.refused {

@@ -158,7 +158,7 @@ func (r *reader) isListed(ctx context.Context, p checkpoint.Position) (bool, err
 			switch e := &a.Data[i]; {
 			case e.ID == p.EventID:
 				return true, nil
-			case opts.After == "" && e.CreatedAt.Sub(p.CreatedAt).Abs() > 4*rangeMargin:
+			case opts.After == "" && e.CreatedAt.Sub(p.CreatedAt).Abs() > 4*r.plain.margin():
 				return false, errNoRanges
 			case e.CreatedAt.After(p.CreatedAt.Add(maxStepBack)):
 				return false, nil
@@ -235,7 +235,7 @@ func elapsed(t time.Time) time.Duration {
 // byTime is a query for what was created from one instant to another, both included.
 func (r *reader) byTime(from, to time.Time) ListEventsOpts {
 	opts := r.query(r.types.active)
-	opts.RangeStart, opts.RangeEnd = from.UTC().Format(apiTime), to.UTC().Format(apiTime)
+	opts.RangeStart, opts.RangeEnd = r.plain.time(from), r.plain.endTime(to)
 	return opts
 }
 
@@ -253,6 +253,8 @@ func (r *reader) ask(ctx context.Context, opts ListEventsOpts) (answer, error) {
 		case errors.Is(err, ErrTooLarge) && opts.Limit > 1:
 			opts.Limit /= 2
 			continue
+		case isClientFault(err) && !isForeign(err):
+			return answer{}, err
 		}
 		if err := r.backOff(ctx, err); err != nil {
 			return answer{}, err

@@ -13,9 +13,11 @@ import (
 const (
 	retryFirst    = 500 * time.Millisecond
 	retryMax      = 30 * time.Second
-	slowFirst     = 30 * time.Second // where a person is likely to be needed
+	slowFirst     = 30 * time.Second // if an operator is likely to be needed
 	slowMax       = 5 * time.Minute
 	retryAfterMax = 10 * time.Minute
+	// refusedLimit is how long WorkOS must refuse a request before that is final.
+	refusedLimit = 5 * time.Minute
 	// remindEvery is how many failures in a row lie between two warnings about the same thing.
 	remindEvery = 20
 )
@@ -26,15 +28,13 @@ type failures struct {
 	since  time.Time
 	reason RetryReason // of the last one
 	warned int         // count at the last warning
+	slow   int         // failures in a row for the same reason, if that is one to be slow
 }
 
-// isClientFault reports whether err is an answer that blames the request, so that making it again is of no use by itself.
-func isClientFault(err error) bool {
-	var e *APIError
-	return errors.As(err, &e) && e.Status/100 == 4 && retryReason(err) == ""
-}
+// isClientFault reports whether err is an answer that blames the request, or seems to.
+func isClientFault(err error) bool { return retryReason(err) == RetryRefused }
 
-// retryReason classifies an error of Client.ListEvents; empty for one that will not pass.
+// retryReason classifies an error of Client.ListEvents; empty for one that no repetition can mend.
 func retryReason(err error) RetryReason {
 	var (
 		api       *APIError
@@ -52,21 +52,32 @@ func retryReason(err error) RetryReason {
 	switch {
 	case api.Status == http.StatusTooManyRequests:
 		return RetryRateLimited
-	case api.Status == http.StatusUnauthorized, api.Status == http.StatusForbidden:
-		return RetryUnauthorized
 	case api.Status/100 == 3:
 		return RetryRedirect
 	case api.Status == http.StatusRequestTimeout, api.Status/100 != 4:
 		return RetryServer
+	case (api.Status == http.StatusUnauthorized || api.Status == http.StatusForbidden) && (!api.Foreign || api.Message == ""):
+		return RetryUnauthorized
 	}
-	return ""
+	return RetryRefused
+}
+
+// isForeign reports whether err is an answer with a body that is not WorkOS's.
+func isForeign(err error) bool {
+	var e *APIError
+	return errors.As(err, &e) && e.Foreign
+}
+
+// isSlowReason reports whether requests that fail for the reason are repeated slowly.
+func isSlowReason(reason RetryReason) bool {
+	return reason == RetryUnauthorized || reason == RetryRedirect || reason == RetryRefused
 }
 
 // retryWait is how long to wait after the n-th failure in a row, from 1: doubling, with a random part, so that many relays do
 // not come back all at once. after is what the API asked for, zero for nothing.
 func retryWait(reason RetryReason, n int, after time.Duration) time.Duration {
 	first, most := retryFirst, retryMax
-	slow := reason == RetryUnauthorized || reason == RetryRedirect
+	slow := isSlowReason(reason)
 	if slow {
 		first, most = slowFirst, slowMax
 	}
@@ -86,41 +97,80 @@ func retryWait(reason RetryReason, n int, after time.Duration) time.Duration {
 
 func jitter(most time.Duration) time.Duration { return rand.N(most + 1) } // #nosec G404 -- spreads load, keeps no secret
 
-// backOff waits out err, or returns it where it will not pass.
+// backOff waits out err. It returns err if no repetition can mend it, and a *RefusalError if WorkOS itself has refused the request for
+// refusedLimit.
 func (r *reader) backOff(ctx context.Context, err error) error {
 	reason := retryReason(err)
 	if reason == "" {
 		return err
 	}
-	wait := r.failed(err, reason, r.failures.count+1)
+	now := time.Now()
+	if !isStanding(err) {
+		r.refusedSince = time.Time{}
+	} else if r.refusedSince.IsZero() {
+		r.refusedSince = now
+	}
+	if !r.refusedSince.IsZero() && now.Sub(r.refusedSince) >= refusedLimit {
+		return &RefusalError{For: now.Sub(r.refusedSince), Err: err}
+	}
+	attempt := r.failures.count + 1
+	if isSlowReason(reason) && reason != r.failures.reason {
+		r.failures.slow = 0
+	}
+	if isSlowReason(reason) {
+		r.failures.slow++
+		attempt = r.failures.slow
+	}
+	wait := r.waitAfter(err, reason, attempt)
+	if !r.refusedSince.IsZero() { // not later than when the refusal becomes final
+		wait = min(wait, max(time.Until(r.refusedSince.Add(refusedLimit)), retryFirst))
+	}
+	r.note(err, reason, r.failures.count+1, wait)
 	if reason == RetryUnauthorized && r.client.Key != nil {
 		return r.client.sleepForKey(ctx, wait)
 	}
 	return sleep(ctx, wait)
 }
 
+// waitAfter returns how long to wait after a request that has failed attempt times in a row.
+func (r *reader) waitAfter(err error, reason RetryReason, attempt int) time.Duration {
+	wait := retryWait(reason, attempt, retryAfterOf(err))
+	if reason == RetryUnauthorized && r.client.Key != nil {
+		wait = min(wait, maxKeyWait)
+	}
+	return wait
+}
+
+// isStanding reports whether err is a refusal by WorkOS itself, which becomes final if it does not pass.
+func isStanding(err error) bool {
+	var e *APIError
+	return errors.As(err, &e) && isClientFault(err) && e.isWorkOS()
+}
+
 // failed takes note of err and returns how long to wait before the request is made again; attempt is how often in a row it
 // has failed.
 func (r *reader) failed(err error, reason RetryReason, attempt int) time.Duration {
+	wait := r.waitAfter(err, reason, attempt)
+	r.note(err, reason, attempt, wait)
+	return wait
+}
+
+// note takes note of a request that failed with err and is made again after wait.
+func (r *reader) note(err error, reason RetryReason, attempt int, wait time.Duration) {
 	f := &r.failures
 	if f.count == 0 {
 		f.since = time.Now()
 	}
 	f.count++
-	wait := retryWait(reason, attempt, retryAfterOf(err))
-	if reason == RetryUnauthorized && r.client.Key != nil {
-		wait = min(wait, maxKeyWait)
-	}
 	if reason != f.reason || f.count-f.warned >= remindEvery {
 		f.reason, f.warned = reason, f.count
-		r.log.Warn(r.retryMessage(reason), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
+		r.log.Warn(r.retryMessage(reason, err), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
 			zap.Duration("retry_in", wait), zap.Stringer("after", r.pos), zap.Error(err))
 	}
 	if reason == RetryRateLimited {
 		call(r.hooks.OnRateLimited, RateLimitedInfo{Wait: wait})
 	}
 	call(r.hooks.OnRetry, RetryInfo{Reason: reason, Attempt: attempt, Wait: wait, Err: err})
-	return wait
 }
 
 // retryAfterOf is how long the API asks to wait; zero for nothing.
@@ -136,11 +186,16 @@ func (r *reader) recovered() {
 	if f := r.failures; f.count > 0 {
 		r.log.Info("the Events API answers again", zap.Int("failures", f.count), zap.Duration("outage", time.Since(f.since)))
 	}
-	r.failures = failures{}
+	r.failures, r.refusedSince, r.doubt = failures{}, time.Time{}, cursorDoubt{}
 }
 
-func (r *reader) retryMessage(reason RetryReason) string {
+func (r *reader) retryMessage(reason RetryReason, err error) string {
 	switch reason {
+	case RetryRefused:
+		if isStanding(err) {
+			return "the Events API refuses the request; trying again slowly"
+		}
+		return "an answer does not come from WorkOS itself: a load balancer, proxy or firewall in between may have sent it; trying again slowly"
 	case RetryUnauthorized:
 		if r.client.Key != nil {
 			return "the Events API refuses the API key: write a key that is not revoked to source.api_key_file, which relay uses at once, and check that the key's environment has the Events API"

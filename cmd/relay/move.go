@@ -46,7 +46,7 @@ func (l *lane) destination(ctx context.Context, client *source.Client, to admin.
 			return checkpoint.Position{}, &usageError{fmt.Errorf("%q %w", to.To, err)}
 		}
 	}
-	return l.position(ctx, client, start)
+	return l.position(ctx, client, nil, start)
 }
 
 // set moves the position to another, in the place where it is. It refuses to skip events unless the operator has agreed to that. A

@@ -134,10 +134,11 @@ func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus
 // assemble puts the lane together.
 func (m *member) assemble(client *source.Client, r *relay) {
 	l, metrics, past := m.lane, r.metrics.Lane(m.lane.sink.Name), r.past.Lane(m.lane.sink.Name)
-	events := l.stream(client, past.Hooks(metrics.SourceHooks()))
+	hooks := m.tellLane(past.Hooks(metrics.SourceHooks()))
+	events := l.stream(client, hooks)
 	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
-	m.target = l.target(m.bus, m.store, client)
+	m.target = l.target(m.bus, m.store, client, hooks)
 	m.target.Observe(metrics)
 	m.target.Acquired(m.settings.Acquired)
 	messages, prefetch := l.batches()
@@ -158,6 +159,16 @@ func (m *member) assemble(client *source.Client, r *relay) {
 		Logger:          l.log,
 	}
 	r.metrics.Watch(m.run.Name, m.run.Status)
+}
+
+// tellLane returns hooks that also tell the lane of requests that are repeated.
+func (m *member) tellLane(hooks *source.Hooks) *source.Hooks {
+	out, onRetry := *hooks, hooks.OnRetry
+	out.OnRetry = func(i source.RetryInfo) {
+		onRetry(i)
+		m.run.ReadRetrying(i.Err, i.Attempt, i.Wait)
+	}
+	return &out
 }
 
 // start starts every lane. The caller waits for r.group.
@@ -184,7 +195,11 @@ func (r *relay) gate(lane string) gate {
 
 func (r *relay) tellStopped(e *pipeline.LaneError) {
 	if len(r.now()) > 1 {
-		r.log.Error("a lane has stopped; the others go on", zap.String("lane", e.Lane),
+		what := "a lane has stopped; the others go on"
+		if refusal := (*source.RefusalError)(nil); errors.As(e.Err, &refusal) {
+			what = "a lane has stopped; the others go on, and it is started again in 5 minutes"
+		}
+		r.log.Error(what, zap.String("lane", e.Lane),
 			zap.String("error", operator.Explain(e.Err.Error(), operator.Actions(e.Err)...)))
 	}
 }

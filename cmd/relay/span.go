@@ -65,7 +65,7 @@ func (f spanFlags) choose(ctx context.Context, a *app, p *progress) (chosen, err
 		return chosen{}, err
 	}
 	c := chosen{lane: l.beside(), client: newClient(cfg), span: republish.Span{Since: since.From}}
-	end, err := l.position(ctx, c.client, until)
+	end, err := l.position(ctx, c.client, nil, until)
 	if until.Latest {
 		end.CreatedAt = end.CreatedAt.Truncate(time.Millisecond)
 	}

@@ -236,6 +236,9 @@ func printStatus(out io.Writer, seen *overview) error {
 		fmt.Fprintf(out, "\nnot published: WorkOS sends webhooks of %s, which relay does not ask for; to add it, write source.events: [..., %s]\n", t.Type, t.Add)
 	}
 	for i := range seen.Lanes {
+		if l := &seen.Lanes[i]; l.Ready && l.State == pipeline.Retrying {
+			fmt.Fprintf(out, "\nretrying: lane %s: %s\n", l.Name, l.Reason)
+		}
 		for _, s := range seen.Lanes[i].Settings {
 			fmt.Fprintf(out, "\nsetting: lane %s: %s\n", seen.Lanes[i].Name, s)
 		}

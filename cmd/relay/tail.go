@@ -53,7 +53,7 @@ func (c *tailCmd) fromSource(ctx context.Context, a *app, start config.Start, ou
 		return &usageError{fmt.Errorf("--events: %w", err)}
 	}
 	client := newClient(cfg)
-	from, err := l.position(ctx, client, start)
+	from, err := l.position(ctx, client, nil, start)
 	if err != nil {
 		return err
 	}

@@ -200,11 +200,12 @@ func (l *lane) identity() checkpoint.Identity {
 func (l *lane) embedded() bool { return l.sink.NATS != nil && l.sink.NATS.URL == nats.Embedded }
 
 // position works out where `start`, or the argument of a command, begins. Only "latest" asks the API.
-func (l *lane) position(ctx context.Context, client *source.Client, start config.Start) (checkpoint.Position, error) {
+// hooks may be nil.
+func (l *lane) position(ctx context.Context, client *source.Client, hooks *source.Hooks, start config.Start) (checkpoint.Position, error) {
 	if !start.Latest {
 		return start.From, nil
 	}
-	now, err := l.stream(client, nil).Now(ctx)
+	now, err := l.stream(client, hooks).Now(ctx)
 	if err != nil {
 		return checkpoint.Position{}, fmt.Errorf("asking the Events API for its time: %w", err)
 	}
@@ -220,14 +221,14 @@ func (l *lane) batches() (messages, prefetch int) {
 }
 
 // target puts together where the lane's events and its position go.
-func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client) *pipeline.Delivery {
+func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client, hooks *source.Hooks) *pipeline.Delivery {
 	owner := pipeline.Ownership{
 		Topics:   l.topics,
 		Identity: l.identity(),
 		Holder:   store.Holder(),
 		Events:   l.types,
 		Origin: func(ctx context.Context) (checkpoint.Position, error) {
-			return l.position(ctx, client, l.cfg.Source.Start)
+			return l.position(ctx, client, hooks, l.cfg.Source.Start)
 		},
 		Logger: l.log,
 	}

@@ -59,7 +59,7 @@ var labelHelp = []struct{ name, help string }{
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
 	{labelResult, "of spans: exported or failed; of webhooks: accepted; wrong_signature; wrong_time; wrong_method; too_large; broken"},
 	{labelReason, "transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
-		"unauthorized: 401 or 403; redirect: to another host"},
+		"unauthorized: 401 or 403; redirect: to another host; refused: another 4xx, or an error page that is not WorkOS's"},
 	{labelVersion, "version of relay"},
 	{labelGoVersion, "version of Go that it was built with"},
 }

@@ -19,7 +19,7 @@ var statuses = []string{
 // reasons is every value of the label reason.
 var reasons = []string{
 	string(source.RetryTransport), string(source.RetryResponse), string(source.RetryRateLimited), string(source.RetryServer),
-	string(source.RetryUnauthorized), string(source.RetryRedirect), other,
+	string(source.RetryUnauthorized), string(source.RetryRedirect), string(source.RetryRefused), other,
 }
 
 // sourceMetrics counts what one lane's stream does.

@@ -1,6 +1,9 @@
 package sourcetest
 
-import "time"
+import (
+	"net/url"
+	"time"
+)
 
 // DefaultAPIKey is the key a Server accepts unless WithAPIKey names another.
 const DefaultAPIKey = "sk_test_sourcetest"
@@ -27,6 +30,7 @@ type config struct {
 	retryAfter        RetryAfter
 	refused           []string
 	refusal           func(name string) (status int, body []byte)
+	queryRefusal      func(q url.Values) (status int, body []byte)
 	ledger            int
 }
 
@@ -99,6 +103,11 @@ func WithRefusedTypes(names ...string) Option {
 // wording: 400 invalid_events_request with the name in single quotes.
 func WithTypeRefusal(answer func(name string) (status int, body []byte)) Option {
 	return func(c *config) { c.refusal = answer }
+}
+
+// WithQueryRefusal makes the server answer a query with a status and a body instead of looking at it, unless the status is 0.
+func WithQueryRefusal(answer func(q url.Values) (status int, body []byte)) Option {
+	return func(c *config) { c.queryRefusal = answer }
 }
 
 // WithLedger sets how many of the latest requests Server.Requests keeps; default 1024, 0 is none. Each costs as much as its query string,

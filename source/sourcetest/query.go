@@ -65,6 +65,11 @@ func (s *Server) parse(raw string) (query, *apiError) {
 	if err != nil {
 		return q, badRequest("invalid_request", "The query string cannot be read: "+err.Error())
 	}
+	if s.cfg.queryRefusal != nil {
+		if status, body := s.cfg.queryRefusal(v); status != 0 {
+			return q, &apiError{status: status, body: body}
+		}
+	}
 	for name, values := range v {
 		if !knownParameters[name] {
 			return q, badRequest("unknown_parameter", "Unknown query parameter '"+name+"'.")
