@@ -117,6 +117,7 @@ func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 		return admin.Reloaded{}, errNotServing
 	}
 	defer func() { r.metrics.Reloaded(err) }()
+	defer r.followFiles()
 	p, err := r.plan(ctx)
 	if err == nil {
 		if err = r.secure(p.cfg); err != nil {
@@ -131,6 +132,13 @@ func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 		r.log.Info("the configuration has changed", zap.Stringer("change", c))
 	}
 	return r.carryOut(ctx, p), nil
+}
+
+// followFiles ends the look at files that the configuration in effect does not name: after a reload, whether it was refused or not.
+func (r *relay) followFiles() {
+	cfg := r.config()
+	inUse := cfg.FilesInUse()
+	cfg.Files.Retain(func(path string) bool { return inUse[path] })
 }
 
 // secure makes the admin and the webhook server ask for what cfg says. It is the last step of a reload that may fail.
@@ -337,8 +345,6 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	}
 	wg.Wait()
 	r.arrange(names)
-	inUse := p.cfg.FilesInUse()
-	p.cfg.Files.Retain(func(path string) bool { return inUse[path] })
 	r.log.Info("the configuration is in force", zap.Int("changes", len(p.changes)), zap.Strings("lanes", out.Lanes))
 	return out
 }

@@ -460,6 +460,7 @@ func TestKafkaCertificatesAreExchanged(t *testing.T) {
 	time.Sleep(5 * time.Second) // relay is refused meanwhile
 	put(first)
 	carried(2, "the files change late")
+	require.Equal(t, 4, strings.Count(r.Output(), used), "authority and pair, each time once")
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
