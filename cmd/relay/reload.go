@@ -69,7 +69,7 @@ func effectOf(key string) effect {
 }
 
 // compareTime bounds how long a reload waits for a bus that does not answer.
-const compareTime = 10 * time.Second
+const compareTime = 5 * time.Second
 
 // plan is a reload that has been looked at from all sides: nothing in it can fail any more but the bus, for which a lane waits.
 type plan struct {

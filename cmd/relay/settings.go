@@ -75,8 +75,9 @@ func (k *settingsKeeper) run(ctx context.Context) {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	<-next.C
-	apply, unanswered := false, false
+	unanswered := false
 	for {
+		var apply bool
 		select {
 		case <-ctx.Done():
 			return

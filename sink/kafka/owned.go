@@ -29,7 +29,7 @@ func (o *ownedTopics) read() (ownedFile, error) {
 	if o.path == "" {
 		return f, nil
 	}
-	text, err := os.ReadFile(o.path)
+	text, err := os.ReadFile(o.path) //nolint:gosec // the operator names the folder
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return f, nil
@@ -84,7 +84,7 @@ func (o *ownedTopics) write(text []byte) (err error) {
 		}
 	}()
 	dir := filepath.Dir(o.path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil { //nolint:gosec // see read
 		return err
 	}
 	tmp, err := os.CreateTemp(dir, filepath.Base(o.path)+".*.tmp")
@@ -99,5 +99,5 @@ func (o *ownedTopics) write(text []byte) (err error) {
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), o.path)
+	return os.Rename(tmp.Name(), o.path) //nolint:gosec // see read
 }
