@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/contain"
 	"workos-relay/internal/operator"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -113,7 +114,10 @@ func (l *Lane) Run(ctx context.Context) error {
 	work, stopWork := l.outlive(ctx)
 	defer stopWork()
 
-	err := l.run(ctx, work)
+	err := contain.Do(func() error { return l.run(ctx, work) })
+	if fault := (*contain.PanicError)(nil); errors.As(err, &fault) {
+		l.Logger.Error("the lane stops because of a fault of relay itself; the others go on", zap.Error(err), zap.String("stack", fault.Stack))
+	}
 	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || work.Err() != nil) {
 		err = nil
 	}
@@ -163,7 +167,7 @@ func (l *Lane) run(ctx, work context.Context) error {
 		case errors.Is(err, errSteered):
 		case errors.Is(err, errStandby):
 			l.Logger.Warn("another relay has taken the position over; standing by", zap.Error(err))
-		case ctx.Err() != nil, l.mustStop(err):
+		case ctx.Err() != nil, l.mustStop(err), errors.As(err, new(*contain.PanicError)):
 			return err
 		default:
 			if l.status.committedSoFar() != before {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/contain"
 	"workos-relay/source"
 )
 
@@ -31,17 +32,7 @@ func (l *Lane) read(ctx context.Context, from checkpoint.Checkpoint) *reader {
 	r := &reader{cancel: cancel, done: make(chan struct{}), held: &l.status.held, budget: int64(l.Prefetch), changed: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		for p, err := range l.pages(ctx, from) {
-			if err == nil {
-				l.status.polled(&p, time.Now())
-				err = r.push(ctx, p)
-			}
-			if err != nil {
-				r.end(err)
-				return
-			}
-		}
-		r.end(ctx.Err())
+		r.end(contain.Do(func() error { return r.run(ctx, l, from) }))
 	}()
 	return r
 }
@@ -54,6 +45,20 @@ func (l *Lane) pages(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[
 		return s.Resume(ctx, from)
 	}
 	return l.Source.Pages(ctx, from.Position)
+}
+
+// run reads pages until ctx ends or the source fails, and returns why.
+func (r *reader) run(ctx context.Context, l *Lane, from checkpoint.Checkpoint) error {
+	for p, err := range l.pages(ctx, from) {
+		if err == nil {
+			l.status.polled(&p, time.Now())
+			err = r.push(ctx, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 func (r *reader) stop() {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"workos-relay/internal/contain"
 )
 
 // result is what came of one request of a window.
@@ -46,7 +48,10 @@ func (w *window) request(s *segment) {
 			res.err = w.hush(w.ctx)
 		}
 		if res.err == nil {
-			res.a, res.err = w.r.client.fetch(w.ctx, res.opts)
+			res.err = contain.Do(func() (err error) {
+				res.a, err = w.r.client.fetch(w.ctx, res.opts)
+				return err
+			})
 		}
 		w.results <- res // has room for every request under way
 	})

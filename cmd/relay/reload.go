@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
+	"workos-relay/internal/contain"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -118,6 +120,11 @@ func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	}
 	defer func() { r.metrics.Reloaded(err) }()
 	defer r.followFiles()
+	defer func() {
+		if v := recover(); v != nil {
+			err = r.brokenReload(v)
+		}
+	}()
 	p, err := r.plan(ctx)
 	if err == nil {
 		if err = r.secure(p.cfg); err != nil {
@@ -160,6 +167,13 @@ func (r *relay) secure(cfg *config.Config) error {
 	}
 	webhooks()
 	return nil
+}
+
+// brokenReload makes an error of a panic in a reload, so that it does not end the process.
+func (r *relay) brokenReload(panicked any) error {
+	fault := &contain.PanicError{Value: panicked, Stack: string(debug.Stack())}
+	r.log.Error("the reload failed because of a fault of relay itself", zap.Error(fault), zap.String("stack", fault.Stack))
+	return &admin.Refusal{Code: http.StatusInternalServerError, Err: fault}
 }
 
 // plan reads the configuration again and finds out what it would mean.

@@ -7,11 +7,11 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
 	"workos-relay/internal/config"
+	"workos-relay/internal/listener"
 	"workos-relay/internal/telemetry"
 	"workos-relay/source/webhook"
 )
@@ -21,7 +21,7 @@ type webhooks struct {
 	wake    func()
 	named   func(eventType string) // is told of each accepted webhook
 	metrics *telemetry.Metrics
-	handler atomic.Pointer[http.ServeMux]
+	handler atomic.Pointer[webhookPath]
 	server  *http.Server
 	done    chan struct{}
 }
@@ -40,13 +40,12 @@ func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), nam
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", listen, err)}
 	}
-	w.server = &http.Server{
-		Handler:           http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) { w.handler.Load().ServeHTTP(out, r) }),
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+	if w.server, err = listener.New(http.HandlerFunc(w.ServeHTTP), listener.Webhooks, log.Named("webhooks")); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	go func() {
 		defer close(w.done)
-		if err := w.server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := w.server.Serve(listener.Bound(l, listener.Webhooks)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			log.Error("the webhook server stopped; relay goes on by polling", zap.Error(err))
 		}
 	}()
@@ -62,9 +61,24 @@ func (w *webhooks) prepare(cfg *config.Config) (set func(), err error) {
 	}
 	handler := webhook.NewHandler("", 0, nil, w.wake)
 	handler.Secrets, handler.OnResult, handler.OnEvent = secrets, w.metrics.Webhook, w.named
-	mux := http.NewServeMux()
-	mux.Handle(cfg.Source.Webhook.Path, handler)
-	return func() { w.handler.Store(mux) }, nil
+	to := &webhookPath{path: cfg.Source.Webhook.Path, handler: handler}
+	return func() { w.handler.Store(to) }, nil
+}
+
+// webhookPath is the one path that webhooks are taken at.
+type webhookPath struct {
+	path    string
+	handler http.Handler
+}
+
+// ServeHTTP hands requests to the path that is in effect to its handler. The path is compared as it is, and is not a pattern.
+func (w *webhooks) ServeHTTP(out http.ResponseWriter, r *http.Request) {
+	to := w.handler.Load()
+	if r.URL.Path != to.path {
+		http.NotFound(out, r)
+		return
+	}
+	to.handler.ServeHTTP(out, r)
 }
 
 func (w *webhooks) close() error {

@@ -76,7 +76,7 @@ type LaneState struct {
 }
 
 const (
-	// settleTime is how long an answer waits for lanes to come to rest. It stays below writeTimeout.
+	// settleTime is how long an answer waits for lanes to come to rest. It stays below listener.Admin.WriteTime.
 	settleTime  = 15 * time.Second
 	settleLook  = 10 * time.Millisecond
 	moveTime    = 25 * time.Second

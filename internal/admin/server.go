@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/internal/listener"
 	"workos-relay/pipeline"
 )
 
@@ -33,14 +34,6 @@ type Config struct {
 	Logger  *zap.Logger      // nil logs nothing
 	Now     func() time.Time // nil for time.Now
 }
-
-// Bounds of a connection: probes and scrapes are short, and a client that stalls must not hold one for ever.
-const (
-	readTimeout    = 10 * time.Second
-	writeTimeout   = 30 * time.Second
-	idleTimeout    = 2 * time.Minute
-	maxHeaderBytes = 16 << 10
-)
 
 // Server serves until Close.
 type Server struct {
@@ -75,22 +68,12 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin.listen: cannot listen on %q: %w; %s", cfg.Listen, err, advice(err))
 	}
-	errorLog, err := zap.NewStdLogAt(cfg.Logger, zap.WarnLevel)
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	s.listener = l
+	s.listener = listener.Bound(l, listener.Admin)
 	if cfg.Page != nil {
 		s.page = cfg.Page(s)
 	}
-	s.http = &http.Server{
-		Handler:           s.handler(),
-		ReadHeaderTimeout: readTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          errorLog,
+	if s.http, err = listener.New(s.handler(), listener.Admin, cfg.Logger); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	if s.tls.Load() != nil {
 		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},

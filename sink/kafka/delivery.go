@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"workos-relay/sink"
+
+	"workos-relay/internal/contain"
 )
 
 const (
@@ -162,10 +164,16 @@ func (d *delivery) sendable() int {
 	return min(d.cut, d.held)
 }
 
-// spawn runs work in a goroutine; the function that it returns runs in the delivery's own.
+// spawn runs work in a goroutine; the function that it returns runs in the delivery's own. A panic of work is raised there too.
 func (d *delivery) spawn(work func(ctx context.Context) func()) {
 	d.running++
-	go func() { d.done <- work(d.ctx) }()
+	go func() {
+		var report func()
+		if err := contain.Do(func() error { report = work(d.ctx); return nil }); err != nil {
+			report = func() { panic(err) }
+		}
+		d.done <- report
+	}()
 }
 
 // wait returns when something has changed: an answer came, a pause is over, or the context has ended.

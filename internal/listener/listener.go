@@ -1,0 +1,58 @@
+// Package listener bounds what the clients of relay's HTTP listeners can make it hold: memory, connections and time. Every listener of relay
+// uses it.
+package listener
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
+)
+
+// Limits bound a listener. None may be zero.
+type Limits struct {
+	Connections int           // open at once; further ones wait in the system's queue
+	HeaderBytes int           // of one request
+	HeaderTime  time.Duration // from the first byte of a request to the end of its headers
+	ReadTime    time.Duration // for a whole request
+	WriteTime   time.Duration // for a whole answer
+	IdleTime    time.Duration // between two requests of a connection
+}
+
+// Webhooks are the limits of a listener that everybody may reach and that takes small requests. A connection is closed soon, so that
+// others get its place.
+var Webhooks = Limits{
+	Connections: 256, HeaderBytes: 8 << 10,
+	HeaderTime: 5 * time.Second, ReadTime: 15 * time.Second, WriteTime: 15 * time.Second, IdleTime: 5 * time.Second,
+}
+
+// Admin are the limits of the listener for probes, metrics and the status page, whose live streams stay open.
+var Admin = Limits{
+	Connections: 128, HeaderBytes: 8 << 10,
+	HeaderTime: 5 * time.Second, ReadTime: 10 * time.Second, WriteTime: 30 * time.Second, IdleTime: 10 * time.Second,
+}
+
+// New returns a server with the limits. What it has to say goes to log, as warnings.
+func New(handler http.Handler, limits Limits, log *zap.Logger) (*http.Server, error) {
+	errorLog, err := zap.NewStdLogAt(log, zap.WarnLevel)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the log of an HTTP server: %w", err)
+	}
+	return &http.Server{
+		Handler:           handler,
+		MaxHeaderBytes:    limits.HeaderBytes,
+		ReadHeaderTimeout: limits.HeaderTime,
+		ReadTimeout:       limits.ReadTime,
+		WriteTimeout:      limits.WriteTime,
+		IdleTimeout:       limits.IdleTime,
+		ErrorLog:          errorLog,
+	}, nil
+}
+
+// Bound returns l with no more connections open at once than the limits allow.
+func Bound(l net.Listener, limits Limits) net.Listener {
+	return netutil.LimitListener(l, limits.Connections)
+}
