@@ -142,6 +142,7 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 	r.begin("sink "+l.sink.Name, "\nsink %s (%s)", l.sink.Name, l.sink.Type)
 	if l.embedded() {
 		r.good("embedded NATS server, started by `relay run`; its stream is created there")
+		r.differences(l.settings(ctx)) // if relay runs
 		return
 	}
 	b, err := l.open(ctx)
@@ -186,6 +187,10 @@ func (r *report) settings(ctx context.Context, l *lane, b *bus, mode checkpoint.
 	if err != nil {
 		r.say(levelWarning, "the settings of the destination cannot be compared with the configuration: %v", err)
 	}
+	r.differences(found)
+}
+
+func (r *report) differences(found []sink.Setting) {
 	for _, s := range found {
 		level := levelWarning
 		if s.Outcome == sink.Changes || s.Outcome == sink.Waits {

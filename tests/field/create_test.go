@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"workos-relay/internal/admin"
+	"workos-relay/internal/testaddr"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 )
@@ -265,4 +266,31 @@ func TestCreateSettingsOfTopicsThatExist(t *testing.T) {
 			require.Equal(t, exitDone, r.Stop(t))
 		})
 	}
+}
+
+// TestCreateSettingsOfTheEmbeddedServer changes them over a restart, since a reload leaves the embedded server alone and says so.
+func TestCreateSettingsOfTheEmbeddedServer(t *testing.T) {
+	t.Parallel()
+	const events = 50
+	api := newAPI(t, backlog(events))
+	listen := testaddr.Free(t)
+	config := func(create string) string {
+		return sourceConfig(api.URL()) + fmt.Sprintf("sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q}%s}]\n", listen, create)
+	}
+	r := newRelay(t, "relay", config(""))
+	r.Start(t)
+	r.AwaitState(t, "nats", pipeline.Running)
+	js := (&natsServer{URL: "nats://" + listen}).connect(t)
+	r.Await(t, func() bool { return countEvents(js, stream) == events }, "all events are on the stream")
+	r.rewrite(t, config(", create: {max_age: 720h, replicas: 3}"))
+	_, out, _ := r.Run(t, "check")
+	require.Contains(t, out, "create.max_age is 0s (no limit) and changes to 720h")
+	require.Contains(t, out, "create.replicas is 1, not 3 as configured")
+	code, _, errs := r.Run(t, "reload")
+	require.NotEqual(t, exitDone, code)
+	require.Contains(t, errs, "restart it")
+	require.Equal(t, exitDone, r.Stop(t))
+	r.Start(t)
+	r.Await(t, func() bool { return streamConfig(t, js).MaxAge == 720*time.Hour }, "the stream is as configured")
+	require.Equal(t, exitDone, r.Stop(t))
 }

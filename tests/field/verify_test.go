@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -169,4 +170,45 @@ func TestVerifyAsAnAlarm(t *testing.T) {
 		require.Equal(t, 1, v.Missing.Count)
 		require.Equal(t, exitDone, r.Stop(t))
 	})
+}
+
+// TestVerifyOnKafka lets a real Kafka compact a topic, after its settings were changed by relay.
+func TestVerifyOnKafka(t *testing.T) {
+	t.Parallel()
+	const events = 1000
+	bus := realKafka(t)
+	api := newAPI(t, backlog(events))
+	config := func(create string) string {
+		return bus.config(api.URL(), ", create: {partitions: 1, "+create+"}") + "routes: [{events: [\"*\"], topic: all}]\n"
+	}
+	r := newRelay(t, "relay", config("replication_factor: 1"))
+	r.Start(t)
+	r.Await(t, func() bool { return bus.count(t) == events }, "all events are in the topic")
+	require.Zero(t, r.verify(t, exitDone).Faults)
+
+	compact := "replication_factor: 3, config: {cleanup.policy: compact, segment.ms: \"1000\", min.cleanable.dirty.ratio: \"0.001\"}"
+	topic := bus.Prefix + "all"
+	r.rewrite(t, config(compact))
+	code, out, errs := r.Run(t, "reload")
+	require.Equal(t, exitDone, code, errs)
+	require.Contains(t, out, "create.config.cleanup.policy is delete, not compact as configured: this would delete stored messages")
+	require.Contains(t, out, "create.replication_factor is 1, not 3 as configured: only 1 broker up")
+	r.Await(t, func() bool { return bus.topicSetting(t, topic, "segment.ms") == "1000" }, "what deletes nothing is applied")
+	require.Equal(t, "delete", bus.topicSetting(t, topic, "cleanup.policy"))
+	r.rewrite(t, config("allow_deletion: true, "+compact))
+	code, _, errs = r.Run(t, "reload")
+	require.Equal(t, exitDone, code, errs)
+	r.Await(t, func() bool { return bus.topicSetting(t, topic, "cleanup.policy") == "compact" }, "the operator has confirmed it")
+
+	// Kafka compacts a segment once a later one was begun, and looks every 15 seconds.
+	var v verified
+	r.Await(t, func() bool {
+		appendEvents(t, api, "user.created", 1, 10)
+		time.Sleep(3 * time.Second)
+		v = r.verify(t, exitDone)
+		return v.Compacted > 0
+	}, "Kafka has compacted the topic")
+	require.Zero(t, v.Faults)
+	require.Zero(t, v.Missing.Count)
+	require.Equal(t, exitDone, r.Stop(t))
 }
