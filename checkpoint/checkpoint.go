@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"workos-relay/internal/operator"
@@ -91,8 +92,19 @@ type Identity struct {
 	Destination  string // what the sink writes to, such as "nats stream WORKOS"; no addresses, since these change
 }
 
-// Check returns nil where have belongs to id, otherwise a *ForeignError that names the first difference.
+// A Destination on JetStream ends with one of these and a value if the configuration names a domain or an API prefix.
+const (
+	DomainMark    = ", domain "
+	APIPrefixMark = ", api_prefix "
+)
+
+// Check returns nil if have belongs to id, otherwise a *ForeignError that names the first difference. Versions of relay before this
+// one left domain and API prefix out of Destination, so a have without one belongs to an id with any.
 func (id Identity) Check(have Identity) error {
+	if rest, ok := strings.CutPrefix(id.Destination, have.Destination); ok &&
+		(strings.HasPrefix(rest, DomainMark) || strings.HasPrefix(rest, APIPrefixMark)) {
+		have.Destination = id.Destination
+	}
 	for _, f := range []struct{ name, want, have string }{
 		{"relay id", id.Relay, have.Relay},
 		{"lane", id.Lane, have.Lane},

@@ -37,13 +37,14 @@ type attempt struct {
 	failing atomic.Bool   // a failure is known: nothing more is to be sent
 
 	mu       sync.Mutex
-	seqs     []uint64 // by index: where the stream stored the message; 0 while unknown
-	sent     int      // batch[:sent] went out
-	prefix   int      // batch[:prefix] is stored, in order
-	prevSeq  uint64   // batch[prefix] must be stored after this
-	failedAt int      // the first message known to have failed; len(batch) for none
-	failure  error    // why
-	ended    bool     // the batch is the caller's again, and not looked at any more
+	seqs     []uint64      // by index: where the stream stored the message; 0 while unknown
+	sent     int           // batch[:sent] went out
+	prefix   int           // batch[:prefix] is stored, in order
+	prevSeq  uint64        // batch[prefix] must be stored after this
+	failedAt int           // the first message known to have failed; len(batch) for none
+	failure  error         // why
+	refused  map[int]error // by index: an answer that may be that of a stream in another domain
+	ended    bool          // the batch is the caller's again, and not looked at any more
 }
 
 func newAttempt(number uint64, batch []sink.Message, withIDs bool, prevSeq uint64) *attempt {
@@ -84,6 +85,18 @@ func (a *attempt) failLocked(index int, err error) {
 	if index < a.failedAt && index >= a.prefix {
 		a.failedAt, a.failure = index, err
 		a.failing.Store(true)
+	}
+}
+
+// refuse notes an answer that does not acknowledge the message at index, and may not be that of the stream.
+func (a *attempt) refuse(index int, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refused == nil {
+		a.refused = make(map[int]error)
+	}
+	if _, known := a.refused[index]; !known {
+		a.refused[index] = err
 	}
 }
 
@@ -150,6 +163,8 @@ func (a *attempt) end(cause error) outcome {
 	}
 	switch {
 	case a.prefix == len(a.batch):
+	case a.failure == nil && errors.Is(cause, errAckTimeout) && a.refused[a.prefix] != nil:
+		o.err = fmt.Errorf("%w: %w", errAckTimeout, a.refused[a.prefix])
 	case a.failure == nil:
 		o.err = cause
 	case a.failedAt == a.prefix:
@@ -196,7 +211,7 @@ func (s *Sink) onAck(m *nats.Msg) {
 		return
 	}
 	if c := s.committing.Load(); c != nil && c.number == number {
-		c.answered(index, m, s.parseAck)
+		c.answered(index, m, s.parseAck, s.mayBeAnother)
 		return
 	}
 	a := s.current.Load()
@@ -208,16 +223,46 @@ func (s *Sink) onAck(m *nats.Msg) {
 		return
 	}
 	seq, err := s.parseAck(m)
-	if err != nil {
+	switch {
+	case err == nil:
+		a.stored(index, seq)
+	case s.mayBeAnother(err):
+		a.refuse(index, err)
+	default:
 		a.fail(index, err)
-		return
 	}
-	a.stored(index, seq)
+}
+
+// mayBeAnother reports whether an answer is, or may be, that of a stream in another domain: the one that counts may still come.
+func (s *Sink) mayBeAnother(err error) bool {
+	var (
+		other  *wrongDomainError
+		stream *wrongStreamError
+		api    *jetstream.APIError
+	)
+	if errors.As(err, &other) {
+		s.noteOther(other.domain)
+		return true
+	}
+	return (errors.As(err, &api) || errors.As(err, &stream)) && s.severalDomains()
+}
+
+// elsewhere reports whether an acknowledgement that names this domain is another stream's.
+func (s *Sink) elsewhere(domain string) bool {
+	h := s.home.Load()
+	if h == nil {
+		return s.cfg.Domain != "" && domain != s.cfg.Domain
+	}
+	return domain != h.domain
 }
 
 // plainAck reads the form that nearly all acknowledgements have, {"stream":"WORKOS","seq":17}, without a JSON decoder.
 func (s *Sink) plainAck(data []byte) (seq uint64, ok bool) {
-	rest, ok := bytes.CutPrefix(data, s.ackPrefix)
+	h := s.home.Load()
+	if h == nil {
+		return 0, false
+	}
+	rest, ok := bytes.CutPrefix(data, h.ackPrefix)
 	if !ok {
 		return 0, false
 	}
@@ -239,6 +284,7 @@ func (s *Sink) parseAck(m *nats.Msg) (seq uint64, err error) {
 	var ack struct {
 		Stream string              `json:"stream"`
 		Seq    uint64              `json:"seq"`
+		Domain string              `json:"domain"`
 		Error  *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &ack); err != nil {
@@ -247,6 +293,8 @@ func (s *Sink) parseAck(m *nats.Msg) (seq uint64, err error) {
 	switch {
 	case ack.Error != nil:
 		return 0, ack.Error
+	case s.elsewhere(ack.Domain):
+		return 0, &wrongDomainError{ack.Domain}
 	case ack.Stream != s.cfg.Stream:
 		return 0, &wrongStreamError{ack.Stream}
 	case ack.Seq == 0:

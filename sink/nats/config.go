@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/checkpoint"
 	"workos-relay/internal/given"
 	"workos-relay/internal/livefile"
 	"workos-relay/internal/secret"
@@ -91,8 +92,18 @@ type EmbeddedConfig struct {
 	MaxStore   unit.Bytes `yaml:"max_store" default:"0" doc:"Most bytes that the embedded server's streams may take on disk; 0 lets the server choose by the free space."`
 }
 
-// Identity names what a sink of this configuration writes to, without addresses.
-func (c Config) Identity() string { return "nats stream " + c.withDefaults().Stream }
+// Identity names what a sink of this configuration writes to, without addresses: "nats stream WORKOS, domain hub".
+func (c Config) Identity() string {
+	name := "nats stream " + c.withDefaults().Stream
+	switch {
+	case c.Domain != "":
+		return name + checkpoint.DomainMark + c.Domain
+	case c.APIPrefix != "":
+		return name + checkpoint.APIPrefixMark + strings.TrimSuffix(c.APIPrefix, ".")
+	default:
+		return name
+	}
+}
 
 // KeyError is an error of Validate that names the key at fault.
 type KeyError struct {

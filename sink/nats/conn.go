@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,6 +38,8 @@ type link struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	inbox string // acknowledgements come back on inbox.<attempt>.<index>
+	// sameDomain is set once the server that the connection leads to is known to be in the stream's domain.
+	sameDomain atomic.Bool
 
 	identity string // the public key that the connection was opened with; empty without auth.nkey_file
 
@@ -182,6 +185,7 @@ func (s *Sink) servers() string {
 
 func (s *Sink) onUp(l *link, nc *nats.Conn) {
 	s.greeted.Store(true)
+	l.sameDomain.Store(false)
 	l.note(func() { l.lastErr, l.denied = nil, nil })
 	s.log.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("server_name", nc.ConnectedServerName()))
 	if s.cfg.OnReconnect != nil {

@@ -46,6 +46,9 @@ func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	if info, err = s.adapt(ctx, l, info, demand{subjects: topics}); err != nil {
 		return err
 	}
+	if err := s.settleIn(ctx, l); err != nil {
+		return err
+	}
 	s.log.Info("stream is ready", zap.String("stream", s.cfg.Stream), zap.Int("replicas", info.Config.Replicas),
 		zap.Duration("duplicate_window", info.Config.Duplicates), zap.Uint64("messages", info.State.Msgs))
 	return nil

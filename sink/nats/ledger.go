@@ -106,13 +106,19 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 }
 
 func (l *Ledger) load(ctx context.Context, lk *link) (checkpoint.Checkpoint, error) {
+	if err := l.s.atHome(ctx, lk); err != nil && !isCode(err, codeStreamNotFound) {
+		return checkpoint.Checkpoint{}, err
+	}
 	m, err := l.s.lastOn(ctx, lk, l.subject)
 	switch {
 	case isCode(err, codeMessageNotFound):
 		return checkpoint.Checkpoint{}, l.missing()
 	case isCode(err, codeStreamNotFound) && l.seen() == 0:
 		return checkpoint.Checkpoint{}, l.missing()
-	case isCode(err, codeStreamNotFound): // perhaps only to a server that starts: Prepare finds out
+	case isCode(err, codeStreamNotFound): // perhaps only to a server that starts
+		if _, again := l.s.lookAgain(ctx, lk); isCode(again, codeStreamNotFound) {
+			return checkpoint.Checkpoint{}, l.missing()
+		}
 		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position on %s: %w", l.subject, err)
 	case err != nil:
 		return checkpoint.Checkpoint{}, err
@@ -143,10 +149,13 @@ func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return cp, err
 }
 
+// Forget makes the ledger one that has seen no position: an operator has decided that what was there does not matter.
+func (l *Ledger) Forget() { l.saw(0) }
+
 // missing is the error where there is no position. One that was seen before cannot be waiting for its first start.
 func (l *Ledger) missing() error {
 	if seen := l.seen(); seen > 0 {
-		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream made anew; "+
+		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream was deleted; "+
 			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, l.s.cfg.Stream, l.subject, seen)
 	}
 	return fmt.Errorf("%w: stream %s holds nothing on %s", checkpoint.ErrNotFound, l.s.cfg.Stream, l.subject)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type commit struct {
 	sequence uint64 // of the position
 	failedAt int
 	failure  error // the first that is known, of the message at failedAt
+	doubtful error // an answer that may be that of a stream in another domain
 	ended    bool  // batch is the caller's again, and not looked at any more
 }
 
@@ -66,7 +68,7 @@ func (c *commit) headersSize(index int) int {
 }
 
 // answered takes an answer of the server. It runs on the one goroutine of the inbox subscription.
-func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64, error)) {
+func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64, error), mayBeAnother func(error) bool) {
 	switch {
 	case index > len(c.batch):
 		return
@@ -76,6 +78,12 @@ func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64,
 	}
 	sequence, err := parse(m)
 	switch {
+	case err != nil && mayBeAnother(err):
+		c.note(func() {
+			if c.doubtful == nil || isDomain(c.doubtful) { // a refusal says more
+				c.doubtful = err
+			}
+		})
 	case err != nil:
 		c.fail(index, err)
 	case index < len(c.batch):
@@ -123,6 +131,13 @@ func (c *commit) note(change func()) {
 	}
 }
 
+// refusedSoFar reports whether an answer came that may be a refusal by the stream.
+func (c *commit) refusedSoFar() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.doubtful != nil && !isDomain(c.doubtful)
+}
+
 func (c *commit) progress() (staged int, failure error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,9 +154,25 @@ func (c *commit) outcome(cause error) (sequence uint64, index int, failure error
 		return c.sequence, 0, nil
 	case c.failure != nil:
 		return 0, c.failedAt, c.failure
+	case c.doubtful != nil && errors.Is(cause, errAckTimeout):
+		return 0, len(c.batch), &doubtfulError{c.doubtful}
 	default:
 		return 0, len(c.batch), cause
 	}
+}
+
+// doubtfulError: nothing but this answer came, and it may be that of a stream in another domain.
+type doubtfulError struct{ err error }
+
+func (e *doubtfulError) Error() string {
+	return fmt.Sprintf("%v; before that: %v", errAckTimeout, e.err)
+}
+
+func (e *doubtfulError) Unwrap() []error { return []error{errAckTimeout, e.err} }
+
+func isDomain(err error) bool {
+	var other *wrongDomainError
+	return errors.As(err, &other)
 }
 
 // tellTaken adds to a timeout how much of the batch had reached the server by then.
@@ -155,7 +186,7 @@ func (c *commit) tellTaken(err error) error {
 
 // sendCommit sends all messages in order and stops at the first sign of a failure. The first message asks for an answer, since the
 // server says there why it takes no batch at all; then the last one of each half of the bytes in flight does.
-func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan struct{}) error {
+func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan struct{}, overtaken func() error) error {
 	bytes, mark := 0, 0
 	asked := time.Now() // when the message at mark was sent
 	var e encoder
@@ -176,7 +207,7 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 			return err
 		}
 		if full && i < len(c.batch) {
-			if err := s.awaitCommit(ctx, c, mark, lost); err != nil {
+			if err := s.awaitCommit(ctx, c, mark, lost, overtaken); err != nil {
 				return err
 			}
 			if mark > 0 {
@@ -190,9 +221,14 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 
 // awaitCommit waits until the first target messages have reached the server, which for all of them and the position means that
 // they are stored.
-func (s *Sink) awaitCommit(ctx context.Context, c *commit, target int, lost <-chan struct{}) error {
+//
+// A refusal that may be another domain's does not end the wait. If it may be the stream's, overtaken is asked soon after it, and again and
+// again, whether another position is in force; its error does end it.
+func (s *Sink) awaitCommit(ctx context.Context, c *commit, target int, lost <-chan struct{}, overtaken func() error) error {
 	timeout := time.NewTimer(s.cfg.AckTimeout)
 	defer timeout.Stop()
+	ask := time.NewTimer(s.settle)
+	defer ask.Stop()
 	for {
 		staged, failure := c.progress()
 		switch {
@@ -203,8 +239,23 @@ func (s *Sink) awaitCommit(ctx context.Context, c *commit, target int, lost <-ch
 		case staged >= target:
 			return nil
 		}
-		if err := s.wait(ctx, c.wake, timeout.C, lost); err != nil {
-			return err
+		select {
+		case <-c.wake:
+		case <-ask.C:
+			if c.refusedSoFar() {
+				if err := overtaken(); err != nil {
+					return err
+				}
+			}
+			ask.Reset(s.settle)
+		case <-timeout.C:
+			return errAckTimeout
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.closing:
+			return errClosed
+		case <-lost:
+			return errLost
 		}
 	}
 }

@@ -119,9 +119,10 @@ func (l *Ledger) commit(ctx context.Context, batch []sink.Message, expected uint
 	}
 	lost := lk.lostSignal()
 	l.s.committing.Store(c)
-	err = l.s.sendCommit(ctx, lk, c, lost)
+	overtaken := func() error { return l.overtaken(ctx, lk, expected) }
+	err = l.s.sendCommit(ctx, lk, c, lost, overtaken)
 	if err == nil {
-		err = l.s.awaitCommit(ctx, c, len(batch)+1, lost)
+		err = l.s.awaitCommit(ctx, c, len(batch)+1, lost, overtaken)
 	}
 	l.s.committing.Store(nil)
 	sequence, index, failure := c.outcome(err)
@@ -150,6 +151,22 @@ func (l *Ledger) verify(ctx context.Context, lk *link, expected uint64) error {
 		return l.conflict(expected, fmt.Sprintf("sequence %d is", have.Revision))
 	}
 	return nil
+}
+
+// overtaken returns checkpoint.ErrConflict if a position other than that at sequence expected is in force, and nil if it is not or that
+// cannot be found out soon.
+func (l *Ledger) overtaken(ctx context.Context, lk *link, expected uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, l.s.settle)
+	defer cancel()
+	have, err := l.load(ctx, lk)
+	switch {
+	case errors.Is(err, checkpoint.ErrLost), errors.Is(err, checkpoint.ErrForeign), errors.Is(err, checkpoint.ErrCorrupt):
+		return err
+	case err == nil && have.Revision != expected:
+		return l.conflict(expected, fmt.Sprintf("sequence %d is", have.Revision))
+	default:
+		return nil
+	}
 }
 
 func (l *Ledger) conflict(expected uint64, inForce string) error {
@@ -240,7 +257,20 @@ func (l *Ledger) noteIncomplete(is bool) {
 // explain says what the failure of the message at index means.
 func (l *Ledger) explain(ctx context.Context, lk *link, c *commit, index int, failure error) error {
 	isPosition := index == len(c.batch)
+	var doubtful *doubtfulError
 	switch {
+	case errors.Is(failure, checkpoint.ErrConflict), errors.Is(failure, checkpoint.ErrLost), errors.Is(failure, checkpoint.ErrForeign),
+		errors.Is(failure, checkpoint.ErrCorrupt):
+		return failure
+	case errors.As(failure, &doubtful) && !isDomain(failure): // what the stream itself says decides
+		if err := l.overtaken(ctx, lk, c.expected); err != nil {
+			return err
+		}
+		if err := l.s.confirm(ctx, lk, doubtful.err); err != nil {
+			return err
+		}
+		return fmt.Errorf("stream %s did not answer within %v; a refusal came, which may be that of a stream in another domain: %w",
+			l.s.where(), l.s.cfg.AckTimeout, failure)
 	case isCode(failure, codeWrongLastSequence):
 		return l.conflict(c.expected, fmt.Sprintf("another one (%v) is", failure))
 	case isCode(failure, codeWrongLast):

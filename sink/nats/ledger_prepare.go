@@ -37,6 +37,9 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	if info, err = l.s.adapt(ctx, lk, info, demand{subjects: all, atomic: true}); err != nil {
 		return err
 	}
+	if err := l.s.settleIn(ctx, lk); err != nil {
+		return err
+	}
 	l.s.log.Info("stream is ready for exactly-once delivery", zap.String("stream", l.s.cfg.Stream), zap.String("position", l.subject),
 		zap.Int("replicas", info.Config.Replicas), zap.Uint64("messages", info.State.Msgs))
 	return nil
@@ -52,7 +55,7 @@ func (l *Ledger) findOrCreate(ctx context.Context, lk *link, subjects []string) 
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return nil, fmt.Errorf("%w: stream %s is not there any more, which held sequence %d on %s: it was deleted, or the server lost its store. "+
-			"Restore it, or start relay again to begin a new one", checkpoint.ErrLost, l.s.cfg.Stream, seen, l.subject)
+			"Restore it, or say where to go on with `relay checkpoint set`", checkpoint.ErrLost, l.s.cfg.Stream, seen, l.subject)
 	case err != nil:
 		return nil, err
 	}

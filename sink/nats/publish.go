@@ -17,7 +17,7 @@ const (
 	// settleTime is how long acknowledgements of what is in flight are waited for once nothing more is sent.
 	settleTime = 2 * time.Second
 	// Looks at a stream that seems to be gone, before it counts as deleted: a cluster that starts up must not look like that.
-	deletedLooks = 3
+	deletedLooks = 6
 	deletedPause = 500 * time.Millisecond
 )
 
@@ -243,13 +243,17 @@ func (a *attempt) settle(moment time.Duration, lost <-chan struct{}) {
 // explainPublish says what a failure of the message on topic means, and whether it takes a person.
 func (s *Sink) explainPublish(ctx context.Context, l *link, topic string, err error) error {
 	var (
-		api   *jetstream.APIError
-		other *wrongStreamError
+		api    *jetstream.APIError
+		other  *wrongStreamError
+		domain *wrongDomainError
 	)
 	switch denied := l.permissionDenied(); {
 	case errors.Is(err, nats.ErrPermissionViolation):
 		return explainDenied(err)
-	case errors.As(err, &other):
+	case errors.As(err, &domain):
+		return fmt.Errorf("stream %s acknowledged nothing for %v while %s was in flight; domain %q did, which does not count: the connection between "+
+			"the domains is down or slow: %w", s.where(), s.cfg.AckTimeout, topic, domain.domain, errAckTimeout)
+	case errors.As(err, &other) && !s.severalDomains():
 		return &sink.FatalError{Err: fmt.Errorf("%s was stored by stream %s instead of %s: correct `stream`, or take the subject away from %s",
 			topic, other.stream, s.cfg.Stream, other.stream)}
 	case errors.Is(err, nats.ErrNoResponders):
@@ -257,9 +261,14 @@ func (s *Sink) explainPublish(ctx context.Context, l *link, topic string, err er
 	case errors.Is(err, errAckTimeout) && denied != nil && !deniedPublish.MatchString(denied.Error()):
 		return explainDenied(denied)
 	case errors.Is(err, errAckTimeout):
+		if errors.As(err, &api) {
+			if err := s.confirm(ctx, l, api); err != nil {
+				return err
+			}
+		}
 		return &sink.TimeoutError{Setting: "ack_timeout", Value: s.cfg.AckTimeout, Err: fmt.Errorf(
 			"stream %s acknowledged nothing for %v while %s was in flight; its server is overloaded, or cut off: %w",
-			s.cfg.Stream, s.cfg.AckTimeout, topic, err)}
+			s.where(), s.cfg.AckTimeout, topic, err)}
 	case errors.Is(err, errLost): // a limit on the way may have cut the connection because of the size of what was sent
 		return &sink.TimeoutError{Err: fmt.Errorf("publishing %s to stream %s: %w", topic, s.cfg.Stream, err)}
 	case errors.As(err, &api):
@@ -291,7 +300,7 @@ func (s *Sink) explainUnanswered(ctx context.Context, l *link, topic string) err
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return &sink.FatalError{Err: fmt.Errorf("stream %s is not there any more: it was deleted, or the server lost its store. "+
-			"Restore it, or let relay make a new one by starting it again", s.cfg.Stream)}
+			"Restore it, or say where to go on with `relay checkpoint set`", s.cfg.Stream)}
 	case errors.Is(err, errClosed):
 		return err
 	case ctx.Err() != nil:

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"workos-relay/sink"
 )
@@ -403,29 +404,45 @@ func TestConnectionLostInMidBatch(t *testing.T) {
 
 func TestAckForms(t *testing.T) {
 	t.Parallel()
-	s := &Sink{cfg: Config{Stream: "WORKOS"}, ackPrefix: []byte(`{"stream":"WORKOS","seq":`)}
-	for data, want := range map[string]uint64{
-		`{"stream":"WORKOS","seq":17}`:                             17,
-		`{"stream":"WORKOS","seq":17,"duplicate": true}`:           17,
-		`{"stream":"WORKOS", "domain":"hub", "seq":9999999999999}`: 9999999999999,
-		`{"stream":"WORKOS","seq":18446744073709551615}`:           18446744073709551615,
-		`{"stream":"WORKOS","seq":0}`:                              0,
-		`{"stream":"WORKOS","seq":}`:                               0,
-		`{"stream":"WORKOS2","seq":17}`:                            0,
-		`{"error":{"code":503,"err_code":10077},"seq":0}`:          0,
-		``:                            0,
-		`{"stream":"WORKOS","seq":17`: 0,
+	type form struct {
+		data  string
+		seq   uint64 // 0: it does not count
+		plain bool   // read without a JSON decoder
+	}
+	for domain, forms := range map[string][]form{
+		"": {
+			{`{"stream":"WORKOS","seq":17}`, 17, true},
+			{`{"stream":"WORKOS","seq":17,"duplicate": true}`, 17, false},
+			{`{"stream":"WORKOS", "domain":"hub", "seq":9999999999999}`, 0, false},
+			{`{"stream":"WORKOS","seq":18446744073709551615}`, 18446744073709551615, false},
+			{`{"stream":"WORKOS","seq":0}`, 0, false},
+			{`{"stream":"WORKOS","seq":}`, 0, false},
+			{`{"stream":"WORKOS2","seq":17}`, 0, false},
+			{`{"error":{"code":503,"err_code":10077},"seq":0}`, 0, false},
+			{``, 0, false},
+			{`{"stream":"WORKOS","seq":17`, 0, false},
+		},
+		"hub": {
+			{`{"stream":"WORKOS","domain":"hub","seq":17}`, 17, true},
+			{`{"stream":"WORKOS","domain":"hub","seq":17,"duplicate": true}`, 17, false},
+			{`{"stream":"WORKOS", "domain":"hub", "seq":9999999999999}`, 9999999999999, false},
+			{`{"stream":"WORKOS","seq":17}`, 0, false},
+			{`{"stream":"WORKOS","domain":"leaf","seq":17}`, 0, false},
+			{`{"stream":"WORKOS","domain":"hub2","seq":17}`, 0, false},
+			{`{"stream":"WORKOS2","domain":"hub","seq":17}`, 0, false},
+		},
 	} {
-		seq, plain := s.plainAck([]byte(data))
-		if !plain {
-			var err error
-			seq, err = s.parseAck(&nats.Msg{Data: []byte(data)})
-			require.Equal(t, want == 0, err != nil, "%s: %v", data, err)
-		}
-		if want != 0 {
-			require.Equal(t, want, seq, data)
-		} else {
-			require.False(t, plain && seq != 0, data)
+		s := &Sink{cfg: Config{Stream: "WORKOS"}, log: zap.NewNop()}
+		s.home.Store(newHome("WORKOS", domain, ""))
+		for _, f := range forms {
+			seq, plain := s.plainAck([]byte(f.data))
+			require.Equal(t, f.plain, plain, f.data)
+			if !plain {
+				var err error
+				seq, err = s.parseAck(&nats.Msg{Data: []byte(f.data)})
+				require.Equal(t, f.seq == 0, err != nil, "%s: %v", f.data, err)
+			}
+			require.Equal(t, f.seq, seq, f.data)
 		}
 	}
 }

@@ -51,11 +51,13 @@ type Sink struct {
 	settling sync.Mutex        // held by Settings; guards settled
 	settled  map[string]string // what relay has set, by the key of the configuration
 
-	lastSeq   uint64                   // sequence of the last durable message; used by Publish only
-	ahead     stringSet                // ids that may be stored before a predecessor of theirs; used by Publish only
-	maxMsg    atomic.Int64             // MaxMsgSize of the stream as last seen; 0 or less for none
-	binding   atomic.Pointer[[]string] // the subjects of the stream as last seen; nil before that
-	ackPrefix []byte                   // how an acknowledgement of the stream begins
+	lastSeq uint64                   // sequence of the last durable message; used by Publish only
+	ahead   stringSet                // ids that may be stored before a predecessor of theirs; used by Publish only
+	maxMsg  atomic.Int64             // MaxMsgSize of the stream as last seen; 0 or less for none
+	binding atomic.Pointer[[]string] // the subjects of the stream as last seen; nil before that
+
+	home        atomic.Pointer[home]   // nil before Prepare: every domain counts
+	otherDomain atomic.Pointer[string] // one that has acknowledged too; nil if none has
 }
 
 var (
@@ -74,7 +76,6 @@ func New(ctx context.Context, cfg Config) (*Sink, error) {
 		return nil, err
 	}
 	s := &Sink{cfg: cfg, asked: asked, settled: map[string]string{}, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1), settle: settleTime}
-	s.ackPrefix = fmt.Appendf(nil, `{"stream":%q,"seq":`, cfg.Stream)
 	var err error
 	if s.access, err = cfg.access(); err != nil {
 		return nil, err
