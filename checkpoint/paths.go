@@ -12,12 +12,14 @@ const temporarySuffix = ".tmp"
 
 // paths are the files of one lane in a folder.
 type paths struct {
-	dir        string
-	main       string
-	previous   string
-	lock       string
-	holder     string
-	archiveFor string // what the name of an archived checkpoint begins with; a time follows
+	dir      string
+	main     string
+	previous string
+	lock     string
+	holder   string
+	// destination holds what is remembered of the bus.
+	destination string
+	archiveFor  string // what the name of an archived checkpoint begins with; a time follows
 }
 
 func newPaths(dir string, id Identity) (paths, error) {
@@ -26,12 +28,13 @@ func newPaths(dir string, id Identity) (paths, error) {
 	}
 	base := filepath.Join(dir, fileName(id.Relay)+"."+fileName(id.Lane))
 	return paths{
-		dir:        dir,
-		main:       base + ".checkpoint",
-		previous:   base + ".previous",
-		lock:       base + ".lock",
-		holder:     base + ".holder",
-		archiveFor: base + ".archive-",
+		dir:         dir,
+		main:        base + ".checkpoint",
+		previous:    base + ".previous",
+		lock:        base + ".lock",
+		holder:      base + ".holder",
+		destination: base + ".destination",
+		archiveFor:  base + ".archive-",
 	}, nil
 }
 
@@ -46,7 +49,7 @@ func (p paths) temporaries() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(archives, p.main+temporarySuffix, p.previous+temporarySuffix, p.holder+temporarySuffix), nil
+	return append(archives, p.main+temporarySuffix, p.previous+temporarySuffix, p.holder+temporarySuffix, p.destination+temporarySuffix), nil
 }
 
 // archives are the paths of the archived checkpoints, oldest first.

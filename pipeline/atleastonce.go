@@ -34,17 +34,30 @@ func (t *AtLeastOnce) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 
 // Acquire implements Target.
 func (t *AtLeastOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error) {
+	if err := t.Verify(ctx); err != nil { // before Prepare makes again what is missing
+		return checkpoint.Checkpoint{}, err
+	}
 	if err := t.Sink.Prepare(ctx, t.Topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	return t.acquire(ctx, checkpoint.AtLeastOnce, t.Store, t.Sink)
+	cp, err := t.acquire(ctx, checkpoint.AtLeastOnce, t.Store, t.Sink)
+	if err == nil {
+		t.Guard.acquired(ctx, &t.Ownership, t.Sink, cp)
+	}
+	return cp, err
+}
+
+// Verify implements Verifier.
+func (t *AtLeastOnce) Verify(ctx context.Context) error {
+	return t.Guard.examine(ctx, &t.Ownership, t.Sink, nil)
 }
 
 // Release implements Target.
-func (t *AtLeastOnce) Release(ctx context.Context) error { return t.release(ctx, t.Store) }
+func (t *AtLeastOnce) Release(ctx context.Context) error { return t.release(ctx, t.Store, t.Sink) }
 
 // Append implements Target. This is the one place where an event of an at_least_once lane is acknowledged.
 func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
+	t.Guard.using(ctx, batch)
 	err := t.publish(ctx, batch, t.alreadyDurable(batch))
 	durable := wholeEvents(batch, sink.Durable(err, len(batch)))
 	if err != nil && (durable == 0 || next.Equal(prev.Position)) {
@@ -62,6 +75,7 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 		return prev, errors.Join(fmt.Errorf("committing the checkpoint at %s: %w", to, commitErr), err)
 	}
 	t.uncommitted = nil
+	t.Guard.moved(ctx, cp, batch[:durable])
 	return cp, err
 }
 

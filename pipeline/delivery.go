@@ -105,6 +105,21 @@ func (d *Delivery) Append(ctx context.Context, prev checkpoint.Checkpoint, batch
 	return t.Append(ctx, prev, batch, next)
 }
 
+// Verify implements Verifier.
+func (d *Delivery) Verify(ctx context.Context) error {
+	t, err := d.target(ctx)
+	if err != nil {
+		return err
+	}
+	if v, ok := t.(Verifier); ok {
+		return v.Verify(ctx)
+	}
+	return nil
+}
+
+// flush saves what is remembered of the destination.
+func (d *Delivery) flush(ctx context.Context) { d.AtLeastOnce.Guard.flush(ctx) }
+
 // Release implements Target.
 func (d *Delivery) Release(ctx context.Context) error {
 	t, err := d.target(ctx)
@@ -186,7 +201,26 @@ func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 		return "", fmt.Errorf("%w: the bus says that the position of lane %s was taken to the checkpoint file, which is not there: "+
 			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, lane)
 	}
+	if mode, err := d.remembered(ctx); mode != "" || err != nil {
+		return mode, err
+	}
 	return d.first(ctx, log)
+}
+
+// remembered returns the mode of a position that is remembered, once it is found again after all: a bus that starts may have answered
+// that it has none. If it is not found the error matches checkpoint.ErrLost.
+func (d *Delivery) remembered(ctx context.Context) (checkpoint.Mode, error) {
+	o := &d.AtLeastOnce.Ownership
+	known, err := o.Guard.recall(ctx, o.Identity)
+	if err != nil || known == nil {
+		return "", err
+	}
+	var t Target = d.AtLeastOnce
+	if known.Mode == checkpoint.ExactlyOnce && d.ExactlyOnce != nil {
+		t = d.ExactlyOnce
+	}
+	_, err = t.Load(ctx)
+	return known.Mode, err
 }
 
 // Whether a store holds the position of a lane. A checkpoint of the other mode is left behind by whoever took the position along.

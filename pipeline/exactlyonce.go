@@ -38,13 +38,25 @@ func (t *ExactlyOnce) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 
 // Acquire implements Target.
 func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error) {
+	if err := t.Verify(ctx); err != nil { // before Prepare makes again what is missing
+		return checkpoint.Checkpoint{}, err
+	}
 	if err := t.Ledger.Prepare(ctx, t.Topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
 	if err := t.Ledger.Fence(ctx); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	return t.acquire(ctx, checkpoint.ExactlyOnce, positionOnly{t.Ledger}, t.Ledger)
+	cp, err := t.acquire(ctx, checkpoint.ExactlyOnce, positionOnly{t.Ledger}, t.Ledger)
+	if err == nil {
+		t.Guard.acquired(ctx, &t.Ownership, t.Ledger, cp)
+	}
+	return cp, err
+}
+
+// Verify implements Verifier.
+func (t *ExactlyOnce) Verify(ctx context.Context) error {
+	return t.Guard.examine(ctx, &t.Ownership, t.Ledger, t.Ledger.Load)
 }
 
 // Append implements Target. This is the one place where an event of an exactly_once lane is acknowledged.
@@ -53,18 +65,20 @@ func (t *ExactlyOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	if len(batch) == 0 {
 		stage = StageCommit
 	}
+	t.Guard.using(ctx, batch)
 	storing, stored := t.begin(ctx, stage, batch, next)
 	cp, err := t.Ledger.Commit(storing, batch, prev, moved(prev, batch, next))
 	stored(err)
 	if err != nil {
 		return prev, err
 	}
+	t.Guard.moved(ctx, cp, batch)
 	return cp, nil
 }
 
 // Release implements Target.
 func (t *ExactlyOnce) Release(ctx context.Context) error {
-	return t.release(ctx, positionOnly{t.Ledger})
+	return t.release(ctx, positionOnly{t.Ledger}, t.Ledger)
 }
 
 // Positions returns a ledger as a store of positions, for whoever moves one without events.

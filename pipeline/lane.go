@@ -187,13 +187,13 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 	l.status.claimed(cp)
 	r := l.read(ctx, cp)
 	defer r.stop()
-	alive, rec := l.newRenewal(), newRecord(cp)
+	alive, rec, check := l.newRenewal(), newRecord(cp), l.newVerification()
 	for {
 		steered := l.steering.wait()
 		if l.steering.asked() {
 			return cp, errSteered
 		}
-		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes, alive.due(), steered)
+		pages, err := r.gather(ctx, l.BatchMessages, l.BatchBytes, check.within(alive.due()), steered)
 		if err != nil && !errors.Is(err, errIdle) {
 			if ctx.Err() != nil {
 				cp = l.keepRecord(work, cp, rec)
@@ -219,6 +219,9 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		l.status.delivered(pages)
 		l.buffers.forget()
 		r.release(pages)
+		if err := check.verify(ctx, steered); err != nil {
+			return cp, err
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type Ownership struct {
 	Events   []string            // the filter in force, sorted
 	// Origin is asked once, at a first start: where the lane begins.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
+	Guard  *Guard        // remembers the destination; nil for not at all
 	Stages StageObserver // nil observes nothing
 	// Acquired, if it is set, is called each time the position has been acquired. It must not block.
 	Acquired func()
@@ -40,8 +41,8 @@ type holder interface {
 // load reads the position and claims nothing.
 func (o *Ownership) load(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
 	cp, err := store.Load(ctx)
-	if errors.Is(err, checkpoint.ErrNotFound) {
-		cp, err = o.firstStart(ctx, store, dest, err)
+	if errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) {
+		cp, err = o.missing(ctx, store, dest, err)
 	}
 	switch {
 	case err != nil:
@@ -49,11 +50,35 @@ func (o *Ownership) load(ctx context.Context, mode checkpoint.Mode, store checkp
 	case cp.Mode != mode:
 		return cp, &checkpoint.ForeignError{Field: "delivery mode", Want: string(mode), Have: string(cp.Mode)}
 	}
+	o.Guard.watches(ctx, o, dest, cp)
 	return cp, nil
 }
 
-// firstStart tells a first start, which it reports as notFound, from a position that went missing. What the destination holds may also
-// be that of another relay, which started in between: then there is a position now.
+// missing returns checkpoint.ErrNotFound if no position at a first start is the reason that there is none, and an error that matches
+// checkpoint.ErrLost if there was one before. A bus that was starting may have a position by now.
+func (o *Ownership) missing(ctx context.Context, store checkpoint.Store, dest holder, missing error) (checkpoint.Checkpoint, error) {
+	known, err := o.Guard.recall(ctx, o.Identity)
+	if err == nil && known != nil {
+		err = o.Guard.examine(ctx, o, dest, nil)
+	}
+	if err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	if known == nil && errors.Is(missing, checkpoint.ErrLost) {
+		return checkpoint.Checkpoint{}, missing
+	}
+	if known == nil {
+		return o.firstStart(ctx, store, dest, missing)
+	}
+	cp, err := store.Load(ctx)
+	if errors.Is(err, checkpoint.ErrNotFound) {
+		err = o.Guard.forgotten(ctx, o, err)
+	}
+	return cp, err
+}
+
+// firstStart returns notFound at a first start, and checkpoint.ErrLost if the position went missing. What the destination holds may
+// also be from another relay, which started in between: then there is a position now.
 func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest holder, notFound error) (checkpoint.Checkpoint, error) {
 	holds, err := dest.Holds(ctx, o.Topics)
 	if err != nil {
@@ -87,12 +112,13 @@ func (o *Ownership) takeUp(ctx context.Context, mode checkpoint.Mode, store chec
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	if cp.Holder == o.Holder && !cp.Released && slices.Equal(cp.Events, o.Events) {
+	if cp.Holder == o.Holder && !cp.Released && slices.Equal(cp.Events, o.Events) && cp.Source == o.Identity {
 		return cp, nil
 	}
 	o.logChangedFilter(cp)
 	next := cp.Asking(o.Events)
 	next.Holder, next.Released = o.Holder, false
+	next.Source = o.Identity // an earlier version may have named the destination less exactly
 	next.Generation++
 	next.UpdatedAt = time.Now().UTC()
 	return store.Commit(ctx, cp, next)
@@ -161,7 +187,8 @@ func moved(prev checkpoint.Checkpoint, batch []sink.Message, to checkpoint.Posit
 }
 
 // release marks the position as released, where it is still this process's.
-func (o *Ownership) release(ctx context.Context, store checkpoint.Store) error {
+func (o *Ownership) release(ctx context.Context, store checkpoint.Store, dest holder) error {
+	defer o.Guard.released(ctx, o, dest) // also if the destination is gone
 	cp, err := store.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("releasing the checkpoint: %w", err)

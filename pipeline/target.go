@@ -27,3 +27,10 @@ type Target interface {
 	// Release says that the holder stopped in order, so that another may take over at once. It moves nothing.
 	Release(ctx context.Context) error
 }
+
+// Verifier is a Target that can tell whether its destination still holds what was published.
+type Verifier interface {
+	// Verify returns an error that matches checkpoint.ErrLost if it does not, and another one if that could not be found out. It is
+	// called from the goroutine that calls Append.
+	Verify(ctx context.Context) error
+}

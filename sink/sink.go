@@ -140,6 +140,15 @@ type Destination interface {
 	Inspect(ctx context.Context, topics []string) ([]TopicStatus, error)
 }
 
+// Surveyor is a Destination that can tell whether it is still what it was, and holds all that it acknowledged.
+type Surveyor interface {
+	// Survey returns the streams or topics that messages on these topics are in, sorted by name, without those that do not exist.
+	// It sets Name, Topic, ID, Ends and Position; Events is how many messages the part holds now, about. known is what an earlier
+	// Survey returned: before Survey leaves one of these out, or returns a lower end, it looks several times over some seconds, since
+	// a cluster that starts or elects a leader may answer like that. A part that relay may not look at has no Ends. It creates nothing.
+	Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error)
+}
+
 // TopicStatus is one line of `relay check`.
 type TopicStatus struct {
 	Topic    string

@@ -157,14 +157,17 @@ func (p *places) put(ctx context.Context, at *place, becomes func(prev checkpoin
 	next := becomes(prev).Asking(p.lane.types)
 	next.Generation, next.Holder, next.Released = prev.Generation+1, p.holder, true
 	next.Source, next.Mode, next.UpdatedAt = p.lane.identity(), at.mode, time.Now().UTC()
-	_, err = at.store.Commit(ctx, prev, next)
-	return prev, kept, err
+	if _, err = at.store.Commit(ctx, prev, next); err != nil {
+		return prev, kept, err
+	}
+	return prev, kept, p.disk.ForgetDestination(ctx) // what it held before does not matter any more
 }
 
 // takeBus makes the bus ready to have the position moved, and refuses if another relay is active. If another relay has not released
 // the position, it watches for up to takeover_after whether that one is active. For a position that cannot be used it returns what is
 // known of it.
 func (p *places) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
+	p.ledger.Forget()
 	if err := p.ledger.Prepare(ctx, p.lane.topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}

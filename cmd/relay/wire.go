@@ -16,6 +16,7 @@ import (
 	"workos-relay/internal/tlsconf"
 	"workos-relay/pipeline"
 	"workos-relay/router"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka"
 	"workos-relay/sink/nats"
 	"workos-relay/sink/stdout"
@@ -106,6 +107,9 @@ type ledger interface {
 	// lost or not there is no error, and Commit takes what it returns as prev, which it refuses otherwise. Of a corrupt one that is the
 	// Revision alone.
 	Seize(ctx context.Context) (checkpoint.Checkpoint, error)
+	// Forget makes the ledger one that has seen no position, so that Prepare may make again what is missing: an operator has decided to
+	// go on without it.
+	Forget()
 }
 
 // bus is the bus of a lane, open.
@@ -121,6 +125,14 @@ func (b *bus) Close() error {
 		return b.Bus.Close()
 	}
 	return errors.Join(b.apart.Close(), b.Bus.Close())
+}
+
+// Survey implements sink.Surveyor if the bus does; a bus that does not has no parts.
+func (b *bus) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
+	if s, ok := b.Bus.(sink.Surveyor); ok {
+		return s.Survey(ctx, topics, known)
+	}
+	return nil, nil
 }
 
 // open makes the lane's bus. This and identity are where the kinds of sinks are told apart.
@@ -230,6 +242,7 @@ func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client, hoo
 		Origin: func(ctx context.Context) (checkpoint.Position, error) {
 			return l.position(ctx, client, hooks, l.cfg.Source.Start)
 		},
+		Guard:  &pipeline.Guard{Store: store, Logger: l.log},
 		Logger: l.log,
 	}
 	d := &pipeline.Delivery{

@@ -60,6 +60,8 @@ type cluster struct {
 	transport *kafkago.Transport
 	watched   []string // topics in the transport's metadata, sorted
 	limits    map[string]limit
+	// topicIDsKnown is whether the brokers tell the ids of topics; nil before they were asked.
+	topicIDsKnown *bool
 }
 
 // limit is a topic's max.message.bytes as it was read at some time.

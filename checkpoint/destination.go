@@ -1,0 +1,166 @@
+package checkpoint
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+
+	"workos-relay/internal/operator"
+)
+
+// Destination is what relay remembers, outside of the bus, of the bus that a lane writes to. It tells a bus that lost what relay
+// stored in it from one that relay never wrote to.
+type Destination struct {
+	Source   Identity // of the lane; Source.Destination names the bus
+	Mode     Mode     // of the position
+	Position Position // a committed position; the one in force may be later
+	Revision uint64   // of Position
+	Parts    []Part   // sorted by name
+	// Closed is set when the lane ends in order: the counts are exact then. After a crash they may be behind.
+	Closed bool
+}
+
+// Part is a stream or a topic of a bus.
+type Part struct {
+	Name  string `json:"name"`            // for people: "stream WORKOS", "kafka topic workos.user.created"
+	Topic string `json:"topic,omitempty"` // the only topic in it; empty if it holds all
+	// ID changes if the part is deleted and made again. It is empty if the bus does not tell.
+	ID string `json:"id,omitempty"`
+	// Ends holds, for each partition, the offset or sequence that the next message gets. It never goes back while the part keeps
+	// what it acknowledged, not even if retention removes every message.
+	Ends []int64 `json:"ends"`
+	// Position is set if the part holds the position of the lane.
+	Position bool   `json:"position,omitempty"`
+	Used     bool   `json:"used"`            // relay stored something in it
+	Events   uint64 `json:"events"`          // how many messages relay stored in it
+	Rough    bool   `json:"rough,omitempty"` // Events is an estimate
+}
+
+// destinationContent is what the file holds.
+type destinationContent struct {
+	Source    contentIdentity `json:"source"`
+	Mode      Mode            `json:"mode"`
+	EventID   string          `json:"event_id"`
+	CreatedAt string          `json:"created_at"`
+	Revision  uint64          `json:"revision"`
+	Parts     []Part          `json:"parts"`
+	Closed    bool            `json:"closed"`
+}
+
+// The file is one line: this prefix, the CRC-32C of the JSON in hexadecimal, a space, the JSON.
+const destinationPrefix = "relay-destination 1 "
+
+func encodeDestination(d Destination) ([]byte, error) {
+	body, err := json.Marshal(destinationContent{
+		Source: contentIdentity(d.Source), Mode: d.Mode, EventID: d.Position.EventID, CreatedAt: formatTime(d.Position.CreatedAt),
+		Revision: d.Revision, Parts: d.Parts, Closed: d.Closed,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%s%08x %s\n", destinationPrefix, crc32.Checksum(body, castagnoli), body), nil
+}
+
+func decodeDestination(data []byte) (Destination, error) {
+	rest, ok := bytes.CutPrefix(data, []byte(destinationPrefix))
+	if !ok {
+		return Destination{}, errors.New("it is not a record of a destination, or written by a newer relay")
+	}
+	sum, body, ok := bytes.Cut(bytes.TrimSuffix(rest, []byte("\n")), []byte(" "))
+	if !ok || string(sum) != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)) {
+		return Destination{}, errors.New("it is cut short or altered: the checksum does not fit the content")
+	}
+	var in destinationContent
+	if err := json.Unmarshal(body, &in); err != nil {
+		return Destination{}, err
+	}
+	created, err := parseTime(in.CreatedAt)
+	if err != nil {
+		return Destination{}, fmt.Errorf("created_at: %w", err)
+	}
+	return Destination{
+		Source: Identity(in.Source), Mode: in.Mode, Position: Position{EventID: in.EventID, CreatedAt: created},
+		Revision: in.Revision, Parts: in.Parts, Closed: in.Closed,
+	}, nil
+}
+
+// LoadDestination returns what SaveDestination saved last. It returns ErrNotFound if nothing was, and ErrCorrupt if that cannot be
+// read.
+func (f *File) LoadDestination(ctx context.Context) (Destination, error) {
+	if err := ctx.Err(); err != nil {
+		return Destination{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return Destination{}, err
+	}
+	data, err := readBounded(f.paths.destination)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Destination{}, fmt.Errorf("%w: %s does not exist", ErrNotFound, f.paths.destination)
+	case err != nil:
+		return Destination{}, fmt.Errorf("read the record of the destination: %w", err)
+	}
+	d, err := decodeDestination(data)
+	if err != nil {
+		return Destination{}, operator.Require(fmt.Errorf("%s: %w: %w", f.paths.destination, ErrCorrupt, err),
+			"say where to go on with `relay checkpoint set`")
+	}
+	return d, nil
+}
+
+// SaveDestination replaces what is remembered of the destination. It is durable when it returns nil; after an error the one before
+// is still there.
+func (f *File) SaveDestination(ctx context.Context, d Destination) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return err
+	}
+	document, err := encodeDestination(d)
+	if err != nil {
+		return fmt.Errorf("encode the record of the destination: %w", err)
+	}
+	if len(document) > MaxEncoded {
+		return fmt.Errorf("the record of the destination takes %d bytes, more than %d", len(document), MaxEncoded)
+	}
+	temporary := f.paths.destination + temporarySuffix
+	if err = writeSynced(temporary, document); err == nil {
+		err = os.Rename(temporary, f.paths.destination)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", f.paths.destination, err), removeIfThere(temporary))
+	}
+	if err := syncFolder(f.paths.dir); err != nil {
+		return fmt.Errorf("make %s durable: fsync of its directory: %w", f.paths.destination, err)
+	}
+	return nil
+}
+
+// ForgetDestination removes what is remembered of the destination: an operator has decided where to go on.
+func (f *File) ForgetDestination(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return err
+	}
+	if err := removeIfThere(f.paths.destination); err != nil {
+		return fmt.Errorf("remove the record of the destination: %w", err)
+	}
+	if err := syncFolder(f.paths.dir); err != nil {
+		return fmt.Errorf("make the removal of %s durable: fsync of its directory: %w", f.paths.destination, err)
+	}
+	return nil
+}

@@ -1,0 +1,561 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
+	"workos-relay/sink"
+)
+
+const (
+	// surveyEvery is how often a lane asks whether its destination still holds what it acknowledged.
+	surveyEvery = 15 * time.Second
+	// adoptAfter is how long a standby sees another relay at work on a destination that differs from the one it remembers, before
+	// it takes the new one for what the operator wants. The relay at work looks far more often, and stops if it was not asked.
+	adoptAfter = 6 * surveyEvery
+	// saveEvery is how often the counts are saved while events flow. After a crash they are behind by no more.
+	saveEvery = 2 * time.Second
+	// releaseLook bounds the last look at the destination, so that a bus that does not answer holds up no end.
+	releaseLook = 2 * time.Second
+)
+
+// DestinationStore keeps what is known of a destination outside of it. checkpoint.File implements it.
+type DestinationStore interface {
+	// LoadDestination returns checkpoint.ErrNotFound if nothing is kept.
+	LoadDestination(ctx context.Context) (checkpoint.Destination, error)
+	SaveDestination(ctx context.Context, d checkpoint.Destination) error
+}
+
+// LostError says that a destination no longer holds what relay stored in it, so that the lane must not go on by itself. It matches
+// checkpoint.ErrLost.
+type LostError struct {
+	Lane     string
+	What     string              // one sentence for each stream or topic
+	Position checkpoint.Position // the last one that is known to be committed
+}
+
+// Error implements error.
+func (e *LostError) Error() string {
+	return operator.Explain(fmt.Sprintf("%v: %s", checkpoint.ErrLost, e.What), e.OperatorAction())
+}
+
+// Is makes errors.Is(err, checkpoint.ErrLost) hold.
+func (e *LostError) Is(target error) bool { return target == checkpoint.ErrLost }
+
+// OperatorAction says what to do.
+func (e *LostError) OperatorAction() string {
+	return fmt.Sprintf("restore it and start relay again, or say where to go on: `relay checkpoint set --lane %s %s` goes on after the last event "+
+		"that is known to be published and leaves the loss as it is, `relay checkpoint reset --lane %s` publishes again from source.start",
+		e.Lane, argument(e.Position), e.Lane)
+}
+
+// argument writes p as `relay checkpoint set` takes it.
+func argument(p checkpoint.Position) string {
+	switch {
+	case p.EventID != "":
+		return p.EventID
+	case p.IsZero():
+		return "earliest"
+	default:
+		return p.CreatedAt.UTC().Format(time.RFC3339Nano)
+	}
+}
+
+// Guard remembers, outside of the bus, what a lane stored in its destination, and finds out whether it is still there. Both targets
+// of a Delivery share one. A nil Guard remembers nothing. Its methods are safe for concurrent use.
+type Guard struct {
+	Store  DestinationStore
+	Logger *zap.Logger // not nil
+
+	mu       sync.Mutex
+	recalled bool                    // Store was read
+	known    *checkpoint.Destination // nil: nothing is known
+	dirty    bool                    // known differs from what Store has
+	failed   bool                    // the last save failed, which was logged
+	saved    time.Time               // when that was tried last
+	other    otherDestination        // standby: what differs from known
+	looked   time.Time               // standby: the last survey
+}
+
+// otherDestination is a destination that a standby sees another relay work on, and that is not the one it remembers.
+type otherDestination struct {
+	parts    []checkpoint.Part
+	since    time.Time // zero if there is none
+	halfway  bool      // half of adoptAfter has passed
+	revision uint64    // of the position then
+}
+
+// recall reads what was saved, once. It returns a ForeignError if that is of another destination.
+func (g *Guard) recall(ctx context.Context, id checkpoint.Identity) (*checkpoint.Destination, error) {
+	if g == nil {
+		return nil, nil //nolint:nilnil // nothing is known, which is no error
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.recalled && g.Store != nil {
+		d, err := g.Store.LoadDestination(ctx)
+		switch {
+		case err == nil:
+			g.known = &d
+			if !d.Closed { // the counts are those of the last save before a crash
+				for i := range d.Parts {
+					d.Parts[i].Rough = true
+				}
+			}
+		case !errors.Is(err, checkpoint.ErrNotFound):
+			return nil, err
+		}
+	}
+	g.recalled = true
+	if g.known == nil {
+		return nil, nil //nolint:nilnil // see above
+	}
+	err := id.Check(g.known.Source)
+	if have := g.known.Source.Destination; err == nil && have != id.Destination { // a domain was added
+		err = &checkpoint.ForeignError{Field: "destination", Want: id.Destination, Have: have}
+	}
+	if err != nil {
+		return nil, operator.Require(err, fmt.Sprintf("say where to go on in the new destination with `relay checkpoint set --lane %s`, "+
+			"or restore the configuration", id.Lane))
+	}
+	d := *g.known
+	d.Parts = slices.Clone(d.Parts)
+	for i := range d.Parts {
+		d.Parts[i].Ends = slices.Clone(d.Parts[i].Ends)
+	}
+	return &d, nil
+}
+
+// examine returns a LostError if dest no longer holds what is remembered of it. position reads the position that dest keeps; it is
+// nil if that is elsewhere.
+func (g *Guard) examine(ctx context.Context, o *Ownership, dest any, position func(context.Context) (checkpoint.Checkpoint, error)) error {
+	known, err := g.recall(ctx, o.Identity)
+	surveyor, ok := dest.(sink.Surveyor)
+	if err != nil || known == nil || !ok {
+		return err
+	}
+	now, err := surveyor.Survey(ctx, o.Topics, known.Parts)
+	if err != nil {
+		return fmt.Errorf("asking %s whether it still holds what was published: %w", o.Identity.Destination, err)
+	}
+	if lost := shortcomings(known.Parts, now, o.Topics); lost != nil {
+		if restored(ctx, known, now, position) {
+			g.Logger.Warn("the destination was made again and holds the position that was committed last: going on with it",
+				zap.String("destination", o.Identity.Destination))
+		} else {
+			return &LostError{Lane: o.Identity.Lane, What: strings.Join(lost, "; "), Position: known.Position}
+		}
+	}
+	g.survey(ctx, o, known.Mode, now)
+	return nil
+}
+
+// shortcomings says what of known is not in now any more.
+func shortcomings(known, now []checkpoint.Part, topics []string) []string {
+	var lost []string
+	for i := range known {
+		k := &known[i]
+		if !k.Used || k.Topic != "" && !k.Position && !slices.Contains(topics, k.Topic) { // no longer configured
+			continue
+		}
+		at := slices.IndexFunc(now, func(p checkpoint.Part) bool { return p.Name == k.Name })
+		if at < 0 {
+			lost = append(lost, fmt.Sprintf("%s was deleted, or its server lost its store; relay had stored %s in it", k.Name, held(k)))
+			continue
+		}
+		n := &now[at]
+		if n.Ends == nil { // relay may not look at it
+			continue
+		}
+		switch missing := shortfall(k.Ends, n.Ends); {
+		case k.ID != "" && n.ID != "" && k.ID != n.ID, len(n.Ends) < len(k.Ends):
+			lost = append(lost, fmt.Sprintf("%s was deleted and made again; relay had stored %s in it", k.Name, held(k)))
+		case missing > 0:
+			lost = append(lost, fmt.Sprintf("%s ends %d messages before the end that it had; it lost them, or was made again (relay had stored %s in it)",
+				k.Name, missing, held(k)))
+		}
+	}
+	return lost
+}
+
+// held says how much relay stored in p.
+func held(p *checkpoint.Part) string {
+	var what []string
+	switch {
+	case p.Events == 0 && p.Rough:
+		what = append(what, "events")
+	case p.Rough:
+		what = append(what, fmt.Sprintf("about %d events", p.Events))
+	case p.Events == 1:
+		what = append(what, "1 event")
+	case p.Events > 0 || !p.Position:
+		what = append(what, fmt.Sprintf("%d events", p.Events))
+	}
+	if p.Position {
+		what = append(what, "the position")
+	}
+	return strings.Join(what, " and ")
+}
+
+// shortfall is by how much the ends went back.
+func shortfall(known, now []int64) int64 {
+	var n int64
+	for i := range min(len(known), len(now)) {
+		n += max(known[i]-now[i], 0)
+	}
+	return n
+}
+
+// restored reports whether the position shows that a stream or topic of another id still holds everything: it was restored from a
+// backup that lacks nothing.
+func restored(ctx context.Context, known *checkpoint.Destination, now []checkpoint.Part, position func(context.Context) (checkpoint.Checkpoint, error)) bool {
+	if position == nil || known.Revision == 0 {
+		return false
+	}
+	for _, k := range known.Parts {
+		if !k.Used {
+			continue
+		}
+		at := slices.IndexFunc(now, func(p checkpoint.Part) bool { return p.Name == k.Name })
+		if at < 0 || len(now[at].Ends) < len(k.Ends) || shortfall(k.Ends, now[at].Ends) > 0 ||
+			k.ID != now[at].ID && !k.Position { // only the position is proof
+			return false
+		}
+	}
+	cp, err := position(ctx)
+	return err == nil && cp.Mode == known.Mode && cp.Revision >= known.Revision
+}
+
+// survey takes over what dest is now. Counts of parts that are known go on.
+func (g *Guard) survey(ctx context.Context, o *Ownership, mode checkpoint.Mode, now []checkpoint.Part) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	next := checkpoint.Destination{Source: o.Identity, Mode: mode}
+	var before []checkpoint.Part
+	if g.known != nil {
+		before, next.Position, next.Revision = g.known.Parts, g.known.Position, g.known.Revision
+	}
+	for _, p := range now {
+		at := slices.IndexFunc(before, func(k checkpoint.Part) bool { return k.Name == p.Name })
+		switch {
+		case at >= 0:
+			p.Used, p.Events, p.Rough = before[at].Used, before[at].Events, before[at].Rough
+			if p.Ends == nil {
+				p.ID, p.Ends = before[at].ID, before[at].Ends
+			}
+		case p.Events > 0: // from before relay remembered anything, or of others
+			p.Used, p.Rough = true, true
+		}
+		p.Used = p.Used || p.Position
+		next.Parts = append(next.Parts, p)
+	}
+	if g.known == nil || !sameDestination(g.known, &next) {
+		g.dirty = true
+	}
+	g.known = &next
+	g.save(ctx)
+}
+
+func sameDestination(a, b *checkpoint.Destination) bool {
+	return a.Source == b.Source && a.Mode == b.Mode && a.Closed == b.Closed && slices.EqualFunc(a.Parts, b.Parts, func(p, q checkpoint.Part) bool {
+		return p.Name == q.Name && p.ID == q.ID && p.Used == q.Used && slices.Equal(p.Ends, q.Ends)
+	})
+}
+
+// save writes what is known if it changed. That it cannot be written is no reason to stop: the position is kept elsewhere.
+func (g *Guard) save(ctx context.Context) {
+	if !g.dirty || g.Store == nil || g.known == nil {
+		return
+	}
+	g.saved = time.Now()
+	err := g.Store.SaveDestination(ctx, *g.known)
+	if g.dirty = err != nil; err != nil && !g.failed && ctx.Err() == nil {
+		g.Logger.Warn("cannot remember what the destination holds; if it is deleted, a later start may not notice", zap.Error(err))
+	}
+	g.failed = err != nil
+}
+
+// acquired notes that the lane goes on from cp in dest.
+func (g *Guard) acquired(ctx context.Context, o *Ownership, dest any, cp checkpoint.Checkpoint) {
+	if g == nil {
+		return
+	}
+	g.moved(ctx, cp, nil)
+	surveyor, ok := dest.(sink.Surveyor)
+	if !ok {
+		return
+	}
+	known, err := g.recall(ctx, o.Identity)
+	if err != nil {
+		return
+	}
+	var before []checkpoint.Part
+	if known != nil {
+		before = known.Parts
+	}
+	if known != nil && coversAll(known, o.Topics) {
+		return // Verify has just surveyed it
+	}
+	now, err := surveyor.Survey(ctx, o.Topics, before)
+	if err != nil { // the next look comes soon
+		o.Logger.Debug("the destination was not surveyed", zap.Error(err))
+		return
+	}
+	if shortcomings(before, now, o.Topics) != nil {
+		return // Verify says so soon
+	}
+	g.survey(ctx, o, cp.Mode, now)
+	g.moved(ctx, cp, nil)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dirty = true // the position
+	g.save(ctx)
+}
+
+// coversAll reports whether every topic, and the position if the bus keeps it, is in a part that is known.
+func coversAll(d *checkpoint.Destination, topics []string) bool {
+	position := d.Mode != checkpoint.ExactlyOnce
+	in := make(map[string]bool, len(d.Parts))
+	for _, p := range d.Parts {
+		position = position || p.Position
+		in[p.Topic] = true
+	}
+	return position && (in[""] || !slices.ContainsFunc(topics, func(t string) bool { return !in[t] }))
+}
+
+// using is called before batch is published: the first message that a part gets is remembered before it can be lost.
+func (g *Guard) using(ctx context.Context, batch []sink.Message) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.known == nil {
+		return
+	}
+	for i := range batch {
+		if p := g.part(batch[i].Topic); p != nil && !p.Used {
+			p.Used, g.dirty = true, true
+		}
+	}
+	if g.dirty {
+		g.save(ctx)
+	}
+}
+
+// part returns the part that holds messages on topic; g.mu is held.
+func (g *Guard) part(topic string) *checkpoint.Part {
+	for i := range g.known.Parts {
+		if p := &g.known.Parts[i]; p.Topic == topic || p.Topic == "" {
+			return p
+		}
+	}
+	return nil
+}
+
+// moved notes that cp is committed and batch stored.
+func (g *Guard) moved(ctx context.Context, cp checkpoint.Checkpoint, batch []sink.Message) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.known == nil {
+		return
+	}
+	g.known.Position = cp.Position
+	if g.known.Mode == checkpoint.ExactlyOnce {
+		g.known.Revision = cp.Revision
+		for i := range g.known.Parts {
+			if p := &g.known.Parts[i]; p.Position && len(p.Ends) == 1 { // a revision is a sequence, or an offset and one
+				p.Ends[0] = max(p.Ends[0], int64(cp.Revision)) //nolint:gosec // no stream holds 2^63 messages
+			}
+		}
+	}
+	var last *checkpoint.Part
+	for i := range batch {
+		if last == nil || last.Topic != batch[i].Topic && last.Topic != "" {
+			last = g.part(batch[i].Topic)
+		}
+		if last != nil {
+			last.Events++
+			g.dirty = true
+		}
+	}
+	if time.Since(g.saved) >= saveEvery {
+		g.save(ctx)
+	}
+}
+
+// flush saves counts that have not been saved for a while.
+func (g *Guard) flush(ctx context.Context) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dirty && time.Since(g.saved) >= saveEvery {
+		g.save(ctx)
+	}
+}
+
+// released notes that the lane ended in order, and where the destination ends.
+func (g *Guard) released(ctx context.Context, o *Ownership, dest any) {
+	if g == nil {
+		return
+	}
+	known, err := g.recall(ctx, o.Identity)
+	if surveyor, ok := dest.(sink.Surveyor); ok && err == nil && known != nil {
+		looking, cancel := context.WithTimeout(ctx, releaseLook)
+		now, err := surveyor.Survey(looking, o.Topics, nil)
+		cancel()
+		if err == nil && shortcomings(known.Parts, now, o.Topics) == nil {
+			g.survey(ctx, o, known.Mode, now)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.known != nil {
+		g.known.Closed, g.dirty = true, true
+		g.save(ctx)
+	}
+}
+
+// watches is called by a relay that stands by, each time that it has read the position of another one. It remembers the destination,
+// and takes over one that the other has worked on for adoptAfter although it is not what this relay remembers: an operator answered
+// there.
+func (g *Guard) watches(ctx context.Context, o *Ownership, dest any, cp checkpoint.Checkpoint) {
+	surveyor, ok := dest.(sink.Surveyor)
+	if g == nil || !ok || cp.Holder == o.Holder {
+		return
+	}
+	known, err := g.recall(ctx, o.Identity)
+	if err != nil {
+		return
+	}
+	if known == nil {
+		g.acquired(ctx, o, dest, cp)
+		return
+	}
+	g.mu.Lock()
+	due := time.Since(g.looked) >= surveyEvery
+	if due {
+		g.looked = time.Now()
+	}
+	g.mu.Unlock()
+	if !due {
+		return
+	}
+	now, err := surveyor.Survey(ctx, o.Topics, nil)
+	if err != nil {
+		return
+	}
+	lost := shortcomings(known.Parts, now, o.Topics)
+	if lost == nil || allThere(known.Parts, now) && g.worksOn(now, cp.Revision) {
+		g.survey(ctx, o, cp.Mode, now)
+		g.moved(ctx, cp, nil)
+	}
+}
+
+// worksOn reports whether another relay has worked on these parts for adoptAfter, and has moved its position in the second half of
+// that: by then it has looked at them.
+func (g *Guard) worksOn(parts []checkpoint.Part, revision uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	other := &g.other
+	if other.since.IsZero() || !sameParts(other.parts, parts) {
+		*other = otherDestination{parts: parts, since: time.Now()}
+	}
+	passed := time.Since(other.since)
+	if passed >= adoptAfter/2 && !other.halfway {
+		other.halfway, other.revision = true, revision
+	}
+	return passed >= adoptAfter && other.revision != revision
+}
+
+func sameParts(a, b []checkpoint.Part) bool {
+	return slices.EqualFunc(a, b, func(p, q checkpoint.Part) bool { return p.Name == q.Name && p.ID == q.ID })
+}
+
+func allThere(known, now []checkpoint.Part) bool {
+	for _, k := range known {
+		if k.Used && !slices.ContainsFunc(now, func(p checkpoint.Part) bool { return p.Name == k.Name }) {
+			return false
+		}
+	}
+	return true
+}
+
+// forgotten returns a LostError if a position is remembered that is not there any more.
+func (g *Guard) forgotten(ctx context.Context, o *Ownership, notFound error) error {
+	known, err := g.recall(ctx, o.Identity)
+	if err != nil || known == nil {
+		return err
+	}
+	return &LostError{Lane: o.Identity.Lane, Position: known.Position, What: fmt.Sprintf("this relay committed a position in mode %s before, "+
+		"the last one known is %s, and there is none now (%v)", known.Mode, known.Position, notFound)}
+}
+
+// verification knows when a lane is to ask its target whether the destination still holds what was published.
+type verification struct {
+	target Verifier // nil if it cannot tell
+	next   time.Time
+}
+
+func (l *Lane) newVerification() *verification {
+	target, _ := l.Target.(Verifier)
+	return &verification{target: target, next: time.Now().Add(surveyEvery)}
+}
+
+// within returns the time until the next look if that is less than d, which is 0 for no limit.
+func (v *verification) within(d time.Duration) time.Duration {
+	if v.target == nil {
+		return d
+	}
+	due := max(time.Until(v.next), 1)
+	if d == 0 {
+		return due
+	}
+	return min(d, due)
+}
+
+// verify looks if it is due, and returns an error if an operator must decide. A look that fails is repeated at the next time: if the bus
+// cannot be asked, publishing fails as well. It ends early when steered is closed.
+func (v *verification) verify(ctx context.Context, steered <-chan struct{}) error {
+	if v.target == nil {
+		return nil
+	}
+	if time.Now().Before(v.next) {
+		if d, ok := v.target.(interface{ flush(ctx context.Context) }); ok {
+			d.flush(ctx)
+		}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, surveyEvery)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-steered:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := v.target.Verify(ctx)
+	cancel()
+	<-watched
+	v.next = time.Now().Add(surveyEvery)
+	if errors.Is(err, checkpoint.ErrLost) || errors.Is(err, checkpoint.ErrForeign) || errors.Is(err, checkpoint.ErrCorrupt) {
+		return err
+	}
+	return nil
+}

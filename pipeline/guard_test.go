@@ -1,0 +1,238 @@
+package pipeline_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
+	"workos-relay/pipeline"
+	"workos-relay/sink"
+)
+
+// surveyedBus is a bus that tells what it is made of.
+type surveyedBus struct {
+	scriptedBus
+	prepared int
+
+	surveyed sync.Mutex
+	parts    []checkpoint.Part
+	err      error
+}
+
+func (b *surveyedBus) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
+	b.surveyed.Lock()
+	defer b.surveyed.Unlock()
+	parts := slices.Clone(b.parts)
+	for i := range parts {
+		parts[i].Ends = slices.Clone(parts[i].Ends)
+	}
+	return parts, b.err
+}
+
+func (b *surveyedBus) change(f func(parts []checkpoint.Part) []checkpoint.Part) {
+	b.surveyed.Lock()
+	defer b.surveyed.Unlock()
+	b.parts = f(b.parts)
+}
+
+func (b *surveyedBus) Prepare(context.Context, []string) error {
+	b.prepared++
+	return nil
+}
+
+// memoryOfDestination keeps what is remembered, as a file would.
+type memoryOfDestination struct {
+	saved *checkpoint.Destination
+	fails error
+}
+
+func (m *memoryOfDestination) LoadDestination(context.Context) (checkpoint.Destination, error) {
+	if m.saved == nil {
+		return checkpoint.Destination{}, checkpoint.ErrNotFound
+	}
+	d := *m.saved
+	d.Parts = slices.Clone(d.Parts)
+	return d, nil
+}
+
+func (m *memoryOfDestination) SaveDestination(_ context.Context, d checkpoint.Destination) error {
+	if m.fails != nil {
+		return m.fails
+	}
+	d.Parts = slices.Clone(d.Parts)
+	m.saved = &d
+	return nil
+}
+
+func topicPart(topic, id string, ends ...int64) checkpoint.Part {
+	return checkpoint.Part{Name: "topic " + topic, Topic: topic, ID: id, Ends: ends}
+}
+
+// guarded is an at_least_once target on a bus of two topics, and what it remembers.
+type guarded struct {
+	bus    *surveyedBus
+	store  checkpoint.Store
+	memory *memoryOfDestination
+}
+
+func newGuarded() *guarded {
+	g := &guarded{bus: &surveyedBus{}, store: checkpoint.NewMemory(testIdentity), memory: &memoryOfDestination{}}
+	g.bus.rnd = fixedRand()
+	g.bus.parts = []checkpoint.Part{topicPart("dead", "d1", 0), topicPart("user.created", "u1", 0, 0)}
+	return g
+}
+
+// start returns the target as a process that starts makes it.
+func (g *guarded) start() *pipeline.AtLeastOnce {
+	return &pipeline.AtLeastOnce{Sink: g.bus, Store: g.store, Ownership: pipeline.Ownership{
+		Topics: []string{"user.created", "dead"}, Identity: testIdentity, Holder: "holder", Events: []string{"user.created"},
+		Origin: func(context.Context) (checkpoint.Position, error) { return checkpoint.Position{}, nil },
+		Guard:  &pipeline.Guard{Store: g.memory, Logger: nopLogger}, Logger: nopLogger,
+	}}
+}
+
+// publish carries n events to user.created.
+func (g *guarded) publish(t *testing.T, target *pipeline.AtLeastOnce, n int) {
+	t.Helper()
+	cp, err := target.Acquire(t.Context())
+	require.NoError(t, err)
+	for i := range n {
+		p := checkpoint.Position{EventID: fmt.Sprintf("event_%d", i)}
+		cp, err = target.Append(t.Context(), cp, []sink.Message{{Topic: "user.created", ID: p.EventID, Position: p}}, p)
+		require.NoError(t, err)
+		g.bus.change(func(parts []checkpoint.Part) []checkpoint.Part {
+			parts[1].Ends[i%2]++
+			return parts
+		})
+	}
+}
+
+func TestGuard(t *testing.T) {
+	type change = func([]checkpoint.Part) []checkpoint.Part
+	for name, c := range map[string]struct {
+		change change
+		lost   string // what the error says; empty if the lane goes on
+	}{
+		"nothing":     {func(p []checkpoint.Part) []checkpoint.Part { return p }, ""},
+		"deleted":     {func(p []checkpoint.Part) []checkpoint.Part { return p[:1] }, "topic user.created was deleted, or its server lost its store; relay had stored 5 events in it"},
+		"all deleted": {func([]checkpoint.Part) []checkpoint.Part { return nil }, "topic user.created was deleted"},
+		"made again": {func(p []checkpoint.Part) []checkpoint.Part {
+			return []checkpoint.Part{p[0], topicPart("user.created", "u2", 0, 0)}
+		}, "topic user.created was deleted and made again; relay had stored 5 events in it"},
+		"made again, filled": {func(p []checkpoint.Part) []checkpoint.Part {
+			return []checkpoint.Part{p[0], topicPart("user.created", "u2", 9, 9)}
+		}, "made again"},
+		"made again, no ids": {func(p []checkpoint.Part) []checkpoint.Part {
+			return []checkpoint.Part{p[0], topicPart("user.created", "", 0, 0)}
+		}, "topic user.created ends 5 messages before the end that it had"},
+		"fewer partitions": {func(p []checkpoint.Part) []checkpoint.Part {
+			return []checkpoint.Part{p[0], topicPart("user.created", "", 9)}
+		}, "made again"},
+		"tail lost": {func(p []checkpoint.Part) []checkpoint.Part {
+			return []checkpoint.Part{p[0], topicPart("user.created", "u1", 3, 1)}
+		}, "topic user.created ends 1 messages before the end that it had"},
+		"more partitions": {func(p []checkpoint.Part) []checkpoint.Part {
+			return []checkpoint.Part{p[0], topicPart("user.created", "u1", 3, 2, 0)}
+		}, ""},
+		"emptied": {func(p []checkpoint.Part) []checkpoint.Part { p[1].Events = 0; return p }, ""},
+		"not to be seen": {func(p []checkpoint.Part) []checkpoint.Part {
+			return []checkpoint.Part{p[0], topicPart("user.created", "")}
+		}, ""},
+		"unused and deleted": {func(p []checkpoint.Part) []checkpoint.Part { return p[1:] }, ""},
+		"unused, made again": {func(p []checkpoint.Part) []checkpoint.Part { p[0].ID = "d2"; return p }, ""},
+		"a topic of another": {func(p []checkpoint.Part) []checkpoint.Part { return append(p, topicPart("x", "x1", 7)) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, restarts := range []bool{false, true} {
+				g := newGuarded()
+				target := g.start()
+				g.publish(t, target, 5)
+				require.NoError(t, target.Verify(t.Context()))
+				if restarts {
+					require.NoError(t, target.Release(t.Context()))
+					target = g.start()
+				}
+				g.bus.change(c.change)
+				prepared := g.bus.prepared
+				_, err := target.Acquire(t.Context())
+				if c.lost == "" {
+					require.NoError(t, err)
+					require.NoError(t, target.Verify(t.Context()))
+					continue
+				}
+				require.ErrorIs(t, err, checkpoint.ErrLost)
+				require.ErrorContains(t, err, c.lost)
+				require.Contains(t, operator.Action(err), "`relay checkpoint set --lane lane event_4`")
+				require.Equal(t, prepared, g.bus.prepared, "nothing may be made again")
+				require.ErrorIs(t, target.Verify(t.Context()), checkpoint.ErrLost)
+				_, err = g.start().Acquire(t.Context())
+				require.ErrorIs(t, err, checkpoint.ErrLost, "it asks again")
+			}
+		})
+	}
+}
+
+// TestGuardAfterACrash: the first message of a topic is remembered before it is published, and counts after a crash are said to be rough.
+func TestGuardAfterACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuarded()
+		g.publish(t, g.start(), 1) // and no release
+		g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return p[:1] })
+		_, err := g.start().Acquire(t.Context())
+		require.ErrorContains(t, err, "relay had stored events in it")
+
+		g = newGuarded()
+		target := g.start()
+		g.publish(t, target, 3)
+		time.Sleep(time.Minute)
+		require.NoError(t, target.Verify(t.Context()))
+		g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return p[:1] })
+		_, err = g.start().Acquire(t.Context())
+		require.ErrorContains(t, err, "relay had stored about 3 events in it")
+	})
+}
+
+// TestGuardOfAPositionThatIsGone: retention may have emptied the topics, so that they look like those of a first start.
+func TestGuardOfAPositionThatIsGone(t *testing.T) {
+	g := newGuarded()
+	g.publish(t, g.start(), 2)
+	g.store = checkpoint.NewMemory(testIdentity)
+	g.bus.stored = nil
+	_, err := g.start().Acquire(t.Context())
+	require.ErrorIs(t, err, checkpoint.ErrLost)
+	require.ErrorContains(t, err, "this relay committed a position in mode at_least_once before")
+}
+
+// TestGuardOfAnotherDestination: a destination that the configuration names now, and did not before, is another one.
+func TestGuardOfAnotherDestination(t *testing.T) {
+	g := newGuarded()
+	g.publish(t, g.start(), 2)
+	target := g.start()
+	target.Identity.Destination += checkpoint.DomainMark + "hub"
+	_, err := target.Acquire(t.Context())
+	require.ErrorIs(t, err, checkpoint.ErrForeign)
+	require.ErrorContains(t, err, "relay checkpoint set --lane lane")
+}
+
+// TestGuardIsNotInTheWay: a bus that cannot be asked, or a disk that is full, is no loss.
+func TestGuardIsNotInTheWay(t *testing.T) {
+	g := newGuarded()
+	g.memory.fails = errors.New("disk full")
+	target := g.start()
+	g.publish(t, target, 2)
+	g.bus.err = errors.New("no leader")
+	err := target.Verify(t.Context())
+	require.ErrorContains(t, err, "no leader")
+	require.False(t, operator.Required(err))
+	g.bus.err = nil
+	require.NoError(t, target.Verify(t.Context()))
+}

@@ -1,0 +1,326 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/apiversions"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+)
+
+// A topic that is missing, or that ends earlier than before, is looked at so often before that is believed: a broker that has just
+// started may not know of it yet, and a new leader may not know its end.
+const (
+	surveyLooks = 8
+	surveyPause = 500 * time.Millisecond
+)
+
+var (
+	_ sink.Surveyor = (*Sink)(nil)
+	_ sink.Surveyor = (*Ledger)(nil)
+)
+
+// Survey implements sink.Surveyor: a part is a topic. Brokers since Kafka 2.8 tell the id of a topic.
+func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	topics = slices.Compact(slices.Sorted(slices.Values(slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" }))))
+	for look := 1; ; look++ {
+		var parts []checkpoint.Part
+		err := s.settle(ctx, func(ctx context.Context) (err error) {
+			parts, err = s.surveyNow(ctx, topics)
+			return err
+		})
+		if err != nil {
+			return nil, s.prepareError(ctx, err)
+		}
+		if look == surveyLooks || !goneBack(known, topics, parts) {
+			return parts, nil
+		}
+		s.cluster.refresh()
+		if !pause(ctx, surveyPause) {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// goneBack reports whether a known part on one of the topics is missing or ends earlier than it did.
+func goneBack(known []checkpoint.Part, topics []string, now []checkpoint.Part) bool {
+	return slices.ContainsFunc(known, func(k checkpoint.Part) bool {
+		if !k.Used || !slices.Contains(topics, k.Topic) {
+			return false
+		}
+		at := slices.IndexFunc(now, func(p checkpoint.Part) bool { return p.Topic == k.Topic })
+		if at < 0 || now[at].Ends != nil && len(now[at].Ends) < len(k.Ends) {
+			return true
+		}
+		if now[at].Ends == nil { // not known
+			return false
+		}
+		for i, end := range k.Ends {
+			if now[at].Ends[i] < end {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (s *Sink) surveyNow(ctx context.Context, topics []string) ([]checkpoint.Part, error) {
+	answer, err := s.cluster.describe(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
+	ids, gone, err := s.cluster.topicIDs(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
+	var parts []checkpoint.Part
+	byLeader := make(map[int32][]partitionID)
+	for _, t := range answer.Topics {
+		part := checkpoint.Part{Name: "kafka topic " + t.Name, Topic: t.Name, ID: ids[t.Name]}
+		switch err := kafkago.Error(t.ErrorCode); {
+		case err == kafkago.UnknownTopicOrPartition, err == kafkago.InvalidTopic, gone[t.Name]:
+			continue
+		case err == kafkago.TopicAuthorizationFailed: // Prepare says so
+			parts = append(parts, part)
+			continue
+		case err != 0:
+			return nil, s.explainTopic(err, t.Name)
+		}
+		part.Ends = make([]int64, len(t.Partitions))
+		parts = append(parts, part)
+		for _, p := range t.Partitions {
+			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], partitionID{t.Name, p.PartitionIndex})
+		}
+	}
+	slices.SortFunc(parts, func(a, b checkpoint.Part) int { return strings.Compare(a.Name, b.Name) })
+	for _, partitions := range byLeader {
+		earliest, err := s.offsets(ctx, partitions, earliestOffset)
+		if err != nil {
+			return nil, err
+		}
+		latest, err := s.offsets(ctx, partitions, latestOffset)
+		if err != nil {
+			return nil, err
+		}
+		for at, end := range latest {
+			i := slices.IndexFunc(parts, func(p checkpoint.Part) bool { return p.Topic == at.topic })
+			if int(at.number) < len(parts[i].Ends) {
+				parts[i].Ends[at.number] = end
+				parts[i].Events += uint64(max(end-earliest[at], 0)) //nolint:gosec // not negative
+			}
+		}
+	}
+	return parts, nil
+}
+
+// Survey implements sink.Surveyor. The topic of the position is one more part.
+func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
+	parts, err := l.sink.Survey(ctx, slices.Concat(topics, []string{l.topic}), known)
+	for i := range parts {
+		if parts[i].Topic == l.topic {
+			parts[i].Position, parts[i].Events = true, 0
+		}
+	}
+	return parts, err
+}
+
+// topicIDs returns the ids of those topics that exist, in hexadecimal, and those that do not. It returns nothing if the brokers know no
+// ids.
+func (c *cluster) topicIDs(ctx context.Context, topics []string) (ids map[string]string, gone map[string]bool, err error) {
+	known, err := c.knowsTopicIDs(ctx)
+	if err != nil || !known {
+		return nil, nil, err
+	}
+	res, err := c.roundTrip(ctx, &metadataWithIDs{clientID: c.clientID, topics: topics})
+	if err != nil {
+		return nil, nil, fmt.Errorf("asking the cluster for the ids of topics: %w", err)
+	}
+	m := res.(*metadataWithIDs)
+	return m.ids, m.gone, nil
+}
+
+// knowsTopicIDs asks a broker, once it has answered no more.
+func (c *cluster) knowsTopicIDs(ctx context.Context) (bool, error) {
+	c.mu.Lock()
+	known := c.topicIDsKnown
+	c.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	res, err := c.roundTrip(ctx, &apiversions.Request{})
+	if err != nil {
+		return false, fmt.Errorf("asking the cluster what it can do: %w", err)
+	}
+	can := false
+	for _, k := range res.(*apiversions.Response).ApiKeys {
+		can = can || protocol.ApiKey(k.ApiKey) == protocol.Metadata && k.MinVersion <= metadataVersion && k.MaxVersion >= metadataVersion
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.topicIDsKnown = &can
+	return can, nil
+}
+
+// metadataVersion is the first version of Metadata whose answer has the ids of topics.
+const metadataVersion = 10
+
+// metadataWithIDs is a Metadata request of a version that kafka-go does not know. It never creates topics. It is its own answer.
+type metadataWithIDs struct {
+	clientID string
+	topics   []string
+	ids      map[string]string
+	gone     map[string]bool
+}
+
+var (
+	_ protocol.Message      = (*metadataWithIDs)(nil)
+	_ protocol.RawExchanger = (*metadataWithIDs)(nil)
+)
+
+// ApiKey implements protocol.Message.
+func (*metadataWithIDs) ApiKey() protocol.ApiKey { return protocol.Metadata } //nolint:revive // kafka-go's name
+
+// Required implements protocol.RawExchanger.
+func (*metadataWithIDs) Required(map[protocol.ApiKey]int16) bool { return true }
+
+// RawExchange implements protocol.RawExchanger. https://kafka.apache.org/protocol: Metadata, version 10.
+func (m *metadataWithIDs) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
+	const correlation = 0x72656c61
+	var b []byte
+	b = binary.BigEndian.AppendUint16(b, uint16(protocol.Metadata))
+	b = binary.BigEndian.AppendUint16(b, metadataVersion)
+	b = binary.BigEndian.AppendUint32(b, correlation)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(m.clientID))) //nolint:gosec // validated
+	b = append(b, m.clientID...)
+	b = append(b, 0) // tagged fields
+	b = binary.AppendUvarint(b, uint64(len(m.topics))+1)
+	for _, t := range m.topics {
+		b = append(b, make([]byte, 16)...) // no id
+		b = binary.AppendUvarint(b, uint64(len(t))+1)
+		b = append(b, t...)
+		b = append(b, 0)
+	}
+	b = append(b, 0, 0, 0, 0)                                                                             // no creation, no authorized operations, tagged fields
+	if _, err := rw.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil { //nolint:gosec // small
+		return nil, err
+	}
+	var size [4]byte
+	if _, err := io.ReadFull(rw, size[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n > maxMessageBytes {
+		return nil, fmt.Errorf("an answer of %d bytes to a request for metadata", n)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(rw, body); err != nil {
+		return nil, err
+	}
+	d := &flexible{data: body}
+	if got := d.int32(); got != correlation {
+		return nil, fmt.Errorf("an answer to another request (%d)", got)
+	}
+	d.tags()
+	return m.decode(d)
+}
+
+func (m *metadataWithIDs) decode(d *flexible) (protocol.Message, error) {
+	d.int32()       // throttle time
+	d.each(func() { // brokers
+		d.int32()
+		d.text()
+		d.int32()
+		d.text()
+		d.tags()
+	})
+	d.text()  // cluster id
+	d.int32() // controller
+	m.ids, m.gone = make(map[string]string, len(m.topics)), make(map[string]bool)
+	d.each(func() {
+		code := d.int16()
+		name := d.text()
+		id := d.take(16)
+		d.take(1)       // internal
+		d.each(func() { // partitions
+			d.int16()
+			d.int32()
+			d.int32()
+			d.int32()
+			for range 3 {
+				d.each(func() { d.int32() })
+			}
+			d.tags()
+		})
+		d.int32() // authorized operations
+		d.tags()
+		m.gone[name] = kafkago.Error(code) == kafkago.UnknownTopicOrPartition
+		if code == 0 && !bytes.Equal(id, make([]byte, 16)) {
+			m.ids[name] = hex.EncodeToString(id)
+		}
+	})
+	if d.short {
+		return nil, errors.New("the answer to a request for metadata is cut short")
+	}
+	return m, nil
+}
+
+// flexible reads the flexible encoding of Kafka's protocol. After the end of the data it returns zeros and sets short.
+type flexible struct {
+	data  []byte
+	short bool
+}
+
+func (d *flexible) take(n int) []byte {
+	if n < 0 || n > len(d.data) {
+		d.data, d.short = nil, true
+		return make([]byte, min(max(n, 0), 16))
+	}
+	b := d.data[:n]
+	d.data = d.data[n:]
+	return b
+}
+
+func (d *flexible) int16() int16 { return int16(binary.BigEndian.Uint16(d.take(2))) } //nolint:gosec // as it is encoded
+func (d *flexible) int32() int32 { return int32(binary.BigEndian.Uint32(d.take(4))) } //nolint:gosec // as it is encoded
+
+func (d *flexible) uvarint() int {
+	v, n := binary.Uvarint(d.data)
+	if n <= 0 || v > maxMessageBytes {
+		d.data, d.short = nil, true
+		return 0
+	}
+	d.data = d.data[n:]
+	return int(v)
+}
+
+// text reads a compact string; "" for null.
+func (d *flexible) text() string { return string(d.take(max(d.uvarint()-1, 0))) }
+
+// each calls fn for each element of a compact array.
+func (d *flexible) each(fn func()) {
+	for n := d.uvarint() - 1; n > 0 && !d.short; n-- {
+		fn()
+	}
+}
+
+// tags skips tagged fields.
+func (d *flexible) tags() {
+	for n := d.uvarint(); n > 0 && !d.short; n-- {
+		d.uvarint()
+		d.take(d.uvarint())
+	}
+}
