@@ -190,6 +190,9 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	if d.dropped {
 		return batch, nil
 	}
+	if isPositions(d.topic) {
+		return batch, &sink.RejectedError{Topic: d.topic, Reason: "topics below " + positions + " hold the positions of relays, and no event may go there"}
+	}
 	if len(e.Raw) == 0 {
 		return batch, fmt.Errorf("route event %s: its bytes as received are missing", e.ID)
 	}

@@ -15,6 +15,11 @@ const maxTopic = 249
 // positions is where relay keeps its own positions on the bus.
 const positions = "relay.position."
 
+// isPositions reports whether a topic lies where relays keep their positions.
+func isPositions(topic string) bool {
+	return strings.HasPrefix(topic, positions) || topic == strings.TrimSuffix(positions, ".")
+}
+
 // KeyError is a fault in the configuration that names the key it lies in.
 type KeyError struct {
 	key string

@@ -103,7 +103,7 @@ func (w *window) deliver(p segmentPage) (Page, error) {
 	r.pos = p.events[len(p.events)-1].Position()
 	r.atTip = false
 	r.silentUntil = time.Now().Add(silenceCheck)
-	return Page{Events: p.events, Now: r.clock().UTC(), Size: p.size, RequestID: p.requestID, Sent: p.sent, Took: p.took}, nil
+	return Page{Events: r.expected(p.events), Now: r.clock().UTC(), Size: p.size, RequestID: p.requestID, Sent: p.sent, Took: p.took}, nil
 }
 
 // leave ends the backfill; the plain cursor goes on from the position.

@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -90,9 +91,13 @@ func (r *reader) countInversions(events []Event) {
 	}
 }
 
-// reportUnexpected tells of events whose type was not asked for, in the log once for each type.
+// reportUnexpected tells the hooks of events whose type was not asked for, and the log once for each type.
 func (r *reader) reportUnexpected(events []Event) {
 	const maxReported = 100
+	what := "the Events API sent an event of a type that was not asked for; it is left out"
+	if r.s.RelayUnexpected {
+		what = "the Events API sent an event of a type that was not asked for; it is relayed"
+	}
 	for i := range events {
 		e := &events[i]
 		if r.types.wants(e.Event) {
@@ -101,10 +106,19 @@ func (r *reader) reportUnexpected(events []Event) {
 		call(r.hooks.OnUnexpectedType, UnexpectedTypeInfo{Type: e.Event, Position: e.Position()})
 		if !r.odd[e.Event] && len(r.odd) < maxReported {
 			r.odd[e.Event] = true
-			r.log.Warn("the Events API sent an event of a type that was not asked for; relaying it", zap.String("type", e.Event),
-				zap.Stringer("event", e.Position()))
+			r.log.Warn(what, zap.String("type", e.Event), zap.Stringer("event", e.Position()))
 		}
 	}
+}
+
+// expected returns the events without those whose type was not asked for, unless they are to be relayed. The type decides where an event
+// goes on the bus, so whoever answers in place of the API must not be able to choose one.
+func (r *reader) expected(events []Event) []Event {
+	stray := func(e Event) bool { return !r.types.wants(e.Event) }
+	if r.s.RelayUnexpected || !slices.ContainsFunc(events, stray) {
+		return events
+	}
+	return slices.DeleteFunc(slices.Clone(events), stray)
 }
 
 // recentIDs remembers the last ids added.

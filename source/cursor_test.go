@@ -373,9 +373,15 @@ func TestAnEventNobodyAskedForIsRelayed(t *testing.T) {
 	s.Hooks.OnUnexpectedType = func(i UnexpectedTypeInfo) { odd = append(odd, i.Type+" "+i.Position.EventID) }
 	pages, err := take(t, s, checkpoint.Position{}, 1)
 	require.NoError(t, err)
-	require.Equal(t, []string{"event_1", "event_2", "event_3"}, ids(pages))
+	require.Equal(t, []string{"event_2"}, ids(pages))
 	require.Equal(t, []string{"future.thing event_1", "future.thing event_3"}, odd)
 	require.Equal(t, 1, logs.FilterLevelExact(zap.WarnLevel).Len())
+
+	s.RelayUnexpected, odd = true, nil
+	pages, err = take(t, s, checkpoint.Position{}, 1)
+	require.NoError(t, err)
+	require.Equal(t, []string{"event_1", "event_2", "event_3"}, ids(pages))
+	require.Equal(t, []string{"future.thing event_1", "future.thing event_3"}, odd)
 }
 
 func TestRecentIDs(t *testing.T) {

@@ -23,7 +23,7 @@ type Hooks struct {
 	OnTypeRestored func(TypeRestoredInfo)
 	// OnInversion: events of a page stand in another order than their times. They are relayed as they stand.
 	OnInversion func(InversionInfo)
-	// OnUnexpectedType: the API sent an event of a type that was not asked for. It is relayed like any other.
+	// OnUnexpectedType is called for an event of a type that was not asked for: see Stream.RelayUnexpected.
 	OnUnexpectedType func(UnexpectedTypeInfo)
 	// OnOddPayload is called for an event whose payload does not fit the schema of its type. It is relayed as it is. Of each type the
 	// first events are all compared, and later ones now and then.

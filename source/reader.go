@@ -238,7 +238,7 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	r.countInversions(a.Data)
 	r.reportUnexpected(a.Data)
 	r.s.payloads.compare(a.Data, &r.hooks, r.log)
-	events := r.cutFloor(a.Data)
+	events := r.expected(r.cutFloor(a.Data))
 	r.atTip = came < opts.Limit && opts.RangeEnd == ""
 	r.full = came == opts.Limit
 	if n := len(a.Data); n > 0 {

@@ -30,6 +30,8 @@ type Stream struct {
 	OrganizationID string // only this organization's events; empty for all
 	Limit          int    // events per request, 1 to MaxLimit; MaxLimit where zero
 	PollInterval   time.Duration
+	// RelayUnexpected yields events of types that were not asked for; without it they are left out. They are reported in either case.
+	RelayUnexpected bool
 	// Wake ends a wait at the tip, so that the next poll comes at once; nil for none. Polls still keep minPollGap between
 	// them, however often it is sent to. It is not looked at while there are events to read, or while a retry waits.
 	Wake <-chan struct{}
@@ -59,7 +61,7 @@ type Stream struct {
 //   - A response larger than Client.MaxResponse is asked for again with a smaller limit.
 //   - An API that has nothing after the position is asked once a minute, by time, whether that is so. A cursor that the API lost
 //     is continued by time if no event can be missing, see Resume.
-//   - An event of a type that was not asked for is relayed: better one too many than one lost unseen.
+//   - An event of a type that was not asked for is left out, unless RelayUnexpected is set.
 //   - While the position is far behind, up to Readers requests are under way at once, see backfill. Where the API does not
 //     answer by time as that needs, one request follows the other there too.
 //

@@ -91,12 +91,13 @@ func burst(perSecond float64) int { return max(1, int(perSecond/10)) }
 // stream returns the lane's own reader. It reads page after page; add gives it more readers and lets webhooks wake it.
 func (l *lane) stream(client *source.Client, hooks *source.Hooks) *source.Stream {
 	return &source.Stream{
-		Client:         client,
-		Events:         l.types,
-		OrganizationID: l.cfg.Source.OrganizationID,
-		PollInterval:   l.cfg.Source.PollInterval,
-		Hooks:          hooks,
-		Logger:         l.log,
+		Client:          client,
+		Events:          l.types,
+		OrganizationID:  l.cfg.Source.OrganizationID,
+		RelayUnexpected: l.cfg.Source.Unexpected == "relay",
+		PollInterval:    l.cfg.Source.PollInterval,
+		Hooks:           hooks,
+		Logger:          l.log,
 	}
 }
 

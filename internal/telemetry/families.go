@@ -156,7 +156,7 @@ var (
 	sourceInversions = declare(family{section: sectionSource, kind: counter, name: "relay_source_inversions_total", labels: lane,
 		help: "Events that the API listed after a younger one; they are relayed in the API's order."})
 	sourceUnexpected = declare(family{section: sectionSource, kind: counter, name: "relay_source_unexpected_events_total", labels: lane,
-		help: "Events of a type that was not asked for; they are relayed like any other."})
+		help: "Events of a type that was not asked for; they are left out, or relayed with `source.unexpected: relay`."})
 	sourceOddPayloads = declare(family{section: sectionSource, kind: counter, name: "relay_source_odd_payloads_total", labels: []string{labelLane, labelType},
 		help: "Events whose payload does not fit the schema that WorkOS publishes; they are relayed as they are. Of each type the first 200 are compared, then one in 32."})
 
