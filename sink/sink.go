@@ -149,6 +149,13 @@ type Surveyor interface {
 	Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error)
 }
 
+// Advice is what a Destination with a method Advice says in `relay check` of the bus as a whole.
+type Advice struct {
+	Facts    []string // "compression: lz4"
+	Warnings []string // what weakens the guarantees, or what relay does in another way than the configuration wishes
+	Faults   []string // why messages cannot be published
+}
+
 // TopicStatus is one line of `relay check`.
 type TopicStatus struct {
 	Topic    string
@@ -159,4 +166,6 @@ type TopicStatus struct {
 	Warnings []string // what weakens the guarantees
 	// MaxMessage is the size in bytes of the largest message that the topic takes, or would take once it is created; 0 if unknown.
 	MaxMessage int
+	// Unfit is set for the place of the position alone: the error with which Prepare refuses exactly_once there, nil if it does not.
+	Unfit error
 }

@@ -63,7 +63,7 @@ func (d *delivery) encode(q *partitionQueue) error {
 	if p.set != nil {
 		return nil
 	}
-	spec := batchSpec{session: p.session, sequence: p.sequence, transactional: d.txn != nil, codec: d.s.codec, time: time.Now()}
+	spec := batchSpec{session: p.session, sequence: p.sequence, transactional: d.txn != nil, codec: p.codec, time: time.Now()}
 	set, err := encodeBatch(spec, d.batch, q.index[:p.records])
 	p.set = set
 	return err
@@ -109,19 +109,47 @@ func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
 		}
 		d.narrow(q, err, inDoubt, culprit)
 	default:
-		d.fail(q.index[0], &sink.FatalError{Err: d.s.explainTopic(err, q.topic)})
+		d.hopeless(q, err)
 	}
+}
+
+// hopeless deals with an answer that every batch like this one gets: relay sends another kind if it can.
+func (d *delivery) hopeless(q *partitionQueue, err error) {
+	p := q.pending
+	packed := codecIn(p.set) != 0
+	switch {
+	case refusesCodec(err) && packed && d.s.fallBack(p.codec, err):
+		p.codec, p.set = d.s.codec, nil // the sequence numbers stay
+		if !p.doubt {
+			q.pending = nil
+		}
+		return
+	case refusesCodec(err) && packed:
+		err = explained(codecRefused(p.codec), err)
+	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && d.txn != nil:
+		err = d.txn.refused(err)
+	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && p.session.valid() && d.s.doesWithout(err):
+		q.place.adopt(noSession)
+		q.pending = nil
+		return
+	}
+	d.fail(q.index[0], &sink.FatalError{Err: d.s.explainTopic(err, q.topic)})
 }
 
 // acknowledge takes the head off q: it is durable.
 func (d *delivery) acknowledge(q *partitionQueue) {
-	n := q.pending.records
-	q.place.advance(n)
+	q.place.advance(q.pending.records)
+	n := min(q.pending.records, len(q.index)) // of an earlier Publish it may hold more
 	for _, i := range q.index[:n] {
 		d.acked[i] = true
 	}
+	now := time.Now()
+	for _, key := range q.pending.keys[min(n, len(q.pending.keys)):] {
+		d.s.left.stored[key] = now
+	}
 	q.index, q.pending = q.index[n:], nil
 	q.worked()
+	d.progress, d.progressed = now, true
 	d.locating.failures = 0
 	if d.trouble != nil && !slices.ContainsFunc(d.queues, func(q *partitionQueue) bool { return q.failures > 0 }) {
 		d.trouble, d.troubled = nil, time.Time{}
@@ -140,6 +168,7 @@ func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
 	}
 	err = fmt.Errorf("partition %d of kafka topic %s has lost count of what relay stored in it (topic made anew, or records lost by an unclean election): %w", q.partition, q.topic, err)
 	if inDoubt {
+		q.pending.refused = true
 		d.fail(q.index[0], err)
 		return
 	}
@@ -158,6 +187,7 @@ func (d *delivery) narrow(q *partitionQueue, err error, inDoubt bool, culprit in
 	p := q.pending
 	switch {
 	case inDoubt:
+		p.refused = true
 		d.fail(q.index[0], fmt.Errorf("kafka topic %s refuses a record batch that it may have stored before: %w", q.topic, d.s.explainTopic(err, q.topic)))
 		return
 	case p.records == 1:

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -56,12 +55,22 @@ type cluster struct {
 	sasl           sasl.Mechanism
 	lifetime       context.Context // of the transport's own goroutines
 
-	mu        sync.Mutex
+	mu        sync.Mutex // guards what follows
 	transport *kafkago.Transport
-	watched   []string // topics in the transport's metadata, sorted
+	// producing is another transport for produce requests, from the first time that a broker throttles them: it then reads nothing more
+	// from the connection for a while, which must not hold up anything else. nil before that.
+	producing *kafkago.Transport
+	watched   []string // topics in the transports' metadata, sorted
 	limits    map[string]limit
 	// topicIDsKnown is whether the brokers tell the ids of topics; nil before they were asked.
 	topicIDsKnown *bool
+	requests      map[protocol.ApiKey]versions // that the brokers know; nil until one has said so
+	answered      map[string]bool              // addresses from which an answer has come
+	answers       int
+	muted         [3]time.Time // by quota: until when brokers read no request
+
+	settingsErr   error     // why the cluster does not show the settings of topics
+	settingsUntil time.Time // until when that is believed
 }
 
 // limit is a topic's max.message.bytes as it was read at some time.
@@ -91,6 +100,7 @@ func newCluster(lifetime context.Context, cfg Config, files *tlsconf.Live, mecha
 		lifetime:       lifetime,
 		watched:        []string{}, // nil would ask for every topic of the cluster
 		limits:         make(map[string]limit),
+		answered:       make(map[string]bool),
 	}
 	c.transport = c.newTransport()
 	return c
@@ -106,22 +116,6 @@ func (c *cluster) newTransport() *kafkago.Transport {
 		SASL:           c.sasl,
 		Context:        c.lifetime,
 	}
-}
-
-// dial connects to one broker, with TLS if that is in use. kafka-go would keep one TLS configuration for good; here each
-// connection takes the files as they are.
-func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: min(dialTimeout, c.requestTimeout)}).DialContext(ctx, network, address)
-	if err != nil || c.tls == nil {
-		return conn, err
-	}
-	conf := c.tls.Config()
-	if conf.ServerName == "" {
-		if conf.ServerName, _, err = net.SplitHostPort(address); err != nil {
-			return nil, errors.Join(fmt.Errorf("the address %q of a broker is not host:port: %w", address, err), conn.Close())
-		}
-	}
-	return tls.Client(conn, conf), nil
 }
 
 // watch makes the topics part of the metadata. A transport's topics are fixed, so new ones bring a new transport; requests under
@@ -142,10 +136,22 @@ func (c *cluster) watch(topics []string) {
 	c.watched = slices.Compact(union)
 	c.transport.CloseIdleConnections()
 	c.transport = c.newTransport()
+	if c.producing != nil {
+		c.producing.CloseIdleConnections()
+		c.producing = c.newTransport()
+	}
 }
 
 // refresh drops connections and cached metadata, so that the next request learns the present leaders.
-func (c *cluster) refresh() { c.current().CloseIdleConnections() }
+func (c *cluster) refresh() {
+	c.mu.Lock()
+	producing := c.producing
+	c.mu.Unlock()
+	c.current().CloseIdleConnections()
+	if producing != nil {
+		producing.CloseIdleConnections()
+	}
+}
 
 func (c *cluster) current() *kafkago.Transport {
 	c.mu.Lock()
@@ -153,15 +159,44 @@ func (c *cluster) current() *kafkago.Transport {
 	return c.transport
 }
 
-// roundTrip sends one request and waits for its answer for at most the request timeout. Errors inside the answer are the caller's
-// to look at.
+// transportFor returns the transport for a kind of request.
+func (c *cluster) transportFor(key protocol.ApiKey) *kafkago.Transport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if key == protocol.Produce && c.producing != nil {
+		return c.producing
+	}
+	return c.transport
+}
+
+// separateProducing gives produce requests connections of their own from now on.
+func (c *cluster) separateProducing() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.producing == nil {
+		c.producing = c.newTransport()
+		c.transport.CloseIdleConnections()
+	}
+}
+
+// roundTrip sends one request and waits for its answer for at most the request timeout, which begins when the brokers no longer
+// throttle relay. It returns an *errNoRequest if they do not know the request. Errors inside the answer are the caller's to look at.
 func (c *cluster) roundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err // the transport itself would still send on a connection that is free
 	}
+	key := req.ApiKey()
+	if _, cached := req.(*metadata.Request); !cached {
+		if err := c.awaitQuota(ctx, quotaOf(key)); err != nil {
+			return nil, err
+		}
+		if err := c.offers(ctx, key); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
 	defer cancel()
-	return c.current().RoundTrip(ctx, c.addr, req)
+	return c.transportFor(key).RoundTrip(ctx, c.addr, req)
 }
 
 // locate returns the layout of the topics from the transport's cache, which is at most seconds old, and reads the limits that are
@@ -250,21 +285,47 @@ func (c *cluster) forgetLimit(topic string) {
 	delete(c.limits, topic)
 }
 
-// topicSettings holds the settings of a topic that are in force, or why they cannot be read.
+// topicSettings holds the settings of a topic that are in effect, or why they cannot be read.
 type topicSettings struct {
 	values map[string]string
 	err    error
 }
 
-const resourceTypeTopic = 2 // https://kafka.apache.org/protocol: the resource types of DescribeConfigs
+const (
+	resourceTypeTopic = 2 // https://kafka.apache.org/protocol: the resource types of DescribeConfigs
 
-// settings reads the named settings of topics. Each topic has its own error; a missing permission is the usual one.
+	settingsTries  = 3                // until a cluster that does not answer is believed to have no settings to show
+	settingsForget = 10 * time.Minute // until it is asked again
+)
+
+// settings reads the named settings of topics. Each topic has its own error; a missing permission is the usual one. A cluster that does
+// not answer this request although it answers others is one whose settings cannot be read.
 func (c *cluster) settings(ctx context.Context, topics []string, names ...string) (map[string]topicSettings, error) {
+	if err := c.noSettings(); err != nil {
+		return unread(topics, err), nil
+	}
 	req := &describeconfigs.Request{}
 	for _, t := range topics {
 		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: resourceTypeTopic, ResourceName: t, ConfigNames: names})
 	}
 	res, err := c.roundTrip(ctx, req)
+	for try := 1; err != nil && !isNoRequest(err) && ctx.Err() == nil && isSilence(err); try++ {
+		c.refresh()
+		if _, other := c.describe(ctx, topics); other != nil {
+			return nil, fmt.Errorf("asking the cluster for topic settings: %w", err)
+		}
+		if try == settingsTries || errors.Is(err, context.DeadlineExceeded) {
+			c.setNoSettings(fmt.Errorf("the cluster answers other requests, but not DescribeConfigs: %w", err))
+			return unread(topics, c.noSettings()), nil
+		}
+		if !pause(ctx, retryDelay(try, 1)) {
+			break
+		}
+		res, err = c.roundTrip(ctx, req)
+	}
+	if isNoRequest(err) {
+		return unread(topics, err), nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("asking the cluster for topic settings: %w", err)
 	}
@@ -280,6 +341,38 @@ func (c *cluster) settings(ctx context.Context, topics []string, names ...string
 		found[r.ResourceName] = ts
 	}
 	return found, nil
+}
+
+func unread(topics []string, err error) map[string]topicSettings {
+	found := make(map[string]topicSettings, len(topics))
+	for _, t := range topics {
+		found[t] = topicSettings{err: err}
+	}
+	return found
+}
+
+// noSettings returns why the cluster shows no settings of topics, nil if it may.
+func (c *cluster) noSettings() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Now().After(c.settingsUntil) {
+		return nil
+	}
+	return c.settingsErr
+}
+
+func (c *cluster) setNoSettings(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settingsErr, c.settingsUntil = err, time.Now().Add(settingsForget)
+}
+
+// isSilence reports whether err means that no answer came, although the request may have arrived.
+func isSilence(err error) bool { return hungUp(err) || errors.Is(err, context.DeadlineExceeded) }
+
+func isNoRequest(err error) bool {
+	var missing *errNoRequest
+	return errors.As(err, &missing)
 }
 
 // brokerError is an error code of the protocol with the broker's own words, where it has any.

@@ -20,7 +20,7 @@ type Config struct {
 	Brokers            []string      `yaml:"brokers" default:"[127.0.0.1:9092]" doc:"Addresses (host:port) to learn the cluster from. One that answers is enough; two or three survive the loss of a broker at start."`
 	TopicPrefix        string        `yaml:"topic_prefix" doc:"Put before each routed topic and the dead letter, as it stands." example:"workos."`
 	Create             Create        `yaml:"create" doc:"How missing topics are created."`
-	Compression        string        `yaml:"compression" default:"lz4" enum:"none,gzip,snappy,lz4,zstd" doc:"Codec of the record batches; consumers decompress by themselves. lz4 costs the least time, zstd the least space."`
+	Compression        string        `yaml:"compression" default:"auto" enum:"auto,none,gzip,snappy,lz4,zstd" doc:"Codec of the record batches; consumers decompress by themselves. auto takes lz4, and gzip or none if the cluster refuses that. lz4 costs the least time, zstd the least space."`
 	TLS                tlsconf.TLS   `yaml:"tls" doc:"TLS to the brokers."`
 	SASL               SASL          `yaml:"sasl" doc:"Authentication by SASL. Without tls, plain sends the password in the clear."`
 	ClientID           string        `yaml:"client_id" default:"relay" doc:"Client id shown in the brokers' logs, quotas and metrics."`
@@ -115,7 +115,7 @@ func (c Config) Validate() error {
 			return &keyError{"topic_prefix", fmt.Errorf("topic_prefix %q %s", c.TopicPrefix, reason)}
 		}
 	}
-	if _, err := codecOf(c.Compression); err != nil {
+	if _, err := codecsOf(c.Compression); err != nil {
 		return &keyError{"compression", err}
 	}
 	if c.RequestTimeout < minRequestTimeout || c.RequestTimeout > maxRequestTimeout {

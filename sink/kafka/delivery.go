@@ -3,7 +3,10 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"sort"
 	"time"
+
+	"github.com/segmentio/kafka-go/compress"
 
 	"workos-relay/sink"
 
@@ -19,6 +22,24 @@ const (
 	complainEvery = 10 * time.Second
 )
 
+// bounds are how long a Publish goes on.
+type bounds struct {
+	begin time.Duration // until no further request is sent
+	idle  time.Duration // the same, if nothing was stored for so long
+	quit  time.Duration // until what is under way is not waited for any more, if nothing was stored for so long
+	away  time.Duration // idle, if nothing was stored during the last Publish either
+}
+
+// boundsOf returns the bounds for a request_timeout. A Publish that meets brokers that are away shows it within ten seconds with the
+// default of ten.
+func boundsOf(requestTimeout time.Duration) bounds {
+	d := max(requestTimeout, 10*time.Second)
+	return bounds{begin: d, idle: d / 2, quit: d * 4 / 5, away: min(d/2, 2*time.Second)}
+}
+
+// longestPause is for how long a Publish waits for leaders that throttle relay.
+const longestPause = 30 * time.Second
+
 // delivery is one Publish. Its state belongs to the goroutine that calls run; what waits for brokers runs in goroutines of its
 // own, which report by a function on done, and none is left when run returns.
 type delivery struct {
@@ -31,6 +52,7 @@ type delivery struct {
 
 	acked   []bool
 	durable int   // batch[:durable] is acknowledged
+	behind  []int // bytes of batch[:i]; nil until they are needed
 	cut     int   // batch[cut:] is not to be sent any more, because of failure
 	held    int   // batch[held:] is not to be sent until the layout is there: batch[held] may be too large
 	failure error // why batch[cut] cannot be published; nil while cut is the whole batch
@@ -39,10 +61,18 @@ type delivery struct {
 	queues  []*partitionQueue
 	layout  *layout
 
-	done    chan func()
-	running int
-	busy    map[int32]int       // requests under way, by leader
-	paused  map[int32]time.Time // leaders that asked for a pause
+	keys    []messageKey         // of batch; nil until they are needed
+	doubtIn map[messageKey]int32 // partitions of the messages that an earlier Publish has left in doubt
+
+	done     chan func()
+	running  int
+	busy     map[int32]int // requests under way, by leader
+	underWay int           // their bytes
+	progress time.Time     // when something was stored last, or began to be possible
+	progressed,
+	closing bool // no further request is sent
+	late  bool  // an answer did not come in time
+	ended error // why the context ended before the delivery did
 
 	locating, opening errand // the layout; a producer session
 	fresh             bool   // the layout must not come from the cache
@@ -92,8 +122,14 @@ type recordBatch struct {
 	sequence int32
 	records  int
 	set      []byte // encoded; nil until then
-	doubt    bool   // it may be stored without relay knowing
-	err      error  // it could not be encoded
+	codec    compress.Codec
+	doubt    bool  // it may be stored without relay knowing
+	refused  bool  // although it is in doubt, sending it again as it is cannot help
+	silent   int   // how often it was sent and not answered
+	err      error // it could not be encoded
+
+	keys []messageKey // of its messages, if it has outlived its delivery
+	left time.Time    // when that was
 }
 
 func newDelivery(ctx context.Context, s *Sink, batch []sink.Message) *delivery {
@@ -101,9 +137,10 @@ func newDelivery(ctx context.Context, s *Sink, batch []sink.Message) *delivery {
 		s: s, started: time.Now(), batch: batch,
 		acked: make([]bool, len(batch)), cut: len(batch), held: len(batch),
 		waiting: make(map[string]*topicQueue),
-		busy:    make(map[int32]int), paused: make(map[int32]time.Time),
-		done: make(chan func()),
+		busy:    make(map[int32]int),
+		done:    make(chan func()),
 	}
+	d.progress = d.started
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	d.locating.wanted = true
 	return d
@@ -111,18 +148,55 @@ func newDelivery(ctx context.Context, s *Sink, batch []sink.Message) *delivery {
 
 func (d *delivery) run() error {
 	defer d.cancel()
+	if d.txn == nil {
+		d.takeOver()
+	}
 	d.sort()
-	for !d.finished() && d.ctx.Err() == nil {
+	for !d.finished() && d.ctx.Err() == nil && !d.over(time.Now()) {
+		now := time.Now()
 		d.place()
-		d.launch()
-		d.wait()
+		d.launch(now)
+		d.wait(now)
 	}
 	return d.stop()
+}
+
+// over reports whether the delivery has gone on for long enough, and stops it from sending more before that. The time of a
+// transaction is bounded by its context.
+func (d *delivery) over(now time.Time) bool {
+	if d.txn != nil {
+		return false
+	}
+	begin, idle, quit := d.closeAt()
+	if !now.Before(begin) || !now.Before(idle) {
+		d.closing = true
+	}
+	return d.closing && d.running == 0 || !now.Before(quit)
+}
+
+// closeAt returns when the bounds of the delivery are reached: see bounds. A leader that throttles relay is waited for.
+func (d *delivery) closeAt() (begin, idle, quit time.Time) {
+	b := d.s.publish
+	if d.s.away && !d.progressed {
+		b.idle = b.away
+	}
+	since := d.progress
+	if wait := d.s.pace.pausedFor(since); wait > 0 && wait <= longestPause {
+		since = since.Add(wait)
+	}
+	begin = d.started.Add(b.begin)
+	if !d.progressed && since.After(begin) {
+		begin = since.Add(time.Second) // a throttled leader is to store something
+	}
+	return begin, since.Add(b.idle), since.Add(b.quit)
 }
 
 // sort puts the messages in the queues of their topics, as far as their topics are legal names.
 func (d *delivery) sort() {
 	for i := range d.batch {
+		if d.acked[i] {
+			continue
+		}
 		topic := d.batch[i].Topic
 		q := d.waiting[topic]
 		if q == nil {
@@ -158,10 +232,29 @@ func (d *delivery) fail(i int, err error) {
 // sendable returns where the messages end that may be sent now. A transaction sends none until all of them are known to fit, and none
 // any more once one has failed.
 func (d *delivery) sendable() int {
-	if d.txn != nil && (!d.txn.enlisted || d.failure != nil) {
+	if d.txn != nil && (!d.txn.enlisted || d.failure != nil) || d.closing {
 		return 0
 	}
-	return min(d.cut, d.held)
+	return min(d.cut, d.held, d.horizon())
+}
+
+// horizon returns where the messages end that may be sent before those in front of them are durable. The less may be under way, the
+// nearer it is, so that what is stored is a long prefix of the batch and not a little of everything.
+func (d *delivery) horizon() int {
+	window := d.s.pace.window
+	if d.txn != nil || window >= windowMost {
+		return len(d.batch)
+	}
+	if d.behind == nil {
+		d.behind = make([]int, len(d.batch))
+		size := 0
+		for i := range d.batch {
+			d.behind[i] = size
+			size += recordSize(&d.batch[i], 0)
+		}
+	}
+	from := min(d.durable, len(d.batch)-1)
+	return max(from+1, sort.SearchInts(d.behind, d.behind[from]+2*window))
 }
 
 // spawn runs work in a goroutine; the function that it returns runs in the delivery's own. A panic of work is raised there too.
@@ -176,13 +269,14 @@ func (d *delivery) spawn(work func(ctx context.Context) func()) {
 	}()
 }
 
-// wait returns when something has changed: an answer came, a pause is over, or the context has ended.
-func (d *delivery) wait() {
+// wait returns when something has changed since now, the time of the last launch: an answer came, a pause is over, or the context has
+// ended.
+func (d *delivery) wait(now time.Time) {
 	if d.finished() {
 		return
 	}
 	var timer <-chan time.Time
-	if at, ok := d.nextTry(); ok {
+	if at, ok := d.nextTry(now); ok {
 		t := time.NewTimer(time.Until(at))
 		defer t.Stop()
 		timer = t.C
@@ -196,9 +290,9 @@ func (d *delivery) wait() {
 	}
 }
 
-// nextTry returns when the first of the pauses ends.
-func (d *delivery) nextTry() (time.Time, bool) {
-	now := time.Now()
+// nextTry returns when the first of the pauses ends that are not over at now, or when the delivery must end. now is the time at which
+// the delivery looked last at what is due: a pause that has ended since is over.
+func (d *delivery) nextTry(now time.Time) (time.Time, bool) {
 	var first time.Time
 	consider := func(t time.Time) {
 		if t.After(now) && (first.IsZero() || t.Before(first)) {
@@ -209,36 +303,42 @@ func (d *delivery) nextTry() (time.Time, bool) {
 	consider(d.opening.notBefore)
 	if d.txn != nil {
 		consider(d.txn.enlisting.notBefore)
+	} else {
+		begin, idle, quit := d.closeAt()
+		if !d.closing {
+			consider(begin)
+			consider(idle)
+		}
+		consider(quit)
 	}
 	for _, q := range d.queues {
 		consider(q.notBefore)
 	}
-	for _, t := range d.paused {
+	for _, t := range d.s.pace.paused {
 		consider(t)
-	}
-	if first.IsZero() && d.running == 0 {
-		return now.Add(time.Millisecond), true // a pause ended since it was looked at
 	}
 	return first, !first.IsZero()
 }
 
 // stop waits for what is under way, which ends at once with the context, and says what is durable.
 func (d *delivery) stop() error {
+	if d.ctx.Err() != nil {
+		d.ended = context.Cause(d.ctx)
+	}
 	d.cancel()
 	for ; d.running > 0; d.running-- {
 		(<-d.done)()
 	}
 	d.finished()
+	if d.underWay > 0 && !d.progressed {
+		d.late = true
+		d.s.pace.unanswered(d.underWay)
+	}
 	if d.txn != nil {
 		return d.stopTransaction()
 	}
-	for _, q := range d.queues {
-		if q.pending != nil && q.pending.doubt {
-			// The messages may yet arrive at the broker, and the caller may publish them again. The next epoch shuts the late ones out as
-			// soon as the partition has taken a message of it; it cannot tell whether they are stored already.
-			d.s.restart(q.place)
-		}
-	}
+	d.s.away = !d.progressed
+	d.leave()
 	if d.durable == len(d.batch) {
 		return nil
 	}
@@ -249,11 +349,30 @@ func (d *delivery) stop() error {
 	return &sink.PublishError{Durable: d.durable, Err: err}
 }
 
-// stopped is the error of a delivery whose context ended before batch[durable] was acknowledged.
+// stopped is the error of a delivery that ended before batch[durable] was acknowledged.
 func (d *delivery) stopped() error {
-	err := fmt.Errorf("publishing to kafka topic %s was stopped: %w", d.batch[d.durable].Topic, context.Cause(d.ctx))
+	if d.ended == nil {
+		return d.outOfTime()
+	}
+	err := fmt.Errorf("publishing to kafka topic %s was stopped: %w", d.batch[d.durable].Topic, d.ended)
 	if d.trouble != nil {
 		err = fmt.Errorf("%w; before that: %w", err, d.trouble)
+	}
+	return err
+}
+
+// outOfTime is the error of a delivery that has come to its bounds.
+func (d *delivery) outOfTime() error {
+	now := time.Now()
+	if left := d.s.pace.pausedFor(now); left > 0 && !d.progressed {
+		return errThrottledLeader(left)
+	}
+	err := fmt.Errorf("kafka topic %s did not take the next message within %s", d.batch[d.durable].Topic, now.Sub(d.started).Round(100*time.Millisecond))
+	if d.trouble != nil {
+		err = fmt.Errorf("%w: %w", err, d.trouble)
+	}
+	if d.progressed || d.late {
+		return tooSlow("request_timeout", d.s.cfg.RequestTimeout, err)
 	}
 	return err
 }

@@ -22,19 +22,22 @@ const (
 
 	// In a transaction a broker asks the coordinator, before it takes the first records of a partition, whether the partition belongs to
 	// it (KIP-890). It has only one such question under way for a transaction and refuses a second produce request meanwhile, so
-	// everything for a leader goes in one request, and the next one follows the answer.
-	transactionRequestBytes     = 16 << 20
+	// much goes in one request to a leader, and the next one follows the answer. More than a megabyte is what proxies and services refuse:
+	// Kafka's Java client sends no more unless it is told to (max.request.size).
+	transactionRequestBytes     = 1_000_000
 	transactionRequestsByLeader = 1
 )
 
 // launch starts whatever is due.
-func (d *delivery) launch() {
-	now := time.Now()
+func (d *delivery) launch(now time.Time) {
+	if d.closing {
+		return
+	}
 	if d.txn != nil {
 		d.enlist(now)
 	}
 	for _, r := range d.ready(now) {
-		d.produce(r.leader, r.queues)
+		d.produce(r)
 	}
 	if e := &d.locating; e.due(now) { // a leader may have been found missing just now
 		d.locate()
@@ -67,6 +70,13 @@ type request struct {
 	leader int32
 	queues []*partitionQueue
 	size   int // before compression
+	sent   time.Time
+	beside int // bytes under way when it was sent, its own included
+}
+
+// isPaused reports whether the leader throttles relay. A position alone does not wait: it keeps the lease.
+func (d *delivery) isPaused(leader int32, now time.Time) bool {
+	return d.s.pace.paused[leader].After(now) && (d.txn == nil || len(d.batch) > 1)
 }
 
 // ready groups the queues that have something to send into requests to leaders that take more, and says what is missing for the
@@ -79,15 +89,19 @@ func (d *delivery) ready(now time.Time) []*request {
 	if d.txn != nil {
 		full, most = transactionRequestBytes, transactionRequestsByLeader
 	}
+	full = d.s.pace.request(full, now)
 	for _, q := range d.queues {
 		if q.busy || len(q.index) == 0 || q.index[0] >= d.sendable() || q.notBefore.After(now) {
 			continue
 		}
 		leader, ok := d.leader(q)
-		if !ok || d.paused[leader].After(now) || !d.enrolled(q) {
+		if !ok || d.isPaused(leader, now) || !d.enrolled(q) {
 			continue
 		}
-		records, size := d.next(q)
+		records, size := d.next(q, full)
+		if d.underWay > 0 && d.underWay+size > d.s.pace.window {
+			continue
+		}
 		r := open[leader]
 		if r != nil && r.size+size > full {
 			r = nil
@@ -97,17 +111,21 @@ func (d *delivery) ready(now time.Time) []*request {
 				continue
 			}
 			d.busy[leader]++
-			r = &request{leader: leader}
+			r = &request{leader: leader, sent: now}
 			open[leader] = r
 			ready = append(ready, r)
 		}
 		if q.pending == nil {
 			session, sequence := q.place.take()
-			q.pending = &recordBatch{session: session, sequence: sequence, records: records}
+			q.pending = &recordBatch{session: session, sequence: sequence, records: records, codec: d.s.codec}
 		}
 		q.busy = true
 		r.size += size
+		d.underWay += size
 		r.queues = append(r.queues, q)
+	}
+	for _, r := range ready {
+		r.beside = d.underWay
 	}
 	return ready
 }
@@ -130,7 +148,7 @@ func (d *delivery) leader(q *partitionQueue) (int32, bool) {
 
 // enrolled reports whether the partition has a producer session, and asks for one where none is open.
 func (d *delivery) enrolled(q *partitionQueue) bool {
-	if q.place.valid() {
+	if q.place.valid() || d.s.unnumbered && d.txn == nil {
 		return true
 	}
 	if !d.s.session.valid() {
@@ -141,12 +159,12 @@ func (d *delivery) enrolled(q *partitionQueue) bool {
 	return true
 }
 
-// next returns how many records go into the next record batch of q, and their size before compression.
-func (d *delivery) next(q *partitionQueue) (records, size int) {
+// next returns how many records go into the next record batch of q, and their size before compression: at most full, but at least one.
+func (d *delivery) next(q *partitionQueue, full int) (records, size int) {
 	if q.pending != nil {
 		return q.pending.records, len(q.pending.set)
 	}
-	budget := q.limit.bytes/10*9 - batchHeaderBytes
+	budget := min(q.limit.bytes/10*9, full) - batchHeaderBytes
 	for records < len(q.index) && records < q.most && q.index[records] < d.sendable() {
 		n := recordSize(&d.batch[q.index[records]], records)
 		if records > 0 && size+n > budget {
@@ -210,8 +228,12 @@ func (d *delivery) open() {
 func (d *delivery) opened(given session, err error) {
 	d.opening.busy = false
 	if err == nil {
-		d.s.session = given
+		d.s.session, d.s.mute = given, 0
 		d.opening.worked()
+		return
+	}
+	if d.ctx.Err() == nil && d.s.doesWithout(err) {
+		d.opening = errand{}
 		return
 	}
 	d.opening.failed()
@@ -220,6 +242,33 @@ func (d *delivery) opened(given session, err error) {
 		d.fail(d.durable, &sink.FatalError{Err: d.s.explain(err)})
 	}
 	d.complain(d.s.explain(err), "", -1)
+}
+
+// mutesUntilUnnumbered is how often a request for a producer id is not answered, although others are, until relay does without.
+const mutesUntilUnnumbered = 2
+
+// doesWithout decides, after a request for a producer id has failed, whether the sink goes on without one: if the cluster gives none,
+// or answers everything but this request.
+func (s *Sink) doesWithout(err error) bool {
+	if s.unnumbered {
+		return true
+	}
+	if isSilence(err) && s.cluster.hasAnswered("") {
+		s.mute++
+	} else if !isUnsupported(err) {
+		return false
+	}
+	if !isUnsupported(err) && s.mute < mutesUntilUnnumbered {
+		return false
+	}
+	s.unnumbered = true
+	s.warnOnce("producer id", unnumberedText(err))
+	return true
+}
+
+// unnumberedText says what it means that the cluster gives no producer ids.
+func unnumberedText(err error) string {
+	return fmt.Sprintf("the cluster gives relay no producer id, so it does not recognise what is sent twice: after a fault, what was in flight may be stored twice: %v", err)
 }
 
 // complain remembers a fault that is being retried, and logs it now and then once it does not pass by itself.
@@ -245,28 +294,35 @@ func (d *delivery) complain(err error, topic string, partition int32) {
 	d.s.log.Warn("kafka does not take messages, trying again", fields...)
 }
 
-// produce sends the heads of the queues to their leader in one request.
-func (d *delivery) produce(leader int32, queues []*partitionQueue) {
+// produce sends the heads of the queues of r to their leader in one request.
+func (d *delivery) produce(r *request) {
 	d.spawn(func(ctx context.Context) func() {
-		res, err := d.send(ctx, queues)
-		return func() { d.produced(leader, queues, res, err) }
+		res, err := d.send(ctx, r.queues)
+		return func() { d.produced(r, res, err) }
 	})
 }
 
-func (d *delivery) produced(leader int32, queues []*partitionQueue, res *produce.Response, err error) {
+func (d *delivery) produced(r *request, res *produce.Response, err error) {
+	leader, queues := r.leader, r.queues
 	if d.busy[leader]--; d.busy[leader] == 0 {
 		delete(d.busy, leader)
 	}
 	for _, q := range queues {
 		q.busy = false
 	}
+	if d.ctx.Err() == nil || err == nil {
+		d.underWay -= r.size
+	}
 	if err != nil {
-		d.lost(queues, err)
+		d.lost(r, err)
 		return
 	}
-	if res.ThrottleTimeMs > 0 {
-		d.paused[leader] = time.Now().Add(min(time.Duration(res.ThrottleTimeMs)*time.Millisecond, d.s.cfg.RequestTimeout))
+	now := time.Now()
+	throttle := time.Duration(res.ThrottleTimeMs) * time.Millisecond
+	if throttle > 0 {
+		d.throttled(leader, throttle, now)
 	}
+	d.s.pace.answered(r.size, r.beside, now.Sub(r.sent), throttle)
 	type key struct {
 		topic     string
 		partition int32
@@ -286,28 +342,100 @@ func (d *delivery) produced(leader int32, queues []*partitionQueue, res *produce
 		}
 		a := answers[key{q.topic, q.partition}]
 		if a == nil {
-			d.lost([]*partitionQueue{q}, errors.New("the broker's answer leaves the partition out"))
+			q.pending.doubt = true
+			d.retry(q, errors.New("the broker's answer leaves the partition out"))
+			d.relocate()
 			continue
 		}
 		d.answered(q, a)
 	}
 }
 
+// throttled notes that a leader takes no records for a while. A transaction that would be open for too long is given up, before more
+// of it has to be stored again.
+func (d *delivery) throttled(leader int32, throttle time.Duration, now time.Time) {
+	d.s.cluster.separateProducing()
+	d.s.pace.pause(leader, throttle, now)
+	if d.txn == nil {
+		return
+	}
+	left, bounded := allowanceLeft(d.ctx)
+	for _, q := range d.queues {
+		if len(q.index) > 0 && !q.busy && bounded && throttle > left {
+			d.fail(0, errThrottledLeader(throttle))
+			return
+		}
+	}
+}
+
 // lost deals with a request that got no answer.
-func (d *delivery) lost(queues []*partitionQueue, err error) {
-	for _, q := range queues {
+func (d *delivery) lost(r *request, err error) {
+	now := time.Now()
+	var hangUp *errHungUp
+	large := errors.As(err, &hangUp) && hangUp.answered && hangUp.request >= suspiciousRequest
+	if d.ctx.Err() == nil {
+		switch {
+		case large:
+			d.s.pace.hungUp(hangUp.request, now)
+		case errors.Is(err, context.DeadlineExceeded):
+			d.late = true
+			d.s.pace.unanswered(r.size)
+		}
+	}
+	for _, q := range r.queues {
 		if !unsent(err) {
 			q.pending.doubt = true
 		}
+		if isSilence(err) || d.ctx.Err() != nil && d.ended == nil {
+			q.pending.silent++
+		}
 		d.retry(q, err)
+	}
+	if large && d.ctx.Err() == nil {
+		d.tooLargeToSend(r, hangUp, now)
 	}
 	d.relocate()
 }
 
-// retry schedules the head of q anew: as it was where it is in doubt, else cut afresh.
+// silentUntilCut is how often a record batch is sent as it is without an answer before it is cut into smaller ones.
+const silentUntilCut = 3
+
+// tooLargeToSend deals with a request on which the connection was closed, as something before the broker does if a request is too large
+// for it. A request with several record batches is sent in several ones by itself.
+func (d *delivery) tooLargeToSend(r *request, err *errHungUp, now time.Time) {
+	if len(r.queues) != 1 {
+		return
+	}
+	q := r.queues[0]
+	if q.pending == nil {
+		return
+	}
+	if q.pending.records == 1 {
+		if d.s.pace.suspect(d.key(q.index[0]), d.s.cluster.answerCount()) {
+			q.pending.refused = true
+			d.fail(q.index[0], &sink.RejectedError{Topic: q.topic, Size: err.request, Reason: fmt.Sprintf("%s closes the connection on each request with this message, "+
+				"of %d bytes: the broker or a proxy before it limits the size of a request (socket.request.max.bytes of an Apache Kafka, 1046528 bytes on Azure Event Hubs)", err.address, err.request)})
+		}
+		return
+	}
+	if full := d.s.pace.request(transactionRequestBytes, now); len(q.pending.set) > full && d.txn != nil {
+		d.fail(0, tooSlow("", 0, d.s.explain(err)))
+	}
+}
+
+// retry schedules the head of q again: as it was if it is in doubt, else cut according to what fits now. What gets no answer although it
+// was sent several times is cut, too: the leader then takes it in the next epoch, and may have stored it before.
 func (d *delivery) retry(q *partitionQueue, err error) {
 	q.failed()
-	if !q.pending.doubt {
+	p := q.pending
+	full := d.s.pace.request(requestBytes, time.Now())
+	switch {
+	case !p.doubt:
+		q.pending = nil
+	case d.txn == nil && p.records > 1 && p.silent >= silentUntilCut && len(p.set) > full:
+		d.s.log.Info("a kafka record batch gets no answer and is sent again in smaller ones; if it is stored already, its messages are stored twice",
+			zap.String("topic", q.topic), zap.Int32("partition", q.partition), zap.Int("bytes", len(p.set)), zap.Int("messages", p.records))
+		d.s.restart(q.place)
 		q.pending = nil
 	}
 	d.complain(d.s.explainTopic(err, q.topic), q.topic, q.partition)

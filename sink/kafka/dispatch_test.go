@@ -33,7 +33,7 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 	d := placed(t, 1, -1)
 	d.s.session = session{id: 7}
-	d.launch()
+	d.launch(time.Now())
 	require.Equal(t, map[int32]int{1: 1}, d.busy)
 	require.True(t, d.locating.busy)
 }
@@ -44,7 +44,7 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	d.s.session = session{id: 7}
 	d.txn = &transaction{coordinator: &coordinator{}, enlisted: true}
 	d.fail(30, errors.New("too large"))
-	d.launch()
+	d.launch(time.Now())
 	require.Empty(t, d.busy)
 	require.True(t, d.finished())
 }

@@ -46,10 +46,13 @@ func (s *Sink) hint(err error) string {
 		return hint
 	}
 	var (
-		op    *net.OpError
-		route *rawproduce.Error
+		op        *net.OpError
+		route     *rawproduce.Error
+		throttled *errThrottled
 	)
 	switch {
+	case errors.As(err, &throttled), isNoRequest(err):
+		return "" // it says what it means
 	case errors.As(err, &route):
 		return "the leader of a partition has just changed or is not known yet"
 	case errors.As(err, &op) && op.Op == "dial":
@@ -59,8 +62,11 @@ func (s *Sink) hint(err error) string {
 	case hungUp(err) && strings.Contains(err.Error(), "expecting TLS"): // kafka-go recognises the answer, and has no error of its own for it
 		return "the listener expects TLS; enable tls, or use the port of a plain listener"
 	case hungUp(err):
-		return s.hangUpHint()
+		return s.hangUpHint(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		if s.cluster.hasAnswered("") {
+			return fmt.Sprintf("no answer from the brokers within request_timeout %s, although they have answered before: they are overloaded or not reachable now, or the link is slow", s.cfg.RequestTimeout)
+		}
 		return fmt.Sprintf("no answer from the brokers within request_timeout %s: they are overloaded or not reachable, or the listener expects something else (TLS is %s, SASL is %s here)",
 			s.cfg.RequestTimeout, onOff(s.cfg.TLS.InUse()), s.mechanismName())
 	}
@@ -124,7 +130,20 @@ func (s *Sink) dialHint(op *net.OpError) string {
 	return hint
 }
 
-func (s *Sink) hangUpHint() string {
+// suspiciousRequest is the size from which a request may be too large for something between relay and the broker. Limits of requests
+// that are known from practice are far above it.
+const suspiciousRequest = 16 << 10
+
+// hangUpHint says why a broker may have closed the connection. TLS and SASL cannot be the reason if it has answered a request before.
+func (s *Sink) hangUpHint(err error) string {
+	var hungUp *errHungUp
+	if known := errors.As(err, &hungUp); known && hungUp.answered || !known && s.cluster.hasAnswered("") {
+		if known && hungUp.request >= suspiciousRequest {
+			return fmt.Sprintf("the connection was closed on a request of %d bytes; if this goes on, the broker or a proxy before it limits the size of a request "+
+				"(socket.request.max.bytes of an Apache Kafka; 1046528 bytes on Azure Event Hubs)", hungUp.request)
+		}
+		return "the broker closed the connection, although it has answered before: it restarts, or it does not take this request"
+	}
 	switch {
 	case s.mechanismName() != saslNone && !s.cfg.TLS.InUse():
 		return "the broker closed the connection; most likely sasl.user or sasl.password is wrong, or the listener expects TLS, or another sasl.mechanism"
@@ -179,8 +198,8 @@ func (s *Sink) explainTopic(err error, topic string) error {
 		hint = fmt.Sprintf("the cluster refuses the topic name %s; another topic may differ from it only by '.' and '_'", topic)
 	case errors.Is(err, kafkago.PolicyViolation):
 		hint = fmt.Sprintf("a policy of the cluster forbids this for kafka topic %s", topic)
-	case errors.Is(err, kafkago.UnsupportedCompressionType):
-		hint = fmt.Sprintf("the broker does not take compression %s; choose another", s.cfg.Compression)
+	case errors.Is(err, kafkago.UnsupportedForMessageFormat):
+		hint = fmt.Sprintf("the cluster does not take record batches of this kind for kafka topic %s: its message format is older than Kafka 0.11", topic)
 	default:
 		hint = s.hint(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -25,17 +26,17 @@ const (
 // fetch reads from the leader of a partition, beginning at or before offset, which must lie before the partition's end.
 func (s *Sink) fetch(ctx context.Context, p partitionID, isolation int8, offset int64) (*fetch.ResponsePartition, error) {
 	s.cluster.watch([]string{p.topic})
-	res, err := s.cluster.roundTrip(ctx, &fetch.Request{
+	req := &fetch.Request{
 		ReplicaID: -1, MaxWaitTime: fetchWait, MinBytes: 1, MaxBytes: fetchBytes, IsolationLevel: isolation,
 		SessionID: 0, SessionEpoch: -1, // no session: https://kafka.apache.org/protocol, KIP-227
 		Topics: []fetch.RequestTopic{{Topic: p.topic, Partitions: []fetch.RequestPartition{{
 			Partition: p.number, CurrentLeaderEpoch: -1, FetchOffset: offset, LogStartOffset: -1, PartitionMaxBytes: fetchBytes,
 		}}}},
-	})
+	}
+	r, err := s.fetchAll(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	r := res.(*fetch.Response)
 	if r.ErrorCode != 0 {
 		return nil, kafkago.Error(r.ErrorCode)
 	}
@@ -50,6 +51,26 @@ func (s *Sink) fetch(ctx context.Context, p partitionID, isolation int8, offset 
 		return nil, fmt.Errorf("the broker sends nothing, although the partition goes on there: %w", kafkago.OffsetNotAvailable)
 	}
 	return answer, nil
+}
+
+// throttledTries is how often a fetch is sent again because the broker throttles relay.
+const throttledTries = 10
+
+// fetchAll sends a fetch until its answer has records: a broker that throttles relay sends none.
+func (s *Sink) fetchAll(ctx context.Context, req *fetch.Request) (*fetch.Response, error) {
+	for try := 1; ; try++ {
+		res, err := s.cluster.roundTrip(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		r := res.(*fetch.Response)
+		if len(r.Topics) > 0 || r.ThrottleTimeMs <= 0 || r.ErrorCode != 0 {
+			return r, nil
+		}
+		if try == throttledTries {
+			return nil, &errThrottled{time.Duration(r.ThrottleTimeMs) * time.Millisecond}
+		}
+	}
 }
 
 // entry is a record, and what its record batch says of it. It is valid until the function returns that it is given to.

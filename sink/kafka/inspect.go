@@ -12,6 +12,7 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
 	"github.com/segmentio/kafka-go/protocol/produce"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
@@ -56,6 +57,7 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 	if err != nil {
 		return nil, s.explain(err)
 	}
+	cannotCreate := s.cluster.offers(ctx, protocol.CreateTopics)
 	collide := collisions(topics)
 	status := make([]sink.TopicStatus, 0, len(topics))
 	for _, t := range topics {
@@ -64,6 +66,9 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 			st.Problems = append(st.Problems, "the name "+reason)
 		} else {
 			s.inspect(&st, shown[t], settings[t], access[t], spec, len(answer.Brokers))
+		}
+		if st.Creates && isNoRequest(cannotCreate) {
+			st.Problems, st.Creates = append(st.Problems, cannotBeCreated(cannotCreate)), false
 		}
 		if other := collide[t]; other != "" && !st.Exists {
 			st.Problems = append(st.Problems, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart", other))
@@ -108,7 +113,7 @@ func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, s
 	if settings.err == nil {
 		detail = append(detail, "min.insync.replicas "+minInSync, "max.message.bytes "+settings.values["max.message.bytes"])
 	} else {
-		st.Warnings = append(st.Warnings, fmt.Sprintf("relay may not read the topic's settings, so limits are Kafka's defaults here; grant it by %s: %v", s.topicACL(st.Topic, "DescribeConfigs"), settings.err))
+		st.Warnings = append(st.Warnings, s.unreadSettings(st.Topic, settings.err))
 	}
 	switch {
 	case access.err != nil:
@@ -134,6 +139,19 @@ func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, s
 	}
 	s.weigh(st, replicas, minInSync)
 	st.Exists = len(st.Problems) == 0
+}
+
+// cannotBeCreated says that a missing topic is one that the cluster lets nobody create over its protocol.
+func cannotBeCreated(err error) string {
+	return fmt.Sprintf("does not exist, and relay cannot create it: %v; create it with the tools of the cluster", err)
+}
+
+// unreadSettings says what it means that relay cannot read the settings of a topic.
+func (s *Sink) unreadSettings(topic string, err error) string {
+	if isDenied(err) {
+		return fmt.Sprintf("relay may not read the topic's settings, so limits are Kafka's defaults here; grant it by %s: %v", s.topicACL(topic, "DescribeConfigs"), err)
+	}
+	return fmt.Sprintf("relay cannot read the topic's settings, so limits are Kafka's defaults here, and the broker decides about large messages: %v", err)
 }
 
 // weigh warns where an acknowledgement by all in-sync replicas is one by a single broker.
@@ -229,6 +247,7 @@ func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]acces
 			}
 			continue // a broker that hangs up on such a request leaves the question open
 		}
+		s.noteProduceThrottle(res.(*produce.Response))
 		for _, t := range res.(*produce.Response).Topics {
 			for _, p := range t.Partitions {
 				answer := brokerError(p.ErrorCode, p.ErrorMessage)
@@ -240,6 +259,14 @@ func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]acces
 		}
 	}
 	return found, passing
+}
+
+// noteProduceThrottle notes a throttle time of records beside a delivery, which notes its own.
+func (s *Sink) noteProduceThrottle(res *produce.Response) {
+	if res.ThrottleTimeMs > 0 {
+		s.cluster.separateProducing()
+		s.cluster.throttleQuota(produceQuota, time.Duration(res.ThrottleTimeMs)*time.Millisecond)
+	}
 }
 
 // settle repeats a question while its answer is an error that passes by itself, for as long as elections take.

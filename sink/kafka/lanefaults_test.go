@@ -207,9 +207,10 @@ func (l *sleeper) Commit(ctx context.Context, batch []sink.Message, prev, next c
 		return l.Ledger.Commit(ctx, batch, prev, next)
 	}
 	close(l.asleep)
+	ctx = context.WithoutCancel(ctx) // a process that is stopped does not notice that its time is over
 	select {
 	case <-l.wake:
-	case <-ctx.Done():
+	case <-time.After(kafka.Patient):
 	}
 	c, err := l.Ledger.Commit(ctx, batch, prev, next)
 	l.woke <- err

@@ -89,7 +89,7 @@ func (l *Ledger) Fence(ctx context.Context) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	l.end()
-	ctx, stop := context.WithTimeoutCause(ctx, fenceWait, fmt.Errorf("not done within %s: %w", fenceWait, context.DeadlineExceeded))
+	ctx, stop := withAllowance(ctx, fenceWait, fmt.Errorf("not done within %s: %w", fenceWait, context.DeadlineExceeded))
 	defer stop()
 	given, err := l.coordinator.fence(ctx, l.sink.cfg.TransactionTimeout)
 	if err != nil {
@@ -115,14 +115,20 @@ func (l *Ledger) end() {
 // errNoSession: something went wrong in the session, or there was none yet.
 var errNoSession = errors.New("the ledger has no session that could go on: fence first")
 
-// Commit stores the batch and replaces prev by next in one transaction, both or neither, and returns next with its revision. It keeps
-// the order of the batch in each partition, as Publish of a Sink does, and tries faults that pass again for as long as
-// transaction_timeout lets the transaction be open.
+// Commit stores the batch and replaces prev by next in transactions, and returns the checkpoint that is in effect then, with its
+// revision. It keeps the order of the batch in each partition, as Publish of a Sink does, and retries faults that pass for as long as
+// a transaction may be open, but not longer than about request_timeout.
 //
-// It returns checkpoint.ErrConflict, and changes nothing, where the checkpoint in force is not prev or a later session has fenced this
-// one; the coordinator does that, too, where a transaction was open for too long. Where a message can never be stored it returns a
-// *sink.PublishError with the index of the message and a *sink.RejectedError as its cause, and nothing is stored, not even what comes
-// before the message. After any other error either prev or next is in force, and which of the two is certain after the next Fence.
+// Usually there is one transaction. A batch that is too large for what the cluster takes in time goes in several ones, each with whole
+// events and the position of its last event. After about request_timeout Commit begins no further one: the checkpoint that it returns
+// is then the one of a part of the batch, without an error. An error that comes after some of the transactions is returned as it is,
+// and Load tells how far the batch is stored.
+//
+// It returns checkpoint.ErrConflict, and changes nothing more, if the checkpoint in effect is not prev or a later session has fenced
+// this one; the coordinator does that, too, if a transaction was open for too long. If a message can never be stored it returns a
+// *sink.PublishError with the index of the message and a *sink.RejectedError as its cause; of the transaction that the message belongs
+// to nothing is stored. An error that matches sink.ErrTimeout means that a smaller batch may be stored. After any other error either
+// prev, next or the position of an event between them is in effect, and which of them is certain after the next Fence.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
@@ -131,6 +137,63 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	if err := ctx.Err(); err != nil {
 		return checkpoint.Checkpoint{}, fmt.Errorf("committing to kafka: %w", context.Cause(ctx))
 	}
+	started, done := time.Now(), 0
+	for {
+		begun := time.Now()
+		n := l.part(batch[done:])
+		to := next
+		if done+n < len(batch) {
+			to = partly(prev, next, batch[done+n-1].Position)
+		}
+		kept, err := l.commitPart(ctx, batch[done:done+n], prev, to)
+		var at *sink.PublishError
+		if errors.As(err, &at) {
+			at.Durable += done
+		}
+		if err != nil {
+			return checkpoint.Checkpoint{}, err
+		}
+		now := time.Now()
+		if done += n; done == len(batch) || now.Sub(started) >= l.sink.publish.begin {
+			return kept, nil
+		}
+		if until, ok := ctx.Deadline(); ok && until.Sub(now) < 2*now.Sub(begun) {
+			return kept, nil // the next one may not be done by then
+		}
+		prev = kept
+	}
+}
+
+// partly is the checkpoint after a part of the batch that moves prev to next. What next says beside of prev may hold for its own
+// position only.
+func partly(prev, next checkpoint.Checkpoint, at checkpoint.Position) checkpoint.Checkpoint {
+	c := prev
+	if prev.Generation == 0 { // none
+		c = next
+	}
+	c.Position, c.UpdatedAt = at, next.UpdatedAt
+	return c
+}
+
+// part returns how many messages of the batch, which are those of whole events, go into the next transaction.
+func (l *Ledger) part(batch []sink.Message) int {
+	l.sink.publishing.Lock()
+	most := l.sink.pace.transaction
+	l.sink.publishing.Unlock()
+	size, whole := 0, 0
+	for i := range batch {
+		if i > 0 && batch[i].Position.EventID != batch[i-1].Position.EventID {
+			whole = i
+		}
+		if size += recordSize(&batch[i], i); size > most && whole > 0 {
+			return whole
+		}
+	}
+	return len(batch)
+}
+
+// commitPart is Commit in one transaction.
+func (l *Ledger) commitPart(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	kept, document, err := l.encode(next)
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
@@ -197,11 +260,54 @@ func (l *Ledger) isKnown() bool {
 
 // transact stores the messages, the position last, in one transaction, and returns the position's offset.
 func (l *Ledger) transact(ctx context.Context, messages []sink.Message) (int64, error) {
-	limit := l.sink.cfg.TransactionTimeout
-	ctx, stop := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within transaction_timeout %s: %w", limit, context.DeadlineExceeded))
-	defer stop()
 	l.sink.publishing.Lock()
 	defer l.sink.publishing.Unlock()
+	if len(messages) > 1 {
+		if err := l.awaitLeaders(ctx); err != nil {
+			return 0, err
+		}
+	}
+	limit := min(l.sink.cfg.TransactionTimeout, l.sink.publish.begin)
+	bounded, stop := withAllowance(ctx, limit, l.outOfTime(limit))
+	defer stop()
+	started := time.Now()
+	offset, err := l.transactNow(bounded, messages)
+	size := 0
+	for i := range messages {
+		size += recordSize(&messages[i], i)
+	}
+	pace, now := l.sink.pace, time.Now()
+	switch {
+	case err == nil:
+		pace.committed(size, now.Sub(started)+pace.pausedFor(now))
+	case errors.Is(err, sink.ErrTimeout), errors.Is(ctx.Err(), context.DeadlineExceeded):
+		pace.notCommitted(size)
+	}
+	return offset, err
+}
+
+// outOfTime is the error of a transaction that took as long as it may.
+func (l *Ledger) outOfTime(limit time.Duration) error {
+	setting, value := "transaction_timeout", l.sink.cfg.TransactionTimeout
+	if limit < value {
+		setting, value = "request_timeout", l.sink.cfg.RequestTimeout
+	}
+	return tooSlow(setting, value, fmt.Errorf("not done within %s (%s is %s): %w", limit, setting, value, context.DeadlineExceeded))
+}
+
+// awaitLeaders waits for leaders that throttle relay, before a transaction is open.
+func (l *Ledger) awaitLeaders(ctx context.Context) error {
+	wait := l.sink.pace.pausedFor(time.Now())
+	if wait > l.sink.publish.begin {
+		return errThrottledLeader(wait)
+	}
+	if wait > 0 && !pause(ctx, wait) {
+		return fmt.Errorf("committing to kafka: %w; %w", context.Cause(ctx), errThrottledLeader(wait))
+	}
+	return nil
+}
+
+func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int64, error) {
 	d := newDelivery(ctx, l.sink, messages)
 	t := &transaction{coordinator: l.coordinator, session: l.sink.session, positionTopic: l.topic, position: -1}
 	d.txn = t

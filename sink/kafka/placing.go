@@ -107,11 +107,13 @@ func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 	queues := make([]*partitionQueue, len(tl.leaders))
 	numbers := partitionNumbers(len(queues))
 	unkeyed := int32(-1)
+	var begun []*partitionQueue
 	for _, i := range t.index {
 		p := unkeyed
 		switch key := d.batch[i].Key; {
 		case key != nil:
 			p = partitionOf(key, numbers)
+		case d.wasIn(i, len(queues), &p):
 		case p < 0:
 			// Messages without a key ask for no order: one partition for those of the batch, the next one for the next batch.
 			unkeyed = int32(d.s.unkeyed % len(queues)) //nolint:gosec // a partition number
@@ -123,9 +125,28 @@ func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 			q = &partitionQueue{topic: t.topic, partition: p, place: d.s.placeIn(partitionID{t.topic, p}), limit: tl.limit, most: math.MaxInt}
 			queues[p] = q
 			d.queues = append(d.queues, q)
+			begun = append(begun, q)
 		}
 		q.index = append(q.index, i)
 	}
+	if d.txn == nil {
+		for _, q := range begun {
+			d.resume(q)
+		}
+	}
+}
+
+// wasIn reports whether an earlier Publish has left batch[i] in doubt in a partition, and sets p to that.
+func (d *delivery) wasIn(i, partitions int, p *int32) bool {
+	if len(d.doubtIn) == 0 {
+		return false
+	}
+	at, ok := d.doubtIn[d.key(i)]
+	if !ok || int(at) >= partitions {
+		return false
+	}
+	*p = at
+	return true
 }
 
 // counted warns where the topic's number of partitions is not what it was: keys go to other partitions than before.

@@ -10,7 +10,6 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/apiversions"
 
 	"workos-relay/sink"
 )
@@ -23,18 +22,44 @@ const (
 )
 
 // Prepare is that of the Sink, and makes the position's topic ready as well: one partition, kept by compaction alone, and refused
-// otherwise, since a topic cleaned by time or size would lose the position.
+// otherwise, since a topic cleaned by time or size would lose the position. Before it creates anything it returns an error that matches
+// ErrNoTransactions if the cluster cannot do what exactly_once needs: see Transactions.
 func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
+	if err := l.Transactions(ctx); err != nil {
+		return err
+	}
 	if err := l.sink.Prepare(ctx, topics); err != nil {
 		return err
 	}
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
+	return l.sink.prepareError(ctx, l.preparePosition(ctx))
+}
+
+func (l *Ledger) preparePosition(ctx context.Context) error {
 	err := l.sink.prepare(ctx, []string{l.topic}, l.creation())
-	if err == nil {
-		err = l.checkPosition(ctx)
+	if errors.Is(err, kafkago.InvalidConfiguration) {
+		// Services let their users set few things.
+		spec := l.creation()
+		spec.Config = map[string]string{cleanupPolicy: compact}
+		if err = l.sink.prepare(ctx, []string{l.topic}, spec); errors.Is(err, kafkago.InvalidConfiguration) {
+			return noPositionTopic(err)
+		}
 	}
-	return l.sink.prepareError(ctx, err)
+	if isNoRequest(err) {
+		return noPositionTopic(err)
+	}
+	if err != nil {
+		return err
+	}
+	return l.checkPosition(ctx)
+}
+
+// ErrNoPositionTopic means that the cluster cannot have a topic that keeps a position, so that delivery can only be at_least_once there.
+var ErrNoPositionTopic = errors.New("the kafka cluster cannot keep a position")
+
+func noPositionTopic(err error) error {
+	return &sink.FatalError{Err: fmt.Errorf("%w, so exactly_once is not possible there: set delivery at_least_once: %w", ErrNoPositionTopic, err)}
 }
 
 // creation says how the position's topic is created: as create says, but for what it must be.
@@ -53,43 +78,59 @@ func (l *Ledger) creation() Create {
 	return spec
 }
 
-// checkPosition returns a *sink.FatalError where the position's topic, which is there, cannot hold one safely.
+// checkPosition returns a *sink.FatalError if the position's topic, which is there, cannot hold one safely.
 func (l *Ledger) checkPosition(ctx context.Context) error {
-	problems, err := l.positionProblems(ctx)
-	if err != nil || len(problems) == 0 {
+	problems, doubt, err := l.positionProblems(ctx)
+	if doubt != "" {
+		l.sink.warnOnce("position", doubt)
+	}
+	if err != nil {
 		return err
+	}
+	return l.refusal(problems)
+}
+
+// refusal returns the problems of the position's topic as a *sink.FatalError, nil if there are none.
+func (l *Ledger) refusal(problems []string) error {
+	if len(problems) == 0 {
+		return nil
 	}
 	return &sink.FatalError{Err: fmt.Errorf("kafka topic %s cannot keep relay's position: %s", l.topic, strings.Join(problems, "; "))}
 }
 
-func (l *Ledger) positionProblems(ctx context.Context) ([]string, error) {
+// positionProblems returns why the position's topic cannot be used, and what relay cannot find out about it.
+func (l *Ledger) positionProblems(ctx context.Context) (problems []string, doubt string, err error) {
 	answer, err := l.sink.cluster.describe(ctx, []string{l.topic})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if code := kafkago.Error(answer.Topics[0].ErrorCode); code != 0 && code != kafkago.LeaderNotAvailable {
-		return nil, l.sink.explainTopic(code, l.topic)
+		return nil, "", l.sink.explainTopic(code, l.topic)
 	}
-	var problems []string
 	if n := len(answer.Topics[0].Partitions); n != 1 {
 		problems = append(problems, fmt.Sprintf("it has %d partitions, and must have one", n))
 	}
 	settings, err := l.sink.cluster.settings(ctx, []string{l.topic}, cleanupPolicy)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	policy, err := settings[l.topic].values[cleanupPolicy], settings[l.topic].err
 	switch {
-	case isDenied(err):
-		problems = append(problems, fmt.Sprintf("relay may not see whether its %s is %s; grant that by %s", cleanupPolicy, compact,
-			l.sink.topicACL(l.topic, "DescribeConfigs")))
+	case err != nil && isPassing(err):
+		return nil, "", err
 	case err != nil:
-		return nil, err
+		// A position that is lost stops relay with a question, so this may be left open.
+		doubt = fmt.Sprintf("relay cannot see whether the %s of kafka topic %s is %s; if it is not, the position is deleted one day and relay stops and asks where to go on",
+			cleanupPolicy, l.topic, compact)
+		if isDenied(err) {
+			doubt += "; let relay see it by " + l.sink.topicACL(l.topic, "DescribeConfigs")
+		}
+		doubt += ": " + err.Error()
 	case policy != compact:
 		problems = append(problems, fmt.Sprintf("its %s is %q, so the position would be deleted one day; set it by kafka-configs --bootstrap-server %s "+
 			"--alter --entity-type topics --entity-name %s --add-config %s=%s", cleanupPolicy, policy, l.sink.cfg.Brokers[0], l.topic, cleanupPolicy, compact))
 	}
-	return problems, nil
+	return problems, doubt, nil
 }
 
 // Inspect is that of the Sink, with the position's topic as the last line.
@@ -106,19 +147,18 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 	}
 	st := own[0]
 	st.Warnings = slices.DeleteFunc(st.Warnings, func(w string) bool { return strings.HasPrefix(w, cleanupPolicy) })
-	if st.Exists {
-		problems, err := l.positionProblems(ctx)
-		if err != nil {
-			return nil, err
-		}
-		st.Problems = append(st.Problems, problems...)
-	}
 	if err := l.Transactions(ctx); err != nil {
 		var fatal *sink.FatalError
 		if !errors.As(err, &fatal) {
 			return nil, err
 		}
 		st.Problems = append(st.Problems, err.Error())
+		st.Unfit = err
+	}
+	if st.Unfit == nil {
+		if err := l.inspectPosition(ctx, &st); err != nil {
+			return nil, err
+		}
 	}
 	if len(st.Problems) > 0 {
 		st.Exists, st.Creates = false, false
@@ -126,34 +166,75 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 	return append(status, st), nil
 }
 
-// Transactions finds out, without touching any, whether relay can do transactions on the cluster. It returns nil where it can, a
-// *sink.FatalError that matches ErrNoTransactions where the cluster has none, another *sink.FatalError where relay may not, and any
-// other error where that could not be found out now.
+// inspectPosition adds to st what is wrong with the position's topic.
+func (l *Ledger) inspectPosition(ctx context.Context, st *sink.TopicStatus) error {
+	if !st.Exists && !st.Creates {
+		if err := l.sink.cluster.offers(ctx, protocol.CreateTopics); isNoRequest(err) {
+			st.Unfit = noPositionTopic(fmt.Errorf("kafka topic %s is missing: %w", l.topic, err))
+		}
+	}
+	if !st.Exists {
+		return nil
+	}
+	problems, doubt, err := l.positionProblems(ctx)
+	if err != nil {
+		return err
+	}
+	st.Problems = append(st.Problems, problems...)
+	st.Unfit = l.refusal(problems)
+	if doubt != "" {
+		st.Warnings = append(st.Warnings, doubt)
+	}
+	return nil
+}
+
+// transactionRequests are those without which there is no transaction.
+var transactionRequests = []protocol.ApiKey{protocol.InitProducerId, protocol.FindCoordinator, protocol.AddPartitionsToTxn, protocol.EndTxn}
+
+// Transactions finds out, without touching any, whether relay can do transactions on the cluster. `relay check` and a start decide by
+// it. It returns nil if relay can, a *sink.FatalError that matches ErrNoTransactions if the cluster has none, another *sink.FatalError
+// if relay may not, and any other error if that could not be found out now.
 func (l *Ledger) Transactions(ctx context.Context) error {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
-	res, err := l.sink.cluster.roundTrip(ctx, &apiversions.Request{})
+	missing, err := l.sink.cluster.missingRequests(ctx, transactionRequests...)
 	if err != nil {
-		return l.explain(fmt.Errorf("asking the cluster what it can do: %w", err))
+		return l.sink.prepareError(ctx, fmt.Errorf("asking the cluster what it can do: %w", err))
 	}
-	r := res.(*apiversions.Response)
-	if r.ErrorCode != 0 {
-		return l.explain(fmt.Errorf("asking the cluster what it can do: %w", kafkago.Error(r.ErrorCode)))
-	}
-	for _, api := range []protocol.ApiKey{protocol.InitProducerId, protocol.AddPartitionsToTxn, protocol.EndTxn} {
-		if !slices.ContainsFunc(r.ApiKeys, func(k apiversions.ApiKeyResponse) bool { return protocol.ApiKey(k.ApiKey) == api }) {
-			return noTransactions(fmt.Errorf("it does not know the request %s", api))
-		}
+	if len(missing) > 0 {
+		return noTransactions(fmt.Errorf("it does not know the request %s", strings.Join(missing, ", ")))
 	}
 	// A coordinator looks at the permission before it looks at the producer, which is none of its own here.
-	ctx, stop := context.WithTimeout(ctx, settleWait)
+	asking, stop := withAllowance(ctx, settleWait, context.DeadlineExceeded)
 	defer stop()
 	q := l.coordinator.addition("asking the transaction coordinator", noSession, []partitionID{{l.topic, 0}})
 	q.once = true // a topic that is not there yet is no reason to wait
-	_, err = l.coordinator.ask(ctx, q)
+	answers := l.sink.cluster.answerCount()
+	_, err = l.coordinator.ask(asking, q)
 	var code kafkago.Error
-	if answered := errors.As(err, &code); answered && !isUnsupported(err) && code != kafkago.TransactionalIDAuthorizationFailed && !q.repeats(true, err) {
+	switch answered := errors.As(err, &code); {
+	case answered && !isUnsupported(err) && code != kafkago.TransactionalIDAuthorizationFailed && !q.repeats(true, err):
 		return nil
+	case !answered && isSilence(err) && ctx.Err() == nil && l.silentOnTransactions(ctx, answers, q):
+		return noTransactions(fmt.Errorf("it answers other requests, but none about transactions: %w", err))
 	}
 	return l.explain(err)
+}
+
+// silentOnTransactions reports whether the cluster leaves q without an answer time and again, although it answers other requests.
+func (l *Ledger) silentOnTransactions(ctx context.Context, answers int, q question) bool {
+	const tries = 2
+	for range tries {
+		l.sink.cluster.refresh()
+		if _, err := l.sink.cluster.describe(ctx, []string{l.topic}); err != nil || l.sink.cluster.answerCount() == answers {
+			return false
+		}
+		answers = l.sink.cluster.answerCount()
+		_, err := l.coordinator.askOnce(ctx, q)
+		var code kafkago.Error
+		if err == nil || errors.As(err, &code) || !isSilence(err) {
+			return false
+		}
+	}
+	return true
 }

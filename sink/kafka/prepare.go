@@ -11,6 +11,7 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"go.uber.org/zap"
 
@@ -18,7 +19,7 @@ import (
 )
 
 // leaderWait bounds how long Prepare waits for created topics to have leaders everywhere.
-const leaderWait = 30 * time.Second
+const leaderWait = 10 * time.Second
 
 // Prepare implements sink.Destination: it creates the topics that are missing where create.enabled, waits until each partition has a
 // leader, and asks the brokers whether relay may write to each topic, storing nothing.
@@ -47,17 +48,20 @@ func (s *Sink) prepareError(ctx context.Context, err error) error {
 
 // prepare makes the topics ready; spec says how those that are missing are created.
 func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error {
-	found := make(faults)
+	found := newFaults()
 	for _, t := range topics {
 		if reason := illegalTopicName(t); reason != "" {
 			found.add(t, reason)
 		}
 	}
-	if len(found) > 0 {
+	if found.any() {
 		return found.fatal()
 	}
 	s.cluster.watch(topics)
 	s.cluster.refresh()
+	if err := s.checkCodec(ctx); err != nil {
+		return err
+	}
 	missing, err := s.missing(ctx, topics, found)
 	if err != nil {
 		return err
@@ -67,7 +71,7 @@ func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error 
 			return err
 		}
 	}
-	if len(found) > 0 {
+	if found.any() {
 		return found.fatal()
 	}
 	if err := s.awaitLeaders(ctx, topics); err != nil {
@@ -85,26 +89,60 @@ func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error 
 	return found.fatal()
 }
 
-// faults holds why topics cannot be used, by reason, so that a hundred topics with one reason make one sentence.
-type faults map[string][]string
+// checkCodec returns a *sink.FatalError if the brokers cannot know the codec.
+func (s *Sink) checkCodec(ctx context.Context) error {
+	codecs, err := codecsOf(s.cfg.Compression)
+	if err != nil {
+		return err
+	}
+	if err := s.codecTooNew(ctx, codecs[0]); err != nil {
+		return &sink.FatalError{Err: explained(codecRefused(codecs[0]), err)}
+	}
+	return nil
+}
 
-func (f faults) add(topic, reason string) { f[reason] = append(f[reason], topic) }
+// faults holds why topics cannot be used, by reason, so that a hundred topics with one reason make one sentence.
+type faults struct {
+	topics map[string][]string // by reason
+	causes []error             // that a caller may tell apart; their text is that of a reason
+}
+
+func newFaults() *faults { return &faults{topics: make(map[string][]string)} }
+
+func (f *faults) any() bool { return len(f.topics) > 0 }
+
+func (f *faults) add(topic, reason string) { f.topics[reason] = append(f.topics[reason], topic) }
+
+// addCause is add for an error that the error of fatal is to match.
+func (f *faults) addCause(topic, reason string, cause error) {
+	f.add(topic, reason)
+	f.causes = append(f.causes, cause)
+}
+
+// faultsError lists topics that cannot be used.
+type faultsError struct {
+	text   string
+	causes []error
+}
+
+func (e *faultsError) Error() string   { return e.text }
+func (e *faultsError) Unwrap() []error { return e.causes }
 
 // fatal returns the faults as one *sink.FatalError, nil where there are none.
-func (f faults) fatal() error {
-	if len(f) == 0 {
+func (f *faults) fatal() error {
+	if !f.any() {
 		return nil
 	}
 	var parts []string
-	for _, reason := range slices.Sorted(maps.Keys(f)) {
-		topics := slices.Sorted(slices.Values(f[reason]))
+	for _, reason := range slices.Sorted(maps.Keys(f.topics)) {
+		topics := slices.Sorted(slices.Values(f.topics[reason]))
 		parts = append(parts, fmt.Sprintf("%s: %s", strings.Join(topics, ", "), reason))
 	}
-	return &sink.FatalError{Err: fmt.Errorf("kafka topics that cannot be used: %s", strings.Join(parts, "; "))}
+	return &sink.FatalError{Err: &faultsError{"kafka topics that cannot be used: " + strings.Join(parts, "; "), f.causes}}
 }
 
 // missing returns the topics that are not there, and adds those that relay may not see to found.
-func (s *Sink) missing(ctx context.Context, topics []string, found faults) ([]string, error) {
+func (s *Sink) missing(ctx context.Context, topics []string, found *faults) ([]string, error) {
 	answer, err := s.cluster.describe(ctx, topics)
 	if err != nil {
 		return nil, err
@@ -125,7 +163,7 @@ func (s *Sink) missing(ctx context.Context, topics []string, found faults) ([]st
 	return missing, nil
 }
 
-func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create, found faults) error {
+func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create, found *faults) error {
 	collide := collisions(topics)
 	if !spec.Enabled {
 		for _, t := range missing {
@@ -152,6 +190,12 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 	if len(req.Topics) == 0 {
 		return nil
 	}
+	if err := s.cluster.offers(ctx, protocol.CreateTopics); isNoRequest(err) {
+		for _, t := range req.Topics {
+			found.addCause(t.Name, cannotBeCreated(err), err)
+		}
+		return nil
+	}
 	res, err := s.cluster.roundTrip(ctx, req)
 	if err != nil {
 		return fmt.Errorf("creating kafka topics: %w", err)
@@ -160,7 +204,7 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 }
 
 // created sorts the answers: those that a person must act on go to found, one that may pass is returned.
-func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Create, found faults) error {
+func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Create, found *faults) error {
 	var passing error
 	var made []string
 	for _, t := range res.Topics {
@@ -176,7 +220,7 @@ func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Cre
 		case kafkago.InvalidPartitionNumber:
 			found.add(t.Name, fmt.Sprintf("cannot be created with create.partitions %d: %v", spec.Partitions, err))
 		case kafkago.InvalidConfiguration:
-			found.add(t.Name, fmt.Sprintf("cannot be created with the settings of create.config: %v", err))
+			found.addCause(t.Name, fmt.Sprintf("cannot be created with the settings of create.config: %v", err), err)
 		case kafkago.PolicyViolation:
 			found.add(t.Name, fmt.Sprintf("cannot be created: a policy of the cluster forbids it: %v", err))
 		case kafkago.InvalidTopic:
@@ -194,7 +238,7 @@ func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Cre
 
 // awaitLeaders returns once every partition of the topics has a leader.
 func (s *Sink) awaitLeaders(ctx context.Context, topics []string) error {
-	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	ctx, cancel := withAllowance(ctx, leaderWait, context.DeadlineExceeded)
 	defer cancel()
 	for try := 0; ; try++ {
 		l, err := s.cluster.locate(ctx, topics, time.Time{})

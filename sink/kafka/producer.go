@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -41,6 +42,9 @@ func (s *sequence) advance(n int) {
 // for a new producer id.
 func (s *sequence) restart() {
 	s.next = 0
+	if !s.valid() {
+		return
+	}
 	if s.epoch == math.MaxInt16 {
 		s.session = noSession
 		return
@@ -53,6 +57,9 @@ func (s *sequence) adopt(given session) { *s = sequence{session: given} }
 
 // openSession asks for a producer id without a transactional id: a new one each time.
 func (c *cluster) openSession(ctx context.Context) (session, error) {
+	// Faults of this request alone must not take long to show: there is a way to do without it.
+	ctx, cancel := context.WithTimeout(ctx, min(c.requestTimeout, openSessionWait))
+	defer cancel()
 	res, err := c.roundTrip(ctx, &initProducer{ProducerID: noSession.id, ProducerEpoch: noSession.epoch, coordinator: anyBroker})
 	if err != nil {
 		return noSession, fmt.Errorf("asking for a producer id: %w", err)
@@ -63,6 +70,9 @@ func (c *cluster) openSession(ctx context.Context) (session, error) {
 	}
 	return session{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
 }
+
+// openSessionWait bounds one request for a producer id without a transactional id.
+const openSessionWait = 4 * time.Second
 
 // anyBroker stands where a request need not go to a certain broker.
 const anyBroker int32 = -1

@@ -52,7 +52,7 @@ func codecOf(name string) (compress.Codec, error) {
 			return c, nil
 		}
 	}
-	return nil, fmt.Errorf("compression %q is not known: use none, gzip, snappy, lz4 or zstd", name)
+	return nil, fmt.Errorf("compression %q is not known: use auto, none, gzip, snappy, lz4 or zstd", name)
 }
 
 // batchSpec is what a record batch carries beside its records.
@@ -151,6 +151,9 @@ func finishBatch(set []byte, spec batchSpec, attributes int16, records int) {
 	put.PutUint64(b[offsetMaxTimestamp:], uint64(spec.time.UnixMilli()))
 	put.PutUint64(b[offsetProducerID:], uint64(spec.id))
 	put.PutUint16(b[offsetProducerEpoch:], uint16(spec.epoch))
+	if !spec.valid() {
+		spec.sequence = -1 // https://kafka.apache.org/documentation/#recordbatch: no producer, no sequence
+	}
 	put.PutUint32(b[offsetBaseSequence:], uint32(spec.sequence))
 	put.PutUint32(b[offsetRecordCount:], uint32(records))
 	put.PutUint32(b[offsetCRC:], crc32.Checksum(b[offsetAttributes:], castagnoli))
@@ -208,6 +211,9 @@ func varintSize(v int64) int {
 
 // batchBytes is the size that a broker holds against max.message.bytes: the batch without the size before it.
 func batchBytes(set []byte) int { return len(set) - setSizeBytes }
+
+// codecIn returns the number of the codec that set is compressed with, 0 for none.
+func codecIn(set []byte) byte { return set[setSizeBytes+offsetAttributes+1] & 7 }
 
 // recordSet gives an encoded batch to kafka-go, which reads it once for each request.
 func recordSet(set []byte) io.Reader { return bytes.NewReader(set) }

@@ -24,8 +24,8 @@ type Sink struct {
 	cfg     Config
 	log     *zap.Logger
 	cluster *cluster
-	codec   compress.Codec
 	grace   time.Duration // how long a refused permission is tried again
+	publish bounds
 
 	lifetime context.Context // ends with Close
 	end      context.CancelCauseFunc
@@ -35,10 +35,31 @@ type Sink struct {
 	settled  map[string]string // what relay has set, by topic and key of the configuration
 
 	publishing sync.Mutex                // guards what follows
+	codec      compress.Codec            // of the next record batch; nil for none
+	codecs     []compress.Codec          // codec, and those to use if the cluster refuses it
+	pace       *pace                     // how much is sent at once
+	left       carryOver                 // by a Publish that did not end well
+	away       bool                      // no broker has stored anything during the last Publish
+	unnumbered bool                      // the cluster gives no producer ids
+	mute       int                       // requests for one that were not answered, though others were
 	session    session                   // where partitions without one begin
 	places     map[partitionID]*sequence // of the partitions that messages went to
 	partitions map[string]int            // how many a topic had when it was last looked at
 	unkeyed    int                       // rises with each batch and topic that has messages without a key
+
+	warning sync.Mutex
+	warned  map[string]string // the last text by what it is about, so that it is logged once
+}
+
+// warnOnce logs a weakness of the cluster once, and again if the text differs.
+func (s *Sink) warnOnce(about, text string) {
+	s.warning.Lock()
+	defer s.warning.Unlock()
+	if s.warned[about] == text {
+		return
+	}
+	s.warned[about] = text
+	s.log.Warn(text)
 }
 
 var (
@@ -54,7 +75,7 @@ func New(cfg Config) (*Sink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	codec, err := codecOf(cfg.Compression)
+	codecs, err := codecsOf(cfg.Compression)
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +93,12 @@ func New(cfg Config) (*Sink, error) {
 	}
 	lifetime, end := context.WithCancelCause(context.Background())
 	return &Sink{
-		cfg: cfg, log: log, codec: codec, grace: deniedGrace,
+		cfg: cfg, log: log, codec: codecs[0], codecs: codecs, grace: deniedGrace, publish: boundsOf(cfg.RequestTimeout), pace: newPace(), left: newCarryOver(),
 		cluster:  newCluster(lifetime, cfg, files, mechanism),
 		lifetime: lifetime, end: end,
 		owned: ownedTopics{path: cfg.OwnedFile}, settled: make(map[string]string),
 		session: noSession, places: make(map[partitionID]*sequence), partitions: make(map[string]int),
+		warned: make(map[string]string),
 	}, nil
 }
 
@@ -88,11 +110,17 @@ func (s *Sink) Identity() string { return s.cfg.Identity() }
 //
 // Each partition takes its messages in the order of the batch, one acknowledged record batch after the other; partitions do not
 // wait for each other. Faults that pass (a leader that moved, a lost connection, too few replicas, a topic that is not there yet)
-// are retried until ctx ends, under the same sequence numbers, so that a batch whose acknowledgement got lost is not stored twice.
+// are retried, under the same sequence numbers, so that a batch whose acknowledgement got lost is not stored twice.
+//
+// It returns after about request_timeout, and sooner if no broker stores anything, so that the caller knows the durable prefix. The
+// error matches sink.ErrTimeout if the brokers have stored messages meanwhile, or may take a smaller batch.
 //
 // After an error the messages behind the durable prefix may be stored in other partitions, and those that were in flight may be
-// stored or not: publishing them again can make each of them a duplicate, once. Order stays, for what was in flight can no longer
-// be stored once its partition has taken a later message.
+// stored or not. The next call recognises them by the ids of their events if it begins with the rest of the batch or with a part of
+// it, and stores none of them twice. If it begins elsewhere, each of them can become a duplicate, once. Order stays, for what was in
+// flight can no longer be stored once its partition has taken a later message.
+//
+// If the cluster gives no producer ids, a message that was in flight during a fault can be stored twice.
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	if len(batch) == 0 {
 		return nil

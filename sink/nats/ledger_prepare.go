@@ -82,9 +82,12 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 		return status, nil //nolint:nilerr // a missing stream is told in each line
 	}
 	if unfit := l.s.unfit(lk, info.Config); unfit != nil {
-		position.Problems = append(position.Problems, unfit.Error())
+		position.Unfit = unfit
 	} else if lacks := (demand{atomic: true}).lacking(info.Config); !lacks.nothing() && !l.s.mayChange(info.Config) {
-		position.Problems = append(position.Problems, l.s.refuseToChange(info.Config, lacks).Error())
+		position.Unfit = l.s.refuseToChange(info.Config, lacks)
+	}
+	if position.Unfit != nil {
+		position.Problems = append(position.Problems, position.Unfit.Error())
 	}
 	position.Exists = position.Exists && len(position.Problems) == 0 && takesPositions(info.Config)
 	position.Creates = !position.Exists && len(position.Problems) == 0

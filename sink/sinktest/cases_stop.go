@@ -234,3 +234,32 @@ func (k *kit) cancelledWhileDown() {
 	k.publish(s, batch[durable:])
 	k.requireInOrder(topics, batch)
 }
+
+// returnsWhileDown checks that Publish gives up by itself while the broker is away, says what is durable, and loses nothing and stores
+// nothing twice afterwards.
+func (k *kit) returnsWhileDown() {
+	topics := k.topics(2)
+	s := k.open(topics)
+	batch := k.batch(topics, 40)
+	k.store(s, batch[:10])
+	k.Stop(k.T)
+	durable := 10
+	for range 3 {
+		started := time.Now()
+		err := s.Publish(k.ctx, batch[durable:])
+		took := time.Since(started)
+		k.checkError(err, len(batch)-durable)
+		require.NoError(k, k.ctx.Err(), "Publish returned only with its context")
+		var (
+			rejected *sink.RejectedError
+			fatal    *sink.FatalError
+		)
+		require.NotErrorAs(k, err, &rejected)
+		require.NotErrorAs(k, err, &fatal)
+		require.Less(k, took, soon, "Publish holds on to a broker that is away")
+		durable += sink.Durable(err, len(batch)-durable)
+	}
+	k.Start(k.T)
+	k.publish(s, batch[durable:])
+	k.requireInOrder(topics, batch)
+}

@@ -94,6 +94,7 @@ func Run(t *testing.T, h Harness) {
 		{"Disturbed", h.Disturb == nil, (*kit).disturbed},
 		{"Restart", h.Stop == nil || h.Start == nil, (*kit).restart},
 		{"CancelledWhileDown", h.Stop == nil || h.Start == nil, (*kit).cancelledWhileDown},
+		{"ReturnsWhileDown", h.Stop == nil || h.Start == nil, (*kit).returnsWhileDown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.skip {

@@ -1,0 +1,123 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/compress"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
+
+	"workos-relay/sink"
+)
+
+// Advice is what `relay check` says of the cluster as a whole. It asks the leader of the first of the topics that exists whether it
+// takes the codec, and stores nothing. The error is for a cluster that could not be asked.
+func (s *Sink) Advice(ctx context.Context, topics []string) (a sink.Advice, err error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	if err := s.cluster.offers(ctx, protocol.InitProducerId); isNoRequest(err) {
+		a.Warnings = append(a.Warnings, unnumberedText(err))
+	} else if err != nil {
+		return a, s.explain(err)
+	}
+	if err := s.cluster.offers(ctx, protocol.DescribeConfigs); isNoRequest(err) {
+		a.Warnings = append(a.Warnings, fmt.Sprintf("relay cannot see the settings of topics, so it takes Kafka's defaults for their limits, and the broker decides about large messages: %v", err))
+	}
+	codecs, err := codecsOf(s.cfg.Compression)
+	if err != nil {
+		return a, err
+	}
+	var refused error
+	for i, codec := range codecs {
+		refusal, err := s.tryCodec(ctx, topics, codec)
+		switch {
+		case err != nil:
+			return a, s.explain(err)
+		case refusal == nil && i == 0:
+			a.Facts = append(a.Facts, "compression: "+codecName(codec))
+			return a, nil
+		case refusal == nil:
+			a.Warnings = append(a.Warnings, fmt.Sprintf("compression: %s, since the cluster refuses %s: %v", codecName(codec), codecName(codecs[0]), refused))
+			return a, nil
+		case i == 0:
+			refused = refusal
+		}
+	}
+	a.Faults = append(a.Faults, explained(codecRefused(codecs[0]), refused).Error())
+	return a, nil
+}
+
+// zstdVersion is the first version of Produce in which brokers take zstd (Kafka 2.1).
+const zstdVersion = 7
+
+// codecTooNew returns why the brokers cannot know a codec; nil if they may.
+func (s *Sink) codecTooNew(ctx context.Context, codec compress.Codec) error {
+	known, err := s.cluster.known(ctx)
+	if err != nil || codecName(codec) != "zstd" {
+		return nil //nolint:nilerr // whoever asks next sees it
+	}
+	if v, ok := known[protocol.Produce]; ok && v.most < zstdVersion {
+		return fmt.Errorf("the brokers are older than Kafka 2.1, the first that takes zstd: %w", kafkago.UnsupportedCompressionType)
+	}
+	return nil
+}
+
+// tryCodec returns why the cluster does not take a codec. It sends a record batch without a record and with a wrong checksum, which no
+// broker stores: one that takes the codec refuses it as corrupt.
+func (s *Sink) tryCodec(ctx context.Context, topics []string, codec compress.Codec) (refusal, err error) {
+	if codec == nil {
+		return nil, nil
+	}
+	if err := s.codecTooNew(ctx, codec); err != nil {
+		return err, nil
+	}
+	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
+	l, err := s.cluster.locate(ctx, legal, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range legal {
+		leaders := l.topics[t].leaders
+		if len(leaders) == 0 || leaders[0] < 0 {
+			continue
+		}
+		set, err := brokenBatch(codec)
+		if err != nil {
+			return nil, err
+		}
+		req := &rawproduce.Request{Acks: acksAll, Timeout: 1000, Topics: []rawproduce.RequestTopic{{Topic: t, Partitions: make([]rawproduce.RequestPartition, 1)}}}
+		req.Topics[0].Partitions[0].RecordSet.Reader = recordSet(set)
+		res, err := s.cluster.roundTrip(ctx, req)
+		if err != nil {
+			return nil, nil //nolint:nilerr // a broker that hangs up on such a request leaves the question open
+		}
+		s.noteProduceThrottle(res.(*produce.Response))
+		for _, rt := range res.(*produce.Response).Topics {
+			for _, p := range rt.Partitions {
+				if answer := brokerError(p.ErrorCode, p.ErrorMessage); refusesCodec(answer) {
+					return answer, nil
+				}
+			}
+		}
+		return nil, nil
+	}
+	return nil, nil
+}
+
+// brokenBatch returns a record batch of no records whose checksum is wrong.
+func brokenBatch(codec compress.Codec) ([]byte, error) {
+	plain := make([]byte, setSizeBytes+batchHeaderBytes)
+	s := &scratch{}
+	if err := pack(&s.packed, codec, plain); err != nil {
+		return nil, err
+	}
+	set := s.packed.Bytes()
+	finishBatch(set, batchSpec{session: noSession, time: time.Now()}, int16(codec.Code()), 0)
+	set[setSizeBytes+offsetCRC] ^= 0xff
+	return set, nil
+}
