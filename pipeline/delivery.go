@@ -40,6 +40,9 @@ type Delivery struct {
 	ExactlyOnce *ExactlyOnce // nil where the bus can never do it
 	// Incapable reports whether an error of ExactlyOnce.Ledger.Prepare says that the bus, as it is, cannot do it.
 	Incapable func(error) bool
+	// Fit finds out, if nothing is recorded yet, whether the bus can do it; nil for ExactlyOnce.Ledger.Prepare. `relay check` sets
+	// one that changes nothing.
+	Fit func(ctx context.Context) error
 
 	finding sync.Mutex // held while the bus is asked, for as long as that takes
 	mu      sync.Mutex // guards chosen, only for moments
@@ -127,6 +130,14 @@ func (d *Delivery) Release(ctx context.Context) error {
 		return err
 	}
 	return t.Release(ctx)
+}
+
+// Find finds the mode that the lane runs in, unless it is found already. Its errors are those that a start of the lane has.
+func (d *Delivery) Find(ctx context.Context) (checkpoint.Mode, error) {
+	if _, err := d.target(ctx); err != nil {
+		return "", err
+	}
+	return d.Mode(), nil
 }
 
 // target returns the Target of the mode that was found, and finds the mode if no call before could.
@@ -259,7 +270,11 @@ func (d *Delivery) first(ctx context.Context, log *zap.Logger) (checkpoint.Mode,
 		log.Info("delivery: at_least_once, the best that this sink can do")
 		return checkpoint.AtLeastOnce, nil
 	}
-	err := d.ExactlyOnce.Ledger.Prepare(ctx, d.ExactlyOnce.Topics)
+	fit := d.Fit
+	if fit == nil {
+		fit = func(ctx context.Context) error { return d.ExactlyOnce.Ledger.Prepare(ctx, d.ExactlyOnce.Topics) }
+	}
+	err := fit(ctx)
 	switch {
 	case err == nil:
 		log.Info("delivery: exactly_once; events and position are stored in one atomic act of the bus")

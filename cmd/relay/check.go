@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -179,6 +181,30 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 		r.topic(t, from)
 	}
 	r.settings(ctx, l, b, mode)
+	r.advice(ctx, l, b)
+}
+
+// advice prints what the bus says of itself as a whole, if it says anything.
+func (r *report) advice(ctx context.Context, l *lane, b *bus) {
+	adviser, ok := b.Bus.(interface {
+		Advice(ctx context.Context, topics []string) (sink.Advice, error)
+	})
+	if !ok {
+		return
+	}
+	a, err := adviser.Advice(ctx, l.topics)
+	if err != nil {
+		r.fault("%v", err)
+	}
+	for _, text := range a.Facts {
+		r.good(text)
+	}
+	for _, text := range a.Warnings {
+		r.say(levelWarning, "%s", text)
+	}
+	for _, text := range a.Faults {
+		r.fault("%s", text)
+	}
 }
 
 // settings says what of the destination's settings differs from the configuration, and what relay does about it.
@@ -226,47 +252,82 @@ func (r *report) weighDeadLetters(name string, topics []sink.TopicStatus) {
 	}
 }
 
-// inspect looks at the topics in the mode of delivery that the lane would run in, and says which that is.
+// inspect says in which mode of delivery the lane would run, and looks at the topics in that mode. The mode is found by the function
+// that a start finds it with.
 func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStatus, checkpoint.Mode, error) {
-	want := checkpoint.Mode(l.sink.Delivery)
-	if want == checkpoint.AtLeastOnce || b.ledger == nil {
-		if want == checkpoint.ExactlyOnce {
+	if b.ledger == nil {
+		if checkpoint.Mode(l.sink.Delivery) == checkpoint.ExactlyOnce {
 			r.fault("delivery: a sink of type %s cannot do exactly_once", l.sink.Type)
 		}
 		r.good("delivery: at_least_once")
 		topics, err := b.Inspect(ctx, l.topics)
 		return topics, checkpoint.AtLeastOnce, err
 	}
-	topics, err := b.ledger.Inspect(ctx, l.topics)
-	if err == nil {
-		err = unfit(topics, l.topics)
-	} else if !incapable(err) {
-		return nil, "", err
+	var topics []sink.TopicStatus // with the position's
+	var asked, unfit error        // of the ledger
+	look := func(ctx context.Context) error {
+		if topics, asked = b.ledger.Inspect(ctx, l.topics); asked != nil {
+			return asked
+		}
+		for _, t := range topics {
+			unfit = errors.Join(unfit, t.Unfit)
+		}
+		return unfit
+	}
+	mode, err := l.modeFinder(b, look).Find(ctx)
+	if err == nil && mode == checkpoint.ExactlyOnce && topics == nil { // as recorded
+		err = look(ctx)
 	}
 	switch {
-	case err == nil:
+	case asked != nil && !incapable(asked):
+		return nil, "", asked
+	case err != nil:
+		topics, inspectErr := b.Inspect(ctx, l.topics)
+		if inspectErr != nil { // usually the same: the bus does not answer
+			return nil, "", err
+		}
+		r.fault("delivery: %s", strings.TrimPrefix(err.Error(), "delivery: "))
+		return topics, checkpoint.Mode(l.sink.Delivery), nil
+	case mode == checkpoint.ExactlyOnce:
 		r.good("delivery: exactly_once")
-		return topics, checkpoint.ExactlyOnce, nil
-	case want == pipeline.Auto:
-		r.say(levelWarning, "delivery: at_least_once, since the bus cannot do exactly_once: %v", err)
+		return topics, mode, nil
+	case asked != nil || unfit != nil:
+		r.say(levelWarning, "delivery: at_least_once, since the bus cannot do exactly_once: %v", errors.Join(asked, unfit))
+	case checkpoint.Mode(l.sink.Delivery) == pipeline.Auto:
+		r.good("delivery: at_least_once, as the checkpoint records it")
 	default:
-		r.fault("delivery: exactly_once was asked for: %v", err)
+		r.good("delivery: at_least_once")
 	}
 	topics, err = b.Inspect(ctx, l.topics)
 	return topics, checkpoint.AtLeastOnce, err
 }
 
-// unfit returns what is wrong with the places of a ledger that are not topics: those of positions.
-func unfit(status []sink.TopicStatus, topics []string) error {
-	var faults []error
-	for _, t := range status {
-		if !slices.Contains(topics, t.Topic) {
-			for _, problem := range t.Problems {
-				faults = append(faults, errors.New(problem))
-			}
-		}
+// modeFinder returns a Delivery that finds the mode of the lane and changes nothing. fit finds out whether the bus can do exactly_once.
+func (l *lane) modeFinder(b *bus, fit func(context.Context) error) *pipeline.Delivery {
+	owner := pipeline.Ownership{Topics: l.topics, Identity: l.identity(), Logger: zap.NewNop()}
+	return &pipeline.Delivery{
+		Want:        checkpoint.Mode(l.sink.Delivery),
+		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: readOnly{dir: l.cfg.Checkpoint.Dir, id: l.identity()}},
+		ExactlyOnce: &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.ledger},
+		Incapable:   incapable,
+		Fit:         fit,
 	}
-	return errors.Join(faults...)
+}
+
+// readOnly is a checkpoint file that is looked at while a relay may be running.
+type readOnly struct {
+	dir string
+	id  checkpoint.Identity
+}
+
+// Load implements checkpoint.Store.
+func (s readOnly) Load(context.Context) (checkpoint.Checkpoint, error) {
+	return checkpoint.ReadFile(s.dir, s.id)
+}
+
+// Commit implements checkpoint.Store. It refuses.
+func (readOnly) Commit(context.Context, checkpoint.Checkpoint, checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	return checkpoint.Checkpoint{}, errors.ErrUnsupported
 }
 
 func (r *report) topic(t sink.TopicStatus, from string) {

@@ -259,5 +259,6 @@ func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client, hoo
 
 // incapable reports whether err says that a bus, as it is, cannot do exactly_once.
 func incapable(err error) bool {
-	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit) || errors.Is(err, kafka.ErrNoTransactions)
+	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit) || errors.Is(err, kafka.ErrNoTransactions) ||
+		errors.Is(err, kafka.ErrNoPositionTopic)
 }
