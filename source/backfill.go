@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -88,12 +89,17 @@ func (w *window) deliver(p segmentPage) (Page, error) {
 	if err := r.checkOrder(a); err != nil {
 		return Page{}, err
 	}
-	for i := range p.events {
-		if r.seen.has(p.events[i].ID) { // ahead of checkCursor, so that a page which is not yielded leaves no trace
-			return Page{}, &CursorLostError{Position: r.pos, Reason: "it sent " + p.events[i].ID + " a second time", RequestID: p.requestID}
-		}
+	first := p.events[0].Position()
+	events, dropped := withoutRepeated(p.events, func(_ int, e *Event) bool { return r.seen.has(e.ID) })
+	if len(events) == 0 {
+		return Page{}, &CursorLostError{Position: r.pos, Reason: fmt.Sprintf("it sent %s a second time", first), RequestID: p.requestID}
 	}
-	if err := r.checkCursor(a, ListEventsOpts{After: r.pos.EventID}); err != nil {
+	if dropped > 0 {
+		r.repeated(dropped, first)
+		p.events = events
+	}
+	a.Data = p.events
+	if err := r.checkCursor(a, ListEventsOpts{After: r.pos.EventID}, first.EventID); err != nil {
 		return Page{}, err
 	}
 	r.countInversions(p.events)

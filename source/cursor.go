@@ -1,17 +1,21 @@
 package source
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
 )
 
 const (
 	// maxStepBack is how much older than the position the event that follows it may be. More means that the API started over.
 	maxStepBack = 60 * time.Second
-	// recentCount is how many ids are remembered to notice that the API started over.
+	// recentCount is how many ids are remembered, to leave out events that come again.
 	recentCount = 1000
 	// A page that descends as a whole is refused where it spans this time, or this many different times; less is mere
 	// disorder, such as one late event before many of the same instant.
@@ -47,27 +51,111 @@ func descends(events []Event) bool {
 	return times > 1 && (span >= descendingSpan || times >= descendingCount)
 }
 
-// checkCursor refuses a page that shows that the API did not go on from the position, and remembers the ids of a good one.
-// An id that comes a second time says so even within one page.
-func (r *reader) checkCursor(a answer, opts ListEventsOpts) error {
-	lost := func(reason string) error {
-		return &CursorLostError{Position: r.pos, Reason: reason, RequestID: a.RequestID}
-	}
+// checkCursor refuses a page that shows that the API did not go on from the position, and remembers the ids of a good one. first is the
+// id that the page began with, before repeated events were left out.
+func (r *reader) checkCursor(a answer, opts ListEventsOpts, first string) error {
 	if opts.After != "" && len(a.Data) > 0 && !r.pos.CreatedAt.IsZero() {
-		first := &a.Data[0]
-		if back := r.pos.CreatedAt.Sub(first.CreatedAt); back > maxStepBack {
+		oldest := &a.Data[0]
+		if back := r.pos.CreatedAt.Sub(oldest.CreatedAt); back > maxStepBack {
 			return &CursorLostError{
-				Position: r.pos, RequestID: a.RequestID, first: first.ID,
-				Reason: fmt.Sprintf("what it sent begins with %s, which is %s older", first.Position(), back.Round(time.Second)),
+				Position: r.pos, RequestID: a.RequestID, first: first,
+				Reason: fmt.Sprintf("what it sent begins with %s, which is %s older", oldest.Position(), back.Round(time.Second)),
 			}
 		}
 	}
 	for i := range a.Data {
-		if !r.seen.add(a.Data[i].ID) {
-			return lost(fmt.Sprintf("it sent %s a second time", a.Data[i].Position()))
-		}
+		r.seen.add(a.Data[i].ID)
 	}
 	return nil
+}
+
+// leaveOutRepeated removes from a page the events that were read before, as with pages that overlap, and those that stand in it twice. It
+// returns errNothingNew if the page gives no way to go on, and a *CursorLostError if what it sent lies before the position.
+func (r *reader) leaveOutRepeated(a *answer, opts ListEventsOpts) error {
+	at := -1 // of the position's event
+	if r.pos.EventID != "" {
+		at = slices.IndexFunc(a.Data, func(e Event) bool { return e.ID == r.pos.EventID })
+	}
+	came := len(a.Data)
+	first := firstPosition(a.Data)
+	var dropped int
+	a.Data, dropped = withoutRepeated(a.Data, func(i int, e *Event) bool {
+		// What stands before the position was read, unless it is remembered that it was not: it has come late.
+		return r.seen.has(e.ID) || i < at && e.CreatedAt.Before(r.trail.from)
+	})
+	if dropped == 0 {
+		return nil
+	}
+	r.repeated(dropped, first)
+	switch {
+	case len(a.Data) > 0 || opts.After == "" || opts.After != r.pos.EventID:
+		return nil
+	case at < 0:
+		return &CursorLostError{Position: r.pos, Reason: fmt.Sprintf("it sent %s a second time", first), RequestID: a.RequestID}
+	case came == opts.Limit:
+		return errNothingNew
+	}
+	return nil // it is the tip
+}
+
+// errNothingNew means that a full page holds only events that were read before, up to the position. Whether others follow it does not tell.
+var errNothingNew = errors.New("the Events API sends again what was read, and nothing new")
+
+// firstPosition is the position of the first of events.
+func firstPosition(events []Event) checkpoint.Position {
+	if len(events) == 0 {
+		return checkpoint.Position{}
+	}
+	return events[0].Position()
+}
+
+// withoutRepeated returns events without those for which known returns true, and without those that stand in events before. It returns
+// events itself if there are none, and how many there are.
+func withoutRepeated(events []Event, known func(i int, e *Event) bool) ([]Event, int) {
+	var out []Event
+	ids := make(map[string]struct{}, len(events))
+	dropped := 0
+	for i := range events {
+		e := &events[i]
+		_, twice := ids[e.ID]
+		ids[e.ID] = struct{}{}
+		switch {
+		case twice || known(i, e):
+			if dropped++; dropped == 1 {
+				out = append(make([]Event, 0, len(events)), events[:i]...)
+			}
+		case dropped > 0:
+			out = append(out, *e)
+		}
+	}
+	if dropped == 0 {
+		return events, 0
+	}
+	return out, dropped
+}
+
+// repeated tells of events that were left out since they were read before.
+func (r *reader) repeated(n int, first checkpoint.Position) {
+	call(r.hooks.OnRepeated, RepeatedInfo{Count: n, Position: first})
+	if r.repeatTold.IsZero() || time.Since(r.repeatTold) > time.Hour {
+		r.repeatTold = time.Now()
+		r.log.Warn("the Events API sent events again that were read before; leaving them out", zap.Int("count", n), zap.Stringer("page_from", first))
+	}
+}
+
+// stuckRounds is how often a page without anything new is asked for again before the cursor counts as lost.
+const stuckRounds = 6
+
+// askAgain waits before a page that brought nothing new is asked for again.
+func (r *reader) askAgain(ctx context.Context, a answer) error {
+	if r.stuck++; r.stuck > stuckRounds {
+		return &CursorLostError{Position: r.pos, Reason: errNothingNew.Error(), RequestID: a.RequestID}
+	}
+	wait := min(time.Second<<(r.stuck-1), 15*time.Second)
+	call(r.hooks.OnRetry, RetryInfo{
+		Reason: RetryResponse, Attempt: r.stuck, Wait: wait, Err: &ResponseError{Reason: errNothingNew.Error(), RequestID: a.RequestID, Err: errNothingNew},
+	})
+	return sleep(ctx, wait)
 }
 
 func (r *reader) countInversions(events []Event) {

@@ -113,6 +113,10 @@ func (w *window) handle(res result) {
 		}
 		return // larger than was to be expected; it is asked for again when there is room
 	}
+	if !w.leaveOutRepeated(s, &p, res.probe) {
+		w.contradiction("a page brought nothing new", nil)
+		return
+	}
 	if w.disordered = w.disordered || disordered(p.events); res.probe {
 		w.found(s, p, res)
 		return
@@ -123,6 +127,21 @@ func (w *window) handle(res result) {
 	}
 	w.keep(s, p)
 	w.read(s, p)
+}
+
+// leaveOutRepeated removes from a page what was read before. It reports false if nothing is left of a full page. Of a page that came by
+// time only what stands in it twice is removed; found judges the rest.
+func (w *window) leaveOutRepeated(s *segment, p *segmentPage, probe bool) bool {
+	first, before := firstPosition(p.events), len(p.events)
+	if probe {
+		p.events, _ = withoutRepeated(p.events, func(int, *Event) bool { return false })
+	} else {
+		p.events = s.withoutRepeated(p.events, w.r.seen)
+	}
+	if dropped := before - len(p.events); dropped > 0 {
+		w.r.repeated(dropped, first)
+	}
+	return len(p.events) > 0 || p.short
 }
 
 // failing reports whether a request is being repeated.

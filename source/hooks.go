@@ -23,6 +23,9 @@ type Hooks struct {
 	OnTypeRestored func(TypeRestoredInfo)
 	// OnInversion: events of a page stand in another order than their times. They are relayed as they stand.
 	OnInversion func(InversionInfo)
+	// OnRepeated is called for events that the API sent again although they had been read, as pages that overlap do. They are left
+	// out.
+	OnRepeated func(RepeatedInfo)
 	// OnUnexpectedType is called for an event of a type that was not asked for: see Stream.RelayUnexpected.
 	OnUnexpectedType func(UnexpectedTypeInfo)
 	// OnOddPayload is called for an event whose payload does not fit the schema of its type. It is relayed as it is. Of each type the
@@ -91,6 +94,12 @@ type TypeRestoredInfo struct {
 type InversionInfo struct {
 	Count    int                 // adjacent pairs of which the second is the older
 	Position checkpoint.Position // of the first such second
+}
+
+// RepeatedInfo describes events of one page that were left out because they had been read before.
+type RepeatedInfo struct {
+	Count    int
+	Position checkpoint.Position // that the page began with
 }
 
 // UnexpectedTypeInfo describes an event that was not asked for.

@@ -58,14 +58,16 @@ type reader struct {
 
 	silentUntil time.Time // when checkSilence is due again; zero at the start
 
-	seenTo    time.Time // by the API's clock: every event created before it was read or is left to Checkpoint.Refused; zero if unknown
-	proven    time.Time // local time when seenTo was last found to hold
-	tip       string    // the last event after which the API said that nothing follows
-	trail     *trail
-	anchor    *anchor // nil unless the cursor is lost
-	lostInRow int     // cursors lost since the last good page
-	lostTold  time.Time
-	checked   bool // checkStart was done
+	seenTo     time.Time // by the API's clock: every event created before it was read or is left to Checkpoint.Refused; zero if unknown
+	proven     time.Time // local time when seenTo was last found to hold
+	tip        string    // the last event after which the API said that nothing follows
+	trail      *trail
+	anchor     *anchor // nil unless the cursor is lost
+	lostInRow  int     // cursors lost since the last good page
+	lostTold   time.Time
+	stuck      int       // pages in a row that brought nothing new and no way to go on
+	repeatTold time.Time // when repeated events were last reported
+	checked    bool      // checkStart was done
 
 	full      bool          // the last page held as many events as were asked for
 	perPage   time.Duration // what it spanned
@@ -149,6 +151,12 @@ func (r *reader) poll(ctx context.Context) (Page, error) {
 		return Page{}, err
 	}
 	page, err := r.accept(a, opts)
+	if errors.Is(err, errNothingNew) {
+		return Page{}, r.askAgain(ctx, a)
+	}
+	if err == nil {
+		r.stuck = 0
+	}
 	if err == nil && opts.After != "" {
 		r.lostInRow = 0
 	}
@@ -232,7 +240,11 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 			return Page{}, err
 		}
 	}
-	if err := r.checkCursor(a, opts); err != nil {
+	first := firstPosition(a.Data).EventID
+	if err := r.leaveOutRepeated(&a, opts); err != nil {
+		return Page{}, err
+	}
+	if err := r.checkCursor(a, opts, first); err != nil {
 		return Page{}, err
 	}
 	r.countInversions(a.Data)

@@ -162,22 +162,31 @@ func (s *segment) suspicious(events []Event) string {
 	if descends(events) {
 		return "a page descends"
 	}
-	after, before := s.cursor()
+	after, _ := s.cursor()
 	if after.CreatedAt.Sub(events[0].CreatedAt) > maxStepBack {
 		return "a page begins long before the event that it follows"
 	}
-	known := make(map[string]struct{}, len(events)+len(before)+1)
-	known[after.EventID] = struct{}{}
-	for i := range before {
-		known[before[i].ID] = struct{}{}
-	}
-	for i := range events {
-		if _, twice := known[events[i].ID]; twice {
-			return "an event came a second time"
-		}
-		known[events[i].ID] = struct{}{}
-	}
 	return ""
+}
+
+// withoutRepeated returns events without those that the segment's reader has read before, and without those that stand in them twice.
+// yielded are the ids of what it holds no more.
+func (s *segment) withoutRepeated(events []Event, yielded *recentIDs) []Event {
+	after, _ := s.cursor()
+	known := make(map[string]struct{}, MaxLimit)
+	known[after.EventID] = struct{}{}
+	for _, pages := range [][]segmentPage{s.tail, s.pages} {
+		for i := len(pages) - 1; i >= 0 && len(known) < MaxLimit; i-- { // pages overlap by less than a page
+			for j := range pages[i].events {
+				known[pages[i].events[j].ID] = struct{}{}
+			}
+		}
+	}
+	events, _ = withoutRepeated(events, func(_ int, e *Event) bool {
+		_, ok := known[e.ID]
+		return ok || yielded.has(e.ID)
+	})
+	return events
 }
 
 // disordered reports whether events stand in another order than their times.

@@ -129,15 +129,70 @@ func TestEachLostCursor(t *testing.T) {
 			})
 		})
 	}
-	for _, f := range []sourcetest.Fault{sourcetest.Replay(), sourcetest.ReplayFromStart()} {
-		t.Run(f.String(), func(t *testing.T) {
+	t.Run("replay from the start", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 1000, Seed: 1}))
+			srv.Fail(4, sourcetest.OK())
+			srv.Fail(1, sourcetest.ReplayFromStart())
+			events, err := readToTip(t.Context(), streamOf(t, srv), checkpoint.Position{})
+			require.ErrorIs(t, err, source.ErrCursorLost)
+			require.Len(t, events, 400)
+		})
+	})
+}
+
+// TestRepeatedEventsAreLeftOut: pages that overlap, or hold an event twice, cost nothing but themselves.
+func TestRepeatedEventsAreLeftOut(t *testing.T) {
+	for name, tc := range map[string]struct {
+		opts     []sourcetest.Option
+		faults   []sourcetest.Fault
+		readers  int
+		repeated int // at least
+	}{
+		"an inclusive cursor":        {opts: []sourcetest.Option{sourcetest.WithOverlap(1)}, repeated: 50},
+		"pages that overlap by ten":  {opts: []sourcetest.Option{sourcetest.WithOverlap(10)}, repeated: 500},
+		"pages that overlap by most": {opts: []sourcetest.Option{sourcetest.WithOverlap(90)}, repeated: 5000},
+		"a single overlap":           {faults: []sourcetest.Fault{sourcetest.Overlap(1)}, repeated: 1},
+		"overlaps of several sizes":  {faults: []sourcetest.Fault{sourcetest.Overlap(1), sourcetest.Overlap(50), sourcetest.Overlap(99), sourcetest.Overlap(2)}, repeated: 152},
+		"a page that comes twice":    {faults: []sourcetest.Fault{sourcetest.Replay()}, repeated: 100},
+		"twice within a page":        {faults: []sourcetest.Fault{sourcetest.Twice(), sourcetest.Twice()}, repeated: 2},
+		"in a backlog, inclusive":    {opts: []sourcetest.Option{sourcetest.WithOverlap(1)}, readers: 8, repeated: 50},
+		"in a backlog, by ten":       {opts: []sourcetest.Option{sourcetest.WithOverlap(10)}, readers: 8, repeated: 500},
+		"in a backlog, twice within a page": {
+			faults: []sourcetest.Fault{sourcetest.Twice(), sourcetest.Twice(), sourcetest.Twice(), sourcetest.Twice()}, readers: 8, repeated: 1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 1000, Seed: 1}))
-				srv.Fail(4, sourcetest.OK())
-				srv.Fail(1, f)
-				events, err := readToTip(t.Context(), streamOf(t, srv), checkpoint.Position{})
-				require.ErrorIs(t, err, source.ErrCursorLost)
-				require.Len(t, events, 400)
+				srv := sourcetest.New(append(tc.opts, sourcetest.WithLatency(50*time.Millisecond, 0), sourcetest.WithPopulation(sourcetest.Population{
+					Seed: 4, Profile: []sourcetest.Span{{Length: 24 * time.Hour, Events: 5000}, {Length: time.Hour}},
+				}))...)
+				srv.Fail(3, sourcetest.OK())
+				for _, f := range tc.faults {
+					srv.Fail(1, f)
+				}
+				s := streamOf(t, srv)
+				s.Readers = tc.readers
+				s.Limit = 100
+				repeated, joined := 0, 0
+				s.Hooks = &source.Hooks{
+					OnRepeated: func(i source.RepeatedInfo) { repeated += i.Count },
+					OnBackfill: func(i source.BackfillInfo) { joined += i.Joined },
+				}
+				events, err := readToTip(t.Context(), s, checkpoint.Position{})
+				require.NoError(t, err)
+				served(t, srv, sourcetest.Filter{}, events)
+				require.GreaterOrEqual(t, repeated, tc.repeated)
+				if tc.readers > 1 {
+					require.Positive(t, joined, "several readers are at work all the same")
+				}
+
+				// A reader that begins in the middle knows no event but its own.
+				middle := events[2500]
+				rest, err := readToTip(t.Context(), s, middle.Position())
+				require.NoError(t, err)
+				require.Equal(t, events[2501].ID, rest[0].ID)
+				require.Len(t, rest, 2499)
 			})
 		})
 	}

@@ -26,6 +26,7 @@ func TestTheKitOverHTTP2(t *testing.T) {
 		"EveryFaultIsSurvived":                  TestEveryFaultIsSurvived,
 		"RandomFaultsInARow":                    TestRandomFaultsInARow,
 		"EachLostCursor":                        TestEachLostCursor,
+		"RepeatedEventsAreLeftOut":              TestRepeatedEventsAreLeftOut,
 		"SilenceIsNoLostCursor":                 TestSilenceIsNoLostCursor,
 		"WireFormsAreUnderstood":                TestWireFormsAreUnderstood,
 		"FiltersAndTimes":                       TestFiltersAndTimes,

@@ -155,6 +155,8 @@ var (
 		help: "1 while the Events API refuses an event type, which is then not read; for `other` how many; absent for types never refused."})
 	sourceInversions = declare(family{section: sectionSource, kind: counter, name: "relay_source_inversions_total", labels: lane,
 		help: "Events that the API listed after a younger one; they are relayed in the API's order."})
+	sourceRepeated = declare(family{section: sectionSource, kind: counter, name: "relay_source_repeated_events_total", labels: lane,
+		help: "Events that the API sent again although they had been read, as pages that overlap do; they are left out."})
 	sourceUnexpected = declare(family{section: sectionSource, kind: counter, name: "relay_source_unexpected_events_total", labels: lane,
 		help: "Events of a type that was not asked for; they are left out, or relayed with `source.unexpected: relay`."})
 	sourceOddPayloads = declare(family{section: sectionSource, kind: counter, name: "relay_source_odd_payloads_total", labels: []string{labelLane, labelType},

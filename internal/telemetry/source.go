@@ -24,14 +24,14 @@ var reasons = []string{
 
 // sourceMetrics counts what one lane's stream does.
 type sourceMetrics struct {
-	requests, retries                                    map[string]prometheus.Counter // by status, by reason
-	duration                                             prometheus.Observer
-	bytes, events                                        prometheus.Counter
-	retryWait, rateLimited, limiterWait, inverted, stray prometheus.Counter
-	odd                                                  *prometheus.CounterVec // by lane and type
-	refused                                              *refusedTypes
-	backfillReaders, backfillBuffered                    prometheus.Gauge
-	backfillDropped                                      prometheus.Counter
+	requests, retries                                              map[string]prometheus.Counter // by status, by reason
+	duration                                                       prometheus.Observer
+	bytes, events                                                  prometheus.Counter
+	retryWait, rateLimited, limiterWait, inverted, repeated, stray prometheus.Counter
+	odd                                                            *prometheus.CounterVec // by lane and type
+	refused                                                        *refusedTypes
+	backfillReaders, backfillBuffered                              prometheus.Gauge
+	backfillDropped                                                prometheus.Counter
 }
 
 func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
@@ -46,6 +46,7 @@ func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
 		rateLimited:      of(sourceRateLimited),
 		limiterWait:      of(sourceLimiterWait),
 		inverted:         of(sourceInversions),
+		repeated:         of(sourceRepeated),
 		stray:            of(sourceUnexpected),
 		backfillReaders:  m.gauges[backfillReaders].WithLabelValues(lane),
 		backfillBuffered: m.gauges[backfillBuffered].WithLabelValues(lane),
@@ -67,6 +68,7 @@ func (s *sourceMetrics) hooks() *source.Hooks {
 		OnTypeRefused:    func(i source.TypeRefusedInfo) { s.refused.add(i.Type) },
 		OnTypeRestored:   func(i source.TypeRestoredInfo) { s.refused.remove(i.Type) },
 		OnInversion:      func(i source.InversionInfo) { s.inverted.Add(float64(i.Count)) },
+		OnRepeated:       func(i source.RepeatedInfo) { s.repeated.Add(float64(i.Count)) },
 		OnUnexpectedType: func(source.UnexpectedTypeInfo) { s.stray.Inc() },
 		OnOddPayload: func(i source.OddPayloadInfo) {
 			s.odd.WithLabelValues(s.refused.lane, types[indexOf(i.Type)]).Inc()

@@ -118,6 +118,20 @@ func Oversize(size int) Fault {
 // Descending turns the page's order round.
 func Descending() Fault { return Fault{name: "descending", page: slices.Reverse[[]int]} }
 
+// Twice lists the event in the middle of the page twice; the page ends one event earlier.
+func Twice() Fault {
+	return Fault{name: "twice", page: func(idx []int) {
+		if k := len(idx) / 2; k > 0 && k < len(idx)-1 {
+			copy(idx[k+1:], idx[k:len(idx)-1])
+		}
+	}}
+}
+
+// Overlap begins the page of a request with `after` n events too early, the event of `after` being the last of them.
+func Overlap(n int) Fault {
+	return Fault{name: "overlap", query: func(q *query) { q.overlap = n }}
+}
+
 // Inversion swaps two neighbours in the middle of the page.
 func Inversion() Fault {
 	return Fault{name: "inversion", page: func(idx []int) {

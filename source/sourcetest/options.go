@@ -20,6 +20,7 @@ type config struct {
 	startExclusive    bool
 	endExclusive      bool
 	maxRange          time.Duration
+	overlap           int
 	oldestFirst       bool
 	holdBack          time.Duration
 	retention         time.Duration
@@ -77,6 +78,9 @@ func WithMaxRange(d time.Duration) Option { return func(c *config) { c.maxRange 
 
 // WithOldestFirst serves ascending whatever `order` says, as the live server has been reported to.
 func WithOldestFirst() Option { return func(c *config) { c.oldestFirst = true } }
+
+// WithOverlap begins every page of a request with `after` n events too early, the event of `after` being the last of them.
+func WithOverlap(n int) Option { return func(c *config) { c.overlap = n } }
 
 // WithHoldBack hides events younger than d from ascending reads.
 func WithHoldBack(d time.Duration) Option { return func(c *config) { c.holdBack = d } }

@@ -51,7 +51,7 @@ func (s *Server) selectPage(q query, now time.Time) (page, *apiError) {
 		case ok && q.inclusive: // a replayed page ends with the cursor
 			hi, back = min(hi, n+1), true
 		case ok && back == q.desc:
-			lo = max(lo, n+1)
+			lo = max(lo, n+1-q.overlap)
 		case ok:
 			hi = min(hi, n)
 		case s.cfg.lostCursor == LostEmpty:

@@ -20,6 +20,7 @@ type query struct {
 	end    time.Time
 
 	inclusive bool // set by Replay: the page that ends with the cursor
+	overlap   int  // events before the place of the cursor with which the page begins
 }
 
 // EventForm is how the event types are written in the query; forms combine by bit-or.
@@ -60,7 +61,7 @@ var knownParameters = map[string]bool{
 // parse applies the rules of the Events API. Source of the rules: https://workos.com/docs/reference/events/list and WorkOS's
 // OpenAPI specification.
 func (s *Server) parse(raw string) (query, *apiError) {
-	q := query{limit: 10, desc: true}
+	q := query{limit: 10, desc: true, overlap: s.cfg.overlap}
 	v, err := url.ParseQuery(raw)
 	if err != nil {
 		return q, badRequest("invalid_request", "The query string cannot be read: "+err.Error())
