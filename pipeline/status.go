@@ -181,7 +181,25 @@ func (t *tracker) at(cp checkpoint.Checkpoint) {
 	case !cp.Position.Equal(t.s.Checkpoint.Position):
 		t.s.Waiting, t.s.MovedAt = time.Time{}, time.Now()
 	}
+	if waited := time.Duration(min(cp.WaitedSeconds, maxWaited)) * time.Second; waited > 0 && cp.Revision != t.s.Checkpoint.Revision {
+		if since := time.Now().Add(-waited); t.s.Waiting.IsZero() || since.Before(t.s.Waiting) {
+			t.s.Waiting = since
+		}
+	}
 	t.s.Checkpoint = cp
+}
+
+// maxWaited bounds Checkpoint.WaitedSeconds as it is read: a hundred years.
+const maxWaited = 100 * 365 * 24 * 3600
+
+// waited returns for how many seconds events have waited while the position stayed, 0 if none waits.
+func (t *tracker) waited() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.s.Waiting.IsZero() {
+		return 0
+	}
+	return uint64(max(time.Since(t.s.Waiting)/time.Second, 1))
 }
 
 // waits records that an event waits to be committed. t.mu is held.
@@ -229,6 +247,9 @@ func (t *tracker) pauses(cp checkpoint.Checkpoint) {
 func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if cp.Revision != t.s.Checkpoint.Revision && cp.WaitedSeconds == 0 {
+		t.s.Waiting = time.Time{} // the holder knows best
+	}
 	t.at(cp)
 	t.unread = nil
 	t.s.SourceNow, t.s.AtTip = time.Time{}, false // it does not read
