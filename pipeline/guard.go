@@ -79,6 +79,7 @@ type Guard struct {
 	mu       sync.Mutex
 	recalled bool                    // Store was read
 	known    *checkpoint.Destination // nil: nothing is known
+	index    map[string]int          // in known.Parts, by Topic; nil: to be made again
 	dirty    bool                    // known differs from what Store has
 	failed   bool                    // the last save failed, which was logged
 	saved    time.Time               // when that was tried last
@@ -105,7 +106,7 @@ func (g *Guard) recall(ctx context.Context, id checkpoint.Identity) (*checkpoint
 		d, err := g.Store.LoadDestination(ctx)
 		switch {
 		case err == nil:
-			g.known = &d
+			g.known, g.index = &d, nil
 			if !d.Closed { // the counts are those of the last save before a crash
 				for i := range d.Parts {
 					d.Parts[i].Rough = true
@@ -267,7 +268,7 @@ func (g *Guard) survey(ctx context.Context, o *Ownership, mode checkpoint.Mode, 
 	if g.known == nil || !sameDestination(g.known, &next) {
 		g.dirty = true
 	}
-	g.known = &next
+	g.known, g.index = &next, nil
 	g.save(ctx)
 }
 
@@ -360,12 +361,20 @@ func (g *Guard) using(ctx context.Context, batch []sink.Message) {
 
 // part returns the part that holds messages on topic; g.mu is held.
 func (g *Guard) part(topic string) *checkpoint.Part {
-	for i := range g.known.Parts {
-		if p := &g.known.Parts[i]; p.Topic == topic || p.Topic == "" {
-			return p
+	if g.index == nil {
+		g.index = make(map[string]int, len(g.known.Parts))
+		for i := range g.known.Parts {
+			g.index[g.known.Parts[i].Topic] = i
 		}
 	}
-	return nil
+	i, ok := g.index[topic]
+	if !ok {
+		i, ok = g.index[""]
+	}
+	if !ok {
+		return nil
+	}
+	return &g.known.Parts[i]
 }
 
 // moved notes that cp is committed and batch stored.

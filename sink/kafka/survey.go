@@ -23,8 +23,9 @@ import (
 // A topic that is missing, or that ends earlier than before, is looked at so often before that is believed: a broker that has just
 // started may not know of it yet, and a new leader may not know its end.
 const (
-	surveyLooks = 8
-	surveyPause = 500 * time.Millisecond
+	surveyLooks  = 8
+	shorterLooks = 20
+	surveyPause  = 500 * time.Millisecond
 )
 
 var (
@@ -46,7 +47,8 @@ func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.P
 		if err != nil {
 			return nil, s.prepareError(ctx, err)
 		}
-		if look == surveyLooks || !goneBack(known, topics, parts) {
+		back, missing := goneBack(known, topics, parts)
+		if !back || missing && look >= surveyLooks || look >= shorterLooks {
 			return parts, nil
 		}
 		s.cluster.refresh()
@@ -56,26 +58,25 @@ func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.P
 	}
 }
 
-// goneBack reports whether a known part on one of the topics is missing or ends earlier than it did.
-func goneBack(known []checkpoint.Part, topics []string, now []checkpoint.Part) bool {
-	return slices.ContainsFunc(known, func(k checkpoint.Part) bool {
+// goneBack reports whether a known part on one of the topics is missing, was made again, or ends earlier than it did; missing that it is
+// not the last alone.
+func goneBack(known []checkpoint.Part, topics []string, now []checkpoint.Part) (back, missing bool) {
+	for _, k := range known {
 		if !k.Used || !slices.Contains(topics, k.Topic) {
-			return false
+			continue
 		}
 		at := slices.IndexFunc(now, func(p checkpoint.Part) bool { return p.Topic == k.Topic })
-		if at < 0 || now[at].Ends != nil && len(now[at].Ends) < len(k.Ends) {
-			return true
-		}
-		if now[at].Ends == nil { // not known
-			return false
-		}
-		for i, end := range k.Ends {
-			if now[at].Ends[i] < end {
-				return true
+		switch {
+		case at < 0, k.ID != "" && now[at].ID != "" && k.ID != now[at].ID, now[at].Ends != nil && len(now[at].Ends) < len(k.Ends):
+			back, missing = true, true
+		case now[at].Ends == nil: // not known
+		default:
+			for i, end := range k.Ends {
+				back = back || now[at].Ends[i] < end
 			}
 		}
-		return false
-	})
+	}
+	return back, missing
 }
 
 func (s *Sink) surveyNow(ctx context.Context, topics []string) ([]checkpoint.Part, error) {

@@ -17,6 +17,9 @@ var (
 	_ sink.Surveyor = (*Ledger)(nil)
 )
 
+// shorterLooks is how often a stream that ends earlier than before is looked at: a new leader may have yet to apply what is committed.
+const shorterLooks = 20
+
 // Survey implements sink.Surveyor: the one part is the stream, and its end is the sequence after the last.
 func (s *Sink) Survey(ctx context.Context, _ []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	l, err := s.connected(ctx)
@@ -35,7 +38,7 @@ func (s *Sink) Survey(ctx context.Context, _ []string, known []checkpoint.Part) 
 		case !errors.Is(err, jetstream.ErrStreamNotFound):
 			return nil, err
 		}
-		if look >= deletedLooks || !goneBack(known, parts) {
+		if !goneBack(known, parts) || madeAgain(known, parts) && look >= deletedLooks || look >= shorterLooks {
 			return parts, nil
 		}
 		select {
@@ -62,6 +65,13 @@ func goneBack(known, now []checkpoint.Part) bool {
 	return slices.ContainsFunc(known, func(k checkpoint.Part) bool {
 		at := slices.IndexFunc(now, func(p checkpoint.Part) bool { return p.Name == k.Name })
 		return at < 0 || len(k.Ends) > 0 && now[at].Ends[0] < k.Ends[0]
+	})
+}
+
+// madeAgain reports whether a known part is missing or another one now.
+func madeAgain(known, now []checkpoint.Part) bool {
+	return slices.ContainsFunc(known, func(k checkpoint.Part) bool {
+		return !slices.ContainsFunc(now, func(p checkpoint.Part) bool { return p.Name == k.Name && p.ID == k.ID })
 	})
 }
 
