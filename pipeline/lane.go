@@ -202,14 +202,14 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		}
 		before := cp.Revision
 		delivering, delivered := l.trace(work, pages)
-		cp, err = l.deliver(ctx, delivering, cp, l.buffers.join(pages), alive)
+		cp, err = l.deliver(ctx, delivering, cp, l.buffers.join(pages), courseOf(pages), alive)
 		if delivered(err); err != nil {
 			return cp, err
 		}
 		if cp.Revision != before {
 			rec.done(cp)
 		}
-		if cp = seenBy(cp, pages); cp.Revision == before && alive.isDue() || rec.isDue(cp) {
+		if cp = recordedBy(cp, pages); cp.Revision == before && alive.isDue() || rec.isDue(cp) {
 			rec.tried()
 			if cp, err = l.renew(ctx, work, cp, alive); err != nil {
 				return cp, err
@@ -232,7 +232,7 @@ var errMoved = errors.New("the position was moved")
 // continues from there; it never guesses what the last attempt did. It starts no further attempt if the lane is being steered.
 // Events before one that stops the lane are committed before it returns the *StopError. While the bus refuses a batch, deliver
 // renews the lease.
-func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event, alive *renewal) (checkpoint.Checkpoint, error) {
+func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event, way course, alive *renewal) (checkpoint.Checkpoint, error) {
 	parked := map[string]*parking{}
 	wait := backoff{first: retryFirst, most: retryMost}
 	first := 0 // how many events precede one that the bus has refused; 0 if none is known
@@ -246,9 +246,9 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 		}
 		b, err := l.route(events[:n], parked)
 		if err != nil {
-			return cp, err
+			return cp, way.stop(err)
 		}
-		now, took, failure := l.attempt(work, cp, &b, alive)
+		now, took, failure := l.attempt(work, way.from(cp, &b), &b, way.to(cp, &b), alive)
 		var v verdict
 		if failure != nil {
 			if v = l.judge(&b, failure, parked); v.retries {
@@ -261,10 +261,10 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 				if v.culprit > 0 {
 					return cp, err // what precedes the culprit is not committed yet
 				}
-				return cp, errors.Join(v.stop, err)
+				return cp, errors.Join(way.stop(v.stop), err)
 			}
 		}
-		done, found := progress(b.events, cp.Position, now.Position)
+		done, found := way.progress(b.events, cp, now)
 		if !found {
 			return now, errMoved
 		}
@@ -285,7 +285,7 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 		if v.culprit > done {
 			first = v.culprit - done
 		} else if v.stop != nil {
-			return cp, v.stop
+			return cp, way.stop(v.stop)
 		}
 	}
 	return cp, nil
@@ -295,7 +295,7 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 var errLeaseDue = errors.New("given up so that the lease can be renewed")
 
 // attempt appends a batch once. It bounds the attempt if a standby would take over meanwhile.
-func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch, alive *renewal) (now checkpoint.Checkpoint, took time.Duration, failure error) {
+func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch, to checkpoint.Position, alive *renewal) (now checkpoint.Checkpoint, took time.Duration, failure error) {
 	ctx := work
 	if d := alive.attemptTime(); d > 0 {
 		var cancel context.CancelFunc
@@ -303,7 +303,7 @@ func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch,
 		defer cancel()
 	}
 	started := time.Now()
-	now, failure = l.Target.Append(ctx, cp, b.messages, b.next())
+	now, failure = l.Target.Append(ctx, cp, b.messages, to)
 	took = time.Since(started)
 	var rejected *sink.RejectedError
 	if failure != nil && ctx.Err() != nil && work.Err() == nil && !errors.As(failure, &rejected) {
@@ -449,21 +449,13 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		if standby {
 			l.status.rests(l.steering.isPaused())
 		}
-		taking, stop := ctx, func() {}
-		if !standby {
-			taking, stop = l.untilSteered(ctx, changed)
-		}
-		cp, err := l.takeUp(taking, &w)
-		stop()
+		cp, err := l.takeUp(ctx, &w)
 		if err == nil {
 			l.status.holds()
 			return cp, nil
 		}
 		if ctx.Err() != nil {
 			return cp, ctx.Err()
-		}
-		if errors.Is(context.Cause(taking), errSteered) {
-			return cp, errSteered
 		}
 		if l.mustStop(err) {
 			return cp, err
@@ -486,25 +478,6 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		}
 		sleep(ctx, d, changed)
 	}
-}
-
-// untilSteered returns a context that also ends when somebody steers the lane, which must not wait for a bus that does not answer.
-// changed is closed at the next change. stop waits for what watches it.
-func (l *Lane) untilSteered(ctx context.Context, changed <-chan struct{}) (steered context.Context, stop func()) {
-	steered, cancel := context.WithCancelCause(ctx)
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
-		for ; !l.steering.asked(); changed = l.steering.wait() {
-			select {
-			case <-changed:
-			case <-steered.Done():
-				return
-			}
-		}
-		cancel(errSteered)
-	}()
-	return steered, func() { cancel(nil); <-watching }
 }
 
 // mustStop reports whether only an operator can resolve err, so that the lane stops. A *sink.FatalError stops a lane only if it has
@@ -540,6 +513,7 @@ type StopError struct {
 	Lane          string // as Lane.Name
 	EventID, Type string
 	Parks         bool // a dead letter topic is configured
+	Late          bool // the event is late: the position is already past it
 	Err           error
 }
 
@@ -561,6 +535,9 @@ func (e *StopError) OperatorAction() string {
 	remedy := "configure dead_letter to park such events"
 	if e.Parks {
 		remedy = "let the bus accept it"
+	}
+	if e.Late {
+		return fmt.Sprintf("%s, or take %s out of source.events", remedy, e.Type)
 	}
 	return fmt.Sprintf("%s, or skip this one event with `relay checkpoint set %s --lane %s --skip`", remedy, e.EventID, e.Lane)
 }

@@ -88,7 +88,7 @@ func (r *reader) signal() {
 func (r *reader) push(ctx context.Context, p source.Page) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if n := len(r.pages); n > 0 && len(p.Events) == 0 {
+	if n := len(r.pages); n > 0 && len(p.Events) == 0 && together(&r.pages[n-1], &p) {
 		r.pages[n-1].Tip, r.pages[n-1].Now, r.pages[n-1].Seen = p.Tip, p.Now, p.Seen
 		return nil
 	}
@@ -118,8 +118,8 @@ func (r *reader) wait(ctx context.Context, steered <-chan struct{}) error {
 	}
 }
 
-// gather returns the next page, and with it those that are queued behind it as far as they keep the batch within maxEvents and
-// maxBytes. It waits for one page only, so nothing that could go out waits for company, and no longer than idle, if that is not
+// gather returns the next page, and with it those that are queued behind it as far as they may be committed together and keep the
+// batch within maxEvents and maxBytes. It waits for one page only, so nothing that could go out waits for company, and no longer than idle, if that is not
 // zero; then it returns errIdle. It does not wait on where steered is closed: that is errSteered. After the last page it returns the
 // reader's error.
 func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.Duration, steered <-chan struct{}) ([]source.Page, error) {
@@ -131,7 +131,7 @@ func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.
 	n, events, size := 0, 0, 0
 	for n < len(r.pages) {
 		p := &r.pages[n]
-		if n > 0 && (events+len(p.Events) > maxEvents || size+p.Size > maxBytes) {
+		if n > 0 && (events+len(p.Events) > maxEvents || size+p.Size > maxBytes || !together(&r.pages[n-1], p)) {
 			break
 		}
 		n, events, size = n+1, events+len(p.Events), size+p.Size

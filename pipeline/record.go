@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,36 +14,51 @@ import (
 // recordEvery is how often the checkpoint of a lane without news is committed to keep what the source says of it.
 const recordEvery = time.Minute
 
-// record knows what of Checkpoint.Seen is committed. While a lane has events, or renews its lease, each commit takes Seen along;
-// otherwise a record is due once in a while.
+// record knows what is committed of Checkpoint.Seen and Refused. While a lane has events, or renews its lease, each commit takes
+// them along; otherwise a record is due: at once for Refused, once in a while for Seen.
 type record struct {
-	seen  time.Time // as committed
-	tries time.Time // when it was last committed by itself, or tried to be
+	seen    time.Time            // as committed
+	refused []checkpoint.Refused // as committed
+	tries   time.Time            // when it was last committed by itself, or tried to be
 }
 
-func newRecord(cp checkpoint.Checkpoint) *record { return &record{seen: cp.Seen} }
+func newRecord(cp checkpoint.Checkpoint) *record {
+	return &record{seen: cp.Seen, refused: cp.Refused}
+}
 
-// isDue reports whether Seen of cp is to be committed by itself.
+// isDue reports whether Seen or Refused of cp is to be committed by itself.
 func (r *record) isDue(cp checkpoint.Checkpoint) bool {
-	return cp.Seen.After(r.seen) && (r.tries.IsZero() || time.Since(r.tries) >= recordEvery)
+	return !sameRefused(cp.Refused, r.refused) || cp.Seen.After(r.seen) && (r.tries.IsZero() || time.Since(r.tries) >= recordEvery)
+}
+
+func sameRefused(a, b []checkpoint.Refused) bool {
+	return slices.EqualFunc(a, b, checkpoint.Refused.Equal)
 }
 
 func (r *record) tried() { r.tries = time.Now() }
 
 // done takes note that cp is committed.
-func (r *record) done(cp checkpoint.Checkpoint) { r.seen = cp.Seen }
+func (r *record) done(cp checkpoint.Checkpoint) { r.seen, r.refused = cp.Seen, cp.Refused }
 
-// seenBy is cp once the pages are committed, up to when the source has shown everything.
-func seenBy(cp checkpoint.Checkpoint, pages []source.Page) checkpoint.Checkpoint {
-	if n := len(pages); n > 0 && pages[n-1].Seen.After(cp.Seen) {
-		cp.Seen = pages[n-1].Seen
+// recordedBy is cp once the events of the pages are committed, with what the source says of it: up to when it has shown everything,
+// and which types it refuses.
+func recordedBy(cp checkpoint.Checkpoint, pages []source.Page) checkpoint.Checkpoint {
+	if len(pages) == 0 {
+		return cp
+	}
+	last := &pages[len(pages)-1]
+	if last.Seen.After(cp.Seen) {
+		cp.Seen = last.Seen
+	}
+	if last.Refused != nil {
+		cp.Refused = last.Refused
 	}
 	return cp
 }
 
 // keepRecord commits Seen of cp before the lane ends. If that fails the next start only knows less.
 func (l *Lane) keepRecord(work context.Context, cp checkpoint.Checkpoint, rec *record) checkpoint.Checkpoint {
-	if !cp.Seen.After(rec.seen) {
+	if !cp.Seen.After(rec.seen) && sameRefused(cp.Refused, rec.refused) {
 		return cp
 	}
 	now, err := l.Target.Append(work, cp, nil, cp.Position)

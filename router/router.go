@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"workos-relay/internal/secret"
 	"workos-relay/sink"
@@ -248,9 +249,15 @@ const (
 	HeaderRepair = "relay-repair" // an event that was missing, by `relay verify --repair`
 )
 
+// HeaderLate marks an event that comes late because WorkOS refused its type for a while. Its value is when WorkOS refused the type
+// first, RFC 3339 in UTC.
+const (
+	HeaderLate = "relay-late"
+)
+
 // eventHeaders appends the headers of every message to h, with room for more.
 func eventHeaders(h []sink.Header, e *source.Event, f *fields, more int) []sink.Header {
-	h = slices.Grow(h, 5+more)
+	h = slices.Grow(h, 6+more)
 	h = append(h, sink.Header{Key: HeaderID, Value: printable(e.ID)}, sink.Header{Key: HeaderType, Value: printable(e.Event)})
 	if f.createdAt != "" {
 		h = append(h, sink.Header{Key: HeaderCreatedAt, Value: f.createdAt})
@@ -260,6 +267,9 @@ func eventHeaders(h []sink.Header, e *source.Event, f *fields, more int) []sink.
 	}
 	if f.actor != "" {
 		h = append(h, sink.Header{Key: HeaderActor, Value: printable(f.actor)})
+	}
+	if !e.LateSince.IsZero() {
+		h = append(h, sink.Header{Key: HeaderLate, Value: e.LateSince.UTC().Format(time.RFC3339)})
 	}
 	return h
 }

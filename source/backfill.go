@@ -19,7 +19,7 @@ const (
 // isFarBehind reports whether so much lies ahead of the page that was accepted last that several readers are worth their
 // while. Within the time for which the API may hold events back it never is.
 func (r *reader) isFarBehind() bool {
-	if r.s.Readers < 2 || r.noRanges || !r.full || r.pos.EventID == "" || r.anchor != nil || !r.floor.IsZero() || time.Now().Before(r.calmUntil) {
+	if r.s.Readers < 2 || r.noRanges || !r.full || r.pos.EventID == "" || r.anchor != nil || r.work != nil || !r.floor.IsZero() || time.Now().Before(r.calmUntil) {
 		return false
 	}
 	need := 2 * segmentPages(r.s.Readers, r.memory(), r.pageCost)
@@ -109,7 +109,7 @@ func (w *window) deliver(p segmentPage) (Page, error) {
 	r.pos = p.events[len(p.events)-1].Position()
 	r.atTip = false
 	r.silentUntil = time.Now().Add(silenceCheck)
-	return Page{Events: r.expected(p.events), Now: r.clock().UTC(), Size: p.size, RequestID: p.requestID, Sent: p.sent, Took: p.took}, nil
+	return r.joined(Page{Events: r.expected(p.events), Now: r.clock().UTC(), Size: p.size, RequestID: p.requestID, Sent: p.sent, Took: p.took}), nil
 }
 
 // leave ends the backfill; the plain cursor goes on from the position.

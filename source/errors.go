@@ -210,7 +210,7 @@ type RefusedTypesError struct {
 
 // Error implements error.
 func (e *RefusedTypesError) Error() string {
-	return fmt.Sprintf("the Events API refuses %d of the event types: %s (a running relay goes on without them and asks again daily); last answer: %v",
+	return fmt.Sprintf("the Events API refuses %d of the event types: %s (a running relay goes on without them and asks again, after an hour at most); last answer: %v",
 		len(e.Types), strings.Join(e.Types, ", "), e.Err)
 }
 

@@ -17,6 +17,9 @@ type Event struct {
 
 	// Raw is the whole object byte for byte as received, with fields that this package does not know.
 	Raw json.RawMessage `json:"-"`
+	// LateSince is set for an event that comes late because the API refused its type: when it refused it first. It is zero for
+	// every other event.
+	LateSince time.Time `json:"-"`
 }
 
 // Position is the place right after the event.
@@ -36,4 +39,10 @@ type Page struct {
 	// Seen is an instant by the API's clock: every event that was created before it is in this page or in one before it. It is
 	// zero if the page does not tell.
 	Seen time.Time
+	// Late is an event type if the page holds nothing but events of it that are late, and stand before a page that was yielded
+	// earlier. They do not move the position.
+	Late string
+	// Refused is what Checkpoint.Refused must say once the page is committed, by name; nil if that is not known. It is shared and
+	// never changed.
+	Refused []checkpoint.Refused
 }

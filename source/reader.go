@@ -69,6 +69,12 @@ type reader struct {
 	repeatTold time.Time // when repeated events were last reported
 	checked    bool      // checkStart was done
 
+	left      []checkpoint.Refused // the types of which events are missing; replaced, never changed in place
+	work      *lateWork            // nil unless late events are being read
+	lateTurn  bool
+	joining   []string             // types that take part again and still count as refused
+	joinUntil map[string]time.Time // events of these types created before are late
+
 	full      bool          // the last page held as many events as were asked for
 	perPage   time.Duration // what it spanned
 	pageCost  int64         // what it kept in memory
@@ -109,12 +115,33 @@ func newReader(s *Stream, cp checkpoint.Checkpoint) (*reader, error) {
 			r.seen.add(p.EventID)
 		}
 	}
+	r.resumeRefused(cp.Refused)
 	return r, nil
 }
 
 // next returns the next page to yield.
 func (r *reader) next(ctx context.Context) (Page, error) {
 	for {
+		if r.work == nil {
+			if err := r.tryRefused(ctx); err != nil {
+				return Page{}, err
+			}
+		}
+		if r.lateFirst() {
+			page, err := r.late(ctx)
+			if err != nil && !errors.Is(err, errAskAgain) {
+				return Page{}, err
+			} else if len(page.Events) > 0 {
+				return page, nil
+			}
+			continue
+		}
+		if len(r.types.active) == 0 { // they were refused before this stream began
+			if err := sleep(ctx, r.interval()); err != nil {
+				return Page{}, err
+			}
+			continue
+		}
 		if err := r.pause(ctx); err != nil {
 			return Page{}, err
 		}
@@ -168,10 +195,7 @@ func (r *reader) pause(ctx context.Context) error {
 	if !r.atTip {
 		return sleep(ctx, time.Until(r.quietUntil()))
 	}
-	interval := r.s.PollInterval
-	if interval <= 0 {
-		interval = DefaultPollInterval
-	}
+	interval := r.interval()
 	gap := min(interval, minPollGap)
 	timer := time.NewTimer(interval - time.Since(r.polled))
 	defer timer.Stop()
@@ -190,6 +214,14 @@ func (r *reader) pause(ctx context.Context) error {
 	}
 }
 
+// interval is the time between two polls at the tip.
+func (r *reader) interval() time.Duration {
+	if r.s.PollInterval <= 0 {
+		return DefaultPollInterval
+	}
+	return r.s.PollInterval
+}
+
 // quietUntil is when the silence ends that a backfill was asked for; zero where it never was. The requests of a backfill read it
 // while they wait for their turn.
 func (r *reader) quietUntil() time.Time {
@@ -201,7 +233,7 @@ func (r *reader) quietUntil() time.Time {
 
 // options is the query of the next request.
 func (r *reader) options() ListEventsOpts {
-	opts := r.query(r.types.ask(time.Now()))
+	opts := r.query(r.types.active)
 	switch {
 	case r.anchor != nil && r.anchor.after != "":
 		opts.After = r.anchor.after
@@ -271,7 +303,7 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 		}
 		page.Seen = r.seenTo
 	}
-	return page, nil
+	return r.joined(page), nil
 }
 
 // cutFloor leaves out the events before the time at which the stream begins. Once one is not older, order alone decides.
@@ -360,7 +392,6 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 		case err == nil:
 			r.answered(a)
 			r.recovered()
-			r.restored(opts.Events)
 			return a, opts, nil
 		case ctx.Err() != nil:
 			return answer{}, opts, ctx.Err()

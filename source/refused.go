@@ -7,10 +7,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-)
 
-// refusedFor is how long a type that the API refused is left out.
-const refusedFor = 24 * time.Hour
+	"workos-relay/checkpoint"
+)
 
 // typeSet is what to ask for: the types wanted less those that the API refuses.
 type typeSet struct {
@@ -21,7 +20,8 @@ type typeSet struct {
 }
 
 type refusal struct {
-	since, until time.Time
+	until time.Time // when the API is asked about it again
+	wait  time.Duration
 }
 
 func newTypeSet(wanted []string) *typeSet {
@@ -49,30 +49,36 @@ func (t *typeSet) onTrial(asked []string) []string {
 	return out
 }
 
-// ask returns the types for a request at now. It adds one of the refused types whose time has come, so that the answer is about
-// that one alone.
-func (t *typeSet) ask(now time.Time) []string {
+// due returns one of the refused types whose time has come; empty if there is none.
+func (t *typeSet) due(now time.Time) string {
 	if len(t.refused) == 0 {
-		return t.active
+		return ""
 	}
 	for _, name := range t.wanted {
 		if r, ok := t.refused[name]; ok && !now.Before(r.until) {
-			return append(slices.Clone(t.active), name)
+			return name
 		}
 	}
-	return t.active
+	return ""
 }
 
-// refuse leaves name out until a day from now, and reports whether it was left out before.
+// refuse leaves name out for a minute, and each time that it is refused again for twice as long, up to an hour. It reports whether
+// it was left out before.
 func (t *typeSet) refuse(name string, now time.Time) (r refusal, again bool) {
 	r, again = t.refused[name]
-	if !again {
-		r.since = now
-	}
-	r.until = now.Add(refusedFor)
+	r.wait = min(max(2*r.wait, refusedFirst), refusedMost)
+	r.until = now.Add(r.wait)
 	t.refused[name] = r
 	t.update()
 	return r, again
+}
+
+// askSoon sets when the API is asked about name again.
+func (t *typeSet) askSoon(name string, at time.Time) {
+	if r, ok := t.refused[name]; ok {
+		r.until = at
+		t.refused[name] = r
+	}
 }
 
 // restore takes name back in where it was refused.
@@ -114,25 +120,15 @@ func (r *reader) leaveOut(found *typeSearch) error {
 	r.noRanges = false // a range may have been refused for the sake of these types
 	for _, name := range found.refused {
 		ref, again := r.types.refuse(name, now)
+		if r.leftOut(name) == nil {
+			r.leave(checkpoint.Refused{Type: name, Since: r.clock().UTC(), Position: r.pos})
+		}
+		r.joining = without(r.joining, []string{name})
 		call(r.hooks.OnTypeRefused, TypeRefusedInfo{Type: name, Until: ref.until, Again: again})
 		if !again {
-			r.log.Warn("the Events API refuses an event type; going on without it and asking again tomorrow",
+			r.log.Warn("the Events API refuses an event type; going on without it, and asking again after a minute, then at growing intervals up to an hour",
 				zap.String("type", name), zap.Time("until", ref.until), zap.Error(found.errs[name]))
 		}
 	}
 	return errAskAgain
-}
-
-// restored takes note that the API accepted a request with these types.
-func (r *reader) restored(accepted []string) {
-	if len(r.types.refused) == 0 {
-		return
-	}
-	for _, name := range accepted {
-		if ref, ok := r.types.restore(name); ok {
-			call(r.hooks.OnTypeRestored, TypeRestoredInfo{Type: name, Since: ref.since})
-			r.log.Warn("the Events API accepts an event type again; what came of it in the meantime was not read, `relay replay` fetches it",
-				zap.String("type", name), zap.Time("since", ref.since))
-		}
-	}
 }

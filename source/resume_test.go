@@ -33,6 +33,8 @@ type quiet struct {
 	logs  *observer.ObservedLogs
 	cp    checkpoint.Checkpoint
 	got   []string
+	late  []string    // those of got that were late
+	stop  func() bool // ends a life before its time, between two commits; may be nil
 }
 
 func newQuiet(t *testing.T, opts ...sourcetest.Option) *quiet {
@@ -69,14 +71,30 @@ func (q *quiet) run(d time.Duration) error {
 		}
 		var passed []checkpoint.Position
 		for i := range page.Events {
-			q.got = append(q.got, page.Events[i].ID)
-			passed = append(passed, page.Events[i].Position())
+			e := &page.Events[i]
+			q.got = append(q.got, e.ID)
+			passed = append(passed, e.Position())
+			if !e.LateSince.IsZero() {
+				q.late = append(q.late, e.ID)
+			}
+			if page.Late != "" {
+				require.Equal(q.t, page.Late, e.Event)
+			}
 		}
-		if n := len(passed); n > 0 {
+		if n := len(passed); n > 0 && page.Late == "" {
 			q.cp = q.cp.Moved(passed[n-1], passed)
+		} else {
+			q.cp = q.cp.Moved(q.cp.Position, passed)
 		}
 		if page.Seen.After(q.cp.Seen) {
 			q.cp.Seen = page.Seen
+		}
+		require.NotNil(q.t, page.Refused)
+		q.cp.Refused = page.Refused
+		q.cp, err = checkpoint.Decode(checkpoint.Encode(q.cp))
+		require.NoError(q.t, err)
+		if q.stop != nil && q.stop() {
+			return nil
 		}
 	}
 	return nil

@@ -48,7 +48,7 @@ type window struct {
 
 func newWindow(ctx context.Context, r *reader) *window {
 	w := &window{
-		r: r, memory: r.memory(), seams: map[string]*segment{}, asked: r.types.ask(time.Now()),
+		r: r, memory: r.memory(), seams: map[string]*segment{}, asked: r.types.active,
 		results: make(chan result, r.s.Readers), allowed: float64(r.s.Readers),
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
@@ -85,7 +85,7 @@ func (w *window) over() bool {
 	w.advance()
 	head := w.segs[0]
 	switch {
-	case len(w.r.types.refused) > 0 && !slices.Equal(w.asked, w.r.types.ask(time.Now())):
+	case w.r.types.due(time.Now()) != "":
 		w.leave("a refused event type is to be asked for again")
 	case len(head.pages) > 0 || head.busy:
 	case head.stuck:

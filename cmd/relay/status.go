@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -236,6 +237,9 @@ func printStatus(out io.Writer, seen *overview) error {
 		fmt.Fprintf(out, "\nnot published: WorkOS sends webhooks of %s, which relay does not ask for; to add it, write source.events: [..., %s]\n", t.Type, t.Add)
 	}
 	for i := range seen.Lanes {
+		if l := &seen.Lanes[i]; len(l.RefusedTypes) > 0 {
+			fmt.Fprintf(out, "\nrefused by WorkOS: lane %s: %s; relay asks again, and then publishes what came meanwhile\n", l.Name, strings.Join(l.RefusedTypes, ", "))
+		}
 		if l := &seen.Lanes[i]; l.Ready && l.State == pipeline.Retrying {
 			fmt.Fprintf(out, "\nretrying: lane %s: %s\n", l.Name, l.Reason)
 		}

@@ -70,6 +70,10 @@ type LaneStatus struct {
 	// Settings are those of the destination that the configuration names and that differ, or that relay has changed; never null.
 	// They do not make a lane unready.
 	Settings []sink.Setting `json:"settings"`
+
+	// RefusedTypes are event types that the Events API refuses, or has refused and whose events are not all published yet; never
+	// null. They do not make a lane unready.
+	RefusedTypes []string `json:"refused_types"`
 }
 
 // Position is a place in the order of the source.
@@ -124,7 +128,10 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		LastPoll: known(s.LastPoll), AtTip: s.AtTip, TipAt: known(s.TipAt),
 		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: ready,
 		Reasons:  append([]string{}, reasons...), // [] rather than null
-		Settings: append([]sink.Setting{}, s.Settings...),
+		Settings: append([]sink.Setting{}, s.Settings...), RefusedTypes: []string{},
+	}
+	for _, r := range s.Checkpoint.Refused {
+		l.RefusedTypes = append(l.RefusedTypes, r.Type)
 	}
 	if !s.SourceNow.IsZero() {
 		lag := seconds(s.Lag())

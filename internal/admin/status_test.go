@@ -21,7 +21,7 @@ func TestStatus(t *testing.T) {
 	active.TipAt = now.Add(-time.Minute)
 	active.Checkpoint = checkpoint.Checkpoint{
 		Position: checkpoint.Position{EventID: "event_1", CreatedAt: now.Add(-time.Minute)}, Mode: checkpoint.ExactlyOnce, Holder: "me",
-		UpdatedAt: now.Add(-3 * time.Second),
+		UpdatedAt: now.Add(-3 * time.Second), Refused: []checkpoint.Refused{{Type: "vault.data.read"}},
 	}
 	standby := pipeline.Status{Lane: "kafka", Type: "kafka", Holder: "me", State: pipeline.Standby, Since: now, Reason: "holder you is active"}
 	standby.Checkpoint.Holder = "you"
@@ -45,7 +45,7 @@ func TestStatus(t *testing.T) {
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
 		"moved_at": "2026-01-02T02:04:02Z", "last_poll": "2026-01-02T02:04:05Z", "at_tip": false, "tip_at": "2026-01-02T02:03:05Z",
-		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{},
+		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"},
 	}, lanes[0])
 	second := lanes[1].(map[string]any)
 	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})

@@ -197,6 +197,7 @@ func schemas(encoding router.Encoding) object {
 			router.HeaderCreatedAt:    instant("When it happened, by WorkOS's clock."),
 			router.HeaderOrganization: text("Organization that the event is about, where it names one."),
 			router.HeaderActor:        text("Who or what caused the event, with headers.actor: true."),
+			router.HeaderLate:         instant("When WorkOS refused the type of the event first; set if the event comes late because of that."),
 			router.HeaderReplay:       text("Id of the run of relay replay that published this copy."),
 			router.HeaderRepair:       text("Id of the run of relay verify --repair that published it."),
 		}, router.HeaderID, router.HeaderType),

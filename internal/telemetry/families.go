@@ -152,7 +152,7 @@ var (
 	sourceLimiterWait = declare(family{section: sectionSource, kind: counter, name: "relay_source_limiter_wait_seconds_total", labels: lane,
 		help: "Time that requests waited for relay's own `source.rate_limit`."})
 	sourceRefused = declare(family{section: sectionSource, kind: gauge, name: "relay_source_refused_type", labels: []string{labelLane, labelType},
-		help: "1 while the Events API refuses an event type, which is then not read; for `other` how many; absent for types never refused."})
+		help: "1 while the Events API refuses an event type, or until what came meanwhile is published; for `other` how many; absent for types never refused."})
 	sourceInversions = declare(family{section: sectionSource, kind: counter, name: "relay_source_inversions_total", labels: lane,
 		help: "Events that the API listed after a younger one; they are relayed in the API's order."})
 	sourceRepeated = declare(family{section: sectionSource, kind: counter, name: "relay_source_repeated_events_total", labels: lane,
