@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -288,5 +289,19 @@ func TestSecretsAreInNoError(t *testing.T) {
 			require.NotContains(t, err.Error(), testKey)
 			require.NotContains(t, c.Reach(t.Context(), []string{UserCreated}, "o").Error(), testKey)
 		}
+	}
+}
+
+func TestAPageWithStatus200IsQuoted(t *testing.T) {
+	for body, quoted := range map[string]bool{
+		"<html><title>Please log in</title> " + testKey: true, `{"object":"list","data":[{"secret":"Please log in"}]}`: false, "": false,
+	} {
+		c := &Client{APIKey: testKey, HTTPClient: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+			return respond(200, body), nil
+		})}}
+		_, err := c.fetch(t.Context(), ListEventsOpts{Events: []string{UserCreated}})
+		require.Error(t, err)
+		require.Equal(t, quoted, strings.Contains(err.Error(), "Please log in"))
+		require.NotContains(t, err.Error(), testKey)
 	}
 }

@@ -105,10 +105,21 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 	}
 	list, err := decode(body, min(max(opts.Limit, 1), MaxLimit))
 	if err != nil {
-		return a, c.responseError(a, fmt.Errorf("it cannot be decoded: %w", err))
+		return a, c.responseError(a, fmt.Errorf("it cannot be decoded: %w%s", err, beginning(body)))
 	}
 	a.Data, a.ListMetadata = list.Data, list.ListMetadata
 	return a, nil
+}
+
+// beginning quotes the start of a body that is not JSON at all, such as the page of a proxy. It is empty for others, which may hold
+// events. The error is clipped to less when the key has been hidden.
+func beginning(body []byte) string {
+	const most = 4 << 10
+	body = bytes.TrimSpace(body)
+	if len(body) == 0 || body[0] == '{' || body[0] == '[' {
+		return ""
+	}
+	return fmt.Sprintf("; it begins with %q", body[:min(len(body), most)])
 }
 
 // broken says why a request brought no response: ctx is the caller's, try the one with the timeouts.

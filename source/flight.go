@@ -36,7 +36,7 @@ func (w *window) request(s *segment) {
 		res.opts.RangeStart, res.opts.RangeEnd = w.r.plain.time(s.from), w.r.plain.time(res.end)
 		w.probes++
 	} else {
-		after, _ := s.cursor()
+		after := s.cursor()
 		res.opts.After = after.EventID
 	}
 	s.busy = true

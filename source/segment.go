@@ -104,17 +104,17 @@ func (s *segment) measure(p segmentPage, since time.Time) {
 	s.perPage = (s.perPage + span) / 2
 }
 
-// cursor is the event that its next request follows, and the page that ended with it where that is still held.
-func (s *segment) cursor() (checkpoint.Position, []Event) {
+// cursor is the event that its next request follows.
+func (s *segment) cursor() checkpoint.Position {
 	held := s.tail
 	if len(held) == 0 {
 		held = s.pages
 	}
 	if len(held) == 0 {
-		return s.last, nil
+		return s.last
 	}
 	events := held[len(held)-1].events
-	return events[len(events)-1].Position(), events
+	return events[len(events)-1].Position()
 }
 
 // held yields the events that it holds, in order.
@@ -162,7 +162,7 @@ func (s *segment) suspicious(events []Event) string {
 	if descends(events) {
 		return "a page descends"
 	}
-	after, _ := s.cursor()
+	after := s.cursor()
 	if after.CreatedAt.Sub(events[0].CreatedAt) > maxStepBack {
 		return "a page begins long before the event that it follows"
 	}
@@ -172,7 +172,7 @@ func (s *segment) suspicious(events []Event) string {
 // withoutRepeated returns events without those that the segment's reader has read before, and without those that stand in them twice.
 // yielded are the ids of what it holds no more.
 func (s *segment) withoutRepeated(events []Event, yielded *recentIDs) []Event {
-	after, _ := s.cursor()
+	after := s.cursor()
 	known := make(map[string]struct{}, MaxLimit)
 	known[after.EventID] = struct{}{}
 	for _, pages := range [][]segmentPage{s.tail, s.pages} {
