@@ -55,10 +55,13 @@ type Stream struct {
 //   - A position with an event id is continued at that id. One with only a time begins with the first event that is not
 //     older. The zero position begins with the oldest event that the API still keeps.
 //   - What may pass is waited out: no answer, an answer that is cut off or malformed, 408, 429, 5xx, with growing, jittered
-//     pauses of at most 30 s, or as long as Retry-After says, but at most 10 min. 401, 403 and a redirect to elsewhere are
-//     reported once and tried again every 30 s to 5 min.
-//   - A type that the API refuses is left out, with a warning, and asked for again after a day.
-//   - A response larger than Client.MaxResponse is asked for again with a smaller limit.
+//     pauses of at most 30 s, or as long as Retry-After says, but at most 10 min. 401, 403, a redirect to elsewhere, another 4xx
+//     and any error page that is not WorkOS's are tried again every 30 s to 5 min.
+//   - A 4xx by which WorkOS can be recognised is final if WorkOS refuses every request for 5 minutes. Before that, requests with
+//     parts left out show what is refused. A type that the API refuses is left out, with a warning, and asked for again later;
+//     so are the optional parameters order, range_end and range_start, and milliseconds.
+//   - A response larger than Client.MaxResponse, or too slow for Client.Timeout, is asked for again with a smaller limit.
+//   - An event that was read before is left out, as with pages that overlap.
 //   - An API that has nothing after the position is asked once a minute, by time, whether that is so. A cursor that the API lost
 //     is continued by time if no event can be missing, see Resume.
 //   - An event of a type that was not asked for is left out, unless RelayUnexpected is set.
@@ -66,8 +69,8 @@ type Stream struct {
 //     answer by time as that needs, one request follows the other there too.
 //
 // An error is final and the last thing yielded: the error of ctx, or one that matches ErrCursorLost, ErrDescending,
-// ErrTooLarge (one event alone is too large), ErrAllRefused or ErrMisconfigured, or an *APIError (a request that the API
-// will never accept). When the loop over Pages is left, no request is under way.
+// ErrTooLarge (one event alone is too large) or ErrMisconfigured, or a *RefusalError, which wraps an *APIError and may match
+// ErrAllRefused. When the loop over Pages is left, no request is under way.
 func (s *Stream) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[Page, error] {
 	return s.Resume(ctx, checkpoint.Checkpoint{Position: after})
 }
