@@ -138,10 +138,9 @@ func (c *throttlingConn) Write(b []byte) (int, error) {
 		c.th.until = time.Now().Add(c.th.throttle)
 		b = slices.Clone(b)
 		at := 8
-		switch key {
-		case kmsg.Produce:
+		if key == kmsg.Produce {
 			at = len(b) - 4
-		case kmsg.InitProducerID, kmsg.AddPartitionsToTxn, kmsg.EndTxn, kmsg.CreateTopics:
+		} else if slices.Contains([]kmsg.Key{kmsg.InitProducerID, kmsg.AddPartitionsToTxn, kmsg.EndTxn, kmsg.CreateTopics}, key) {
 			at = 9 // behind the tags of the header
 		}
 		binary.BigEndian.PutUint32(b[at:], uint32(c.th.throttle.Milliseconds()))

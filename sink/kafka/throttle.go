@@ -44,9 +44,7 @@ func (e *errThrottled) Error() string {
 		"(request_percentage, controller_mutation_rate, producer_byte_rate or consumer_byte_rate)", e.left.Round(100*time.Millisecond))
 }
 
-// throttle notes that brokers read no request of relay for so long.
-func (c *cluster) throttle(d time.Duration) { c.throttleQuota(requestQuota, d) }
-
+// throttleQuota notes that brokers read no request under the quota for so long.
 func (c *cluster) throttleQuota(q quota, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

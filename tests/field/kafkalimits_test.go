@@ -34,7 +34,7 @@ func committedSoon(t *testing.T, r *relay, before uint64) uint64 {
 	t.Helper()
 	deadline := time.Now().Add(progressIn)
 	for {
-		if n := uint64(r.Lane("kafka").Events); n > before { //nolint:gosec // a count
+		if n := r.Lane("kafka").Events; n > before {
 			return n
 		}
 		require.True(t, time.Now().Before(deadline), "no progress beyond %d events: %s", before, r.Tail(3000))
