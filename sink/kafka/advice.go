@@ -15,8 +15,8 @@ import (
 	"workos-relay/sink"
 )
 
-// Advice is what `relay check` says of the cluster as a whole. It asks the leader of the first of the topics that exists whether it
-// takes the codec, and stores nothing. The error is for a cluster that could not be asked.
+// Advice is what `relay check` says of the cluster as a whole. It asks the leaders of the topics that exist whether they take the
+// codec, and stores nothing. The error is for a cluster that could not be asked.
 func (s *Sink) Advice(ctx context.Context, topics []string) (a sink.Advice, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
@@ -81,30 +81,39 @@ func (s *Sink) tryCodec(ctx context.Context, topics []string, codec compress.Cod
 	if err != nil {
 		return nil, err
 	}
+	set, err := brokenBatch(codec)
+	if err != nil {
+		return nil, err
+	}
+	byLeader := make(map[int32]*rawproduce.Request)
 	for _, t := range legal {
 		leaders := l.topics[t].leaders
 		if len(leaders) == 0 || leaders[0] < 0 {
 			continue
 		}
-		set, err := brokenBatch(codec)
-		if err != nil {
-			return nil, err
+		req := byLeader[leaders[0]]
+		if req == nil {
+			req = &rawproduce.Request{Acks: acksAll, Timeout: 1000}
+			byLeader[leaders[0]] = req
 		}
-		req := &rawproduce.Request{Acks: acksAll, Timeout: 1000, Topics: []rawproduce.RequestTopic{{Topic: t, Partitions: make([]rawproduce.RequestPartition, 1)}}}
-		req.Topics[0].Partitions[0].RecordSet.Reader = recordSet(set)
+		broken := rawproduce.RequestPartition{Partition: 0}
+		broken.RecordSet.Reader = recordSet(set)
+		req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: t, Partitions: []rawproduce.RequestPartition{broken}})
+	}
+	for _, req := range byLeader {
 		res, err := s.cluster.roundTrip(ctx, req)
 		if err != nil {
-			return nil, nil //nolint:nilerr // a broker that hangs up on such a request leaves the question open
+			continue // a broker that hangs up on such a request leaves the question open
 		}
-		s.noteProduceThrottle(res.(*produce.Response))
-		for _, rt := range res.(*produce.Response).Topics {
+		answer := res.(*produce.Response)
+		s.noteProduceThrottle(answer)
+		for _, rt := range answer.Topics {
 			for _, p := range rt.Partitions {
-				if answer := brokerError(p.ErrorCode, p.ErrorMessage); refusesCodec(answer) {
-					return answer, nil
+				if err := brokerError(p.ErrorCode, p.ErrorMessage); refusesCodec(err) {
+					return fmt.Errorf("kafka topic %s: %w", rt.Topic, err), nil
 				}
 			}
 		}
-		return nil, nil
 	}
 	return nil, nil
 }
