@@ -2,7 +2,6 @@ package pipeline_test
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"math/rand/v2"
 	"slices"
@@ -116,7 +115,7 @@ func TestALateEventThatStopsTheLane(t *testing.T) {
 	lane.Target.(*pipeline.AtLeastOnce).Events = []string{lateType, "user.created"}
 	err := lane.Run(t.Context())
 	var stop *pipeline.StopError
-	require.True(t, errors.As(err, &stop), err)
+	require.ErrorAs(t, err, &stop)
 	require.True(t, stop.Late)
 	require.NotContains(t, err.Error(), "checkpoint set", "the position is past the event already")
 	cp, err := lane.Target.Load(t.Context())
