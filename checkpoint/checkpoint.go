@@ -151,6 +151,9 @@ type Checkpoint struct {
 	Seen    time.Time
 	Recent  Recent    // the last events committed: what a reader must not repeat if the source does not know Position any more
 	Refused []Refused // the event types that the source refused and of which events may be missing, by name; at most one for each type
+	// WaitedSeconds is how long events had waited to be committed after Position when the lease was last renewed, by the clocks of its
+	// holders; 0 if none is known to wait.
+	WaitedSeconds uint64
 	// Revision is set by the store: what compare and swap compares; 0 in a Checkpoint that no store has returned.
 	Revision uint64
 }
@@ -178,6 +181,9 @@ func (c Checkpoint) Moved(to Position, passed []Position) Checkpoint {
 			c.Recent = c.Recent.with([]Position{to}) // an event without messages
 		}
 	}
+	if !to.Equal(c.Position) {
+		c.WaitedSeconds = 0
+	}
 	c.Position = to
 	return c
 }
@@ -196,7 +202,7 @@ func (c Checkpoint) Asking(types []string) Checkpoint {
 // Placed returns c at a position that an operator chose. What was recorded about the way to the old position is dropped: Seen and
 // Recent. Events of refused types stay missing; if the new position is known to be earlier, they are missing from there on.
 func (c Checkpoint) Placed(to Position) Checkpoint {
-	c.Seen, c.Recent = time.Time{}, Recent{}
+	c.Seen, c.Recent, c.WaitedSeconds = time.Time{}, Recent{}, 0
 	c.Refused = slices.Clone(c.Refused)
 	for i := range c.Refused {
 		if to.IsZero() || !to.CreatedAt.IsZero() && to.CreatedAt.Before(c.Refused[i].Position.CreatedAt) {

@@ -15,7 +15,7 @@ import (
 // checkpoint has nothing that needs more, so that relays before this one can read it.
 const FormatVersion = 2
 
-// firstVersion knows neither Seen nor Recent nor Refused.
+// firstVersion knows neither Seen nor Recent nor Refused nor WaitedSeconds.
 const firstVersion = 1
 
 // MaxEncoded bounds the size in bytes of an encoded checkpoint. One with every known event type takes under 6 KiB, and under
@@ -53,11 +53,12 @@ type content struct {
 	RecentFrom string            `json:"recent_from,omitempty"`
 	Recent     []contentPosition `json:"recent,omitempty"`
 	Refused    []contentRefused  `json:"refused,omitempty"`
+	Waited     uint64            `json:"waited_seconds,omitempty"`
 }
 
 // version returns the version of the format that the content needs.
 func (c *content) version() int {
-	if c.Seen == "" && c.RecentFrom == "" && len(c.Recent) == 0 && len(c.Refused) == 0 {
+	if c.Seen == "" && c.RecentFrom == "" && len(c.Recent) == 0 && len(c.Refused) == 0 && c.Waited == 0 {
 		return firstVersion
 	}
 	return FormatVersion
@@ -103,6 +104,7 @@ func Encode(c Checkpoint) []byte {
 		Revision:   c.Revision,
 		Seen:       formatTime(c.Seen),
 		RecentFrom: formatTime(c.Recent.From),
+		Waited:     c.WaitedSeconds,
 	}
 	for _, p := range c.Recent.Events {
 		out.Recent = append(out.Recent, formatPosition(p))
@@ -246,6 +248,7 @@ func decodeContent(version int, body []byte) (Checkpoint, error) {
 
 // decodeRecord reads what firstVersion does not know.
 func decodeRecord(in *content, c *Checkpoint) (err error) {
+	c.WaitedSeconds = in.Waited
 	if c.Seen, err = parseTime(in.Seen); err != nil {
 		return fmt.Errorf("seen: %w", err)
 	}

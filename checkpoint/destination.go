@@ -100,16 +100,29 @@ func (f *File) LoadDestination(ctx context.Context) (Destination, error) {
 	if err := f.usable(); err != nil {
 		return Destination{}, err
 	}
-	data, err := readBounded(f.paths.destination)
+	return f.paths.loadDestination()
+}
+
+// ReadDestination is LoadDestination without the lock, while a relay may be running. Errors are those of LoadDestination.
+func ReadDestination(dir string, id Identity) (Destination, error) {
+	p, err := newPaths(dir, id)
+	if err != nil {
+		return Destination{}, err
+	}
+	return p.loadDestination()
+}
+
+func (p paths) loadDestination() (Destination, error) {
+	data, err := readBounded(p.destination)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Destination{}, fmt.Errorf("%w: %s does not exist", ErrNotFound, f.paths.destination)
+		return Destination{}, fmt.Errorf("%w: %s does not exist", ErrNotFound, p.destination)
 	case err != nil:
 		return Destination{}, fmt.Errorf("read the record of the destination: %w", err)
 	}
 	d, err := decodeDestination(data)
 	if err != nil {
-		return Destination{}, operator.Require(fmt.Errorf("%s: %w: %w", f.paths.destination, ErrCorrupt, err),
+		return Destination{}, operator.Require(fmt.Errorf("%s: %w: %w", p.destination, ErrCorrupt, err),
 			"say where to go on with `relay checkpoint set`")
 	}
 	return d, nil

@@ -22,8 +22,8 @@ type AtLeastOnce struct {
 	Sink  Bus
 	Store checkpoint.Store
 
-	// uncommitted holds the event ids at the head of the next batch that are durable although their commit failed. They are not
-	// published again: a full disk must not fill the bus with copies.
+	// uncommitted holds the ids of events that are durable although their commit failed. They are not published again: a full disk
+	// must not fill the bus with copies.
 	uncommitted map[string]struct{}
 }
 
@@ -74,7 +74,7 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 		t.remember(batch[:durable])
 		return prev, errors.Join(fmt.Errorf("committing the checkpoint at %s: %w", to, commitErr), err)
 	}
-	t.uncommitted = nil
+	t.forget(batch[:durable])
 	t.Guard.moved(ctx, cp, batch[:durable])
 	return cp, err
 }
@@ -109,10 +109,23 @@ func (t *AtLeastOnce) alreadyDurable(batch []sink.Message) int {
 	return n
 }
 
+// remember adds what is durable and not committed. What it knows of later events stays: the next attempt may be smaller.
 func (t *AtLeastOnce) remember(durable []sink.Message) {
-	t.uncommitted = make(map[string]struct{}, len(durable))
+	if t.uncommitted == nil {
+		t.uncommitted = make(map[string]struct{}, len(durable))
+	}
 	for _, m := range durable {
 		t.uncommitted[m.Position.EventID] = struct{}{}
+	}
+}
+
+// forget drops what is committed now. A commit without messages moves the position elsewhere, from where everything is new.
+func (t *AtLeastOnce) forget(committed []sink.Message) {
+	for _, m := range committed {
+		delete(t.uncommitted, m.Position.EventID)
+	}
+	if len(committed) == 0 || len(t.uncommitted) == 0 {
+		t.uncommitted = nil
 	}
 }
 

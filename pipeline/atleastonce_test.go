@@ -94,6 +94,38 @@ func (s *failingOnce) Commit(ctx context.Context, prev, next checkpoint.Checkpoi
 	return s.Memory.Commit(ctx, prev, next)
 }
 
+func TestASmallerAttemptAfterAFailedCommitMakesNoCopies(t *testing.T) {
+	bus, store := &scriptedBus{rnd: fixedRand()}, &failingOnce{Memory: checkpoint.NewMemory(testIdentity)}
+	target := newLane(nil, nil, bus, store).Target
+	prev, err := target.Acquire(t.Context())
+	require.NoError(t, err)
+	events := newSequence(10, 10).events
+	batch := func(from, to int) (messages []sink.Message) {
+		for i := from; i < to; i++ {
+			messages, _ = oneToOne{}.Append(messages, &events[i])
+		}
+		return messages
+	}
+	store.fail = true
+	_, err = target.Append(t.Context(), prev, batch(0, 10), events[9].Position())
+	require.Error(t, err)
+	store.fail = true
+	_, err = target.Append(t.Context(), prev, batch(0, 5), events[4].Position())
+	require.Error(t, err)
+	for i := range events { // one by one
+		prev, err = target.Append(t.Context(), prev, batch(i, i+1), events[i].Position())
+		require.NoError(t, err)
+	}
+	require.Len(t, bus.stored, 10)
+
+	// A move backwards publishes again.
+	prev, err = target.Append(t.Context(), prev, nil, checkpoint.Position{})
+	require.NoError(t, err)
+	_, err = target.Append(t.Context(), prev, batch(0, 10), events[9].Position())
+	require.NoError(t, err)
+	require.Len(t, bus.stored, 20)
+}
+
 func TestReleaseMovesNothing(t *testing.T) {
 	bus, store := &fixedBus{}, checkpoint.NewMemory(testIdentity)
 	target := newLane(nil, nil, bus, store).Target

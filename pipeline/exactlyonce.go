@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"time"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
@@ -26,6 +27,11 @@ type Ledger interface {
 type ExactlyOnce struct {
 	Ownership
 	Ledger Ledger
+	// Patience bounds how long Acquire prepares topics that were ready once, if it is not zero: a topic that the bus refuses must not
+	// keep the holder from renewing its lease.
+	Patience time.Duration
+
+	prepared bool // the topics were ready once
 }
 
 // Shared reports that other processes may hold the position: every one that reaches the bus.
@@ -41,7 +47,7 @@ func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error
 	if err := t.Verify(ctx); err != nil { // before Prepare makes again what is missing
 		return checkpoint.Checkpoint{}, err
 	}
-	if err := t.Ledger.Prepare(ctx, t.Topics); err != nil {
+	if err := t.prepare(ctx); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
 	if err := t.Ledger.Fence(ctx); err != nil {
@@ -57,6 +63,23 @@ func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error
 // Verify implements Verifier.
 func (t *ExactlyOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Ledger, t.Ledger.Load)
+}
+
+// prepare makes the topics ready. If they were ready once, and it cannot be found out within Patience whether they still are, the next
+// batch tells.
+func (t *ExactlyOnce) prepare(ctx context.Context) error {
+	if !t.prepared || t.Patience <= 0 {
+		err := t.Ledger.Prepare(ctx, t.Topics)
+		t.prepared = t.prepared || err == nil
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, t.Patience)
+	defer cancel()
+	err := t.Ledger.Prepare(bounded, t.Topics)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // Append implements Target. This is the one place where an event of an exactly_once lane is acknowledged.

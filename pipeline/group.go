@@ -58,7 +58,7 @@ func (g *Group) start(l *Lane) {
 	g.forget(l.Name)
 	go func() {
 		defer cancel()
-		g.ended(l, r, l.Run(ctx))
+		g.ended(l, r, l.Run(ctx)) //nolint:contextcheck // a lane that it starts again runs as long as the group
 	}()
 }
 

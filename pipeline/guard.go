@@ -160,6 +160,12 @@ func (g *Guard) examine(ctx context.Context, o *Ownership, dest any, position fu
 	return nil
 }
 
+// Examine returns a LostError if dest no longer holds what the guard of o remembers of it, without a Lane. It remembers nothing new if
+// the Store of the guard keeps nothing.
+func Examine(ctx context.Context, o *Ownership, dest any) error {
+	return o.Guard.examine(ctx, o, dest, nil)
+}
+
 // shortcomings says what of known is not in now any more.
 func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 	var lost []string

@@ -449,13 +449,21 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		if standby {
 			l.status.rests(l.steering.isPaused())
 		}
-		cp, err := l.takeUp(ctx, &w)
+		taking, stop := ctx, func() {}
+		if !standby {
+			taking, stop = l.untilSteered(ctx, changed)
+		}
+		cp, err := l.takeUp(taking, &w)
+		stop()
 		if err == nil {
 			l.status.holds()
 			return cp, nil
 		}
 		if ctx.Err() != nil {
 			return cp, ctx.Err()
+		}
+		if errors.Is(context.Cause(taking), errSteered) {
+			return cp, errSteered
 		}
 		if l.mustStop(err) {
 			return cp, err
@@ -478,6 +486,25 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		}
 		sleep(ctx, d, changed)
 	}
+}
+
+// untilSteered returns a context that also ends when somebody steers the lane, which must not wait for a bus that does not answer.
+// changed is closed at the next change. stop waits for what watches it.
+func (l *Lane) untilSteered(ctx context.Context, changed <-chan struct{}) (steered context.Context, stop func()) {
+	steered, cancel := context.WithCancelCause(ctx)
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		for ; !l.steering.asked(); changed = l.steering.wait() {
+			select {
+			case <-changed:
+			case <-steered.Done():
+				return
+			}
+		}
+		cancel(errSteered)
+	}()
+	return steered, func() { cancel(nil); <-watching }
 }
 
 // mustStop reports whether only an operator can resolve err, so that the lane stops. A *sink.FatalError stops a lane only if it has

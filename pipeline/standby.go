@@ -189,7 +189,9 @@ func (r *renewal) due() time.Duration {
 // renew moves the position to where it is, to show that its holder is alive. Where the bus refuses that and the holder is still this
 // one, it is due again after a pause, in which what is read is delivered all the same.
 func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint, alive *renewal) (checkpoint.Checkpoint, error) {
-	now, err := l.Target.Append(work, cp, nil, cp.Position)
+	renewed := cp
+	renewed.WaitedSeconds = l.status.waited() // tells a standby whether the lane gets on
+	now, err := l.Target.Append(work, renewed, nil, cp.Position)
 	if err != nil {
 		if ctx.Err() != nil {
 			return cp, ctx.Err()

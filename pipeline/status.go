@@ -44,11 +44,17 @@ type Status struct {
 	SourceNow  time.Time           // the API's clock at LastPoll
 	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero where none does
 	UnackedAt  time.Time           // that event's created_at; of a lane that was paused at the tip, the API's clock then
-	Events     uint64              // committed by this process
-	Prefetched int                 // bytes of responses that are read and not committed; at most Lane.Prefetch and a page
-	At         time.Time           // of the snapshot, by the local clock
-	Rate       float64             // events committed a second, over the last minute
-	Settings   []sink.Setting      // of the destination: what differs from the configuration, or did; the Lane itself leaves it empty
+	// Waiting is since when, by the local clock, events wait while the committed position stays where it is, whoever holds the lease.
+	// It is zero if no event is known to wait. A takeover and a restart of the lane do not change it; a restart of the process does,
+	// unless another holder has recorded it.
+	Waiting time.Time
+	// MovedAt is when, by the local clock, the committed position was last seen to move; zero if never.
+	MovedAt    time.Time
+	Events     uint64         // committed by this process
+	Prefetched int            // bytes of responses that are read and not committed; at most Lane.Prefetch and a page
+	At         time.Time      // of the snapshot, by the local clock
+	Rate       float64        // events committed a second, over the last minute
+	Settings   []sink.Setting // of the destination: what differs from the configuration, or did; the Lane itself leaves it empty
 }
 
 // Lag is how far the lane lies behind the API's own clock, which runs on between two answers: the age of the oldest event that is
@@ -168,13 +174,49 @@ func (t *tracker) holds() {
 	t.everHeld = true
 }
 
+// at records the committed checkpoint. If its position is another one than before, no event is known to wait for it. t.mu is held.
+func (t *tracker) at(cp checkpoint.Checkpoint) {
+	switch {
+	case t.s.Checkpoint.Revision == 0:
+	case !cp.Position.Equal(t.s.Checkpoint.Position):
+		t.s.Waiting, t.s.MovedAt = time.Time{}, time.Now()
+	}
+	if waited := time.Duration(min(cp.WaitedSeconds, maxWaited)) * time.Second; waited > 0 && cp.Revision != t.s.Checkpoint.Revision {
+		if since := time.Now().Add(-waited); t.s.Waiting.IsZero() || since.Before(t.s.Waiting) {
+			t.s.Waiting = since
+		}
+	}
+	t.s.Checkpoint = cp
+}
+
+// maxWaited bounds Checkpoint.WaitedSeconds as it is read: a hundred years.
+const maxWaited = 100 * 365 * 24 * 3600
+
+// waited returns for how many seconds events have waited while the position stayed, 0 if none waits.
+func (t *tracker) waited() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.s.Waiting.IsZero() {
+		return 0
+	}
+	return uint64(max(time.Since(t.s.Waiting)/time.Second, 1))
+}
+
+// waits records that an event waits to be committed. t.mu is held.
+func (t *tracker) waits() {
+	if t.s.Waiting.IsZero() {
+		t.s.Waiting = time.Now()
+	}
+}
+
 // claimed: the lane holds its position and starts to read from there.
 func (t *tracker) claimed(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.at(cp)
 	t.rate.start(time.Now())
 	t.resting, t.refused, t.s.UnackedAt = false, false, time.Time{}
-	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
+	t.s.Read, t.unread = cp.Position, nil
 	t.reading = readFailure{}
 	t.set(Running, "")
 }
@@ -193,7 +235,8 @@ func (t *tracker) pauses(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.resting = true
-	t.s.Checkpoint, t.s.Read, t.unread = cp, cp.Position, nil
+	t.at(cp)
+	t.s.Read, t.unread = cp.Position, nil
 	if t.s.AtTip { // whatever has come since then waits
 		t.s.AtTip, t.s.UnackedAt = false, t.s.SourceNow
 	}
@@ -204,7 +247,11 @@ func (t *tracker) pauses(cp checkpoint.Checkpoint) {
 func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.s.Checkpoint, t.unread = cp, nil
+	if cp.Revision != t.s.Checkpoint.Revision && cp.WaitedSeconds == 0 {
+		t.s.Waiting = time.Time{} // the holder knows best
+	}
+	t.at(cp)
+	t.unread = nil
 	t.s.SourceNow, t.s.AtTip = time.Time{}, false // it does not read
 	reason := "holder " + cp.Holder + " is active"
 	if cp.Released {
@@ -222,6 +269,7 @@ func (t *tracker) polled(p *source.Page, at time.Time) {
 	if n := len(p.Events); n > 0 && p.Late == "" {
 		t.s.Read = p.Events[n-1].Position()
 		t.s.AtTip = false
+		t.waits()
 		t.unread = append(t.unread, unreadPage{came: at, createdAt: p.Events[0].CreatedAt})
 	}
 }
@@ -237,14 +285,14 @@ func (t *tracker) committedSoFar() uint64 {
 func (t *tracker) reloaded(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.s.Checkpoint = cp
+	t.at(cp)
 }
 
 // renewed records that the lease was renewed. If the bus still refuses events the lane goes on retrying.
 func (t *tracker) renewed(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.s.Checkpoint = cp
+	t.at(cp)
 	if !t.refused {
 		t.set(Running, "")
 	}
@@ -254,7 +302,10 @@ func (t *tracker) renewed(cp checkpoint.Checkpoint) {
 func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.s.Checkpoint = cp
+	t.at(cp)
+	if len(t.unread) > 0 { // of these, or of later pages; see delivered
+		t.waits()
+	}
 	t.s.Events += uint64(events) //nolint:gosec // a count
 	t.rate.add(time.Now(), events)
 	t.refused = false
@@ -272,7 +323,11 @@ func (t *tracker) delivered(pages []source.Page) {
 		}
 	}
 	t.unread = t.unread[min(n, len(t.unread)):]
-	if len(pages) > 0 && pages[len(pages)-1].Tip && len(t.unread) == 0 {
+	tip := len(pages) > 0 && pages[len(pages)-1].Tip
+	if len(t.unread) == 0 && (n > 0 || tip) {
+		t.s.Waiting = time.Time{}
+	}
+	if tip && len(t.unread) == 0 {
 		t.s.AtTip, t.s.TipAt = true, time.Now()
 	}
 }

@@ -176,6 +176,9 @@ func (c *Client) init() {
 		if req.URL.Scheme != first.Scheme || req.URL.Host != first.Host || len(via) >= 10 {
 			return http.ErrUseLastResponse
 		}
+		if _, err := c.wait(req.Context()); err != nil {
+			return err
+		}
 		if next != nil {
 			return next(req, via)
 		}

@@ -51,9 +51,10 @@ func TestALostCursorStops(t *testing.T) {
 				require.Equal(t, gone, e.Position)
 				require.ErrorContains(t, err, "event_gone")
 				require.ErrorContains(t, err, "relay checkpoint set")
-				if name == "410" { // its body is not WorkOS's: it is waited out before anything is made of it
+				switch {
+				case name == "410": // its body is not WorkOS's: it is waited out before anything is made of it
 					require.GreaterOrEqual(t, time.Since(epoch), refusedLimit)
-				} else if strings.HasPrefix(name, "4") {
+				case strings.HasPrefix(name, "4"):
 					require.Equal(t, "100", api.queries[0].Get("limit"))
 					for i, after := range []bool{true, false, true} { // the request, the same without the cursor, and with nothing else
 						require.Equal(t, after, api.queries[i].Has("after"))
@@ -65,7 +66,7 @@ func TestALostCursorStops(t *testing.T) {
 					require.LessOrEqual(t, api.requests(), 3*20)
 					var refusal *APIError
 					require.ErrorAs(t, err, &refusal)
-				} else {
+				default:
 					require.Equal(t, 1, api.requests())
 					require.Equal(t, "req_ok", e.RequestID)
 				}

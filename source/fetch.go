@@ -67,7 +67,7 @@ func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, decode list
 
 // roundTrip sends the request and reads the answer.
 func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpts, decode listDecoder) (answer, error) {
-	req, err := c.request(try, opts)
+	req, err := c.request(try, opts) //nolint:contextcheck // the attempt is made from ctx
 	if err != nil {
 		return answer{}, err
 	}
@@ -98,7 +98,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		if ctx.Err() != nil {
 			return a, ctx.Err()
 		}
-		if why := try.why(); why != nil {
+		if why := try.why(); why != nil { //nolint:contextcheck // the attempt is made from ctx
 			err = why
 		}
 		return a, c.responseError(a, err)
@@ -127,7 +127,7 @@ func (c *Client) broken(ctx context.Context, try *attempt, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if why := try.why(); why != nil {
+	if why := try.why(); why != nil { //nolint:contextcheck // the attempt is made from ctx
 		err = why
 	}
 	return &TransportError{Host: c.host(), Err: err}

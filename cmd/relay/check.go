@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -161,6 +162,9 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 	if err != nil {
 		r.fault("%v", err)
 		return
+	}
+	if err := l.stillHolds(ctx, b, mode); operator.Required(err) {
+		r.fault("%v", err)
 	}
 	byTopic := map[string][]string{}
 	for _, t := range l.types {
@@ -329,6 +333,32 @@ func (s readOnly) Load(context.Context) (checkpoint.Checkpoint, error) {
 func (readOnly) Commit(context.Context, checkpoint.Checkpoint, checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	return checkpoint.Checkpoint{}, errors.ErrUnsupported
 }
+
+// stillHolds returns an error that asks for an operator if the bus lost what relay stored in it, as `relay run` would find.
+func (l *lane) stillHolds(ctx context.Context, b *bus, mode checkpoint.Mode) error {
+	var dest any = b
+	if mode == checkpoint.ExactlyOnce {
+		dest = b.ledger
+	}
+	return pipeline.Examine(ctx, &pipeline.Ownership{
+		Topics: l.topics, Identity: l.identity(), Logger: l.log,
+		Guard: &pipeline.Guard{Store: readOnlyDestination{l.cfg.Checkpoint.Dir, l.identity()}, Logger: l.log},
+	}, dest)
+}
+
+// readOnlyDestination reads what a relay remembers of its bus, and keeps nothing.
+type readOnlyDestination struct {
+	dir string
+	id  checkpoint.Identity
+}
+
+// LoadDestination implements pipeline.DestinationStore.
+func (d readOnlyDestination) LoadDestination(context.Context) (checkpoint.Destination, error) {
+	return checkpoint.ReadDestination(d.dir, d.id)
+}
+
+// SaveDestination implements pipeline.DestinationStore.
+func (readOnlyDestination) SaveDestination(context.Context, checkpoint.Destination) error { return nil }
 
 func (r *report) topic(t sink.TopicStatus, from string) {
 	level, line := levelOK, fmt.Sprintf("%s  <- %s  %s", t.Topic, from, t.Detail)

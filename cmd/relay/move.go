@@ -91,6 +91,11 @@ func (p *places) take(ctx context.Context, from, to *place) (admin.Moved, error)
 	if !here {
 		return admin.Moved{}, &usageError{fmt.Errorf("lane %s has no position in the place called %s", p.lane.sink.Name, from.name)}
 	}
+	if from == p.bus { // no other relay may move it any more, and Kafka lets only the last session mark it as left
+		if cp, err = p.takeBus(ctx); err != nil {
+			return admin.Moved{}, err
+		}
+	}
 	prev, kept, err := p.put(ctx, to, func(checkpoint.Checkpoint) checkpoint.Checkpoint { return cp })
 	if err != nil {
 		return admin.Moved{}, err

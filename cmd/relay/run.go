@@ -49,7 +49,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.close()) }()
+	defer func() { err = errors.Join(err, r.close()) }() //nolint:contextcheck // it bounds itself, since ctx has ended by then
 	metrics.JudgeBy(func(s pipeline.Status) bool {
 		ready, _ := admin.Judge(s, time.Now(), r.pollInterval())
 		return ready

@@ -252,7 +252,7 @@ func (l *lane) target(b *bus, store *checkpoint.File, client *source.Client, hoo
 		Incapable:   incapable,
 	}
 	if b.ledger != nil {
-		d.ExactlyOnce = &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.ledger}
+		d.ExactlyOnce = &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.ledger, Patience: l.cfg.TakeoverAfter / 10}
 	}
 	return d
 }

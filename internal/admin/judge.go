@@ -18,22 +18,22 @@ const (
 )
 
 // Judge reports whether a lane makes progress at now, by the local clock, and otherwise why not. poll is the interval between polls.
-// To be connected is not enough: a lane is ready if it runs, the Events API has given a good answer lately, and no event that was
-// read waits long to be acknowledged. A lane in standby is ready to take over. A paused lane is not ready, so that nobody forgets to
-// resume it. A lane that retries is ready for a while, unless an operator has to act. While events wait, the lane's budget may have
-// held up reading, so the age of the oldest event decides alone. Each reason ends with what an operator has to do.
+// To be connected is not enough: a lane is ready if it runs, the Events API has given a good answer lately, and the committed position
+// moves while events wait. A lane in standby is ready to take over, unless it knows that events wait and the position does not move:
+// then a takeover would not help either. A paused lane is not ready, so that nobody forgets to resume it. A lane that retries is ready
+// for a while, unless an operator has to act. While events wait, the lane's budget may have held up reading, so what waits decides
+// alone. Each reason ends with what an operator has to do.
 func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, reasons []string) {
-	reason := ""
-	if !s.Unacked.IsZero() && now.Sub(s.Unacked) >= unackedLimit {
-		reason = fmt.Sprintf("the oldest event read waits for %s to be acknowledged", since(now, s.Unacked))
-	}
+	reason := stuck(s, now)
 	switch s.State {
 	case pipeline.Running:
 		if reason == "" {
 			reason = silence(s, now, poll)
 		}
 	case pipeline.Standby:
-		return true, nil
+		if reason != "" {
+			reason = because(reason, s.Reason)
+		}
 	case pipeline.Paused:
 		reason = because("paused by hand"+forTime(now, s.Since)+"; `relay resume "+s.Lane+"` ends it", s.Reason)
 	case pipeline.Retrying:
@@ -59,6 +59,20 @@ func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, re
 		reason = operator.Explain(reason, s.Action)
 	}
 	return false, []string{reason}
+}
+
+// stuck says for how long the committed position has not moved although events wait, if that is too long. An event may wait for long
+// while others before it are committed.
+func stuck(s pipeline.Status, now time.Time) string {
+	moved := !s.MovedAt.IsZero() && now.Sub(s.MovedAt) < unackedLimit
+	switch {
+	case !s.Unacked.IsZero() && now.Sub(s.Unacked) >= unackedLimit && !moved && s.State != pipeline.Standby:
+		return fmt.Sprintf("the oldest event read waits for %s to be acknowledged", since(now, s.Unacked))
+	case !s.Waiting.IsZero() && now.Sub(s.Waiting) >= unackedLimit:
+		return fmt.Sprintf("the position has not moved for %s although events wait", since(now, s.Waiting))
+	default:
+		return ""
+	}
 }
 
 // silence says for how long a running lane has had no good answer from the Events API, where that is too long.

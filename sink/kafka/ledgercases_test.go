@@ -407,8 +407,7 @@ func TestRealLedgerPermissions(t *testing.T) {
 	cfg.Brokers = []string{net.JoinHostPort(host, strconv.Itoa(number+20))}
 	cfg.SASL = SASL{Mechanism: saslSCRAM256, User: "relay", Password: "relay-secret"}
 	l := openLedger(t, cfg, checkpointtest.Identity())
-	require.Eventually(t, func() bool { return l.Prepare(within(t, patient), []string{topic}) == nil }, patient, 100*time.Millisecond)
-	for _, err := range []error{l.Transactions(within(t, patient)), l.Fence(within(t, patient))} {
+	for _, err := range []error{l.Prepare(within(t, patient), []string{topic}), l.Transactions(within(t, patient)), l.Fence(within(t, patient))} {
 		var fatal *sink.FatalError
 		require.ErrorAs(t, err, &fatal)
 		require.NotErrorIs(t, err, ErrNoTransactions)
@@ -417,6 +416,7 @@ func TestRealLedgerPermissions(t *testing.T) {
 	grant(kadm.NewACLs().TransactionalIDs(l.coordinator.id).Operations(kadm.OpWrite, kadm.OpDescribe))
 	require.Eventually(t, func() bool { return l.Fence(within(t, patient)) == nil }, patient, 100*time.Millisecond)
 	require.NoError(t, l.Transactions(within(t, patient)))
+	require.Eventually(t, func() bool { return l.Prepare(within(t, patient), []string{topic}) == nil }, patient, 100*time.Millisecond)
 	c, err := l.Commit(within(t, patient), messages(0, 50, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 	require.NoError(t, err)
 	have, err := l.Load(within(t, patient))

@@ -91,7 +91,7 @@ func (o *ownedTopics) write(text []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // it is gone after the rename
+	defer func() { _ = os.Remove(tmp.Name()) }() //nolint:gosec // the name is of the file made above, which is gone after the rename
 	_, err = tmp.Write(text)
 	if err == nil {
 		err = tmp.Sync()

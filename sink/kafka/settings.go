@@ -87,6 +87,7 @@ type comparison struct {
 
 	brokers []metadata.ResponseBroker
 	owned   map[string]string // ids of topics that relay remembers to have created
+	ids     map[string]string // of topics that exist now, as far as the cluster tells them
 	found   []topicDifference
 }
 
@@ -119,8 +120,14 @@ func (c *comparison) compare(ctx context.Context, topics []string) error {
 			existing = append(existing, t.Name)
 		}
 	}
+	if len(existing) == 0 {
+		return nil
+	}
+	if c.ids, _, err = c.s.cluster.topicIDs(ctx, existing); err != nil {
+		return err
+	}
 	settings := map[string]topicSettings{}
-	if len(names) > 0 && len(existing) > 0 {
+	if len(names) > 0 {
 		if settings, err = c.s.cluster.settings(ctx, existing, names...); err != nil {
 			return err
 		}
@@ -261,7 +268,10 @@ func sameValue(a, b string) bool {
 // add adds what holds for every setting: relay leaves topics alone that it does not know to be its own, and does not change a setting
 // a second time.
 func (c *comparison) add(d topicDifference) {
-	_, own := c.owned[d.topic]
+	id, own := c.owned[d.topic]
+	if now := c.ids[d.topic]; id != "" && now != "" && id != now { // it was deleted, and another made in its place
+		own = false
+	}
 	switch {
 	case !c.spec.Enabled:
 		d.Outcome, d.Why = sink.Unchanged, "create.enabled is false, so relay leaves the topic as it is"
@@ -473,17 +483,25 @@ func topicsText(topics []string) string {
 func (s *Sink) remember(ctx context.Context, topics []string) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	answer, err := s.cluster.describe(ctx, topics[:1])
-	if err == nil {
-		ids := map[string]string{}
-		for _, t := range topics {
-			ids[t] = ""
-		}
-		err = s.owned.add(answer.ClusterID, ids)
-	}
-	if err != nil {
+	if err := s.tryRemember(ctx, topics); err != nil {
 		s.log.Warn("cannot remember which topics relay has created; create.adopt stands in for that", zap.Strings("topics", topics), zap.Error(err))
 	}
+}
+
+func (s *Sink) tryRemember(ctx context.Context, topics []string) error {
+	answer, err := s.cluster.describe(ctx, topics[:1])
+	if err != nil {
+		return err
+	}
+	known, _, err := s.cluster.topicIDs(ctx, topics)
+	if err != nil {
+		return err
+	}
+	ids := map[string]string{}
+	for _, t := range topics {
+		ids[t] = known[t]
+	}
+	return s.owned.add(answer.ClusterID, ids)
 }
 
 func (s *Sink) isSettled(d topicDifference) bool {

@@ -82,6 +82,22 @@ func TestMinInsyncReplicasWaitForReplicas(t *testing.T) {
 	require.Equal(t, sink.Changes, judged(t, topicOf([]int32{1, 2, 3}), 3).Outcome)
 }
 
+// TestATopicMadeAgainIsAnothers: who deletes a topic of relay and makes one with its name owns that.
+func TestATopicMadeAgainIsAnothers(t *testing.T) {
+	t.Parallel()
+	outcome := func(remembered, now map[string]string) sink.Outcome {
+		c := &comparison{s: &Sink{settled: map[string]string{}}, spec: Create{Enabled: true}, owned: remembered, ids: now}
+		c.add(topicDifference{topic: "a", Setting: sink.Setting{Key: "k", Have: "1", Want: "2", Outcome: sink.Changes}})
+		return c.found[0].Outcome
+	}
+	one := map[string]string{"a": "1"}
+	require.Equal(t, sink.Changes, outcome(one, one))
+	require.Equal(t, sink.Unchanged, outcome(one, map[string]string{"a": "2"}))
+	require.Equal(t, sink.Changes, outcome(one, nil), "a cluster that tells no ids")
+	require.Equal(t, sink.Changes, outcome(map[string]string{"a": ""}, one), "it told none then")
+	require.Equal(t, sink.Unchanged, outcome(nil, one))
+}
+
 func TestTopicsThatDifferAlikeAreOneSetting(t *testing.T) {
 	t.Parallel()
 	c := &comparison{}

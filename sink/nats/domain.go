@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -63,13 +64,28 @@ func (s *Sink) atHome(ctx context.Context, l *link) error {
 	if h == nil || s.cfg.Domain != "" || l.sameDomain.Load() {
 		return nil
 	}
-	info, err := s.streamInfo(ctx, l)
-	if err != nil {
+	domain := h.domain
+	switch info, err := s.streamInfo(ctx, l); {
+	case err == nil && createdText(info) == h.created:
+	case err == nil:
+		domain = info.Domain
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return err
+	default: // what the account says, if the user may ask
+		err := s.ask(ctx, func(ctx context.Context) error {
+			account, err := l.js.AccountInfo(ctx)
+			if err == nil {
+				domain = account.Domain
+			}
+			return err
+		})
+		if err != nil {
+			s.log.Debug("the JetStream domain of the server is not known", zap.Error(err))
+		}
 	}
-	if info.Domain != h.domain && createdText(info) != h.created {
-		return fmt.Errorf("the connection leads to server %s, where stream %s is in JetStream domain %q, and not in domain %q as before: "+
-			"set domain, or take the server out of url", l.nc.ConnectedServerName(), s.cfg.Stream, info.Domain, h.domain)
+	if domain != h.domain {
+		return fmt.Errorf("the connection leads to server %s in JetStream domain %q, and stream %s was in domain %q before: "+
+			"set domain, or take the server out of url", l.nc.ConnectedServerName(), domain, s.cfg.Stream, h.domain)
 	}
 	l.sameDomain.Store(true)
 	return nil

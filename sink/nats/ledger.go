@@ -106,7 +106,7 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 }
 
 func (l *Ledger) load(ctx context.Context, lk *link) (checkpoint.Checkpoint, error) {
-	if err := l.s.atHome(ctx, lk); err != nil && !isCode(err, codeStreamNotFound) {
+	if err := l.s.atHome(ctx, lk); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
 	m, err := l.s.lastOn(ctx, lk, l.subject)

@@ -19,6 +19,11 @@ const (
 	batchIDHeader       = batchHeaders + "Id"
 	batchSequenceHeader = batchHeaders + "Sequence"
 	batchCommitHeader   = batchHeaders + "Commit"
+
+	// denialWait is how long the reason of an incomplete batch may come after it.
+	denialWait = 250 * time.Millisecond
+	// slowBatch is how long the server takes at least to give up a batch because its messages come too slowly.
+	slowBatch = time.Second
 )
 
 // commit is one attempt at an atomic batch and its position, or at the position alone, which needs no batch. The server answers
@@ -30,6 +35,7 @@ type commit struct {
 	expected uint64       // sequence of the position that it is to replace; 0 for none
 	askAll   bool         // every message asks for an answer, to find one that is refused
 	id       string       // of the batch
+	took     time.Duration
 	wake     chan struct{}
 
 	mu       sync.Mutex
@@ -38,7 +44,9 @@ type commit struct {
 	failedAt int
 	failure  error // the first that is known, of the message at failedAt
 	doubtful error // an answer that may be that of a stream in another domain
-	ended    bool  // batch is the caller's again, and not looked at any more
+	denied   error // what the server forbade, of the message at deniedAt
+	deniedAt int
+	ended    bool // batch is the caller's again, and not looked at any more
 }
 
 func newCommit(number uint64, batch []sink.Message, expected uint64, position sink.Message) *commit {
@@ -116,6 +124,7 @@ func (c *commit) deny(err error) {
 			index = slices.IndexFunc(c.batch, func(of sink.Message) bool { return of.Topic == m[1] })
 		}
 		if index >= 0 {
+			c.denied, c.deniedAt = err, index
 			c.failLocked(index, err)
 		}
 	})
@@ -152,6 +161,8 @@ func (c *commit) outcome(cause error) (sequence uint64, index int, failure error
 	switch {
 	case c.sequence > 0:
 		return c.sequence, 0, nil
+	case c.denied != nil && isCode(c.failure, codeIncompleteBatch):
+		return 0, c.deniedAt, c.denied
 	case c.failure != nil:
 		return 0, c.failedAt, c.failure
 	case c.doubtful != nil && errors.Is(cause, errAckTimeout):
@@ -173,6 +184,28 @@ func (e *doubtfulError) Unwrap() []error { return []error{errAckTimeout, e.err} 
 func isDomain(err error) bool {
 	var other *wrongDomainError
 	return errors.As(err, &other)
+}
+
+// awaitDenial waits a moment for the reason of an incomplete batch that is a missing permission: the server tells that beside its
+// answers.
+func (c *commit) awaitDenial(ctx context.Context) {
+	timeout := time.NewTimer(denialWait)
+	defer timeout.Stop()
+	for {
+		c.mu.Lock()
+		denied := c.denied
+		c.mu.Unlock()
+		if denied != nil {
+			return
+		}
+		select {
+		case <-c.wake:
+		case <-timeout.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // tellTaken adds to a timeout how much of the batch had reached the server by then.

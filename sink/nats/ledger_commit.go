@@ -118,11 +118,16 @@ func (l *Ledger) commit(ctx context.Context, batch []sink.Message, expected uint
 		return 0, err
 	}
 	lost := lk.lostSignal()
+	started := time.Now()
 	l.s.committing.Store(c)
 	overtaken := func() error { return l.overtaken(ctx, lk, expected) }
 	err = l.s.sendCommit(ctx, lk, c, lost, overtaken)
 	if err == nil {
 		err = l.s.awaitCommit(ctx, c, len(batch)+1, lost, overtaken)
+	}
+	c.took = time.Since(started)
+	if isCode(err, codeIncompleteBatch) {
+		c.awaitDenial(ctx)
 	}
 	l.s.committing.Store(nil)
 	sequence, index, failure := c.outcome(err)
@@ -276,9 +281,12 @@ func (l *Ledger) explain(ctx context.Context, lk *link, c *commit, index int, fa
 	case isCode(failure, codeWrongLast):
 		return fmt.Errorf("stream %s is still storing another message on %s: %w", l.s.cfg.Stream, l.subject, failure)
 	case isCode(failure, codeIncompleteBatch):
-		return &sink.TimeoutError{Setting: "max_batch_timeout of the NATS server", Err: fmt.Errorf(
-			"stream %s gave up a batch of %d messages as incomplete: one of them did not arrive, was refused without a word, "+
-				"or the server was too slow: %w", l.s.cfg.Stream, len(c.batch)+1, failure)}
+		err := fmt.Errorf("stream %s gave up a batch of %d messages as incomplete: one of them did not arrive, was refused without a word, "+
+			"or the server was too slow: %w", l.s.cfg.Stream, len(c.batch)+1, failure)
+		if c.took < slowBatch {
+			return err
+		}
+		return &sink.TimeoutError{Setting: "max_batch_timeout of the NATS server", Err: err}
 	}
 	err := l.s.explainPublish(ctx, lk, c.at(index).Topic, failure)
 	var rejected *sink.RejectedError

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -163,8 +164,23 @@ func (s *Sink) judgeAge(info *jetstream.StreamInfo, want time.Duration) (why str
 	}
 }
 
+// leastBytes is the smallest max_bytes of a stream that holds positions. Below that a position could be dropped with the events before
+// it, and its lane would have to ask where to go on.
+const leastBytes = 16 << 10
+
 // judgeBytes is judgeAge for max_bytes.
-func (s *Sink) judgeBytes(info *jetstream.StreamInfo, want int64) (why string, _ sink.Outcome) {
+func (s *Sink) judgeBytes(info *jetstream.StreamInfo, want int64) (why string, outcome sink.Outcome) {
+	why, outcome = s.judgeDeletion(info, want)
+	position := slices.ContainsFunc(info.Config.Subjects, func(subject string) bool {
+		return matches(positionSubjects, subject) || matches(subject, positionSubjects)
+	})
+	if outcome == "" && want > 0 && want < leastBytes && position {
+		return fmt.Sprintf("so small a limit would delete relay's position; use at least %s", bytesText(leastBytes)), sink.Unchanged
+	}
+	return why, outcome
+}
+
+func (s *Sink) judgeDeletion(info *jetstream.StreamInfo, want int64) (why string, _ sink.Outcome) {
 	have, stored := max(info.Config.MaxBytes, 0), int64(min(info.State.Bytes, 1<<62)) //nolint:gosec // no stream is as large
 	switch {
 	case want == 0, have > 0 && want > have, info.State.Msgs == 0, have == 0 && stored <= want:

@@ -26,6 +26,9 @@ func (s *Sink) Survey(ctx context.Context, _ []string, known []checkpoint.Part) 
 	if err != nil {
 		return nil, err
 	}
+	if err := s.atHome(ctx, l); err != nil {
+		return nil, err
+	}
 	for look := 1; ; look++ {
 		info, err := s.streamInfo(ctx, l)
 		var parts []checkpoint.Part

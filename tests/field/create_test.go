@@ -93,12 +93,12 @@ func TestCreateSettingsOfAStreamThatExists(t *testing.T) {
 	require.Contains(t, out, "setting: lane nats: stream WORKOS: create.replicas is 1, not 3 as configured")
 
 	// A lower limit would delete messages.
-	lower := ", create: {max_age: 1h, max_bytes: 1KiB%s}"
+	lower := ", create: {max_age: 1h, max_bytes: 64KiB%s}"
 	r.rewrite(t, natsCreate(api.URL(), bus.URL, fmt.Sprintf(lower, "")))
 	code, out, _ = r.Run(t, "check")
 	require.Equal(t, exitDone, code)
 	require.Contains(t, out, "warning  stream WORKOS: create.max_age is 720h, not 1h as configured: this would delete stored messages")
-	require.Contains(t, out, "warning  stream WORKOS: create.max_bytes is 1GiB, not 1KiB as configured: this would delete stored messages")
+	require.Contains(t, out, "warning  stream WORKOS: create.max_bytes is 1GiB, not 64KiB as configured: this would delete stored messages")
 	code, out, errs = r.Run(t, "reload")
 	require.Equal(t, exitDone, code, errs)
 	require.Contains(t, out, "set create.allow_deletion: true to confirm it")
@@ -117,8 +117,15 @@ func TestCreateSettingsOfAStreamThatExists(t *testing.T) {
 	// The operator confirms it.
 	r.rewrite(t, natsCreate(api.URL(), bus.URL, fmt.Sprintf(lower, ", allow_deletion: true")))
 	r.Start(t)
-	r.Await(t, func() bool { return streamConfig(t, js).MaxAge == time.Hour && streamConfig(t, js).MaxBytes == 1<<10 }, "the stream is as configured")
+	r.Await(t, func() bool { return streamConfig(t, js).MaxAge == time.Hour && streamConfig(t, js).MaxBytes == 64<<10 }, "the stream is as configured")
 	require.Equal(t, time.Hour, streamConfig(t, js).Duplicates, "it was not named, and stays")
+	require.Equal(t, exitDone, r.Stop(t))
+
+	// The position is never deleted by it.
+	r.rewrite(t, natsCreate(api.URL(), bus.URL, ", create: {max_bytes: 1KiB, allow_deletion: true}"))
+	r.Start(t)
+	r.Await(t, func() bool { return outcomes(r.Lane("nats").Settings)["create.max_bytes"] == sink.Unchanged }, "status names the settings")
+	require.EqualValues(t, 64<<10, streamConfig(t, js).MaxBytes)
 	require.Equal(t, exitDone, r.Stop(t))
 
 	// What is not named stays.

@@ -357,6 +357,39 @@ func TestKafkaAway(t *testing.T) {
 	require.Less(t, time.Since(started), 15*time.Second)
 }
 
+// TestKafkaSilent has a network that swallows everything for a while: relay says so, and can be paused. Afterwards nothing is missing,
+// and nothing is stored twice, in either mode.
+func TestKafkaSilent(t *testing.T) {
+	t.Parallel()
+	modes(t, func(t *testing.T, mode string) {
+		api := newAPI(t)
+		appendEvents(t, api, "user.created", 300, 100)
+		var wire kafkaWire
+		bus := newKfake(t, wire.option())
+		r := newRelay(t, "relay", bus.config(api.URL(), ", delivery: "+mode))
+		r.Start(t)
+		r.Await(t, func() bool { return r.Lane("kafka").Events == 300 }, "all events are committed")
+		wire.silent.Store(true)
+		appendEvents(t, api, "user.created", 300, 100)
+		started := time.Now()
+		r.AwaitState(t, "kafka", pipeline.Retrying)
+		t.Logf("retrying after %s", time.Since(started))
+		require.Less(t, time.Since(started), 20*time.Second)
+		require.NotContains(t, r.Output(), "TLS")
+		started = time.Now()
+		code, out, errs := r.Run(t, "pause", "kafka")
+		require.Equal(t, exitDone, code, out+errs)
+		t.Logf("pause took %s", time.Since(started))
+		require.Less(t, time.Since(started), 9*time.Second) // a request to the brokers takes ten
+		code, out, errs = r.Run(t, "resume", "kafka")
+		require.Equal(t, exitDone, code, out+errs)
+		wire.silent.Store(false)
+		r.Await(t, func() bool { return r.Lane("kafka").Events == 600 }, "all events are committed")
+		require.Equal(t, exitDone, r.Stop(t))
+		require.Equal(t, 600, bus.count(t))
+	})
+}
+
 // quotaAdmin sets a quota of the default user, as kafka-configs does.
 func quotaAdmin(t *testing.T, bus *kafka, clientID, key string, value float64) {
 	t.Helper()

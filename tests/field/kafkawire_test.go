@@ -19,6 +19,7 @@ type kafkaWire struct {
 	maxFrame atomic.Int64 // connections are closed on larger requests; 0 for no limit
 	bytes    atomic.Int64 // that have reached the brokers
 	refused  atomic.Int64 // connections closed on requests that are too large
+	silent   atomic.Bool  // nothing reaches the brokers, and nothing is closed
 
 	mu   sync.Mutex
 	next time.Time // when the next byte may pass
@@ -79,6 +80,9 @@ func (c *wireConn) Read(b []byte) (int, error) {
 		b = b[:min(len(b), max(int(rate/50), 1))]
 	}
 	n, err := c.Conn.Read(b)
+	for c.wire.silent.Load() && err == nil {
+		time.Sleep(often)
+	}
 	c.wire.pass(n)
 	if !c.fits(b[:n]) {
 		c.wire.refused.Add(1)

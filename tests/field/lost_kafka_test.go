@@ -27,8 +27,10 @@ func TestTopicDeleted(t *testing.T) {
 		{false, "auto", "events", "idle", true},
 		{false, "auto", "position", "stopped", false},
 		{false, "auto", "position", "running", true},
+		{false, "at_least_once", "events", "running", false},
 		{false, "at_least_once", "events", "stopped", true},
 		{true, "auto", "events", "stopped", true},
+		{true, "at_least_once", "events", "running", true},
 	} {
 		name := fmt.Sprintf("real=%v/%s/%s/%s/again=%v", c.real, c.mode, c.what, c.when, c.again)
 		t.Run(name, func(t *testing.T) {

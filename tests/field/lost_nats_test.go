@@ -4,6 +4,7 @@ package field
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -75,7 +76,10 @@ func TestStreamDeleted(t *testing.T) {
 				_, err := js.Stream(t.Context(), stream)
 				require.ErrorIs(t, err, jetstream.ErrStreamNotFound, "nothing is made again without a word")
 
-				code, out, errs := r.Run(t, "checkpoint", "reset")
+				code, out, errs := r.Run(t, "check")
+				require.NotEqual(t, exitDone, code)
+				require.Contains(t, out+errs, "stream WORKOS was deleted")
+				code, out, errs = r.Run(t, "checkpoint", "reset")
 				require.Equal(t, exitDone, code, out+errs)
 				r.Start(t)
 				total := len(api.IDs(sourcetest.Filter{}))
@@ -180,4 +184,30 @@ func TestStreamThatComesBack(t *testing.T) {
 			require.Equal(t, ids[len(ids)-20:], eventIDs(t, bus.connect(t), stream))
 		})
 	}
+}
+
+// TestStreamDeletedUnderOneLane: the other lanes go on, and the lane that asks starts again by the operator's answer, without a restart.
+func TestStreamDeletedUnderOneLane(t *testing.T) {
+	t.Parallel()
+	api := newAPI(t, backlog(100))
+	bus, other := newNATS(t, nil), newNATS(t, nil)
+	js, jsOther := bus.connect(t), other.connect(t)
+	r := newRelay(t, "relay", sourceConfig(api.URL())+fmt.Sprintf("sinks: [{name: one, type: nats, url: %q}, {name: two, type: nats, url: %q}]\n", bus.URL, other.URL))
+	r.Start(t)
+	r.Await(t, func() bool { return countEvents(js, stream) == 100 && countEvents(jsOther, stream) == 100 }, "both streams have all events")
+	require.NoError(t, js.DeleteStream(t.Context(), stream))
+	r.AwaitState(t, "one", pipeline.Stopped)
+	require.Contains(t, r.Lane("one").Reason, "stream WORKOS was deleted")
+	code, _ := r.Ready()
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	code, _, _ = r.Run(t, "status")
+	require.NotEqual(t, exitDone, code)
+	appendEvents(t, api, "user.created", 10, 0)
+	r.Await(t, func() bool { return countEvents(jsOther, stream) == 110 }, "the other lane goes on")
+
+	code, out, errs := r.Run(t, "checkpoint", "reset", "--lane", "one")
+	require.Equal(t, exitDone, code, out+errs)
+	r.Await(t, func() bool { return countEvents(js, stream) == 110 }, "all events are published again")
+	require.Equal(t, api.IDs(sourcetest.Filter{}), eventIDs(t, js, stream))
+	require.Equal(t, exitDone, r.Stop(t))
 }

@@ -213,3 +213,43 @@ func TestCountingIsHonest(t *testing.T) {
 	require.Equal(t, exitDone, code, out+errs)
 	require.Contains(t, out, "could not be counted")
 }
+
+// TestABusThatTakesLessThanBefore: the limit of the stream is lowered while relay runs, so that the server refuses an event that
+// relay does not expect to be refused. In an atomic batch it does not say which.
+func TestABusThatTakesLessThanBefore(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"auto", "at_least_once"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			api := newAPI(t)
+			first := appendEvents(t, api, "user.created", 10, 100)
+			bus := newNATS(t, nil)
+			js := bus.connect(t)
+			r := newRelay(t, "relay", strings.Replace(natsConfig(api.URL(), bus.URL), "}]", ", delivery: "+mode+"}]", 1))
+			r.Start(t)
+			r.Await(t, func() bool { return countEvents(js, stream) == 10 }, "it gets on")
+			s, err := js.Stream(t.Context(), stream)
+			require.NoError(t, err)
+			conf := s.CachedInfo().Config
+			conf.MaxMsgSize = 10 << 10
+			_, err = js.UpdateStream(t.Context(), conf)
+			require.NoError(t, err)
+			ids := append(first, eventsWithSize(t, api, 200, 123, 100<<10)...)
+			require.Equal(t, exitDecides, r.Wait(t))
+			have := eventIDs(t, js, stream)
+			require.Equal(t, ids[:133], have[:min(133, len(have))], "everything before the event is on the bus")
+			if mode == "auto" {
+				require.Len(t, have, 133, "and nothing after it")
+			}
+			command := advised.FindStringSubmatch(r.Output())
+			require.NotNil(t, command, r.Tail(2000))
+			code, out, errs := r.Run(t, strings.Fields(command[1])...)
+			require.Equal(t, exitDone, code, out+errs)
+			require.Contains(t, out, "skipped 1 event that followed its position: "+ids[133])
+			r.Start(t)
+			r.Await(t, func() bool { return countEvents(js, stream) == len(ids)-1 }, "the rest is on the bus")
+			require.Equal(t, slices.Delete(slices.Clone(ids), 133, 134), eventIDs(t, js, stream))
+			require.Equal(t, exitDone, r.Stop(t))
+		})
+	}
+}
