@@ -242,7 +242,7 @@ func TestMovingWithoutTheAdminAddressIsRefused(t *testing.T) {
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 10 }, patient, often, &r.stderr)
 	code, _, stderr := do(t, "checkpoint", "set", "earliest", "--config", config)
-	require.Equal(t, exitFailed, code)
+	require.Equal(t, exitOperator, code)
 	require.Contains(t, stderr, "another relay")
 	require.Contains(t, stderr, "admin.listen is switched off")
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
