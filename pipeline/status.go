@@ -178,7 +178,7 @@ func (t *tracker) holds() {
 func (t *tracker) at(cp checkpoint.Checkpoint) {
 	switch {
 	case t.s.Checkpoint.Revision == 0:
-	case !cp.Position.Equal(t.s.Checkpoint.Position):
+	case !cp.Equal(t.s.Checkpoint.Position):
 		t.s.Waiting, t.s.MovedAt = time.Time{}, time.Now()
 	}
 	if waited := time.Duration(min(cp.WaitedSeconds, maxWaited)) * time.Second; waited > 0 && cp.Revision != t.s.Checkpoint.Revision {
