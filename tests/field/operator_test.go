@@ -50,20 +50,6 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 			before: func(_ *testing.T, w *world, _ *relay) { w.api.FailRandomly(1, 1, sourcetest.Descending()) },
 			says:   "start relay again once it answers oldest first",
 		},
-		"every event type is refused": {
-			config: func(w *world) string {
-				return strings.Replace(natsConfig(w.api.URL(), w.bus.URL), "api_key:", "events: [user.created], api_key:", 1)
-			},
-			before: func(_ *testing.T, w *world, _ *relay) { w.api.RefuseTypes("user.created") },
-			says:   "correct source.events",
-		},
-		"nobody can say where to start": {
-			config: func(w *world) string {
-				return strings.Replace(natsConfig(w.api.URL(), w.bus.URL), "api_key:", "events: [user.created], start: latest, api_key:", 1)
-			},
-			before: func(_ *testing.T, w *world, _ *relay) { w.api.RefuseTypes("user.created") },
-			says:   "correct source.start",
-		},
 		"another relay has the directory": {
 			before: func(t *testing.T, _ *world, r *relay) {
 				other := r.twin(t, "other")
