@@ -183,8 +183,8 @@ func TestActorHeader(t *testing.T) {
 	}{
 		"not asked for":  {Config{}, ""},
 		"asked for":      {Config{Headers: with}, "user_%00admin"},
-		"cloudevents":    {Config{Headers: with, Encoding: CloudEvents}, "user_%00admin"},
-		"structured":     {Config{Headers: with, Encoding: CloudEventsStructured}, "user_%00admin"},
+		"cloudevents":    {Config{Relay: "workos", Headers: with, Encoding: CloudEvents}, "user_%00admin"},
+		"structured":     {Config{Relay: "workos", Headers: with, Encoding: CloudEventsStructured}, "user_%00admin"},
 		"redacted":       {Config{Headers: with, Routes: []Route{{Events: []string{"*"}, Redact: []string{"context.actor.id"}}}}, ""},
 		"actor redacted": {Config{Headers: with, Routes: []Route{{Events: []string{"*"}, Redact: []string{"context.actor"}}}}, ""},
 	} {

@@ -149,7 +149,7 @@ func TestReloadOfOneOfTwoBuses(t *testing.T) {
 	rewrite(t, path, strings.Replace(text, "type: kafka,", "type: kafka, compression: gzip,", 1))
 	code, said := reload(t, path)
 	require.Equal(t, exitDone, code, said)
-	require.Contains(t, said, "sinks[kafka].compression: from lz4 to gzip")
+	require.Contains(t, said, "sinks[kafka].compression: from auto to gzip")
 	require.Contains(t, said, "lane kafka was started anew from its position")
 	require.NotContains(t, said, "lane nats")
 	live(t, api, 500)

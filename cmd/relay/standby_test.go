@@ -198,6 +198,6 @@ func TestExactlyOnceIsRefusedWhereItCannotBe(t *testing.T) {
 	url, _ := newNATS(t)
 	config := strings.Replace(natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""), "{name: nats, type: nats, url: \""+url+"\"}", "{name: out, type: stdout}", 1)
 	code, _, stderr := do(t, "run", "--config", writeConfig(t, config))
-	require.Equal(t, exitFailed, code)
+	require.Equal(t, exitOperator, code)
 	require.Contains(t, stderr, "cannot do exactly_once")
 }
