@@ -234,7 +234,7 @@ func TestABusThatTakesLessThanBefore(t *testing.T) {
 			conf.MaxMsgSize = 10 << 10
 			_, err = js.UpdateStream(t.Context(), conf)
 			require.NoError(t, err)
-			ids := append(first, eventsWithSize(t, api, 200, 123, 100<<10)...)
+			ids := slices.Concat(first, eventsWithSize(t, api, 200, 123, 100<<10))
 			require.Equal(t, exitDecides, r.Wait(t))
 			have := eventIDs(t, js, stream)
 			require.Equal(t, ids[:133], have[:min(133, len(have))], "everything before the event is on the bus")

@@ -24,7 +24,10 @@ const (
 
 var relayBinary string // built once by TestMain
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	testkit.RunManyAtOnce()
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "relay-hostile")
