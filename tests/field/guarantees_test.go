@@ -242,7 +242,7 @@ func newNATSCluster(t *testing.T) []*natsServer {
 }
 
 func leaderOf(js jetstream.JetStream) string {
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	s, err := js.Stream(ctx, stream)
 	if err != nil || s.CachedInfo().Cluster == nil {
