@@ -80,7 +80,7 @@ func (r *refusing) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.
 func TestLateEventsDoNotMoveThePosition(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(seed, 7))
+			rnd, lives := rand.New(rand.NewPCG(seed, 7)), rand.New(rand.NewPCG(seed, 8))
 			src := newRefusing()
 			bus := &scriptedBus{rnd: rnd, failing: 0.3}
 			watched := &watchedStore{Store: checkpoint.NewMemory(testIdentity), t: t, bus: bus, src: src.sequence, rnd: rnd, failing: 0.2}
@@ -88,7 +88,7 @@ func TestLateEventsDoNotMoveThePosition(t *testing.T) {
 				lane := newLane(src, oneToOne{}, bus, watched)
 				lane.Target.(*pipeline.AtLeastOnce).Events = []string{lateType, "user.created"}
 				stop := run(t, lane)
-				after(time.Duration(rnd.IntN(int(2 * time.Second))))
+				after(time.Duration(lives.IntN(int(2 * time.Second))))
 				stop()
 			}
 			bus.failing, watched.failing = 0, 0

@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,22 +31,31 @@ func TestALaneThatTheAPIRefusedStartsAgain(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			src, bus, refused, other := newLanes()
 			ctx, cancel := context.WithCancel(t.Context())
+			var mu sync.Mutex
 			var told []string
-			group := pipeline.NewGroup(ctx, func(e *pipeline.LaneError) { told = append(told, e.Lane) })
+			group := pipeline.NewGroup(ctx, func(e *pipeline.LaneError) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, e.Lane)
+			})
 			group.Start(refused)
 			group.Start(other)
 			done := make(chan error, 1)
 			go func() { done <- group.Wait() }()
 			time.Sleep(time.Minute)
 			require.Equal(t, pipeline.Stopped, refused.Status().State)
-			require.Len(t, bus.stored, 20)
+			require.Equal(t, 20, bus.count())
 			time.Sleep(5 * time.Minute) // it is started again, and refused again
+			mu.Lock()
 			require.Equal(t, []string{"refused", "refused"}, told)
-			src.final = nil
-			src.events = append(src.events, newSequence(25, 10).events[20:]...)
+			mu.Unlock()
+			src.change(func() {
+				src.final = nil
+				src.events = append(src.events, newSequence(25, 10).events[20:]...)
+			})
 			time.Sleep(5 * time.Minute)
 			require.Equal(t, pipeline.Running, refused.Status().State)
-			require.Len(t, bus.stored, 25)
+			require.Equal(t, 25, bus.count())
 			cancel()
 			require.NoError(t, <-done)
 		})

@@ -167,8 +167,10 @@ func (l *Lane) run(ctx, work context.Context) error {
 		case errors.Is(err, errSteered):
 		case errors.Is(err, errStandby):
 			l.Logger.Warn("another relay has taken the position over; standing by", zap.Error(err))
-		case ctx.Err() != nil, l.mustStop(err), errors.As(err, new(*contain.PanicError)):
+		case l.mustStop(err), errors.As(err, new(*contain.PanicError)):
 			return err
+		case ctx.Err() != nil: // whatever else came at that moment may pass
+			return ctx.Err()
 		default:
 			if l.status.committedSoFar() != before {
 				wait.reset()

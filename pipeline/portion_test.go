@@ -3,6 +3,8 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,14 +19,30 @@ import (
 // narrowBus takes perSecond messages a second, and of a batch that does not fit its deadline nothing.
 type narrowBus struct {
 	*scriptedBus
+	deadline time.Duration
+
+	guard     sync.Mutex // guards what follows
 	perSecond int
-	deadline  time.Duration
 	sizes     []int // of every batch
 }
 
+func (b *narrowBus) speed(perSecond int) {
+	b.guard.Lock()
+	defer b.guard.Unlock()
+	b.perSecond = perSecond
+}
+
+func (b *narrowBus) batches() []int {
+	b.guard.Lock()
+	defer b.guard.Unlock()
+	return slices.Clone(b.sizes)
+}
+
 func (b *narrowBus) Publish(ctx context.Context, batch []sink.Message) error {
+	b.guard.Lock()
 	b.sizes = append(b.sizes, len(batch))
 	took := time.Duration(len(batch)) * time.Second / time.Duration(b.perSecond)
+	b.guard.Unlock()
 	if took > b.deadline {
 		time.Sleep(b.deadline)
 		return &sink.PublishError{Err: &sink.TimeoutError{Setting: "ack_timeout", Value: b.deadline, Err: errors.New("nothing acknowledged")}}
@@ -44,12 +62,12 @@ func TestABatchThatDoesNotFitItsDeadlineIsHalved(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		require.EqualValues(t, 2000, lane.Status().Events)
 		failed := 0
-		for _, n := range bus.sizes {
+		for _, n := range bus.batches() {
 			if n > 100 {
 				failed++
 			}
 		}
-		require.Less(t, failed, 10, "it does not try the size that failed over and over: %v", bus.sizes)
+		require.Less(t, failed, 10, "it does not try the size that failed over and over: %v", bus.batches())
 		stop()
 		requireSourceOrder(t, src.events, bus.stored)
 		require.Len(t, bus.stored, 2000)
@@ -64,15 +82,15 @@ func TestABatchGrowsAgainOnceTheBusIsFast(t *testing.T) {
 		stop := run(t, lane)
 		defer stop()
 		time.Sleep(3 * time.Minute)
-		require.LessOrEqual(t, bus.sizes[len(bus.sizes)-1], 6)
-		bus.perSecond = 10_000
+		require.LessOrEqual(t, bus.batches()[len(bus.batches())-1], 6)
+		bus.speed(10_000)
 		time.Sleep(time.Minute)
 		require.EqualValues(t, 4000, lane.Status().Events)
 		largest := 0
-		for _, n := range bus.sizes[len(bus.sizes)-4:] {
+		for _, n := range bus.batches()[len(bus.batches())-4:] {
 			largest = max(largest, n)
 		}
-		require.Greater(t, largest, 500, "%v", bus.sizes)
+		require.Greater(t, largest, 500, "%v", bus.batches())
 	})
 }
 

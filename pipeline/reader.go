@@ -158,8 +158,10 @@ func (r *reader) await(ctx context.Context, idle time.Duration, steered <-chan s
 		}
 		switch err := r.wait(waiting, steered); {
 		case err == nil:
-		case errors.Is(err, errSteered) || ctx.Err() != nil:
+		case errors.Is(err, errSteered):
 			return err
+		case ctx.Err() != nil: // err may be that of waiting, if both end at once
+			return ctx.Err()
 		default:
 			return errIdle
 		}

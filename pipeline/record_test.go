@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"context"
 	"iter"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +42,7 @@ func TestWhatWasSeenIsRecorded(t *testing.T) {
 		store := &countingStore{Store: checkpoint.NewMemory(testIdentity)}
 		stop := run(t, newLane(src, oneToOne{}, bus, store))
 		after(time.Minute + time.Second)
-		commits := store.commits
+		commits := store.commits.Load()
 		cp, err := store.Load(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, src.events[249].Position(), cp.Position)
@@ -49,7 +50,7 @@ func TestWhatWasSeenIsRecorded(t *testing.T) {
 		require.Len(t, cp.Recent.Events, checkpoint.MaxRecent)
 		require.Equal(t, src.events[249].Position(), cp.Recent.Events[checkpoint.MaxRecent-1])
 		after(10 * time.Minute)
-		require.LessOrEqual(t, store.commits-commits, 11)
+		require.LessOrEqual(t, store.commits.Load()-commits, int64(11))
 		stop()
 		cp, err = store.Load(t.Context())
 		require.NoError(t, err)
@@ -67,10 +68,10 @@ func TestWhatWasSeenIsRecorded(t *testing.T) {
 
 type countingStore struct {
 	checkpoint.Store
-	commits int
+	commits atomic.Int64
 }
 
 func (s *countingStore) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	s.commits++
+	s.commits.Add(1)
 	return s.Store.Commit(ctx, prev, next)
 }

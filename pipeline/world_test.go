@@ -31,6 +31,21 @@ type sequence struct {
 	every  time.Duration // pause after each page that is not the last
 	final  error         // yielded after the last event instead of polling
 	opened atomic.Int64
+
+	mu sync.Mutex // guards events and final while a lane reads
+}
+
+// change alters the source while a lane reads it.
+func (s *sequence) change(how func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	how()
+}
+
+func (s *sequence) now() (events []source.Event, final error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.events, s.final
 }
 
 func newSequence(n, size int) *sequence {
@@ -46,8 +61,9 @@ func newSequence(n, size int) *sequence {
 }
 
 func (s *sequence) index(p checkpoint.Position) int {
-	for i := range s.events {
-		if s.events[i].ID == p.EventID {
+	events, _ := s.now()
+	for i := range events {
+		if events[i].ID == p.EventID {
 			return i + 1
 		}
 	}
@@ -62,10 +78,11 @@ func (s *sequence) Pages(ctx context.Context, after checkpoint.Position) iter.Se
 				yield(source.Page{}, ctx.Err())
 				return
 			}
-			n := min(s.size, len(s.events)-at)
-			page := source.Page{Events: s.events[at : at+n : at+n], Tip: n < s.size, Now: sourceNow, Size: 100 * n}
-			if n == 0 && s.final != nil {
-				yield(source.Page{}, s.final)
+			events, final := s.now()
+			n := min(s.size, len(events)-at)
+			page := source.Page{Events: events[at : at+n : at+n], Tip: n < s.size, Now: sourceNow, Size: 100 * n}
+			if n == 0 && final != nil {
+				yield(source.Page{}, final)
 				return
 			}
 			if !yield(page, nil) {
@@ -143,6 +160,13 @@ func (b *scriptedBus) Holds(context.Context, []string) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.stored) > 0, nil
+}
+
+// count returns how many messages are stored.
+func (b *scriptedBus) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.stored)
 }
 
 // prefix returns how many of the first events are stored, none missing.
