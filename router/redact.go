@@ -11,7 +11,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 	"workos-relay/source"
 )
 

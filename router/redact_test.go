@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 	"workos-relay/source"
 )
 

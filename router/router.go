@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 	"workos-relay/sink"
 	"workos-relay/source"
 )

@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"workos-relay/conf/livefile"
 	"workos-relay/internal/config"
-	"workos-relay/internal/livefile"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/telemetry"
 )

@@ -9,9 +9,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/conf/livefile"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
-	"workos-relay/internal/livefile"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink/nats"

@@ -9,9 +9,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/config"
 	"workos-relay/internal/telemetry"
-	"workos-relay/internal/tlsconf"
 )
 
 // traceFlush bounds how long the end of relay waits for a collector to take the last spans. Tests that need all of them wait longer.

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/time/rate"
 
 	"workos-relay/checkpoint"
+	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/config"
-	"workos-relay/internal/tlsconf"
 	"workos-relay/pipeline"
 	"workos-relay/router"
 	"workos-relay/sink"

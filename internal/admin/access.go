@@ -10,8 +10,8 @@ import (
 	"net/http"
 	"strings"
 
-	"workos-relay/internal/livefile"
-	"workos-relay/internal/secret"
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
 )
 
 // Header must be sent, with any value, by whoever changes something and does not send the token as a bearer: a page of another

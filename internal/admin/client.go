@@ -15,7 +15,7 @@ import (
 	"os"
 	"strings"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 )
 
 // maxAnswer bounds what a Client reads of an answer.

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"workos-relay/internal/livefile"
+	"workos-relay/conf/livefile"
 )
 
 // TLS names the files of the server's own certificate, and of the authorities whose client certificates may do everything. The zero

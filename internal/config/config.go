@@ -7,10 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
+	"workos-relay/conf/unit"
 	"workos-relay/internal/admin"
-	"workos-relay/internal/livefile"
-	"workos-relay/internal/secret"
-	"workos-relay/internal/unit"
 	"workos-relay/router"
 	"workos-relay/sink/kafka"
 	"workos-relay/sink/nats"

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
-	"workos-relay/internal/unit"
+	"workos-relay/conf/unit"
 )
 
 // env looks names up in pairs of name and value.

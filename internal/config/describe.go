@@ -10,8 +10,8 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"workos-relay/internal/secret"
-	"workos-relay/internal/unit"
+	"workos-relay/conf/secret"
+	"workos-relay/conf/unit"
 )
 
 // kind is what a field holds; it decides how its text is read and how the documents call it.

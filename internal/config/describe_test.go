@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v4"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 	"workos-relay/router"
 )
 

@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 )
 
 // Change is a key that differs between two configurations.

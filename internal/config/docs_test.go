@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v4"
 
-	"workos-relay/internal/given"
+	"workos-relay/conf/given"
 )
 
 // The files made from the declaration are what the declaration says today.

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"strconv"
 
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
 	"workos-relay/internal/admin"
-	"workos-relay/internal/livefile"
-	"workos-relay/internal/secret"
 )
 
 // The secrets of a configuration that may change while relay runs, because a file holds them. Each follows its file from the

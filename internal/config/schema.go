@@ -8,7 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 )
 
 // Schema is docs/config.schema.json: a JSON Schema (draft 2020-12) by which editors complete and check a configuration. It

@@ -10,7 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 )
 
 // maxSecret bounds what is read of a secret file.

@@ -3,8 +3,8 @@ package config
 import (
 	"net/url"
 
-	"workos-relay/internal/secret"
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/secret"
+	"workos-relay/conf/tlsconf"
 )
 
 // Telemetry is what relay tells other systems about itself.

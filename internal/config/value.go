@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"workos-relay/internal/unit"
+	"workos-relay/conf/unit"
 )
 
 // noun is what the documents and messages call the values of a kind.

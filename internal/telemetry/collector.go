@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/tlsconf"
 )
 
 // defaultExport bounds one request to the collector, as OpenTelemetry's exporter does by default.

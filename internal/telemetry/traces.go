@@ -15,7 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/tlsconf"
 )
 
 // TracesConfig says where spans go, by OTLP over HTTP with protobuf.

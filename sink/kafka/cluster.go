@@ -20,7 +20,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 	"github.com/segmentio/kafka-go/sasl"
 
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/tlsconf"
 )
 
 const (

@@ -9,10 +9,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"workos-relay/internal/given"
-	"workos-relay/internal/livefile"
-	"workos-relay/internal/secret"
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/given"
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
+	"workos-relay/conf/tlsconf"
 )
 
 // Config is the configuration of a sink of type kafka.

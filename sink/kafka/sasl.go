@@ -10,7 +10,7 @@ import (
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
 
-	"workos-relay/internal/livefile"
+	"workos-relay/conf/livefile"
 )
 
 // mechanism returns kafka-go's form of the section sasl, nil if SASL is not in use. It reads the password or the token again

@@ -28,9 +28,9 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"workos-relay/internal/livefile"
-	"workos-relay/internal/secret"
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
+	"workos-relay/conf/tlsconf"
 	"workos-relay/sink"
 )
 

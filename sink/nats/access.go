@@ -8,8 +8,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
-	"workos-relay/internal/livefile"
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/tlsconf"
 )
 
 // access is how the sink proves who it is and whom it trusts. It reads files again for each connection.

@@ -9,11 +9,11 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
-	"workos-relay/internal/given"
-	"workos-relay/internal/livefile"
-	"workos-relay/internal/secret"
-	"workos-relay/internal/tlsconf"
-	"workos-relay/internal/unit"
+	"workos-relay/conf/given"
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
+	"workos-relay/conf/tlsconf"
+	"workos-relay/conf/unit"
 )
 
 // Embedded is the value of Config.URL that asks for a JetStream server inside this process.

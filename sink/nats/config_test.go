@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/tlsconf"
 )
 
 func TestConfigFaultsNameTheKey(t *testing.T) {

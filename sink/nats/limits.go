@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"workos-relay/internal/unit"
+	"workos-relay/conf/unit"
 	"workos-relay/sink"
 )
 

@@ -7,7 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"workos-relay/internal/unit"
+	"workos-relay/conf/unit"
 	"workos-relay/sink"
 )
 

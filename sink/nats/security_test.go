@@ -24,8 +24,8 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/stretchr/testify/require"
 
-	"workos-relay/internal/secret"
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/secret"
+	"workos-relay/conf/tlsconf"
 	"workos-relay/sink"
 )
 

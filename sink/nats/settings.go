@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"workos-relay/internal/unit"
+	"workos-relay/conf/unit"
 	"workos-relay/sink"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"workos-relay/internal/tlsconf"
+	"workos-relay/conf/tlsconf"
 )
 
 // writePair writes a self-signed certificate and its key.

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"go.yaml.in/yaml/v4"
 
-	"workos-relay/internal/secret"
+	"workos-relay/conf/secret"
 )
 
 func TestNothingButRevealShowsIt(t *testing.T) {
@@ -24,7 +24,7 @@ func TestNothingButRevealShowsIt(t *testing.T) {
 	}{s, []secret.String{s}}
 
 	var shown []string
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%c", "%t", "%b", "%U", "%e", "%8.3f", "%20s"} {
 		shown = append(shown, fmt.Sprintf(verb, s), fmt.Sprintf(verb, section), fmt.Sprintf(verb, &section))
 	}
 	shown = append(shown, errors.New("password "+s.String()).Error())
@@ -37,6 +37,7 @@ func TestNothingButRevealShowsIt(t *testing.T) {
 	shown = append(shown, string(asJSON), string(asYAML), fmt.Sprint(logs.All()[0].ContextMap()))
 	for _, text := range shown {
 		require.NotContains(t, text, hidden)
+		require.NotContains(t, text, hidden[:3])
 	}
 	require.Equal(t, hidden, s.Reveal())
 	require.True(t, s.IsSet())

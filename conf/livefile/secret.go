@@ -1,6 +1,6 @@
 package livefile
 
-import "workos-relay/internal/secret"
+import "workos-relay/conf/secret"
 
 // Current is a secret as it is now: a fixed one, or what a file holds. The zero value is no secret. It is safe for concurrent
 // use.

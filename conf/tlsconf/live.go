@@ -4,7 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 
-	"workos-relay/internal/livefile"
+	"workos-relay/conf/livefile"
 )
 
 // Live is a TLS section whose files are read again when they change. It is safe for concurrent use.

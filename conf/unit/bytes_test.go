@@ -5,7 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"workos-relay/internal/unit"
+	"workos-relay/conf/unit"
 )
 
 func TestBytes(t *testing.T) {

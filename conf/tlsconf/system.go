@@ -5,7 +5,7 @@ import (
 	"os"
 	"runtime"
 
-	"workos-relay/internal/livefile"
+	"workos-relay/conf/livefile"
 )
 
 // bundles are the files in which Go looks for the system's authorities; the first that exists holds them.

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"workos-relay/internal/livefile"
+	"workos-relay/conf/livefile"
 )
 
 func write(t *testing.T, path, text string) {
