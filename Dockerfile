@@ -1,6 +1,8 @@
-# A static binary and the authorities to trust; no shell, no root, and a root file system that may be read-only. /data holds checkpoints,
-# the embedded server's streams and what is temporary: mount a volume there.
-FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+# A static binary and the certificate authorities it trusts: no shell, no root, and a root file system that may be read-only. /data
+# holds checkpoints, the streams of the embedded server and temporary files: mount a volume there.
+#
+# Dependabot renews tag and digest together (.github/dependabot.yml); .ci/pins compares the tag with .go-version.
+FROM --platform=$BUILDPLATFORM golang:1.26.8@sha256:3c3e25a4da13fd0478eed2df1eb35a0e667094a7124d3993a6a1d30f71c17e79 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
