@@ -1,6 +1,3 @@
-// Package checkpoint says how far a lane of relay has come: the Position up to which every event is durable on the bus, the
-// Checkpoint that records it together with whose it is, and the Store that keeps it. The package knows nothing of sources,
-// sinks or the pipeline.
 package checkpoint
 
 import (

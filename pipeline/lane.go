@@ -1,6 +1,3 @@
-// Package pipeline is the engine of relay: it carries events from a source through a router to a target and owns order, prefetch,
-// acknowledgement and the moving of the checkpoint. The position read ahead lives in memory; the position committed is the
-// Target's alone, and is never moved past an event that the bus has not acknowledged.
 package pipeline
 
 import (

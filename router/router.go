@@ -1,5 +1,3 @@
-// Package router turns an event into the messages that carry it: on which topic, under which key, with which headers and in
-// which encoding. It keeps no state, asks nothing of the bus, and gives the same messages for the same event each time.
 package router
 
 import (

@@ -1,5 +1,3 @@
-// Package sink is the contract between relay and a message bus. A sink publishes batches in order and says how much of a batch
-// is durable; it knows neither the source nor the checkpoint's store.
 package sink
 
 import (

@@ -1,4 +1,15 @@
-// Package source reads the WorkOS Events API: a Client that makes one request, with the names of the events package of
-// WorkOS's Go SDK; the catalogue of event types; and a Stream that yields every event in the order of the source, waits out
-// what passes, and stops with a clear error where going on would lose or repeat events.
+// Package source reads the WorkOS Events API.
+//
+// A [Client] makes one request. Its names are those of package events of WorkOS's Go SDK, so that a
+// program written for that needs no other change than the import path.
+//
+// A [Stream] reads events for ever, in the order of the source. [Stream.Pages] begins at a
+// position, [Stream.Resume] at a whole checkpoint. Both wait out what may pass, leave out what was
+// read before, and end with an error if going on would lose or repeat events. While a stream is far
+// behind, several requests run at once; what comes out is the same.
+//
+// [Catalogue] and [Expand] are the event types that are known, and patterns over them.
+//
+// Package sourcetest is an Events API for tests, package webhook wakes a stream by WorkOS's
+// webhooks.
 package source

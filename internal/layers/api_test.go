@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPublicPackagesShowNoInternalType: whoever imports a public package can name each type that its exported names speak of.
+// TestPublicPackagesShowNoInternalType: whoever imports a public package can name each type that
+// its exported names speak of.
 func TestPublicPackagesShowNoInternalType(t *testing.T) {
 	t.Parallel()
 	exports := map[string]string{}
@@ -36,7 +37,8 @@ func TestPublicPackagesShowNoInternalType(t *testing.T) {
 	}
 }
 
-// internalTypes returns a line for each exported name of pkg that speaks of a type of an internal package.
+// internalTypes returns a line for each exported name of pkg that speaks of a type of an internal
+// package.
 func internalTypes(pkg *types.Package) []string {
 	w := walker{seen: map[types.Type]bool{}}
 	for _, name := range pkg.Scope().Names() {

@@ -18,8 +18,8 @@ import (
 
 const internals = "../../docs/internals"
 
-// TestInternalsNameWhatExists reads every word in backticks on the pages of docs/internals: a file, a Go identifier, a variable of the
-// environment, and a key of the configuration must exist.
+// TestInternalsNameWhatExists reads every word in backticks on the pages of docs/internals: a file,
+// a Go identifier, a variable of the environment, and a key of the configuration must exist.
 func TestInternalsNameWhatExists(t *testing.T) {
 	t.Parallel()
 	pages := markdownIn(t, internals)
