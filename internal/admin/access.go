@@ -12,6 +12,7 @@ import (
 
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
+	"workos-relay/internal/listener"
 )
 
 // Header must be sent, with any value, by whoever changes something and does not send the token as a bearer: a page of another
@@ -140,10 +141,7 @@ func isLoopbackName(host string) bool {
 }
 
 // IsLoopback reports whether a listening address, host:port, can be reached from this machine only.
-func IsLoopback(listen string) bool {
-	host, _, err := net.SplitHostPort(listen)
-	return err == nil && host != "" && isLoopbackName(host)
-}
+func IsLoopback(listen string) bool { return listener.IsLoopback(listen) }
 
 // errOpen: the address may be reached from elsewhere, and nobody is asked who they are.
 var errOpen = errors.New("can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file")

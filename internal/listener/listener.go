@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -55,4 +56,15 @@ func New(handler http.Handler, limits Limits, log *zap.Logger) (*http.Server, er
 // Bound returns l with no more connections open at once than the limits allow.
 func Bound(l net.Listener, limits Limits) net.Listener {
 	return netutil.LimitListener(l, limits.Connections)
+}
+
+// IsLoopback reports whether a listening address, host:port, can be reached from this machine only. A host that is empty or
+// unspecified stands for every address of the machine.
+func IsLoopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
