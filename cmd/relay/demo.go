@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"workos-relay/internal/config"
+	"workos-relay/internal/listener"
 	"workos-relay/internal/telemetry"
 	"workos-relay/sink/nats"
 	"workos-relay/source/sourcetest"
@@ -26,9 +28,11 @@ const demoKey = "sk_demo"
 type demoCmd struct {
 	Rate    float64       `help:"Average events per second that the built-in Events API makes." default:"20"`
 	Backlog int           `help:"Events that are there before relay starts." default:"20000"`
-	Listen  string        `help:"Address of the embedded NATS server." default:"127.0.0.1:4222"`
+	Listen  string        `help:"Address of the embedded NATS server. One that other machines reach gets a token, which is shown." default:"127.0.0.1:4222"`
 	Admin   string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port where this one is taken, none where it is empty." default:"127.0.0.1:8080"`
 	For     time.Duration `help:"Stop after this long. Default: when interrupted."`
+
+	token string // of the embedded NATS server; empty if only this machine reaches it
 }
 
 // Run carries made-up events into an embedded NATS server in a temporary folder, and shows what flows.
@@ -86,12 +90,17 @@ func freeOr(ctx context.Context, addr string) (string, error) {
 
 // config stores without waiting for the disk itself: nothing here is to outlive the machine.
 func (c *demoCmd) config(endpoint, dir string) (*config.Config, error) {
+	credentials := ""
+	if _, _, err := net.SplitHostPort(c.Listen); err == nil && !listener.IsLoopback(c.Listen) {
+		c.token = rand.Text()
+		credentials = ", token: " + c.token
+	}
 	text := fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 250ms}
-sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false}}]
+sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false%s}}]
 checkpoint: {dir: %q}
 admin: {listen: %q, show_payloads: true}
-`, endpoint, demoKey, c.Listen, dir, c.Admin)
+`, endpoint, demoKey, c.Listen, credentials, dir, c.Admin)
 	cfg, err := config.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--listen or --admin: %w", err)}
@@ -125,9 +134,13 @@ func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Serve
 }
 
 func (c *demoCmd) introduce(out io.Writer, apiURL, natsURL string) {
-	server := ""
+	tail := "\n  go run ./cmd/relay tail --from-sink --events 'dsync.user.*'"
 	if c.Listen != "127.0.0.1:4222" {
-		server = " --server " + natsURL
+		tail = "\n  go run ./cmd/relay tail --from-sink --server " + natsURL + " --events 'dsync.user.*'"
+	}
+	if c.token != "" { // relay tail takes a token from a configuration only
+		tail = ""
+		natsURL = strings.Replace(natsURL, "//", "//"+c.token+"@", 1)
 	}
 	page := ""
 	if c.Admin != "" {
@@ -140,11 +153,10 @@ Nothing leaves this machine, and nothing stays on it. Stop with Ctrl-C.
   NATS         %s   (stream WORKOS, subjects like dsync.user.created)%s
 
 Watch one topic from another terminal, with relay itself or with the NATS CLI:
-
-  go run ./cmd/relay tail --from-sink%s --events 'dsync.user.*'
+%s
   nats --server %s subscribe --stream WORKOS --new 'dsync.user.>'
 
-`, apiURL, demoKey, natsURL, page, server, natsURL)
+`, apiURL, demoKey, natsURL, page, tail, natsURL)
 }
 
 func isTerminal(out io.Writer) bool {

@@ -80,9 +80,7 @@ func (l *lane) mayBeOnBus() bool { return l.sink.Stdout == nil }
 // reach opens the lane's bus for a command. An embedded server may be running inside a relay, and is then reached from outside.
 func (l *lane) reach(ctx context.Context) (*bus, error) {
 	if l.embedded() && l.embeddedRuns(ctx) {
-		c := *l.sink.NATS
-		c.URL = "nats://" + c.Embedded.Listen
-		return l.openNATS(ctx, c)
+		return l.openNATS(ctx, l.sink.NATS.Outside())
 	}
 	return l.open(ctx)
 }
@@ -90,7 +88,7 @@ func (l *lane) reach(ctx context.Context) (*bus, error) {
 // embeddedRuns reports whether somebody listens where the lane's embedded server does.
 func (l *lane) embeddedRuns(ctx context.Context) bool {
 	d := net.Dialer{Timeout: time.Second}
-	conn, err := d.DialContext(ctx, "tcp", l.sink.NATS.Embedded.Listen)
+	conn, err := d.DialContext(ctx, "tcp", l.sink.NATS.EmbeddedAddress())
 	if err != nil {
 		return false
 	}

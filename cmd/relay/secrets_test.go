@@ -108,7 +108,7 @@ func TestNoSecretIsLeftOut(t *testing.T) {
 		}
 	}
 	require.ElementsMatch(t, []string{
-		"source: api_key", "source.webhook: secret", "sinks[].auth, type: nats: password", "sinks[].auth, type: nats: token", "sinks[].sasl, type: kafka: password",
+		"source: api_key", "source.webhook: secret", "sinks[].auth, type: nats: password", "sinks[].auth, type: nats: token", "sinks[].embedded, type: nats: token", "sinks[].embedded, type: nats: password", "sinks[].sasl, type: kafka: password",
 		"redaction: key", "admin: token", "telemetry.traces.headers[]: value",
 	}, found, "mark it in a case of TestSecretsAreShownNowhere, then name it here")
 }
@@ -348,16 +348,20 @@ func addNATSCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Ser
 		sink, reaches string
 		secrets       []string
 	}{
-		"user":             {fmt.Sprintf("url: %q, auth: {user: relay, password: %q}", withUser, password), "connected to NATS", []string{password}},
-		"wrong password":   {fmt.Sprintf("url: %q, auth: {user: relay, password: %q}", withUser, password+"!"), "refuses auth.user", []string{password}},
-		"token":            {fmt.Sprintf("url: %q, auth: {token: %q}", withToken, token), "connected to NATS", []string{token}},
-		"wrong token":      {fmt.Sprintf("url: %q, auth: {token: %q}", withToken, token+"!"), "refuses auth.token", []string{token}},
-		"token from file":  {fmt.Sprintf("url: %q, auth: {token_file: %q}", withToken, secretFile(t, token+"\n")), "connected to NATS", []string{token}},
-		"nkey":             {fmt.Sprintf("url: %q, auth: {nkey_file: %q}", withNKey, secretFile(t, string(seed))), "connected to NATS", []string{string(seed)}},
-		"nkey refused":     {fmt.Sprintf("url: %q, auth: {nkey_file: %q}", withUser, secretFile(t, string(seed))), "auth", []string{string(seed)}},
-		"no nkey":          {fmt.Sprintf("url: %q, auth: {nkey_file: %q}", withNKey, secretFile(t, marked("no-nkey"))), "nkey_file", []string{marked("no-nkey")}},
-		"creds refused":    {fmt.Sprintf("url: %q, auth: {credentials_file: %q}", withNKey, secretFile(t, creds)), "auth", []string{string(seed), marked("jwt")}},
-		"no creds":         {fmt.Sprintf("url: %q, auth: {credentials_file: %q}", withNKey, secretFile(t, marked("no-creds"))), "", []string{marked("no-creds")}},
+		"user":            {fmt.Sprintf("url: %q, auth: {user: relay, password: %q}", withUser, password), "connected to NATS", []string{password}},
+		"wrong password":  {fmt.Sprintf("url: %q, auth: {user: relay, password: %q}", withUser, password+"!"), "refuses auth.user", []string{password}},
+		"token":           {fmt.Sprintf("url: %q, auth: {token: %q}", withToken, token), "connected to NATS", []string{token}},
+		"wrong token":     {fmt.Sprintf("url: %q, auth: {token: %q}", withToken, token+"!"), "refuses auth.token", []string{token}},
+		"token from file": {fmt.Sprintf("url: %q, auth: {token_file: %q}", withToken, secretFile(t, token+"\n")), "connected to NATS", []string{token}},
+		"nkey":            {fmt.Sprintf("url: %q, auth: {nkey_file: %q}", withNKey, secretFile(t, string(seed))), "connected to NATS", []string{string(seed)}},
+		"nkey refused":    {fmt.Sprintf("url: %q, auth: {nkey_file: %q}", withUser, secretFile(t, string(seed))), "auth", []string{string(seed)}},
+		"no nkey":         {fmt.Sprintf("url: %q, auth: {nkey_file: %q}", withNKey, secretFile(t, marked("no-nkey"))), "nkey_file", []string{marked("no-nkey")}},
+		"creds refused":   {fmt.Sprintf("url: %q, auth: {credentials_file: %q}", withNKey, secretFile(t, creds)), "auth", []string{string(seed), marked("jwt")}},
+		"no creds":        {fmt.Sprintf("url: %q, auth: {credentials_file: %q}", withNKey, secretFile(t, marked("no-creds"))), "", []string{marked("no-creds")}},
+		"embedded, token": {fmt.Sprintf("url: embedded, embedded: {listen: %q, token: %q}", freeAddress(t), token), "connected to NATS", []string{token}},
+		"embedded, user": {fmt.Sprintf("url: embedded, embedded: {listen: %q, user: relay, password_file: %q}", strings.Replace(freeAddress(t), "127.0.0.1", "0.0.0.0", 1), secretFile(t, password)),
+			"connected to NATS", []string{password}},
+		"embedded, both":   {fmt.Sprintf("url: embedded, embedded: {user: %q, password: %q, token: %q}", password, password, token), "exclude", []string{password, token}},
 		"URL":              {fmt.Sprintf("url: %q", "nats://relay:"+url.QueryEscape(password)+"@"+host), "under auth", []string{password}},
 		"URL, two":         {fmt.Sprintf("url: %q", plain+",nats://"+url.QueryEscape(token)+"@"+host), "under auth", []string{token}},
 		"URL, not escaped": {fmt.Sprintf("url: %q", "nats://relay:"+password+"@"+host), "url", []string{password}},

@@ -12,7 +12,6 @@ import (
 	"workos-relay/internal/republish"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
-	"workos-relay/sink/nats"
 	"workos-relay/source"
 )
 
@@ -78,9 +77,7 @@ func (l *lane) beside() *lane {
 	if !l.embedded() {
 		return l
 	}
-	n, s, out := *l.sink.NATS, *l.sink, *l
-	n.URL = "nats://" + n.Embedded.Listen
-	n.Embedded = nats.EmbeddedConfig{}
+	n, s, out := l.sink.NATS.Outside(), *l.sink, *l
 	s.NATS, out.sink, out.inside = &n, &s, true
 	return &out
 }

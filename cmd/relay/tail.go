@@ -87,13 +87,17 @@ func (c *tailCmd) fromSink(ctx context.Context, a *app, start config.Start, out 
 		return &usageError{errors.New("--from-sink reads a sink of type nats, and the configuration has none of that name; " +
 			"for Kafka use kcat or kafka-console-consumer")}
 	}
-	n := *cfg.Sinks[i].NATS
+	n := cfg.Sinks[i].NATS.Outside() // an embedded server is inside the running relay
 	if c.Server != "" {
 		n.URL = c.Server
-	} else if n.URL == nats.Embedded {
-		n.URL = "nats://" + n.Embedded.Listen // the server is inside the relay that runs
 	}
 	n.Logger, n.RelayID, n.Lane = a.log, cfg.ID, "tail"
+	if n.Password, err = cfg.NATSPassword(cfg.Sinks[i].Name); err != nil {
+		return err
+	}
+	if n.Token, err = cfg.NATSToken(cfg.Sinks[i].Name); err != nil {
+		return err
+	}
 	s, err := nats.New(ctx, n)
 	if err != nil {
 		return err

@@ -156,10 +156,10 @@ func (l *lane) open(ctx context.Context) (*bus, error) {
 
 func (l *lane) openNATS(ctx context.Context, c nats.Config) (_ *bus, err error) {
 	c.Logger, c.RelayID, c.Lane, c.Files = l.log, l.cfg.ID, l.sink.Name, l.cfg.Files
-	if c.Password, err = l.cfg.NATSPassword(l.sink); err != nil {
+	if c.Password, err = l.cfg.NATSPassword(l.sink.Name); err != nil {
 		return nil, err
 	}
-	if c.Token, err = l.cfg.NATSToken(l.sink); err != nil {
+	if c.Token, err = l.cfg.NATSToken(l.sink.Name); err != nil {
 		return nil, err
 	}
 	s, err := nats.New(ctx, c)

@@ -195,7 +195,7 @@ sinks: [{name: n, type: nats, auth: {user: u, password_file: "${DIR}/key"}}]
 	require.Equal(t, "sk_file_1", c.Source.APIKey.Reveal())
 	require.Equal(t, "sk_file_1", c.Sinks[0].NATS.Auth.Password.Reveal())
 	require.Equal(t, map[string]bool{key: true}, c.FilesInUse())
-	password, err := c.NATSPassword(&c.Sinks[0])
+	password, err := c.NATSPassword(c.Sinks[0].Name)
 	require.NoError(t, err)
 	require.Equal(t, "sk_file_1", password.Latest().Reveal())
 

@@ -8,6 +8,7 @@ import (
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
 	"workos-relay/internal/admin"
+	"workos-relay/sink/nats"
 )
 
 // The secrets of a configuration that may change while relay runs, because a file holds them. Each follows its file from the
@@ -27,19 +28,27 @@ func (c *Config) AdminSecurity() (admin.Security, error) {
 	return s, err
 }
 
-// NATSPassword returns auth.password of s, one of c.Sinks of type nats.
-func (c *Config) NATSPassword(s *Sink) (*livefile.Current, error) {
-	return c.ofSink(s, "auth.password", s.NATS.Auth.Password)
+// NATSPassword returns auth.password of the sink of type nats with that name, or embedded.password if its server is embedded.
+func (c *Config) NATSPassword(sink string) (*livefile.Current, error) {
+	n := c.Sinks[c.indexOf(sink)].NATS
+	if n.URL == nats.Embedded {
+		return c.ofSink(sink, "embedded.password", n.Embedded.Password, nil)
+	}
+	return c.ofSink(sink, "auth.password", n.Auth.Password, nil)
 }
 
-// NATSToken returns auth.token of s, one of c.Sinks of type nats.
-func (c *Config) NATSToken(s *Sink) (*livefile.Current, error) {
-	return c.ofSink(s, "auth.token", s.NATS.Auth.Token)
+// NATSToken returns auth.token of the sink of type nats with that name, or embedded.token if its server is embedded.
+func (c *Config) NATSToken(sink string) (*livefile.Current, error) {
+	n := c.Sinks[c.indexOf(sink)].NATS
+	if n.URL == nats.Embedded {
+		return c.ofSink(sink, "embedded.token", n.Embedded.Token, nats.CheckToken)
+	}
+	return c.ofSink(sink, "auth.token", n.Auth.Token, nil)
 }
 
 // KafkaPassword returns sasl.password of s, one of c.Sinks of type kafka.
 func (c *Config) KafkaPassword(s *Sink) (*livefile.Current, error) {
-	return c.ofSink(s, "sasl.password", s.Kafka.SASL.Password)
+	return c.ofSink(s.Name, "sasl.password", s.Kafka.SASL.Password, nil)
 }
 
 // TraceHeader returns the value of telemetry.traces.headers[i].
@@ -78,9 +87,13 @@ func (c *Config) WebhookSecrets() (func() []string, error) {
 	}, nil
 }
 
-func (c *Config) ofSink(s *Sink, name string, value secret.String) (*livefile.Current, error) {
-	i := slices.IndexFunc(c.Sinks, func(other Sink) bool { return other.Name == s.Name })
-	return c.current("sinks["+strconv.Itoa(i)+"]."+name, sinkKey(s.Name)+"."+name, value, nil)
+// indexOf returns the index of the sink with that name, which there must be.
+func (c *Config) indexOf(sink string) int {
+	return slices.IndexFunc(c.Sinks, func(s Sink) bool { return s.Name == sink })
+}
+
+func (c *Config) ofSink(sink, name string, value secret.String, check func(string) error) (*livefile.Current, error) {
+	return c.current("sinks["+strconv.Itoa(c.indexOf(sink))+"]."+name, sinkKey(sink)+"."+name, value, check)
 }
 
 // current returns the secret at path, which messages call key.

@@ -107,7 +107,7 @@ func (a *access) identity() string {
 // options are those of nats.go that files decide. nats.go calls what is in them for each connection that it makes. identity is
 // the public key that the options are bound to.
 func (a *access) options() (opts []nats.Option, identity string) {
-	switch auth := a.cfg.Auth; {
+	switch auth := a.cfg.auth(); {
 	case a.creds != nil:
 		var now credentials // of the connection that is being made; nats.go makes one at a time, and asks for the JWT first
 		opts = append(opts, nats.UserJWT(
@@ -123,7 +123,7 @@ func (a *access) options() (opts []nats.Option, identity string) {
 		opts = append(opts, nats.Nkey(key.public, func(nonce []byte) ([]byte, error) { return sign(key.seed, nonce) }))
 	case auth.User != "":
 		opts = append(opts, nats.UserInfoHandler(func() (string, string) { return auth.User, a.cfg.Password.Latest().Reveal() }))
-	case a.cfg.Auth.Token.IsSet() || a.cfg.Token.Follows():
+	case auth.Token.IsSet() || a.cfg.Token.Follows():
 		opts = append(opts, nats.TokenHandler(func() string { return a.cfg.Token.Latest().Reveal() }))
 	}
 	if a.tls == nil { // a server may ask for TLS all the same

@@ -2,7 +2,9 @@ package nats
 
 import (
 	"fmt"
+	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"workos-relay/conf/secret"
 	"workos-relay/conf/tlsconf"
 	"workos-relay/conf/unit"
+	"workos-relay/internal/listener"
 )
 
 // Embedded is the value of Config.URL that asks for a JetStream server inside this process.
@@ -42,8 +45,8 @@ type Config struct {
 	RelayID      string            `yaml:"-"` // `id` of the configuration; names the connection on the server
 	Lane         string            `yaml:"-"` // name of the sink; names the connection on the server
 	Files        *livefile.Set     `yaml:"-"` // follows the files that the configuration names; nil reads them at each connection
-	Password     *livefile.Current `yaml:"-"` // auth.password if a file holds it; nil for Auth.Password
-	Token        *livefile.Current `yaml:"-"` // auth.token if a file holds it; nil for Auth.Token
+	Password     *livefile.Current `yaml:"-"` // the password if a file holds it, of auth or of embedded; nil for the one here
+	Token        *livefile.Current `yaml:"-"` // the token if a file holds it, of auth or of embedded; nil for the one here
 	OnDisconnect func(error)       `yaml:"-"` // optional: the connection was lost, and why if known. Must not block
 	OnReconnect  func()            `yaml:"-"` // optional: the connection is there, at the first time as well. Must not block
 }
@@ -84,12 +87,67 @@ type Auth struct {
 	Token           secret.String `yaml:"token" doc:"Token, where the server is set up with one."`
 }
 
-// EmbeddedConfig is the JetStream server inside relay. It is read only where the URL is "embedded".
+// EmbeddedConfig is the JetStream server inside relay. It is read only if the URL is "embedded".
 type EmbeddedConfig struct {
-	Dir        string     `yaml:"dir" doc:"Folder of the server's streams. Empty: jetstream inside checkpoint.dir."`
-	Listen     string     `yaml:"listen" default:"127.0.0.1:4222" doc:"Address that the embedded server listens on for consumers. It asks for no credentials, so keep it to addresses that only trusted programs reach."`
-	SyncAlways bool       `yaml:"sync_always" default:"true" doc:"Write each message to the disk itself before it is acknowledged. Without it a power failure can lose up to two minutes of acknowledged events."`
-	MaxStore   unit.Bytes `yaml:"max_store" default:"0" doc:"Most bytes that the embedded server's streams may take on disk; 0 lets the server choose by the free space."`
+	Dir            string        `yaml:"dir" doc:"Directory of the server's streams. Empty: jetstream inside checkpoint.dir."`
+	Listen         string        `yaml:"listen" default:"127.0.0.1:4222" doc:"Address that the embedded server listens on for consumers. An address that other machines reach, such as 0.0.0.0:4222 in a container, needs token, or user and password."`
+	Token          secret.String `yaml:"token" doc:"Token that the embedded server asks every client for, of at least 16 characters. Clients that connected with an earlier content of the file are disconnected."`
+	User           string        `yaml:"user" example:"relay" doc:"User name that the embedded server asks every client for, together with password; instead of token."`
+	Password       secret.String `yaml:"password" doc:"Password of user. Clients that connected with an earlier content of the file are disconnected."`
+	MaxConnections int           `yaml:"max_connections" default:"64" min:"4" max:"65536" doc:"Most connections of clients that are open at once; further ones are refused. Relay's own connection does not count and always finds a place."`
+	SyncAlways     bool          `yaml:"sync_always" default:"true" doc:"Write each message to the disk itself before it is acknowledged. Without it a power failure can lose up to two minutes of acknowledged events."`
+	MaxStore       unit.Bytes    `yaml:"max_store" default:"0" doc:"Most bytes that the embedded server's streams may take on disk; 0 lets the server choose by the free space."`
+}
+
+// guarded reports whether clients must prove who they are.
+func (e EmbeddedConfig) guarded() bool { return e.Token.IsSet() || e.User != "" }
+
+// minToken is the fewest characters of embedded.token: 16 random ones cannot be guessed.
+const minToken = 16
+
+// CheckToken checks a token of the embedded server. The error continues a sentence that begins with the token's key.
+func CheckToken(token string) error {
+	if len(token) < minToken {
+		return fmt.Errorf("is shorter than %d characters; make one with: openssl rand -hex 24", minToken)
+	}
+	return nil
+}
+
+// auth is how relay's own connection proves who it is: with the credentials of the embedded server if that is where it connects.
+func (c Config) auth() Auth {
+	if c.URL != Embedded {
+		return c.Auth
+	}
+	return Auth{User: c.Embedded.User, Password: c.Embedded.Password, Token: c.Embedded.Token}
+}
+
+// Outside returns the configuration with which another process reaches the embedded server of c, or c itself if the server is not
+// embedded. Password and Token stay those of c.
+func (c Config) Outside() Config {
+	if c.URL != Embedded {
+		return c
+	}
+	c.Auth = c.auth()
+	c.URL = "nats://" + c.EmbeddedAddress()
+	c.Embedded = EmbeddedConfig{}
+	return c
+}
+
+// EmbeddedAddress is the address, host:port, at which a program on this machine reaches the embedded server.
+func (c Config) EmbeddedAddress() string {
+	listen := c.withDefaults().Embedded.Listen
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	switch ip := net.ParseIP(host); {
+	case host == "" || ip.Equal(net.IPv4zero):
+		return net.JoinHostPort("127.0.0.1", port)
+	case ip.Equal(net.IPv6unspecified):
+		return net.JoinHostPort("::1", port)
+	default:
+		return listen
+	}
 }
 
 // Identity names what a sink of this configuration writes to, without addresses: "nats stream WORKOS, domain hub".
@@ -137,9 +195,9 @@ func (c Config) validateURL() error {
 			return keyErrorf("tls", "the embedded server speaks no TLS: remove tls, or run a NATS server of its own")
 		}
 		if c.Auth != (Auth{}) {
-			return keyErrorf("auth", "the embedded server asks for no credentials: remove auth, or run a NATS server of its own")
+			return keyErrorf("auth", "auth is for a NATS server of its own: the embedded server has embedded.token, or embedded.user and embedded.password")
 		}
-		return nil
+		return c.validateEmbedded()
 	}
 	for u := range strings.SplitSeq(c.URL, ",") {
 		u = strings.TrimSpace(u)
@@ -166,6 +224,47 @@ func (c Config) validateURL() error {
 		}
 	}
 	return nil
+}
+
+// validateEmbedded checks who may reach the embedded server.
+func (c Config) validateEmbedded() error {
+	e := c.Embedded
+	switch {
+	case e.Token.IsSet() && (e.User != "" || e.Password.IsSet()):
+		return keyErrorf("embedded", "token and user exclude each other: keep one")
+	case e.Password.IsSet() && e.User == "":
+		return keyErrorf("embedded.password", "a password without a user: add embedded.user, or use embedded.token")
+	case e.User != "" && !e.Password.IsSet():
+		return keyErrorf("embedded.user", "a user without a password: add embedded.password, or use embedded.token")
+	case e.Token.IsSet():
+		if err := CheckToken(e.Token.Reveal()); err != nil {
+			return keyErrorf("embedded.token", "embedded.token %v", err)
+		}
+	case e.MaxConnections < 0:
+		return keyErrorf("embedded.max_connections", "%d is negative", e.MaxConnections)
+	}
+	e.Listen = c.withDefaults().Embedded.Listen
+	if _, _, err := e.address(); err != nil {
+		return err
+	}
+	if !e.guarded() && !listener.IsLoopback(e.Listen) {
+		return keyErrorf("embedded.listen", "%q can be reached from other machines, and the embedded server asks nobody who they are: set embedded.token, "+
+			"or embedded.user and embedded.password, or listen on 127.0.0.1", e.Listen)
+	}
+	return nil
+}
+
+// address returns the parts of listen. The error is a *KeyError.
+func (e EmbeddedConfig) address() (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(e.Listen)
+	if err != nil {
+		return "", 0, keyErrorf("embedded.listen", "%q is not an address: write host:port, such as %s", e.Listen, defaultListen)
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return "", 0, keyErrorf("embedded.listen", "%q is not a port: write host:port, such as %s", text, defaultListen)
+	}
+	return host, int(n), nil //nolint:gosec // 16 bits
 }
 
 func (c Config) validateStream() error {
@@ -231,6 +330,7 @@ const (
 	defaultStream          = "WORKOS"
 	defaultInboxPrefix     = "_INBOX"
 	defaultListen          = "127.0.0.1:4222"
+	defaultConnections     = 64
 	defaultAckTimeout      = 10 * time.Second
 	defaultWindow          = 4096
 	defaultDuplicateWindow = 2 * time.Minute
@@ -247,6 +347,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.DuplicateWindow, defaultDuplicateWindow)
 	setDefault(&c.Create.Replicas, 1)
 	setDefault(&c.Embedded.Listen, defaultListen)
+	setDefault(&c.Embedded.MaxConnections, defaultConnections)
 	if c.Create.MaxAge > 0 { // a server refuses a longer one
 		c.DuplicateWindow = min(c.DuplicateWindow, c.Create.MaxAge)
 	}
@@ -254,10 +355,10 @@ func (c Config) withDefaults() Config {
 		c.Logger = zap.NewNop()
 	}
 	if c.Password == nil {
-		c.Password = livefile.Fixed(c.Auth.Password)
+		c.Password = livefile.Fixed(c.auth().Password)
 	}
 	if c.Token == nil {
-		c.Token = livefile.Fixed(c.Auth.Token)
+		c.Token = livefile.Fixed(c.auth().Token)
 	}
 	return c
 }

@@ -32,6 +32,14 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		{"tls.handshake_first", func(c *Config) { c.URL, c.TLS.HandshakeFirst = "wss://a", true }},
 		{"tls", func(c *Config) { c.URL, c.TLS = Embedded, TLS{TLS: tlsconf.TLS{Enabled: true}} }},
 		{"auth", func(c *Config) { c.URL, c.Auth.Token = Embedded, "s3cret" }},
+		{"embedded", func(c *Config) {
+			c.URL, c.Embedded.Token, c.Embedded.User, c.Embedded.Password = Embedded, "0123456789abcdef", "relay", "s3cret"
+		}},
+		{"embedded.password", func(c *Config) { c.URL, c.Embedded.Password = Embedded, "s3cret" }},
+		{"embedded.user", func(c *Config) { c.URL, c.Embedded.User = Embedded, "relay" }},
+		{"embedded.token", func(c *Config) { c.URL, c.Embedded.Token = Embedded, "s3cret" }},
+		{"embedded.max_connections", func(c *Config) { c.URL, c.Embedded.MaxConnections = Embedded, -1 }},
+		{"embedded.listen", func(c *Config) { c.URL, c.Embedded.Listen = Embedded, ":4222" }},
 	} {
 		cfg := Config{}.withDefaults()
 		require.NoError(t, cfg.Validate())
@@ -41,6 +49,14 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		require.ErrorAs(t, err, &key, c.key)
 		require.Equal(t, c.key, key.Key())
 		require.NotContains(t, err.Error(), "s3cret")
+	}
+	for listen, at := range map[string]string{"0.0.0.0:1": "127.0.0.1:1", ":1": "127.0.0.1:1", "[::]:1": "[::1]:1", "192.0.2.1:1": "192.0.2.1:1", "localhost:1": "localhost:1"} {
+		cfg := Config{URL: Embedded, Embedded: EmbeddedConfig{Listen: listen, User: "relay", Password: "s3cret"}}.withDefaults()
+		require.NoError(t, cfg.Validate())
+		outside := cfg.Outside()
+		require.NoError(t, outside.Validate())
+		require.Equal(t, "nats://"+at, outside.URL)
+		require.Equal(t, Auth{User: "relay", Password: "s3cret"}, outside.auth())
 	}
 	for _, url := range []string{"nats://a:4222", "a", "a:4222,b:4222", "tls://a, tls://b", "wss://a/nats", "nats://[::1]:4222"} {
 		require.NoError(t, Config{URL: url}.withDefaults().Validate(), url)

@@ -1,13 +1,14 @@
 package nats
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,7 +16,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
+	"workos-relay/internal/listener"
 	"workos-relay/internal/operator"
 )
 
@@ -25,8 +28,26 @@ const (
 	embeddedLook  = 20 * time.Millisecond
 )
 
+// Bounds of what the clients of the embedded server can make it hold, besides embedded.max_connections.
+const (
+	clientAuthTime     = 2 * time.Second  // from the connection to the credentials
+	clientWriteTime    = 10 * time.Second // of one write to a client that does not read
+	clientPing         = 30 * time.Second // two without an answer end a connection
+	clientControlLine  = 4 << 10          // bytes of a line of the protocol
+	clientPayload      = 1 << 20          // bytes of a message
+	clientPending      = 32 << 20         // bytes that wait for a client that reads slowly
+	clientSubs         = 1024             // subscriptions of a connection
+	closedClients      = 64               // ended connections that the server remembers
+	ownConnections     = 1                // of relay itself
+	logBurst, logEvery = 20, time.Second  // lines of the server's log at once, and the interval of further ones
+)
+
 // embeddedServer is a JetStream server in this process. A nil one stands for none.
-type embeddedServer struct{ srv *server.Server }
+type embeddedServer struct {
+	srv       *server.Server
+	most      int    // connections at once, relay's own included
+	stopWatch func() // ends the watch over credentials
+}
 
 // startEmbedded starts the server and returns once clients can connect.
 func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
@@ -34,15 +55,11 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	if e.Dir == "" {
 		return nil, keyErrorf("embedded.dir", "the embedded NATS server needs a folder for its streams: set embedded.dir")
 	}
-	host, portText, err := net.SplitHostPort(e.Listen)
+	host, port, err := e.address()
 	if err != nil {
-		return nil, keyErrorf("embedded.listen", "%q is not an address: write host:port, such as %s", e.Listen, defaultListen)
+		return nil, err
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return nil, keyErrorf("embedded.listen", "%q is not a port: write host:port, such as %s", portText, defaultListen)
-	}
-	if err := portFree(ctx, e.Listen); err != nil {
+	if err := portFree(ctx, e); err != nil {
 		return nil, err
 	}
 	dir, err := filepath.Abs(e.Dir)
@@ -55,7 +72,7 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	opts := &server.Options{
 		ServerName: "relay-embedded",
 		Host:       host,
-		Port:       int(port), //nolint:gosec // 16 bits
+		Port:       port,
 		JetStream:  true,
 		StoreDir:   dir,
 		SyncAlways: e.SyncAlways,
@@ -63,6 +80,21 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 
 		JetStreamMaxStore:      int64(e.MaxStore),
 		DisableJetStreamBanner: true,
+
+		MaxConn:          e.MaxConnections + ownConnections,
+		AuthTimeout:      clientAuthTime.Seconds(),
+		WriteDeadline:    clientWriteTime,
+		PingInterval:     clientPing,
+		MaxControlLine:   clientControlLine,
+		MaxPayload:       clientPayload,
+		MaxPending:       clientPending,
+		MaxSubs:          clientSubs,
+		MaxClosedClients: closedClients,
+	}
+	var guard *clientGuard
+	if e.guarded() {
+		guard = newClientGuard(c)
+		opts.CustomClientAuthentication = guard
 	}
 	if port == 0 {
 		opts.Port = server.RANDOM_PORT
@@ -71,10 +103,10 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the embedded NATS server: %w", err)
 	}
-	log := &serverLog{log: c.Logger.Named("nats-server").Sugar()}
+	log := &serverLog{log: c.Logger.Named("nats-server").Sugar(), limit: rate.NewLimiter(rate.Every(logEvery), logBurst)}
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start()
-	embedded := &embeddedServer{srv: srv}
+	embedded := &embeddedServer{srv: srv, most: opts.MaxConn, stopWatch: guard.watch(srv)} //nolint:contextcheck // stop ends it
 	if err := embedded.awaitReady(ctx, log); err != nil {
 		_ = embedded.stop()
 		return nil, fmt.Errorf("starting the embedded NATS server on %s with its streams in %s: %w", e.Listen, dir, err)
@@ -82,14 +114,23 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	return embedded, nil
 }
 
-// portFree looks before the server does, which would only log it.
-func portFree(ctx context.Context, listen string) error {
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+// portFree listens before the server does, which would only log a failure. It also refuses a name that leads to an address that other
+// machines reach if clients are not asked who they are.
+func portFree(ctx context.Context, e EmbeddedConfig) error {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.Listen)
 	if err != nil {
-		return operator.Require(fmt.Errorf("the embedded NATS server cannot listen on %s: %w", listen, err),
-			fmt.Sprintf("if a NATS server or another relay runs there, set url to nats://%s to use it, or embedded.listen to another address", listen))
+		return operator.Require(fmt.Errorf("the embedded NATS server cannot listen on %s: %w", e.Listen, err),
+			fmt.Sprintf("if a NATS server or another relay runs there, set url to nats://%s to use it, or embedded.listen to another address", e.Listen))
 	}
-	return ln.Close()
+	address := ln.Addr().String()
+	if err := ln.Close(); err != nil {
+		return fmt.Errorf("the embedded NATS server cannot listen on %s: %w", e.Listen, err)
+	}
+	if !e.guarded() && !listener.IsLoopback(address) {
+		return operator.Require(fmt.Errorf("the embedded NATS server would listen on %s, since %s leads there: other machines can reach it, and it asks "+
+			"nobody who they are", address, e.Listen), "set embedded.token, or embedded.user and embedded.password, or listen on 127.0.0.1")
+	}
+	return nil
 }
 
 func (e *embeddedServer) awaitReady(ctx context.Context, log *serverLog) error {
@@ -117,7 +158,32 @@ func (e *embeddedServer) url() string { return e.srv.ClientURL() }
 
 // options makes relay's own connection an in-process one, which needs no socket.
 func (e *embeddedServer) options() []nats.Option {
-	return []nats.Option{nats.InProcessServer(e.srv)}
+	return []nats.Option{nats.InProcessServer(e)}
+}
+
+// InProcessConn implements nats.InProcessConnProvider. If every place is taken it disconnects clients, newest first, so that relay always
+// reaches its own server.
+func (e *embeddedServer) InProcessConn() (net.Conn, error) {
+	if over := e.srv.NumClients() + ownConnections - e.most; over > 0 {
+		if err := e.disconnectNewest(over); err != nil {
+			return nil, err
+		}
+	}
+	return e.srv.InProcessConn()
+}
+
+// disconnectNewest ends the newest connections of clients.
+func (e *embeddedServer) disconnectNewest(n int) error {
+	list, err := e.srv.Connz(&server.ConnzOptions{Sort: server.ByStart, Limit: e.most + n})
+	if err != nil {
+		return fmt.Errorf("listing the connections of the embedded NATS server: %w", err)
+	}
+	// Ids of connections only grow.
+	slices.SortFunc(list.Conns, func(a, b *server.ConnInfo) int { return cmp.Compare(b.Cid, a.Cid) })
+	for _, c := range list.Conns[:min(n, len(list.Conns))] {
+		_ = e.srv.DisconnectClientByID(c.Cid) // it may have gone by itself
+	}
+	return nil
 }
 
 // stop shuts the server down, its files closed and synced.
@@ -125,6 +191,7 @@ func (e *embeddedServer) stop() error {
 	if e == nil {
 		return nil
 	}
+	e.stopWatch()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -140,11 +207,14 @@ func (e *embeddedServer) stop() error {
 }
 
 // serverLog hands the server's log to zap. It never ends the process: a fatal error is kept for whoever waits for the start.
+// The number of lines is bounded, since clients cause them.
 type serverLog struct {
-	log *zap.SugaredLogger
+	log   *zap.SugaredLogger
+	limit *rate.Limiter
 
-	mu    sync.Mutex
-	fatal string
+	mu      sync.Mutex
+	fatal   string
+	skipped int // lines since the last one
 }
 
 func (l *serverLog) fatalText() string {
@@ -162,14 +232,34 @@ func (l *serverLog) Fatalf(format string, v ...any) {
 	l.log.Error(text)
 }
 
+// bounded logs a line with say, unless there have been too many.
+func (l *serverLog) bounded(say func(msg string, keysAndValues ...any), format string, v []any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.limit.Allow() {
+		l.skipped++
+		return
+	}
+	text := strings.TrimSpace(fmt.Sprintf(format, v...))
+	if before, _, refused := strings.Cut(text, server.ErrAuthentication.Error()); refused {
+		text = before + server.ErrAuthentication.Error() // what follows is what the client sent as its user: it may be a secret
+	}
+	if l.skipped > 0 {
+		say(text, "lines_left_out", l.skipped)
+		l.skipped = 0
+		return
+	}
+	say(text)
+}
+
 // Noticef implements server.Logger. What the server notices at each start is detail to a user of relay.
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debugf(format, v...) }
 
 // Warnf implements server.Logger.
-func (l *serverLog) Warnf(format string, v ...any) { l.log.Warnf(format, v...) }
+func (l *serverLog) Warnf(format string, v ...any) { l.bounded(l.log.Warnw, format, v) }
 
 // Errorf implements server.Logger.
-func (l *serverLog) Errorf(format string, v ...any) { l.log.Errorf(format, v...) }
+func (l *serverLog) Errorf(format string, v ...any) { l.bounded(l.log.Errorw, format, v) }
 
 // Debugf implements server.Logger.
 func (l *serverLog) Debugf(string, ...any) {}

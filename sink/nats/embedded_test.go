@@ -4,6 +4,7 @@ import (
 	"net"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -57,7 +58,8 @@ func TestEmbeddedFaults(t *testing.T) {
 		"not a folder": {func(e *EmbeddedConfig) { e.Dir = "/dev/null/x" }, "/dev/null"},
 		"no port":      {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1" }, "write host:port"},
 		"bad port":     {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1:70000" }, `"70000" is not a port`},
-		"no such host": {func(e *EmbeddedConfig) { e.Listen = "203.0.113.1:4222" }, "cannot listen on 203.0.113.1:4222"},
+		"no such host": {func(e *EmbeddedConfig) { e.Listen, e.Token = "203.0.113.1:4222", "0123456789abcdef" }, "cannot listen on 203.0.113.1:4222"},
+		"anybody":      {func(e *EmbeddedConfig) { e.Listen = "0.0.0.0:0" }, "can be reached from other machines"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := embeddedConfig(t.TempDir())
@@ -65,6 +67,58 @@ func TestEmbeddedFaults(t *testing.T) {
 			_, err := New(t.Context(), cfg)
 			require.ErrorContains(t, err, c.want)
 		})
+	}
+}
+
+// TestTheEmbeddedServerKeepsAPlaceForItsOwnConnection takes every place of the server and breaks relay's connection.
+func TestTheEmbeddedServerKeepsAPlaceForItsOwnConnection(t *testing.T) {
+	t.Parallel()
+	cfg := embeddedConfig(t.TempDir())
+	cfg.Embedded.MaxConnections = 4
+	s, err := New(t.Context(), cfg)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	require.NoError(t, s.Prepare(t.Context(), []string{topic}))
+	srv := s.embedded.srv
+	list, err := srv.Connz(nil)
+	require.NoError(t, err)
+	require.Len(t, list.Conns, 1)
+	var clients []*nats.Conn
+	for range cfg.Embedded.MaxConnections {
+		nc, err := nats.Connect(s.Address(), nats.NoReconnect(), nats.Timeout(patient))
+		require.NoError(t, err)
+		defer nc.Close()
+		clients = append(clients, nc)
+	}
+	_, err = nats.Connect(s.Address(), nats.NoReconnect(), nats.Timeout(patient))
+	require.Error(t, err, "there is no place left")
+	require.NoError(t, srv.DisconnectClientByID(list.Conns[0].Cid))
+	late, err := nats.Connect(s.Address(), nats.NoReconnect(), nats.Timeout(patient))
+	if err == nil { // it was quicker than relay
+		defer late.Close()
+	}
+	require.NoError(t, s.Publish(t.Context(), numbered(3)))
+	require.True(t, clients[0].IsConnected(), "the newest client makes room")
+}
+
+func TestTheLogOfTheEmbeddedServerIsBounded(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.DebugLevel)
+	cfg := embeddedConfig(t.TempDir())
+	cfg.Embedded.User, cfg.Embedded.Password = "relay", "s3cret-s3cret-s3cret"
+	cfg.Logger = zap.New(core)
+	s, err := New(t.Context(), cfg)
+	require.NoError(t, err)
+	for range 5 * logBurst {
+		_, err := nats.Connect(s.Address(), nats.UserInfo("s3cret-s3cret-s3cret", ""), nats.NoReconnect(), nats.Timeout(patient))
+		require.ErrorIs(t, err, nats.ErrAuthorization)
+	}
+	require.NoError(t, s.Close())
+	lines := logs.FilterLevelExact(zapcore.ErrorLevel).All()
+	require.NotEmpty(t, lines)
+	require.Less(t, len(lines), 4*logBurst)
+	for _, line := range lines {
+		require.NotContains(t, line.Message, "s3cret")
 	}
 }
 
