@@ -14,22 +14,24 @@ import (
 	"workos-relay/source"
 )
 
-// Bounds of a dead letter, so that it can be published where its event cannot.
+// Bounds of a dead letter. It must be publishable although its event is not.
 const (
-	unknownLimit  = 512 << 10 // where the bus does not say how much it takes: half of what both buses take by default
+	unknownLimit  = 512 << 10 // if the bus does not say how much it takes: half of what both buses take by default
 	maxReason     = 4 << 10   // bytes
 	maxName       = 256       // bytes of an id, a type, a topic, a header, a key
 	headerMargin  = 64        // what a bus adds to a header at most
 	messageMargin = 512       // what a bus adds to a message
 )
 
-// DeadLetter returns the message that stands for e where the bus can never take it on topic: JSON with reason, event_id, type,
-// created_at, topic, size, sha256 and, where it fits and is valid JSON, event. size is what was refused, in bytes, or 0 for
-// that of the event; limit is what the bus takes for a message with its headers, 0 where that is not known. sha256 is that of
-// the event as received. What is too long to name is cut off. It returns ErrNoDeadLetter where no topic is configured.
+// DeadLetter returns the message that replaces e if the bus can never take it on topic: JSON with
+// reason, event_id, type, created_at, topic, size, sha256 and, if it fits and is valid JSON, event.
+// size is the size in bytes that was refused, or 0 for the size of the event. limit is the most
+// that the bus takes for a message with its headers, or 0 if that is not known. sha256 is that of
+// the event as received. Names that are too long are cut. It returns ErrNoDeadLetter if no topic is
+// configured.
 //
-// What the route of e takes out of events is in no part of its dead letter: event and sha256 are those of the redacted event, and
-// where it cannot be redacted, neither is there and the key is the event's id.
+// What the route of e redacts is in no part of its dead letter: event and sha256 are those of the
+// redacted event. If the event cannot be redacted, both are missing and the key is the event's id.
 func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error) {
 	if r.deadLetter == "" {
 		return sink.Message{}, fmt.Errorf("event %s cannot be published to %s: %s: %w", e.ID, topic, reason, ErrNoDeadLetter)
@@ -94,7 +96,8 @@ func deadLetterBody(e *source.Event, createdAt, topic, reason string, size int, 
 	return append(b, '}')
 }
 
-// deadLetterID differs from the id of the event, so that a bus which recognises a second copy takes neither for the other.
+// deadLetterID differs from the id of the event, so that a bus which recognises a second copy takes
+// neither for the other.
 func deadLetterID(id, digest string) string {
 	if len(id) > maxName {
 		if digest == "" {

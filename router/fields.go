@@ -12,8 +12,8 @@ import (
 	"workos-relay/source"
 )
 
-// fields is what headers and keys are made of. An absent field, a null, an empty string and a value that is neither string nor number
-// are "".
+// fields holds what headers and keys are made of. An absent field, a null, an empty string and a
+// value that is neither string nor number are "".
 type fields struct {
 	createdAt    string
 	organization string // id of the organization that the event names
@@ -21,13 +21,15 @@ type fields struct {
 	actor        string // id of who or what caused the event, if that is asked for
 }
 
-// keyPlace is a path into data. It counts only if the value at ifPath is ifValue; ifPath is empty if there is no condition.
+// keyPlace is a path into data. It counts only if the value at ifPath is ifValue; ifPath is empty
+// if there is no condition.
 type keyPlace struct{ path, ifPath, ifValue string }
 
 // typePlaces are the places of one event type; the first that holds a value counts.
 type typePlaces struct{ organization, entity []keyPlace }
 
-// otherPlaces are those of a type that the catalogue does not know, or whose payload has none of the fields that its schema promises.
+// otherPlaces are those of a type that the catalogue does not know, or whose payload has none of
+// the fields that its schema promises.
 var otherPlaces = typePlaces{
 	organization: []keyPlace{
 		{path: "id", ifPath: "object", ifValue: "organization"},
@@ -47,8 +49,8 @@ var otherPlaces = typePlaces{
 	},
 }
 
-// readFields reads the places of the event's type. If the payload has none of them, it reads those of unknown types. An organization_id
-// that the schema does not know yet counts too.
+// readFields reads the places of the event's type. If the payload has none of them, it reads those
+// of unknown types. An organization_id that the schema does not know yet counts too.
 func readFields(e *source.Event) fields {
 	data := view(e.Data)
 	f := fields{createdAt: formatTime(e.CreatedAt)}
@@ -94,21 +96,22 @@ func text(value gjson.Result) string {
 	}
 }
 
-// Organization returns the id of the organization that e names, as the header organization-id has it, or "" if it names none. The
-// string aliases e.Data.
+// Organization returns the id of the organization that e names, as the header organization-id has
+// it, or "" if it names none. The string aliases e.Data.
 func Organization(e *source.Event) string {
 	f := readFields(e)
 	return f.organization
 }
 
-// key returns the value at the route's path, or else what keeps one organization, or one entity, in one order. It is never empty for
-// an event with an id, and may alias the event's bytes.
+// key returns the value at the route's path, or else what keeps one organization, or one entity, in
+// one order. It is never empty for an event with an id, and may alias the event's bytes.
 func (f *fields) key(e *source.Event, path keyPath) []byte {
 	key := cmp.Or(path.value(e), f.organization, f.entity, e.ID)
 	return unsafe.Slice(unsafe.StringData(key), len(key)) //nolint:gosec // a message's key is never written
 }
 
-// keyPath is a path into the event object, names and array indexes with dots between. The zero keyPath finds nothing.
+// keyPath is a path into the event object, names and array indexes with dots between. The zero
+// keyPath finds nothing.
 type keyPath struct {
 	path   string
 	inData string // what follows "data.", which saves going through the whole event
@@ -122,7 +125,8 @@ func newKeyPath(path string) keyPath {
 	return keyPath{path: path, inData: inData}
 }
 
-// value returns the string at the path, or the JSON text of another value; "" where there is none or null.
+// value returns the string at the path, or the JSON text of another value. It returns "" for null
+// and if there is no value.
 func (p keyPath) value(e *source.Event) string {
 	var found gjson.Result
 	switch {
@@ -141,8 +145,9 @@ func (p keyPath) value(e *source.Event) string {
 	}
 }
 
-// illegalKeyPath says why path is no path, or returns "". Only plain names and indexes are allowed: what more the JSON library
-// understands (wildcards, queries, modifiers) would become part of relay's configuration.
+// illegalKeyPath says why path is no path, or returns "". Only plain names and indexes are allowed:
+// what more the JSON library understands (wildcards, queries, modifiers) would become part of
+// relay's configuration.
 func illegalKeyPath(path string) string {
 	if path == "" {
 		return ""
@@ -163,8 +168,8 @@ func illegalKeyPath(path string) string {
 	return ""
 }
 
-// formatTime writes RFC 3339 in UTC with milliseconds, as WorkOS does, and with more digits only where t has them. The zero
-// time is "".
+// formatTime writes RFC 3339 in UTC with milliseconds, as WorkOS does, and with more digits only if
+// t has them. The zero time is "".
 func formatTime(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -179,7 +184,8 @@ func formatTime(t time.Time) string {
 	return string(b)
 }
 
-// view is b as a string without a copy. The bytes of an event are never written, so what is cut out of it stays as it is.
+// view is b as a string without a copy. The bytes of an event are never written, so what is cut out
+// of it stays as it is.
 func view(b []byte) string {
 	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // see above
 }

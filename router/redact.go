@@ -15,16 +15,17 @@ import (
 	"workos-relay/source"
 )
 
-// pseudonymPrefix begins what a value is replaced by; the HMAC-SHA-256 of the value follows, in hexadecimal.
+// pseudonymPrefix begins what a value is replaced by; the HMAC-SHA-256 of the value follows, in
+// hexadecimal.
 const pseudonymPrefix = "hmac-sha256:"
 
-// redaction is what a route takes out of its events. It is safe for concurrent use.
+// redaction holds what a route takes out of its events. It is safe for concurrent use.
 type redaction struct {
 	paths *pathNode
 	key   []byte
 }
 
-// newRedaction returns nil for a route that takes out nothing. The paths have been judged before.
+// newRedaction returns nil for a route that takes out nothing. The paths were validated before.
 func newRedaction(route Route, key secret.String) *redaction {
 	if len(route.Redact)+len(route.Pseudonymize) == 0 {
 		return nil
@@ -32,9 +33,10 @@ func newRedaction(route Route, key secret.String) *redaction {
 	return &redaction{paths: pathsOf(route), key: []byte(key.Reveal())}
 }
 
-// event returns e without what the route takes out: its Raw and Data are new, and all else of a message is made from those. Every
-// other value keeps its bytes, and the order of members stays; white space between them goes. An event that is not well-formed is an
-// error, and the error shows nothing of it.
+// event returns e without what the route takes out: its Raw and Data are new, and all else of a
+// message is made from those. Every other value keeps its bytes, and the order of members stays;
+// white space between them goes. An event that is not well-formed is an error, and the error shows
+// nothing of it.
 func (r *redaction) event(e *source.Event) (*source.Event, error) {
 	if r == nil {
 		return e, nil
@@ -52,15 +54,15 @@ func (r *redaction) event(e *source.Event) (*source.Event, error) {
 	return &out, nil
 }
 
-// pseudonym is what stands for a value: equal ones for equal texts.
+// pseudonym returns what replaces a value: equal pseudonyms for equal texts.
 func (r *redaction) pseudonym(text []byte) string {
 	mac := hmac.New(sha256.New, r.key)
 	mac.Write(text)
 	return pseudonymPrefix + hex.EncodeToString(mac.Sum(nil))
 }
 
-// rewriter copies one JSON text, without what a redaction takes out. It goes through each member, also where a name stands twice in an
-// object, and compares names without their escapes.
+// rewriter copies one JSON text, without what a redaction takes out. It visits each member, also if
+// a name occurs twice in an object, and compares names without their escapes.
 type rewriter struct {
 	*redaction
 	in  *jsontext.Decoder
@@ -96,7 +98,8 @@ func (w *rewriter) document() error {
 	return nil
 }
 
-// value copies the next value. at is where in the paths it stands; nothing below it is taken out where at is empty.
+// value copies the next value. at holds the places in the paths that the value corresponds to. If
+// at is empty, nothing below the value is taken out.
 func (w *rewriter) value(at []*pathNode) error {
 	kind := w.in.PeekKind()
 	if len(at) == 0 || kind != jsontext.KindBeginObject && kind != jsontext.KindBeginArray {
@@ -159,8 +162,9 @@ func (w *rewriter) apply(do action, below []*pathNode) error {
 	}
 }
 
-// pseudonymize replaces the next value: a string by that of its characters, a number or a boolean by that of its text as received, an
-// object as a whole by that of its canonical form. A list keeps its length and a null stays.
+// pseudonymize replaces the next value: a string by that of its characters, a number or a boolean
+// by that of its text as received, an object as a whole by that of its canonical form. A list keeps
+// its length and a null stays.
 func (w *rewriter) pseudonymize() error {
 	switch w.in.PeekKind() {
 	case jsontext.KindNull:
@@ -188,7 +192,7 @@ func (w *rewriter) pseudonymize() error {
 	}
 }
 
-// plain is what a pseudonym is made from.
+// plain returns what a pseudonym is made from.
 func plain(v jsontext.Value) ([]byte, error) {
 	switch v.Kind() {
 	case jsontext.KindString:

@@ -85,7 +85,7 @@ func TestRedactionBesideData(t *testing.T) {
 	require.Equal(t, "event_01H", string(m.Key))
 }
 
-// What stands twice counts once in relay, the last time; a reader may take the first.
+// If a name occurs twice, relay uses the last one; a reader may use the first.
 func TestRedactionOfDataThatStandsTwice(t *testing.T) {
 	e := newEvent(t, "user.created", `{}`)
 	e.Raw = json.RawMessage(`{"data":{"id":"first","email":"s1"},"data":{"id":"user_2","email":"s2"}}`)
@@ -237,8 +237,9 @@ func TestNewNamesFaultsOfRedaction(t *testing.T) {
 
 var pseudonyms = regexp.MustCompile(`^"hmac-sha256:[0-9a-f]{64}"$`)
 
-// FuzzRedact compares with a walk of another JSON library over every value of the message, names that stand twice included: nothing
-// that a path names is left, and everything else is, in its order and byte for byte.
+// FuzzRedact compares with a walk of another JSON library over every value of the message, names
+// that occur twice included: nothing that a path names is left, and everything else is, in its
+// order and byte for byte.
 func FuzzRedact(f *testing.F) {
 	f.Add(`{"a":"s","b":[{"a":1,"a":2}],"c":{"a":null}}`, "data.b.a", "data.*.a")
 	f.Add(`{"emails":[{"value":"x","primary":true},{"v\u0061lue":"y"}],"id":"u"}`, "data.emails.value", "data.id")

@@ -8,7 +8,7 @@ import (
 	"unicode"
 )
 
-// action is what is done with a value. Where several paths name it, the greatest is done.
+// action is what is done with a value. If several paths name it, the greatest action applies.
 type action int
 
 const (
@@ -63,7 +63,8 @@ func (n *pathNode) add(path string, do action) {
 	n.do = max(n.do, do)
 }
 
-// step goes from the places at to the member name of an object, and says what is done with its value.
+// step goes from the places at to the member name of an object, and says what is done with its
+// value.
 func step(at []*pathNode, name string) (below []*pathNode, do action) {
 	for _, n := range at {
 		for _, next := range [...]*pathNode{n.names[name], n.any} {
@@ -75,7 +76,8 @@ func step(at []*pathNode, name string) (below []*pathNode, do action) {
 	return below, do
 }
 
-// element goes from the places at of a list to those of each element: a list is gone through as if each element stood in its place.
+// element goes from the places at of a list to those of each element: a list is gone through as if
+// each element stood in its place.
 func element(at []*pathNode) (below []*pathNode, do action) {
 	below = slices.Clone(at)
 	for _, n := range at {
@@ -86,7 +88,7 @@ func element(at []*pathNode) (below []*pathNode, do action) {
 	return below, do
 }
 
-// with adds n where it is not there yet, so that no list has more places than the paths have.
+// with adds n unless at has it already, so that no list has more places than the paths have.
 func with(at []*pathNode, n *pathNode) []*pathNode {
 	if slices.Contains(at, n) {
 		return at
@@ -97,11 +99,11 @@ func with(at []*pathNode, n *pathNode) []*pathNode {
 // pathPart is one name of a path.
 type pathPart struct {
 	name string
-	any  bool // a *, which stands for every name and every element
+	any  bool // a *, which matches every name and every element
 }
 
-// splitPath takes a path apart: names with dots between, \ before a character that is meant as it stands. The error completes the
-// sentence "<path> is no path into an event: ".
+// splitPath splits a path into names at its dots. A \ escapes the character after it. The error
+// completes the sentence "<path> is no path into an event: ".
 func splitPath(path string) ([]pathPart, error) {
 	const longest = 512
 	if len(path) > longest {
@@ -152,7 +154,7 @@ func splitPath(path string) ([]pathPart, error) {
 	return parts, nil
 }
 
-// illegalRedaction says why the paths cannot be taken out of an event, or returns "".
+// illegalRedaction returns why the path cannot be taken out of an event, or "".
 func illegalRedaction(path string) string {
 	parts, err := splitPath(path)
 	if err != nil {
@@ -165,7 +167,7 @@ func illegalRedaction(path string) string {
 	return ""
 }
 
-// hidesKey says why no event would have a value at the route's key, or returns "".
+// hidesKey returns why no event would have a value at the route's key, or "".
 func hidesKey(route Route) string {
 	if route.Key == "" {
 		return ""

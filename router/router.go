@@ -47,21 +47,21 @@ const (
 	Kafka Binding = "kafka"
 )
 
-// Config is what a Router is made from. Only Routes and Encoding are written in the configuration in this form; the rest is
-// put together for each lane.
+// Config configures a Router. Only Routes and Encoding have this form in the configuration file;
+// the other fields are set for each lane.
 type Config struct {
 	Relay      string   `yaml:"-"` // id of the relay: the source attribute of CloudEvents is relay/<id>
-	Prefix     string   `yaml:"-"` // put before each topic as it stands, the dead letter's included
+	Prefix     string   `yaml:"-"` // put before each topic unchanged, also before that of dead letters
 	Routes     []Route  `yaml:"routes" doc:"Where events go; the first route that matches decides. An event that none matches goes to the topic named like its type."`
 	Encoding   Encoding `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message: the event as received, or a CloudEvent in binary or structured mode."`
 	Headers    Headers  `yaml:"-"`
-	DeadLetter string   `yaml:"-"` // topic for events that can never be published; empty where there is none
-	Binding    Binding  `yaml:"-"` // nats where empty
+	DeadLetter string   `yaml:"-"` // topic for events that can never be published; empty for none
+	Binding    Binding  `yaml:"-"` // NATS if empty
 
-	RedactionKey secret.String `yaml:"-"` // of the pseudonyms; needed where a route pseudonymizes
+	RedactionKey secret.String `yaml:"-"` // of the pseudonyms; required if a route pseudonymizes
 }
 
-// ErrNoDeadLetter is the error of DeadLetter where no such topic is configured.
+// ErrNoDeadLetter is the error of DeadLetter if no such topic is configured.
 var ErrNoDeadLetter = errors.New("no dead_letter topic is configured")
 
 // Router turns events into messages. It is safe for concurrent use.
@@ -78,13 +78,13 @@ type Router struct {
 
 type compiledRoute struct {
 	patterns []string
-	topic    string // with the prefix; empty where the type names it
+	topic    string // with the prefix; empty if the type names it
 	key      keyPath
 	drop     bool
 	redact   *redaction
 }
 
-// decision is what is done with the events of one type.
+// decision says what is done with the events of one type.
 type decision struct {
 	topic   string // with the prefix
 	key     keyPath
@@ -127,7 +127,7 @@ func New(cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// decide goes through the routes.
+// decide applies the routes.
 func (r *Router) decide(eventType string) decision {
 	matches := func(pattern string) bool { return source.Match(pattern, eventType) }
 	for i := range r.routes {
@@ -151,7 +151,8 @@ func (r *Router) decision(eventType string) decision {
 	return r.decide(eventType)
 }
 
-// Resolve returns the topic, prefix included, of the events of a type, known or not, and whether they are dropped instead.
+// Resolve returns the topic, prefix included, of the events of a type, known or not, and whether
+// they are dropped instead.
 func (r *Router) Resolve(eventType string) (topic string, dropped bool) {
 	d := r.decision(eventType)
 	if d.dropped {
@@ -160,8 +161,8 @@ func (r *Router) Resolve(eventType string) (topic string, dropped bool) {
 	return d.topic, false
 }
 
-// Topics returns the topics that the events of these types go to, prefix included, sorted and each once. The dead letter is
-// not among them.
+// Topics returns the topics that the events of these types go to, prefix included, sorted and each
+// once. The dead letter is not among them.
 func (r *Router) Topics(types []string) []string {
 	var topics []string
 	for _, t := range types {
@@ -173,17 +174,20 @@ func (r *Router) Topics(types []string) []string {
 	return slices.Compact(topics)
 }
 
-// DeadLetterTopic returns the topic for events that can never be published, prefix included, or "" where there is none.
+// DeadLetterTopic returns the topic for events that can never be published, prefix included, or ""
+// if there is none.
 func (r *Router) DeadLetterTopic() string { return r.deadLetter }
 
-// Route returns the messages that carry e: one, or none where a route drops it. Body, and the strings of key and headers, may
-// alias e. A type whose name is no legal topic on the bus gives a message all the same, which the sink then rejects by name,
-// so that it comes to the dead letter like every event that cannot be published. The error is for an event that no source yields:
-// one without its raw bytes, or one that is not well-formed where the route takes something out of it. No message is made of it then.
+// Route returns the messages that carry e: one, or none if a route drops it. Body, and the strings
+// of key and headers, may alias e. An event whose type is not a legal topic on the bus still gives
+// a message. The sink rejects it by name, so that it becomes a dead letter like every event that
+// cannot be published. Route returns an error, and no message, for an event that no source yields:
+// one without its raw bytes, or one that is not well-formed although the route redacts it.
 func (r *Router) Route(e *source.Event) ([]sink.Message, error) { return r.Append(nil, e) }
 
-// Append appends the messages that Route returns to batch. Where batch has room, the array of the headers that stand in the message
-// there is used again, so that a batch that is emptied with batch[:0] costs no memory when it is filled anew.
+// Append appends the messages that Route returns to batch. If batch has spare capacity, Append
+// reuses the header array of the message there, so that refilling a batch that was emptied with
+// batch[:0] does not allocate.
 func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, error) {
 	d := r.decision(e.Event)
 	if d.dropped {
@@ -224,7 +228,8 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	return append(batch, m), nil
 }
 
-// spareHeaders returns the array of headers that the next message of batch has left behind, if any, emptied.
+// spareHeaders returns the array of headers that the next message of batch has left behind, if any,
+// emptied.
 func spareHeaders(batch []sink.Message) []sink.Header {
 	if n := len(batch); n < cap(batch) {
 		return batch[:n+1][n].Headers[:0]
@@ -236,19 +241,20 @@ func spareHeaders(batch []sink.Message) []sink.Header {
 const (
 	HeaderID           = "event-id"
 	HeaderType         = "event-type"
-	HeaderCreatedAt    = "event-created-at" // RFC 3339 in UTC, with milliseconds or more digits where the event has them
+	HeaderCreatedAt    = "event-created-at" // RFC 3339 in UTC, with milliseconds, or more digits if the event has them
 	HeaderOrganization = "organization-id"  // if the event names its organization
 	HeaderActor        = "actor-id"         // if Headers.Actor is set and the event names its actor
 )
 
-// The headers that mark what was published by hand beside a lane. Each carries the id of the run that did it.
+// The headers that mark what an operator published in addition to a lane. Each carries the id of
+// the run.
 const (
 	HeaderReplay = "relay-replay" // a copy, by `relay replay`
 	HeaderRepair = "relay-repair" // an event that was missing, by `relay verify --repair`
 )
 
-// HeaderLate marks an event that comes late because WorkOS refused its type for a while. Its value is when WorkOS refused the type
-// first, RFC 3339 in UTC.
+// HeaderLate marks an event that comes late because WorkOS refused its type for a while. Its value
+// is when WorkOS refused the type first, RFC 3339 in UTC.
 const (
 	HeaderLate = "relay-late"
 )
@@ -272,7 +278,8 @@ func eventHeaders(h []sink.Header, e *source.Event, f *fields, more int) []sink.
 	return h
 }
 
-// printable percent-encodes control characters, which no header can carry on every bus. Whatever else s holds stays.
+// printable percent-encodes control characters, which no header can carry on every bus. Whatever
+// else s holds stays.
 func printable(s string) string {
 	if !strings.ContainsFunc(s, isControl) {
 		return s

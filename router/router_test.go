@@ -302,8 +302,8 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
-// requireKeyAsDecoded finds the value at path by decoding the event as a whole, and compares where it is a string and no name
-// stands twice.
+// requireKeyAsDecoded finds the value at path by decoding the event as a whole, and compares it if
+// it is a string and no name occurs twice.
 func requireKeyAsDecoded(t *testing.T, e *source.Event, path, key string) {
 	t.Helper()
 	var at any
@@ -320,7 +320,8 @@ func requireKeyAsDecoded(t *testing.T, e *source.Event, path, key string) {
 	}
 }
 
-// TestRoutingCopiesNothing: a batch that is filled anew costs the text of each event's time and nothing else.
+// TestRoutingCopiesNothing: a batch that is refilled costs the text of each event's time and
+// nothing else.
 func TestRoutingCopiesNothing(t *testing.T) {
 	e := newEvent(t, "dsync.user.created", `{"object":"directory_user","id":"directory_user_01H","organization_id":"org_01H","directory_id":"directory_01H"}`)
 	r := newRouter(t, Config{})

@@ -9,18 +9,19 @@ import (
 	"workos-relay/source"
 )
 
-// maxTopic is the longest topic name that Kafka takes (its folder on disk carries the name); NATS takes longer ones.
+// maxTopic is the length of the longest topic name that Kafka takes, because a directory is named
+// after it. NATS takes longer names.
 const maxTopic = 249
 
-// positions is where relay keeps its own positions on the bus.
+// positions is the prefix of the topics in which relays keep their positions.
 const positions = "relay.position."
 
-// isPositions reports whether a topic lies where relays keep their positions.
+// isPositions reports whether relays keep their positions on a topic.
 func isPositions(topic string) bool {
 	return strings.HasPrefix(topic, positions) || topic == strings.TrimSuffix(positions, ".")
 }
 
-// KeyError is a fault in the configuration that names the key it lies in.
+// KeyError is a fault in the configuration. It names the key at fault.
 type KeyError struct {
 	key string
 	msg string
@@ -33,15 +34,15 @@ func (e *KeyError) Error() string { return e.key + " " + e.msg }
 // Key is the path of the key, relative to the struct that was checked.
 func (e *KeyError) Key() string { return e.key }
 
-// Unwrap returns the cause, such as a *source.PatternError; nil where the message says it all.
+// Unwrap returns the cause, such as a *source.PatternError; nil if the message says everything.
 func (e *KeyError) Unwrap() error { return e.err }
 
 func keyErrorf(key, format string, args ...any) error {
 	return &KeyError{key: key, msg: fmt.Sprintf(format, args...)}
 }
 
-// Validate checks what the tags cannot say, apart from the patterns, which New checks. The error joins a *KeyError for each
-// fault.
+// Validate checks what tags cannot express, except for the patterns, which New checks. The error
+// joins a *KeyError for each fault.
 func (r Route) Validate() error {
 	var errs []error
 	if len(r.Events) == 0 {
@@ -66,7 +67,7 @@ func (r Route) Validate() error {
 
 func (r Route) validateRedaction() []error {
 	var errs []error
-	judge := func(key string, paths []string) {
+	check := func(key string, paths []string) {
 		if r.Drop && len(paths) > 0 {
 			errs = append(errs, keyErrorf(key, "does not go together with drop: events that are dropped go nowhere"))
 		}
@@ -76,8 +77,8 @@ func (r Route) validateRedaction() []error {
 			}
 		}
 	}
-	judge("redact", r.Redact)
-	judge("pseudonymize", r.Pseudonymize)
+	check("redact", r.Redact)
+	check("pseudonymize", r.Pseudonymize)
 	if reason := hidesKey(r); reason != "" && illegalKeyPath(r.Key) == "" {
 		errs = append(errs, keyErrorf("key", "%q %s", r.Key, reason))
 	}
@@ -87,7 +88,7 @@ func (r Route) validateRedaction() []error {
 // minRedactionKey is the length, in bytes, below which a key could be guessed.
 const minRedactionKey = 16
 
-// validateRedactionKey judges the key of the pseudonyms where there are any.
+// validateRedactionKey checks the key of the pseudonyms if a route needs one.
 func (c Config) validateRedactionKey() []error {
 	if !slices.ContainsFunc(c.Routes, func(r Route) bool { return len(r.Pseudonymize) > 0 }) {
 		return nil
@@ -116,7 +117,7 @@ func (c Config) validate() error {
 	if c.Prefix != "" {
 		if reason := illegalTopic(c.Prefix + "x"); reason != "" {
 			errs = append(errs, keyErrorf("topic_prefix", "%q makes no topic name: %s", c.Prefix, reason))
-			c.Prefix = "" // what follows is judged without it
+			c.Prefix = "" // the rest is checked without it
 		} else if strings.HasPrefix(c.Prefix+"x", positions) {
 			errs = append(errs, keyErrorf("topic_prefix", "%q would put events where relay keeps its positions", c.Prefix))
 		}
@@ -148,11 +149,11 @@ func (c Config) validateRoute(at string, route Route) []error {
 	return errs
 }
 
-// validateTopics judges the topics as they come out, with the prefix. Those that are no topic names without it have been named
-// already.
+// validateTopics checks the topics with the prefix. Those that are illegal without it were reported
+// before.
 func (c Config) validateTopics() []error {
 	var errs []error
-	judge := func(key, topic string) {
+	check := func(key, topic string) {
 		full := c.Prefix + topic
 		switch {
 		case topic == "" || illegalTopic(topic) != "":
@@ -163,7 +164,7 @@ func (c Config) validateTopics() []error {
 		}
 	}
 	for i, route := range c.Routes {
-		judge(fmt.Sprintf("routes[%d].topic", i), route.Topic)
+		check(fmt.Sprintf("routes[%d].topic", i), route.Topic)
 	}
 	if longest := len(c.Prefix) + longestType(); longest > maxTopic {
 		errs = append(errs, keyErrorf("topic_prefix", "has %d characters; with the longest event type that makes %d, and a topic name may have %d",
@@ -176,7 +177,7 @@ func (c Config) validateTopics() []error {
 	if reason := illegalTopic(c.DeadLetter); reason != "" {
 		errs = append(errs, keyErrorf(key, "%q is no topic name: %s", c.DeadLetter, reason))
 	}
-	judge(key, c.DeadLetter)
+	check(key, c.DeadLetter)
 	taken := func(r Route) bool { return r.Topic == c.DeadLetter }
 	if _, isType := source.Lookup(c.DeadLetter); isType || slices.ContainsFunc(c.Routes, taken) {
 		errs = append(errs, keyErrorf(key, "%q is a topic that events go to; dead letters have another form and need one of their own", c.DeadLetter))
@@ -192,7 +193,7 @@ func longestType() int {
 	return longest
 }
 
-// illegalTopic says why name is no topic that both buses take as it stands, or returns "".
+// illegalTopic returns why one of the buses does not take name as a topic, or "".
 func illegalTopic(name string) string {
 	if name == "" {
 		return "it is empty"

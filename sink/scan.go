@@ -5,29 +5,34 @@ import (
 	"time"
 )
 
-// Scanner reads back what a bus holds. It leaves no trace there, works beside whoever publishes, and sees what a careful consumer
-// sees: in Kafka only what is committed.
+// Scanner reads back what a bus holds. It leaves no trace there, may run while others publish, and
+// sees what a careful consumer sees: in Kafka only what is committed.
 type Scanner interface {
-	// Logs returns the logs that messages on the topics are in; a topic that does not exist is in none. Their ends are those of
-	// now. Messages stored before since need not be in them; the zero time asks for all.
+	// Logs returns the logs that messages on the topics are in; a topic that does not exist is in
+	// none. Their ends are those of now. Messages stored before since need not be in them; the zero
+	// time asks for all.
 	Logs(ctx context.Context, topics []string, since time.Time) ([]Log, error)
-	// Scan calls fn for each message of the log in its order, up to the log's end. Where messages are removed meanwhile it may be
-	// an error. What fn is given is valid until it returns; an error of fn ends the scan and is returned.
+	// Scan calls fn for each message of the log in its order, up to the log's end. If messages are
+	// removed meanwhile it may return an error. What fn is given is valid until it returns; an
+	// error of fn ends the scan and is returned.
 	Scan(ctx context.Context, log Log, fn func(*Stored) error) error
 }
 
-// Log is a sequence of messages that a bus keeps in one order: a stream of JetStream, a partition of Kafka.
+// Log is a sequence of messages that a bus keeps in one order: a stream of JetStream, a partition
+// of Kafka.
 type Log struct {
 	Name      string    // "stream WORKOS", "dsync.user.created/3"
-	Topic     string    // of every message in it; empty where topics share it
-	Partition int32     // 0 where there are none
+	Topic     string    // of every message in it; empty if topics share it
+	Partition int32     // 0 if there are none
 	From, End int64     // sequence or offset: the scan begins at From or later, and ends before End
 	Since     time.Time // messages stored before it may be left out
-	// Trimmed: older messages than those in the log were there once and are gone, by retention or by hand.
+	// Trimmed: older messages than those in the log were there once and are gone, by retention or
+	// by hand.
 	Trimmed bool
 	// Compacted: the bus removes a message once a newer one with the same key is stored.
 	Compacted bool
-	// MaxPerTopic is how many messages of each topic the bus keeps, the newest ones; 0 for no limit.
+	// MaxPerTopic is how many messages of each topic the bus keeps, the newest ones; 0 for no
+	// limit.
 	MaxPerTopic int64
 	// Unknown says why Compacted is not known; empty if it is.
 	Unknown string

@@ -10,27 +10,30 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// Header is one message header. Order is kept where the bus keeps it.
+// Header is one message header. Headers keep their order if the bus keeps it.
 type Header struct{ Key, Value string }
 
-// Message is one message for the bus. Body and Key may alias a page of the source and are never modified.
+// Message is one message for the bus. Body and Key may alias a page of the source and are never
+// modified.
 type Message struct {
 	Topic    string // topic in Kafka, subject in NATS; prefix included
 	Key      []byte // partition key; buses without partitions ignore it
-	ID       string // event id where the bus may use it to recognise a second copy, of this message only; empty where it must not
+	ID       string // event id, if the bus may use it to recognize a second copy of this message; empty if it must not
 	Headers  []Header
 	Body     []byte
 	Position checkpoint.Position // of its event; the messages of one event are adjacent in a batch
 }
 
-// Sink publishes messages. Publish is called by one goroutine at a time; Close may be called at any time and from any goroutine,
-// and makes a Publish under way return. A second Close does no harm.
+// Sink publishes messages. Publish is called by one goroutine at a time; Close may be called at any
+// time and from any goroutine, and makes a Publish under way return. A second Close does no harm.
 type Sink interface {
-	// Publish returns nil when every message of batch is durable, in the order of the batch (per topic and key where the bus has
-	// partitions). Otherwise it returns a *PublishError that says how long the durable prefix is; what follows the prefix may or
-	// may not be stored. When ctx ends, no further message is sent, and Publish returns soon after with what is known.
-	// An implementation retries inside only what keeps order and makes no duplicate. It keeps nothing of batch when it returns but
-	// the strings of ids, topics and positions: the array, the headers and the bytes belong to the caller again.
+	// Publish returns nil when every message of batch is durable, in the order of the batch (per
+	// topic and key if the bus has partitions). Otherwise it returns a *PublishError that says how
+	// long the durable prefix is; what follows the prefix may or may not be stored. When ctx ends,
+	// no further message is sent, and Publish returns soon after with what is known. An
+	// implementation retries inside only what keeps order and makes no duplicate. It keeps nothing
+	// of batch when it returns but the strings of ids, topics and positions: the array, the headers
+	// and the bytes belong to the caller again.
 	Publish(ctx context.Context, batch []Message) error
 	Close() error
 }
@@ -61,12 +64,13 @@ func Durable(err error, n int) int {
 	return 0
 }
 
-// RejectedError is the cause inside a PublishError where the message at Durable can never be published as it is: it is too
-// large for the bus, or its topic is not a legal name there. Trying again is of no use.
+// RejectedError is the cause inside a PublishError if the message at Durable can never be published
+// as it is: it is too large for the bus, or its topic is not a legal name there. A retry does not
+// help.
 type RejectedError struct {
 	Topic  string
-	Size   int    // bytes that the bus would count, where size is the reason; else 0
-	Limit  int    // bytes that the bus takes, where known; else 0
+	Size   int    // bytes that the bus would count, if the size is the reason; else 0
+	Limit  int    // bytes that the bus takes, if known; else 0
 	Reason string // complete on its own, with sizes in bytes: "body and headers of 1203311 bytes exceed max_payload 1048576 of ..."
 }
 
@@ -75,9 +79,11 @@ func (e *RejectedError) Error() string {
 	return fmt.Sprintf("cannot be published to %s: %s", e.Topic, e.Reason)
 }
 
-// ErrTimeout matches the errors of a batch that the bus did not take within a deadline, although a smaller one may fit: a slow link, a
-// quota, a limit on the size of a request. The lane makes its next batch half as large. An implementation returns a *TimeoutError,
-// within its *PublishError if it has one, or an error that wraps ErrTimeout. It does not return it if the bus refused the batch.
+// ErrTimeout matches the errors of a batch that the bus did not take within a deadline, although a
+// smaller one may fit: a slow link, a quota, a limit on the size of a request. The lane makes its
+// next batch half as large. An implementation returns a *TimeoutError, within its *PublishError if
+// it has one, or an error that wraps ErrTimeout. It does not return it if the bus refused the
+// batch.
 var ErrTimeout = errors.New("the bus did not take the batch within its deadline")
 
 // TimeoutError is an error that matches ErrTimeout and names the setting that bounds the time.
@@ -97,9 +103,10 @@ func (e *TimeoutError) Unwrap() error { return e.Err }
 // Is makes errors.Is(err, ErrTimeout) hold.
 func (e *TimeoutError) Is(target error) bool { return target == ErrTimeout }
 
-// FatalError is the cause inside a PublishError, or the error of Prepare, if no message can be published until an operator
-// changes something: a stream was deleted, a topic was refused. A lane that has not acquired its position yet stops at it. A lane
-// that has run keeps trying slowly, because the operator may repair the bus while relay runs, and reports the action meanwhile.
+// FatalError is the cause inside a PublishError, or the error of Prepare, if no message can be
+// published until an operator changes something: a stream was deleted, a topic was refused. A lane
+// that has not acquired its position yet stops at it. A lane that has run keeps trying slowly,
+// because the operator may repair the bus while relay runs, and reports the action meanwhile.
 type FatalError struct {
 	Err    error  // what is wrong; its text says what to do unless Action does
 	Action string // what the operator has to do; may be empty
@@ -124,26 +131,33 @@ func (e *FatalError) OperatorAction() string {
 	return e.Err.Error()
 }
 
-// Destination is what relay asks of a bus before the first event, and what `relay check` prints. Every sink implements it.
+// Destination is what relay asks of a bus before the first event, and what `relay check` prints.
+// Every sink implements it.
 type Destination interface {
-	// Identity names what the sink writes to, without addresses: "nats stream WORKOS". It needs no connection.
+	// Identity names what the sink writes to, without addresses: "nats stream WORKOS". It needs no
+	// connection.
 	Identity() string
-	// Prepare makes the destination ready for messages on exactly these topics, creating what the configuration lets it create.
-	// It returns a *FatalError that names every topic that cannot be used and why, or another error where the bus could not be
-	// asked (trying again may help). Safe to call again.
+	// Prepare makes the destination ready for messages on exactly these topics, creating what the
+	// configuration lets it create. It returns a *FatalError that names every topic that cannot be
+	// used and why, or another error if the bus could not be asked (a retry may help). Safe to call
+	// again.
 	Prepare(ctx context.Context, topics []string) error
 	// Holds reports whether any of the topics already holds a message. A missing topic holds none.
 	Holds(ctx context.Context, topics []string) (bool, error)
-	// Inspect looks at each topic and changes nothing. The error is for a bus that could not be asked.
+	// Inspect looks at each topic and changes nothing. The error is for a bus that could not be
+	// asked.
 	Inspect(ctx context.Context, topics []string) ([]TopicStatus, error)
 }
 
-// Surveyor is a Destination that can tell whether it is still what it was, and holds all that it acknowledged.
+// Surveyor is a Destination that can tell whether it is still what it was, and holds all that it
+// acknowledged.
 type Surveyor interface {
-	// Survey returns the streams or topics that messages on these topics are in, sorted by name, without those that do not exist.
-	// It sets Name, Topic, ID, Ends and Position; Events is how many messages the part holds now, about. known is what an earlier
-	// Survey returned: before Survey leaves one of these out, or returns a lower end, it looks several times over some seconds, since
-	// a cluster that starts or elects a leader may answer like that. A part that relay may not look at has no Ends. It creates nothing.
+	// Survey returns the streams or topics that messages on these topics are in, sorted by name,
+	// without those that do not exist. It sets Name, Topic, ID, Ends and Position; Events is how
+	// many messages the part holds now, about. known is what an earlier Survey returned: before
+	// Survey leaves one of these out, or returns a lower end, it looks several times over some
+	// seconds, since a cluster that starts or elects a leader may answer like that. A part that
+	// relay may not look at has no Ends. It creates nothing.
 	Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error)
 }
 
@@ -159,11 +173,13 @@ type TopicStatus struct {
 	Topic    string
 	Exists   bool     // it is there, and a message published to it would be stored
 	Creates  bool     // it is not there, and Prepare would create it
-	Detail   string   // what a person wants to know: "stream WORKOS", "6 partitions, replication 3, min.insync.replicas 2"
-	Problems []string // why it cannot be used; empty where it can
+	Detail   string   // what an operator wants to know: "stream WORKOS", "6 partitions, replication 3, min.insync.replicas 2"
+	Problems []string // why it cannot be used; empty if it can
 	Warnings []string // what weakens the guarantees
-	// MaxMessage is the size in bytes of the largest message that the topic takes, or would take once it is created; 0 if unknown.
+	// MaxMessage is the size in bytes of the largest message that the topic takes, or would take
+	// once it is created; 0 if unknown.
 	MaxMessage int
-	// Unfit is set for the place of the position alone: the error with which Prepare refuses exactly_once there, nil if it does not.
+	// Unfit is set for the place of the position alone: the error with which Prepare refuses
+	// exactly_once there, nil if it does not.
 	Unfit error
 }

@@ -17,7 +17,7 @@ import (
 // keys is how many partition keys the made messages spread over.
 const keys = 5
 
-// idHeader tells the made messages apart in what a reader sees.
+// idHeader distinguishes the generated messages in what a reader sees.
 const idHeader = "event-id"
 
 // batch makes the next n messages, spread over topics and keys, each with an id of its own.
@@ -71,7 +71,8 @@ func ids(messages []sink.Message) []string {
 	return ids
 }
 
-// lanes splits messages into the sequences whose order the bus promises: all of them, or those of one topic and key.
+// lanes splits messages into the sequences whose order the bus promises: all of them, or those of
+// one topic and key.
 func (k *kit) lanes(messages []sink.Message) map[string][]string {
 	lanes := map[string][]string{}
 	for _, m := range messages {
@@ -84,7 +85,8 @@ func (k *kit) lanes(messages []sink.Message) map[string][]string {
 	return lanes
 }
 
-// requireExactly checks that the topics hold sent, each once, in order; at least once where an attempt was made again.
+// requireExactly checks that the topics hold sent, each once, in order; at least once if an attempt
+// was repeated.
 func (k *kit) requireExactly(topics []string, sent []sink.Message) {
 	k.Helper()
 	if k.again {
@@ -100,8 +102,9 @@ func (k *kit) requireExactly(topics []string, sent []sink.Message) {
 	k.requireSame(sent, stored)
 }
 
-// requireInOrder checks that the topics hold sent at least once and in order: whatever else is there between, sent is a
-// subsequence of what is stored. Nothing but messages of sent may be there. It returns how many copies are too many.
+// requireInOrder checks that the topics hold sent at least once and in order: whatever is in
+// between, sent is a subsequence of what is stored. Nothing but messages of sent may be there. It
+// returns how many copies are too many.
 func (k *kit) requireInOrder(topics []string, sent []sink.Message) (extra int) {
 	k.Helper()
 	stored := k.Read(k.T, topics)
@@ -143,7 +146,8 @@ func (k *kit) requireHas(topics []string, sent []sink.Message) {
 	}
 }
 
-// requireSame compares every stored message with the one sent: topic, body, headers, and key where the bus stores it.
+// requireSame compares every stored message with the one sent: topic, body, headers, and key if the
+// bus stores it.
 func (k *kit) requireSame(sent, stored []sink.Message) {
 	k.Helper()
 	byID := map[string]sink.Message{}

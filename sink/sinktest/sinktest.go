@@ -1,7 +1,9 @@
-// Package sinktest is the conformance kit that every sink passes, against a real broker: order, fidelity, the durable prefix
-// under every failure, cancellation, closing, and what the sink says of its destination.
+// Package sinktest is the conformance kit that every sink passes, against a real broker: order,
+// fidelity, the durable prefix under every failure, cancellation, closing, and what the sink says
+// of its destination.
 //
-// What it does not prove: durability through a power failure, and behaviour beyond one process; crash tests do that.
+// What it does not prove: durability through a power failure, and behaviour beyond one process;
+// crash tests do that.
 package sinktest
 
 import (
@@ -35,30 +37,34 @@ type Features struct {
 	AtomicPrefix    bool // after a rejected message nothing of the batch is stored; otherwise other partitions may be
 }
 
-// Harness connects the kit to one broker. All functions but New and Read may be nil; the cases that need them are skipped.
+// Harness connects the kit to one broker. All functions but New and Read may be nil; the cases that
+// need them are skipped.
 type Harness struct {
 	Features      Features
 	IllegalTopics []string // names the bus refuses
 	MaxMessage    int      // largest message in bytes, headers included; the kit sends incompressible bodies well above it
-	// Timeout bounds each case; five minutes where zero.
+	// Timeout bounds each case; zero means five minutes.
 	Timeout time.Duration
-	// New returns a sink on the broker, which may create topics where Features.CreatesTopics. Every call returns another one on
-	// the same destination. The kit closes it.
+	// New returns a sink on the broker, which may create topics if Features.CreatesTopics is set.
+	// Every call returns another one on the same destination. The kit closes it.
 	New func(t testing.TB) Sink
 	// NewStrict returns a sink that may create nothing.
 	NewStrict func(t testing.TB) Sink
-	// Read returns every message stored on the topics, as a reader independent of the sink sees them, in stored order (with
-	// partitions: in stored order per partition). A missing topic holds nothing. Headers that the bus or the sink added for
-	// its own use may be present; Position and ID need not be filled in.
+	// Read returns every message stored on the topics, as a reader independent of the sink sees
+	// them, in stored order (with partitions: in stored order per partition). A missing topic holds
+	// nothing. Headers that the bus or the sink added for its own use may be present; Position and
+	// ID need not be filled in.
 	Read func(t testing.TB, topics []string) []sink.Message
-	// Stop takes the broker down, without warning its clients; Start brings it back with what it had stored. Both return when done.
+	// Stop takes the broker down, without warning its clients; Start brings it back with what it
+	// had stored. Both return when done.
 	Stop, Start func(t testing.TB)
-	// Elections says that the bus may be without a leader now and then of its own accord, as a cluster is: a failed attempt is then made
-	// again in every case, from the durable prefix, and may store again what it had stored; a question that failed is asked again.
-	// Elsewhere the first one has to succeed.
+	// Elections says that the bus may be without a leader now and then of its own accord, as a
+	// cluster is: a failed attempt is then made again in every case, from the durable prefix, and
+	// may store again what it had stored; a question that failed is asked again. Elsewhere the
+	// first one has to succeed.
 	Elections bool
-	// Disturb makes the broker move its leaders, or whatever else happens to it in a bad week, while messages flow. It returns
-	// when done and is called several times.
+	// Disturb makes the broker move its leaders, or whatever else may happen to it, while messages
+	// flow. It returns when done and is called several times.
 	Disturb func(t testing.TB)
 }
 
@@ -156,7 +162,7 @@ func (k *kit) prepare(s Sink, topics []string) {
 	}
 }
 
-// pause waits before another attempt, or fails the case where its time is up.
+// pause waits before another attempt, or fails the case if its time is up.
 func (k *kit) pause(what string, err error) {
 	k.Helper()
 	select {
@@ -166,7 +172,8 @@ func (k *kit) pause(what string, err error) {
 	}
 }
 
-// ask puts a question to the destination once, or with Elections until it is answered or the answer is final.
+// ask puts a question to the destination once, or with Elections until it is answered or the answer
+// is final.
 func (k *kit) ask(what string, question func() error) error {
 	k.Helper()
 	for {
@@ -179,7 +186,8 @@ func (k *kit) ask(what string, question func() error) error {
 	}
 }
 
-// attempt publishes batch once, or with Elections until it is stored, or can never be. It returns how many messages are durable.
+// attempt publishes batch once, or with Elections until it is stored, or can never be. It returns
+// how many messages are durable.
 func (k *kit) attempt(s Sink, batch []sink.Message) (durable int, err error) {
 	k.Helper()
 	for {
@@ -197,14 +205,15 @@ func (k *kit) attempt(s Sink, batch []sink.Message) (durable int, err error) {
 	}
 }
 
-// store publishes batch where nothing is in its way.
+// store publishes batch while nothing is disturbed.
 func (k *kit) store(s Sink, batch []sink.Message) {
 	k.Helper()
 	_, err := k.attempt(s, batch)
 	require.NoError(k, err)
 }
 
-// publish publishes batch to its end the way the pipeline does: after a failure it goes on from the durable prefix.
+// publish publishes batch to its end the way the pipeline does: after a failure it goes on from the
+// durable prefix.
 func (k *kit) publish(s Sink, batch []sink.Message) (failures int) {
 	k.Helper()
 	for {

@@ -1,4 +1,5 @@
-// Package stdout writes messages as JSON lines to standard output, for jq and for trying things out.
+// Package stdout writes messages as JSON lines to standard output, for jq and for trying things
+// out.
 package stdout
 
 import (
@@ -18,13 +19,14 @@ import (
 
 var errClosed = errors.New("the sink is closed")
 
-// Sink writes one line per message. It implements sink.Sink and sink.Destination; all methods may be called from any goroutine.
+// Sink writes one line per message. It implements sink.Sink and sink.Destination; all methods may
+// be called from any goroutine.
 type Sink struct {
 	cfg    Config
 	out    io.Writer
 	mu     sync.Mutex // guards what follows, and a write under way
 	buf    bytes.Buffer
-	ends   []int // where the line of each message in buf ends
+	ends   []int // ends[i] is the offset in buf at which the line of message i ends
 	broken error // a write failed: the place in the output is lost
 	stop   chan struct{}
 	once   sync.Once
@@ -35,7 +37,8 @@ var (
 	_ sink.Destination = (*Sink)(nil)
 )
 
-// New returns a sink that writes to out; nil stands for standard output. Close does not close out.
+// New returns a sink that writes to out, or to standard output if out is nil. Close does not close
+// out.
 func New(cfg Config, out io.Writer) *Sink {
 	if out == nil {
 		out = os.Stdout
@@ -43,16 +46,18 @@ func New(cfg Config, out io.Writer) *Sink {
 	return &Sink{cfg: cfg, out: out, stop: make(chan struct{})}
 }
 
-// actOnBroken is what an operator has to do once a write has failed. It also makes a lane that has run stop, which a *sink.FatalError
-// alone does not: standard output cannot be repaired while relay runs.
+// actOnBroken is what an operator has to do once a write has failed. It also makes a lane that has
+// run stop, which a *sink.FatalError alone does not: standard output cannot be repaired while relay
+// runs.
 const actOnBroken = "start relay again with standard output connected to a reader"
 
-// chunk is about how much is gathered before it is written, so that a batch takes few writes and little memory.
+// chunk is about how much is gathered before it is written, so that a batch takes few writes and
+// little memory.
 const chunk = 64 << 10
 
-// Publish implements sink.Sink. A message is durable once the write that carried its whole line has returned. A reader that is
-// gone (a broken pipe) is a *sink.FatalError, and so is any other failed write: what was written of a line cannot be taken back. Only
-// a restart helps, so the lane stops.
+// Publish implements sink.Sink. A message is durable once the write that carried its whole line has
+// returned. A reader that is gone (a broken pipe) is a *sink.FatalError, and so is any other failed
+// write: what was written of a line cannot be taken back. Only a restart helps, so the lane stops.
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +91,8 @@ func (s *Sink) mayWrite(ctx context.Context) error {
 	return s.broken
 }
 
-// fill gathers the lines of messages until there is enough for a write, or a message cannot be made a line.
+// fill gathers the lines of messages until there is enough for a write, or a message cannot be made
+// a line.
 func (s *Sink) fill(batch []sink.Message) error {
 	s.buf.Reset()
 	s.ends = s.ends[:0]
@@ -136,8 +142,8 @@ type envelope struct {
 	Headers []header `json:"headers"`
 }
 
-// line appends one message and a line feed. The body keeps its bytes where it is one line already; JSON loses only the blanks
-// between its tokens otherwise.
+// line appends one message and a line feed. A body that is one line keeps its bytes. Other JSON
+// loses only the blanks between its tokens.
 func (s *Sink) line(m *sink.Message) error {
 	if s.cfg.Envelope {
 		env := envelope{Topic: m.Topic, Key: string(m.Key), Headers: make([]header, len(m.Headers))}
@@ -175,7 +181,8 @@ func (s *Sink) body(body []byte) error {
 	return nil
 }
 
-// Close implements sink.Sink. A Publish under way ends after the write that it is in, which lasts as long as the reader takes.
+// Close implements sink.Sink. A Publish in flight ends after its current write, which takes as long
+// as the reader does.
 func (s *Sink) Close() error {
 	s.once.Do(func() { close(s.stop) })
 	return nil
