@@ -24,6 +24,7 @@ bench: ## relay against a bare fetch loop, on this machine
 generate: ## config.example.yaml, docs/configuration.md, docs/config.schema.json, docs/licenses.md, docs/asyncapi.yaml
 	go generate ./...
 	go run ./cmd/relay --config cmd/relay/testdata/asyncapi.yaml types --asyncapi >docs/asyncapi.yaml
+	cp deploy/prometheus/alerts.yml deploy/helm/relay/files/alerts.yml
 
 ci: ## what a submission must pass; also starts a real Kafka and WorkOS's emulator
 	bash .ci/run

@@ -5,6 +5,7 @@ package test
 import (
 	"encoding/json"
 	"io"
+	"io/fs"
 	"log"
 	"maps"
 	"os"
@@ -45,18 +46,26 @@ const full = minimal + `
   source: {events: ["dsync.*"], webhook: {listen: "0.0.0.0:8081", secret: "${WEBHOOK_SECRET}"}}
   routes: [{events: ["dsync.user.*"], topic: people}]
   admin: {}
-env: [{name: WEBHOOK_SECRET, valueFrom: {secretKeyRef: {name: hook, key: secret}}}]
+extraEnv: [{name: WEBHOOK_SECRET, valueFrom: {secretKeyRef: {name: hook, key: secret}}}]
+extraEnvFrom: [{configMapRef: {name: more}}]
+extraVolumes: [{name: ca, configMap: {name: ca}}]
+extraVolumeMounts: [{name: ca, mountPath: /etc/ca, readOnly: true}]
+startupProbe: {periodSeconds: 5, failureThreshold: 20}
+service: {type: ClusterIP, port: 9000, annotations: {a: b}}
+webhookService: {type: LoadBalancer, port: 443, annotations: {a: b}, loadBalancerSourceRanges: [192.0.2.0/24]}
+ingress: {enabled: true, className: nginx, annotations: {a: b}, host: hooks.example.com, tlsSecret: hooks}
 secretFiles: [{name: kafka, existingSecret: kafka-relay}]
 image: {repository: registry.example/relay, digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
 imagePullSecrets: [{name: pull}]
-replicas: 3
+replicaCount: 3
 serviceMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
 networkPolicy:
   enabled: true
-  from: [{namespaceSelector: {matchLabels: {name: monitoring}}}]
+  admin: {from: [{namespaceSelector: {matchLabels: {name: monitoring}}}]}
+  webhook: {from: [{namespaceSelector: {matchLabels: {name: ingress}}}]}
   egress: [{ports: [{port: 53, protocol: UDP}, {port: 443}, {port: 9092}]}]
-serviceAccount: {annotations: {a: b}}
+serviceAccount: {name: mine, annotations: {a: b}}
 podAnnotations: {a: b}
 podLabels: {a: b}
 nodeSelector: {disk: ssd}
@@ -80,16 +89,17 @@ func manual(t *testing.T) string {
 // single is a relay with a volume.
 const single = minimal + `
   delivery: at_least_once
-replicas: 1
+replicaCount: 1
 persistence: {enabled: true, storageClass: fast}
 `
 
 func TestMain(m *testing.M) {
-	log.SetOutput(io.Discard) // the loader tells of the link to the alerts each time
+	log.SetOutput(io.Discard) // what the loader logs
 	os.Exit(m.Run())
 }
 
-// render returns the manifests by kind and name.
+// render returns the manifests by kind; those that end in -webhook, -admin or -egress, and there may be more than one of, by kind and
+// ending.
 func render(t *testing.T, values string) (map[string][]byte, error) {
 	t.Helper()
 	c, err := loader.Load(chartDir)
@@ -111,10 +121,21 @@ func render(t *testing.T, values string) (map[string][]byte, error) {
 		if path.Ext(name) != ".yaml" || strings.TrimSpace(text) == "" {
 			continue
 		}
-		var head struct{ Kind string }
-		require.NoError(t, yaml.Unmarshal([]byte(text), &head), name)
-		require.NotContains(t, out, head.Kind)
-		out[head.Kind] = []byte(text)
+		for document := range strings.SplitSeq(text, "\n---\n") {
+			var head struct {
+				Kind     string
+				Metadata struct{ Name string }
+			}
+			require.NoError(t, yaml.Unmarshal([]byte(document), &head), name)
+			key := head.Kind
+			for _, ending := range []string{"admin", "webhook", "egress"} {
+				if strings.HasSuffix(head.Metadata.Name, "-"+ending) {
+					key += "/" + ending
+				}
+			}
+			require.False(t, out[key] != nil, "two of %s", key)
+			out[key] = []byte(document)
+		}
 	}
 	return out, nil
 }
@@ -123,6 +144,7 @@ func render(t *testing.T, values string) (map[string][]byte, error) {
 var kinds = map[string]func() any{
 	"ConfigMap":             func() any { return &corev1.ConfigMap{} },
 	"Deployment":            func() any { return &appsv1.Deployment{} },
+	"Ingress":               func() any { return &networkingv1.Ingress{} },
 	"NetworkPolicy":         func() any { return &networkingv1.NetworkPolicy{} },
 	"PersistentVolumeClaim": func() any { return &corev1.PersistentVolumeClaim{} },
 	"PodDisruptionBudget":   func() any { return &policyv1.PodDisruptionBudget{} },
@@ -156,7 +178,7 @@ func TestManifestsAreWhatKubernetesTakes(t *testing.T) {
 		kinds  []string
 	}{
 		"minimal":    {minimal, append([]string{"PodDisruptionBudget"}, always...)},
-		"full":       {full, append([]string{"NetworkPolicy", "PodDisruptionBudget", "PrometheusRule", "ServiceMonitor"}, always...)},
+		"full":       {full, append([]string{"NetworkPolicy/admin", "NetworkPolicy/webhook", "NetworkPolicy/egress", "Service/webhook", "Ingress/webhook", "PodDisruptionBudget", "PrometheusRule", "ServiceMonitor"}, always...)},
 		"single":     {single, append([]string{"PersistentVolumeClaim"}, always...)},
 		"the manual": {manual(t), append([]string{"PodDisruptionBudget", "PrometheusRule", "ServiceMonitor"}, always...)},
 	} {
@@ -165,6 +187,8 @@ func TestManifestsAreWhatKubernetesTakes(t *testing.T) {
 			require.NoError(t, err)
 			require.ElementsMatch(t, c.kinds, slices.Collect(maps.Keys(manifests)))
 			for kind, manifest := range manifests {
+				kind, _, _ = strings.Cut(kind, "/")
+				require.Contains(t, kinds, kind)
 				if made := kinds[kind]; made != nil {
 					decode(t, manifest, made())
 				}
@@ -181,12 +205,17 @@ func checkPod(t *testing.T, d *appsv1.Deployment) {
 	pod := d.Spec.Template.Spec
 	require.Equal(t, d.Spec.Selector.MatchLabels, intersect(d.Spec.Selector.MatchLabels, d.Spec.Template.Labels))
 	require.True(t, *pod.SecurityContext.RunAsNonRoot)
+	require.Equal(t, corev1.SeccompProfileTypeRuntimeDefault, pod.SecurityContext.SeccompProfile.Type)
+	require.Positive(t, *pod.SecurityContext.RunAsUser)
+	require.False(t, pod.HostNetwork || pod.HostPID || pod.HostIPC)
 	require.False(t, *pod.AutomountServiceAccountToken)
 	require.NotEmpty(t, pod.TopologySpreadConstraints)
 	c := pod.Containers[0]
 	require.True(t, *c.SecurityContext.ReadOnlyRootFilesystem)
 	require.False(t, *c.SecurityContext.AllowPrivilegeEscalation)
 	require.Equal(t, []corev1.Capability{"ALL"}, c.SecurityContext.Capabilities.Drop)
+	require.False(t, c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged)
+	require.Equal(t, "/healthz", c.StartupProbe.HTTPGet.Path)
 	require.Equal(t, "/healthz", c.LivenessProbe.HTTPGet.Path)
 	require.Equal(t, "/readyz", c.ReadinessProbe.HTTPGet.Path)
 	var volumes, mounts []string
@@ -231,19 +260,112 @@ func TestValuesThatWouldLoseEventsAreRefused(t *testing.T) {
 		"no API key":          {strings.Replace(minimal, "{existingSecret: workos}", "{}", 1), "apiKey.existingSecret is missing"},
 		"no token":            {strings.Replace(minimal, "{existingSecret: relay-admin}", "{}", 1), "adminToken.existingSecret is missing"},
 		"no sink":             {"apiKey: {existingSecret: a}\nadminToken: {existingSecret: b}\n", "config.sinks is empty"},
-		"two at least once":   {minimal + "  delivery: at_least_once\n", "replicas is 2, but sink kafka has delivery: at_least_once"},
-		"two, auto":           {minimal + "  delivery: auto\n", "replicas is 2, but sink kafka has delivery: auto"},
+		"two at least once":   {minimal + "  delivery: at_least_once\n", "replicaCount is 2, but sink kafka has delivery: at_least_once"},
+		"two, auto":           {minimal + "  delivery: auto\n", "replicaCount is 2, but sink kafka has delivery: auto"},
 		"one of the sinks":    {strings.Replace(minimal, "type: kafka,", "type: kafka, delivery: at_least_once,", 1), "sink kafka has delivery: at_least_once"},
-		"no volume":           {minimal + "  delivery: at_least_once\nreplicas: 1\n", "set persistence.enabled: true"},
+		"no volume":           {minimal + "  delivery: at_least_once\nreplicaCount: 1\n", "set persistence.enabled: true"},
 		"embedded":            {strings.Replace(minimal, `kafka, brokers: ["kafka:9092"]`, "nats, url: embedded", 1), "a NATS server embedded"},
 		"a volume for two":    {minimal + "persistence: {enabled: true}\n", "only one relay may have the volume"},
 		"the key in the open": {minimal + "  source: {api_key: sk_live_1}\n", "config holds a secret"},
 		"a misspelt value":    {minimal + "replica: 2\n", "replica"},
+		"ingress of nothing":  {minimal + "ingress: {enabled: true, host: a.example}\n", "config.source.webhook.listen is missing"},
+		"ingress of no host":  {strings.Replace(full, "host: hooks.example.com, ", "", 1), "host"},
+		"Prometheus shut out": {strings.Replace(full, "admin: {from: [{namespaceSelector: {matchLabels: {name: monitoring}}}]}", "", 1), "networkPolicy.admin.from is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := render(t, c.values)
 			require.ErrorContains(t, err, c.err)
 		})
+	}
+}
+
+// TestWhoMayReachWhichPort reads the network policies as Kubernetes does: a pod that any of them selects takes what one of them allows.
+func TestWhoMayReachWhichPort(t *testing.T) {
+	allowed := func(t *testing.T, values string) map[string][]networkingv1.NetworkPolicyPeer {
+		manifests, err := render(t, values)
+		require.NoError(t, err)
+		pod := read[appsv1.Deployment](t, manifests["Deployment"]).Spec.Template
+		ports := map[string][]networkingv1.NetworkPolicyPeer{}
+		for kind, manifest := range manifests {
+			if !strings.HasPrefix(kind, "NetworkPolicy/") {
+				continue
+			}
+			policy := read[networkingv1.NetworkPolicy](t, manifest)
+			require.NotEmpty(t, policy.Spec.PodSelector.MatchLabels)
+			require.Equal(t, policy.Spec.PodSelector.MatchLabels, intersect(policy.Spec.PodSelector.MatchLabels, pod.Labels))
+			require.Len(t, policy.Spec.PolicyTypes, 1)
+			for _, rule := range policy.Spec.Ingress {
+				require.NotEmpty(t, rule.Ports, "a rule without ports opens all of them")
+				for _, port := range rule.Ports {
+					require.NotContains(t, ports, port.Port.String(), "one rule for each port")
+					ports[port.Port.String()] = rule.From
+				}
+			}
+		}
+		return ports
+	}
+	name := func(peers []networkingv1.NetworkPolicyPeer) string {
+		require.Len(t, peers, 1)
+		return peers[0].NamespaceSelector.MatchLabels["name"]
+	}
+	all := allowed(t, full)
+	require.Len(t, all, 2)
+	require.Equal(t, "monitoring", name(all["admin"]))
+	require.Equal(t, "ingress", name(all["webhook"]))
+
+	closed := allowed(t, minimal+"  source: {webhook: {listen: \"0.0.0.0:8081\", secret: \"${WEBHOOK_SECRET}\"}}\nnetworkPolicy: {enabled: true}\n")
+	require.NotContains(t, closed, "admin", "nobody unless it is said who")
+	require.Contains(t, closed, "webhook")
+	require.Empty(t, closed["webhook"], "everybody")
+	require.Empty(t, allowed(t, minimal+"networkPolicy: {enabled: true}\n"), "no port of webhooks, so no rule for one")
+}
+
+// TestTheIngressReachesNothingButWebhooks follows the ingress to the port of the container.
+func TestTheIngressReachesNothingButWebhooks(t *testing.T) {
+	manifests, err := render(t, full)
+	require.NoError(t, err)
+	cfg := loadConfig(t, read[corev1.ConfigMap](t, manifests["ConfigMap"]).Data["config.yaml"])
+	rules := read[networkingv1.Ingress](t, manifests["Ingress/webhook"]).Spec.Rules
+	require.Len(t, rules, 1)
+	require.Len(t, rules[0].HTTP.Paths, 1)
+	route := rules[0].HTTP.Paths[0]
+	require.Equal(t, networkingv1.PathTypeExact, *route.PathType)
+	require.Equal(t, cfg.Source.Webhook.Path, route.Path)
+	service := read[corev1.Service](t, manifests["Service/webhook"])
+	require.Equal(t, service.Name, route.Backend.Service.Name)
+	require.Len(t, service.Spec.Ports, 1)
+	require.Equal(t, route.Backend.Service.Port.Name, service.Spec.Ports[0].Name)
+	for _, port := range read[appsv1.Deployment](t, manifests["Deployment"]).Spec.Template.Spec.Containers[0].Ports {
+		if port.Name == service.Spec.Ports[0].TargetPort.String() {
+			require.Equal(t, int32(8081), port.ContainerPort)
+			return
+		}
+	}
+	require.Fail(t, "the service leads to no port of the container")
+}
+
+func TestAServiceAccountOfSomebodyElse(t *testing.T) {
+	manifests, err := render(t, minimal+"serviceAccount: {create: false, name: theirs}\n")
+	require.NoError(t, err)
+	require.NotContains(t, manifests, "ServiceAccount")
+	pod := read[appsv1.Deployment](t, manifests["Deployment"]).Spec.Template.Spec
+	require.Equal(t, "theirs", pod.ServiceAccountName)
+	require.False(t, *pod.AutomountServiceAccountToken)
+}
+
+// TestTheChartIsWhole: nothing of it is a link to what is outside of it, and its README names every value.
+func TestTheChartIsWhole(t *testing.T) {
+	require.NoError(t, fs.WalkDir(os.DirFS(chartDir), ".", func(name string, entry fs.DirEntry, err error) error {
+		require.NoError(t, err)
+		require.Zero(t, entry.Type()&fs.ModeSymlink, "%s is a link", name)
+		return nil
+	}))
+	readme, err := os.ReadFile(chartDir + "/README.md")
+	require.NoError(t, err)
+	c, err := loader.Load(chartDir)
+	require.NoError(t, err)
+	for key := range c.Values {
+		require.Regexp(t, "`"+key+"[`.]", string(readme))
 	}
 }
 
@@ -270,7 +392,7 @@ func TestTheAlertsOfTheChartAreThoseOfTheRepository(t *testing.T) {
 	require.NoError(t, err)
 	var want map[string]any
 	require.NoError(t, yaml.Unmarshal(text, &want))
-	require.True(t, reflect.DeepEqual(want, rule.Spec))
+	require.True(t, reflect.DeepEqual(want, rule.Spec), "copy deploy/prometheus/alerts.yml to deploy/helm/relay/files: make generate")
 }
 
 func TestTheJobIsTheOneThatTheAlertsName(t *testing.T) {
