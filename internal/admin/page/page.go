@@ -24,15 +24,16 @@ type Config struct {
 
 const (
 	defaultEvery = time.Second
-	maxClients   = 32               // live pages at once
+	maxStreams   = 32               // live pages at once
+	maxOfClient  = 8                // live pages at once of one client, so that it does not take the place of others
 	writeTimeout = 10 * time.Second // of one update: a client that takes longer is cut off
-	maxStream    = 10 * time.Minute // then the client connects again, and with it its rights are judged again
+	maxStream    = 10 * time.Minute // then the client connects again, and its access is decided again
 )
 
 // Page serves the status page. It is safe for concurrent use.
 type Page struct {
 	cfg     Config
-	clients chan struct{} // a token for each live page
+	streams streams
 	closing chan struct{}
 	close   func()
 
@@ -50,7 +51,7 @@ func New(cfg Config) *Page {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Page{cfg: cfg, clients: make(chan struct{}, maxClients), closing: make(chan struct{})}
+	p := &Page{cfg: cfg, closing: make(chan struct{})}
 	p.close = sync.OnceFunc(func() { close(p.closing) })
 	return p
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"sync"
@@ -308,17 +309,65 @@ func TestTheStreamBringsWhatHasChanged(t *testing.T) {
 
 func TestLivePagesAreBounded(t *testing.T) {
 	w := newWorld(t, running("nats"))
-	var open []*follower
-	for range 32 {
-		open = append(open, w.follow(t))
+	p := page.New(page.Config{Status: w.srv.Snapshot, Journal: w.past})
+	open := map[string][]context.CancelFunc{} // the ends of streams, by client
+	stream := func(client string) *httptest.ResponseRecorder {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodHead, "/api/v1/stream", nil)
+		r.RemoteAddr = client + ":1234"
+		answer := httptest.NewRecorder()
+		p.Paths()[0].Handler.ServeHTTP(answer, r)
+		return answer
 	}
-	refused := w.get(t, "/api/v1/stream")
-	require.Equal(t, http.StatusServiceUnavailable, refused.code)
-	require.Contains(t, refused.body, "32 pages are live already")
-	require.NotEmpty(t, refused.header.Get("Retry-After"))
+	hold := func(client string) {
+		ctx, end := context.WithCancel(t.Context())
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/v1/stream", nil)
+		r.RemoteAddr = client + ":1234"
+		began, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			p.Paths()[0].Handler.ServeHTTP(&beginning{ResponseRecorder: httptest.NewRecorder(), began: began}, r)
+		}()
+		<-began
+		open[client] = append(open[client], func() { end(); <-ended })
+	}
+	for range 8 {
+		hold("10.0.0.1")
+	}
+	refused := stream("10.0.0.1")
+	require.Equal(t, http.StatusTooManyRequests, refused.Code)
+	require.Contains(t, refused.Body.String(), "8 pages are live already from 10.0.0.1/32")
+	require.NotEmpty(t, refused.Header().Get("Retry-After"))
+	require.Equal(t, http.StatusOK, stream("10.0.0.2").Code, "another client has its own places")
+	for _, client := range []string{"10.0.0.2", "10.0.0.3", "10.0.0.4"} {
+		for range 8 {
+			hold(client)
+		}
+	}
+	refused = stream("10.0.0.5")
+	require.Equal(t, http.StatusServiceUnavailable, refused.Code)
+	require.Contains(t, refused.Body.String(), "32 pages are live already")
+	require.NotEmpty(t, refused.Header().Get("Retry-After"))
+	open["10.0.0.1"][0]()
+	open["10.0.0.1"] = open["10.0.0.1"][1:]
+	require.Equal(t, http.StatusOK, stream("10.0.0.5").Code, "a client that leaves makes room for others")
+	require.Equal(t, http.StatusOK, stream("10.0.0.1").Code, "and for itself")
+	for _, ends := range open {
+		for _, end := range ends {
+			end()
+		}
+	}
+
+	// The same over the network, from one client.
+	var followers []*follower
+	for range 8 {
+		followers = append(followers, w.follow(t))
+	}
+	over := w.get(t, "/api/v1/stream")
+	require.Equal(t, http.StatusTooManyRequests, over.code)
+	require.Contains(t, over.body, "8 pages are live already from 127.0.0.1/32")
 	require.Contains(t, w.get(t, "/").body, "nats", "reading is still possible")
 
-	for _, f := range open[:4] {
+	for _, f := range followers[:4] {
 		require.NoError(t, f.body.Close())
 	}
 	require.Eventually(t, func() bool {
@@ -329,6 +378,17 @@ func TestLivePagesAreBounded(t *testing.T) {
 		return resp.StatusCode == http.StatusOK
 	}, patient, 5*time.Millisecond, "a client that leaves makes room")
 }
+
+// beginning tells when an answer begins.
+type beginning struct {
+	*httptest.ResponseRecorder
+	began chan struct{}
+	once  sync.Once
+}
+
+func (b *beginning) Flush() { b.once.Do(func() { close(b.began) }) }
+
+func (*beginning) SetWriteDeadline(time.Time) error { return nil }
 
 func TestStreamsEndAtShutdown(t *testing.T) {
 	w := newWorld(t, running("nats"))

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/netip"
+	"sync"
 	"time"
 
 	"workos-relay/internal/admin"
@@ -23,13 +25,12 @@ type update struct {
 // stream sends an update at once and then at each interval, whether anything has changed or not, so that a client hears from a
 // connection that works. It ends with the client, with Close, and after maxStream.
 func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
-	select {
-	case p.clients <- struct{}{}:
-		defer func() { <-p.clients }()
-	default:
-		refuse(w)
+	client := admin.ClientOf(r)
+	if code, err := p.streams.open(client); err != nil {
+		refuse(w, code, err)
 		return
 	}
+	defer p.streams.close(client)
 	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // a proxy that gathers the answer would hold it back for ever
@@ -57,14 +58,47 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// refuse says that too many pages are live, as the admin server says such things.
-func refuse(w http.ResponseWriter) {
+// streams counts the open streams. The zero value is ready to use, and it is safe for concurrent use.
+type streams struct {
+	mu  sync.Mutex
+	all int
+	of  map[netip.Prefix]int // by client; never zero
+}
+
+// open counts one more stream of client, which close ends. If there are too many, it counts nothing and returns the status code
+// and the error of the answer.
+func (s *streams) open(client netip.Prefix) (code int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.of[client] >= maxOfClient:
+		return http.StatusTooManyRequests, fmt.Errorf("%d pages are live already from %s; close one, or read / without JavaScript", maxOfClient, client)
+	case s.all >= maxStreams:
+		return http.StatusServiceUnavailable, fmt.Errorf("%d pages are live already; close one, or read / without JavaScript", maxStreams)
+	}
+	if s.of == nil {
+		s.of = map[netip.Prefix]int{}
+	}
+	s.all++
+	s.of[client]++
+	return 0, nil
+}
+
+func (s *streams) close(client netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.of[client]--; s.of[client] == 0 {
+		delete(s.of, client)
+	}
+}
+
+// refuse answers that too many pages are live, in the form of the admin server.
+func refuse(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Retry-After", "10")
-	w.WriteHeader(http.StatusServiceUnavailable)
-	_ = json.NewEncoder(w).Encode(map[string]string{
-		"error": fmt.Sprintf("%d pages are live already; close one, or read / without JavaScript", maxClients),
-	})
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
 }
 
 // send writes what has changed since sent, and brings sent up to date.
