@@ -63,7 +63,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		var listenErr error
 		r.admin, listenErr = admin.Listen(ctx, admin.Config{
 			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(), Page: statusPage(past),
-			PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, Version: version(), Logger: log,
+			PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, OnRefused: metrics.AdminRefused, Version: version(), Logger: log,
 		})
 		if listenErr != nil {
 			return &usageError{listenErr}

@@ -15,22 +15,22 @@ import (
 	"workos-relay/internal/listener"
 )
 
-// Header must be sent, with any value, by whoever changes something and does not send the token as a bearer: a page of another
-// origin cannot make a browser send it.
+// Header must be sent, with any value, with a request that changes something and does not carry the token as a bearer. A web page
+// of another origin cannot make a browser send it.
 const Header = "Relay-Request"
 
 // Security says who may do what. Without a token and without ClientCAFile everybody who reaches the address may do everything, so
-// that it must be a loopback address.
+// it must be a loopback address then.
 type Security struct {
 	Token       secret.String
 	TLS         TLS
-	OpenMetrics bool // /metrics asks nobody who they are
+	OpenMetrics bool // /metrics answers without credentials
 
 	Files    *livefile.Set     // follows the files of TLS; may be nil
-	TokenNow *livefile.Current // the token if a file holds it, which goes before Token; nil for Token
+	TokenNow *livefile.Current // the token if a file holds it, which takes precedence over Token; nil for Token
 }
 
-// token is the token as it is now.
+// token returns the current token.
 func (s *Security) token() secret.String {
 	if s.TokenNow != nil {
 		return s.TokenNow.Get()
@@ -38,11 +38,12 @@ func (s *Security) token() secret.String {
 	return s.Token
 }
 
-// guarded reports whether requests must prove who sent them.
+// guarded reports whether a request needs credentials.
 func (s *Security) guarded() bool { return s.Token.IsSet() || s.TLS.ClientCAFile != "" }
 
-// access is what a request may do. The server decides it once for each request, before any handler sees it.
-type access struct{ write bool }
+// access is what a request may do. The server decides it once for each request, before any handler sees it. Its zero value may
+// do nothing: it learns whether relay is ready, and no more.
+type access struct{ read, write bool }
 
 type accessKey struct{}
 
@@ -50,39 +51,65 @@ func withAccess(r *http.Request, a access) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), accessKey{}, a))
 }
 
-// MayWrite reports whether whoever sent r may steer the relay: pause, resume, poll, reload, move checkpoints. It holds for requests
-// that the Server passed to a handler, and is false for any other.
-func MayWrite(r *http.Request) bool {
+func accessOf(r *http.Request) access {
 	a, _ := r.Context().Value(accessKey{}).(access)
-	return a.write
+	return a
 }
 
-// admit decides what r may do on a path. The error says why it may nothing at all, and is a *Refusal.
-func (s *Security) admit(r *http.Request, p *path) (access, error) {
+// MayWrite reports whether the sender of r may steer the relay: pause, resume, poll, reload, move checkpoints. It is false for
+// every request that the Server has not passed to a handler.
+func MayWrite(r *http.Request) bool { return accessOf(r).write }
+
+// mayRead reports whether the sender of r may see more than whether relay lives and is ready.
+func mayRead(r *http.Request) bool { return accessOf(r).read }
+
+// admit decides what r may do on a path, given what r proves. The error says why r may do nothing, and is a *Refusal with a
+// Reason. A probe is never refused: it returns the zero access instead.
+func (s *Security) admit(r *http.Request, p *path, proof proof) (access, error) {
+	a, err := s.reading(r, p, proof)
 	if p.probe {
-		return access{}, nil
+		return a, nil
 	}
-	proof := s.proof(r)
-	switch {
-	case !s.guarded():
-		if !isLoopbackName(r.Host) {
-			return access{}, refuse(http.StatusForbidden, "the request is addressed to %q; without admin.token only 127.0.0.1, [::1] and localhost are answered, so that no web page can reach relay under a name of its own", r.Host)
-		}
-	case proof == noProof && p.metrics && s.OpenMetrics:
-		return access{}, nil
-	case proof == noProof:
-		return access{}, refuse(http.StatusUnauthorized, "send admin.token as a bearer token, or as the password of any user%s", s.orCertificate())
-	}
-	if isSafe(r.Method) || proof == bearer {
-		return access{write: true}, nil
+	if err != nil || !a.read || isSafe(r.Method) || proof == bearer {
+		a.write = a.read
+		return a, err
 	}
 	if err := sameOrigin.Check(r); err != nil {
-		return access{}, refuse(http.StatusForbidden, "the request comes from a web page of another origin: %w", err)
+		return access{}, refuse(http.StatusForbidden, OtherOrigin, "the request comes from a web page of another origin: %w", err)
 	}
 	if r.Header.Get(Header) == "" {
-		return access{}, refuse(http.StatusForbidden, "send the header %s, with any value, which shows that no foreign web page made the request", Header)
+		return access{}, refuse(http.StatusForbidden, NoHeader, "send the header %s, with any value, which shows that no foreign web page made the request", Header)
 	}
-	return access{write: true}, nil
+	a.write = true
+	return a, nil
+}
+
+// reading decides whether r may read.
+func (s *Security) reading(r *http.Request, p *path, proof proof) (access, error) {
+	switch {
+	case !s.guarded() && !isLoopbackName(r.Host):
+		return access{}, refuse(http.StatusForbidden, OtherHost,
+			"the request is addressed to %q; without admin.token only 127.0.0.1, [::1] and localhost are answered, so that no web page can reach relay under a name of its own", shorten(r.Host))
+	case !s.guarded(), proof == bearer, proof == byBrowser:
+		return access{read: true}, nil
+	case p.metrics && s.OpenMetrics:
+		return access{}, nil
+	case proof == wrong:
+		return access{}, refuse(http.StatusUnauthorized, WrongCredentials, "the token is wrong: %s%s", howToProve, s.orCertificate())
+	default:
+		return access{}, refuse(http.StatusUnauthorized, NoCredentials, "%s%s", howToProve, s.orCertificate())
+	}
+}
+
+const howToProve = "send admin.token as a bearer token, or as the password of any user"
+
+// shorten bounds the text of a request that an error repeats.
+func shorten(text string) string {
+	const most = 255 // of a name in DNS
+	if len(text) > most {
+		return text[:most] + "..."
+	}
+	return text
 }
 
 func (s *Security) orCertificate() string {
@@ -96,21 +123,32 @@ var sameOrigin = http.NewCrossOriginProtection()
 
 func isSafe(method string) bool { return method == http.MethodGet || method == http.MethodHead }
 
-// proof is how a request shows who sent it. What a browser sends by itself, a password or a certificate, does not show that the
-// person wanted the request.
+// proof is what a request proves about its sender. A browser sends a password or a certificate by itself, so these do not show
+// that the user wanted the request.
 type proof int
 
 const (
 	noProof proof = iota
+	wrong         // a token that is not the right one
 	bearer
 	byBrowser
 )
 
+// byCertificate reports whether r comes with a certificate of ClientCAFile.
+func (s *Security) byCertificate(r *http.Request) bool {
+	return s.TLS.ClientCAFile != "" && r.TLS != nil && len(r.TLS.VerifiedChains) > 0
+}
+
+// sendsToken reports whether r carries something that has to be compared with the token.
+func (s *Security) sendsToken(r *http.Request) bool {
+	return s.Token.IsSet() && !s.byCertificate(r) && r.Header.Get("Authorization") != ""
+}
+
 func (s *Security) proof(r *http.Request) proof {
-	if s.TLS.ClientCAFile != "" && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+	if s.byCertificate(r) {
 		return byBrowser
 	}
-	if !s.Token.IsSet() {
+	if !s.sendsToken(r) {
 		return noProof
 	}
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -120,10 +158,10 @@ func (s *Security) proof(r *http.Request) proof {
 	if _, password, ok := r.BasicAuth(); ok && s.isToken(password) {
 		return byBrowser
 	}
-	return noProof
+	return wrong
 }
 
-// isToken takes the same time whatever is given.
+// isToken compares in a time that does not depend on what is given.
 func (s *Security) isToken(given string) bool {
 	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(s.token().Reveal()))
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
@@ -143,10 +181,10 @@ func isLoopbackName(host string) bool {
 // IsLoopback reports whether a listening address, host:port, can be reached from this machine only.
 func IsLoopback(listen string) bool { return listener.IsLoopback(listen) }
 
-// errOpen: the address may be reached from elsewhere, and nobody is asked who they are.
+// errOpen says that other machines can reach the address although it asks for no credentials.
 var errOpen = errors.New("can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file")
 
-// Check refuses an address that is not loopback without a token or client certificates. The error continues a sentence that
+// Check refuses an address that is not loopback if there is neither a token nor a client CA. The error continues a sentence that
 // begins with the address.
 func (s *Security) Check(listen string) error {
 	if listen == "" || s.guarded() || IsLoopback(listen) {
@@ -155,11 +193,11 @@ func (s *Security) Check(listen string) error {
 	return errOpen
 }
 
-// Refusal is a request that was not done, with the status code that says so over HTTP. Whoever implements Control returns it where
-// the request is at fault.
+// Refusal is a request that was not carried out, with its HTTP status code. A Control returns it if the request is at fault.
 type Refusal struct {
-	Code int
-	Err  error
+	Code   int
+	Reason Reason // why access was refused; empty if the sender has access
+	Err    error
 }
 
 // Error implements error.
@@ -168,6 +206,11 @@ func (e *Refusal) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *Refusal) Unwrap() error { return e.Err }
 
-func refuse(code int, format string, args ...any) error {
-	return &Refusal{Code: code, Err: fmt.Errorf(format, args...)}
+func refuse(code int, reason Reason, format string, args ...any) error {
+	return &Refusal{Code: code, Reason: reason, Err: fmt.Errorf(format, args...)}
+}
+
+// badRequest refuses a request whose sender has access and that is malformed.
+func badRequest(format string, args ...any) error {
+	return refuse(http.StatusBadRequest, "", format, args...)
 }

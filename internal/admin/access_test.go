@@ -108,7 +108,10 @@ func TestWhoMayDoWhat(t *testing.T) {
 		contains string
 	}{
 		{"a probe asks nobody", guarded, "GET", "/healthz", nil, "anything.example", 200, "ok"},
-		{"nor does the other", guarded, "GET", "/readyz", nil, "anything.example", 503, "kafka"},
+		{"nor does the other", guarded, "GET", "/readyz", nil, "anything.example", 503, `"ready": false`},
+		{"with the token it tells why", guarded, "GET", "/readyz", bearer, "anything.example", 503, "kafka"},
+		{"on loopback too", open, "GET", "/readyz", nil, "", 503, "kafka"},
+		{"a wrong token does not fail a probe", guarded, "GET", "/healthz", wrong, "", 200, "ok"},
 		{"loopback reads", open, "GET", "/api/v1/status", nil, "", 200, `"writable": true`},
 		{"loopback scrapes", open, "GET", "/metrics", nil, "", 200, "relay_"},
 		{"loopback writes", open, "POST", "/api/v1/poll", asked, "", 200, "nats"},
@@ -167,7 +170,29 @@ func TestControls(t *testing.T) {
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "nowhere"}`, 400, "nowhere to be found", nil},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{}`, 400, "one of to, from and reset", nil},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "earliest", "reset": true}`, 400, "one of to, from and reset", nil},
-		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"too": "earliest"}`, 400, "too", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"too": "earliest"}`, 400, "unknown member /too", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"To": "earliest"}`, 400, "unknown member /To", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "latest", "to": "earliest"}`, 400, "duplicate member /to", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "latest"} {"to": "earliest"}`, 400, "after top-level value", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "latest"}x`, 400, "after top-level value", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", "{\"to\": \"\xff\"}", 400, "UTF-8", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": 7}`, 400, "/to", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "latest", "skip": "yes"}`, 400, "/skip", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `null`, 400, "not a JSON object", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", ``, 400, "not a JSON object", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "late`, 400, "not as expected", nil},
+		{"PUT", "/api/v1/lanes/nats/checkpoint?to=latest", `{"to": "latest"}`, 400, `unknown parameter \"to\"`, nil},
+		{"POST", "/api/v1/pause", `{"lane": "kafka"}`, 400, "takes no body", nil},
+		{"POST", "/api/v1/pause?lanes=kafka", "", 400, `unknown parameter \"lanes\"`, nil},
+		{"POST", "/api/v1/pause?lane=%zz", "", 400, "malformed", nil},
+		{"POST", "/api/v1/pause?lane=kafka;x", "", 400, "malformed", nil},
+		{"POST", "/api/v1/pause?lane=", "", 404, "there is no lane", nil},
+		{"POST", "/api/v1/reload", "{}", 400, "takes no body", nil},
+		{"POST", "//api/v1/pause", "", 404, "no such path", nil},
+		{"POST", "/x/../api/v1/pause", "", 404, "no such path", nil},
+		{"POST", "/%2e%2e/api/v1/pause", "", 404, "no such path", nil},
+		{"POST", "/api/v1/pause/", "", 404, "no such path", nil},
+		{"PUT", "/api/v1/lanes/nats%2F..%2Fnats/checkpoint", `{"to": "latest"}`, 404, "no such path", nil},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "` + strings.Repeat("x", 5000) + `"}`, 400, "too large", nil},
 		{"POST", "/api/v1/lanes/nats/checkpoint", `{"to": "earliest"}`, 405, "only PUT", nil},
 		{"GET", "/api/v1/pause", "", 405, "only POST", nil},
@@ -186,6 +211,33 @@ func TestControls(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, code, "where nothing can be steered there is no such path")
 	_, body, _ := send(t, http.DefaultClient, "GET", base+"/api/v1/status", nil, "", "")
 	require.Contains(t, body, `"writable": false`)
+}
+
+// TestContentTypes: a body of another kind than JSON is refused.
+func TestContentTypes(t *testing.T) {
+	for _, c := range []struct {
+		types []string
+		code  int
+	}{
+		{nil, 200},
+		{[]string{"application/json"}, 200},
+		{[]string{"Application/JSON; charset=UTF-8"}, 200},
+		{[]string{"application/json; charset=utf-16"}, 400},
+		{[]string{"application/x-www-form-urlencoded"}, 400},
+		{[]string{"text/plain"}, 400},
+		{[]string{""}, 400},
+		{[]string{"application/json", "text/plain"}, 400},
+		{[]string{"application/json; ="}, 400},
+	} {
+		control := &recorder{}
+		base := start(t, served(control, admin.Security{}))
+		code, body, _ := send(t, http.DefaultClient, "PUT", base+"/api/v1/lanes/nats/checkpoint", http.Header{"Relay-Request": {"1"}, "Content-Type": c.types}, "", `{"to": "latest"}`)
+		require.Equal(t, c.code, code, "%q: %s", c.types, body)
+		require.Equal(t, c.code == 200, len(control.asked) == 1, "what is refused is not done")
+		if c.code != 200 {
+			require.Contains(t, body, "Content-Type: application/json")
+		}
+	}
 }
 
 func TestAnOpenAddressIsRefused(t *testing.T) {

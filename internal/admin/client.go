@@ -164,6 +164,9 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) err
 		return err
 	}
 	req.Header.Set(Header, "relay")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	if c.token.IsSet() {
 		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	}

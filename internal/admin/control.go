@@ -2,9 +2,7 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -77,11 +75,10 @@ type LaneState struct {
 
 const (
 	// settleTime is how long an answer waits for lanes to come to rest. It stays below listener.Admin.WriteTime.
-	settleTime  = 15 * time.Second
-	settleLook  = 10 * time.Millisecond
-	moveTime    = 25 * time.Second
-	reloadTime  = 10 * time.Minute
-	maxBodySize = 4 << 10
+	settleTime = 15 * time.Second
+	settleLook = 10 * time.Millisecond
+	moveTime   = 25 * time.Second
+	reloadTime = 10 * time.Minute
 )
 
 func (s *Server) controls() []*path {
@@ -121,8 +118,16 @@ func (s *Server) steering(do func(lane string) error, settled func(pipeline.Stat
 	}
 }
 
-// choose returns the lanes that a request is about: those it names, else all that have not stopped.
+// choose returns the lanes that a request is about: those it names, else all that have not stopped. It accepts nothing that it
+// does not understand, since a misspelled name would otherwise mean every lane.
 func (s *Server) choose(r *http.Request) ([]string, error) {
+	query, err := readQuery(r, "lane")
+	if err != nil {
+		return nil, err
+	}
+	if err := readNothing(r); err != nil {
+		return nil, err
+	}
 	all, alive := []string{}, []string{}
 	for _, l := range s.lanes() {
 		all = append(all, l.Lane)
@@ -130,10 +135,10 @@ func (s *Server) choose(r *http.Request) ([]string, error) {
 			alive = append(alive, l.Lane)
 		}
 	}
-	asked := r.URL.Query()["lane"]
+	asked := query["lane"]
 	for _, name := range asked {
 		if !slices.Contains(all, name) {
-			return nil, refuse(http.StatusNotFound, "there is no lane %q, only %q", name, all)
+			return nil, refuse(http.StatusNotFound, "", "there is no lane %q, only %q", shorten(name), all)
 		}
 	}
 	if len(asked) == 0 {
@@ -168,6 +173,14 @@ func (s *Server) settle(ctx context.Context, names []string, settled func(pipeli
 }
 
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	if _, err := readQuery(r); err != nil {
+		fail(w, err)
+		return
+	}
+	if err := readNothing(r); err != nil {
+		fail(w, err)
+		return
+	}
 	s.log(r)
 	// It may take longer than an answer may, and must not stop halfway because whoever asked has gone.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -186,7 +199,7 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {
 	lane := r.PathValue("sink")
-	to, err := readDestination(http.MaxBytesReader(w, r.Body, maxBodySize))
+	to, err := readDestination(w, r)
 	if err != nil {
 		fail(w, err)
 		return
@@ -202,12 +215,13 @@ func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, done)
 }
 
-func readDestination(body io.Reader) (Destination, error) {
+func readDestination(w http.ResponseWriter, r *http.Request) (Destination, error) {
 	var to Destination
-	d := json.NewDecoder(body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&to); err != nil {
-		return to, refuse(http.StatusBadRequest, "the body is not of the form {\"to\": \"...\"}: %w", err)
+	if _, err := readQuery(r); err != nil {
+		return to, err
+	}
+	if err := readBody(w, r, &to); err != nil {
+		return to, err
 	}
 	given := 0
 	for _, is := range []bool{to.To != "", to.From != "", to.Reset} {
@@ -216,7 +230,7 @@ func readDestination(body io.Reader) (Destination, error) {
 		}
 	}
 	if given != 1 {
-		return to, refuse(http.StatusBadRequest, "say where to with one of to, from and reset")
+		return to, badRequest("say where to with one of to, from and reset")
 	}
 	return to, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	stdpath "path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,14 +18,15 @@ import (
 type path struct {
 	method, name, help string
 	handler            http.HandlerFunc
-	probe, metrics     bool // open to those who ask whether relay lives; the one of the metrics
+	probe              bool // answers everybody, and tells details only to a sender who may read
+	metrics            bool
 }
 
 func (s *Server) paths() []*path {
 	paths := []*path{
 		{method: http.MethodGet, name: "/", help: "the status page, and for others than browsers this list", handler: s.root},
 		{method: http.MethodGet, name: "/healthz", help: "200 while the process lives", handler: s.healthz, probe: true},
-		{method: http.MethodGet, name: "/readyz", help: "200 while every lane makes progress, else 503 with the reasons", handler: s.readyz, probe: true},
+		{method: http.MethodGet, name: "/readyz", help: "200 while every lane makes progress, else 503; with the reasons for who may read them", handler: s.readyz, probe: true},
 		{method: http.MethodGet, name: "/api/v1/status", help: "every lane as JSON", handler: s.status},
 	}
 	if s.cfg.Metrics != nil {
@@ -43,9 +46,7 @@ func (s *Server) paths() []*path {
 // handler answers every path, method and mistake.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, http.StatusNotFound, failure{Error: "there is no such path; GET / lists them"})
-	})
+	mux.HandleFunc("/", notFound)
 	for _, p := range s.paths() {
 		pattern := p.name
 		if pattern == "/" {
@@ -58,11 +59,19 @@ func (s *Server) handler() http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		if stdpath.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect to the clean path
+			notFound(w, r)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
-// answer lets the path answer, where the request may do what it asks for.
+func notFound(w http.ResponseWriter, _ *http.Request) {
+	reply(w, http.StatusNotFound, failure{Error: "there is no such path; GET / lists them"})
+}
+
+// answer lets the path answer if the request may do what it asks for.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, p *path) {
 	method := r.Method
 	if method == http.MethodHead {
@@ -77,15 +86,40 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, p *path) {
 		reply(w, http.StatusMethodNotAllowed, failure{Error: "only " + allowed + " may be used here"})
 		return
 	}
-	a, err := s.security.Load().admit(r, p)
+	a, err := s.admit(r, p)
 	if err != nil {
-		w.Header().Set("WWW-Authenticate", `Basic realm="relay", charset="UTF-8"`)
-		w.Header().Add("WWW-Authenticate", `Bearer realm="relay"`)
 		fail(w, err)
 		return
 	}
 	a.write = a.write && s.cfg.Control != nil
 	p.handler(w, withAccess(r, a))
+}
+
+// admit decides what r may do on a path, and counts what it refuses.
+func (s *Server) admit(r *http.Request, p *path) (access, error) {
+	security := s.security.Load()
+	everybody, wait := p.probe || p.metrics && security.OpenMetrics, guessWait
+	if everybody {
+		wait = 0 // it is answered without the proof too
+	}
+	proof, ok := s.prove(r, security, wait)
+	var a access
+	var err error
+	if ok || everybody {
+		a, err = security.admit(r, p, proof)
+	} else {
+		err = refuse(http.StatusTooManyRequests, TooManyGuesses, "too many wrong tokens have come from %s; try again in a few seconds", ClientOf(r))
+	}
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		s.refused(r, refusal.Reason)
+	case !ok: // the path answers everybody, but the token counts
+		s.refused(r, TooManyGuesses)
+	case proof == wrong:
+		s.refused(r, WrongCredentials)
+	}
+	return a, err
 }
 
 // fail answers with an error.
@@ -95,8 +129,12 @@ func fail(w http.ResponseWriter, err error) {
 	if errors.As(err, &refusal) {
 		code = refusal.Code
 	}
-	if code != http.StatusUnauthorized {
-		w.Header().Del("WWW-Authenticate")
+	switch code {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Basic realm="relay", charset="UTF-8"`)
+		w.Header().Add("WWW-Authenticate", `Bearer realm="relay"`)
+	case http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", strconv.Itoa(int(guessWait/time.Second)))
 	}
 	reply(w, code, failure{operator.Explain(err.Error(), operator.Actions(err)...), operator.Action(err)})
 }
@@ -129,23 +167,40 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte(b.String()))
 }
 
+// alive is the answer of /healthz to everybody.
+type alive struct {
+	Status string `json:"status"`
+}
+
+// health is the answer of /healthz to a sender who may read.
 type health struct {
-	Status        string  `json:"status"`
+	alive
 	Version       string  `json:"version"`
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }
 
-func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusOK, health{"ok", s.cfg.Version, seconds(s.cfg.Now().Sub(s.started))})
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
+	ok := alive{"ok"}
+	if !mayRead(r) {
+		reply(w, http.StatusOK, ok)
+		return
+	}
+	reply(w, http.StatusOK, health{ok, s.cfg.Version, seconds(s.cfg.Now().Sub(s.started))})
 }
 
+// verdict is the answer of /readyz to everybody.
+type verdict struct {
+	Ready bool `json:"ready"`
+}
+
+// readiness is the answer of /readyz to a sender who may read.
 type readiness struct {
-	Ready   bool            `json:"ready"`
+	verdict
 	Reasons []string        `json:"reasons"` // of all lanes, each with the lane's name before it
 	Lanes   []laneReadiness `json:"lanes"`
 }
 
-// laneReadiness is what of a lane's status matters to whoever is told that it is not ready.
+// laneReadiness is the part of a lane's status that explains why it is not ready.
 type laneReadiness struct {
 	Lane                  string         `json:"lane"`
 	Ready                 bool           `json:"ready"`
@@ -161,18 +216,22 @@ type laneReadiness struct {
 	Position              Position       `json:"position"`
 }
 
-func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	all := s.Snapshot(false)
-	answer := readiness{Ready: all.Ready, Reasons: all.Reasons, Lanes: []laneReadiness{}}
+	code := http.StatusOK
+	if !all.Ready {
+		code = http.StatusServiceUnavailable
+	}
+	answer := readiness{verdict: verdict{all.Ready}, Reasons: all.Reasons, Lanes: []laneReadiness{}}
+	if !mayRead(r) {
+		reply(w, code, answer.verdict)
+		return
+	}
 	for _, l := range all.Lanes {
 		answer.Lanes = append(answer.Lanes, laneReadiness{
 			Lane: l.Name, Ready: l.Ready, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, Action: l.Action, LastPoll: l.LastPoll,
 			LagSeconds: l.LagSeconds, UnacknowledgedSeconds: l.UnacknowledgedSeconds, Position: l.Position,
 		})
-	}
-	code := http.StatusOK
-	if !answer.Ready {
-		code = http.StatusServiceUnavailable
 	}
 	reply(w, code, answer)
 }

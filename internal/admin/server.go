@@ -28,6 +28,8 @@ type Config struct {
 	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
 	Security     Security
 	Control      Control // nil where nothing can be steered
+	// OnRefused is called for each request that is refused access, for metrics; nil for none. It must not block.
+	OnRefused func(Reason)
 	// Unasked returns the event types that webhooks name and that relay does not ask for; nil for none.
 	Unasked func() []UnaskedType
 	Version string
@@ -45,6 +47,9 @@ type Server struct {
 	http     *http.Server
 	page     Page          // may be nil
 	done     chan struct{} // closed when the serving goroutine has ended
+
+	guesses    guesses
+	refusedLog refusedLog
 }
 
 // Listen binds cfg.Listen and serves from then on, in a goroutine that Close waits for. ctx bounds the binding alone. The error

@@ -161,7 +161,7 @@ type CheckpointConfig struct {
 // Admin is the HTTP server for probes, metrics and status, and to steer the relay that runs.
 type Admin struct {
 	Listen       string        `yaml:"listen" default:"127.0.0.1:8080" format:"address" doc:"Address (host:port) of the status, of /healthz, /readyz and /metrics, and of the commands that steer a running relay; \"\" switches them off. An address that other machines reach, such as 0.0.0.0:8080 in a container, needs token or tls.client_ca_file."`
-	Token        secret.String `yaml:"token" doc:"Everything but /healthz and /readyz asks for it: as a bearer token, or as the password of any user in a browser. At least 16 characters."`
+	Token        secret.String `yaml:"token" doc:"Everything asks for it but /healthz and /readyz, which without it only tell whether relay lives and is ready. Send it as a bearer token, or as the password of any user in a browser. At least 16 characters."`
 	TLS          AdminTLS      `yaml:"tls" doc:"Lets the admin server speak TLS."`
 	OpenMetrics  bool          `yaml:"open_metrics" default:"false" doc:"Let /metrics ask nobody for the token. It shows names of lanes and types and counts; Prometheus can send a bearer token instead."`
 	ShowPayloads bool          `yaml:"show_payloads" default:"false" doc:"Show the data of the newest events on the status page, the first 4 KiB of each, as WorkOS sent it. Without it the page shows only what an event is: id, type, time, organization."`

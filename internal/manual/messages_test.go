@@ -53,7 +53,7 @@ var noFault = map[string]string{
 	"no message carries the event":               finding,
 	"on another topic than the routes say":       finding,
 
-	"200 while every lane makes progress, else 503 with the reasons":          index,
+	"200 while every lane makes progress, else 503; with the reasons for who may read them": index,
 	"200 while the process lives":                                             index,
 	"the status page, and for others than browsers this list":                 index,
 	"the status page's updates, as server-sent events":                        index,

@@ -57,8 +57,10 @@ var labelHelp = []struct{ name, help string }{
 	{labelStage, "publish and commit: the two of at_least_once; publish_and_commit: the one act of exactly_once"},
 	{labelDoing, "what failed: publishing, taking up the position, renewing the position, or other"},
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
-	{labelResult, "of spans: exported or failed; of webhooks: accepted; wrong_signature; wrong_time; wrong_method; too_large; broken"},
-	{labelReason, "transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
+	{labelResult, "of spans: exported or failed; of webhooks: accepted; repeated: accepted before; wrong_signature; wrong_time; wrong_method; too_large; broken"},
+	{labelReason, "of requests to the admin address: no_credentials; wrong_credentials; too_many_guesses: the client sends too many wrong tokens, so " +
+		"this one was not compared; other_host: without a token, addressed to another name than loopback; other_origin: made by a web page of another " +
+		"origin; no_header: without `Relay-Request`. Of retries: transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
 		"unauthorized: 401 or 403; redirect: to another host; refused: another 4xx, or an error page that is not WorkOS's"},
 	{labelVersion, "version of relay"},
 	{labelGoVersion, "version of Go that it was built with"},
@@ -169,7 +171,7 @@ var (
 	backfillDropped = declare(family{section: sectionSource, kind: counter, name: "relay_source_backfill_dropped_segments_total", labels: lane,
 		help: "Stretches of a backlog that were read and given up, and so read again."})
 	webhookRequests = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_requests_total", labels: []string{labelResult},
-		help: "Requests to the webhook address, by what they were judged to be; only those accepted wake relay."})
+		help: "Requests to the webhook address, by what became of them; only those accepted wake relay."})
 	webhookUnasked = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_unasked_total", labels: []string{labelType},
 		help: "Accepted webhooks of an event type that relay does not ask for, so that its events are not published; `other` for types that it does not know."})
 
@@ -177,6 +179,8 @@ var (
 		help: "1 where the last reload of the configuration was taken, or there was none; 0 where it was refused, so that the one before is in force."})
 	reloadTime = declare(family{section: sectionProcess, kind: gauge, name: "relay_config_last_reload_success_timestamp_seconds",
 		help: "When the configuration in force was taken, by a reload or at the start."})
+	adminRefused = declare(family{section: sectionProcess, kind: counter, name: "relay_admin_refused_total", labels: []string{labelReason},
+		help: "Requests to the admin address that were refused access, and probes that carry a wrong token. The first request of each browser has no credentials."})
 	traceSpans = declare(family{section: sectionProcess, kind: counter, name: "relay_trace_spans_total", labels: []string{labelResult},
 		help: "Spans handed to the collector, or lost because it did not take them; 0 where traces are off."})
 	buildInfo = declare(family{section: sectionProcess, kind: gauge, name: "relay_build_info", labels: []string{labelVersion, labelGoVersion},

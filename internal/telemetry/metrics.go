@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"workos-relay/internal/admin"
 	"workos-relay/pipeline"
 	"workos-relay/source/webhook"
 )
@@ -43,6 +44,9 @@ func NewMetrics(version string) *Metrics {
 	}
 	for _, result := range webhook.Results() {
 		m.counters[webhookRequests].WithLabelValues(string(result))
+	}
+	for _, reason := range admin.Reasons() {
+		m.counters[adminRefused].WithLabelValues(string(reason))
 	}
 	m.Reloaded(nil)
 	for _, result := range []string{spansExported, spansFailed} {
@@ -80,6 +84,11 @@ func (m *Metrics) Reloaded(err error) {
 	if err == nil {
 		m.gauges[reloadTime].WithLabelValues().SetToCurrentTime()
 	}
+}
+
+// AdminRefused counts a request to the admin address that was refused access. It may be called from any goroutine.
+func (m *Metrics) AdminRefused(reason admin.Reason) {
+	m.counters[adminRefused].WithLabelValues(string(reason)).Inc()
 }
 
 // The values of the label result of relay_trace_spans_total.

@@ -27,6 +27,7 @@ In short:
   events 90 days and no longer
 - an event could not be published, or a type is not being read: ` + "`RelayDeadLetters`, `RelayTypeRefused`" + `
 - a changed configuration was refused: ` + "`RelayReloadRefused`" + `
+- somebody guesses the admin token: ` + "`RelayAdminGuesses`" + `
 
 ` + "`relay replay`, `relay verify` and `relay tail`" + ` are processes of their own: what they read and publish is not counted here.
 `
