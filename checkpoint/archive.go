@@ -15,11 +15,13 @@ import (
 // maxArchives is how many archived checkpoints are kept.
 const maxArchives = 10
 
-// archiveTime is fixed in width, so that names sort as times do, and legal in a file name everywhere.
+// archiveTime is fixed in width, so that names sort as times do, and is legal in a file name
+// everywhere.
 const archiveTime = "20060102T150405.000000000Z"
 
-// Archive keeps a copy of the checkpoint in force, readable or not, under a name with the time in it, and returns its path.
-// The ten newest are kept. It returns ErrNotFound where there is none.
+// Archive copies the current checkpoint, readable or not, to a file with the time in its name, and
+// returns its path. The ten newest copies are kept. It returns ErrNotFound if there is no
+// checkpoint.
 func (f *File) Archive(ctx context.Context) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -32,8 +34,8 @@ func (f *File) Archive(ctx context.Context) (string, error) {
 	return f.archive()
 }
 
-// Keep archives c, a checkpoint of this lane that is in force in another place, as Archive does the one that is in force here. It
-// returns the path.
+// Keep archives c, a checkpoint of this lane from another store, as Archive archives the one of
+// this store. It returns the path.
 func (f *File) Keep(ctx context.Context, c Checkpoint) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -55,8 +57,9 @@ func (f *File) Keep(ctx context.Context, c Checkpoint) (string, error) {
 	})
 }
 
-// Remove archives the checkpoint in force, readable or not, and then removes it and the one before it, as if there had never
-// been one. It returns the path of the archived one, and ErrNotFound where there is none.
+// Remove archives the current checkpoint, readable or not, and then removes it and the previous
+// one, as if there had never been one. It returns the path of the archived copy, and ErrNotFound if
+// there is no checkpoint.
 func (f *File) Remove(ctx context.Context) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -70,13 +73,14 @@ func (f *File) Remove(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// The previous one first: a crash in between must not leave it without the one that it came before.
+	// The previous one first: a crash in between must not leave the previous checkpoint without the
+	// current one.
 	for _, path := range []string{f.paths.previous, f.paths.main} {
 		if err := removeIfThere(path); err != nil {
 			return kept, fmt.Errorf("remove the checkpoint: %w", err)
 		}
 	}
-	if err := syncFolder(f.paths.dir); err != nil {
+	if err := syncDir(f.paths.dir); err != nil {
 		return kept, fmt.Errorf("make the removal of the checkpoint durable: fsync of %s: %w", f.paths.dir, err)
 	}
 	return kept, nil
@@ -91,14 +95,15 @@ func (f *File) archive() (string, error) {
 	return f.archiveBy(func(path string) error { return keepAs(f.paths.main, path) })
 }
 
-// archiveBy lets put make the next archive, under the path it is given, and removes the oldest beyond maxArchives.
-func (f *File) archiveBy(put func(path string) error) (string, error) {
+// archiveBy calls write with the path of the next archive, and removes the oldest archives beyond
+// maxArchives.
+func (f *File) archiveBy(write func(path string) error) (string, error) {
 	archives, err := f.paths.archives()
 	if err != nil {
 		return "", fmt.Errorf("archive the checkpoint: %w", err)
 	}
 	path := f.archivePath(archives)
-	if err := put(path); err != nil {
+	if err := write(path); err != nil {
 		return "", fmt.Errorf("archive the checkpoint as %s: %w", path, err)
 	}
 	for len(archives) >= maxArchives {
@@ -107,14 +112,14 @@ func (f *File) archiveBy(put func(path string) error) (string, error) {
 		}
 		archives = archives[1:]
 	}
-	if err := syncFolder(f.paths.dir); err != nil {
-		return path, fmt.Errorf("make %s durable: fsync of its folder: %w", path, err)
+	if err := syncDir(f.paths.dir); err != nil {
+		return path, fmt.Errorf("make %s durable: fsync of its directory: %w", path, err)
 	}
 	return path, nil
 }
 
-// archivePath names the next archive such that it sorts after those that are there, even where the clock is coarse or was set
-// back.
+// archivePath names the next archive so that it sorts after the existing ones, even if the clock is
+// coarse or was set back.
 func (f *File) archivePath(archives []string) string {
 	at := f.now().UTC()
 	if len(archives) > 0 {
@@ -126,7 +131,7 @@ func (f *File) archivePath(archives []string) string {
 	return f.paths.archiveFor + at.Format(archiveTime)
 }
 
-// loadHolder reads the holder's name, and makes one where there is none that could be read.
+// loadHolder reads the holder's name. It makes a new one if none can be read.
 func loadHolder(p paths) (string, error) {
 	const size = 16 // bytes
 	text, err := readBounded(p.holder)
@@ -150,5 +155,5 @@ func loadHolder(p paths) (string, error) {
 	if err := os.Rename(temporary, p.holder); err != nil {
 		return "", errors.Join(err, removeIfThere(temporary))
 	}
-	return name, syncFolder(p.dir)
+	return name, syncDir(p.dir)
 }

@@ -19,17 +19,21 @@ const (
 	actOnLocked  = "stop the other relay, or give one of the two another checkpoint.dir"
 )
 
-// Sentinel errors of a Store. Each is matched with errors.Is; the error itself names the file or subject concerned and says
-// what to do next. ErrLost, ErrCorrupt, ErrForeign and ErrLocked have a method OperatorAction() string: only an operator can
-// resolve them. ErrNotFound and ErrConflict do not.
+// Sentinel errors of a Store. Each is matched with errors.Is; the error itself names the file or
+// subject concerned and says what to do next. ErrLost, ErrCorrupt, ErrForeign and ErrLocked have a
+// method OperatorAction() string: only an operator can resolve them. ErrNotFound and ErrConflict do
+// not.
 var (
 	// ErrNotFound means that there has never been a checkpoint here. It is normal at a first start.
 	ErrNotFound = errors.New("no checkpoint")
-	// ErrLost means that there is no checkpoint although the destination already holds messages, so this is not a first start.
+	// ErrLost means that there is no checkpoint although the destination already holds messages, so
+	// this is not a first start.
 	ErrLost = operator.New("checkpoint lost", actOnLost)
-	// ErrCorrupt means that the checkpoint cannot be read: it is truncated, altered, or written by a newer relay.
+	// ErrCorrupt means that the checkpoint cannot be read: it is truncated, altered, or written by
+	// a newer relay.
 	ErrCorrupt = operator.New("checkpoint corrupt", actOnCorrupt)
-	// ErrForeign means that the checkpoint belongs to another relay, lane, endpoint, organization, destination or mode.
+	// ErrForeign means that the checkpoint belongs to another relay, lane, endpoint, organization,
+	// destination or mode.
 	ErrForeign = operator.New("checkpoint foreign", actOnForeign)
 	// ErrConflict means that somebody else has moved the checkpoint since prev was loaded.
 	ErrConflict = errors.New("checkpoint conflict")
@@ -37,17 +41,19 @@ var (
 	ErrLocked = operator.New("checkpoint locked", actOnLocked)
 )
 
-// Position is a place in the order of the source. With an EventID it means: everything up to and including this event. With an
-// empty EventID it means: everything before CreatedAt. The zero Position is the beginning of the source.
+// Position is a place in the order of the source. With an EventID it means: everything up to and
+// including this event. With an empty EventID it means: everything before CreatedAt. The zero
+// Position is the beginning of the source.
 type Position struct {
 	EventID   string
-	CreatedAt time.Time // of the event, UTC; may be zero where only the id is known
+	CreatedAt time.Time // of the event, UTC; zero if only the id is known
 }
 
 // IsZero reports whether p is the beginning of the source.
 func (p Position) IsZero() bool { return p.EventID == "" && p.CreatedAt.IsZero() }
 
-// Equal reports whether p and q are the same place. Two positions with the same event id are, whatever their times say.
+// Equal reports whether p and q are the same place. Two positions with the same event id are equal,
+// even if their times differ.
 func (p Position) Equal(q Position) bool {
 	if p.EventID != "" || q.EventID != "" {
 		return p.EventID == q.EventID
@@ -55,7 +61,7 @@ func (p Position) Equal(q Position) bool {
 	return p.CreatedAt.Equal(q.CreatedAt)
 }
 
-// String is for people: logs, errors and tables.
+// String returns text for logs, errors and tables.
 func (p Position) String() string {
 	switch {
 	case p.IsZero():
@@ -69,8 +75,9 @@ func (p Position) String() string {
 	}
 }
 
-// Mode is the delivery guarantee under which a position was committed. It is recorded because the two keep their position in
-// different places, and a silent change from one to the other would start over.
+// Mode is the delivery guarantee under which a position was committed. It is recorded because the
+// two keep their position in different places, and a silent change from one to the other would
+// start over.
 type Mode string
 
 // The modes of delivery.
@@ -79,8 +86,8 @@ const (
 	ExactlyOnce Mode = "exactly_once"
 )
 
-// Identity says whose checkpoint it is. The API key is no part of it, since keys rotate; nor is the event filter, since a
-// changed filter makes no checkpoint foreign.
+// Identity says whose checkpoint it is. The API key is no part of it, since keys rotate; nor is the
+// event filter, since a changed filter makes no checkpoint foreign.
 type Identity struct {
 	Relay        string // `id` of the configuration
 	Lane         string // name of the sink
@@ -89,14 +96,16 @@ type Identity struct {
 	Destination  string // what the sink writes to, such as "nats stream WORKOS"; no addresses, since these change
 }
 
-// A Destination on JetStream ends with one of these and a value if the configuration names a domain or an API prefix.
+// A Destination on JetStream ends with one of these and a value if the configuration names a domain
+// or an API prefix.
 const (
 	DomainMark    = ", domain "
 	APIPrefixMark = ", api_prefix "
 )
 
-// Check returns nil if have belongs to id, otherwise a *ForeignError that names the first difference. Versions of relay before this
-// one left domain and API prefix out of Destination, so a have without one belongs to an id with any.
+// Check returns nil if have belongs to id, otherwise a *ForeignError that names the first
+// difference. Versions of relay before this one left domain and API prefix out of Destination, so a
+// have without one belongs to an id with any.
 func (id Identity) Check(have Identity) error {
 	if rest, ok := strings.CutPrefix(id.Destination, have.Destination); ok &&
 		(strings.HasPrefix(rest, DomainMark) || strings.HasPrefix(rest, APIPrefixMark)) {
@@ -116,7 +125,8 @@ func (id Identity) Check(have Identity) error {
 	return nil
 }
 
-// ForeignError names what does not fit between a checkpoint and the relay that loads it. It matches ErrForeign.
+// ForeignError names what does not fit between a checkpoint and the relay that loads it. It matches
+// ErrForeign.
 type ForeignError struct {
 	Field      string
 	Want, Have string
@@ -143,23 +153,27 @@ type Checkpoint struct {
 	Mode       Mode     // how it was committed
 	Events     []string // the event types asked for when it was committed, sorted; empty if unknown
 	UpdatedAt  time.Time
-	// Seen is an instant by the clock of the source. Every event of the types Events that was created before it, types in Refused
-	// apart, is at or before Position. It is zero if nothing of that kind is known.
+	// Seen is an instant by the clock of the source. Every event of the types Events that was
+	// created before it, types in Refused apart, is at or before Position. It is zero if nothing of
+	// that kind is known.
 	Seen    time.Time
 	Recent  Recent    // the last events committed: what a reader must not repeat if the source does not know Position any more
 	Refused []Refused // the event types that the source refused and of which events may be missing, by name; at most one for each type
-	// WaitedSeconds is how long events had waited to be committed after Position when the lease was last renewed, by the clocks of its
-	// holders; 0 if none is known to wait.
+	// WaitedSeconds is how long events had waited to be committed after Position when the lease was
+	// last renewed, by the clocks of its holders; 0 if none is known to wait.
 	WaitedSeconds uint64
-	// Revision is set by the store: what compare and swap compares; 0 in a Checkpoint that no store has returned.
+	// Revision is set by the store: what compare and swap compares; 0 in a Checkpoint that no store
+	// has returned.
 	Revision uint64
 }
 
-// Refused is an event type that the source refuses, or has refused, while the lane goes on with the others.
+// Refused is an event type that the source refuses, or has refused, while the lane goes on with the
+// others.
 type Refused struct {
 	Type  string
 	Since time.Time // when it was refused first, by the clock of the source
-	// Position is a place in the order of the source. Events of the type that follow it have not been published.
+	// Position is a place in the order of the source. Events of the type that follow it have not
+	// been published.
 	Position Position
 }
 
@@ -169,8 +183,9 @@ func (r Refused) Equal(o Refused) bool {
 		r.Position.EventID == o.Position.EventID && r.Position.CreatedAt.Equal(o.Position.CreatedAt)
 }
 
-// Moved returns c at another position, to, reached by committing the events passed; the last of them need not be to. It shares
-// nothing that changes with c. A move that commits nothing and leaves Position as it is changes nothing.
+// Moved returns c at another position, to, reached by committing the events passed; the last of
+// them need not be to. It shares nothing that changes with c. A move that commits nothing and
+// leaves Position as it is changes nothing.
 func (c Checkpoint) Moved(to Position, passed []Position) Checkpoint {
 	if len(passed) > 0 || !to.Equal(c.Position) {
 		c.Recent = c.Recent.from(c.Position, to).with(passed)
@@ -185,8 +200,9 @@ func (c Checkpoint) Moved(to Position, passed []Position) Checkpoint {
 	return c
 }
 
-// Asking returns c with these event types, sorted, instead of Events. What was recorded about the earlier ones is dropped as far
-// as it does not hold for these: Seen if types are added, Refused of types that are gone.
+// Asking returns c with these event types, sorted, instead of Events. What was recorded about the
+// earlier ones is dropped as far as it does not hold for these: Seen if types are added, Refused of
+// types that are gone.
 func (c Checkpoint) Asking(types []string) Checkpoint {
 	if len(c.Events) == 0 || slices.ContainsFunc(types, func(name string) bool { return !slices.Contains(c.Events, name) }) {
 		c.Seen = time.Time{}
@@ -196,8 +212,9 @@ func (c Checkpoint) Asking(types []string) Checkpoint {
 	return c
 }
 
-// Placed returns c at a position that an operator chose. What was recorded about the way to the old position is dropped: Seen and
-// Recent. Events of refused types stay missing; if the new position is known to be earlier, they are missing from there on.
+// Placed returns c at a position that an operator chose. What was recorded about the way to the old
+// position is dropped: Seen and Recent. Events of refused types stay missing; if the new position
+// is known to be earlier, they are missing from there on.
 func (c Checkpoint) Placed(to Position) Checkpoint {
 	c.Seen, c.Recent, c.WaitedSeconds = time.Time{}, Recent{}, 0
 	c.Refused = slices.Clone(c.Refused)
@@ -212,11 +229,12 @@ func (c Checkpoint) Placed(to Position) Checkpoint {
 
 // Store keeps one Checkpoint. Implementations are safe for concurrent use.
 type Store interface {
-	// Load reads the checkpoint in force. It returns ErrNotFound, ErrCorrupt or ErrForeign as the case may be; any other error
-	// means that it could not be known.
+	// Load reads the current checkpoint. It returns ErrNotFound, ErrCorrupt or ErrForeign if that
+	// applies. Any other error means that the checkpoint could not be read now.
 	Load(ctx context.Context) (Checkpoint, error)
-	// Commit replaces prev by next and returns next with the Revision that the store gave it. When it returns nil, next is
-	// durable. It returns ErrConflict, and changes nothing, where the checkpoint in force is not prev (by Revision; a zero
-	// Revision stands for "none yet"). After any other error either prev or next is in force, never anything else: Load tells.
+	// Commit replaces prev by next and returns next with the Revision that the store gave it. When
+	// it returns nil, next is durable. It returns ErrConflict, and changes nothing, if the current
+	// checkpoint is not prev (by Revision; a zero Revision means that there is none yet). After any
+	// other error the current checkpoint is either prev or next: Load tells.
 	Commit(ctx context.Context, prev, next Checkpoint) (Checkpoint, error)
 }

@@ -11,18 +11,19 @@ import (
 	"time"
 )
 
-// FormatVersion is the newest version of the format that Encode writes and Decode reads. Encode writes firstVersion if the
-// checkpoint has nothing that needs more, so that relays before this one can read it.
+// FormatVersion is the newest version of the format that Encode writes and Decode reads. Encode
+// writes firstVersion if the checkpoint needs nothing newer, so that older relays can read it.
 const FormatVersion = 2
 
-// firstVersion knows neither Seen nor Recent nor Refused nor WaitedSeconds.
+// firstVersion has none of Seen, Recent, Refused and WaitedSeconds.
 const firstVersion = 1
 
-// MaxEncoded bounds the size in bytes of an encoded checkpoint. One with every known event type takes under 6 KiB, and under
-// 30 KiB if all of them are refused.
+// MaxEncoded bounds the size in bytes of an encoded checkpoint. One with every known event type
+// takes under 6 KiB, and under 30 KiB if all of them are refused.
 const MaxEncoded = 1 << 20
 
-// The document is a JSON object whose first two members stand in fixed positions, so that no byte of it can change unnoticed:
+// The document is a JSON object whose first two members have fixed positions, so that no byte of it
+// can change unnoticed:
 //
 //	{"relay_checkpoint":1,"crc32c":"1a2b3c4d","content":{…}}
 //
@@ -83,9 +84,9 @@ type contentIdentity struct {
 	Destination  string `json:"destination"`
 }
 
-// Encode writes c as one line of JSON with the version of the format and a checksum, ending in a newline. Times are kept to
-// the nanosecond, in UTC. Strings are UTF-8; bytes that are not come back as U+FFFD. A time outside the years 0 to 9999
-// cannot be read back.
+// Encode writes c as one line of JSON with the version of the format and a checksum, ending in a
+// newline. Times are kept to the nanosecond, in UTC. Strings are UTF-8; bytes that are not come
+// back as U+FFFD. A time outside the years 0 to 9999 cannot be read back.
 func Encode(c Checkpoint) []byte {
 	events := c.Events
 	if events == nil {
@@ -130,9 +131,9 @@ func frame(version int, body []byte) []byte {
 	return append(b, documentEnd...)
 }
 
-// Decode reads what Encode wrote. Anything else is refused with an error that matches ErrCorrupt and says what is wrong: cut
-// short, altered, something after the end, or written by a newer relay. Where Decode accepts data, Encode and Decode of the
-// result give an equal Checkpoint.
+// Decode reads what Encode wrote. It rejects anything else with an error that matches ErrCorrupt
+// and says what is wrong: truncated, altered, data after the end, or written by a newer relay. If
+// Decode accepts data, then Encode and Decode of the result give an equal Checkpoint.
 func Decode(data []byte) (Checkpoint, error) {
 	version, body, err := unframe(data)
 	if err != nil {

@@ -23,7 +23,8 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 )
 
-// The crash tests run the test binary again as another process, which does what childTask says in the folder childFolder.
+// The crash tests run the test binary again as another process, which does what childTask says in
+// the directory childFolder.
 const (
 	childTask   = "RELAY_CHECKPOINT_TEST_TASK"
 	childFolder = "RELAY_CHECKPOINT_TEST_FOLDER"
@@ -45,7 +46,8 @@ func exitOn(err error) {
 	os.Exit(1)
 }
 
-// commitForEver goes on from what is in force, and writes each revision to stdout once its commit returned.
+// commitForEver continues from the current checkpoint, and writes each revision to stdout once its
+// commit returned.
 func commitForEver(dir string) error {
 	ctx := context.Background()
 	f, err := checkpoint.OpenFile(dir, checkpointtest.Identity())
@@ -68,8 +70,8 @@ func commitForEver(dir string) error {
 	}
 }
 
-// hold keeps the store open until it is killed. It refers to it all the while: the collector would close its files, and with them the
-// lock, under a process that has forgotten it.
+// hold keeps the store open until it is killed. It refers to it all the while: the collector would
+// close its files, and with them the lock, under a process that has forgotten it.
 func hold(dir string) error {
 	f, err := checkpoint.OpenFile(dir, checkpointtest.Identity())
 	if err != nil {
@@ -124,9 +126,10 @@ func (c *child) kill(t *testing.T, last string) string {
 	return last
 }
 
-// A process that commits as fast as it can is killed at random points. After each kill the checkpoint can be read, is at
-// least the last one whose commit returned, and at most the one after it. What this does not prove: that fsync reached the
-// disk, since the page cache outlives the process.
+// A process that commits as fast as it can is killed at random points. After each kill the
+// checkpoint can be read, is at least the last one whose commit returned, and at most the one after
+// it. What this does not prove: that fsync reached the disk, since the page cache outlives the
+// process.
 func TestFileSurvivesSIGKILL(t *testing.T) {
 	const kills = 45
 	dir := t.TempDir()

@@ -13,26 +13,28 @@ import (
 	"workos-relay/internal/operator"
 )
 
-// Destination is what relay remembers, outside of the bus, of the bus that a lane writes to. It tells a bus that lost what relay
-// stored in it from one that relay never wrote to.
+// Destination records, outside of the bus, what a lane stored on it. It distinguishes a bus that
+// lost data from one that relay never wrote to.
 type Destination struct {
 	Source   Identity // of the lane; Source.Destination names the bus
 	Mode     Mode     // of the position
-	Position Position // a committed position; the one in force may be later
+	Position Position // a committed position; the current one may be later
 	Revision uint64   // of Position
 	Parts    []Part   // sorted by name
-	// Closed is set when the lane ends in order: the counts are exact then. After a crash they may be behind.
+	// Closed is set when the lane ends in order: the counts are exact then. After a crash they may
+	// be behind.
 	Closed bool
 }
 
 // Part is a stream or a topic of a bus.
 type Part struct {
-	Name  string `json:"name"`            // for people: "stream WORKOS", "kafka topic workos.user.created"
+	Name  string `json:"name"`            // for operators: "stream WORKOS", "kafka topic workos.user.created"
 	Topic string `json:"topic,omitempty"` // the only topic in it; empty if it holds all
 	// ID changes if the part is deleted and made again. It is empty if the bus does not tell.
 	ID string `json:"id,omitempty"`
-	// Ends holds, for each partition, the offset or sequence that the next message gets. It never goes back while the part keeps
-	// what it acknowledged, not even if retention removes every message.
+	// Ends holds, for each partition, the offset or sequence that the next message gets. It never
+	// goes back while the part keeps what it acknowledged, not even if retention removes every
+	// message.
 	Ends []int64 `json:"ends"`
 	// Position is set if the part holds the position of the lane.
 	Position bool   `json:"position,omitempty"`
@@ -89,8 +91,8 @@ func decodeDestination(data []byte) (Destination, error) {
 	}, nil
 }
 
-// LoadDestination returns what SaveDestination saved last. It returns ErrNotFound if nothing was, and ErrCorrupt if that cannot be
-// read.
+// LoadDestination returns what SaveDestination saved last. It returns ErrNotFound if there is no
+// record, and ErrCorrupt if the record cannot be read.
 func (f *File) LoadDestination(ctx context.Context) (Destination, error) {
 	if err := ctx.Err(); err != nil {
 		return Destination{}, err
@@ -103,7 +105,8 @@ func (f *File) LoadDestination(ctx context.Context) (Destination, error) {
 	return f.paths.loadDestination()
 }
 
-// ReadDestination is LoadDestination without the lock, while a relay may be running. Errors are those of LoadDestination.
+// ReadDestination is LoadDestination without the lock, while a relay may be running. Errors are
+// those of LoadDestination.
 func ReadDestination(dir string, id Identity) (Destination, error) {
 	p, err := newPaths(dir, id)
 	if err != nil {
@@ -128,8 +131,8 @@ func (p paths) loadDestination() (Destination, error) {
 	return d, nil
 }
 
-// SaveDestination replaces what is remembered of the destination. It is durable when it returns nil; after an error the one before
-// is still there.
+// SaveDestination replaces the record of the destination. The record is durable when it returns
+// nil; after an error the previous one is still there.
 func (f *File) SaveDestination(ctx context.Context, d Destination) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -153,13 +156,14 @@ func (f *File) SaveDestination(ctx context.Context, d Destination) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", f.paths.destination, err), removeIfThere(temporary))
 	}
-	if err := syncFolder(f.paths.dir); err != nil {
+	if err := syncDir(f.paths.dir); err != nil {
 		return fmt.Errorf("make %s durable: fsync of its directory: %w", f.paths.destination, err)
 	}
 	return nil
 }
 
-// ForgetDestination removes what is remembered of the destination: an operator has decided where to go on.
+// ForgetDestination removes the record of the destination. It is called when an operator has
+// decided where to continue.
 func (f *File) ForgetDestination(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -172,7 +176,7 @@ func (f *File) ForgetDestination(ctx context.Context) error {
 	if err := removeIfThere(f.paths.destination); err != nil {
 		return fmt.Errorf("remove the record of the destination: %w", err)
 	}
-	if err := syncFolder(f.paths.dir); err != nil {
+	if err := syncDir(f.paths.dir); err != nil {
 		return fmt.Errorf("make the removal of %s durable: fsync of its directory: %w", f.paths.destination, err)
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 )
 
-// mount mounts something on dir until the test ends, or skips the test where that is not allowed.
+// mount mounts something on dir until the test ends, or skips the test if that is not allowed.
 func mount(t *testing.T, source, dir, kind string, flags uintptr, data string) {
 	t.Helper()
 	err := unix.Mount(source, dir, kind, flags, data)
@@ -41,7 +41,7 @@ func TestFileOnAFullDisk(t *testing.T) {
 		_, err = f.Commit(t.Context(), last, checkpointtest.Full(9))
 		require.ErrorIs(t, err, unix.ENOSPC)
 		require.ErrorContains(t, err, mainPath(dir))
-		require.ErrorContains(t, err, "stays in force")
+		require.ErrorContains(t, err, "stays in effect")
 		have, err := f.Load(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, last, have)
@@ -57,7 +57,7 @@ func TestFileOnAFullDisk(t *testing.T) {
 
 func TestFileOpenedOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, "tmpfs", dir, "tmpfs", 0, "nr_inodes=1") // the folder itself is the one
+	mount(t, "tmpfs", dir, "tmpfs", 0, "nr_inodes=1") // the directory itself is the one
 	_, err := checkpoint.OpenFile(dir, checkpointtest.Identity())
 	require.ErrorIs(t, err, unix.ENOSPC)
 	require.ErrorContains(t, err, "checkpoint.dir")
@@ -67,7 +67,7 @@ func TestFileInAFolderThatTurnsReadOnly(t *testing.T) {
 	dir := t.TempDir()
 	f, last := committed(t, dir, 3)
 	var writable func()
-	if os.Geteuid() == 0 { // to whom the mode of a folder means nothing
+	if os.Geteuid() == 0 { // who may write to any directory
 		mount(t, dir, dir, "", unix.MS_BIND, "")
 		require.NoError(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 		writable = func() { require.NoError(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND, "")) }
@@ -80,7 +80,7 @@ func TestFileInAFolderThatTurnsReadOnly(t *testing.T) {
 		_, err := f.Commit(t.Context(), last, checkpointtest.Full(9))
 		require.Error(t, err)
 		require.True(t, errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES), "%v", err)
-		require.ErrorContains(t, err, "stays in force")
+		require.ErrorContains(t, err, "stays in effect")
 		have, err := f.Load(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, last, have)
@@ -95,12 +95,12 @@ func TestFileInAFolderThatTurnsReadOnly(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Where there are no hard links, as on FAT, the one before is copied.
+// Without hard links, as on FAT, the previous checkpoint is copied.
 func TestFileWithoutHardLinks(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "nolinks")
 	require.NoError(t, os.Mkdir(image, 0o700))
 	mount(t, "ramfs", image, "ramfs", 0, "")
-	// A folder and one mounted over it are two mounts, between which nothing can be linked.
+	// A directory and one mounted over it are two mounts, between which nothing can be linked.
 	f, last := committed(t, image, 2)
 	inner := mainPath(image)
 	mount(t, inner, inner, "", unix.MS_BIND, "")

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	folderMode = 0o700
-	fileMode   = 0o600
+	dirMode  = 0o700
+	fileMode = 0o600
 )
 
-// makeFolder creates dir with its parents where they are missing, such that it outlasts a power failure.
-func makeFolder(dir string) error {
+// makeDir creates dir and its missing parents, durably: they survive a power failure.
+func makeDir(dir string) error {
 	var missing []string
 	for at := dir; ; at = filepath.Dir(at) {
 		if _, err := os.Stat(at); err == nil || filepath.Dir(at) == at {
@@ -25,19 +25,19 @@ func makeFolder(dir string) error {
 		}
 		missing = append(missing, at)
 	}
-	if err := os.MkdirAll(dir, folderMode); err != nil {
+	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return err
 	}
 	for _, made := range missing {
-		if err := syncFolder(filepath.Dir(made)); err != nil {
+		if err := syncDir(filepath.Dir(made)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeSynced writes data to a new file at path, in the place of one that a failure left there, and returns once it is on the
-// disk. What it leaves behind after an error is not to be used.
+// writeSynced writes data to a new file at path, replacing one that a failure left there, and
+// returns once it is on the disk. After an error the file must not be used.
 func writeSynced(path string, data []byte) error {
 	// A leftover is removed, never emptied: it may be a link to a file in use.
 	if err := removeIfThere(path); err != nil {
@@ -57,14 +57,15 @@ func writeSynced(path string, data []byte) error {
 	return err
 }
 
-// keepAs gives the file at path the second name kept, in the same folder, replacing what stood there. The file must be one
-// that is replaced and never written to in place, since both names may be links to it. At no instant is either name
-// missing that was there before. The change of the folder is durable after syncFolder.
+// keepAs gives the file at path the second name kept, in the same directory, replacing a file of
+// that name. The file must be one that is replaced and never written in place, because both names
+// may be links to it. A name that existed before is never missing, not for an instant. The change
+// of the directory is durable after syncDir.
 func keepAs(path, kept string) error {
 	temporary := kept + temporarySuffix
 	if err := os.Link(path, temporary); err != nil {
-		// Some file systems have no hard links, and a leftover may be in the way. A copy is slower and as good; only of a file too
-		// long to be a checkpoint the end is left out.
+		// Some file systems have no hard links, and a leftover may be in the way. A copy is slower
+		// and as good. It truncates only a file that is too long to be a checkpoint.
 		data, err := readBounded(path)
 		if err != nil {
 			return err
@@ -80,7 +81,7 @@ func keepAs(path, kept string) error {
 	return removeIfThere(temporary)
 }
 
-// readBounded reads the file at path, and no more of it than shows that it is too long for a checkpoint.
+// readBounded reads the file at path, but at most one byte more than the longest checkpoint has.
 func readBounded(path string) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // a path of the store's own
 	if err != nil {

@@ -2,5 +2,5 @@
 
 package checkpoint
 
-// syncFolder does nothing where a folder cannot be synced. NTFS journals the names in it.
-func syncFolder(string) error { return nil }
+// syncDir does nothing on systems that cannot sync a directory. NTFS journals the names in it.
+func syncDir(string) error { return nil }

@@ -13,13 +13,15 @@ import (
 	"workos-relay/internal/operator"
 )
 
-// File is a Store in a folder of the local file system, under a lock that keeps every other process out. For relay R and lane
-// L these files are R.L.checkpoint, the checkpoint in force; R.L.previous, the one before it; R.L.lock; and R.L.holder.
-// Characters of the two names other than letters, digits, _ and - are percent-encoded.
+// File is a Store in a directory of the local file system, under a lock that keeps every other
+// process out. For relay R and lane L its files are R.L.checkpoint, the current checkpoint;
+// R.L.previous, the one before it; R.L.destination, the record of the destination; R.L.lock; and
+// R.L.holder. Characters of the two names other than letters, digits, _ and - are percent-encoded.
 //
-// A commit costs one fsync of a file and one of the folder. At no instant, and after no crash or power failure, is the
-// checkpoint missing or half written, as far as the file system keeps what it says of fsync and rename. Waiting for the disk
-// cannot be interrupted: a context that ends is seen before a commit begins, not within.
+// A commit costs one fsync of a file and one of the directory. The checkpoint is never missing or
+// half written, not even after a crash or a power failure, provided that the file system implements
+// fsync and rename as documented. Waiting for the disk cannot be interrupted: Commit checks its
+// context before it begins, not while it writes.
 type File struct {
 	id     Identity
 	paths  paths
@@ -35,12 +37,14 @@ var _ Store = (*File)(nil)
 // FileOption changes how OpenFile works.
 type FileOption func(*File)
 
-// WithClock sets the clock that archives and the lock are stamped with, for tests. The default is time.Now.
+// WithClock sets the clock that archives and the lock are stamped with, for tests. The default is
+// time.Now.
 func WithClock(now func() time.Time) FileOption { return func(f *File) { f.now = now } }
 
-// OpenFile opens the store of id in the folder dir, which it creates, readable by its owner only, where it is missing. It
-// returns an error that matches ErrLocked and names the holder where another process, or another File of this one, has it
-// open. What a crash left behind is removed. The checkpoint itself is not read: Load does that.
+// OpenFile opens the store of id in the directory dir. It creates a missing directory, readable by
+// its owner only. It returns an error that matches ErrLocked and names the holder if another
+// process, or another File of this process, has the store open. It removes temporary files that a
+// crash left behind. It does not read the checkpoint: Load does that.
 func OpenFile(dir string, id Identity, opts ...FileOption) (*File, error) {
 	p, err := newPaths(dir, id)
 	if err != nil {
@@ -50,24 +54,24 @@ func OpenFile(dir string, id Identity, opts ...FileOption) (*File, error) {
 	for _, opt := range opts {
 		opt(f)
 	}
-	if err := makeFolder(dir); err != nil {
-		return nil, unusable(fmt.Errorf("create the folder of checkpoints %s (checkpoint.dir): %w", dir, err))
+	if err := makeDir(dir); err != nil {
+		return nil, unusable(fmt.Errorf("create the checkpoint directory %s (checkpoint.dir): %w", dir, err))
 	}
 	f.lock, err = takeLock(p.lock, f.now())
 	if err != nil {
 		if errors.Is(err, ErrLocked) {
 			return nil, err
 		}
-		return nil, unusable(fmt.Errorf("lock the folder of checkpoints %s (checkpoint.dir): %w", dir, err))
+		return nil, unusable(fmt.Errorf("lock the checkpoint directory %s (checkpoint.dir): %w", dir, err))
 	}
 	if err := f.prepare(); err != nil {
-		return nil, errors.Join(unusable(fmt.Errorf("prepare the folder of checkpoints %s (checkpoint.dir): %w", dir, err)), f.Close())
+		return nil, errors.Join(unusable(fmt.Errorf("prepare the checkpoint directory %s (checkpoint.dir): %w", dir, err)), f.Close())
 	}
 	return f, nil
 }
 
-// unusable returns err, and asks an operator to act unless it may pass: a disk that is full may be emptied, and a disk that fails
-// may answer the next time.
+// unusable returns err, and asks an operator to act unless the error may pass: a full disk may get
+// space, and a failing disk may answer the next time.
 func unusable(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMFILE) {
 		return err
@@ -75,7 +79,7 @@ func unusable(err error) error {
 	return operator.Require(err, "correct checkpoint.dir, or let relay write there")
 }
 
-// prepare runs under the lock, before anything else.
+// prepare runs under the lock, before any other operation.
 func (f *File) prepare() error {
 	leftovers, err := f.paths.temporaries()
 	if err != nil {
@@ -90,8 +94,8 @@ func (f *File) prepare() error {
 	return err
 }
 
-// ReadFile reads the checkpoint of id in the folder dir without the lock, while a relay may be running: for looking at it. Its
-// errors are those of File.Load.
+// ReadFile reads the checkpoint of id in the directory dir without the lock, so it works while a
+// relay is running. Its errors are those of File.Load.
 func ReadFile(dir string, id Identity) (Checkpoint, error) {
 	p, err := newPaths(dir, id)
 	if err != nil {
@@ -100,7 +104,8 @@ func ReadFile(dir string, id Identity) (Checkpoint, error) {
 	return load(p, id)
 }
 
-// Load implements Store. A checkpoint committed in another mode of delivery is returned as it stands: the caller compares.
+// Load implements Store. It also returns a checkpoint that was committed in another mode of
+// delivery: the caller compares.
 func (f *File) Load(ctx context.Context) (Checkpoint, error) {
 	if err := ctx.Err(); err != nil {
 		return Checkpoint{}, err
@@ -116,7 +121,7 @@ func (f *File) Load(ctx context.Context) (Checkpoint, error) {
 func load(p paths, id Identity) (Checkpoint, error) {
 	document, err := readBounded(p.main)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, statErr := os.Stat(p.previous); statErr == nil { // no failure of relay's leaves it so
+		if _, statErr := os.Stat(p.previous); statErr == nil { // relay never leaves it so
 			return Checkpoint{}, fmt.Errorf("%w: %s does not exist, though the one before it does: %s", ErrNotFound, p.main, p.previous)
 		}
 		return Checkpoint{}, fmt.Errorf("%w: %s does not exist", ErrNotFound, p.main)
@@ -131,7 +136,7 @@ func load(p paths, id Identity) (Checkpoint, error) {
 	return c, nil
 }
 
-// advice says what to do about a checkpoint that is there and cannot be used.
+// advice returns what to do about a checkpoint that exists and cannot be used.
 func (p paths) advice(err error) string {
 	if errors.Is(err, ErrForeign) {
 		return "give this relay another checkpoint.dir, or say where it is to go on with `relay checkpoint set`"
@@ -142,8 +147,9 @@ func (p paths) advice(err error) string {
 	return "say where to go on with `relay checkpoint set`"
 }
 
-// Commit implements Store. What is on the disk is read and compared each time. Where a commit fails, as on a full disk or a
-// folder that has become read-only, the checkpoint in force stays.
+// Commit implements Store. It reads and compares what is on the disk each time. If a commit fails,
+// for example because the disk is full or the directory became read-only, the current checkpoint
+// stays.
 func (f *File) Commit(ctx context.Context, prev, next Checkpoint) (Checkpoint, error) {
 	if err := ctx.Err(); err != nil {
 		return Checkpoint{}, err
@@ -162,15 +168,15 @@ func (f *File) Commit(ctx context.Context, prev, next Checkpoint) (Checkpoint, e
 		return Checkpoint{}, fmt.Errorf("%s: %w", f.paths.main, err)
 	}
 	if err := f.paths.replace(document, have != nil); err != nil {
-		return Checkpoint{}, fmt.Errorf("write the checkpoint %s: %w; the one before stays in force", f.paths.main, err)
+		return Checkpoint{}, fmt.Errorf("write the checkpoint %s: %w; the previous checkpoint stays in effect", f.paths.main, err)
 	}
-	if err := syncFolder(f.paths.dir); err != nil {
-		return Checkpoint{}, fmt.Errorf("make the checkpoint %s durable: fsync of its folder: %w", f.paths.main, err)
+	if err := syncDir(f.paths.dir); err != nil {
+		return Checkpoint{}, fmt.Errorf("make the checkpoint %s durable: fsync of its directory: %w", f.paths.main, err)
 	}
 	return committed, nil
 }
 
-// replace puts document in force, and what was in force in the place of the previous one.
+// replace makes document the current checkpoint, and the current one the previous one.
 func (p paths) replace(document []byte, existed bool) error {
 	temporary := p.main + temporarySuffix
 	if err := writeSynced(temporary, document); err != nil {
@@ -187,11 +193,13 @@ func (p paths) replace(document []byte, existed bool) error {
 	return nil
 }
 
-// Holder identifies this place among those that may hold the lane: a random name, made at the first OpenFile and kept in the
-// folder, so that a relay that was killed recognises its own claim when it starts again.
+// Holder identifies this directory among the holders of the lane: a random name, made by the first
+// OpenFile and kept in the directory. A relay that was killed recognizes its own lease by it when
+// it restarts.
 func (f *File) Holder() string { return f.holder }
 
-// Close releases the lock. Every call after it fails with an error that matches os.ErrClosed; closing again does nothing.
+// Close releases the lock. Every call after it fails with an error that matches os.ErrClosed;
+// closing again does nothing.
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -203,7 +211,7 @@ func (f *File) Close() error {
 	return err
 }
 
-// usable reports why the store is not, under mu.
+// usable returns why the store cannot be used, nil if it can. f.mu is held.
 func (f *File) usable() error {
 	if f.lock == nil {
 		return fmt.Errorf("checkpoint store %s: %w", f.paths.dir, os.ErrClosed)

@@ -23,7 +23,7 @@ func openFile(t *testing.T, dir string, opts ...checkpoint.FileOption) *checkpoi
 	return f
 }
 
-// committed returns a store in a folder of its own with n commits behind it, and the last one.
+// committed returns a store in a new directory after n commits, and the last one.
 func committed(t *testing.T, dir string, n int) (*checkpoint.File, checkpoint.Checkpoint) {
 	t.Helper()
 	f := openFile(t, dir)
@@ -96,7 +96,8 @@ func TestFileKeepsThePreviousOne(t *testing.T) {
 func TestFileLanesShareAFolder(t *testing.T) {
 	dir := t.TempDir()
 	stores := map[string]*checkpoint.File{}
-	// Relay a.b with lane c, and relay a with lane b.c, are not the same; nor does a name leave the folder.
+	// Relay a.b with lane c, and relay a with lane b.c, are not the same; nor does a name leave the
+	// directory.
 	for _, name := range [][2]string{{"a.b", "c"}, {"a", "b.c"}, {"../x", "y"}, {"é", "%C3%A9"}} {
 		id := checkpointtest.Identity()
 		id.Relay, id.Lane = name[0], name[1]
@@ -170,7 +171,7 @@ func TestFileRefusesWhatItCannotTrust(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, string(bad), string(left), "what cannot be trusted is left as it is")
 
-			// A person decides: it is put aside, and a new beginning made.
+			// An operator decides: it is archived, and a new checkpoint is made.
 			aside, err := f.Remove(t.Context())
 			require.NoError(t, err)
 			kept, err := os.ReadFile(aside)
@@ -290,7 +291,8 @@ func TestFileIsLocked(t *testing.T) {
 	openFile(t, dir)
 }
 
-// Whoever removes the lock file lets a second relay in; the first must stop, since it no longer knows that it is alone.
+// Whoever removes the lock file lets a second relay in; the first must stop, since it no longer
+// knows that it is alone.
 func TestFileNoticesALostLock(t *testing.T) {
 	dir := t.TempDir()
 	f, last := committed(t, dir, 1)
@@ -306,7 +308,8 @@ func TestFileNoticesALostLock(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestFileKeep: what is in force elsewhere takes its turn among the archives, and nothing comes into force here by that.
+// TestFileKeep: a checkpoint of another store is archived like others, and does not become the
+// current one.
 func TestFileKeep(t *testing.T) {
 	dir := t.TempDir()
 	f := openFile(t, dir)
@@ -339,7 +342,7 @@ func TestFileArchive(t *testing.T) {
 
 	var last checkpoint.Checkpoint
 	var made []string
-	for n := range 14 { // the clock stands still, and the names differ all the same
+	for n := range 14 { // the clock does not move, and the names still differ
 		last, err = f.Commit(t.Context(), last, checkpointtest.Full(n))
 		require.NoError(t, err)
 		path, err := f.Archive(t.Context())

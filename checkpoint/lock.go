@@ -12,15 +12,17 @@ import (
 	"workos-relay/internal/operator"
 )
 
-// lock is a file that one process at a time has locked. The operating system lets go of it when the process ends, however it
-// ends; the file itself stays, since removing it would let two processes lock two files of one name.
+// lock is a file that one process at a time has locked. The operating system releases the lock when
+// the process ends, however it ends. The file itself stays, because removing it would let two
+// processes lock two files of one name.
 type lock struct {
 	path string
 	file *os.File
 }
 
-// takeLock locks the file at path, which it creates where it is missing, and writes into it who holds it. Where another
-// process does it returns an error that matches ErrLocked and says who.
+// takeLock locks the file at path, creating it if it is missing, and writes into it who holds it.
+// If another process holds it, takeLock returns an error that matches ErrLocked and names that
+// process.
 func takeLock(path string, now time.Time) (*lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode) //nolint:gosec // a path of the store's own
 	if err != nil {
@@ -28,7 +30,7 @@ func takeLock(path string, now time.Time) (*lock, error) {
 	}
 	if err := lockFile(f); err != nil {
 		if errors.Is(err, errHeld) {
-			err = operator.Require(fmt.Errorf("%w: another relay%s runs on this folder (%s)", ErrLocked, holderNote(f), path),
+			err = operator.Require(fmt.Errorf("%w: another relay%s uses this directory (%s)", ErrLocked, holderNote(f), path),
 				"stop it or give one another checkpoint.dir")
 		} else {
 			err = fmt.Errorf("lock %s: %w", path, err)
@@ -42,10 +44,10 @@ func takeLock(path string, now time.Time) (*lock, error) {
 	return l, nil
 }
 
-// errHeld is what lockFile returns where another has the lock.
+// errHeld is the error of lockFile if another process holds the lock.
 var errHeld = errors.New("held by another")
 
-// describe writes who holds the lock. Nothing depends on it but the message that another process gives.
+// describe writes who holds the lock. Only the error message of another process uses it.
 func (l *lock) describe(now time.Time) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -67,7 +69,8 @@ func holderNote(f *os.File) string {
 	return fmt.Sprintf(" (%q)", note)
 }
 
-// check returns an error that matches ErrLocked where the file was removed or replaced, so that the lock protects nothing.
+// check returns an error that matches ErrLocked if the file was removed or replaced, so that the
+// lock protects nothing.
 func (l *lock) check() error {
 	held, err := l.file.Stat()
 	if err != nil {
@@ -76,7 +79,7 @@ func (l *lock) check() error {
 	there, err := os.Stat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || (err == nil && !os.SameFile(held, there)):
-		return operator.Require(fmt.Errorf("%w: %s was removed or replaced while this relay held it, so another may be running on the folder",
+		return operator.Require(fmt.Errorf("%w: %s was removed or replaced while this relay held it, so another may be using the directory",
 			ErrLocked, l.path), "make sure that only one is, then start it again")
 	case err != nil:
 		return err
@@ -85,6 +88,6 @@ func (l *lock) check() error {
 }
 
 func (l *lock) release() error {
-	_ = l.file.Truncate(0) // what it says serves people only, and the lock goes with the file descriptor
+	_ = l.file.Truncate(0) // the text is only informative, and closing the file releases the lock
 	return l.file.Close()
 }

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// Memory is a Store that lasts as long as the process: for tests.
+// Memory is a Store for tests. It keeps the checkpoint in memory.
 type Memory struct {
 	id Identity
 
@@ -31,7 +31,7 @@ func (m *Memory) Load(ctx context.Context) (Checkpoint, error) {
 	return open(m.id, m.document)
 }
 
-// Commit implements Store. Nothing is durable: it is gone with the process.
+// Commit implements Store. Nothing is durable.
 func (m *Memory) Commit(ctx context.Context, prev, next Checkpoint) (Checkpoint, error) {
 	if err := ctx.Err(); err != nil {
 		return Checkpoint{}, err

@@ -10,14 +10,14 @@ import (
 
 const temporarySuffix = ".tmp"
 
-// paths are the files of one lane in a folder.
+// paths are the files of one lane in a directory.
 type paths struct {
 	dir      string
 	main     string
 	previous string
 	lock     string
 	holder   string
-	// destination holds what is remembered of the bus.
+	// destination holds the record of the destination.
 	destination string
 	archiveFor  string // what the name of an archived checkpoint begins with; a time follows
 }
@@ -38,12 +38,13 @@ func newPaths(dir string, id Identity) (paths, error) {
 	}, nil
 }
 
-// Path returns the path of another file of the lane in the folder of its checkpoint; kind is what its name ends in.
+// Path returns the path of another file of the lane in the directory of its checkpoint. kind is the
+// end of its name.
 func Path(dir string, id Identity, kind string) string {
 	return filepath.Join(dir, fileName(id.Relay)+"."+fileName(id.Lane)+"."+kind)
 }
 
-// temporaries are the files that a crash may have left behind.
+// temporaries returns the files that a crash may have left behind.
 func (p paths) temporaries() ([]string, error) {
 	archives, err := p.listed(temporarySuffix)
 	if err != nil {
@@ -52,10 +53,10 @@ func (p paths) temporaries() ([]string, error) {
 	return append(archives, p.main+temporarySuffix, p.previous+temporarySuffix, p.holder+temporarySuffix, p.destination+temporarySuffix), nil
 }
 
-// archives are the paths of the archived checkpoints, oldest first.
+// archives returns the paths of the archived checkpoints, oldest first.
 func (p paths) archives() ([]string, error) { return p.listed("Z") }
 
-// listed returns, sorted, the paths that begin as those of archives do and end in suffix.
+// listed returns the paths that begin like those of archives and end in suffix, sorted.
 func (p paths) listed(suffix string) ([]string, error) {
 	entries, err := os.ReadDir(p.dir) // sorted by name
 	if err != nil {
@@ -71,8 +72,8 @@ func (p paths) listed(suffix string) ([]string, error) {
 	return out, nil
 }
 
-// fileName writes s with nothing but letters, digits, _ and - as they are, so that no two names give one path and none leaves
-// the folder.
+// fileName writes s with nothing but letters, digits, _ and - as they are, so that no two names
+// give the same path and no name leaves the directory.
 func fileName(s string) string {
 	var b strings.Builder
 	for _, c := range []byte(s) {

@@ -9,7 +9,8 @@ const (
 	Disorder = time.Minute
 )
 
-// Recent tells events that were committed from others by their id and time. Its zero value knows nothing.
+// Recent distinguishes events that were committed from others by id and time. Its zero value knows
+// nothing.
 type Recent struct {
 	Events []Position // the last events that were committed, in that order; at most MaxRecent
 	From   time.Time  // every event that was committed and is not among Events was created before it
@@ -18,10 +19,11 @@ type Recent struct {
 // IsZero reports whether r knows nothing.
 func (r Recent) IsZero() bool { return len(r.Events) == 0 && r.From.IsZero() }
 
-// Seeded returns r, or, if r knows nothing, what can be known of a lane that stands at the position p.
+// Seeded returns r, or, if r knows nothing, what is known of a lane whose position is p.
 func (r Recent) Seeded(p Position) Recent { return r.from(p, p) }
 
-// from is Seeded for a lane that goes on from p to the next position: if the time of p is not known, next stands in for it.
+// from is Seeded for a lane that goes on from p to the next position: if the time of p is not
+// known, that of next is used.
 func (r Recent) from(p, next Position) Recent {
 	switch {
 	case !r.IsZero() || p.IsZero():

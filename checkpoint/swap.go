@@ -6,8 +6,9 @@ import (
 	"workos-relay/internal/operator"
 )
 
-// swap is the rule of compare and swap for the stores that count revisions themselves. have is the document in force, nil
-// where there is none. It returns next with its revision, and the document to put in the place of have.
+// swap implements compare and swap for stores that count revisions themselves. have is the current
+// document, nil if there is none. It returns next with its revision, and the document that replaces
+// have.
 func swap(id Identity, have []byte, prev, next Checkpoint) (Checkpoint, []byte, error) {
 	var revision uint64
 	if have != nil {
@@ -28,7 +29,7 @@ func swap(id Identity, have []byte, prev, next Checkpoint) (Checkpoint, []byte, 
 	document := Encode(next)
 	kept, err := Decode(document)
 	if err != nil { // a document that cannot be read again must never take the place of one that can
-		// The cause is told and not wrapped: what is in force is not corrupt.
+		// The cause is in the text and not wrapped: the current checkpoint is not corrupt.
 		return Checkpoint{}, nil, operator.New("refused to commit what could not be read again: "+err.Error(), "report it: relay cannot record this position")
 	}
 	return kept, document, nil

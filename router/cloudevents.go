@@ -11,8 +11,8 @@ import (
 	"workos-relay/source"
 )
 
-// binding is what the CloudEvents bindings of the buses differ in. Sources: CloudEvents 1.0.2 with its Kafka binding; for NATS
-// the binding 1.0.3 (working draft), the first with a binary mode.
+// binding is what the CloudEvents bindings of the buses differ in. Sources: CloudEvents 1.0.2 with
+// its Kafka binding; for NATS the binding 1.0.3 (working draft), the first with a binary mode.
 type binding struct {
 	prefix         string // of an attribute's header
 	dataType       string // header of datacontenttype
@@ -43,8 +43,9 @@ func cloudEventsSource(relay string) string { return "relay/" + url.PathEscape(r
 
 func cloudEventsType(eventType string) string { return "com.workos." + eventType }
 
-// attributes calls emit for each context attribute that is a string, in the order of the specification. The optional ones are
-// time and subject, the id of the object that the event is about.
+// attributes calls emit for each context attribute that is a string, in the order of the
+// specification. The optional ones are time and subject, the id of the object that the event is
+// about.
 func (r *Router) attributes(e *source.Event, f *fields, emit func(name, value string)) {
 	emit("specversion", "1.0")
 	emit("id", e.ID)
@@ -88,8 +89,8 @@ func (r *Router) structuredBody(e *source.Event, f *fields) []byte {
 	return append(b, '}')
 }
 
-// outsideHeaders reports what the NATS binding wants percent-encoded: space, double quote, percent, and all but printable
-// ASCII.
+// outsideHeaders reports what the NATS binding wants percent-encoded: space, double quote, percent,
+// and all but printable ASCII.
 func outsideHeaders(r rune) bool { return r <= 0x20 || r == '"' || r == '%' || r >= 0x7f }
 
 // percentEncode encodes the bytes, in UTF-8, of each character that must says.

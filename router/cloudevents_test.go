@@ -16,7 +16,8 @@ import (
 	"workos-relay/source"
 )
 
-// decodeBinary reads a message as a receiver of the binding does that knows the specification and nothing of relay.
+// decodeBinary reads a message as a receiver of the binding does that knows the specification and
+// nothing of relay.
 func decodeBinary(t *testing.T, b Binding, m sink.Message) ce.Event {
 	t.Helper()
 	prefix, contentType, structured := "ce_", "", false
@@ -125,7 +126,8 @@ func TestCloudEvents(t *testing.T) {
 					require.JSONEq(t, string(tt.event.Raw), string(have.Data()))
 					require.Empty(t, have.Extensions())
 
-					// What the raw encoding says is said first here too, and the key and the topic are the same.
+					// What the raw encoding says is said first here too, and the key and the topic
+					// are the same.
 					raw := routeOne(t, newRouter(t, Config{}), tt.event)
 					require.Equal(t, raw.Headers, m.Headers[:len(raw.Headers)])
 					require.Equal(t, raw.Key, m.Key)

@@ -14,7 +14,8 @@ import (
 	"workos-relay/source"
 )
 
-// samples are the blocks of docs/messages.md, in the order of the page: a message in each encoding on each bus.
+// samples are the blocks of docs/messages.md, in the order of the page: a message in each encoding
+// on each bus.
 func samples(t *testing.T) []string {
 	t.Helper()
 	data := `{"object":"directory_group","id":"directory_group_01K6YV","idp_id":"00g1e2","directory_id":"directory_01K6YT",` +

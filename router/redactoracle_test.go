@@ -9,15 +9,16 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// leaf is a value that is neither object nor list, or an empty one of those, with the names that lead to it.
+// leaf is a value that is neither object nor list, or an empty one of those, with the names that
+// lead to it.
 type leaf struct {
 	path   string
 	text   string
 	hashed bool
 }
 
-// oracle says for each value, by the names and places that lead to it, what should become of it. It backtracks over the whole path and
-// knows nothing of how the router goes through an event.
+// oracle says for each value, by the names and places that lead to it, what should become of it. It
+// backtracks over the whole path and knows nothing of how the router goes through an event.
 type oracle struct{ removed, hashed []pathPart }
 
 func oracleOf(t *testing.T, removed, hashed string) oracle {
@@ -43,7 +44,8 @@ func matches(pattern []pathPart, path []place) bool {
 	return a.at(0, 0)
 }
 
-// attempt remembers where it has failed: in lists within lists there are more ways to most places than can be gone.
+// attempt remembers where it has failed: in lists within lists there are more ways to most places
+// than can be gone.
 type attempt struct {
 	pattern []pathPart
 	path    []place

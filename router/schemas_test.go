@@ -14,8 +14,9 @@ import (
 	"workos-relay/internal/catalogue"
 )
 
-// payloadOf makes data by a schema. Every string that is an id depends on its path alone, so that two payloads of a type name the same
-// entities. has decides which optional fields are present; a missing one is absent or null, as the schema has it.
+// payloadOf makes data by a schema. Every string that is an id depends on its path alone, so that
+// two payloads of a type name the same entities. has decides which optional fields are present; a
+// missing one is absent or null, as the schema has it.
 func payloadOf(s *catalogue.Schema, path string, has func(path string) bool) any {
 	for i := range s.AnyOf {
 		if v := &s.AnyOf[i]; !slices.Equal(v.Types, []string{"null"}) {
@@ -56,7 +57,8 @@ func payloadOf(s *catalogue.Schema, path string, has func(path string) bool) any
 	}
 }
 
-// exceptions reads the table of docs/kafka.md: the last resort of the key for each type that is listed.
+// exceptions reads the table of docs/kafka.md: the last resort of the key for each type that is
+// listed.
 func exceptions(t *testing.T) map[string]string {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join("..", "docs", "kafka.md"))

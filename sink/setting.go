@@ -5,13 +5,16 @@ import (
 	"fmt"
 )
 
-// Configurable is a destination whose settings can be compared with the configuration after it was created. It is optional.
+// Configurable is a destination whose settings can be compared with the configuration after it was
+// created. It is optional.
 type Configurable interface {
-	// Settings returns each setting that the configuration names and that differs at the destination of topics. What does not
-	// exist yet has no settings. With apply it changes what relay may change: what relay created, and what deletes no stored
-	// message unless the configuration allows that. It changes a setting at most once to the same value, so that two relays with
-	// different configurations do not undo each other's changes for ever. A setting that the destination refuses is no error; the
-	// error is for a bus that could not be asked. Settings may be called at any time, from any goroutine.
+	// Settings returns each setting that the configuration names and that differs at the
+	// destination of topics. What does not exist yet has no settings. With apply it changes what
+	// relay may change: what relay created, and what deletes no stored message unless the
+	// configuration allows that. It changes a setting at most once to the same value, so that two
+	// relays with different configurations do not undo each other's changes for ever. A setting
+	// that the destination refuses is no error; the error is for a bus that could not be asked.
+	// Settings may be called at any time, from any goroutine.
 	Settings(ctx context.Context, topics []string, apply bool) ([]Setting, error)
 }
 
@@ -27,7 +30,8 @@ const (
 	Unchanged Outcome = "unchanged" // it cannot be changed, the bus refuses the change, or relay may not make it
 )
 
-// Setting is one setting of a destination that differs from the configuration, or did before relay changed it.
+// Setting is one setting of a destination that differs from the configuration, or did before relay
+// changed it.
 type Setting struct {
 	Of      string  `json:"of"`   // "stream WORKOS", "topic dsync.user.created"
 	Key     string  `json:"key"`  // key of the configuration, below the sink: "create.max_age"

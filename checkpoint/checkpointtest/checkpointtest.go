@@ -1,5 +1,6 @@
-// Package checkpointtest is the conformance kit of checkpoint.Store: what relay relies on, whatever keeps the checkpoint. It
-// proves nothing about power failures, nor about what a store does while its server is away.
+// Package checkpointtest is the conformance kit of checkpoint.Store: what relay relies on, wherever
+// the checkpoint is kept. It proves nothing about power failures, nor about a store whose server is
+// down.
 package checkpointtest
 
 import (
@@ -19,18 +20,20 @@ import (
 
 // Harness says what is tested and what may be expected of it.
 type Harness struct {
-	// NewPlace makes an empty place for one checkpoint, of its own at each call, and arranges for its end with t.Cleanup.
+	// NewPlace makes a new empty place for one checkpoint at each call, and removes it with
+	// t.Cleanup.
 	NewPlace func(t *testing.T) Place
 	// Durable: what was committed is still there when the place is opened again.
 	Durable bool
-	// Shared: a place can be opened more than once at the same time, and then compare and swap decides between the stores.
+	// Shared: a place can be opened more than once at the same time, and then compare and swap
+	// decides between the stores.
 	Shared bool
 }
 
-// Place is where one checkpoint is kept, such as a folder, a subject or a topic.
+// Place is where one checkpoint is kept, such as a directory, a subject or a topic.
 type Place interface {
-	// Open returns the store of the place for id. The kit closes it where it is an io.Closer. Ids that differ in nothing but
-	// Endpoint, Organization and Destination open the same checkpoint.
+	// Open returns the store of the place for id. The kit closes it if it is an io.Closer. Ids that
+	// differ in nothing but Endpoint, Organization and Destination open the same checkpoint.
 	Open(t *testing.T, id checkpoint.Identity) checkpoint.Store
 }
 
@@ -103,7 +106,8 @@ func Full(n int) checkpoint.Checkpoint {
 	}
 }
 
-// RequireEqual fails the test where want and have differ in anything but Revision, which the store gives.
+// RequireEqual fails the test if want and have differ in anything but Revision, which the store
+// sets.
 func RequireEqual(t *testing.T, want, have checkpoint.Checkpoint) {
 	t.Helper()
 	requireSameTime(t, "CreatedAt", want.CreatedAt, have.CreatedAt)
@@ -152,13 +156,13 @@ func mustCommit(t *testing.T, s checkpoint.Store, prev, next checkpoint.Checkpoi
 	return c
 }
 
-// requireInForce fails the test where the store does not hold exactly want, its revision included.
-func requireInForce(t *testing.T, s checkpoint.Store, want checkpoint.Checkpoint) {
+// requireCurrent fails the test if the store does not hold exactly want, its revision included.
+func requireCurrent(t *testing.T, s checkpoint.Store, want checkpoint.Checkpoint) {
 	t.Helper()
 	have, err := s.Load(limited(t))
 	require.NoError(t, err)
 	RequireEqual(t, want, have)
-	require.Equal(t, want.Revision, have.Revision, "the revision in force")
+	require.Equal(t, want.Revision, have.Revision, "the current revision")
 }
 
 func testNothingThere(t *testing.T, h Harness) {
@@ -213,7 +217,7 @@ func testRoundTrip(t *testing.T, h Harness) {
 			committed := mustCommit(t, s, checkpoint.Checkpoint{}, want)
 			require.NotZero(t, committed.Revision)
 			RequireEqual(t, want, committed)
-			requireInForce(t, s, committed)
+			requireCurrent(t, s, committed)
 		})
 	}
 }
@@ -231,20 +235,21 @@ func testCompareAndSwap(t *testing.T, h Harness) {
 	} {
 		_, err := s.Commit(limited(t), prev, Full(3))
 		require.ErrorIs(t, err, checkpoint.ErrConflict, name)
-		requireInForce(t, s, second)
+		requireCurrent(t, s, second)
 	}
 
-	// Revision alone decides: what else prev says does not count, and what next says of it is overwritten.
+	// Revision alone decides: what else prev says does not count, and what next says of it is
+	// overwritten.
 	next := Full(4)
 	next.Revision = 99_999
 	third := mustCommit(t, s, checkpoint.Checkpoint{Revision: second.Revision}, next)
 	require.Greater(t, third.Revision, second.Revision)
-	requireInForce(t, s, third)
+	requireCurrent(t, s, third)
 
 	// The same position again is a commit like any other: that is how a holder renews its claim.
 	fourth := mustCommit(t, s, third, third)
 	require.Greater(t, fourth.Revision, third.Revision)
-	requireInForce(t, s, fourth)
+	requireCurrent(t, s, fourth)
 }
 
 func testOneWins(t *testing.T, h Harness) {
@@ -261,7 +266,8 @@ func testOneStoreWins(t *testing.T, h Harness) {
 	race(t, stores)
 }
 
-// race lets every store commit over the same checkpoint at once, for several rounds: exactly one may win each.
+// race lets every store commit over the same checkpoint at once, for several rounds: exactly one
+// may win each.
 func race(t *testing.T, stores []checkpoint.Store) {
 	var prev checkpoint.Checkpoint
 	for round := range 10 {
@@ -289,15 +295,15 @@ func race(t *testing.T, stores []checkpoint.Store) {
 		}
 		require.NotEqual(t, -1, winner, "no commit succeeded")
 		for _, s := range stores {
-			requireInForce(t, s, committed[winner])
+			requireCurrent(t, s, committed[winner])
 		}
 		RequireEqual(t, Full(100*round+winner), committed[winner])
 		prev = committed[winner]
 	}
 }
 
-// testWholeWhileItChanges reads while another goroutine commits: each reading is one of the committed checkpoints, and none
-// is older than the one before.
+// testWholeWhileItChanges reads while another goroutine commits: each reading is one of the
+// committed checkpoints, and none is older than the one before.
 func testWholeWhileItChanges(t *testing.T, h Harness) {
 	const commits = 50
 	s := openPlace(t, h.NewPlace(t), Identity())
@@ -332,7 +338,8 @@ func testWholeWhileItChanges(t *testing.T, h Harness) {
 	RequireEqual(t, Full(commits-1), last)
 }
 
-// others are the identities under which the place of Identity opens although the checkpoint is not theirs.
+// others are the identities under which the place of Identity opens although the checkpoint is not
+// theirs.
 func others() map[string]checkpoint.Identity {
 	endpoint, organization, destination := Identity(), Identity(), Identity()
 	endpoint.Endpoint = "http://127.0.0.1:4101"
@@ -349,7 +356,7 @@ func testCommitForAnother(t *testing.T, h Harness) {
 		next.Source = other
 		_, err := s.Commit(limited(t), first, next)
 		require.ErrorIs(t, err, checkpoint.ErrForeign, name)
-		requireInForce(t, s, first)
+		requireCurrent(t, s, first)
 	}
 }
 
@@ -372,7 +379,7 @@ func testOpenedByAnother(t *testing.T, h Harness) {
 			require.Error(t, err, "a foreign checkpoint was replaced")
 			closeStore(t, foreign)
 
-			requireInForce(t, openPlace(t, p, Identity()), first)
+			requireCurrent(t, openPlace(t, p, Identity()), first)
 		})
 	}
 }
@@ -383,7 +390,7 @@ func testOpenedAgain(t *testing.T, h Harness) {
 	for n := range 5 {
 		s := openPlace(t, p, Identity())
 		if n > 0 {
-			requireInForce(t, s, prev)
+			requireCurrent(t, s, prev)
 		}
 		for i := range 3 {
 			prev = mustCommit(t, s, prev, Full(10*n+i))
@@ -402,13 +409,13 @@ func testContextEnded(t *testing.T, h Harness) {
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = s.Commit(ended, first, Full(2))
 	require.ErrorIs(t, err, context.Canceled)
-	requireInForce(t, s, first)
+	requireCurrent(t, s, first)
 
 	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
 	_, err = s.Commit(late, first, Full(2))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	requireInForce(t, s, first)
+	requireCurrent(t, s, first)
 }
 
 // testKeepsItsOwnCopy changes what was handed in and what was handed out.

@@ -1,9 +1,10 @@
-// Package catalogue holds the facts about every event type of WorkOS: whether it can be subscribed to, which type succeeds it, which
-// fields of its payload name its organization and its entity, and the JSON Schema of its payload. types.jsonl is the one place
-// where these facts stand; go generate makes constants, key lookup and documents from it.
+// Package catalogue holds the facts about every event type of WorkOS: whether it can be subscribed
+// to, which type succeeds it, which fields of its payload name its organization and its entity, and
+// the JSON Schema of its payload. types.jsonl is the only source of these facts; go generate makes
+// constants, key lookup and documents from it.
 //
-// The facts were read from the newest official Python client (PyPI workos 10.8.0). .ci/catalogue compares them with the newest
-// release.
+// The facts were read from the newest official Python client (PyPI workos 10.8.0). .ci/catalogue
+// compares them with the newest release.
 package catalogue
 
 import (
@@ -29,23 +30,26 @@ const (
 	Gone    Status = "gone"    // no longer sent; its name stays readable
 )
 
-// Type is what is known of one event type.
+// Type holds the facts about one event type.
 type Type struct {
 	Name      string `json:"type"`
 	Status    Status `json:"status"`
 	Successor string `json:"successor,omitempty"` // the type that replaces it; empty if there is none
-	// Organization are the places of the payload that name the organization; the first one that holds a value counts.
+	// Organization are the places of the payload that name the organization; the first one that
+	// holds a value counts.
 	Organization []Place `json:"organization,omitempty"`
-	// Entity are the places that name the event's entity, in the same way. They are read if no organization is named.
+	// Entity are the places that name the event's entity, in the same way. They are read if no
+	// organization is named.
 	Entity []Place `json:"entity,omitempty"`
 	Schema *Schema `json:"schema,omitempty"` // of data; nil if Status is Gone
 }
 
-// Place is a path into the payload, with dots between names and indexes of lists. It may carry a condition, as in
-// "owner.id if owner.type=organization".
+// Place is a path into the payload, with dots between names and indexes of lists. It may carry a
+// condition, as in "owner.id if owner.type=organization".
 type Place string
 
-// Split returns the path, and the path and value of the condition; both are empty if there is no condition.
+// Split returns the path, and the path and value of the condition; both are empty if there is no
+// condition.
 func (p Place) Split() (path, conditionPath, conditionValue string) {
 	path, condition, _ := strings.Cut(string(p), " if ")
 	conditionPath, conditionValue, _ = strings.Cut(condition, "=")
@@ -60,7 +64,8 @@ const File = "internal/catalogue/types.jsonl"
 //go:embed types.jsonl
 var table []byte
 
-// Types returns every event type, sorted by name. The slice and what it points to are shared: do not change them.
+// Types returns every event type, sorted by name. The slice and what it points to are shared: do
+// not change them.
 var Types = sync.OnceValue(func() []Type {
 	types, err := Parse(File, table)
 	if err != nil {

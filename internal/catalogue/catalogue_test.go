@@ -25,8 +25,8 @@ func TestTypes(t *testing.T) {
 	require.Equal(t, "feature_flags.flag.updated", flag.Successor)
 }
 
-// TestTableHoldsThePublishedSchemas compares the table with the list of payloads that lies beside the checkout, which was extracted
-// from the same client by another program.
+// TestTableHoldsThePublishedSchemas compares the table with the list of payloads next to the
+// checkout, which was extracted from the same client by another program.
 func TestTableHoldsThePublishedSchemas(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "workos", "payloads.jsonl"))

@@ -5,7 +5,8 @@ import "encoding/json"
 // object is a JSON object.
 type object = map[string]any
 
-// Data returns the JSON Schema of the type's payload, the field data of an event. It is nil for a type that is gone.
+// Data returns the JSON Schema of the type's payload, the field data of an event. It is nil for a
+// type that is gone.
 func (t *Type) Data() map[string]any {
 	if t.Schema == nil {
 		return nil
@@ -18,7 +19,8 @@ func (t *Type) Data() map[string]any {
 	return out
 }
 
-// typed adds the type to constants and enumerations of strings, since code generators make nothing of them without.
+// typed adds the type to constants and enumerations of strings, since code generators make nothing
+// of them without.
 func typed(schema object) {
 	if value, ok := schema["const"].(string); ok && value != "" && schema["type"] == nil {
 		schema["type"] = "string"
@@ -42,7 +44,8 @@ func typed(schema object) {
 	}
 }
 
-// Context returns the JSON Schema of the field context of an event, which tells who or what caused it. It holds personal data.
+// Context returns the JSON Schema of the field context of an event, which tells who or what caused
+// it. It holds personal data.
 func Context() map[string]any {
 	text := func() object { return object{"type": []string{"string", "null"}} }
 	return object{
@@ -65,7 +68,8 @@ func Context() map[string]any {
 	}
 }
 
-// EventSchema returns the JSON Schema of a whole event of the type, as WorkOS sends it. It is nil for a type that is gone.
+// EventSchema returns the JSON Schema of a whole event of the type, as WorkOS sends it. It is nil
+// for a type that is gone.
 func (t *Type) EventSchema() map[string]any {
 	if t.Schema == nil {
 		return nil

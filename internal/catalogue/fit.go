@@ -8,8 +8,9 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Mismatch says in what way the payload of an event of a type does not fit its published schema: where, and what stands there. It returns
-// "" if the payload fits, and for a type that has no schema. Fields that the schema does not know are no mismatch.
+// Mismatch says how the payload of an event of a type differs from its published schema: at which
+// place, and what is there. It returns "" if the payload fits, and for a type that has no schema.
+// Fields that the schema does not know are no mismatch.
 func Mismatch(eventType, data string) string {
 	t, ok := Lookup(eventType)
 	if !ok || t.Schema == nil {

@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// Schema is the part of JSON Schema that the payloads use. Every other keyword is an error when it is read.
+// Schema is the part of JSON Schema that the payloads use. Every other keyword is an error when it
+// is read.
 type Schema struct {
 	Types      []string   // string, integer, number, boolean, array, object, null; empty for anything
 	Format     string     // date-time or empty
@@ -49,8 +50,8 @@ func (s *Schema) Property(name string) (*Schema, bool) {
 	return nil, false
 }
 
-// At returns the schemas of the values at a path of names and list indexes with dots between: one for each variant of the objects
-// on the way, none if the schema knows no such path.
+// At returns the schemas of the values at a path of names and list indexes with dots between: one
+// for each variant of the objects on the way, none if the schema knows no such path.
 func (s *Schema) At(path string) []*Schema {
 	name, rest, more := strings.Cut(path, ".")
 	var found []*Schema
@@ -84,7 +85,8 @@ func (s *Schema) Guarantees(path string) bool {
 	return !more || next.Guarantees(rest)
 }
 
-// Variants returns the schemas that s stands for if each of its own properties that has several forms of object is held to one of them.
+// Variants returns the schemas that s covers: one for each combination of the forms that its own
+// object properties may have.
 func (s *Schema) Variants() []Schema {
 	out := []Schema{*s}
 	for i := range s.Properties {

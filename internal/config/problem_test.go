@@ -26,7 +26,7 @@ config.yaml:1:32: sinks[0].broker: unknown key; did you mean "brokers"?`},
 		{"key of another section", "poll_interval: 1s\n", `
 config.yaml:1:1: poll_interval: unknown key; did you mean source.poll_interval?`},
 		{"key of another type", "sinks: [{name: k, type: nats, brokers: [a:1]}]\n", `
-config.yaml:1:31: sinks[0].brokers: unknown key where type is nats; it belongs to type kafka`},
+config.yaml:1:31: sinks[0].brokers: unknown key if type is nats; it belongs to type kafka`},
 		{"key near nothing", "admin: {xyzzy: 1}\n", `
 config.yaml:1:9: admin.xyzzy: unknown key; known here: listen, token, token_file, tls, open_metrics, show_payloads`},
 		{"admin for everybody", "admin: {listen: \":8080\"}\n", `

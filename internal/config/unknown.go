@@ -34,7 +34,7 @@ func (d *decoder) unknown(o *object, chosen *variant, decided bool, key *yaml.No
 	switch {
 	case elsewhere != "" && !decided:
 	case elsewhere != "":
-		d.report(placeOf(key), at, fmt.Sprintf("unknown key where %s is %s", typeKey, chosen.name), fmt.Sprintf("it belongs to %s %s", typeKey, elsewhere))
+		d.report(placeOf(key), at, fmt.Sprintf("unknown key if %s is %s", typeKey, chosen.name), fmt.Sprintf("it belongs to %s %s", typeKey, elsewhere))
 	case strings.Contains(key.Value, "${"):
 		d.report(placeOf(key), at, "unknown key", "variables are expanded in values only")
 	default:

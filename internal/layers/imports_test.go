@@ -18,7 +18,9 @@ type rule struct {
 }
 
 // helpers are internal packages without knowledge of relay's parts, on which public packages rest.
-var helpers = []string{"internal/catalogue", "internal/contain", "internal/operator"}
+var helpers = []string{
+	"internal/catalogue", "internal/contain", "internal/listener", "internal/operator", "internal/printable",
+}
 
 // public are the packages that other programs may import.
 var public = []string{"conf/...", "checkpoint/...", "source/...", "sink/...", "router/...", "pipeline/..."}
@@ -47,6 +49,7 @@ var rules = []rule{
 	{of: "internal/catalogue", may: nil},
 	{of: "internal/catalogue/generate", may: []string{"internal/catalogue"}},
 	{of: "internal/contain"},
+	{of: "internal/listener"},
 	{of: "internal/operator"},
 	{of: "internal/...", may: append([]string{"docs", "internal/..."}, public...)},
 	{of: "docs"},

@@ -14,7 +14,8 @@ import (
 	"workos-relay/source"
 )
 
-// Bounds of what one Publish of a sink is given; a page is never divided, so one that is larger goes alone. They are those of a lane.
+// Bounds of what one Publish of a sink is given; a page is never divided, so one that is larger
+// goes alone. They are those of a lane.
 const (
 	BatchEvents = 999
 	BatchBytes  = 4 << 20
@@ -29,20 +30,21 @@ type Router interface {
 	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
 }
 
-// Publisher publishes events with a mark, each message with the header Mark and without an id, so that no bus takes it for a second
-// copy and drops it. Its fields are not changed while it is in use; one goroutine uses it.
+// Publisher publishes events with a mark, each message with the header Mark and without an id, so
+// that no bus takes it for a second copy and drops it. Its fields are not changed while it is in
+// use; one goroutine uses it.
 type Publisher struct {
 	Sink            sink.Sink
 	Router          Router
 	Mark            sink.Header
 	Park            bool          // send what can never be published to the dead letter topic instead of stopping there
-	ShutdownTimeout time.Duration // how long a batch under way may go on once ctx has ended
+	ShutdownTimeout time.Duration // how long a batch in flight may continue after ctx has ended
 	Logger          *zap.Logger
 
 	counts Counts
 }
 
-// Counts is what a Publisher has done.
+// Counts says how much a Publisher has done.
 type Counts struct {
 	Events   int // durable, or left out
 	Messages int // durable, dead letters included
@@ -50,10 +52,11 @@ type Counts struct {
 	Dropped  int // events that a route leaves out
 }
 
-// Counts returns what was done so far.
+// Counts returns how much was done so far.
 func (p *Publisher) Counts() Counts { return p.counts }
 
-// StopError says that an event can never be published: it may not be parked, or its dead letter can never be published either.
+// StopError says that an event can never be published: it may not be parked, or its dead letter can
+// never be published either.
 type StopError struct {
 	EventID, Type string
 	Parks         bool // a dead letter topic is configured
@@ -81,9 +84,10 @@ func (e *StopError) OperatorAction() string {
 // Unwrap returns the cause.
 func (e *StopError) Unwrap() error { return e.Err }
 
-// Publish makes the messages of events durable, in order, and returns of how many events, from the first, they are. What may pass is
-// tried again until ctx ends; a batch under way then still has ShutdownTimeout. Other errors are a *StopError, and what
-// only an operator can resolve. After a failure of the bus some messages may be stored twice, each with the mark.
+// Publish makes the messages of events durable, in order, and returns of how many events, from the
+// first, they are. It retries what may pass until ctx ends. A batch in flight then has
+// ShutdownTimeout to finish. Other errors are a *StopError, and what only an operator can resolve.
+// After a failure of the bus some messages may be stored twice, each with the mark.
 func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done int, err error) {
 	work, stop := p.outlive(ctx)
 	defer stop()
@@ -102,7 +106,7 @@ func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done in
 		if failure == nil {
 			continue
 		}
-		if err := p.judge(&b, failure, parked); err != nil {
+		if err := p.classify(&b, failure, parked); err != nil {
 			return done, err
 		}
 		if ctx.Err() != nil {
@@ -145,8 +149,9 @@ func (p *Publisher) outlive(ctx context.Context) (context.Context, context.Cance
 	}
 }
 
-// judge says whether failure ends the run. A message that was rejected is noted in parked, where that is allowed.
-func (p *Publisher) judge(b *batch, failure error, parked map[string]*parking) error {
+// classify returns an error if failure ends the run. It notes a message that was rejected in
+// parked, if parking is allowed.
+func (p *Publisher) classify(b *batch, failure error, parked map[string]*parking) error {
 	var rejected *sink.RejectedError
 	switch {
 	case operator.Required(failure): // also if a RejectedError is its cause: it is not about one event
@@ -187,7 +192,7 @@ func (p *Publisher) count(b *batch, events int, parked map[string]*parking) {
 
 // parking is an event that goes to the dead letter topic.
 type parking struct {
-	why  *sink.RejectedError // why it cannot go where it is routed
+	why  *sink.RejectedError // why its topic cannot take it
 	bare bool                // its dead letter leaves the event out, since the one with the event was refused
 }
 
@@ -201,7 +206,8 @@ type batch struct {
 	ends     []int // messages[:ends[i]] are those of events[:i+1]
 }
 
-// route makes a batch of events. Where an event cannot be routed and must not be parked, the batch ends before it.
+// route makes a batch of events. If an event cannot be routed and must not be parked, the batch
+// ends before it.
 func (p *Publisher) route(events []source.Event, parked map[string]*parking) (batch, error) {
 	b := batch{messages: make([]sink.Message, 0, len(events))}
 	for i := range events {

@@ -6,9 +6,10 @@ import (
 	"workos-relay/source"
 )
 
-// Replay publishes every event of the span, in batches gathered from several pages. progress, where not nil, is called after each
-// batch with its last event. Where ctx ends no further batch is begun, and the error is that of ctx. It returns the last event that
-// is durable together with all before it; nil where there is none.
+// Replay publishes every event of the span, in batches gathered from several pages. progress, if
+// not nil, is called after each batch with its last event. When ctx ends, no further batch is
+// begun, and the error is that of ctx. It returns the last event that is durable together with all
+// before it; nil if there is none.
 func Replay(ctx context.Context, src Source, span Span, p *Publisher, progress func(last *source.Event)) (last *source.Event, err error) {
 	r := replay{publisher: p, progress: progress}
 	for page, err := range span.Pages(ctx, src) {

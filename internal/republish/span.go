@@ -1,5 +1,5 @@
-// Package republish reads a stretch of the source and publishes events beside a lane: it marks each message and touches no
-// checkpoint.
+// Package republish reads a span of the source and publishes its events independently of the lanes:
+// it marks each message and changes no checkpoint.
 package republish
 
 import (
@@ -11,7 +11,8 @@ import (
 	"workos-relay/source"
 )
 
-// disorder is how far reading goes on past the end of a span, for the times of events do not follow the order of the list strictly.
+// disorder is how far reading goes on past the end of a span, for the times of events do not follow
+// the order of the list strictly.
 const disorder = time.Minute
 
 // Source yields pages in order from a position; see source.Stream.
@@ -23,12 +24,14 @@ type Source interface {
 type Span struct {
 	Since checkpoint.Position
 	Until time.Time
-	// Through, where not empty, is the id of an event behind which nothing belongs to the span any more: of several with the same time.
+	// Through, if not empty, is the id of the last event of the span, among several with the same
+	// time.
 	Through string
 }
 
-// Pages reads the events of the span from src, oldest first, and ends where the tip is reached, or an event is over a minute past
-// Until. Pages without an event of the span are left out. An error is final, as in source.Stream.
+// Pages reads the events of the span from src, oldest first, and ends when the tip is reached, or
+// when an event is over a minute past Until. Pages without an event of the span are left out. An
+// error is final, as in source.Stream.
 func (s Span) Pages(ctx context.Context, src Source) iter.Seq2[source.Page, error] {
 	return func(yield func(source.Page, error) bool) {
 		for page, err := range src.Pages(ctx, s.Since) {
@@ -63,8 +66,8 @@ func (s Span) cut(page *source.Page) (last bool) {
 	return last || page.Tip
 }
 
-// Fraction is how far into the span an event of the time at is, from 0 to 1. first is the time of its first event, for a span that
-// does not say when it begins.
+// Fraction is how far into the span an event of the time at is, from 0 to 1. first is the time of
+// its first event, for a span that does not say when it begins.
 func (s Span) Fraction(first, at time.Time) float64 {
 	if !s.Since.CreatedAt.IsZero() {
 		first = s.Since.CreatedAt

@@ -20,11 +20,12 @@ const again = 1 << 63
 // expected is an event while its part is compared.
 type expected struct {
 	event
-	copies int    // on its topic, replays apart
+	copies int    // on its topic, not counting replays
 	first  copied // of those
 }
 
-// compare goes through the parts, then looks at the order of what each log holds, then at what was not found.
+// compare goes through the parts, then looks at the order of what each log holds, then at what was
+// not found.
 func (r *run) compare(ctx context.Context) (err error) {
 	order, err := os.Create(filepath.Join(r.dir, "order")) //nolint:gosec // inside the temporary folder
 	if err != nil {
@@ -66,14 +67,14 @@ func (r *run) comparePart(n int, order *os.File) error {
 	var c copied
 	return readAll(r.copiesPart(n), &c, func() error {
 		if x := events[c.id]; x != nil {
-			return r.judge(x, &c, order)
+			return r.classify(x, &c, order)
 		}
 		return nil // a stranger that passed the filter
 	})
 }
 
-// judge decides what one message on the bus is. Copies come in the order of their scan.
-func (r *run) judge(x *expected, c *copied, order *os.File) error {
+// classify decides what one message on the bus is. Copies are in the order of the scan.
+func (r *run) classify(x *expected, c *copied, order *os.File) error {
 	r.found.set(x.index)
 	r.report.Messages++
 	if c.topic != x.topic && r.names[c.topic] == r.check.Router.DeadLetterTopic() {
@@ -133,14 +134,15 @@ func (r *run) example(x *expected, c *copied) Example {
 	}
 }
 
-// orderBreak is an event that stands directly behind one that comes later in the source.
+// orderBreak is an event that follows directly on one that is later in the source.
 type orderBreak struct {
 	index, behind uint64
 	lane          int
 	offset        int64
 }
 
-// compareOrder walks through what the lane itself published, in the order of each log, and returns the breaks to be named.
+// compareOrder walks through what the lane itself published, in the order of each log, and returns
+// the breaks to be named.
 func (r *run) compareOrder(order *os.File) ([]orderBreak, error) {
 	var breaks []orderBreak
 	in := bufio.NewReaderSize(io.NewSectionReader(order, 0, int64(r.scans)*slotBytes), 256<<10) //nolint:gosec // no disk holds as much
@@ -178,8 +180,9 @@ func (r *run) compareOrder(order *os.File) ([]orderBreak, error) {
 	return breaks, nil
 }
 
-// allInPlace reports whether each event of each log has a copy after one of each event before it. So it is if what came too early,
-// behind a hole that an election or a broken connection left, came again in its place.
+// allInPlace reports whether each event of each log has a copy after one of each event before it.
+// So it is if what came too early, behind a hole that an election or a broken connection left, came
+// again in its place.
 func (r *run) allInPlace(order *os.File) (bool, error) {
 	for n := range r.lanes {
 		l := &r.lanes[n]
@@ -259,7 +262,7 @@ func (r *run) finish(breaks []orderBreak) error {
 	return err
 }
 
-// whereabouts is what is known of where an event is.
+// whereabouts says where an event was found.
 type whereabouts int
 
 const (
@@ -295,8 +298,9 @@ func (r *run) maxPerTopic() int64 {
 	return noEvent >> 1
 }
 
-// mayHaveExpired reports whether an event that was not found may have stood before what a log still keeps: it was made before the
-// oldest message there was stored, and comes before every event that is there.
+// mayHaveExpired reports whether an event that was not found may have stood before what a log still
+// keeps: it was made before the oldest message there was stored, and comes before every event that
+// is there.
 func (r *run) mayHaveExpired(e *event) bool {
 	for i := range r.lanes {
 		l := &r.lanes[i]

@@ -15,7 +15,8 @@ import (
 	"workos-relay/source"
 )
 
-// keyedEvents are n events of one type about a few organizations, which are the keys of their messages.
+// keyedEvents are n events of one type about a few organizations, which are the keys of their
+// messages.
 func keyedEvents(n, keys int) list {
 	l := some(n)
 	for i := range l {

@@ -5,14 +5,16 @@ import (
 	"errors"
 )
 
-// headerLate marks an event that the lane published long after its place, because the API refused its type for a while.
+// headerLate marks an event that the lane published long after its place, because the API refused
+// its type for a while.
 const headerLate = "relay-late"
 
 // unseen is before every event.
 const unseen = -1 << 63
 
-// compareKeys finds out which of the events that were not found a compacted topic may have removed: those of which a message with the
-// same key is on the bus whose event is not older. It works through the keys one part at a time.
+// compareKeys finds out which of the events that were not found a compacted topic may have removed:
+// those of which a message with the same key is on the bus whose event is not older. It works
+// through the keys one part at a time.
 func (r *run) compareKeys(ctx context.Context) error {
 	if r.compacted == nil {
 		return nil
@@ -32,7 +34,8 @@ func (r *run) compareKeys(ctx context.Context) error {
 	return nil
 }
 
-// splitLost divides the events on compacted topics that were not found among the parts, by their keys.
+// splitLost divides the events on compacted topics that were not found among the parts, by their
+// keys.
 func (r *run) splitLost() (err error) {
 	ws, err := newWriters(r.parts, r.lostPart)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"workos-relay/sink"
 )
 
-// TestAgainstAnOracle damages a stream of several parts at random, and holds the counts against those of a plain comparison in memory.
+// TestAgainstAnOracle damages a stream of several parts at random, and holds the counts against
+// those of a plain comparison in memory.
 func TestAgainstAnOracle(t *testing.T) {
 	const events = 2*partEvents + 5000
 	seed := rand.Uint64()

@@ -145,7 +145,8 @@ func (ws writers) close() error {
 	return errors.Join(errs...)
 }
 
-// decoder reads the fields of records. Its error sticks; io.EOF is the end of the file between two records.
+// decoder reads the fields of records. Its error sticks; io.EOF is the end of the file between two
+// records.
 type decoder struct {
 	r   *bufio.Reader
 	err error

@@ -33,9 +33,10 @@ func (r *Result) missing() iter.Seq2[string, error] {
 	}
 }
 
-// Repair reads the span again and hands the events that are missing to publish, in order and in batches as a lane makes them. It
-// returns how many are durable. publish returns how many of the events, from the first, are. An error is one of publish or of the
-// source, or says that the source no longer lists what it listed before.
+// Repair reads the span again and hands the events that are missing to publish, in order and in
+// batches as a lane makes them. It returns how many are durable. publish returns how many of the
+// events, from the first, are. An error is one of publish or of the source, or says that the source
+// no longer lists what it listed before.
 func (r *Result) Repair(ctx context.Context, publish func(ctx context.Context, events []source.Event) (int, error)) (repaired int, err error) {
 	next, stop := iter.Pull2(r.missing())
 	defer stop()

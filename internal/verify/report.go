@@ -15,7 +15,7 @@ type Report struct {
 	Messages int `json:"messages"` // of them, those that carry an event of the span
 
 	Missing    Finding `json:"missing"`      // events that no message carries
-	Duplicate  Finding `json:"duplicate"`    // messages beside the first of their event on its topic; replays are not among them
+	Duplicate  Finding `json:"duplicate"`    // messages after the first of their event on its topic, without replays
 	Misrouted  Finding `json:"misrouted"`    // messages on another topic than the present routes say
 	Altered    Finding `json:"altered"`      // messages whose body is not the one that relay makes of the event
 	OutOfOrder Finding `json:"out_of_order"` // messages directly behind one whose event comes later in the source
@@ -24,20 +24,24 @@ type Report struct {
 	Repaired int `json:"repaired"` // messages with the header relay-repair, on their topic
 	Parked   int `json:"parked"`   // dead letters
 	Late     int `json:"late"`     // messages with the header relay-late, on their topic: their place in the order does not count
-	// Expired are events that were not found, and that the bus may have held and let go by retention: nothing can be said of them.
+	// Expired are events that were not found, and that the bus may have held and let go by
+	// retention: nothing can be said of them.
 	Expired int       `json:"expired"`
 	Trimmed []Trimmed `json:"trimmed,omitempty"` // the logs in which older messages are gone, if that concerns the span
-	// Compacted are events that were not found on a compacted topic that has a newer event with the same key; Displaced are events
-	// that were not found on a topic that holds as many messages as it may (max_msgs_per_subject), all of them newer.
+	// Compacted are events that were not found on a compacted topic that has a newer event with the
+	// same key; Displaced are events that were not found on a topic that holds as many messages as
+	// it may (max_msgs_per_subject), all of them newer.
 	Compacted int `json:"compacted"`
 	Displaced int `json:"displaced"`
-	// UnknownPolicies names the topics of which it is not known whether they are compacted, and why.
+	// UnknownPolicies names the topics of which it is not known whether they are compacted, and
+	// why.
 	UnknownPolicies []UnknownPolicy `json:"unknown_policies,omitempty"`
 
 	Mode   checkpoint.Mode `json:"mode"` // of delivery, in which the lane published; empty if it is not known
 	Strict bool            `json:"strict"`
-	// AllowedCopies are duplicates, and AllowedEarly are messages out of order, that the mode of delivery allows: they are no faults,
-	// unless Strict is set. Those out of order came again in their place.
+	// AllowedCopies are duplicates, and AllowedEarly are messages out of order, that the mode of
+	// delivery allows: they are no faults, unless Strict is set. Those out of order came again in
+	// their place.
 	AllowedCopies int `json:"allowed_copies"`
 	AllowedEarly  int `json:"allowed_early"`
 	Total         int `json:"faults"` // what is left of all findings
@@ -68,13 +72,13 @@ type Example struct {
 
 	FirstLog    string `json:"first_log,omitempty"` // of a duplicate: where the first copy is
 	FirstOffset int64  `json:"first_offset,omitempty"`
-	Behind      string `json:"behind,omitempty"` // of one out of order: the later event that stands before it
+	Behind      string `json:"behind,omitempty"` // of one out of order: the later event that precedes it
 }
 
 // Trimmed is a log that no longer holds its oldest messages.
 type Trimmed struct {
 	Log    string     `json:"log"`
-	Oldest *time.Time `json:"oldest,omitempty"` // when the oldest message still there was stored; absent where it is empty
+	Oldest *time.Time `json:"oldest,omitempty"` // when the oldest message that is left was stored; absent if there is none
 }
 
 func newReport(examples int) Report {
@@ -109,7 +113,8 @@ func (r *Report) unknown(topic, why string) {
 	}
 }
 
-// Unknown reports whether nothing of the span could be compared, since the bus no longer keeps any of it.
+// Unknown reports whether nothing of the span could be compared, since the bus no longer keeps any
+// of it.
 func (r *Report) Unknown() bool { return r.Events > 0 && r.Expired == r.Events }
 
 func (f *Finding) add(example func() Example) {

@@ -1,10 +1,11 @@
 // Package verify compares a span of the source with what a bus holds of it.
 //
-// It works in memory that hardly depends on the length of the span. What both sides say of an event (its id, its topic, a hash of
-// its body; never the body) is written to files in a temporary folder, divided by a hash of the id, and compared one part at a time.
-// In memory are one part of some 32,000 events (up to 16 million events; beyond that, a 512th of them), a buffer for each file, and
-// a bit and two bytes of a bloom filter for each event, the filter being 64 MiB at most. On disk an event takes about 150 bytes,
-// and each copy of it on the bus 100.
+// It works in memory that hardly depends on the length of the span. What both sides say of an event
+// (its id, its topic, a hash of its body; never the body) is written to files in a temporary
+// directory, divided by a hash of the id, and compared one part at a time. In memory are one part
+// of some 32,000 events (up to 16 million events; beyond that, a 512th of them), a buffer for each
+// file, and a bit and two bytes of a bloom filter for each event, the filter being 64 MiB at most.
+// On disk an event takes about 150 bytes, and each copy of it on the bus 100.
 package verify
 
 import (
@@ -22,7 +23,8 @@ import (
 	"workos-relay/source"
 )
 
-// skew is how much earlier than its event a message may be stored, by the bus's clock, and still be found.
+// skew is how much earlier than its event a message may be stored, by the bus's clock, and still be
+// found.
 const skew = 24 * time.Hour
 
 // Router says where an event belongs, and how its message looks; see router.Router.
@@ -31,23 +33,25 @@ type Router interface {
 	DeadLetterTopic() string
 }
 
-// Check is what is compared with what.
+// Check says what to compare with what.
 type Check struct {
 	Source republish.Source
 	Span   republish.Span
 	Router Router
 	Bus    sink.Scanner
-	Topics []string // what is looked at on the bus, beside the topics that the events belong to
-	Dir    string   // the temporary folder is made in it; empty for that of the system
-	// Mode is the mode in which the lane published; empty if it is not known. Copies that at_least_once allows are reported and are
-	// no faults, unless Strict is set.
+	Topics []string // what to read on the bus, in addition to the topics that the events belong to
+	Dir    string   // the temporary directory is made in it; empty for that of the system
+	// Mode is the mode in which the lane published; empty if it is not known. Copies that
+	// at_least_once allows are reported and are no faults, unless Strict is set.
 	Mode   checkpoint.Mode
 	Strict bool
-	// MayComeEarly: the bus may store an event before its predecessor in at_least_once, if it stores it once more in its place.
+	// MayComeEarly: the bus may store an event before its predecessor in at_least_once, if it
+	// stores it once more in its place.
 	MayComeEarly bool
 	// Examples is how many cases of each finding are named.
 	Examples int
-	// Progress, where not nil, is called now and then: how far the stage is, from 0 to 1, and how many events or messages it has seen.
+	// Progress, if not nil, is called now and then with the progress of the stage, from 0 to 1, and
+	// with how many events or messages it has read.
 	Progress func(stage string, done float64, seen int)
 }
 
@@ -58,22 +62,22 @@ const (
 	StageCompare = "comparing"
 )
 
-// Result is a finished check. It keeps the temporary folder until it is closed.
+// Result is a finished check. It keeps the temporary directory until it is closed.
 type Result struct {
 	Report Report
 	check  *Check
 	run    *run
 }
 
-// Close removes the temporary folder.
+// Close removes the temporary directory.
 func (r *Result) Close() error { return r.run.close() }
 
-// Run reads both sides and compares them. The error says that it could not be done; findings are no error. The source is read first,
-// so that a message which is published meanwhile is not missed.
+// Run reads both sides and compares them. The error says that it could not be done; findings are no
+// error. The source is read first, so that a message which is published meanwhile is not missed.
 func (c *Check) Run(ctx context.Context) (*Result, error) {
 	dir, err := os.MkdirTemp(c.Dir, "relay-verify-")
 	if err != nil {
-		return nil, fmt.Errorf("making a temporary folder: %w", err)
+		return nil, fmt.Errorf("making a temporary directory: %w", err)
 	}
 	r := &run{check: c, dir: dir, topics: map[string]uint32{}, report: newReport(c.Examples), held: map[uint32]*held{}, seed: maphash.MakeSeed()}
 	r.report.Mode, r.report.Strict = c.Mode, c.Strict
@@ -143,7 +147,8 @@ func (r *run) topic(name string) uint32 {
 	return n
 }
 
-// carrier returns the message that should be on the bus for e, and the id by which it is known there; nil where a route drops e.
+// carrier returns the message that should be on the bus for e, and the id by which it is known
+// there. The message is nil if a route drops e.
 func (c *Check) carrier(e *source.Event) (*sink.Message, string, error) {
 	messages, err := c.Router.Append(nil, e)
 	if err != nil || len(messages) == 0 {

@@ -52,7 +52,8 @@ func (k *kit) illegalTopicsInPrepare() {
 	}
 }
 
-// missingTopicsRefused checks that a sink which may create nothing names every missing topic in one error, and creates none.
+// missingTopicsRefused checks that a sink which may create nothing names every missing topic in one
+// error, and creates none.
 func (k *kit) missingTopicsRefused() {
 	topics := k.topics(3)
 	k.open(topics[:1])

@@ -113,8 +113,8 @@ func (k *kit) poisonTopic() {
 	k.poison(func(m *sink.Message) { m.Topic = k.IllegalTopics[0] })
 }
 
-// poison puts one message that can never be published at the beginning, the middle and the end of a batch: exactly what comes
-// before it is durable, and the rest can be published afterwards.
+// poison puts one message that can never be published at the beginning, the middle and the end of a
+// batch: exactly what comes before it is durable, and the rest can be published afterwards.
 func (k *kit) poison(spoil func(*sink.Message)) {
 	outer := k.T
 	for _, c := range []struct {

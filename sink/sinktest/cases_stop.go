@@ -30,8 +30,9 @@ func (k *kit) cancelledBefore() {
 	k.requireExactly(topics, batch)
 }
 
-// cancelledDuring ends the context during Publish, at a growing number of looks at it and after growing delays: what is reported
-// durable is stored, and publishing the rest keeps the order. A machine that is busy may be late with every delay.
+// cancelledDuring ends the context during Publish, at a growing number of looks at it and after
+// growing delays: what is reported durable is stored, and publishing the rest keeps the order. A
+// machine that is busy may be late with every delay.
 func (k *kit) cancelledDuring() {
 	topics := k.topics(2)
 	s := k.open(topics)
@@ -185,8 +186,8 @@ func (k *kit) restart() {
 	})
 }
 
-// publishWhile publishes batch after batch until trouble has returned and a few more are through: everything is stored at least
-// once, in order.
+// publishWhile publishes batch after batch until trouble has returned and a few more are through:
+// everything is stored at least once, in order.
 func (k *kit) publishWhile(s Sink, topics []string, trouble func()) {
 	over := make(chan struct{})
 	first := make(chan struct{})
@@ -214,8 +215,8 @@ func (k *kit) publishWhile(s Sink, topics []string, trouble func()) {
 	k.Logf("%d messages, %d failed calls of Publish, %d copies too many", len(sent), failures, extra)
 }
 
-// cancelledWhileDown checks that Publish ends with its context while the broker is away, and that nothing is buffered behind
-// the caller's back.
+// cancelledWhileDown checks that Publish ends with its context while the broker is away, and that
+// nothing is buffered behind the caller's back.
 func (k *kit) cancelledWhileDown() {
 	topics := k.topics(1)
 	s := k.open(topics)
@@ -235,8 +236,8 @@ func (k *kit) cancelledWhileDown() {
 	k.requireInOrder(topics, batch)
 }
 
-// returnsWhileDown checks that Publish gives up by itself while the broker is away, says what is durable, and loses nothing and stores
-// nothing twice afterwards.
+// returnsWhileDown checks that Publish gives up by itself while the broker is away, says what is
+// durable, and loses nothing and stores nothing twice afterwards.
 func (k *kit) returnsWhileDown() {
 	topics := k.topics(2)
 	s := k.open(topics)

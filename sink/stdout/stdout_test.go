@@ -118,7 +118,8 @@ func (w *shortWriter) Write(p []byte) (int, error) {
 	return n, errors.New("no space left on device")
 }
 
-// TestFailedWrite counts the whole lines that went out before a write failed, within a chunk and over several.
+// TestFailedWrite counts the whole lines that went out before a write failed, within a chunk and
+// over several.
 func TestFailedWrite(t *testing.T) {
 	batch := make([]sink.Message, 100)
 	for i := range batch {

@@ -1,5 +1,6 @@
-// Command generate writes what follows from the table of event types: constants and catalogue of package source, key lookup of package
-// router, and the tables of the manual. Run it with go generate ./internal/catalogue.
+// Command generate writes what follows from the table of event types: constants and catalogue of
+// package source, key lookup of package router, and the tables of the manual. Run it with go
+// generate ./internal/catalogue.
 package main
 
 import (
@@ -26,7 +27,8 @@ func main() {
 	}
 }
 
-// generate returns the contents of every generated file, by its path below root, the directory of the module.
+// generate returns the contents of every generated file, by its path below root, the directory of
+// the module.
 func generate(root string) (map[string][]byte, error) {
 	text, err := os.ReadFile(filepath.Join(root, catalogue.File)) //nolint:gosec // the table of this module
 	if err != nil {
@@ -198,8 +200,8 @@ func list(places []catalogue.Place) string {
 	return strings.Join(parts, ", ")
 }
 
-// exceptionRows lists the types of which two events with the same entity may have different keys, because the schema does not guarantee
-// the field that the key is taken from.
+// exceptionRows lists the types of which two events with the same entity may have different keys,
+// because the schema does not guarantee the field that the key is taken from.
 func exceptionRows(types []catalogue.Type) string {
 	var b strings.Builder
 	b.WriteString("| type | key | if that is missing |\n|---|---|---|\n")
@@ -216,7 +218,8 @@ func exceptionRows(types []catalogue.Type) string {
 	return b.String()
 }
 
-// keyChain returns where the key of a payload of one variant is looked for, up to the first place that the schema guarantees.
+// keyChain returns the places in which the key of a payload of one variant is looked up, ending
+// with the first one that the schema guarantees.
 func keyChain(t catalogue.Type, variant *catalogue.Schema) []string {
 	var keys []string
 	for _, p := range append(append([]catalogue.Place{}, t.Organization...), t.Entity...) {
@@ -232,7 +235,7 @@ func keyChain(t catalogue.Type, variant *catalogue.Schema) []string {
 	return append(keys, "the event's id")
 }
 
-// The lines between which a generated table stands in a page.
+// The lines that enclose a generated table in a page.
 const (
 	tableBegins = "<!-- generated from internal/catalogue/types.jsonl: begin -->\n"
 	tableEnds   = "<!-- generated from internal/catalogue/types.jsonl: end -->\n"

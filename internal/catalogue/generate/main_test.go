@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestGeneratedFilesAreCurrent fails if the table was changed without go generate ./internal/catalogue.
+// TestGeneratedFilesAreCurrent fails if the table was changed without go generate
+// ./internal/catalogue.
 func TestGeneratedFilesAreCurrent(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join("..", "..", "..")
