@@ -1,5 +1,6 @@
-// Package config declares everything that can be configured, once, and reads it from a YAML file. The same declaration gives
-// the defaults, the checks, config.example.yaml, the JSON Schema for editors and the reference page.
+// Package config declares everything that can be configured, once, and reads it from a YAML file.
+// The same declaration gives the defaults, the checks, config.example.yaml, the JSON Schema for
+// editors and the reference page.
 package config
 
 import (
@@ -20,8 +21,8 @@ import (
 
 //go:generate go run ./gen ../..
 
-// Config is a whole configuration, checked and with every default filled in. It is not changed after Parse returns it, and so
-// may be read by any number of goroutines.
+// Config is a whole configuration, checked and with every default filled in. It is not changed
+// after Parse returns it, and so may be read by any number of goroutines.
 type Config struct {
 	ID              string           `yaml:"id" default:"workos" required:"true" format:"name" doc:"Names this relay on the bus and in its checkpoints; one per WorkOS environment. Another id starts over."`
 	Source          Source           `yaml:"source" doc:"Where the events come from: the Events API of one WorkOS environment."`
@@ -38,8 +39,8 @@ type Config struct {
 	Telemetry       Telemetry        `yaml:"telemetry" doc:"What relay tells other systems about itself. Metrics are on the admin address and need nothing here."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
-	// Files are the files of this process that are read again when they change. It is set after Parse, before the
-	// configuration is used; nil reads files again only when something uses them.
+	// Files are the files of this process that are read again when they change. It is set after
+	// Parse, before the configuration is used; nil reads files again only when something uses them.
 	Files *livefile.Set `yaml:"-"`
 
 	files    map[string][]string // secret files, by the path of the secret
@@ -133,8 +134,9 @@ func (c *Config) RouterConfig(s *Sink) router.Config {
 	return r
 }
 
-// EventTypes returns the event types that the lane of s carries, sorted: those of the source that a pattern of the sink matches.
-// So "*" in a sink is all that the source reads, opt-in types included.
+// EventTypes returns the event types that the lane of s carries, sorted: those of the source that a
+// pattern of the sink matches. So "*" in a sink is all that the source reads, opt-in types
+// included.
 func (c *Config) EventTypes(s *Sink) ([]string, error) {
 	types, err := source.Expand(c.Source.Events)
 	if err != nil {
@@ -177,7 +179,8 @@ type AdminTLS struct {
 // minToken is fewest characters of a token: 16 random ones cannot be guessed.
 const minToken = 16
 
-// Security is the part of the section that says who may do what. It does not follow files; AdminSecurity does.
+// Security is the part of the section that says who may do what. It does not follow files;
+// AdminSecurity does.
 func (a Admin) Security() admin.Security {
 	return admin.Security{Token: a.Token, TLS: admin.TLS(a.TLS), OpenMetrics: a.OpenMetrics}
 }

@@ -11,10 +11,11 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// position is a place in the file, from 1; zero where there is none.
+// position is a place in the file, from 1. It is zero if there is none.
 type position struct{ line, column int }
 
-// decoder turns nodes into values by the declaration. It goes on after a mistake, so that all are reported at once.
+// decoder turns nodes into values by the declaration. It goes on after a mistake, so that all are
+// reported at once.
 type decoder struct {
 	file     string
 	env      func(string) (string, bool)
@@ -33,7 +34,7 @@ func (d *decoder) report(at position, path, message, hint string) {
 	d.problems = append(d.problems, Problem{File: d.file, Line: at.line, Column: at.column, Key: path, Message: message, Hint: hint})
 }
 
-// reportText reports a sentence whose advice, if any, stands after a semicolon.
+// reportText reports a sentence whose advice, if any, follows a semicolon.
 func (d *decoder) reportText(at position, path, sentence string) {
 	message, hint, _ := strings.Cut(sentence, "; ")
 	d.report(at, path, message, hint)
@@ -55,7 +56,7 @@ func within(path, outer string) bool {
 	return ok && (outer == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// place is where path stands in the file, or else the section around it.
+// place returns where path is in the file, or else the section around it.
 func (d *decoder) place(path string) position {
 	for {
 		if at, ok := d.places[path]; ok {
@@ -101,7 +102,7 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag(
 // pair is a key of the file with its value.
 type pair struct{ key, value *yaml.Node }
 
-// pairs reads a mapping and reports keys that stand there twice or are no plain texts.
+// pairs reads a mapping and reports keys that occur twice or are not plain text.
 func (d *decoder) pairs(n *yaml.Node, path string) ([]pair, bool) {
 	if isNull(n) {
 		return nil, true
@@ -140,7 +141,8 @@ func shape(n *yaml.Node) string {
 	}
 }
 
-// section decodes a mapping into the struct v. A nil n stands for an empty section at the place of its parent.
+// section decodes a mapping into the struct v. A nil n is an empty section at the place of its
+// parent.
 func (d *decoder) section(o *object, n *yaml.Node, v reflect.Value, path string) {
 	var pairs []pair
 	if n != nil {
@@ -170,7 +172,7 @@ func (d *decoder) section(o *object, n *yaml.Node, v reflect.Value, path string)
 	}
 }
 
-// noter is a section that tells the keys that the file names apart from defaults; see given.Keys.
+// noter is a section that distinguishes keys that the file names from defaults; see given.Keys.
 type noter interface{ Note(names []string) }
 
 func note(v reflect.Value, names map[string]*yaml.Node) {
@@ -179,8 +181,8 @@ func note(v reflect.Value, names map[string]*yaml.Node) {
 	}
 }
 
-// choose returns the variant that v's type key names; decided is false where that key is missing or wrong, which has been
-// reported, so that nothing can be said about the keys of the variant.
+// choose returns the variant that v's type key names; decided is false if that key is missing or
+// wrong, which has been reported, so that nothing can be said about the keys of the variant.
 func choose(o *object, v reflect.Value) (_ *variant, decided bool) {
 	for _, f := range o.fields {
 		if f.name == typeKey && len(o.variants) > 0 {
@@ -234,7 +236,8 @@ func (d *decoder) missing(f *field, path string, given bool) {
 	d.report(d.place(path), path, message, hint)
 }
 
-// absent gives v its default. A default that asks for a variable which is not set leaves a required field empty.
+// absent gives v its default. A default that asks for a variable which is not set leaves a required
+// field empty.
 func (d *decoder) absent(f *field, v reflect.Value, path string) {
 	switch {
 	case f.kind == kindSection:
@@ -334,7 +337,8 @@ func (d *decoder) scalar(f *field, n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// text is the expanded text of a scalar. It reports, and returns false, where there is none.
+// text returns the expanded text of a scalar. It reports a fault and returns false if there is
+// none.
 func (d *decoder) text(f *field, n *yaml.Node, path string) (string, bool) {
 	switch {
 	case n.Kind != yaml.ScalarNode:
@@ -353,8 +357,8 @@ func (d *decoder) text(f *field, n *yaml.Node, path string) (string, bool) {
 	return text, true
 }
 
-// fault says what is wrong with a value. It shows the value as it stands in the file, never as the environment filled it in,
-// and of a secret nothing.
+// fault says what is wrong with a value. It shows the value as written in the file, never with
+// variables expanded, and of a secret nothing.
 func (d *decoder) fault(f *field, n *yaml.Node, text string, err error) string {
 	shown := maskCredentials(n.Value)
 	if len(shown) > 80 {

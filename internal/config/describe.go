@@ -35,7 +35,7 @@ const (
 // field is one key of the declaration, read from a struct field and its tags:
 //
 //	yaml:"name"       the key; fields without it are no configuration, ",inline" lifts the keys of a struct into the outer one
-//	default:"..."     the value where the key is absent, as in YAML; variables are expanded in it too
+//	default:"..."     the value if the key is absent, as in YAML; variables are expanded in it too
 //	doc:"..."         for the example and the reference page
 //	enum:"a,b"        the only values
 //	required:"true"   absent or empty is a mistake
@@ -43,7 +43,7 @@ const (
 //	format:"..."      what a text must look like, a name of formats
 //	min:".." max:".." bounds of a number, duration or size, as in YAML
 //	file:"fixed"      on a secret: its file is read at a start and a reload only
-//	variant:"..."     on a pointer: the keys that belong to the section where `type` is this word
+//	variant:"..."     on a pointer: the keys that belong to the section if `type` is this word
 //
 // A pointer to a struct is a section that may be absent.
 type field struct {
@@ -51,7 +51,7 @@ type field struct {
 	index      []int
 	typ        reflect.Type // pointers taken off
 	kind       kind
-	def        *yaml.Node // nil where there is none
+	def        *yaml.Node // nil if there is none
 	defText    string
 	doc        string
 	example    string
@@ -73,7 +73,7 @@ type object struct {
 	variants []*variant
 }
 
-// variant is the keys that a section gains where the value of its key typeKey is name.
+// variant holds the keys that a section gains if the value of its key typeKey is name.
 type variant struct {
 	name   string
 	index  []int
@@ -96,10 +96,11 @@ func (o *object) variant(name string) *variant {
 	return nil
 }
 
-// declaration is the root of everything that may stand in a configuration.
+// declaration is the root of everything that a configuration may contain.
 var declaration = sync.OnceValue(func() *object { return describe(reflect.TypeFor[Config]()) })
 
-// describe reads the declaration from a struct type. A mistake in a declaration is a mistake in the program: it panics.
+// describe reads the declaration from a struct type. A mistake in a declaration is a mistake in the
+// program: it panics.
 func describe(t reflect.Type) *object {
 	o := &object{}
 	describeInto(o, t, nil)
@@ -126,7 +127,7 @@ func describe(t reflect.Type) *object {
 	return o
 }
 
-// claim panics where a name is taken already.
+// claim panics if a name is already taken.
 func claim(t reflect.Type, taken map[string]bool, name string) {
 	if taken[name] {
 		panic(fmt.Sprintf("config: key %q is declared twice, in %s", name, t))

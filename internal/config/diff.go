@@ -17,17 +17,19 @@ import (
 
 // Change is a key that differs between two configurations.
 type Change struct {
-	// Key is the path of the key. Sinks go by their name, so that their order does not matter: sinks[kafka].brokers. A sink that is
-	// in one of the configurations only is a single change, sinks[kafka].
+	// Key is the path of the key. Sinks go by their name, so that their order does not matter:
+	// sinks[kafka].brokers. A sink that is in one of the configurations only is a single change,
+	// sinks[kafka].
 	Key string
-	// From and To are the values as they may be shown. Both are empty where they may not, or where the contents of the file that the
-	// key names have changed and not the name.
+	// From and To are the values as they may be shown. Both are empty if they must not be shown, or
+	// if the contents of the file that the key names have changed and not the name.
 	From, To string
-	// Content is true if the key names the same file in both configurations, and only what the file holds has changed.
+	// Content is true if the key names the same file in both configurations, and only what the file
+	// holds has changed.
 	Content bool
 }
 
-// String is for people: logs and answers.
+// String returns text for logs and answers.
 func (c Change) String() string {
 	if c.From == "" && c.To == "" {
 		return c.Key + ": changed"
@@ -149,8 +151,8 @@ func plain(v reflect.Value) any {
 	return v.Interface()
 }
 
-// walk visits every value below v, with the section that holds it: key names sinks by their name, path by their place as messages
-// do.
+// walk visits every value below v, with the section that holds it: key names sinks by their name,
+// path by their place as messages do.
 func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f *field, in, v reflect.Value, key, path string)) {
 	for _, f := range o.fields {
 		target, keyAt, at := v.FieldByIndex(f.index), join(key, f.name), join(path, f.name)
@@ -178,8 +180,8 @@ func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f
 	}
 }
 
-// fingerprint notes what the files hold that keys such as tls.ca_file name, so that Diff sees when one of them was replaced. Secrets
-// from files are values themselves.
+// fingerprint notes what the files hold that keys such as tls.ca_file name, so that Diff sees when
+// one of them was replaced. Secrets from files are values themselves.
 func (c *Config) fingerprint() {
 	c.contents = map[string]string{}
 	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, _, v reflect.Value, _, path string) {

@@ -36,7 +36,8 @@ func TestExampleIsTheDefault(t *testing.T) {
 	require.Equal(t, want, have)
 }
 
-// Every key stands in the example, and what is commented out there would be understood: only its values may contradict others.
+// Every key is in the example, and what is commented out there can be parsed: only its values may
+// contradict others.
 func TestExampleHasEveryKey(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^( *)#(- |  )?([a-z_]+:)`).ReplaceAllString(string(Example()), "$1$2$3")
 	_, err := Parse("config.yaml", []byte(text), withKey)

@@ -22,7 +22,8 @@ const exampleHead = `# yaml-language-server: $schema=docs/config.schema.json
 // wide is the width that comments are wrapped to.
 const wide = 110
 
-// Example is config.example.yaml: a configuration with every key, its default and its documentation.
+// Example is config.example.yaml: a configuration with every key, its default and its
+// documentation.
 func Example() []byte {
 	e := &exampleWriter{described: map[*field]bool{}}
 	e.WriteString(exampleHead)
@@ -35,7 +36,8 @@ type exampleWriter struct {
 	described map[*field]bool // once is enough
 }
 
-// line writes one line of YAML. One that is commented out begins with a # and no space, so that it differs from a description.
+// line writes one line of YAML. One that is commented out begins with a # and no space, so that it
+// differs from a description.
 func (e *exampleWriter) line(depth int, commented bool, text string) {
 	e.WriteString(strings.Repeat("  ", depth))
 	if commented {
@@ -55,8 +57,8 @@ func (e *exampleWriter) doc(depth int, f *field, name string) {
 	}
 }
 
-// object writes the keys of o. Values that given holds go before defaults; commented is for sections that are commented out as
-// a whole.
+// object writes the keys of o. Values that given holds go before defaults; commented is for
+// sections that are commented out as a whole.
 func (e *exampleWriter) object(o *object, given map[string]*yaml.Node, depth int, commented bool) {
 	for _, f := range o.fields {
 		if depth == 0 {
@@ -87,8 +89,8 @@ func (e *exampleWriter) field(f *field, given *yaml.Node, depth int, commented b
 	}
 }
 
-// sections writes the entries of the default, or else those of the example commented out, and after them one of each variant
-// that had no turn.
+// sections writes the entries of the default, or else those of the example commented out, and after
+// them one of each variant that had no turn.
 func (e *exampleWriter) sections(f *field, depth int, commented bool) {
 	entries := f.def
 	if entries == nil {
@@ -123,7 +125,7 @@ func (e *exampleWriter) sections(f *field, depth int, commented bool) {
 	}
 }
 
-// entry writes one entry of an example as it stands, commented out.
+// entry writes one entry of an example unchanged, commented out.
 func (e *exampleWriter) entry(n *yaml.Node, depth int) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		lead := "  "
@@ -144,7 +146,7 @@ func (e *exampleWriter) variantEntry(o *object, given map[string]*yaml.Node, dep
 	e.object(o.variant(given[typeKey].Value).object, given, depth+1, commented)
 }
 
-// sample is a value to show where there is no default.
+// sample is a value to show if there is no default.
 func (f *field) sample() string {
 	switch {
 	case f.example != "":

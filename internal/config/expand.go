@@ -8,11 +8,12 @@ import (
 // expandError says why a text could not be expanded. Its words never come from the environment.
 type expandError struct {
 	message, hint string
-	unset         string // the variable that is not set, where that is the reason
+	unset         string // the variable that is not set, if that is the reason
 }
 
-// expand replaces ${NAME} and ${NAME:-default} in s by what env holds and $$ by a dollar. The default stands in for a variable
-// that is unset or empty, and is taken as it is, but for $$. It returns the values that came from env.
+// expand replaces ${NAME} and ${NAME:-default} in s by what env holds and $$ by a dollar. The
+// default replaces a variable that is unset or empty, and is taken as it is, but for $$. It returns
+// the values that came from env.
 func expand(s string, env func(string) (string, bool)) (string, []string, *expandError) {
 	var out strings.Builder
 	var values []string
@@ -45,7 +46,7 @@ func expand(s string, env func(string) (string, bool)) (string, []string, *expan
 	}
 }
 
-// lookup gives the value of what stands between ${ and }, and whether it came from env.
+// lookup returns the value of the text between ${ and }, and whether it came from env.
 func lookup(inside string, env func(string) (string, bool)) (value string, fromEnv bool, _ *expandError) {
 	name, fallback, hasFallback := strings.Cut(inside, ":-")
 	if !isVariable(name) {
@@ -68,7 +69,8 @@ func lookup(inside string, env func(string) (string, bool)) (value string, fromE
 	}
 }
 
-// isVariable reports whether name may name a variable of the environment: letters, digits and _, no digit first.
+// isVariable reports whether name may name a variable of the environment: letters, digits and _, no
+// digit first.
 func isVariable(name string) bool {
 	for i, c := range []byte(name) {
 		letter := c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// FuzzParse: whatever the file and a variable hold, Parse gives a configuration or problems that lie inside the file and show
-// no secret.
+// FuzzParse: whatever the file and a variable hold, Parse gives a configuration or problems that
+// lie inside the file and show no secret.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
 		"", "id: a\n", whole, string(Example()), "a: &a [*a]\n", "source: *x\n", "? [a]\n: b\n", "sinks: [{name: a, type: kafka, typ: 3}]",

@@ -11,8 +11,9 @@ import (
 	"workos-relay/sink/nats"
 )
 
-// The secrets of a configuration that may change while relay runs, because a file holds them. Each follows its file from the
-// call on, by way of c.Files; a secret that stands in the configuration itself stays what it is.
+// The secrets of a configuration that may change while relay runs, because a file holds them. Each
+// follows its file from the call on, by way of c.Files; a secret in the configuration itself does
+// not change.
 
 // APIKey returns source.api_key.
 func (c *Config) APIKey() (*livefile.Current, error) {
@@ -28,7 +29,8 @@ func (c *Config) AdminSecurity() (admin.Security, error) {
 	return s, err
 }
 
-// NATSPassword returns auth.password of the sink of type nats with that name, or embedded.password if its server is embedded.
+// NATSPassword returns auth.password of the sink of type nats with that name, or embedded.password
+// if its server is embedded.
 func (c *Config) NATSPassword(sink string) (*livefile.Current, error) {
 	n := c.Sinks[c.indexOf(sink)].NATS
 	if n.URL == nats.Embedded {
@@ -37,7 +39,8 @@ func (c *Config) NATSPassword(sink string) (*livefile.Current, error) {
 	return c.ofSink(sink, "auth.password", n.Auth.Password, nil)
 }
 
-// NATSToken returns auth.token of the sink of type nats with that name, or embedded.token if its server is embedded.
+// NATSToken returns auth.token of the sink of type nats with that name, or embedded.token if its
+// server is embedded.
 func (c *Config) NATSToken(sink string) (*livefile.Current, error) {
 	n := c.Sinks[c.indexOf(sink)].NATS
 	if n.URL == nats.Embedded {
@@ -57,7 +60,8 @@ func (c *Config) TraceHeader(i int) (*livefile.Current, error) {
 	return c.current(path, path, c.Telemetry.Traces.Headers[i].Value, nil)
 }
 
-// WebhookSecrets returns a function that returns source.webhook.secret: every secret that a webhook may be signed with.
+// WebhookSecrets returns a function that returns source.webhook.secret: every secret that a webhook
+// may be signed with.
 func (c *Config) WebhookSecrets() (func() []string, error) {
 	const path = "source.webhook.secret"
 	var fixed []string

@@ -15,8 +15,9 @@ import (
 // maxFile bounds the size of a configuration file.
 const maxFile = 1 << 20
 
-// Load reads the configuration file at path. env looks up variables of the environment, as os.LookupEnv does. Mistakes in the
-// file are an *Error with all of them; another error means that the file could not be read.
+// Load reads the configuration file at path. env looks up variables of the environment, as
+// os.LookupEnv does. Mistakes in the file are an *Error with all of them; another error means that
+// the file could not be read.
 func Load(path string, env func(string) (string, bool)) (*Config, error) {
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -30,11 +31,12 @@ func Load(path string, env func(string) (string, bool)) (*Config, error) {
 	return Parse(path, text, env)
 }
 
-// Default is the configuration without a file: every default, for which env must hold WORKOS_API_KEY. The error is an *Error.
+// Default is the configuration without a file: every default, for which env must hold
+// WORKOS_API_KEY. The error is an *Error.
 func Default(env func(string) (string, bool)) (*Config, error) { return Parse("", nil, env) }
 
-// Parse reads a configuration from text; name stands for the file in messages. Secret files that it names are read. The error
-// is always an *Error.
+// Parse reads a configuration from text; name is the name of the file in messages. Secret files
+// that it names are read. The error is always an *Error.
 func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
 	d := &decoder{file: name, env: env, places: map[string]position{}, files: map[string][]string{}}
 	c := &Config{}
@@ -58,7 +60,7 @@ func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, 
 	return c, nil
 }
 
-// document parses text into the node of its one document; nil where there is nothing in it.
+// document parses text into the node of its one document. It returns nil if the text is empty.
 func (d *decoder) document(text []byte) (*yaml.Node, bool) {
 	if len(text) > maxFile {
 		d.report(position{}, "", fmt.Sprintf("the file is larger than %d bytes", maxFile), "")
@@ -108,7 +110,7 @@ func (d *decoder) reportSyntax(text []byte, err error) {
 		}
 	}
 	lines := bytes.Split(text, []byte("\n"))
-	if last := len(lines); at.line > last { // the parser takes the end of the text for a line of its own
+	if last := len(lines); at.line > last { // the parser counts the end of the text as a line
 		at = position{last, utf8.RuneCount(lines[last-1]) + 1}
 	}
 	var hint string
@@ -123,7 +125,7 @@ func (d *decoder) reportSyntax(text []byte, err error) {
 	d.report(at, "", message, hint)
 }
 
-// illegalByte finds the first byte that stands in no text file.
+// illegalByte finds the first byte that is in no text file.
 func illegalByte(text []byte) (position, string) {
 	at := position{1, 1}
 	for i := 0; i < len(text); {

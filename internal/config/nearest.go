@@ -6,8 +6,8 @@ import (
 	"github.com/agnivade/levenshtein"
 )
 
-// nearest returns the candidate that word most likely stands for, or "" where none is near enough. Case does not count, nor
-// does a dash in place of an underscore.
+// nearest returns the candidate that word most likely means, or "" if none is near enough. Case
+// does not count, nor does a dash in place of an underscore.
 func nearest(word string, candidates []string) string {
 	if len(word) > 64 {
 		return ""

@@ -11,14 +11,15 @@ import (
 
 // Problem is one mistake in a configuration.
 type Problem struct {
-	File         string // as it was given to Load; empty where there is no file
-	Line, Column int    // from 1, of the key or value at fault or of the section that lacks it; 0 where no place in the file is to blame
-	Key          string // dotted path, such as sinks[0].url; empty where the file as a whole is meant
+	File         string // as it was given to Load; empty if there is no file
+	Line, Column int    // from 1, of the key or value at fault or of the section that lacks it; 0 if no place in the file is at fault
+	Key          string // dotted path, such as sinks[0].url; empty if the whole file is at fault
 	Message      string // what is wrong; never shows a secret or what a variable of the environment holds
 	Hint         string // what to do about it; may be empty
 }
 
-// String prints the problem on one line: "config.yaml:12:5: sinks[0].typ: unknown key; did you mean "type"?".
+// String prints the problem on one line: "config.yaml:12:5: sinks[0].typ: unknown key; did you mean
+// "type"?".
 func (p Problem) String() string {
 	var b strings.Builder
 	if p.File != "" {
@@ -38,7 +39,8 @@ func (p Problem) String() string {
 	return oneLine(b.String())
 }
 
-// oneLine escapes what would break the line or speak to the terminal, such as a key with a line break in it.
+// oneLine escapes what would break the line or speak to the terminal, such as a key with a line
+// break in it.
 func oneLine(text string) string {
 	if !strings.ContainsFunc(text, unicode.IsControl) {
 		return text

@@ -20,14 +20,16 @@ func maskCredentials(text string) string {
 	return credentials.ReplaceAllString(text, "://[secret]@")
 }
 
-// Hide replaces each secret of the configuration in text by a placeholder, those included that its files held since the start, and
-// user and password in addresses. It is the last guard before a text that others made is shown.
+// Hide replaces each secret of the configuration in text by a placeholder, those included that its
+// files held since the start, and user and password in addresses. It is the last guard before a
+// text that others made is shown.
 func (c *Config) Hide(text string) string {
 	return maskCredentials(conceal(conceal(text, c.secrets, "[secret]"), c.Files.Secrets(), "[secret]"))
 }
 
-// Redacted is the configuration in force, defaults included, as nested maps and lists of plain values under the names of the
-// file. It is safe to log: secrets, and credentials in addresses, are replaced by a placeholder.
+// Redacted returns the configuration in effect, defaults included, as nested maps and lists of
+// plain values under the names of the file. It is safe to log: secrets, and credentials in
+// addresses, are replaced by a placeholder.
 func (c *Config) Redacted() map[string]any {
 	return c.redact(declaration(), reflect.ValueOf(c).Elem(), "")
 }

@@ -38,7 +38,8 @@ func Reference() []byte {
 	return b.Bytes()
 }
 
-// referenceObject writes the table of o and those of the sections in it; of says which variant they belong to.
+// referenceObject writes the table of o and those of the sections in it; of says which variant they
+// belong to.
 func referenceObject(b *bytes.Buffer, o *object, path, of string) {
 	referenceTable(b, o.fields)
 	for _, f := range o.fields {

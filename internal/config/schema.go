@@ -11,8 +11,9 @@ import (
 	"workos-relay/conf/secret"
 )
 
-// Schema is docs/config.schema.json: a JSON Schema (draft 2020-12) by which editors complete and check a configuration. It
-// lets every value be a ${NAME} in quotes, and leaves to relay what a schema cannot say.
+// Schema is docs/config.schema.json: a JSON Schema (draft 2020-12) by which editors complete and
+// check a configuration. It lets every value be a ${NAME} in quotes, and leaves to relay what a
+// schema cannot say.
 func Schema() []byte {
 	s := schemaObject(declaration())
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -51,7 +52,8 @@ func schemaObject(o *object) map[string]any {
 	return s
 }
 
-// schemaVariant is the whole section as it is with one variant, since additionalProperties knows only its own schema's keys.
+// schemaVariant is the whole section as it is with one variant, since additionalProperties knows
+// only its own schema's keys.
 func schemaVariant(o *object, v *variant) map[string]any {
 	s := schemaFields(v.object.fields)
 	properties := s["properties"].(map[string]any) //nolint:forcetypeassert // schemaFields makes it

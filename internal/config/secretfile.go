@@ -16,7 +16,8 @@ import (
 // maxSecret bounds what is read of a secret file.
 const maxSecret = 64 << 10
 
-// ReadSecretFile reads a secret from a regular file and drops white space at its end. The error names the file.
+// ReadSecretFile reads a secret from a regular file and drops white space at its end. The error
+// names the file.
 func ReadSecretFile(path string) (secret.String, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -101,8 +102,8 @@ func secretLines(text string) []string {
 	return out
 }
 
-// readSecret reads the file that n names for the secret at path; at is the path of n itself. It reports, and returns false, if
-// it cannot be used.
+// readSecret reads the file that n names for the secret at path; at is the path of n itself. It
+// reports, and returns false, if it cannot be used.
 func (d *decoder) readSecret(f *field, n *yaml.Node, path, at string) (string, bool) {
 	if n = d.resolve(n, at); n == nil {
 		return "", false
@@ -117,7 +118,8 @@ func (d *decoder) readSecret(f *field, n *yaml.Node, path, at string) (string, b
 	}
 	value, err := ReadSecretFile(file)
 	if err != nil {
-		// As it stands in the configuration: who puts the secret's variable here must not find the secret in a log.
+		// As written in the configuration: whoever puts the secret's variable here must not find
+		// the secret in a log.
 		d.report(placeOf(n), at, strings.ReplaceAll(err.Error(), file, n.Value), "")
 		return "", false
 	}

@@ -8,13 +8,15 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// Start is where a lane begins that has no checkpoint yet. The zero Start is the earliest event that the API still has.
+// Start is where a lane begins that has no checkpoint yet. The zero Start is the earliest event
+// that the API still has.
 type Start struct {
 	Latest bool                // after all that is there now, by the API's clock; From is zero then
 	From   checkpoint.Position // otherwise: after this event, or from this time on
 }
 
-// eventID matches the id of an event. WorkOS uses ULIDs; any id that a lane may stop at is accepted.
+// eventID matches the id of an event. WorkOS uses ULIDs; any id that a lane may stop at is
+// accepted.
 var eventID = regexp.MustCompile(`^(event|evt)_[0-9A-Za-z_-]{1,128}$`)
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -36,7 +38,7 @@ func (s *Start) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String writes s as it stands in a configuration.
+// String writes s as a configuration does.
 func (s Start) String() string {
 	switch {
 	case s.Latest:

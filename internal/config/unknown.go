@@ -14,8 +14,8 @@ var indices = regexp.MustCompile(`\[\d+\]`)
 // withoutIndices makes sinks[0].url the same for every entry: sinks[].url.
 func withoutIndices(path string) string { return indices.ReplaceAllString(path, "[]") }
 
-// unknown reports key where neither o nor its chosen variant declares it. While the variant is not decided, the keys of any
-// variant are let pass.
+// unknown reports key if neither o nor its chosen variant declares it. While the variant is not
+// decided, the keys of any variant are let pass.
 func (d *decoder) unknown(o *object, chosen *variant, decided bool, key *yaml.Node, path string) {
 	known := o.names()
 	if chosen != nil {
@@ -50,7 +50,7 @@ func (o *object) names() []string {
 	return names
 }
 
-// suggestion names the nearest key of the section, or else the places where the very word is a key.
+// suggestion names the nearest key of the section, or else the places where the same word is a key.
 func suggestion(word string, known []string, section string) string {
 	if near := nearest(word, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
@@ -74,7 +74,8 @@ func suggestion(word string, known []string, section string) string {
 	}
 }
 
-// walk calls visit for every key below o, those of variants included, with its path in the form sinks[].url.
+// walk calls visit for every key below o, those of variants included, with its path in the form
+// sinks[].url.
 func (o *object) walk(path string, visit func(path string, f *field)) {
 	for _, f := range o.fields {
 		at := join(path, f.name)

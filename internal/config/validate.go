@@ -14,7 +14,8 @@ import (
 // keyed is an error that names the key at fault, relative to the struct that returned it.
 type keyed interface{ Key() string }
 
-// validate calls Validate on v and on every struct below it, inner ones first, where nothing is wrong with them yet.
+// validate calls Validate on v and on every struct below it, inner ones first, if nothing is wrong
+// with them yet.
 func (d *decoder) validate(o *object, v reflect.Value, path string) {
 	for _, f := range o.fields {
 		at, target := join(path, f.name), v.FieldByIndex(f.index)
@@ -42,8 +43,8 @@ func (d *decoder) validate(o *object, v reflect.Value, path string) {
 	}
 }
 
-// reportKeyed reports what a package said of its own configuration, which stands at path. Its message may hold values as the
-// environment filled them in.
+// reportKeyed reports what a package said of its own configuration, which is at path. Its message
+// may hold values as the environment filled them in.
 func (d *decoder) reportKeyed(path string, err error) {
 	sentence, key := err.Error(), path
 	if k, ok := err.(keyed); ok && k.Key() != "" { //nolint:errorlint // the error itself names its key; a wrapped one may be relative to an inner struct
@@ -53,12 +54,12 @@ func (d *decoder) reportKeyed(path string, err error) {
 	d.report(d.place(key), key, maskCredentials(conceal(sentence, d.fromEnv, "[from the environment]")), "")
 }
 
-// split takes apart what errors.Join made.
+// split undoes errors.Join.
 func split(err error) []error {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // only the outermost error is taken apart
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // only the outermost error is split
 	if !ok {
 		return []error{err}
 	}
@@ -80,8 +81,8 @@ func (d *decoder) check(c *Config) {
 	}
 }
 
-// checkRouting lets the router of a sink's lane judge the routes, the dead letter and their topics under the sink's prefix.
-// What is wrong for one lane as for the next is reported once.
+// checkRouting lets the router of a sink's lane check the routes, the dead letter and their topics
+// with the sink's prefix. What is wrong for one lane as for the next is reported once.
 func (d *decoder) checkRouting(c *Config, i int) {
 	path := fmt.Sprintf("sinks[%d]", i)
 	_, err := router.New(c.RouterConfig(&c.Sinks[i]))
@@ -137,7 +138,8 @@ func carried(types, patterns []string) []string {
 	return out
 }
 
-// patterns expands event patterns and reports each that stands for nothing. It returns nil where one does.
+// patterns expands event patterns and reports each that matches nothing. It returns nil if there is
+// such a pattern.
 func (d *decoder) patterns(patterns []string, path string) []string {
 	if !d.clean(path) {
 		return nil
@@ -158,8 +160,8 @@ func (d *decoder) patterns(patterns []string, path string) []string {
 	return all
 }
 
-// conceal puts a placeholder for each of the values in text. Values of one or two characters are no secret and would make
-// the text unreadable.
+// conceal puts a placeholder for each of the values in text. Values of one or two characters are no
+// secret and would make the text unreadable.
 func conceal(text string, values []string, placeholder string) string {
 	for _, v := range values {
 		if len(v) < 3 {
@@ -172,7 +174,7 @@ func conceal(text string, values []string, placeholder string) string {
 	return text
 }
 
-// scrub is the last guard before messages leave: whatever made them, no secret is in them.
+// scrub is the last guard before messages leave: it removes every secret from them.
 func (d *decoder) scrub(problems []Problem) []Problem {
 	for i := range problems {
 		problems[i].Message = conceal(problems[i].Message, d.secrets, "[secret]")

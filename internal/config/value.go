@@ -46,8 +46,8 @@ func (k kind) noun() string {
 	}
 }
 
-// setText gives v the value that text stands for. The error continues a sentence that begins with the text itself, does not
-// repeat it, and reads after a semicolon what to write instead.
+// setText sets v to the value that text denotes. The error continues a sentence that begins with
+// the text itself, does not repeat it, and reads after a semicolon what to write instead.
 func (f *field) setText(v reflect.Value, text string) error {
 	if text == "" && !f.required && (f.kind == kindText || f.kind == kindSecret) && len(f.enum) == 0 && v.Kind() == reflect.String {
 		v.SetString("") // absent, so no format can be asked of it

@@ -1,5 +1,5 @@
-// Command gen writes the files that are made from the declaration of the configuration. Its argument is the root of the
-// repository.
+// Command gen writes the files that are made from the declaration of the configuration. Its
+// argument is the root of the repository.
 package main
 
 import (
