@@ -21,6 +21,7 @@ type webhooks struct {
 	wake    func()
 	named   func(eventType string) // is told of each accepted webhook
 	metrics *telemetry.Metrics
+	replays webhook.Replays // outlives a reload
 	handler atomic.Pointer[webhookPath]
 	server  *http.Server
 	done    chan struct{}
@@ -60,7 +61,7 @@ func (w *webhooks) prepare(cfg *config.Config) (set func(), err error) {
 		return nil, err
 	}
 	handler := webhook.NewHandler("", 0, nil, w.wake)
-	handler.Secrets, handler.OnResult, handler.OnEvent = secrets, w.metrics.Webhook, w.named
+	handler.Secrets, handler.OnResult, handler.OnEvent, handler.Replays = secrets, w.metrics.Webhook, w.named, &w.replays
 	to := &webhookPath{path: cfg.Source.Webhook.Path, handler: handler}
 	return func() { w.handler.Store(to) }, nil
 }

@@ -27,43 +27,47 @@ const (
 	maxHeader = 1024
 )
 
-// Result is how a request to the Handler was judged. The values are few and fixed, so that they can label a metric.
+// Result is what became of a request to the Handler. The values are few and fixed, so that they can label a metric.
 type Result string
 
 // The results.
 const (
 	Accepted       Result = "accepted"        // 200; it wakes
+	Repeated       Result = "repeated"        // 200: accepted before, so that it does not wake again
 	WrongSignature Result = "wrong_signature" // 401: missing, malformed, or made with another secret
 	WrongTime      Result = "wrong_time"      // 401: the signature is right, but too old or too far ahead
-	WrongMethod    Result = "wrong_method"    // 405: no POST
+	WrongMethod    Result = "wrong_method"    // 405: not a POST
 	TooLarge       Result = "too_large"       // 413
 	Broken         Result = "broken"          // 400: the body did not arrive whole
 )
 
 // Results returns every Result.
 func Results() []Result {
-	return []Result{Accepted, WrongSignature, WrongTime, WrongMethod, TooLarge, Broken}
+	return []Result{Accepted, Repeated, WrongSignature, WrongTime, WrongMethod, TooLarge, Broken}
 }
 
 // Handler receives webhooks. Its fields are set before the first request and not changed afterwards; it is then safe for
 // concurrent use.
 type Handler struct {
 	Secret string // of the webhook endpoint in WorkOS's dashboard; without any, every request is refused
-	// Secrets, if not nil, returns what is good instead of Secret, for each request: several while one secret is exchanged for
+	// Secrets, if not nil, returns the valid secrets in place of Secret, for each request: several while one secret replaces
 	// another. It must not block.
 	Secrets   func() []string
-	Tolerance time.Duration // DefaultTolerance where zero
+	Tolerance time.Duration // DefaultTolerance if zero
 	Now       func() time.Time
-	Wake      func()       // called for each accepted webhook; must not block. Waker.Wake is made for it
-	OnResult  func(Result) // called for each request, for metrics; nil for none
+	// Replays remembers the webhooks that were accepted. Handlers that follow one another share it. If it is nil, every replay is
+	// accepted.
+	Replays  *Replays
+	Wake     func()       // called for each accepted webhook; must not block. Waker.Wake is made for it
+	OnResult func(Result) // called for each request, for metrics; nil for none
 	// OnEvent is called for each accepted webhook with the event type that it names, "" if it names none. It must not block.
 	OnEvent func(eventType string)
 }
 
-// NewHandler returns a Handler that calls wake, for webhooks signed with secret. A zero tolerance is DefaultTolerance, a nil
-// clock the local one.
+// NewHandler returns a Handler that calls wake for each webhook signed with secret that it has not accepted before. A zero
+// tolerance means DefaultTolerance, a nil clock the local one.
 func NewHandler(secret string, tolerance time.Duration, clock func() time.Time, wake func()) *Handler {
-	return &Handler{Secret: secret, Tolerance: tolerance, Now: clock, Wake: wake}
+	return &Handler{Secret: secret, Tolerance: tolerance, Now: clock, Wake: wake, Replays: &Replays{}}
 }
 
 // String names the handler without its secret.
@@ -72,10 +76,10 @@ func (h *Handler) String() string { return "webhook handler" }
 // GoString keeps the secret out of %#v.
 func (h *Handler) GoString() string { return h.String() }
 
-// ServeHTTP implements http.Handler. It answers as soon as the body is read and its signature checked, so that WorkOS neither
+// ServeHTTP implements http.Handler. It answers as soon as it has read the body and checked its signature, so that WorkOS neither
 // waits nor sends the webhook again.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	result, named := h.judge(w, r)
+	result, named := h.check(w, r)
 	if h.OnResult != nil {
 		h.OnResult(result)
 	}
@@ -88,6 +92,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if h.OnEvent != nil {
 			h.OnEvent(named)
 		}
+	case Repeated:
 	case WrongMethod:
 		w.Header().Set("Allow", http.MethodPost)
 		status = http.StatusMethodNotAllowed
@@ -101,8 +106,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(status)
 }
 
-// judge returns the result, and the event type that the webhook names. Only the type of an accepted one may be used.
-func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (result Result, named string) {
+// check returns the result, and the event type that the webhook names if it is accepted.
+func (h *Handler) check(w http.ResponseWriter, r *http.Request) (result Result, named string) {
 	if r.Method != http.MethodPost {
 		return WrongMethod, ""
 	}
@@ -111,7 +116,7 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (result Result, 
 	if !ok || len(macs) == 0 {
 		return WrongSignature, ""
 	}
-	// The body goes through one MAC for each secret and is kept nowhere.
+	// The body goes through one MAC for each secret and is not kept.
 	all := io.MultiWriter(writers(macs)...)
 	_, _ = io.WriteString(all, sig.time+".")
 	body := io.TeeReader(http.MaxBytesReader(w, r.Body, maxBody), all)
@@ -124,11 +129,13 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (result Result, 
 		}
 		return Broken, ""
 	}
-	good := false
-	for _, mac := range macs {
-		good = sig.matches(mac.Sum(nil)) || good
+	var right []mac
+	for _, m := range macs {
+		if sum := mac(m.Sum(nil)); sig.matches(sum) {
+			right = append(right, sum)
+		}
 	}
-	if !good {
+	if len(right) == 0 {
 		return WrongSignature, ""
 	}
 	now := time.Now
@@ -139,8 +146,12 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (result Result, 
 	if tolerance <= 0 {
 		tolerance = DefaultTolerance
 	}
-	if d := now().Sub(sig.at); d > tolerance || d < -tolerance {
+	at := now()
+	if d := at.Sub(sig.at); d > tolerance || d < -tolerance {
 		return WrongTime, ""
+	}
+	if h.Replays != nil && !h.Replays.add(right, at, sig.at.Add(tolerance)) {
+		return Repeated, ""
 	}
 	return Accepted, named
 }
@@ -162,8 +173,8 @@ func (h *Handler) macs() []hash.Hash {
 
 func writers(macs []hash.Hash) []io.Writer {
 	out := make([]io.Writer, len(macs))
-	for i, mac := range macs {
-		out[i] = mac
+	for i, m := range macs {
+		out[i] = m
 	}
 	return out
 }
@@ -175,17 +186,17 @@ type signature struct {
 	v1   [][]byte
 }
 
-// matches reports whether one of the signatures is want, in a time that does not depend on what differs.
-func (s signature) matches(want []byte) bool {
+// matches reports whether one of the signatures is want, in a time that does not depend on where they differ.
+func (s signature) matches(want mac) bool {
 	ok := false
 	for _, v := range s.v1 {
-		ok = hmac.Equal(v, want) || ok
+		ok = hmac.Equal(v, want[:]) || ok
 	}
 	return ok
 }
 
-// parseSignature reads "t=<Unix milliseconds>, v1=<hex>". Elements of other names are left out of account, so that a later
-// scheme may stand beside this one; v1 may come more than once, as while a secret is exchanged.
+// parseSignature reads "t=<Unix milliseconds>, v1=<hex>". It ignores elements of other names, so that a later scheme may stand
+// beside this one. v1 may come more than once, as while a secret is replaced.
 func parseSignature(header string) (signature, bool) {
 	var s signature
 	if len(header) > maxHeader {

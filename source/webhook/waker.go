@@ -6,15 +6,19 @@ import (
 	"time"
 )
 
-// pauses lie between the wakes that follow one webhook, about 20 s in all: WorkOS holds events back from ascending reads for
-// a few seconds, so what a webhook tells of may not be there when it comes.
+// pauses lie between the wakes that follow one call of Wake, about 20 s in all: WorkOS holds events back from ascending reads for
+// a few seconds, so the event of a webhook may not be there yet when the webhook comes.
 var pauses = [...]time.Duration{
 	500 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 6 * time.Second, 6 * time.Second,
 }
 
+// gap is the least time between two wakes, however many calls of Wake there are.
+const gap = 250 * time.Millisecond
+
 // Waker passes wakes on to any number of streams, each of which gets its own channel from Subscribe, for Stream.Wake. After a
-// call of Wake every subscriber is woken at once, and again at growing intervals over about 20 s; a further call starts that
-// over. A subscriber that has not looked yet has one wake pending, never more. The zero value is ready; it is safe for
+// call of Wake it wakes every subscriber, at once or as soon as the last wake is 250 ms old, and again at growing intervals over
+// about 20 s; a further call starts that over. So there are at most four wakes per second, and one after the last call. A
+// subscriber that has not looked yet has one wake pending, never more. The zero value is ready to use, and it is safe for
 // concurrent use.
 type Waker struct {
 	once sync.Once
@@ -60,19 +64,27 @@ func (w *Waker) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	timer.Stop()
 	defer timer.Stop()
-	next := len(pauses) // index of the pause that timer measures
+	var last time.Time // of the last wake
+	next := 0          // index of the pause after the wake that timer waits for
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.call:
 			next = 0
+			if wait := gap - time.Since(last); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
 		case <-timer.C:
-			next++
 		}
 		w.signal()
+		last = time.Now()
 		if next < len(pauses) {
 			timer.Reset(pauses[next])
+			next++
+		} else {
+			timer.Stop()
 		}
 	}
 }

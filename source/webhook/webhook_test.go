@@ -148,6 +148,8 @@ func TestWakerWakesAgainAndAgain(t *testing.T) {
 		// A burst is merged, and each webhook starts the schedule over.
 		a = nil
 		at = time.Since(start)
+		w.Wake()
+		synctest.Wait()
 		for range 1000 {
 			w.Wake()
 		}
@@ -155,11 +157,11 @@ func TestWakerWakesAgainAndAgain(t *testing.T) {
 		w.Wake()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		again := at + 5*s
+		merged, again := at+250*ms, at+5*s
 		require.Equal(t, []time.Duration{
-			at, at + 500*ms, at + s, at + 2*s, at + 4*s,
+			at, merged, merged + 500*ms, merged + s, merged + 2*s, merged + 4*s,
 			again, again + 500*ms, again + s, again + 2*s, again + 4*s, again + 8*s, again + 14*s, again + 20*s,
-		}, slimmed(a))
+		}, a)
 
 		cancel()
 		synctest.Wait()
@@ -168,14 +170,36 @@ func TestWakerWakesAgainAndAgain(t *testing.T) {
 	})
 }
 
-// slimmed merges wakes of one instant: how much of a burst Run notes at once is up to the scheduler.
-func slimmed(in []time.Duration) (out []time.Duration) {
-	for i, d := range in {
-		if i == 0 || d != in[i-1] {
-			out = append(out, d)
+// TestWakesAreBounded calls Wake all the time. There are at most four wakes per second, and one after the last call.
+func TestWakesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var w Waker
+		start := time.Now()
+		var woken []time.Duration
+		wake, _ := w.Subscribe()
+		go w.Run(ctx)
+		go times(ctx, wake, start, &woken)
+		var last time.Duration
+		for time.Since(start) < 10*time.Second {
+			w.Wake()
+			last = time.Since(start)
+			time.Sleep(7 * time.Millisecond)
 		}
-	}
-	return out
+		synctest.Wait()
+		require.InDelta(t, 40, len(woken), 1)
+		for i := 1; i < len(woken); i++ {
+			require.GreaterOrEqual(t, woken[i]-woken[i-1], gap)
+		}
+		time.Sleep(gap)
+		synctest.Wait()
+		n := len(woken)
+		require.GreaterOrEqual(t, woken[n-1], last, "the last call is not lost")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Len(t, woken, n+len(pauses))
+	})
 }
 
 // An event that becomes visible only seconds after its webhook is read within seconds, though the next poll is an hour away.
@@ -239,7 +263,7 @@ func FuzzSignature(f *testing.F) {
 		require.Equal(t, s.time, strings.TrimLeft(s.time, "+- "))
 		for _, v := range s.v1 {
 			require.Len(t, v, 32)
-			require.True(t, s.matches(v))
+			require.True(t, s.matches(mac(v)))
 		}
 		// Written anew, it reads the same.
 		again, ok := parseSignature(fmt.Sprintf("t=%s, v1=%x", s.time, s.v1[0]))
