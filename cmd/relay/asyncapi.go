@@ -16,7 +16,7 @@ import (
 func printAsyncAPI(a *app, cfg *config.Config, lanes []*lane) error {
 	var buses []asyncapi.Bus
 	for _, l := range lanes {
-		b := asyncapi.Bus{Name: l.sink.Name, DeadLetter: l.router.DeadLetterTopic(), Topics: l.typesByTopic()}
+		b := asyncapi.Bus{Name: l.sink.Name, DeadLetter: l.router.DeadLetterTopic(), Topics: typesByTopic(l)}
 		switch s := l.sink; {
 		case s.NATS != nil:
 			b.Kind, b.Host, b.Stream = router.NATS, natsHost(s.NATS), s.NATS.Stream
@@ -38,8 +38,20 @@ func printAsyncAPI(a *app, cfg *config.Config, lanes []*lane) error {
 	return err
 }
 
+// natsHost is the first server's host and port.
+func natsHost(c *nats.Config) string {
+	if c.URL == nats.Embedded {
+		return c.Embedded.Listen
+	}
+	first, _, _ := strings.Cut(c.URL, ",")
+	if u, err := url.Parse(strings.TrimSpace(first)); err == nil && u.Host != "" {
+		return u.Host
+	}
+	return "127.0.0.1:4222"
+}
+
 // typesByTopic lists the topics of the lane, but the dead letter's, each with the types that go there.
-func (l *lane) typesByTopic() []asyncapi.Topic {
+func typesByTopic(l *lane) []asyncapi.Topic {
 	types := map[string][]string{}
 	for _, name := range l.types {
 		if topic, dropped := l.router.Resolve(name); !dropped {
@@ -52,16 +64,4 @@ func (l *lane) typesByTopic() []asyncapi.Topic {
 		topics = append(topics, asyncapi.Topic{Name: name, Types: types[name]})
 	}
 	return topics
-}
-
-// natsHost is the first server's host and port.
-func natsHost(c *nats.Config) string {
-	if c.URL == nats.Embedded {
-		return c.Embedded.Listen
-	}
-	first, _, _ := strings.Cut(c.URL, ",")
-	if u, err := url.Parse(strings.TrimSpace(first)); err == nil && u.Host != "" {
-		return u.Host
-	}
-	return "127.0.0.1:4222"
 }

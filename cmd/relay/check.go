@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
@@ -305,60 +303,6 @@ func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStat
 	topics, err = b.Inspect(ctx, l.topics)
 	return topics, checkpoint.AtLeastOnce, err
 }
-
-// modeFinder returns a Delivery that finds the mode of the lane and changes nothing. fit finds out whether the bus can do exactly_once.
-func (l *lane) modeFinder(b *bus, fit func(context.Context) error) *pipeline.Delivery {
-	owner := pipeline.Ownership{Topics: l.topics, Identity: l.identity(), Logger: zap.NewNop()}
-	return &pipeline.Delivery{
-		Want:        checkpoint.Mode(l.sink.Delivery),
-		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: readOnly{dir: l.cfg.Checkpoint.Dir, id: l.identity()}},
-		ExactlyOnce: &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.ledger},
-		Incapable:   incapable,
-		Fit:         fit,
-	}
-}
-
-// readOnly is a checkpoint file that is looked at while a relay may be running.
-type readOnly struct {
-	dir string
-	id  checkpoint.Identity
-}
-
-// Load implements checkpoint.Store.
-func (s readOnly) Load(context.Context) (checkpoint.Checkpoint, error) {
-	return checkpoint.ReadFile(s.dir, s.id)
-}
-
-// Commit implements checkpoint.Store. It refuses.
-func (readOnly) Commit(context.Context, checkpoint.Checkpoint, checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	return checkpoint.Checkpoint{}, errors.ErrUnsupported
-}
-
-// stillHolds returns an error that asks for an operator if the bus lost what relay stored in it, as `relay run` would find.
-func (l *lane) stillHolds(ctx context.Context, b *bus, mode checkpoint.Mode) error {
-	var dest any = b
-	if mode == checkpoint.ExactlyOnce {
-		dest = b.ledger
-	}
-	return pipeline.Examine(ctx, &pipeline.Ownership{
-		Topics: l.topics, Identity: l.identity(), Logger: l.log,
-		Guard: &pipeline.Guard{Store: readOnlyDestination{l.cfg.Checkpoint.Dir, l.identity()}, Logger: l.log},
-	}, dest)
-}
-
-// readOnlyDestination reads what a relay remembers of its bus, and keeps nothing.
-type readOnlyDestination struct {
-	dir string
-	id  checkpoint.Identity
-}
-
-// LoadDestination implements pipeline.DestinationStore.
-func (d readOnlyDestination) LoadDestination(context.Context) (checkpoint.Destination, error) {
-	return checkpoint.ReadDestination(d.dir, d.id)
-}
-
-// SaveDestination implements pipeline.DestinationStore.
-func (readOnlyDestination) SaveDestination(context.Context, checkpoint.Destination) error { return nil }
 
 func (r *report) topic(t sink.TopicStatus, from string) {
 	level, line := levelOK, fmt.Sprintf("%s  <- %s  %s", t.Topic, from, t.Detail)

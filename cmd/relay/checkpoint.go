@@ -25,18 +25,7 @@ type laneFlag struct {
 	Lane string `help:"Name of the sink. Needed where there are several." placeholder:"SINK" predictor:"lane"`
 }
 
-func (f laneFlag) choose(lanes []*lane) (*lane, error) {
-	names := make([]string, len(lanes))
-	for i, l := range lanes {
-		if names[i] = l.sink.Name; l.sink.Name == f.Lane || f.Lane == "" && len(lanes) == 1 {
-			return l, nil
-		}
-	}
-	if f.Lane == "" {
-		return nil, &usageError{fmt.Errorf("say which lane with --lane: one of %q", names)}
-	}
-	return nil, &usageError{fmt.Errorf("--lane: there is no sink %q, only %q", f.Lane, names)}
-}
+func (f laneFlag) choose(lanes []*lane) (*lane, error) { return choose(lanes, f.Lane) }
 
 type checkpointShowCmd struct {
 	laneFlag
@@ -111,31 +100,6 @@ func (c *checkpointShowCmd) rows(ctx context.Context, l *lane) (rows []checkpoin
 		rows = append(rows, checkpointRow{Lane: l.sink.Name, Error: checkpoint.ErrNotFound.Error(), position: checkpoint.ErrNotFound.Error()})
 	}
 	return rows, fault
-}
-
-// committed reads the lane's position from wherever it is, and claims nothing.
-func (l *lane) committed(ctx context.Context) (checkpoint.Checkpoint, error) {
-	cp, err := checkpoint.ReadFile(l.cfg.Checkpoint.Dir, l.identity())
-	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && l.mayBeOnBus() {
-		return l.readBus(ctx)
-	}
-	return cp, err
-}
-
-// readBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
-func (l *lane) readBus(ctx context.Context) (checkpoint.Checkpoint, error) {
-	b, err := l.reach(ctx)
-	if err != nil {
-		return checkpoint.Checkpoint{}, err
-	}
-	if b.ledger == nil {
-		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, b.Close())
-	}
-	cp, err := b.ledger.Load(ctx)
-	if err == nil && cp.Mode != checkpoint.ExactlyOnce {
-		err = checkpoint.ErrNotFound // it was taken to the file
-	}
-	return cp, errors.Join(err, b.Close())
 }
 
 func appendRow(rows []checkpointRow, l *lane, place string, cp checkpoint.Checkpoint, err error) ([]checkpointRow, error) {
@@ -280,20 +244,4 @@ func placeText(p admin.Position) string {
 		at.CreatedAt = *p.CreatedAt
 	}
 	return at.String()
-}
-
-// keepPrevious archives the checkpoint in force. One that cannot be read, or is another's, is moved away, so that the next commit
-// finds none.
-func keepPrevious(ctx context.Context, store *checkpoint.File) (prev checkpoint.Checkpoint, kept string, err error) {
-	prev, err = store.Load(ctx)
-	switch {
-	case err == nil:
-		kept, err = store.Archive(ctx)
-	case errors.Is(err, checkpoint.ErrNotFound):
-		err = nil
-	case errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
-		prev = checkpoint.Checkpoint{}
-		kept, err = store.Remove(ctx)
-	}
-	return prev, kept, err
 }

@@ -14,12 +14,6 @@ const (
 	exitOperator = 3 // an operator has to act: nothing is lost, and a restart changes nothing
 )
 
-// usageError is a wrong flag, argument or configuration.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
 // exitCode returns the exit code of a command that failed with err.
 func exitCode(err error) int {
 	var usage *usageError

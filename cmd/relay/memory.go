@@ -1,8 +1,6 @@
 package main
 
 import (
-	"runtime/debug"
-
 	"workos-relay/internal/config"
 	"workos-relay/sink/nats"
 )
@@ -33,13 +31,4 @@ func memoryLimit(cfg *config.Config) int64 {
 		}
 	}
 	return limit
-}
-
-// limitMemory sets memoryLimit for the process, unless GOMEMLIMIT says otherwise, and returns what undoes that.
-func (a *app) limitMemory(cfg *config.Config) (undo func()) {
-	if _, set := a.env("GOMEMLIMIT"); set {
-		return func() {}
-	}
-	before := debug.SetMemoryLimit(memoryLimit(cfg))
-	return func() { debug.SetMemoryLimit(before) }
 }

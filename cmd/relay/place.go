@@ -203,3 +203,44 @@ func (p *places) leave(ctx context.Context, from, to *place) error {
 	_, err = from.store.Commit(ctx, cp, next)
 	return err
 }
+
+// committed reads the lane's position from wherever it is, and claims nothing.
+func (l *lane) committed(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := checkpoint.ReadFile(l.cfg.Checkpoint.Dir, l.identity())
+	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && l.mayBeOnBus() {
+		return l.readBus(ctx)
+	}
+	return cp, err
+}
+
+// readBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
+func (l *lane) readBus(ctx context.Context) (checkpoint.Checkpoint, error) {
+	b, err := l.reach(ctx)
+	if err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	if b.ledger == nil {
+		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, b.Close())
+	}
+	cp, err := b.ledger.Load(ctx)
+	if err == nil && cp.Mode != checkpoint.ExactlyOnce {
+		err = checkpoint.ErrNotFound // it was taken to the file
+	}
+	return cp, errors.Join(err, b.Close())
+}
+
+// keepPrevious archives the checkpoint in force. One that cannot be read, or is another's, is moved away, so that the next commit
+// finds none.
+func keepPrevious(ctx context.Context, store *checkpoint.File) (prev checkpoint.Checkpoint, kept string, err error) {
+	prev, err = store.Load(ctx)
+	switch {
+	case err == nil:
+		kept, err = store.Archive(ctx)
+	case errors.Is(err, checkpoint.ErrNotFound):
+		err = nil
+	case errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
+		prev = checkpoint.Checkpoint{}
+		kept, err = store.Remove(ctx)
+	}
+	return prev, kept, err
+}

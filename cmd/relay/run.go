@@ -2,19 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
-	"os"
-	"sync"
-	"time"
+	"runtime/debug"
 
-	"go.uber.org/zap"
-
-	"workos-relay/conf/livefile"
-	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
-	"workos-relay/internal/telemetry"
-	"workos-relay/pipeline"
-	"workos-relay/sink/nats"
 )
 
 type runCmd struct{}
@@ -32,89 +22,11 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
-// serve runs the lanes and the admin server. started, if not nil, is called once everything is put together, and its return value
-// when everything has stopped.
-func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
-	metrics := telemetry.NewMetrics(version())
-	var r *relay
-	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
-	past := newJournal(cfg, hide)
-	defer followFiles(ctx, cfg.Files)()
-	traces, err := startTraces(ctx, cfg, hide, metrics, os.LookupEnv, log)
-	if err != nil {
-		return err
-	}
-	defer closeTraces(context.WithoutCancel(ctx), traces)
-	r, err = assemble(ctx, cfg, metrics, past, traces, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.close()) }() //nolint:contextcheck // it bounds itself, since ctx has ended by then
-	metrics.JudgeBy(func(s pipeline.Status) bool {
-		ready, _ := admin.Judge(s, time.Now(), r.pollInterval())
-		return ready
-	})
-
-	if cfg.Admin.Listen != "" {
-		security, err := cfg.AdminSecurity()
-		if err != nil {
-			return &usageError{err}
-		}
-		var listenErr error
-		r.admin, listenErr = admin.Listen(ctx, admin.Config{
-			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(), Page: statusPage(past),
-			PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, OnRefused: metrics.AdminRefused, Version: version(), Logger: log,
-		})
-		if listenErr != nil {
-			return &usageError{listenErr}
-		}
-		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), r.admin)) }()
-		defer remember(ctx, past, r.status)()
-	}
-	if cfg.Source.Webhook.Listen != "" {
-		var listenErr error
-		r.webhooks, listenErr = listenForWebhooks(ctx, cfg, r.wake, r.unasked.note, metrics, log)
-		if listenErr != nil {
-			return listenErr
-		}
-		defer func() { err = errors.Join(err, r.webhooks.close()) }()
-	}
-	if started != nil {
-		defer started(r)()
-	}
-	announce(cfg, r, log)
-	r.start() //nolint:contextcheck // the group was given ctx
-	return r.group.Wait()
-}
-
-// followFiles looks at the files of the configuration again and again, until the function that it returns is called.
-func followFiles(ctx context.Context, files *livefile.Set) (stop func()) {
-	if files == nil { // of a configuration that came from no file
+// limitMemory sets memoryLimit for the process, unless GOMEMLIMIT says otherwise, and returns what undoes that.
+func (a *app) limitMemory(cfg *config.Config) (undo func()) {
+	if _, set := a.env("GOMEMLIMIT"); set {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() { files.Run(ctx) })
-	return func() {
-		cancel()
-		wg.Wait()
-	}
-}
-
-func closeAdmin(ctx context.Context, srv *admin.Server) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	return srv.Close(ctx)
-}
-
-// announce says what runs, and for an embedded server how to watch it.
-func announce(cfg *config.Config, r *relay, log *zap.Logger) {
-	log.Info("relay is starting", zap.String("version", version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
-		zap.Int("lanes", len(r.members)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
-	for _, m := range r.members {
-		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.embedded() {
-			log.Info("embedded NATS server is listening; docs/nats.md shows a consumer of your own",
-				zap.String("lane", m.run.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
-		}
-	}
+	before := debug.SetMemoryLimit(memoryLimit(cfg))
+	return func() { debug.SetMemoryLimit(before) }
 }

@@ -142,3 +142,27 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
+
+// lookTime bounds how long relay status looks at the settings of a bus, which is not what it is mainly asked for.
+const lookTime = 3 * time.Second
+
+// settings returns what of the destination's settings differs from the configuration, if the bus answers soon. A bus that does not
+// is shown by the position.
+func (l *lane) settings(ctx context.Context) []sink.Setting {
+	none := []sink.Setting{}
+	if !l.mayBeOnBus() || l.embedded() && !l.embeddedRuns(ctx) {
+		return none
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	b, err := l.reach(ctx)
+	if err != nil {
+		return none
+	}
+	defer func() { _ = b.Close() }() // it was only to look
+	found, err := b.settings(ctx, l, checkpoint.Mode(l.sink.Delivery), false)
+	if err != nil {
+		return none
+	}
+	return append(none, found...)
+}

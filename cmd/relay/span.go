@@ -72,35 +72,6 @@ func (f spanFlags) choose(ctx context.Context, a *app, p *progress) (chosen, err
 	return c, err
 }
 
-// beside is l for a process of its own: an embedded server is the one inside the relay that runs.
-func (l *lane) beside() *lane {
-	if !l.embedded() {
-		return l
-	}
-	n, s, out := l.sink.NATS.Outside(), *l.sink, *l
-	s.NATS, out.sink, out.inside = &n, &s, true
-	return &out
-}
-
-// openBeside opens the bus of a lane that beside returned.
-func (l *lane) openBeside(ctx context.Context) (*bus, error) {
-	b, err := l.open(ctx)
-	if err != nil {
-		return nil, l.explainBeside(err)
-	}
-	return b, nil
-}
-
-func (l *lane) explainBeside(err error) error {
-	if err == nil {
-		return nil
-	}
-	if l.inside {
-		return fmt.Errorf("sink %s: its NATS server is inside `relay run`, which must run meanwhile: %w", l.sink.Name, err)
-	}
-	return fmt.Errorf("sink %s: %w", l.sink.Name, err)
-}
-
 // publisher publishes through bus with a mark of its own.
 func (c *chosen) publisher(bus pipeline.Bus, header, run string) *republish.Publisher {
 	return &republish.Publisher{

@@ -107,9 +107,6 @@ func (c *statusCmd) read(ctx context.Context, a *app, cfg *config.Config) (overv
 	return out, nil
 }
 
-// lookTime bounds how long relay status looks at the settings of a bus, which is not what it is mainly asked for.
-const lookTime = 3 * time.Second
-
 // What relay status calls a lane where only its position can be read.
 const (
 	activeState   pipeline.State = "active"   // some relay has moved the position while this command looked
@@ -175,27 +172,6 @@ func (c *statusCmd) watch(ctx context.Context, l *lane, out *admin.LaneStatus) (
 		out.Reason = fmt.Sprintf("the position has not been moved or renewed for %s: its relay is dead or cannot reach the bus", l.cfg.TakeoverAfter)
 	}
 	return cp, err
-}
-
-// settings returns what of the destination's settings differs from the configuration, if the bus answers soon. A bus that does not
-// is shown by the position.
-func (l *lane) settings(ctx context.Context) []sink.Setting {
-	none := []sink.Setting{}
-	if !l.mayBeOnBus() || l.embedded() && !l.embeddedRuns(ctx) {
-		return none
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	b, err := l.reach(ctx)
-	if err != nil {
-		return none
-	}
-	defer func() { _ = b.Close() }() // it was only to look
-	found, err := b.settings(ctx, l, checkpoint.Mode(l.sink.Delivery), false)
-	if err != nil {
-		return none
-	}
-	return append(none, found...)
 }
 
 func (c *statusCmd) show(out io.Writer, seen *overview) error {

@@ -75,20 +75,6 @@ func printSchema(a *app, name string) error {
 	return enc.Encode(t.EventSchema())
 }
 
-// topicOf returns the topic of a type, empty where it is dropped, and whether the lane asks for it at all.
-func (l *lane) topicOf(name string) (topic string, carries bool) {
-	for _, t := range l.types {
-		if t == name {
-			topic, dropped := l.router.Resolve(name)
-			if dropped {
-				topic = ""
-			}
-			return topic, true
-		}
-	}
-	return "", false
-}
-
 func printTypes(a *app, lanes []*lane, rows []typeRow) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "TYPE\tSET")

@@ -138,18 +138,6 @@ func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, mode chec
 	return result, nil
 }
 
-// everyTopic is wherever relay may have put an event by these or by earlier routes: the topics of the present routes, the dead letter
-// topic, and the topic that is named like its type, of every type that relay knows.
-func (l *lane) everyTopic() []string {
-	topics := l.topics
-	var names []string
-	for _, t := range source.Catalogue() {
-		names = append(names, t.Name)
-		topics = append(topics[:len(topics):len(topics)], l.sink.TopicPrefix()+t.Name)
-	}
-	return append(topics, l.router.Topics(names)...)
-}
-
 // repair publishes what is missing.
 func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus pipeline.Bus, result *verify.Result, p *progress) (*repairReport, error) {
 	r := &repairReport{Run: newRun()}

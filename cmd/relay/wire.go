@@ -262,3 +262,31 @@ func incapable(err error) bool {
 	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit) || errors.Is(err, kafka.ErrNoTransactions) ||
 		errors.Is(err, kafka.ErrNoPositionTopic)
 }
+
+// topicOf returns the topic of a type, empty where it is dropped, and whether the lane asks for it at all.
+func (l *lane) topicOf(name string) (topic string, carries bool) {
+	for _, t := range l.types {
+		if t == name {
+			topic, dropped := l.router.Resolve(name)
+			if dropped {
+				topic = ""
+			}
+			return topic, true
+		}
+	}
+	return "", false
+}
+
+// choose returns the lane of a name. Without a name it returns the only lane.
+func choose(lanes []*lane, name string) (*lane, error) {
+	names := make([]string, len(lanes))
+	for i, l := range lanes {
+		if names[i] = l.sink.Name; l.sink.Name == name || name == "" && len(lanes) == 1 {
+			return l, nil
+		}
+	}
+	if name == "" {
+		return nil, &usageError{fmt.Errorf("say which lane with --lane: one of %q", names)}
+	}
+	return nil, &usageError{fmt.Errorf("--lane: there is no sink %q, only %q", name, names)}
+}

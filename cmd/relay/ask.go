@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"workos-relay/internal/admin"
+	"workos-relay/internal/config"
+)
+
+// runningRelay returns a client of the relay that runs by this configuration, if it answers and has all of these lanes.
+func runningRelay(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, error) {
+	client, _, err := askRelay(ctx, cfg, lanes...)
+	return client, err
+}
+
+func askRelay(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, admin.Status, error) {
+	if cfg.Admin.Listen == "" {
+		return nil, admin.Status{}, errNoAdmin
+	}
+	client, err := admin.NewClient(cfg.Admin.Listen, cfg.Admin.Security())
+	if err != nil {
+		return nil, admin.Status{}, &usageError{err}
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return nil, status, err
+	}
+	if status.ID != cfg.ID {
+		return nil, status, &strangerError{fmt.Sprintf("the relay on %s has the id %q, and not %q", client.Addr(), status.ID, cfg.ID)}
+	}
+	for _, name := range lanes {
+		if !slices.ContainsFunc(status.Lanes, func(l admin.LaneStatus) bool { return l.Name == name }) {
+			return nil, status, &strangerError{fmt.Sprintf("the relay on %s has no lane %q", client.Addr(), name)}
+		}
+	}
+	return client, status, nil
+}
+
+// errNoAdmin: the relay that runs cannot be asked anything.
+var errNoAdmin = errors.New("admin.listen is switched off, so a relay that runs cannot be asked")
+
+// strangerError says that another relay listens there.
+type strangerError struct{ text string }
+
+func (e *strangerError) Error() string { return e.text }
