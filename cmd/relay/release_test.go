@@ -17,7 +17,7 @@ import (
 func TestEveryWayToBuildAReleaseHasTheSameFlags(t *testing.T) {
 	script, err := os.ReadFile("../../.ci/build")
 	require.NoError(t, err)
-	line := regexp.MustCompile(`(?m)^(CGO_ENABLED=0) go build (.+) -ldflags "(.+) -X main.release=\$1" -o`).FindStringSubmatch(string(script))
+	line := regexp.MustCompile(`(?m)^(CGO_ENABLED=0) go build (.+) -ldflags "(.+) -X workos-relay/internal/buildinfo.release=\$1" -o`).FindStringSubmatch(string(script))
 	require.NotNil(t, line, "the command of .ci/build")
 
 	text, err := os.ReadFile("../../.goreleaser.yaml")
@@ -35,7 +35,7 @@ func TestEveryWayToBuildAReleaseHasTheSameFlags(t *testing.T) {
 	b := release.Builds[0]
 	require.Equal(t, []string{line[1]}, b.Env)
 	require.Equal(t, strings.Fields(line[2]), b.Flags)
-	require.Equal(t, []string{line[3] + " -X main.release=v{{ .Version }}"}, b.LDFlags)
+	require.Equal(t, []string{line[3] + " -X workos-relay/internal/buildinfo.release=v{{ .Version }}"}, b.LDFlags)
 	var platforms []string
 	for _, system := range b.Goos {
 		for _, arch := range b.Goarch {

@@ -11,6 +11,7 @@ import (
 
 	"workos-relay/conf/livefile"
 	"workos-relay/internal/admin"
+	"workos-relay/internal/buildinfo"
 	"workos-relay/internal/config"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
@@ -20,7 +21,7 @@ import (
 // serve runs the lanes and the admin server. started, if not nil, is called once everything is put together, and its return value
 // when everything has stopped.
 func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
-	metrics := telemetry.NewMetrics(version())
+	metrics := telemetry.NewMetrics(buildinfo.Version())
 	var r *relay
 	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
 	past := newJournal(cfg, hide)
@@ -48,7 +49,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		var listenErr error
 		r.admin, listenErr = admin.Listen(ctx, admin.Config{
 			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(), Page: statusPage(past),
-			PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, OnRefused: metrics.AdminRefused, Version: version(), Logger: log,
+			PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, OnRefused: metrics.AdminRefused, Version: buildinfo.Version(), Logger: log,
 		})
 		if listenErr != nil {
 			return &usageError{listenErr}
@@ -94,7 +95,7 @@ func closeAdmin(ctx context.Context, srv *admin.Server) error {
 
 // announce says what runs, and for an embedded server how to watch it.
 func announce(cfg *config.Config, r *relay, log *zap.Logger) {
-	log.Info("relay is starting", zap.String("version", version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
+	log.Info("relay is starting", zap.String("version", buildinfo.Version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
 		zap.Int("lanes", len(r.members)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
 	for _, m := range r.members {
 		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.embedded() {

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/conf/tlsconf"
+	"workos-relay/internal/buildinfo"
 	"workos-relay/internal/config"
 	"workos-relay/internal/telemetry"
 )
@@ -48,7 +49,7 @@ func startTraces(ctx context.Context, cfg *config.Config, hide func(string) stri
 	}
 	return telemetry.NewTraces(ctx, telemetry.TracesConfig{
 		Endpoint: t.Endpoint, Headers: headers, TLS: tls, Timeout: collectorTimeout(env), SampleRatio: t.SampleRatio,
-		Version: version(), RelayID: cfg.ID, Hide: hide, Metrics: metrics, Logger: log,
+		Version: buildinfo.Version(), RelayID: cfg.ID, Hide: hide, Metrics: metrics, Logger: log,
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/conf/tlsconf"
+	"workos-relay/internal/buildinfo"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
 	"workos-relay/router"
@@ -67,7 +68,7 @@ func newClient(cfg *config.Config) *source.Client {
 		EventList:   cfg.Source.EventList,
 		MaxResponse: int64(cfg.Source.MaxResponse),
 		Limiter:     rate.NewLimiter(rate.Limit(cfg.Source.RateLimit), burst(cfg.Source.RateLimit)),
-		UserAgent:   "workos-relay/" + version(),
+		UserAgent:   "workos-relay/" + buildinfo.Version(),
 	}
 }
 
