@@ -17,7 +17,7 @@ import (
 	"workos-relay/internal/config"
 	"workos-relay/internal/listener"
 	"workos-relay/internal/telemetry"
-	"workos-relay/sink/nats"
+	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
 
 	"go.uber.org/zap/zapcore"
@@ -68,7 +68,11 @@ func (c *demoCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, cfg, log, func(r *relay) func() { return c.show(ctx, a.stdout, api, r) })
+	counts := newFlow()
+	return serve(ctx, cfg, log, options{
+		Observe: counts.observe,
+		Started: func(r *relay) func() { return c.show(ctx, a.stdout, api, r, counts) },
+	})
 }
 
 // freeOr returns addr, or, where somebody listens there, the same host with a port that is free.
@@ -109,11 +113,8 @@ admin: {listen: %q, show_payloads: true}
 }
 
 // show starts the making of events and the display of what flows. What it returns stops both.
-func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *relay) func() {
-	bus, _ := r.members[0].bus.Bus.(*nats.Sink)
-	c.introduce(out, api.URL(), bus.Address())
-	counts := newFlow(r.members[0].run.Observer)
-	r.members[0].run.Observer = counts
+func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *relay, counts *flow) func() {
+	c.introduce(out, api.URL(), r.embeddedURL())
 
 	ctx, cancel := context.WithCancel(ctx)
 	made, shown := make(chan error, 1), make(chan struct{})
@@ -122,7 +123,7 @@ func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Serve
 	}() //nolint:gosec // variety
 	go func() {
 		defer close(shown)
-		counts.display(ctx, out, isTerminal(out), r.members[0].run.Status)
+		counts.display(ctx, out, isTerminal(out), func() pipeline.Status { return r.status()[0] })
 	}()
 	return func() {
 		cancel()

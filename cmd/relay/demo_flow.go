@@ -25,7 +25,13 @@ type flow struct {
 	byType map[string]int
 }
 
-func newFlow(next pipeline.Observer) *flow { return &flow{Observer: next, byType: map[string]int{}} }
+func newFlow() *flow { return &flow{byType: map[string]int{}} }
+
+// observe makes f the observer of the only lane, before next.
+func (f *flow) observe(next pipeline.Observer) pipeline.Observer {
+	f.Observer = next
+	return f
+}
 
 // Committed implements pipeline.Observer.
 func (f *flow) Committed(o pipeline.Outcome, cp checkpoint.Checkpoint) {

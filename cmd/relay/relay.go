@@ -21,6 +21,7 @@ import (
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
+	"workos-relay/sink/nats"
 	"workos-relay/source"
 	"workos-relay/source/webhook"
 )
@@ -34,10 +35,9 @@ type relay struct {
 	limiter *rate.Limiter // of every lane, as they share the key
 	group   *pipeline.Group
 
-	reread   func() (*config.Config, error) // reads the configuration again; nil where that cannot be
-	inForce  func(*config.Config)           // is told of each configuration that is put in force; may be nil
-	admin    *admin.Server                  // nil without one
-	webhooks *webhooks                      // nil without any
+	options
+	admin    *admin.Server // nil without one
+	webhooks *webhooks     // nil without any
 	unasked  unasked
 
 	// A reload is in the gate reloading. Whoever stops, moves or replaces a lane is in the gate of that lane. A reload takes the gates
@@ -77,14 +77,14 @@ func (m *member) close() error {
 
 // assemble opens every sink and store and puts the lanes together, for start to let them run until ctx ends. Whatever it returns is
 // closed by the caller.
-func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger) (*relay, error) {
+func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger, o options) (*relay, error) {
 	lanes, err := newLanes(cfg, log)
 	if err != nil {
 		return nil, err
 	}
 	client := newClient(cfg)
 	r := &relay{
-		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg,
+		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg, options: o,
 		reloading: newGate(), gates: map[string]gate{},
 	}
 	r.unasked = unasked{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
@@ -141,6 +141,10 @@ func (m *member) assemble(client *source.Client, r *relay) {
 	m.target = l.target(m.bus, m.store, client, hooks)
 	m.target.Observe(metrics)
 	m.target.Acquired(m.settings.Acquired)
+	observer := past.Observe(metrics)
+	if r.Observe != nil {
+		observer = r.Observe(observer)
+	}
 	messages, prefetch := l.batches()
 	m.run = &pipeline.Lane{
 		Name:            l.sink.Name,
@@ -154,7 +158,7 @@ func (m *member) assemble(client *source.Client, r *relay) {
 		Holder:          m.store.Holder(),
 		Park:            l.cfg.DeadLetter != nil,
 		ShutdownTimeout: l.cfg.ShutdownTimeout,
-		Observer:        past.Observe(metrics),
+		Observer:        observer,
 		Tracer:          metrics.Trace(r.traces, l.sink.Type),
 		Logger:          l.log,
 	}
@@ -243,6 +247,16 @@ func (r *relay) status() []pipeline.Status {
 		out[i].Settings = m.settings.Found()
 	}
 	return out
+}
+
+// embeddedURL returns the address of the first embedded NATS server of relay; empty if it has none.
+func (r *relay) embeddedURL() string {
+	for _, m := range r.now() {
+		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.embedded() {
+			return bus.Address()
+		}
+	}
+	return ""
 }
 
 // asked returns the event types that some lane asks for.

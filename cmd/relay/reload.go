@@ -178,10 +178,10 @@ func (r *relay) brokenReload(panicked any) error {
 
 // plan reads the configuration again and finds out what it would mean.
 func (r *relay) plan(ctx context.Context) (*plan, error) {
-	if r.reread == nil {
+	if r.Reread == nil {
 		return nil, errors.New("this relay has none that could be read again")
 	}
-	cfg, err := r.reread()
+	cfg, err := r.Reread()
 	if err != nil {
 		return nil, err
 	}
@@ -327,8 +327,8 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	}
 	r.limiter.SetLimit(rate.Limit(p.cfg.Source.RateLimit))
 	r.limiter.SetBurst(burst(p.cfg.Source.RateLimit))
-	if r.inForce != nil {
-		r.inForce(p.cfg)
+	if r.Applied != nil {
+		r.Applied(p.cfg)
 	}
 	r.mu.Lock()
 	r.hidden = append(r.hidden, r.cfg)[max(0, len(r.hidden)-maxHidden+1):]

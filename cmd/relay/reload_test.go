@@ -338,15 +338,17 @@ func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 	cfg, err := parse("")
 	require.NoError(t, err)
 	var r *relay
-	err = serve(t.Context(), cfg, zap.NewNop(), func(started *relay) func() {
-		r = started
-		r.reread = func() (*config.Config, error) { return parse("dead_letter: {topic: relay.dead_letter}") }
-		return func() { // no lane runs any more
-			done, err := r.Reload(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, []string{"nats was started anew from its position"}, done.Lanes)
-			require.Eventually(t, func() bool { return messages(js, "WORKOS") == 2 }, patient, often)
-		}
+	err = serve(t.Context(), cfg, zap.NewNop(), options{
+		Reread: func() (*config.Config, error) { return parse("dead_letter: {topic: relay.dead_letter}") },
+		Started: func(started *relay) func() {
+			r = started
+			return func() { // no lane runs any more
+				done, err := r.Reload(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, []string{"nats was started anew from its position"}, done.Lanes)
+				require.Eventually(t, func() bool { return messages(js, "WORKOS") == 2 }, patient, often)
+			}
+		},
 	})
 	require.Equal(t, exitOperator, exitCode(err), err)
 	last := r.now()[0]

@@ -16,9 +16,10 @@ func (*runCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer a.limitMemory(cfg)()
-	return serve(ctx, cfg, a.log, func(r *relay) func() {
-		r.reread, r.inForce = a.loadConfig, func(cfg *config.Config) { a.limitMemory(cfg) }
-		return r.reloadAtHangup(ctx)
+	return serve(ctx, cfg, a.log, options{
+		Reread:  a.loadConfig,
+		Applied: func(cfg *config.Config) { a.limitMemory(cfg) },
+		Started: func(r *relay) func() { return r.reloadAtHangup(ctx) },
 	})
 }
 

@@ -18,9 +18,21 @@ import (
 	"workos-relay/sink/nats"
 )
 
-// serve runs the lanes and the admin server. started, if not nil, is called once everything is put together, and its return value
-// when everything has stopped.
-func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started func(*relay) (stopped func())) (err error) {
+// options are what a caller of serve may want besides.
+type options struct {
+	// Reread reads the configuration again for a reload. If it is nil, relay cannot be reloaded.
+	Reread func() (*config.Config, error)
+	// Applied is called with each configuration that a reload brings into effect. It may be nil.
+	Applied func(*config.Config)
+	// Observe wraps the observer of each lane. It may be nil.
+	Observe func(pipeline.Observer) pipeline.Observer
+	// Started is called before the first lane runs, and what it returns after the last has stopped. It may be nil.
+	Started func(*relay) (stopped func())
+}
+
+// serve runs the lanes, the admin server and the webhook server until ctx ends or no lane runs any more. It logs to log, which also
+// gets what fails beside the lanes.
+func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o options) (err error) {
 	metrics := telemetry.NewMetrics(buildinfo.Version())
 	var r *relay
 	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
@@ -31,7 +43,7 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		return err
 	}
 	defer closeTraces(context.WithoutCancel(ctx), traces)
-	r, err = assemble(ctx, cfg, metrics, past, traces, log)
+	r, err = assemble(ctx, cfg, metrics, past, traces, log, o)
 	if err != nil {
 		return err
 	}
@@ -65,8 +77,8 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, started fun
 		}
 		defer func() { err = errors.Join(err, r.webhooks.close()) }()
 	}
-	if started != nil {
-		defer started(r)()
+	if o.Started != nil {
+		defer o.Started(r)()
 	}
 	announce(cfg, r, log)
 	r.start() //nolint:contextcheck // the group was given ctx

@@ -308,7 +308,7 @@ func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
 	defer cancel()
 	begun, ended := make(chan *relay, 1), make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, cfg, log, func(r *relay) func() { begun <- r; return func() {} })
+		ended <- serve(ctx, cfg, log, options{Started: func(r *relay) func() { begun <- r; return func() {} }})
 	}()
 	r := <-begun
 	<-stopped
