@@ -68,7 +68,7 @@ func main() {
 }
 
 // execute runs one command line and returns its exit code.
-func execute(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+func execute(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) int {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("relay"), kong.Description(description), kong.Writers(stdout, stderr),
@@ -76,7 +76,7 @@ func execute(ctx context.Context, args []string, env func(string) (string, bool)
 	if err != nil {
 		panic(err) // the declaration above is wrong
 	}
-	a := &app{cli: &c, stdout: stdout, stderr: stderr, env: env}
+	a := &app{cli: &c, stdout: stdout, stderr: stderr, env: lookupEnv}
 	if a.completeLine(parser.Model.Node) {
 		return exitDone
 	}
@@ -107,7 +107,7 @@ func execute(ctx context.Context, args []string, env func(string) (string, bool)
 // loadConfig reads the file that --config names, else ./config.yaml where it exists, else the defaults.
 func (a *app) loadConfig() (*config.Config, error) { return a.loadConfigWith(a.env) }
 
-func (a *app) loadConfigWith(env func(string) (string, bool)) (*config.Config, error) {
+func (a *app) loadConfigWith(lookupEnv func(string) (string, bool)) (*config.Config, error) {
 	const implied = "config.yaml"
 	path := a.cli.Config
 	if path == "" {
@@ -118,14 +118,14 @@ func (a *app) loadConfigWith(env func(string) (string, bool)) (*config.Config, e
 		}
 	}
 	if path == "" {
-		cfg, err := config.Default(env)
+		cfg, err := config.Default(lookupEnv)
 		if err != nil {
 			return nil, &usageError{err}
 		}
 		cfg.Files = a.files
 		return cfg, nil
 	}
-	cfg, err := config.Load(path, env)
+	cfg, err := config.Load(path, lookupEnv)
 	if err != nil {
 		return nil, &usageError{err}
 	}

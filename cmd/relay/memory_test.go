@@ -8,21 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/internal/config"
-	"workos-relay/sink/kafka"
-	"workos-relay/sink/nats"
 )
-
-func TestMemoryLimit(t *testing.T) {
-	cfg := &config.Config{Sinks: []config.Sink{{NATS: &nats.Config{URL: "nats://127.0.0.1:4222"}}}}
-	cfg.Source.Backfill = config.Backfill{Readers: 16, Memory: 64 << 20}
-	require.EqualValues(t, 80<<20, memoryLimit(cfg))
-	cfg.Sinks = append(cfg.Sinks, config.Sink{Kafka: &kafka.Config{}})
-	require.EqualValues(t, 160<<20, memoryLimit(cfg), "each lane has a backfill of its own, and batches to Kafka are larger")
-	cfg.Source.Backfill.Readers = 1
-	require.EqualValues(t, 32<<20, memoryLimit(cfg), "one reader holds nothing ahead")
-	cfg.Sinks[0].NATS.URL = nats.Embedded
-	require.EqualValues(t, 96<<20, memoryLimit(cfg))
-}
 
 func TestMemoryLimitGivesWayToTheEnvironment(t *testing.T) {
 	cfg := &config.Config{Sinks: make([]config.Sink, 100)} // a limit that this process is far from

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,21 +22,6 @@ import (
 	"workos-relay/sink"
 	"workos-relay/source/sourcetest"
 )
-
-// TestEveryKeyHasAnEffect: what the change of a key means is decided on purpose.
-func TestEveryKeyHasAnEffect(t *testing.T) {
-	from, err := config.Parse("", []byte(`sinks: [{name: a, type: stdout}]`), func(string) (string, bool) { return "sk_1", true })
-	require.NoError(t, err)
-	var fixed []string
-	for _, key := range from.Keys() {
-		if effectOf(key) == needsRestart {
-			fixed = append(fixed, key)
-		}
-	}
-	slices.Sort(fixed)
-	require.Equal(t, []string{"admin.listen", "admin.show_payloads", "checkpoint.dir", "id", "source.webhook.listen"},
-		slices.DeleteFunc(fixed, func(key string) bool { return strings.HasPrefix(key, "telemetry.") }), "say what a change of the key means, in effects")
-}
 
 // reload reloads and returns what the command says.
 func reload(t *testing.T, config string) (code int, said string) {
@@ -351,9 +335,10 @@ func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 		},
 	})
 	require.Equal(t, exitOperator, exitCode(err), err)
-	last := r.now()[0]
-	require.False(t, r.group.Runs(last.run))
-	cp, err := checkpoint.ReadFile(dir, last.lane.identity())
+	require.Equal(t, pipeline.Stopped, r.status()[0].State)
+	lanes, err := newLanes(cfg, zap.NewNop())
+	require.NoError(t, err)
+	cp, err := checkpoint.ReadFile(dir, lanes[0].identity())
 	require.NoError(t, err)
 	require.True(t, cp.Released)
 	require.Equal(t, "event_01J0000000000000000000000D", cp.EventID)

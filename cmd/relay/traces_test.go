@@ -19,7 +19,6 @@ import (
 	"github.com/stretchr/testify/require"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
-	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"workos-relay/internal/admin"
@@ -296,32 +295,4 @@ func TestACollectorRepeatsASecretOfAReload(t *testing.T) {
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Contains(t, r.stderr.String(), "not you, [secret]")
 	require.NotContains(t, r.stderr.String(), later)
-}
-
-func TestCollectorInEnvironment(t *testing.T) {
-	const endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"
-	for name, c := range map[string]struct {
-		env  []string
-		want bool
-	}{
-		"none":                 {nil, false},
-		"named":                {[]string{endpoint}, true},
-		"named for traces":     {[]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:4318/v1/traces"}, true},
-		"switched off":         {[]string{endpoint, "OTEL_SDK_DISABLED=true"}, false},
-		"no traces":            {[]string{endpoint, "OTEL_TRACES_EXPORTER=none"}, false},
-		"over gRPC":            {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, false},
-		"gRPC, but not traces": {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf"}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			env := func(name string) (string, bool) {
-				for _, v := range c.env {
-					if value, found := strings.CutPrefix(v, name+"="); found {
-						return value, true
-					}
-				}
-				return "", false
-			}
-			require.Equal(t, c.want, collectorInEnvironment(env, zap.NewNop()))
-		})
-	}
 }
