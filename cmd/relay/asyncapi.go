@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/asyncapi"
 	"workos-relay/internal/config"
 	"workos-relay/router"
@@ -13,11 +14,11 @@ import (
 )
 
 // printAsyncAPI writes the document of all topics of the configuration.
-func printAsyncAPI(a *app, cfg *config.Config, lanes []*lane) error {
+func printAsyncAPI(env *environment, cfg *config.Config, lanes []*app.Lane) error {
 	var buses []asyncapi.Bus
 	for _, l := range lanes {
-		b := asyncapi.Bus{Name: l.sink.Name, DeadLetter: l.router.DeadLetterTopic(), Topics: typesByTopic(l)}
-		switch s := l.sink; {
+		b := asyncapi.Bus{Name: l.Sink.Name, DeadLetter: l.Router.DeadLetterTopic(), Topics: typesByTopic(l)}
+		switch s := l.Sink; {
 		case s.NATS != nil:
 			b.Kind, b.Host, b.Stream = router.NATS, natsHost(s.NATS), s.NATS.Stream
 		case s.Kafka != nil:
@@ -28,13 +29,13 @@ func printAsyncAPI(a *app, cfg *config.Config, lanes []*lane) error {
 		buses = append(buses, b)
 	}
 	if len(buses) == 0 {
-		return &usageError{errors.New("no sink of the configuration is a bus, so there are no topics to describe")}
+		return app.Usage(errors.New("no sink of the configuration is a bus, so there are no topics to describe"))
 	}
 	text, err := asyncapi.Document(cfg.ID, cfg.Encoding, buses)
 	if err != nil {
 		return err
 	}
-	_, err = a.stdout.Write(text)
+	_, err = env.stdout.Write(text)
 	return err
 }
 
@@ -51,15 +52,15 @@ func natsHost(c *nats.Config) string {
 }
 
 // typesByTopic lists the topics of the lane, but the dead letter's, each with the types that go there.
-func typesByTopic(l *lane) []asyncapi.Topic {
+func typesByTopic(l *app.Lane) []asyncapi.Topic {
 	types := map[string][]string{}
-	for _, name := range l.types {
-		if topic, dropped := l.router.Resolve(name); !dropped {
+	for _, name := range l.Types {
+		if topic, dropped := l.Router.Resolve(name); !dropped {
 			types[topic] = append(types[topic], name)
 		}
 	}
 	var topics []asyncapi.Topic
-	for _, name := range l.router.Topics(l.types) {
+	for _, name := range l.Router.Topics(l.Types) {
 		slices.Sort(types[name])
 		topics = append(topics, asyncapi.Topic{Name: name, Types: types[name]})
 	}

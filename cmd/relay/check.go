@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/app"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -21,23 +22,23 @@ type checkCmd struct {
 }
 
 // Run looks at everything and changes nothing.
-func (c *checkCmd) Run(ctx context.Context, a *app) error {
-	cfg, err := a.loadConfig()
+func (c *checkCmd) Run(ctx context.Context, env *environment) error {
+	cfg, err := env.loadConfig()
 	if err != nil {
 		return err
 	}
-	lanes, err := newLanes(cfg, a.log)
+	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
 		return err
 	}
-	report := &report{app: a, quiet: c.JSON, Findings: []checkFinding{}}
-	client := newClient(cfg)
+	report := &report{env: env, quiet: c.JSON, Findings: []checkFinding{}}
+	client := app.NewClient(cfg)
 	for _, l := range lanes {
 		report.source(ctx, c.Timeout, client, l)
 		report.lane(ctx, c.Timeout, l)
 	}
 	if c.JSON {
-		if err := printJSON(a.stdout, report); err != nil {
+		if err := printJSON(env.stdout, report); err != nil {
 			return err
 		}
 	}
@@ -53,7 +54,7 @@ type report struct {
 	Faults   int            `json:"faults"`
 	Findings []checkFinding `json:"findings"`
 
-	app   *app
+	env   *environment
 	quiet bool
 	about string   // as checkFinding.About
 	asked []string // what the source was already asked, so that lanes with the same filter ask once
@@ -80,7 +81,7 @@ const (
 
 func (r *report) printf(format string, args ...any) {
 	if !r.quiet {
-		fmt.Fprintf(r.app.stdout, format+"\n", args...)
+		fmt.Fprintf(r.env.stdout, format+"\n", args...)
 	}
 }
 
@@ -114,16 +115,16 @@ func (r *report) note(level checkLevel, topic, text, line string) {
 	r.printf("  %-7s  %s", word, line)
 }
 
-func (r *report) source(ctx context.Context, timeout time.Duration, client *source.Client, l *lane) {
-	key := strings.Join(l.types, ",")
+func (r *report) source(ctx context.Context, timeout time.Duration, client *source.Client, l *app.Lane) {
+	key := strings.Join(l.Types, ",")
 	if slices.Contains(r.asked, key) {
 		return
 	}
 	r.asked = append(r.asked, key)
-	r.begin("source", "source %s, %d event types", l.cfg.Source.Endpoint, len(l.types))
+	r.begin("source", "source %s, %d event types", l.Config.Source.Endpoint, len(l.Types))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := client.Reach(ctx, l.types, l.cfg.Source.OrganizationID)
+	err := client.Reach(ctx, l.Types, l.Config.Source.OrganizationID)
 	var refused *source.RefusedTypesError
 	switch {
 	case err == nil:
@@ -137,16 +138,16 @@ func (r *report) source(ctx context.Context, timeout time.Duration, client *sour
 	}
 }
 
-func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
+func (r *report) lane(ctx context.Context, timeout time.Duration, l *app.Lane) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	r.begin("sink "+l.sink.Name, "\nsink %s (%s)", l.sink.Name, l.sink.Type)
-	if l.embedded() {
+	r.begin("sink "+l.Sink.Name, "\nsink %s (%s)", l.Sink.Name, l.Sink.Type)
+	if l.Embedded() {
 		r.good("embedded NATS server, started by `relay run`; its stream is created there")
-		r.differences(l.settings(ctx)) // if relay runs
+		r.differences(l.Settings(ctx)) // if relay runs
 		return
 	}
-	b, err := l.open(ctx)
+	b, err := l.Open(ctx)
 	if err != nil {
 		r.fault("%v", err)
 		return
@@ -161,21 +162,21 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 		r.fault("%v", err)
 		return
 	}
-	if err := l.stillHolds(ctx, b, mode); operator.Required(err) {
+	if err := l.StillHolds(ctx, b, mode); operator.Required(err) {
 		r.fault("%v", err)
 	}
 	byTopic := map[string][]string{}
-	for _, t := range l.types {
-		if topic, dropped := l.router.Resolve(t); !dropped {
+	for _, t := range l.Types {
+		if topic, dropped := l.Router.Resolve(t); !dropped {
 			byTopic[topic] = append(byTopic[topic], t)
 		}
 	}
-	r.weighDeadLetters(l.router.DeadLetterTopic(), topics)
+	r.weighDeadLetters(l.Router.DeadLetterTopic(), topics)
 	for _, t := range topics {
 		from := strings.Join(byTopic[t.Topic], ", ")
 		switch {
 		case from != "":
-		case slices.Contains(l.topics, t.Topic):
+		case slices.Contains(l.Topics, t.Topic):
 			from = "dead letters"
 		default:
 			from = "the position"
@@ -187,14 +188,14 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *lane) {
 }
 
 // advice prints what the bus says of itself as a whole, if it says anything.
-func (r *report) advice(ctx context.Context, l *lane, b *bus) {
+func (r *report) advice(ctx context.Context, l *app.Lane, b *app.Bus) {
 	adviser, ok := b.Bus.(interface {
 		Advice(ctx context.Context, topics []string) (sink.Advice, error)
 	})
 	if !ok {
 		return
 	}
-	a, err := adviser.Advice(ctx, l.topics)
+	a, err := adviser.Advice(ctx, l.Topics)
 	if err != nil {
 		r.fault("%v", err)
 	}
@@ -210,8 +211,8 @@ func (r *report) advice(ctx context.Context, l *lane, b *bus) {
 }
 
 // settings says what of the destination's settings differs from the configuration, and what relay does about it.
-func (r *report) settings(ctx context.Context, l *lane, b *bus, mode checkpoint.Mode) {
-	found, err := b.settings(ctx, l, mode, false)
+func (r *report) settings(ctx context.Context, l *app.Lane, b *app.Bus, mode checkpoint.Mode) {
+	found, err := b.Settings(ctx, l, mode, false)
 	if err != nil {
 		r.say(levelWarning, "the settings of the destination cannot be compared with the configuration: %v", err)
 	}
@@ -256,19 +257,19 @@ func (r *report) weighDeadLetters(name string, topics []sink.TopicStatus) {
 
 // inspect says in which mode of delivery the lane would run, and looks at the topics in that mode. The mode is found by the function
 // that a start finds it with.
-func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStatus, checkpoint.Mode, error) {
-	if b.ledger == nil {
-		if checkpoint.Mode(l.sink.Delivery) == checkpoint.ExactlyOnce {
-			r.fault("delivery: a sink of type %s cannot do exactly_once", l.sink.Type)
+func (r *report) inspect(ctx context.Context, l *app.Lane, b *app.Bus) ([]sink.TopicStatus, checkpoint.Mode, error) {
+	if b.Ledger == nil {
+		if checkpoint.Mode(l.Sink.Delivery) == checkpoint.ExactlyOnce {
+			r.fault("delivery: a sink of type %s cannot do exactly_once", l.Sink.Type)
 		}
 		r.good("delivery: at_least_once")
-		topics, err := b.Inspect(ctx, l.topics)
+		topics, err := b.Inspect(ctx, l.Topics)
 		return topics, checkpoint.AtLeastOnce, err
 	}
 	var topics []sink.TopicStatus // with the position's
 	var asked, unfit error        // of the ledger
 	look := func(ctx context.Context) error {
-		if topics, asked = b.ledger.Inspect(ctx, l.topics); asked != nil {
+		if topics, asked = b.Ledger.Inspect(ctx, l.Topics); asked != nil {
 			return asked
 		}
 		for _, t := range topics {
@@ -276,31 +277,31 @@ func (r *report) inspect(ctx context.Context, l *lane, b *bus) ([]sink.TopicStat
 		}
 		return unfit
 	}
-	mode, err := l.modeFinder(b, look).Find(ctx)
+	mode, err := l.ModeFinder(b, look).Find(ctx)
 	if err == nil && mode == checkpoint.ExactlyOnce && topics == nil { // as recorded
 		err = look(ctx)
 	}
 	switch {
-	case asked != nil && !incapable(asked):
+	case asked != nil && !app.Incapable(asked):
 		return nil, "", asked
 	case err != nil:
-		topics, inspectErr := b.Inspect(ctx, l.topics)
+		topics, inspectErr := b.Inspect(ctx, l.Topics)
 		if inspectErr != nil { // usually the same: the bus does not answer
 			return nil, "", err
 		}
 		r.fault("delivery: %s", strings.TrimPrefix(err.Error(), "delivery: "))
-		return topics, checkpoint.Mode(l.sink.Delivery), nil
+		return topics, checkpoint.Mode(l.Sink.Delivery), nil
 	case mode == checkpoint.ExactlyOnce:
 		r.good("delivery: exactly_once")
 		return topics, mode, nil
 	case asked != nil || unfit != nil:
 		r.say(levelWarning, "delivery: at_least_once, since the bus cannot do exactly_once: %v", errors.Join(asked, unfit))
-	case checkpoint.Mode(l.sink.Delivery) == pipeline.Auto:
+	case checkpoint.Mode(l.Sink.Delivery) == pipeline.Auto:
 		r.good("delivery: at_least_once, as the checkpoint records it")
 	default:
 		r.good("delivery: at_least_once")
 	}
-	topics, err = b.Inspect(ctx, l.topics)
+	topics, err = b.Inspect(ctx, l.Topics)
 	return topics, checkpoint.AtLeastOnce, err
 }
 

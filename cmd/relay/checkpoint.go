@@ -11,6 +11,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 )
 
@@ -25,7 +26,7 @@ type laneFlag struct {
 	Lane string `help:"Name of the sink. Needed where there are several." placeholder:"SINK" predictor:"lane"`
 }
 
-func (f laneFlag) choose(lanes []*lane) (*lane, error) { return choose(lanes, f.Lane) }
+func (f laneFlag) choose(lanes []*app.Lane) (*app.Lane, error) { return app.ChooseLane(lanes, f.Lane) }
 
 type checkpointShowCmd struct {
 	laneFlag
@@ -50,12 +51,12 @@ type checkpointRow struct {
 }
 
 // Run prints what is there. It takes no lock and fences nobody, so it works beside a relay that runs.
-func (c *checkpointShowCmd) Run(ctx context.Context, a *app) error {
-	cfg, err := a.loadConfigWith(a.keyOptional)
+func (c *checkpointShowCmd) Run(ctx context.Context, env *environment) error {
+	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
 		return err
 	}
-	lanes, err := newLanes(cfg, a.log)
+	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func (c *checkpointShowCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		lanes = []*lane{l}
+		lanes = []*app.Lane{l}
 	}
 	var rows []checkpointRow
 	var faults []error
@@ -74,44 +75,44 @@ func (c *checkpointShowCmd) Run(ctx context.Context, a *app) error {
 		faults = append(faults, err)
 	}
 	if c.JSON {
-		enc := json.NewEncoder(a.stdout)
+		enc := json.NewEncoder(env.stdout)
 		enc.SetIndent("", "  ")
 		return errors.Join(append(faults, enc.Encode(rows))...)
 	}
-	return errors.Join(append(faults, printCheckpoints(a.stdout, rows))...)
+	return errors.Join(append(faults, printCheckpoints(env.stdout, rows))...)
 }
 
 // rows returns a row for each place that holds a position of the lane, and one that says so where none does.
-func (c *checkpointShowCmd) rows(ctx context.Context, l *lane) (rows []checkpointRow, fault error) {
+func (c *checkpointShowCmd) rows(ctx context.Context, l *app.Lane) (rows []checkpointRow, fault error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	fromFile, err := checkpoint.ReadFile(l.cfg.Checkpoint.Dir, l.identity())
+	fromFile, err := checkpoint.ReadFile(l.Config.Checkpoint.Dir, l.Identity())
 	if err == nil && fromFile.Mode != checkpoint.AtLeastOnce {
 		err = checkpoint.ErrNotFound // it was taken to the bus
 	}
-	rows, fault = appendRow(rows, l, inFile, fromFile, err)
-	if l.mayBeOnBus() {
-		fromBus, err := l.readBus(ctx)
+	rows, fault = appendRow(rows, l, app.InFile, fromFile, err)
+	if l.MayBeOnBus() {
+		fromBus, err := l.ReadBus(ctx)
 		var busFault error
-		rows, busFault = appendRow(rows, l, onBus, fromBus, err)
+		rows, busFault = appendRow(rows, l, app.OnBus, fromBus, err)
 		fault = errors.Join(fault, busFault)
 	}
 	if len(rows) == 0 {
-		rows = append(rows, checkpointRow{Lane: l.sink.Name, Error: checkpoint.ErrNotFound.Error(), position: checkpoint.ErrNotFound.Error()})
+		rows = append(rows, checkpointRow{Lane: l.Sink.Name, Error: checkpoint.ErrNotFound.Error(), position: checkpoint.ErrNotFound.Error()})
 	}
 	return rows, fault
 }
 
-func appendRow(rows []checkpointRow, l *lane, place string, cp checkpoint.Checkpoint, err error) ([]checkpointRow, error) {
+func appendRow(rows []checkpointRow, l *app.Lane, place string, cp checkpoint.Checkpoint, err error) ([]checkpointRow, error) {
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		return rows, nil
 	case err != nil:
-		row := checkpointRow{Lane: l.sink.Name, Place: place, Error: err.Error(), position: "unknown: " + err.Error()}
-		return append(rows, row), fmt.Errorf("lane %s: %w", l.sink.Name, err)
+		row := checkpointRow{Lane: l.Sink.Name, Place: place, Error: err.Error(), position: "unknown: " + err.Error()}
+		return append(rows, row), fmt.Errorf("lane %s: %w", l.Sink.Name, err)
 	}
 	row := checkpointRow{
-		Lane: l.sink.Name, Place: place, EventID: cp.EventID, Holder: cp.Holder, Generation: cp.Generation, Released: cp.Released,
+		Lane: l.Sink.Name, Place: place, EventID: cp.EventID, Holder: cp.Holder, Generation: cp.Generation, Released: cp.Released,
 		UpdatedAt: &cp.UpdatedAt, position: cp.String(),
 	}
 	if !cp.CreatedAt.IsZero() {
@@ -147,17 +148,17 @@ type checkpointSetCmd struct {
 }
 
 // Run moves a lane.
-func (c *checkpointSetCmd) Run(ctx context.Context, a *app) error {
+func (c *checkpointSetCmd) Run(ctx context.Context, env *environment) error {
 	if (c.To == "") == (c.From == "") {
-		return &usageError{errors.New("say where to: an event id, a time, earliest, latest, or --from file, bus or another lane")}
+		return app.Usage(errors.New("say where to: an event id, a time, earliest, latest, or --from file, bus or another lane"))
 	}
 	var to config.Start
 	if c.To != "" {
 		if err := to.UnmarshalText([]byte(c.To)); err != nil {
-			return &usageError{fmt.Errorf("%q %w", c.To, err)}
+			return app.Usage(fmt.Errorf("%q %w", c.To, err))
 		}
 	}
-	return a.move(ctx, c.laneFlag, admin.Destination{To: c.To, From: c.From, Skip: c.Skip})
+	return env.move(ctx, c.laneFlag, admin.Destination{To: c.To, From: c.From, Skip: c.Skip})
 }
 
 type checkpointResetCmd struct {
@@ -166,17 +167,17 @@ type checkpointResetCmd struct {
 }
 
 // Run moves a lane to where it would begin without a checkpoint.
-func (c *checkpointResetCmd) Run(ctx context.Context, a *app) error {
-	return a.move(ctx, c.laneFlag, admin.Destination{Reset: true, Skip: c.Skip})
+func (c *checkpointResetCmd) Run(ctx context.Context, env *environment) error {
+	return env.move(ctx, c.laneFlag, admin.Destination{Reset: true, Skip: c.Skip})
 }
 
 // move moves the chosen lane, itself or through the relay that runs on its folder.
-func (a *app) move(ctx context.Context, which laneFlag, to admin.Destination) error {
-	cfg, err := a.loadConfigWith(a.keyOptional)
+func (env *environment) move(ctx context.Context, which laneFlag, to admin.Destination) error {
+	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
 		return err
 	}
-	lanes, err := newLanes(cfg, a.log)
+	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
 		return err
 	}
@@ -184,7 +185,7 @@ func (a *app) move(ctx context.Context, which laneFlag, to admin.Destination) er
 	if err != nil {
 		return err
 	}
-	p, err := l.openPlaces(ctx)
+	p, err := l.OpenPositions(ctx)
 	var done admin.Moved
 	switch {
 	case errors.Is(err, checkpoint.ErrLocked):
@@ -192,23 +193,23 @@ func (a *app) move(ctx context.Context, which laneFlag, to admin.Destination) er
 	case err != nil:
 		return err
 	default:
-		done, err = p.move(ctx, newClient(cfg), to, lanes)
-		err = errors.Join(err, p.close())
+		done, err = p.Move(ctx, app.NewClient(cfg), to, lanes)
+		err = errors.Join(err, p.Close())
 	}
 	if err != nil {
 		return err
 	}
-	tellMoved(a.stdout, &done)
+	tellMoved(env.stdout, &done)
 	return nil
 }
 
 // moveRunning lets the relay that has locked the folder move the lane.
-func moveRunning(ctx context.Context, cfg *config.Config, l *lane, to admin.Destination, locked error) (admin.Moved, error) {
-	client, err := runningRelay(ctx, cfg, l.sink.Name)
+func moveRunning(ctx context.Context, cfg *config.Config, l *app.Lane, to admin.Destination, locked error) (admin.Moved, error) {
+	client, err := app.Running(ctx, cfg, l.Sink.Name)
 	if err != nil {
 		return admin.Moved{}, fmt.Errorf("%w; it cannot be asked to move the lane itself: %w", locked, err)
 	}
-	return client.SetCheckpoint(ctx, l.sink.Name, to)
+	return client.SetCheckpoint(ctx, l.Sink.Name, to)
 }
 
 // skipFlag permits a move to skip events.

@@ -10,6 +10,7 @@ import (
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v4"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/manual"
 	"workos-relay/source"
 )
@@ -38,19 +39,19 @@ compdef _relay relay
 }
 
 // Run prints what makes a shell ask relay.
-func (c *completionCmd) Run(a *app) error {
-	_, err := io.WriteString(a.stdout, completions[c.Shell])
+func (c *completionCmd) Run(env *environment) error {
+	_, err := io.WriteString(env.stdout, completions[c.Shell])
 	return err
 }
 
 // completeLine answers a shell that asks how the line may go on, one word on each line, and reports whether one did.
-func (a *app) completeLine(model *kong.Node) bool {
-	line, ok := a.env(completionLine)
+func (env *environment) completeLine(model *kong.Node) bool {
+	line, ok := env.lookupEnv(completionLine)
 	if !ok || line == "" {
 		return false
 	}
 	point := len(line)
-	if text, ok := a.env(completionPoint); ok {
+	if text, ok := env.lookupEnv(completionPoint); ok {
 		if _, err := fmt.Sscan(text, &point); err != nil || point < 0 || point > len(line) {
 			point = len(line)
 		}
@@ -61,7 +62,7 @@ func (a *app) completeLine(model *kong.Node) bool {
 		words = append(words, "") // the next word has not been begun
 	}
 	for _, word := range (&completer{words: words}).offers(model) {
-		fmt.Fprintln(a.stdout, word)
+		fmt.Fprintln(env.stdout, word)
 	}
 	return true
 }
@@ -128,7 +129,7 @@ func (c *completer) values(v *kong.Value) []string {
 	case "lane":
 		return lanesOf(configTyped(c.words))
 	case "from":
-		return append([]string{inFile, onBus}, lanesOf(configTyped(c.words))...)
+		return append([]string{app.InFile, app.OnBus}, lanesOf(configTyped(c.words))...)
 	case "event":
 		return eventsTyped(c.words[len(c.words)-1])
 	case "start":

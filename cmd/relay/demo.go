@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/term"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/listener"
 	"workos-relay/internal/telemetry"
@@ -36,14 +37,14 @@ type demoCmd struct {
 }
 
 // Run carries made-up events into an embedded NATS server in a temporary folder, and shows what flows.
-func (c *demoCmd) Run(ctx context.Context, a *app) (err error) {
+func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	if c.For > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.For)
 		defer cancel()
 	}
 	if !(c.Rate > 0) || c.Backlog < 0 {
-		return &usageError{errors.New("--rate must be positive and --backlog not negative")}
+		return app.Usage(errors.New("--rate must be positive and --backlog not negative"))
 	}
 	dir, err := os.MkdirTemp("", "relay-demo-")
 	if err != nil {
@@ -58,20 +59,20 @@ func (c *demoCmd) Run(ctx context.Context, a *app) (err error) {
 	defer func() { err = errors.Join(err, api.Close()) }()
 
 	if c.Admin, err = freeOr(ctx, c.Admin); err != nil {
-		return &usageError{fmt.Errorf("--admin: %w", err)}
+		return app.Usage(fmt.Errorf("--admin: %w", err))
 	}
 	cfg, err := c.config(api.URL(), dir)
 	if err != nil {
 		return err
 	}
-	log, err := telemetry.NewLogger(zapcore.AddSync(a.stderr), "warn", a.cli.LogFormat)
+	log, err := telemetry.NewLogger(zapcore.AddSync(env.stderr), "warn", env.cli.LogFormat)
 	if err != nil {
 		return err
 	}
 	counts := newFlow()
-	return serve(ctx, cfg, log, options{
+	return app.Serve(ctx, cfg, log, app.Options{
 		Observe: counts.observe,
-		Started: func(r *relay) func() { return c.show(ctx, a.stdout, api, r, counts) },
+		Started: func(r *app.Relay) func() { return c.show(ctx, env.stdout, api, r, counts) },
 	})
 }
 
@@ -107,14 +108,14 @@ admin: {listen: %q, show_payloads: true}
 `, endpoint, demoKey, c.Listen, credentials, dir, c.Admin)
 	cfg, err := config.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
-		return nil, &usageError{fmt.Errorf("--listen or --admin: %w", err)}
+		return nil, app.Usage(fmt.Errorf("--listen or --admin: %w", err))
 	}
 	return cfg, nil
 }
 
 // show starts the making of events and the display of what flows. What it returns stops both.
-func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *relay, counts *flow) func() {
-	c.introduce(out, api.URL(), r.embeddedURL())
+func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *app.Relay, counts *flow) func() {
+	c.introduce(out, api.URL(), r.EmbeddedURL())
 
 	ctx, cancel := context.WithCancel(ctx)
 	made, shown := make(chan error, 1), make(chan struct{})
@@ -123,7 +124,7 @@ func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Serve
 	}() //nolint:gosec // variety
 	go func() {
 		defer close(shown)
-		counts.display(ctx, out, isTerminal(out), func() pipeline.Status { return r.status()[0] })
+		counts.display(ctx, out, isTerminal(out), func() pipeline.Status { return r.Status()[0] })
 	}()
 	return func() {
 		cancel()

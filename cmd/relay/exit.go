@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/operator"
 )
 
@@ -16,7 +17,7 @@ const (
 
 // exitCode returns the exit code of a command that failed with err.
 func exitCode(err error) int {
-	var usage *usageError
+	var usage *app.UsageError
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/app"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/republish"
 	"workos-relay/pipeline"
@@ -32,8 +33,8 @@ func TestExitCodes(t *testing.T) {
 		"no answer":                 {&source.TransportError{Err: passing}, exitFailed},
 		"a damaged answer":          {&source.ResponseError{Reason: "cut off"}, exitFailed},
 		"the end of the context":    {context.DeadlineExceeded, exitFailed},
-		"the configuration":         {&usageError{passing}, exitUsage},
-		"the configuration, joined": {errors.Join(passing, &usageError{passing}), exitUsage},
+		"the configuration":         {app.Usage(passing), exitUsage},
+		"the configuration, joined": {errors.Join(passing, app.Usage(passing)), exitUsage},
 
 		"checkpoint lost":                {checkpoint.ErrLost, exitOperator},
 		"checkpoint corrupt":             {checkpoint.ErrCorrupt, exitOperator},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/manual"
 )
 
@@ -17,18 +18,18 @@ type helpCmd struct {
 }
 
 // Run prints a page of the manual, what it says of a message, or the help of a command.
-func (c *helpCmd) Run(a *app, k *kong.Context) error {
+func (c *helpCmd) Run(env *environment, k *kong.Context) error {
 	if c.Topic == "" {
-		return listTopics(a.stdout)
+		return listTopics(env.stdout)
 	}
 	if len(c.Message) > 0 {
 		if c.Topic != "troubleshoot" {
-			return &usageError{errors.New("only `relay help troubleshoot` takes a message")}
+			return app.Usage(errors.New("only `relay help troubleshoot` takes a message"))
 		}
-		return explain(a.stdout, strings.Join(c.Message, " "))
+		return explain(env.stdout, strings.Join(c.Message, " "))
 	}
 	if page, ok := manual.Page(c.Topic); ok {
-		_, err := io.WriteString(a.stdout, manual.Plain(page))
+		_, err := io.WriteString(env.stdout, manual.Plain(page))
 		return err
 	}
 	for _, node := range k.Model.Leaves(true) {
@@ -40,7 +41,7 @@ func (c *helpCmd) Run(a *app, k *kong.Context) error {
 			return traced.PrintUsage(false)
 		}
 	}
-	return &usageError{fmt.Errorf("help: there is no topic %q; `relay help` lists them", c.Topic)}
+	return app.Usage(fmt.Errorf("help: there is no topic %q; `relay help` lists them", c.Topic))
 }
 
 func listTopics(out io.Writer) error {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"workos-relay/conf/livefile"
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/telemetry"
@@ -51,13 +52,13 @@ With WORKOS_API_KEY set, "relay run" needs no configuration: it stores into an e
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 operator action required.`
 
 // app is what a command is given: the world outside, so that tests can stand in for it.
-type app struct {
-	cli    *cli
-	stdout io.Writer
-	stderr io.Writer
-	env    func(string) (string, bool)
-	log    *zap.Logger
-	files  *livefile.Set // the secrets, certificates and keys of the configuration, which may change while relay runs
+type environment struct {
+	cli       *cli
+	stdout    io.Writer
+	stderr    io.Writer
+	lookupEnv func(string) (string, bool)
+	log       *zap.Logger
+	files     *livefile.Set // the secrets, certificates and keys of the configuration, which may change while relay runs
 }
 
 func main() {
@@ -76,8 +77,8 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 	if err != nil {
 		panic(err) // the declaration above is wrong
 	}
-	a := &app{cli: &c, stdout: stdout, stderr: stderr, env: lookupEnv}
-	if a.completeLine(parser.Model.Node) {
+	env := &environment{cli: &c, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv}
+	if env.completeLine(parser.Model.Node) {
 		return exitDone
 	}
 	if len(args) == 0 {
@@ -91,13 +92,13 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 		fmt.Fprintf(stderr, "relay: %v\nTry: relay --help\n", err)
 		return exitUsage
 	}
-	if a.log, err = telemetry.NewLogger(zapcore.AddSync(stderr), c.LogLevel, c.LogFormat); err != nil {
+	if env.log, err = telemetry.NewLogger(zapcore.AddSync(stderr), c.LogLevel, c.LogFormat); err != nil {
 		fmt.Fprintf(stderr, "relay: %v\n", err)
 		return exitUsage
 	}
-	a.files = livefile.NewSet(a.log)
+	env.files = livefile.NewSet(env.log)
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	if err := parsed.Run(a); err != nil {
+	if err := parsed.Run(env); err != nil {
 		fmt.Fprintf(stderr, "relay: %s\n", operator.Explain(err.Error(), operator.Actions(err)...))
 		return exitCode(err)
 	}
@@ -105,37 +106,39 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 }
 
 // loadConfig reads the file that --config names, else ./config.yaml where it exists, else the defaults.
-func (a *app) loadConfig() (*config.Config, error) { return a.loadConfigWith(a.env) }
+func (env *environment) loadConfig() (*config.Config, error) {
+	return env.loadConfigWith(env.lookupEnv)
+}
 
-func (a *app) loadConfigWith(lookupEnv func(string) (string, bool)) (*config.Config, error) {
+func (env *environment) loadConfigWith(lookupEnv func(string) (string, bool)) (*config.Config, error) {
 	const implied = "config.yaml"
-	path := a.cli.Config
+	path := env.cli.Config
 	if path == "" {
 		if _, err := os.Stat(implied); err == nil {
 			path = implied
 		} else if !errors.Is(err, os.ErrNotExist) {
-			return nil, &usageError{fmt.Errorf("looking for %s: %w", implied, err)}
+			return nil, app.Usage(fmt.Errorf("looking for %s: %w", implied, err))
 		}
 	}
 	if path == "" {
 		cfg, err := config.Default(lookupEnv)
 		if err != nil {
-			return nil, &usageError{err}
+			return nil, app.Usage(err)
 		}
-		cfg.Files = a.files
+		cfg.Files = env.files
 		return cfg, nil
 	}
 	cfg, err := config.Load(path, lookupEnv)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, app.Usage(err)
 	}
-	cfg.Files = a.files
+	cfg.Files = env.files
 	return cfg, nil
 }
 
 // keyOptional is an environment in which WORKOS_API_KEY is always set, for commands that never ask WorkOS.
-func (a *app) keyOptional(name string) (string, bool) {
-	if v, ok := a.env(name); ok || name != "WORKOS_API_KEY" {
+func (env *environment) keyOptional(name string) (string, bool) {
+	if v, ok := env.lookupEnv(name); ok || name != "WORKOS_API_KEY" {
 		return v, ok
 	}
 	return "sk_not_needed_here", true

@@ -40,11 +40,11 @@ func newProgress(out io.Writer) *progress {
 }
 
 // logger is like the app's own, through p.
-func (p *progress) logger(a *app) (*zap.Logger, error) {
+func (p *progress) logger(env *environment) (*zap.Logger, error) {
 	if !p.terminal {
-		return a.log, nil
+		return env.log, nil
 	}
-	return telemetry.NewLogger(zapcore.AddSync(p), a.cli.LogLevel, a.cli.LogFormat)
+	return telemetry.NewLogger(zapcore.AddSync(p), env.cli.LogLevel, env.cli.LogFormat)
 }
 
 // Write writes b where no bar stands.

@@ -17,6 +17,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -321,10 +322,10 @@ func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 	}
 	cfg, err := parse("")
 	require.NoError(t, err)
-	var r *relay
-	err = serve(t.Context(), cfg, zap.NewNop(), options{
+	var r *app.Relay
+	err = app.Serve(t.Context(), cfg, zap.NewNop(), app.Options{
 		Reread: func() (*config.Config, error) { return parse("dead_letter: {topic: relay.dead_letter}") },
-		Started: func(started *relay) func() {
+		Started: func(started *app.Relay) func() {
 			r = started
 			return func() { // no lane runs any more
 				done, err := r.Reload(t.Context())
@@ -335,10 +336,10 @@ func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 		},
 	})
 	require.Equal(t, exitOperator, exitCode(err), err)
-	require.Equal(t, pipeline.Stopped, r.status()[0].State)
-	lanes, err := newLanes(cfg, zap.NewNop())
+	require.Equal(t, pipeline.Stopped, r.Status()[0].State)
+	lanes, err := app.NewLanes(cfg, zap.NewNop())
 	require.NoError(t, err)
-	cp, err := checkpoint.ReadFile(dir, lanes[0].identity())
+	cp, err := checkpoint.ReadFile(dir, lanes[0].Identity())
 	require.NoError(t, err)
 	require.True(t, cp.Released)
 	require.Equal(t, "event_01J0000000000000000000000D", cp.EventID)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/republish"
 	"workos-relay/router"
 	"workos-relay/source"
@@ -19,35 +20,35 @@ type replayCmd struct {
 }
 
 // Run publishes the span again, beside whatever else runs. No checkpoint is read or moved.
-func (c *replayCmd) Run(ctx context.Context, a *app) (err error) {
-	p := newProgress(a.stderr)
-	chosen, err := c.choose(ctx, a, p)
+func (c *replayCmd) Run(ctx context.Context, env *environment) (err error) {
+	p := newProgress(env.stderr)
+	chosen, err := c.choose(ctx, env, p)
 	if err != nil {
 		return err
 	}
 	l := chosen.lane
-	if l.types, err = carriedTypes(l, c.Events); err != nil {
+	if l.Types, err = carriedTypes(l, c.Events); err != nil {
 		return err
 	}
-	bus, err := l.openBeside(ctx)
+	bus, err := l.OpenBeside(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, bus.Close()) }()
-	if err := bus.Prepare(ctx, l.topics); err != nil {
-		return l.explainBeside(err)
+	if err := bus.Prepare(ctx, l.Topics); err != nil {
+		return l.ExplainBeside(err)
 	}
 	run := newRun()
 	publisher := chosen.publisher(bus, router.HeaderReplay, run)
 	first := time.Time{}
-	last, err := republish.Replay(ctx, l.stream(chosen.client, nil), chosen.span, publisher, func(e *source.Event) {
+	last, err := republish.Replay(ctx, l.Stream(chosen.client, nil), chosen.span, publisher, func(e *source.Event) {
 		if first.IsZero() {
 			first = e.CreatedAt
 		}
 		p.show("published again", chosen.span.Fraction(first, e.CreatedAt), publisher.Counts().Events)
 	})
 	p.finish()
-	fmt.Fprintln(a.stderr, replaySummary(run, publisher.Counts())) // standard output may be the bus
+	fmt.Fprintln(env.stderr, replaySummary(run, publisher.Counts())) // standard output may be the bus
 	if err == nil {
 		return nil
 	}
@@ -60,17 +61,17 @@ func (c *replayCmd) Run(ctx context.Context, a *app) (err error) {
 
 // carriedTypes returns the types that events name, those of the lane where it is empty. Each must be one that the lane carries, for
 // nobody has made ready a topic for others.
-func carriedTypes(l *lane, events []string) ([]string, error) {
+func carriedTypes(l *app.Lane, events []string) ([]string, error) {
 	if len(events) == 0 {
-		return l.types, nil
+		return l.Types, nil
 	}
 	asked, err := source.Expand(events)
 	if err != nil {
-		return nil, &usageError{fmt.Errorf("--events: %w", err)}
+		return nil, app.Usage(fmt.Errorf("--events: %w", err))
 	}
 	var types, strange []string
 	for _, t := range asked {
-		if slices.Contains(l.types, t) {
+		if slices.Contains(l.Types, t) {
 			types = append(types, t)
 		} else if slices.Contains(events, t) {
 			strange = append(strange, t)
@@ -78,9 +79,9 @@ func carriedTypes(l *lane, events []string) ([]string, error) {
 	}
 	switch {
 	case len(strange) > 0:
-		return nil, &usageError{fmt.Errorf("--events: sink %s does not carry %s; add them to source.events and to the sink's events", l.sink.Name, strings.Join(strange, ", "))}
+		return nil, app.Usage(fmt.Errorf("--events: sink %s does not carry %s; add them to source.events and to the sink's events", l.Sink.Name, strings.Join(strange, ", ")))
 	case len(types) == 0:
-		return nil, &usageError{fmt.Errorf("--events: sink %s carries none of %s", l.sink.Name, strings.Join(events, ", "))}
+		return nil, app.Usage(fmt.Errorf("--events: sink %s carries none of %s", l.Sink.Name, strings.Join(events, ", ")))
 	}
 	return types, nil
 }

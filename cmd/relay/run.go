@@ -4,30 +4,31 @@ import (
 	"context"
 	"runtime/debug"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 )
 
 type runCmd struct{}
 
 // Run carries events until ctx ends or no lane runs any more.
-func (*runCmd) Run(ctx context.Context, a *app) error {
-	cfg, err := a.loadConfig()
+func (*runCmd) Run(ctx context.Context, env *environment) error {
+	cfg, err := env.loadConfig()
 	if err != nil {
 		return err
 	}
-	defer a.limitMemory(cfg)()
-	return serve(ctx, cfg, a.log, options{
-		Reread:  a.loadConfig,
-		Applied: func(cfg *config.Config) { a.limitMemory(cfg) },
-		Started: func(r *relay) func() { return r.reloadAtHangup(ctx) },
+	defer env.limitMemory(cfg)()
+	return app.Serve(ctx, cfg, env.log, app.Options{
+		Reread:  env.loadConfig,
+		Applied: func(cfg *config.Config) { env.limitMemory(cfg) },
+		Started: func(r *app.Relay) func() { return r.ReloadAtHangup(ctx) },
 	})
 }
 
 // limitMemory sets memoryLimit for the process, unless GOMEMLIMIT says otherwise, and returns what undoes that.
-func (a *app) limitMemory(cfg *config.Config) (undo func()) {
-	if _, set := a.env("GOMEMLIMIT"); set {
+func (env *environment) limitMemory(cfg *config.Config) (undo func()) {
+	if _, set := env.lookupEnv("GOMEMLIMIT"); set {
 		return func() {}
 	}
-	before := debug.SetMemoryLimit(memoryLimit(cfg))
+	before := debug.SetMemoryLimit(app.MemoryLimit(cfg))
 	return func() { debug.SetMemoryLimit(before) }
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/republish"
 	"workos-relay/pipeline"
@@ -25,37 +26,37 @@ type spanFlags struct {
 
 // chosen is what spanFlags choose, ready for use beside a relay that runs.
 type chosen struct {
-	lane   *lane
+	lane   *app.Lane
 	client *source.Client
 	span   republish.Span
 }
 
-func (f spanFlags) choose(ctx context.Context, a *app, p *progress) (chosen, error) {
+func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (chosen, error) {
 	var since, until config.Start
 	if err := since.UnmarshalText([]byte(f.Since)); err != nil || since.Latest {
-		return chosen{}, &usageError{fmt.Errorf("--since: %q is no place to begin; write earliest, a time such as 2026-01-31T00:00:00Z, or an event id", f.Since)}
+		return chosen{}, app.Usage(fmt.Errorf("--since: %q is no place to begin; write earliest, a time such as 2026-01-31T00:00:00Z, or an event id", f.Since))
 	}
 	if err := until.UnmarshalText([]byte(f.Until)); err != nil || !until.Latest && until.From.CreatedAt.IsZero() {
-		return chosen{}, &usageError{fmt.Errorf("--until: %q is no place to end; write a time such as 2026-01-31T00:00:00Z, or latest", f.Until)}
+		return chosen{}, app.Usage(fmt.Errorf("--until: %q is no place to end; write a time such as 2026-01-31T00:00:00Z, or latest", f.Until))
 	}
 	if !until.Latest && until.From.CreatedAt.Before(since.From.CreatedAt) {
-		return chosen{}, &usageError{errors.New("--until is before --since")}
+		return chosen{}, app.Usage(errors.New("--until is before --since"))
 	}
-	cfg, err := a.loadConfig()
+	cfg, err := env.loadConfig()
 	if err != nil {
 		return chosen{}, err
 	}
 	if f.RateLimit < 0 {
-		return chosen{}, &usageError{errors.New("--rate-limit is negative")}
+		return chosen{}, app.Usage(errors.New("--rate-limit is negative"))
 	}
 	if f.RateLimit > 0 {
 		cfg.Source.RateLimit = f.RateLimit
 	}
-	log, err := p.logger(a)
+	log, err := p.logger(env)
 	if err != nil {
 		return chosen{}, err
 	}
-	lanes, err := newLanes(cfg, log)
+	lanes, err := app.NewLanes(cfg, log)
 	if err != nil {
 		return chosen{}, err
 	}
@@ -63,8 +64,8 @@ func (f spanFlags) choose(ctx context.Context, a *app, p *progress) (chosen, err
 	if err != nil {
 		return chosen{}, err
 	}
-	c := chosen{lane: l.beside(), client: newClient(cfg), span: republish.Span{Since: since.From}}
-	end, err := l.position(ctx, c.client, nil, until)
+	c := chosen{lane: l.Beside(), client: app.NewClient(cfg), span: republish.Span{Since: since.From}}
+	end, err := l.Position(ctx, c.client, nil, until)
 	if until.Latest {
 		end.CreatedAt = end.CreatedAt.Truncate(time.Millisecond)
 	}
@@ -75,10 +76,10 @@ func (f spanFlags) choose(ctx context.Context, a *app, p *progress) (chosen, err
 // publisher publishes through bus with a mark of its own.
 func (c *chosen) publisher(bus pipeline.Bus, header, run string) *republish.Publisher {
 	return &republish.Publisher{
-		Sink: bus, Router: c.lane.router, Mark: sink.Header{Key: header, Value: run},
-		Park:            c.lane.cfg.DeadLetter != nil,
-		ShutdownTimeout: c.lane.cfg.ShutdownTimeout,
-		Logger:          c.lane.log,
+		Sink: bus, Router: c.lane.Router, Mark: sink.Header{Key: header, Value: run},
+		Park:            c.lane.Config.DeadLetter != nil,
+		ShutdownTimeout: c.lane.Config.ShutdownTimeout,
+		Logger:          c.lane.Log,
 	}
 }
 

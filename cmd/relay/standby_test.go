@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/app"
 	"workos-relay/source/sourcetest"
 )
 
@@ -175,7 +176,7 @@ func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {
 	var rows []checkpointRow
 	require.NoError(t, json.Unmarshal([]byte(stdout), &rows))
 	require.Len(t, rows, 1)
-	require.Equal(t, inFile, rows[0].Place)
+	require.Equal(t, app.InFile, rows[0].Place)
 
 	// A restored backup of the folder from before brings a second position.
 	moves("exactly_once", "file")

@@ -14,6 +14,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
@@ -28,23 +29,23 @@ type statusCmd struct {
 }
 
 // Run shows each lane: as the relay that runs tells it, else as the positions do. It claims nothing.
-func (c *statusCmd) Run(ctx context.Context, a *app) error {
-	cfg, err := a.loadConfigWith(a.keyOptional)
+func (c *statusCmd) Run(ctx context.Context, env *environment) error {
+	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
 		return err
 	}
 	if c.Interval <= 0 {
-		return &usageError{errors.New("--interval must be positive")}
+		return app.Usage(errors.New("--interval must be positive"))
 	}
 	for {
-		seen, err := c.look(ctx, a, cfg)
+		seen, err := c.look(ctx, env, cfg)
 		if ctx.Err() != nil && c.Watch {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := c.show(a.stdout, &seen); err != nil {
+		if err := c.show(env.stdout, &seen); err != nil {
 			return err
 		}
 		switch {
@@ -68,25 +69,25 @@ type overview struct {
 	admin.Status
 }
 
-func (c *statusCmd) look(ctx context.Context, a *app, cfg *config.Config) (overview, error) {
+func (c *statusCmd) look(ctx context.Context, env *environment, cfg *config.Config) (overview, error) {
 	asking, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	client, status, err := askRelay(asking, cfg)
+	client, status, err := app.AskRunning(asking, cfg)
 	if err == nil {
 		return overview{Source: client.Addr(), Status: status}, nil
 	}
 	var unreachable *admin.UnreachableError
-	if !errors.As(err, &unreachable) && !errors.Is(err, errNoAdmin) {
+	if !errors.As(err, &unreachable) && !errors.Is(err, app.ErrNoAdmin) {
 		return overview{}, err
 	}
-	seen, readErr := c.read(ctx, a, cfg)
+	seen, readErr := c.read(ctx, env, cfg)
 	seen.Note = err.Error() + "; this is what the positions tell"
 	return seen, readErr
 }
 
 // read finds out what the positions tell if no relay can be asked. It looks at all lanes at once, since that may take a while.
-func (c *statusCmd) read(ctx context.Context, a *app, cfg *config.Config) (overview, error) {
-	lanes, err := newLanes(cfg, a.log)
+func (c *statusCmd) read(ctx context.Context, env *environment, cfg *config.Config) (overview, error) {
+	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
 		return overview{}, err
 	}
@@ -118,17 +119,17 @@ const (
 // watchTime bounds how long relay status watches whether a position moves, if takeover_after is longer.
 const watchTime = 30 * time.Second
 
-func (c *statusCmd) readLane(parent context.Context, l *lane) admin.LaneStatus {
+func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStatus {
 	ctx, cancel := context.WithTimeout(parent, c.Timeout)
 	defer cancel()
-	out := admin.LaneStatus{Name: l.sink.Name, Type: l.sink.Type, State: unknownState, Reasons: []string{}, Settings: []sink.Setting{}}
-	if l.embedded() && !l.embeddedRuns(ctx) { // looking is no reason to start it
+	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, State: unknownState, Reasons: []string{}, Settings: []sink.Setting{}}
+	if l.Embedded() && !l.EmbeddedRuns(ctx) { // looking is no reason to start it
 		out.Reason = "the NATS server inside relay does not run, so relay does not either"
 		out.Reasons = append(out.Reasons, out.Reason)
 		return out
 	}
-	out.Settings = l.settings(ctx)
-	cp, err := l.committed(ctx)
+	out.Settings = l.Settings(ctx)
+	cp, err := l.Committed(ctx)
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		out.State, out.Reason = absentState, "it has never run"
@@ -136,7 +137,7 @@ func (c *statusCmd) readLane(parent context.Context, l *lane) admin.LaneStatus {
 		out.Reason, out.Action = err.Error(), operator.Action(err)
 	case cp.Released:
 		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
-	case cp.Mode == checkpoint.ExactlyOnce && l.cfg.TakeoverAfter > 0:
+	case cp.Mode == checkpoint.ExactlyOnce && l.Config.TakeoverAfter > 0:
 		cp, err = c.watch(parent, l, &out)
 	case cp.Mode == checkpoint.ExactlyOnce:
 		out.Reason = "with takeover_after 0 an active relay does not renew its position, which therefore does not tell whether it runs"
@@ -156,10 +157,10 @@ func (c *statusCmd) readLane(parent context.Context, l *lane) admin.LaneStatus {
 
 // watch looks whether the position moves, which an active relay sees to three times within takeover_after. What the position says of
 // the time is the clock of another host, and is not trusted. It returns the position as it was last read.
-func (c *statusCmd) watch(ctx context.Context, l *lane, out *admin.LaneStatus) (checkpoint.Checkpoint, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(c.Timeout, min(l.cfg.TakeoverAfter, watchTime)))
+func (c *statusCmd) watch(ctx context.Context, l *app.Lane, out *admin.LaneStatus) (checkpoint.Checkpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(c.Timeout, min(l.Config.TakeoverAfter, watchTime)))
 	defer cancel()
-	cp, err := pipeline.AwaitSilence(ctx, l.cfg.TakeoverAfter, "", l.committed)
+	cp, err := pipeline.AwaitSilence(ctx, l.Config.TakeoverAfter, "", l.Committed)
 	switch {
 	case errors.Is(err, pipeline.ErrActive):
 		out.State, out.Ready = activeState, true
@@ -169,7 +170,7 @@ func (c *statusCmd) watch(ctx context.Context, l *lane, out *admin.LaneStatus) (
 	case cp.Released:
 		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
 	default:
-		out.Reason = fmt.Sprintf("the position has not been moved or renewed for %s: its relay is dead or cannot reach the bus", l.cfg.TakeoverAfter)
+		out.Reason = fmt.Sprintf("the position has not been moved or renewed for %s: its relay is dead or cannot reach the bus", l.Config.TakeoverAfter)
 	}
 	return cp, err
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"workos-relay/internal/admin"
+	"workos-relay/internal/app"
 	"workos-relay/pipeline"
 )
 
@@ -21,10 +22,10 @@ type lanesArg struct {
 }
 
 // steer asks the relay that runs for something and prints how the lanes are then.
-func (c *lanesArg) steer(ctx context.Context, a *app, what string) ([]admin.LaneState, error) {
+func (c *lanesArg) steer(ctx context.Context, env *environment, what string) ([]admin.LaneState, error) {
 	ctx, cancel := context.WithTimeout(ctx, steerTime)
 	defer cancel()
-	client, err := a.runningRelay(ctx)
+	client, err := env.runningRelay(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -33,9 +34,9 @@ func (c *lanesArg) steer(ctx context.Context, a *app, what string) ([]admin.Lane
 		return nil, err
 	}
 	if c.JSON {
-		return states, printJSON(a.stdout, states)
+		return states, printJSON(env.stdout, states)
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
 	for _, s := range states {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", s.Name, s.State, s.Reason)
 	}
@@ -43,19 +44,19 @@ func (c *lanesArg) steer(ctx context.Context, a *app, what string) ([]admin.Lane
 }
 
 // runningRelay returns a client of the relay that runs by the configuration.
-func (a *app) runningRelay(ctx context.Context) (*admin.Client, error) {
-	cfg, err := a.loadConfigWith(a.keyOptional)
+func (env *environment) runningRelay(ctx context.Context) (*admin.Client, error) {
+	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
 		return nil, err
 	}
-	return runningRelay(ctx, cfg)
+	return app.Running(ctx, cfg)
 }
 
 type pauseCmd struct{ lanesArg }
 
 // Run pauses lanes.
-func (c *pauseCmd) Run(ctx context.Context, a *app) error {
-	states, err := c.steer(ctx, a, "pause")
+func (c *pauseCmd) Run(ctx context.Context, env *environment) error {
+	states, err := c.steer(ctx, env, "pause")
 	if err != nil {
 		return err
 	}
@@ -70,16 +71,16 @@ func (c *pauseCmd) Run(ctx context.Context, a *app) error {
 type resumeCmd struct{ lanesArg }
 
 // Run ends the pause of lanes.
-func (c *resumeCmd) Run(ctx context.Context, a *app) error {
-	_, err := c.steer(ctx, a, "resume")
+func (c *resumeCmd) Run(ctx context.Context, env *environment) error {
+	_, err := c.steer(ctx, env, "resume")
 	return err
 }
 
 type pollCmd struct{ lanesArg }
 
 // Run lets lanes ask WorkOS at once.
-func (c *pollCmd) Run(ctx context.Context, a *app) error {
-	_, err := c.steer(ctx, a, "poll")
+func (c *pollCmd) Run(ctx context.Context, env *environment) error {
+	_, err := c.steer(ctx, env, "poll")
 	return err
 }
 
@@ -91,10 +92,10 @@ type reloadCmd struct {
 const reloadTime = 10 * time.Minute
 
 // Run lets the relay read its configuration again, and prints what has changed.
-func (c *reloadCmd) Run(ctx context.Context, a *app) error {
+func (c *reloadCmd) Run(ctx context.Context, env *environment) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()
-	client, err := a.runningRelay(ctx)
+	client, err := env.runningRelay(ctx)
 	if err != nil {
 		return fmt.Errorf("nothing was reloaded: %w", err)
 	}
@@ -103,19 +104,19 @@ func (c *reloadCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	if c.JSON {
-		return printJSON(a.stdout, done)
+		return printJSON(env.stdout, done)
 	}
 	for _, change := range done.Changes {
-		fmt.Fprintln(a.stdout, change)
+		fmt.Fprintln(env.stdout, change)
 	}
 	if len(done.Changes) == 0 {
-		fmt.Fprintln(a.stdout, "the configuration is what it was")
+		fmt.Fprintln(env.stdout, "the configuration is what it was")
 	}
 	for _, lane := range done.Lanes {
-		fmt.Fprintf(a.stdout, "lane %s\n", lane)
+		fmt.Fprintf(env.stdout, "lane %s\n", lane)
 	}
 	for _, s := range done.Settings {
-		fmt.Fprintln(a.stdout, s)
+		fmt.Fprintln(env.stdout, s)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
@@ -306,9 +307,9 @@ func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
 	}))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	begun, ended := make(chan *relay, 1), make(chan error, 1)
+	begun, ended := make(chan *app.Relay, 1), make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, cfg, log, options{Started: func(r *relay) func() { begun <- r; return func() {} }})
+		ended <- app.Serve(ctx, cfg, log, app.Options{Started: func(r *app.Relay) func() { begun <- r; return func() {} }})
 	}()
 	r := <-begun
 	<-stopped

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"syscall"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/sink"
 	"workos-relay/sink/nats"
@@ -24,45 +25,45 @@ type tailCmd struct {
 }
 
 // Run prints events until ctx ends or the reader of the output is gone.
-func (c *tailCmd) Run(ctx context.Context, a *app) error {
+func (c *tailCmd) Run(ctx context.Context, env *environment) error {
 	var start config.Start
 	if err := start.UnmarshalText([]byte(c.Since)); err != nil {
-		return &usageError{fmt.Errorf("--since: %q %w", c.Since, err)}
+		return app.Usage(fmt.Errorf("--since: %q %w", c.Since, err))
 	}
-	out := stdout.New(stdout.Config{Envelope: c.Envelope}, a.stdout)
+	out := stdout.New(stdout.Config{Envelope: c.Envelope}, env.stdout)
 	if c.FromSink {
-		return c.fromSink(ctx, a, start, out)
+		return c.fromSink(ctx, env, start, out)
 	}
-	return c.fromSource(ctx, a, start, out)
+	return c.fromSource(ctx, env, start, out)
 }
 
-func (c *tailCmd) fromSource(ctx context.Context, a *app, start config.Start, out sink.Sink) error {
-	cfg, err := a.loadConfig()
+func (c *tailCmd) fromSource(ctx context.Context, env *environment, start config.Start, out sink.Sink) error {
+	cfg, err := env.loadConfig()
 	if err != nil {
 		return err
 	}
 	if len(c.Events) > 0 {
 		cfg.Source.Events = c.Events
 	}
-	lanes, err := newLanes(cfg, a.log)
+	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
 		return err
 	}
 	l := lanes[0]
-	if l.types, err = source.Expand(cfg.Source.Events); err != nil {
-		return &usageError{fmt.Errorf("--events: %w", err)}
+	if l.Types, err = source.Expand(cfg.Source.Events); err != nil {
+		return app.Usage(fmt.Errorf("--events: %w", err))
 	}
-	client := newClient(cfg)
-	from, err := l.position(ctx, client, nil, start)
+	client := app.NewClient(cfg)
+	from, err := l.Position(ctx, client, nil, start)
 	if err != nil {
 		return err
 	}
-	for page, err := range l.stream(client, nil).Pages(ctx, from) {
+	for page, err := range l.Stream(client, nil).Pages(ctx, from) {
 		if err != nil {
 			return unlessDone(ctx, err)
 		}
 		for i := range page.Events {
-			messages, err := l.router.Route(&page.Events[i])
+			messages, err := l.Router.Route(&page.Events[i])
 			if err != nil {
 				return err
 			}
@@ -74,24 +75,24 @@ func (c *tailCmd) fromSource(ctx context.Context, a *app, start config.Start, ou
 	return nil
 }
 
-func (c *tailCmd) fromSink(ctx context.Context, a *app, start config.Start, out sink.Sink) error {
-	cfg, err := a.loadConfigWith(a.keyOptional)
+func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.Start, out sink.Sink) error {
+	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
 		return err
 	}
 	if start != (config.Start{}) && !start.Latest {
-		return &usageError{errors.New("--since: with --from-sink it is earliest or latest")}
+		return app.Usage(errors.New("--since: with --from-sink it is earliest or latest"))
 	}
 	i := slices.IndexFunc(cfg.Sinks, func(s config.Sink) bool { return s.NATS != nil && (c.Sink == "" || s.Name == c.Sink) })
 	if i < 0 {
-		return &usageError{errors.New("--from-sink reads a sink of type nats, and the configuration has none of that name; " +
-			"for Kafka use kcat or kafka-console-consumer")}
+		return app.Usage(errors.New("--from-sink reads a sink of type nats, and the configuration has none of that name; " +
+			"for Kafka use kcat or kafka-console-consumer"))
 	}
 	n := cfg.Sinks[i].NATS.Outside() // an embedded server is inside the running relay
 	if c.Server != "" {
 		n.URL = c.Server
 	}
-	n.Logger, n.RelayID, n.Lane = a.log, cfg.ID, "tail"
+	n.Logger, n.RelayID, n.Lane = env.log, cfg.ID, "tail"
 	if n.Password, err = cfg.NATSPassword(cfg.Sinks[i].Name); err != nil {
 		return err
 	}

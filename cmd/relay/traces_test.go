@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"workos-relay/internal/admin"
+	"workos-relay/internal/app"
 	"workos-relay/source/sourcetest"
 )
 
@@ -100,9 +101,9 @@ func tracesSection(endpoint string, ratio float64) string {
 // flushAll lets the end of relay wait for the collector as long as it takes.
 func flushAll(t *testing.T) {
 	t.Helper()
-	before := traceFlush
-	traceFlush = patient
-	t.Cleanup(func() { traceFlush = before })
+	before := app.TraceFlush
+	app.TraceFlush = patient
+	t.Cleanup(func() { app.TraceFlush = before })
 }
 
 func TestTraces(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"text/tabwriter"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/catalogue"
 	"workos-relay/source"
 )
@@ -26,60 +27,60 @@ type typeRow struct {
 }
 
 // Run lists the catalogue with the topics that the configuration gives.
-func (c *typesCmd) Run(a *app) error {
+func (c *typesCmd) Run(env *environment) error {
 	if c.Schema != "" {
-		return printSchema(a, c.Schema)
+		return printSchema(env, c.Schema)
 	}
-	cfg, err := a.loadConfigWith(a.keyOptional)
+	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
 		return err
 	}
-	lanes, err := newLanes(cfg, a.log)
+	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
 		return err
 	}
 	if c.AsyncAPI {
-		return printAsyncAPI(a, cfg, lanes)
+		return printAsyncAPI(env, cfg, lanes)
 	}
 	var rows []typeRow
 	for _, t := range source.Catalogue() {
 		row := typeRow{Type: t.Name, Domain: t.Domain, Default: t.Default, Deprecated: t.Deprecated, Successor: t.Successor, Topics: map[string]string{}}
 		for _, l := range lanes {
-			if topic, carries := l.topicOf(t.Name); carries {
-				row.Topics[l.sink.Name] = topic
+			if topic, carries := l.TopicOf(t.Name); carries {
+				row.Topics[l.Sink.Name] = topic
 			}
 		}
 		rows = append(rows, row)
 	}
 	if c.JSON {
-		enc := json.NewEncoder(a.stdout)
+		enc := json.NewEncoder(env.stdout)
 		enc.SetIndent("", "  ")
 		return enc.Encode(rows)
 	}
-	return printTypes(a, lanes, rows)
+	return printTypes(env, lanes, rows)
 }
 
 // printSchema prints the JSON Schema of an event type. It needs no configuration.
-func printSchema(a *app, name string) error {
+func printSchema(env *environment, name string) error {
 	t, ok := catalogue.Lookup(name)
 	if !ok {
 		_, err := source.Expand([]string{name})
-		return &usageError{fmt.Errorf("relay has no schema for %q: %w", name, err)}
+		return app.Usage(fmt.Errorf("relay has no schema for %q: %w", name, err))
 	}
 	if t.Schema == nil {
-		return &usageError{fmt.Errorf("relay has no schema for %q: WorkOS no longer sends this type", name)}
+		return app.Usage(fmt.Errorf("relay has no schema for %q: WorkOS no longer sends this type", name))
 	}
-	enc := json.NewEncoder(a.stdout)
+	enc := json.NewEncoder(env.stdout)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(t.EventSchema())
 }
 
-func printTypes(a *app, lanes []*lane, rows []typeRow) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+func printTypes(env *environment, lanes []*app.Lane, rows []typeRow) error {
+	w := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "TYPE\tSET")
 	for _, l := range lanes {
-		fmt.Fprintf(w, "\tTOPIC IN %s", l.sink.Name)
+		fmt.Fprintf(w, "\tTOPIC IN %s", l.Sink.Name)
 	}
 	fmt.Fprintln(w)
 	for _, r := range rows {
@@ -95,7 +96,7 @@ func printTypes(a *app, lanes []*lane, rows []typeRow) error {
 		}
 		fmt.Fprintf(w, "%s\t%s", r.Type, set)
 		for _, l := range lanes {
-			topic, carries := r.Topics[l.sink.Name]
+			topic, carries := r.Topics[l.Sink.Name]
 			switch {
 			case !carries:
 				topic = "-"

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/app"
 	"workos-relay/internal/verify"
 	"workos-relay/pipeline"
 	"workos-relay/router"
@@ -45,21 +46,21 @@ type repairReport struct {
 }
 
 // Run compares source and bus, and repairs where it is asked to.
-func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
-	p := newProgress(a.stderr)
-	chosen, err := c.choose(ctx, a, p)
+func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
+	p := newProgress(env.stderr)
+	chosen, err := c.choose(ctx, env, p)
 	if err != nil {
 		return err
 	}
-	v := verdict{Lane: chosen.lane.sink.Name, Since: c.Since}
+	v := verdict{Lane: chosen.lane.Sink.Name, Since: c.Since}
 	var known bool
 	var mode checkpoint.Mode
 	if v.Due, mode, known = chosen.untilCheckpoint(ctx); c.Repair && !known && !c.Blindly {
 		return fmt.Errorf("--repair must know how far the lane %s has come, or it would publish what the lane is about to, and no checkpoint of it can be read in %s: "+
-			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.cfg.Checkpoint.Dir)
+			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.Config.Checkpoint.Dir)
 	}
 	v.Until = chosen.span.Until.UTC()
-	bus, err := chosen.lane.openBeside(ctx)
+	bus, err := chosen.lane.OpenBeside(ctx)
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 		p.finish()
 		v.Total -= v.Repair.Published
 	}
-	if err := c.print(a.stdout, &v); err != nil {
+	if err := c.print(env.stdout, &v); err != nil {
 		return err
 	}
 	if repairErr != nil {
@@ -93,10 +94,10 @@ func (c *verifyCmd) Run(ctx context.Context, a *app) (err error) {
 // returns the new end, or nil, and the mode of delivery, empty if nothing tells it. known is false if the checkpoint cannot be read
 // here, or does not say its time.
 func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, mode checkpoint.Mode, known bool) {
-	if want := checkpoint.Mode(c.lane.sink.Delivery); isMode(want) {
+	if want := checkpoint.Mode(c.lane.Sink.Delivery); app.IsMode(want) {
 		mode = want
 	}
-	cp, err := c.lane.committed(ctx)
+	cp, err := c.lane.Committed(ctx)
 	if err == nil {
 		mode = cp.Mode // what is recorded decides, as for the lane
 	}
@@ -114,26 +115,26 @@ func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, mode chec
 	return &at, mode, true
 }
 
-func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, mode checkpoint.Mode, p *progress) (*verify.Result, error) {
+func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode checkpoint.Mode, p *progress) (*verify.Result, error) {
 	scanner, ok := b.Bus.(sink.Scanner)
 	if !ok {
-		return nil, &usageError{fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", chosen.lane.sink.Name, chosen.lane.sink.Type)}
+		return nil, app.Usage(fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", chosen.lane.Sink.Name, chosen.lane.Sink.Type))
 	}
 	check := &verify.Check{
-		Source:   chosen.lane.stream(chosen.client, nil),
+		Source:   chosen.lane.Stream(chosen.client, nil),
 		Span:     chosen.span,
-		Router:   chosen.lane.router,
+		Router:   chosen.lane.Router,
 		Bus:      scanner,
-		Topics:   chosen.lane.everyTopic(),
+		Topics:   chosen.lane.EveryTopic(),
 		Dir:      c.Dir,
 		Examples: c.Examples,
 		Progress: p.show,
 
-		Mode: mode, Strict: c.Strict, MayComeEarly: chosen.lane.sink.NATS != nil,
+		Mode: mode, Strict: c.Strict, MayComeEarly: chosen.lane.Sink.NATS != nil,
 	}
 	result, err := check.Run(ctx)
 	if err != nil {
-		return nil, chosen.lane.explainBeside(err)
+		return nil, chosen.lane.ExplainBeside(err)
 	}
 	return result, nil
 }
@@ -141,7 +142,7 @@ func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *bus, mode chec
 // repair publishes what is missing.
 func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus pipeline.Bus, result *verify.Result, p *progress) (*repairReport, error) {
 	r := &repairReport{Run: newRun()}
-	if err := bus.Prepare(ctx, chosen.lane.topics); err != nil {
+	if err := bus.Prepare(ctx, chosen.lane.Topics); err != nil {
 		return r, err
 	}
 	publisher := chosen.publisher(bus, router.HeaderRepair, r.Run)

@@ -10,7 +10,7 @@ import (
 type versionCmd struct{}
 
 // Run prints the version.
-func (*versionCmd) Run(a *app) error {
-	_, err := fmt.Fprintf(a.stdout, "relay %s (%s %s/%s)\n", buildinfo.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+func (*versionCmd) Run(env *environment) error {
+	_, err := fmt.Fprintf(env.stdout, "relay %s (%s %s/%s)\n", buildinfo.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }

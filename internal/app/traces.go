@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"cmp"
@@ -15,8 +15,8 @@ import (
 	"workos-relay/internal/telemetry"
 )
 
-// traceFlush bounds how long the end of relay waits for a collector to take the last spans. Tests that need all of them wait longer.
-var traceFlush = 3 * time.Second
+// TraceFlush bounds how long the end of relay waits for a collector to take the last spans. Tests that need all of them wait longer.
+var TraceFlush = 3 * time.Second
 
 // startTraces returns where spans go, and nil where the configuration and the environment name no collector. hide takes secrets out of
 // a text. Variables of the environment are those of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
@@ -27,7 +27,7 @@ func startTraces(ctx context.Context, cfg *config.Config, hide func(string) stri
 	}
 	tls, err := t.TLS.Open(cfg.Files, "telemetry.traces.")
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, Usage(err)
 	}
 	if tls == nil {
 		if tls, err = collectorFiles(env).Open(cfg.Files, "OTEL_EXPORTER_OTLP_*: "); err != nil {
@@ -36,14 +36,14 @@ func startTraces(ctx context.Context, cfg *config.Config, hide func(string) stri
 	}
 	if endpoint := cmp.Or(t.Endpoint, ofCollector(env, "ENDPOINT")); tls == nil && strings.HasPrefix(endpoint, "https://") {
 		if tls, err = (tlsconf.TLS{Enabled: true}).Open(cfg.Files, ""); err != nil { // with the system's authorities
-			return nil, &usageError{err}
+			return nil, Usage(err)
 		}
 	}
 	headers := make(map[string]func() string, len(t.Headers))
 	for i, h := range t.Headers {
 		value, err := cfg.TraceHeader(i)
 		if err != nil {
-			return nil, &usageError{err}
+			return nil, Usage(err)
 		}
 		headers[h.Name] = func() string { return value.Get().Reveal() }
 	}
@@ -106,7 +106,7 @@ func closeTraces(ctx context.Context, traces *telemetry.Traces) {
 	if traces == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, traceFlush)
+	ctx, cancel := context.WithTimeout(ctx, TraceFlush)
 	defer cancel()
 	traces.Close(ctx)
 }

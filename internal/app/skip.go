@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -31,7 +31,7 @@ func (s skipped) none() bool { return s.unknown == nil && s.events == 0 }
 
 // skips counts the events between the committed position and a later one that the lane has not published. A move backwards skips
 // nothing. It asks the Events API for no longer than countTime.
-func (l *lane) skips(ctx context.Context, client *source.Client, from, to checkpoint.Position) skipped {
+func (l *Lane) skips(ctx context.Context, client *source.Client, from, to checkpoint.Position) skipped {
 	if from.Equal(to) || to.IsZero() {
 		return skipped{}
 	}
@@ -45,8 +45,8 @@ func (l *lane) skips(ctx context.Context, client *source.Client, from, to checkp
 	return s
 }
 
-func (l *lane) count(ctx context.Context, client *source.Client, from, to checkpoint.Position) (skipped, error) {
-	events := l.stream(client, nil)
+func (l *Lane) count(ctx context.Context, client *source.Client, from, to checkpoint.Position) (skipped, error) {
+	events := l.Stream(client, nil)
 	end, err := findEnd(ctx, events, from, to)
 	if err != nil || end.behind {
 		return skipped{}, err
@@ -83,8 +83,8 @@ func (l *lane) count(ctx context.Context, client *source.Client, from, to checkp
 }
 
 // leaveOut counts an event unless the routes drop it.
-func (l *lane) leaveOut(s *skipped, e *source.Event) {
-	if messages, err := l.router.Append([]sink.Message(nil), e); err == nil && len(messages) == 0 {
+func (l *Lane) leaveOut(s *skipped, e *source.Event) {
+	if messages, err := l.Router.Append([]sink.Message(nil), e); err == nil && len(messages) == 0 {
 		return
 	}
 	if s.events++; s.first == "" {
@@ -123,12 +123,12 @@ func findEnd(ctx context.Context, events *source.Stream, from, to checkpoint.Pos
 }
 
 // mayMove returns a *skipError if moving the lane would skip events and the operator has not agreed to that.
-func (l *lane) mayMove(ctx context.Context, client *source.Client, from, to checkpoint.Position, agreed bool) (skipped, error) {
+func (l *Lane) mayMove(ctx context.Context, client *source.Client, from, to checkpoint.Position, agreed bool) (skipped, error) {
 	s := l.skips(ctx, client, from, to)
 	if s.none() || agreed {
 		return s, nil
 	}
-	return s, &skipError{lane: l.sink.Name, from: from, to: to, skipped: s}
+	return s, &skipError{lane: l.Sink.Name, from: from, to: to, skipped: s}
 }
 
 // tell adds to m what a move has skipped.

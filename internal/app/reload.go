@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -83,10 +83,10 @@ type plan struct {
 
 // planned is a lane of the new configuration.
 type planned struct {
-	lane  *lane
+	lane  *Lane
 	old   *member          // the one in whose place it comes; nil where it is new
 	stays bool             // old goes on as it is
-	bus   *bus             // what was opened for it; nil where that of old stays open
+	bus   *Bus             // what was opened for it; nil where that of old stays open
 	store *checkpoint.File // what was opened for it; nil where there is an old one
 
 	settings []sink.Setting // of its destination that differ from the new configuration
@@ -107,7 +107,7 @@ func (p *plan) close() error {
 }
 
 // Reload implements admin.Control. It tries everything that can fail before it touches anything. A second reload waits for the first.
-func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
+func (r *Relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	if err := r.reloading.enter(ctx); err != nil {
 		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("another reload is in progress: try again: %w", err)}
 	}
@@ -142,14 +142,14 @@ func (r *relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 }
 
 // followFiles ends the look at files that the configuration in effect does not name: after a reload, whether it was refused or not.
-func (r *relay) followFiles() {
+func (r *Relay) followFiles() {
 	cfg := r.config()
 	inUse := cfg.FilesInUse()
 	cfg.Files.Retain(func(path string) bool { return inUse[path] })
 }
 
 // secure makes the admin and the webhook server ask for what cfg says. It is the last step of a reload that may fail.
-func (r *relay) secure(cfg *config.Config) error {
+func (r *Relay) secure(cfg *config.Config) error {
 	security, err := cfg.AdminSecurity()
 	if err != nil {
 		return err
@@ -170,14 +170,14 @@ func (r *relay) secure(cfg *config.Config) error {
 }
 
 // brokenReload makes an error of a panic in a reload, so that it does not end the process.
-func (r *relay) brokenReload(panicked any) error {
+func (r *Relay) brokenReload(panicked any) error {
 	fault := &contain.PanicError{Value: panicked, Stack: string(debug.Stack())}
 	r.log.Error("the reload failed because of a fault of relay itself", zap.Error(fault), zap.String("stack", fault.Stack))
 	return &admin.Refusal{Code: http.StatusInternalServerError, Err: fault}
 }
 
 // plan reads the configuration again and finds out what it would mean.
-func (r *relay) plan(ctx context.Context) (*plan, error) {
+func (r *Relay) plan(ctx context.Context) (*plan, error) {
 	if r.Reread == nil {
 		return nil, errors.New("this relay has none that could be read again")
 	}
@@ -189,7 +189,7 @@ func (r *relay) plan(ctx context.Context) (*plan, error) {
 	if err := p.refuse(); err != nil {
 		return nil, err
 	}
-	lanes, err := newLanes(cfg, r.log)
+	lanes, err := NewLanes(cfg, r.log)
 	if err != nil {
 		return nil, err
 	}
@@ -197,13 +197,13 @@ func (r *relay) plan(ctx context.Context) (*plan, error) {
 		p.lanes = append(p.lanes, r.planLane(p.changes, l))
 	}
 	for _, m := range r.now() {
-		if !slices.ContainsFunc(lanes, func(l *lane) bool { return l.sink.Name == m.run.Name }) {
+		if !slices.ContainsFunc(lanes, func(l *Lane) bool { return l.Sink.Name == m.run.Name }) {
 			p.removed = append(p.removed, m)
 		}
 	}
 	for i := range p.lanes {
 		if err := p.lanes[i].prepare(ctx, p.changes); err != nil {
-			return nil, errors.Join(fmt.Errorf("sinks[%s]: %w", p.lanes[i].lane.sink.Name, err), p.close())
+			return nil, errors.Join(fmt.Errorf("sinks[%s]: %w", p.lanes[i].lane.Sink.Name, err), p.close())
 		}
 	}
 	return p, nil
@@ -221,10 +221,10 @@ func (p *plan) refuse() error {
 }
 
 // planLane finds out whether a lane is new, stays, or is started anew. One that has stopped is started anew in any case.
-func (r *relay) planLane(changes []config.Change, l *lane) planned {
+func (r *Relay) planLane(changes []config.Change, l *Lane) planned {
 	p := planned{lane: l}
 	for _, m := range r.now() {
-		if m.run.Name == l.sink.Name {
+		if m.run.Name == l.Sink.Name {
 			p.old, p.stays = m, r.group.Runs(m.run)
 		}
 	}
@@ -233,9 +233,9 @@ func (r *relay) planLane(changes []config.Change, l *lane) planned {
 		case everyLane:
 			p.stays = false
 		case oneLane:
-			p.stays = p.stays && !isOf(c.Key, l.sink.Name)
+			p.stays = p.stays && !isOf(c.Key, l.Sink.Name)
 		case someLanes:
-			p.stays = p.stays && slices.Equal(p.old.lane.types, l.types)
+			p.stays = p.stays && slices.Equal(p.old.lane.Types, l.Types)
 		default:
 		}
 	}
@@ -251,7 +251,7 @@ func (p *planned) prepare(ctx context.Context, changes []config.Change) (err err
 		return nil
 	}
 	if p.old != nil {
-		if err := p.old.lane.identity().Check(p.lane.identity()); err != nil {
+		if err := p.old.lane.Identity().Check(p.lane.Identity()); err != nil {
 			var foreign *checkpoint.ForeignError
 			if errors.As(err, &foreign) {
 				return fmt.Errorf("its %s would be %q instead of %q, for which its position does not hold: give the sink another name, or restart relay and say where to go on with `relay checkpoint set`",
@@ -259,25 +259,25 @@ func (p *planned) prepare(ctx context.Context, changes []config.Change) (err err
 			}
 			return err
 		}
-		if want, have := checkpoint.Mode(p.lane.sink.Delivery), p.old.target.Mode(); isMode(want) && isMode(have) && want != have {
+		if want, have := checkpoint.Mode(p.lane.Sink.Delivery), p.old.target.Mode(); IsMode(want) && IsMode(have) && want != have {
 			return fmt.Errorf("delivery cannot change from %s to %s while relay runs: stop it, and take the position along with `relay checkpoint set --lane %s --from %s`",
-				have, want, p.lane.sink.Name, placeOf(have))
+				have, want, p.lane.Sink.Name, placeOf(have))
 		}
 		if !p.needsBus(changes) {
 			return nil
 		}
-		if p.old.lane.embedded() {
+		if p.old.lane.Embedded() {
 			return errors.New("an embedded server cannot change while relay runs: restart it")
 		}
 	}
-	if p.bus, err = p.lane.open(ctx); err != nil {
+	if p.bus, err = p.lane.Open(ctx); err != nil {
 		return err
 	}
 	p.compare(ctx)
 	if p.old != nil {
 		return nil
 	}
-	p.store, err = checkpoint.OpenFile(p.lane.cfg.Checkpoint.Dir, p.lane.identity())
+	p.store, err = checkpoint.OpenFile(p.lane.Config.Checkpoint.Dir, p.lane.Identity())
 	return err
 }
 
@@ -286,31 +286,31 @@ func (p *planned) prepare(ctx context.Context, changes []config.Change) (err err
 func (p *planned) compare(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, compareTime)
 	defer cancel()
-	mode := checkpoint.Mode(p.lane.sink.Delivery)
+	mode := checkpoint.Mode(p.lane.Sink.Delivery)
 	if p.old != nil {
 		mode = p.old.target.Mode()
 	}
 	var err error
-	if p.settings, err = p.bus.settings(ctx, p.lane, mode, false); err != nil {
-		p.lane.log.Warn("the settings of the destination cannot be compared with the configuration now; relay tries again while it runs", zap.Error(err))
+	if p.settings, err = p.bus.Settings(ctx, p.lane, mode, false); err != nil {
+		p.lane.Log.Warn("the settings of the destination cannot be compared with the configuration now; relay tries again while it runs", zap.Error(err))
 	}
 }
 
-func isMode(m checkpoint.Mode) bool {
+func IsMode(m checkpoint.Mode) bool {
 	return m == checkpoint.AtLeastOnce || m == checkpoint.ExactlyOnce
 }
 
 // placeOf is where positions of a mode are kept.
 func placeOf(m checkpoint.Mode) string {
 	if m == checkpoint.AtLeastOnce {
-		return inFile
+		return InFile
 	}
-	return onBus
+	return OnBus
 }
 
 // needsBus reports whether what changes of the sink has to do with its bus.
 func (p *planned) needsBus(changes []config.Change) bool {
-	name := p.lane.sink.Name
+	name := p.lane.Sink.Name
 	return slices.ContainsFunc(changes, func(c config.Change) bool {
 		return isOf(c.Key, name) && c.Key != "sinks["+name+"].events" && c.Key != "sinks["+name+"].delivery"
 	})
@@ -318,7 +318,7 @@ func (p *planned) needsBus(changes []config.Change) bool {
 
 // carryOut does what was planned. Lanes that stay run on. Each of the others is stopped in order and replaced on its own, so that a
 // lane that takes long to stop, or that a move keeps busy, delays no other lane.
-func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
+func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	defer r.group.Hold()()
 	ctx = context.WithoutCancel(ctx) // it must not end halfway
 	out := admin.Reloaded{Changes: []string{}, Lanes: []string{}, Settings: []sink.Setting{}}
@@ -334,12 +334,12 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	r.hidden = append(r.hidden, r.cfg)[max(0, len(r.hidden)-maxHidden+1):]
 	r.cfg = p.cfg
 	r.mu.Unlock()
-	client := newClient(p.cfg)
+	client := NewClient(p.cfg)
 	client.Limiter = r.limiter
 	var wg sync.WaitGroup
 	var names []string
 	for _, l := range p.lanes {
-		name := l.lane.sink.Name
+		name := l.lane.Sink.Name
 		names = append(names, name)
 		switch {
 		case l.stays:
@@ -364,8 +364,8 @@ func (r *relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 }
 
 // restart stops a lane and puts the planned one in its place, which keeps the lease.
-func (r *relay) restart(ctx context.Context, p planned, client *source.Client) {
-	old, leave, err := r.enter(ctx, p.lane.sink.Name)
+func (r *Relay) restart(ctx context.Context, p planned, client *source.Client) {
+	old, leave, err := r.enter(ctx, p.lane.Sink.Name)
 	if err != nil { // relay stops
 		r.abandon(p)
 		return
@@ -378,24 +378,24 @@ func (r *relay) restart(ctx context.Context, p planned, client *source.Client) {
 	if p.bus != nil {
 		b = p.bus
 		if err := old.bus.Close(); err != nil {
-			r.log.Warn("closing the bus of a lane that was changed", zap.String("lane", p.lane.sink.Name), zap.Error(err))
+			r.log.Warn("closing the bus of a lane that was changed", zap.String("lane", p.lane.Sink.Name), zap.Error(err))
 		}
 	}
 	r.replace(old, r.succeed(ctx, old, p.lane, client, b)) //nolint:contextcheck // the group was given a context
 }
 
 // abandon closes what was opened for a lane that is not started any more.
-func (r *relay) abandon(p planned) {
+func (r *Relay) abandon(p planned) {
 	if p.bus == nil {
 		return
 	}
 	if err := p.bus.Close(); err != nil {
-		r.log.Warn("closing the bus of a lane that was not started", zap.String("lane", p.lane.sink.Name), zap.Error(err))
+		r.log.Warn("closing the bus of a lane that was not started", zap.String("lane", p.lane.Sink.Name), zap.Error(err))
 	}
 }
 
 // retire stops a lane that the configuration no longer has, and closes it.
-func (r *relay) retire(ctx context.Context, lane string) {
+func (r *Relay) retire(ctx context.Context, lane string) {
 	m, leave, err := r.enter(ctx, lane)
 	if err != nil { // relay stops, and closes it
 		return
@@ -410,15 +410,15 @@ func (r *relay) retire(ctx context.Context, lane string) {
 }
 
 // succeed makes the member that takes the place of old, which has stopped, with its store.
-func (r *relay) succeed(ctx context.Context, old *member, l *lane, client *source.Client, b *bus) *member {
+func (r *Relay) succeed(ctx context.Context, old *member, l *Lane, client *source.Client, b *Bus) *member {
 	old.sleep()
 	next := r.join(ctx, l, client, b, old.store)
 	next.run.Follows = true
 	return next
 }
 
-// reloadAtHangup reloads at each SIGHUP, until what it returns is called.
-func (r *relay) reloadAtHangup(ctx context.Context) (stop func()) {
+// ReloadAtHangup reloads at each SIGHUP, until what it returns is called.
+func (r *Relay) ReloadAtHangup(ctx context.Context) (stop func()) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(ctx)

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -11,18 +11,18 @@ import (
 )
 
 // runningRelay returns a client of the relay that runs by this configuration, if it answers and has all of these lanes.
-func runningRelay(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, error) {
-	client, _, err := askRelay(ctx, cfg, lanes...)
+func Running(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, error) {
+	client, _, err := AskRunning(ctx, cfg, lanes...)
 	return client, err
 }
 
-func askRelay(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, admin.Status, error) {
+func AskRunning(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, admin.Status, error) {
 	if cfg.Admin.Listen == "" {
-		return nil, admin.Status{}, errNoAdmin
+		return nil, admin.Status{}, ErrNoAdmin
 	}
 	client, err := admin.NewClient(cfg.Admin.Listen, cfg.Admin.Security())
 	if err != nil {
-		return nil, admin.Status{}, &usageError{err}
+		return nil, admin.Status{}, Usage(err)
 	}
 	status, err := client.Status(ctx)
 	if err != nil {
@@ -39,8 +39,8 @@ func askRelay(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.
 	return client, status, nil
 }
 
-// errNoAdmin: the relay that runs cannot be asked anything.
-var errNoAdmin = errors.New("admin.listen is switched off, so a relay that runs cannot be asked")
+// ErrNoAdmin: the relay that runs cannot be asked anything.
+var ErrNoAdmin = errors.New("admin.listen is switched off, so a relay that runs cannot be asked")
 
 // strangerError says that another relay listens there.
 type strangerError struct{ text string }

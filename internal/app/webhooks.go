@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -34,12 +34,12 @@ func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), nam
 	w := &webhooks{wake: wake, named: named, metrics: metrics, done: make(chan struct{})}
 	set, err := w.prepare(cfg)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, Usage(err)
 	}
 	set()
 	l, err := lc.Listen(ctx, "tcp", listen)
 	if err != nil {
-		return nil, &usageError{fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", listen, err)}
+		return nil, Usage(fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", listen, err))
 	}
 	if w.server, err = listener.New(http.HandlerFunc(w.ServeHTTP), listener.Webhooks, log.Named("webhooks")); err != nil {
 		return nil, errors.Join(err, l.Close())

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -16,26 +16,26 @@ import (
 )
 
 // relay is what the admin server steers.
-var _ admin.Control = (*relay)(nil)
+var _ admin.Control = (*Relay)(nil)
 
 // Pause implements admin.Control.
-func (r *relay) Pause(lane string) error {
+func (r *Relay) Pause(lane string) error {
 	return r.steer(lane, func(m *member) { m.run.Pause() })
 }
 
 // Resume implements admin.Control.
-func (r *relay) Resume(lane string) error {
+func (r *Relay) Resume(lane string) error {
 	return r.steer(lane, func(m *member) { m.run.Resume() })
 }
 
 // Poll implements admin.Control.
-func (r *relay) Poll(lane string) error {
+func (r *Relay) Poll(lane string) error {
 	return r.steer(lane, func(m *member) { m.waker.Wake() })
 }
 
 // steer does something with a running lane. do must not block. It never waits for a reload or a move: it holds r.mu, so that what it
 // does to a lane is not lost when another takes its place.
-func (r *relay) steer(lane string, do func(*member)) error {
+func (r *Relay) steer(lane string, do func(*member)) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	m, err := r.find(lane)
@@ -50,7 +50,7 @@ func (r *relay) steer(lane string, do func(*member)) error {
 }
 
 // find returns a lane of a running relay. r.mu is held.
-func (r *relay) find(lane string) (*member, error) {
+func (r *Relay) find(lane string) (*member, error) {
 	if !r.running {
 		return nil, errNotServing
 	}
@@ -66,7 +66,7 @@ func (r *relay) find(lane string) (*member, error) {
 var errNotServing = &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
 
 // enter takes the gate of a lane and returns the lane as it is then. The caller calls leave.
-func (r *relay) enter(ctx context.Context, lane string) (m *member, leave func(), err error) {
+func (r *Relay) enter(ctx context.Context, lane string) (m *member, leave func(), err error) {
 	find := func() (*member, error) {
 		r.mu.RLock()
 		defer r.mu.RUnlock()
@@ -90,7 +90,7 @@ func (r *relay) enter(ctx context.Context, lane string) (m *member, leave func()
 
 // SetCheckpoint implements admin.Control. A running lane moves its position itself and keeps its lease meanwhile. A stopped lane is
 // started again afterwards. It waits for a reload or another move of the same lane, never for another lane.
-func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destination) (admin.Moved, error) {
+func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destination) (admin.Moved, error) {
 	m, leave, err := r.enter(ctx, lane)
 	if err != nil {
 		return admin.Moved{}, err
@@ -107,7 +107,7 @@ func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 		r.group.Stop(m.run) // it may have stopped only just now, and its goroutine not have ended
 		done, err = r.moveStopped(ctx, m, to)
 	}
-	var usage *usageError
+	var usage *UsageError
 	var skip *skipError
 	switch {
 	case errors.As(err, &skip):
@@ -122,9 +122,9 @@ func (r *relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 	return done, err
 }
 
-func (r *relay) moveRunning(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
-	if to.From == inFile || to.From == onBus {
-		return admin.Moved{}, &usageError{errors.New("the place of a position changes with the mode of delivery, and only while the lane does not run: stop relay first")}
+func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
+	if to.From == InFile || to.From == OnBus {
+		return admin.Moved{}, Usage(errors.New("the place of a position changes with the mode of delivery, and only while the lane does not run: stop relay first"))
 	}
 	client := r.client(m.lane)
 	position, err := m.lane.destination(ctx, client, to, r.lanes())
@@ -162,9 +162,9 @@ func (r *relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	return done, nil
 }
 
-func (r *relay) moveStopped(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
+func (r *Relay) moveStopped(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
 	client := r.client(m.lane)
-	done, err := m.places().move(ctx, client, to, r.lanes())
+	done, err := m.places().Move(ctx, client, to, r.lanes())
 	if err != nil {
 		return done, err
 	}
@@ -185,15 +185,15 @@ func (m *member) committed(ctx context.Context) checkpoint.Checkpoint {
 }
 
 // client returns a client for requests of a lane. It shares the rate limit of all lanes.
-func (r *relay) client(l *lane) *source.Client {
-	c := newClient(l.cfg)
+func (r *Relay) client(l *Lane) *source.Client {
+	c := NewClient(l.Config)
 	c.Limiter = r.limiter
 	return c
 }
 
 // lanes returns the lanes of the configuration in force.
-func (r *relay) lanes() []*lane {
-	var out []*lane
+func (r *Relay) lanes() []*Lane {
+	var out []*Lane
 	for _, m := range r.now() {
 		out = append(out, m.lane)
 	}
@@ -201,13 +201,13 @@ func (r *relay) lanes() []*lane {
 }
 
 // places are both places of a lane that is open.
-func (m *member) places() *places {
-	p := &places{
-		lane: m.lane, disk: m.store, holder: m.store.Holder(), close: func() error { return nil },
-		file: &place{name: inFile, mode: checkpoint.AtLeastOnce, store: m.store},
+func (m *member) places() *Positions {
+	p := &Positions{
+		lane: m.lane, disk: m.store, holder: m.store.Holder(), Close: func() error { return nil },
+		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: m.store},
 	}
-	if p.ledger = m.bus.ledger; p.ledger != nil {
-		p.bus = &place{name: onBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
+	if p.ledger = m.bus.Ledger; p.ledger != nil {
+		p.bus = &place{name: OnBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
 	}
 	return p
 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -23,18 +23,18 @@ const (
 	settingsRarely = 10 * time.Minute
 )
 
-// settings returns what the configuration says of the settings of the lane's destination and what differs; see sink.Configurable.
+// Settings returns what the configuration says of the settings of the lane's destination and what differs; see sink.Configurable.
 // mode decides whether the place of the position belongs to it.
-func (b *bus) settings(ctx context.Context, l *lane, mode checkpoint.Mode, apply bool) ([]sink.Setting, error) {
+func (b *Bus) Settings(ctx context.Context, l *Lane, mode checkpoint.Mode, apply bool) ([]sink.Setting, error) {
 	var at any = b.Bus
-	if mode != checkpoint.AtLeastOnce && b.ledger != nil {
-		at = b.ledger
+	if mode != checkpoint.AtLeastOnce && b.Ledger != nil {
+		at = b.Ledger
 	}
 	c, ok := at.(sink.Configurable)
 	if !ok {
 		return nil, nil
 	}
-	return c.Settings(ctx, l.topics, apply)
+	return c.Settings(ctx, l.Topics, apply)
 }
 
 // settingsKeeper brings the settings of a lane's destination to those of the configuration, once the lane holds its position, and
@@ -146,11 +146,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // lookTime bounds how long relay status looks at the settings of a bus, which is not what it is mainly asked for.
 const lookTime = 3 * time.Second
 
-// settings returns what of the destination's settings differs from the configuration, if the bus answers soon. A bus that does not
+// Settings returns what of the destination's settings differs from the configuration, if the bus answers soon. A bus that does not
 // is shown by the position.
-func (l *lane) settings(ctx context.Context) []sink.Setting {
+func (l *Lane) Settings(ctx context.Context) []sink.Setting {
 	none := []sink.Setting{}
-	if !l.mayBeOnBus() || l.embedded() && !l.embeddedRuns(ctx) {
+	if !l.MayBeOnBus() || l.Embedded() && !l.EmbeddedRuns(ctx) {
 		return none
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
@@ -160,7 +160,7 @@ func (l *lane) settings(ctx context.Context) []sink.Setting {
 		return none
 	}
 	defer func() { _ = b.Close() }() // it was only to look
-	found, err := b.settings(ctx, l, checkpoint.Mode(l.sink.Delivery), false)
+	found, err := b.Settings(ctx, l, checkpoint.Mode(l.Sink.Delivery), false)
 	if err != nil {
 		return none
 	}

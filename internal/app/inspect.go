@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -10,14 +10,14 @@ import (
 	"workos-relay/pipeline"
 )
 
-// modeFinder returns a Delivery that finds the mode of the lane and changes nothing. fit finds out whether the bus can do exactly_once.
-func (l *lane) modeFinder(b *bus, fit func(context.Context) error) *pipeline.Delivery {
-	owner := pipeline.Ownership{Topics: l.topics, Identity: l.identity(), Logger: zap.NewNop()}
+// ModeFinder returns a Delivery that finds the mode of the lane and changes nothing. fit finds out whether the bus can do exactly_once.
+func (l *Lane) ModeFinder(b *Bus, fit func(context.Context) error) *pipeline.Delivery {
+	owner := pipeline.Ownership{Topics: l.Topics, Identity: l.Identity(), Logger: zap.NewNop()}
 	return &pipeline.Delivery{
-		Want:        checkpoint.Mode(l.sink.Delivery),
-		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: readOnly{dir: l.cfg.Checkpoint.Dir, id: l.identity()}},
-		ExactlyOnce: &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.ledger},
-		Incapable:   incapable,
+		Want:        checkpoint.Mode(l.Sink.Delivery),
+		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: readOnly{dir: l.Config.Checkpoint.Dir, id: l.Identity()}},
+		ExactlyOnce: &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.Ledger},
+		Incapable:   Incapable,
 		Fit:         fit,
 	}
 }
@@ -38,15 +38,15 @@ func (readOnly) Commit(context.Context, checkpoint.Checkpoint, checkpoint.Checkp
 	return checkpoint.Checkpoint{}, errors.ErrUnsupported
 }
 
-// stillHolds returns an error that asks for an operator if the bus lost what relay stored in it, as `relay run` would find.
-func (l *lane) stillHolds(ctx context.Context, b *bus, mode checkpoint.Mode) error {
+// StillHolds returns an error that asks for an operator if the bus lost what relay stored in it, as `relay run` would find.
+func (l *Lane) StillHolds(ctx context.Context, b *Bus, mode checkpoint.Mode) error {
 	var dest any = b
 	if mode == checkpoint.ExactlyOnce {
-		dest = b.ledger
+		dest = b.Ledger
 	}
 	return pipeline.Examine(ctx, &pipeline.Ownership{
-		Topics: l.topics, Identity: l.identity(), Logger: l.log,
-		Guard: &pipeline.Guard{Store: readOnlyDestination{l.cfg.Checkpoint.Dir, l.identity()}, Logger: l.log},
+		Topics: l.Topics, Identity: l.Identity(), Logger: l.Log,
+		Guard: &pipeline.Guard{Store: readOnlyDestination{l.Config.Checkpoint.Dir, l.Identity()}, Logger: l.Log},
 	}, dest)
 }
 

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"cmp"
@@ -26,8 +26,8 @@ import (
 	"workos-relay/source/webhook"
 )
 
-// relay is everything that runs.
-type relay struct {
+// Relay is everything that runs.
+type Relay struct {
 	metrics *telemetry.Metrics
 	past    *journal.Journal
 	traces  *telemetry.Traces // nil where they are off
@@ -35,7 +35,7 @@ type relay struct {
 	limiter *rate.Limiter // of every lane, as they share the key
 	group   *pipeline.Group
 
-	options
+	Options
 	admin    *admin.Server // nil without one
 	webhooks *webhooks     // nil without any
 	unasked  unasked
@@ -59,8 +59,8 @@ const maxHidden = 3
 type member struct {
 	restarting atomic.Bool // a reload stops it and puts another in its place
 
-	lane   *lane
-	bus    *bus
+	lane   *Lane
+	bus    *Bus
 	store  *checkpoint.File
 	target *pipeline.Delivery
 	run    *pipeline.Lane
@@ -77,14 +77,14 @@ func (m *member) close() error {
 
 // assemble opens every sink and store and puts the lanes together, for start to let them run until ctx ends. Whatever it returns is
 // closed by the caller.
-func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger, o options) (*relay, error) {
-	lanes, err := newLanes(cfg, log)
+func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger, o Options) (*Relay, error) {
+	lanes, err := NewLanes(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	client := newClient(cfg)
-	r := &relay{
-		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg, options: o,
+	client := NewClient(cfg)
+	r := &Relay{
+		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg, Options: o,
 		reloading: newGate(), gates: map[string]gate{},
 	}
 	r.unasked = unasked{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
@@ -92,7 +92,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	for _, l := range lanes {
 		m, err := r.open(ctx, l, client)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("sink %s: %w", l.sink.Name, err), r.closeMembers())
+			return nil, errors.Join(fmt.Errorf("sink %s: %w", l.Sink.Name, err), r.closeMembers())
 		}
 		r.members = append(r.members, m)
 	}
@@ -101,12 +101,12 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 
 // open opens the store and the bus of a lane and puts it together. The store comes first: its lock keeps a second relay from
 // starting an embedded server on the same directory.
-func (r *relay) open(ctx context.Context, l *lane, client *source.Client) (*member, error) {
-	store, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
+func (r *Relay) open(ctx context.Context, l *Lane, client *source.Client) (*member, error) {
+	store, err := checkpoint.OpenFile(l.Config.Checkpoint.Dir, l.Identity())
 	if err != nil {
 		return nil, err
 	}
-	b, err := l.open(ctx)
+	b, err := l.Open(ctx)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
@@ -114,13 +114,13 @@ func (r *relay) open(ctx context.Context, l *lane, client *source.Client) (*memb
 }
 
 // join makes a member of what is open. Its lane is not running yet.
-func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus, store *checkpoint.File) *member {
+func (r *Relay) join(ctx context.Context, l *Lane, client *source.Client, b *Bus, store *checkpoint.File) *member {
 	m := &member{lane: l, bus: b, store: store, waker: &webhook.Waker{}}
 	waking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { m.waker.Run(waking) })
-	m.settings = newSettingsKeeper(l.log, func(ctx context.Context, apply bool) ([]sink.Setting, error) {
-		return b.settings(ctx, l, m.target.Mode(), apply)
+	m.settings = newSettingsKeeper(l.Log, func(ctx context.Context, apply bool) ([]sink.Setting, error) {
+		return b.Settings(ctx, l, m.target.Mode(), apply)
 	})
 	wg.Go(func() { m.settings.run(waking) })
 	m.sleep = func() {
@@ -132,11 +132,11 @@ func (r *relay) join(ctx context.Context, l *lane, client *source.Client, b *bus
 }
 
 // assemble puts the lane together.
-func (m *member) assemble(client *source.Client, r *relay) {
-	l, metrics, past := m.lane, r.metrics.Lane(m.lane.sink.Name), r.past.Lane(m.lane.sink.Name)
+func (m *member) assemble(client *source.Client, r *Relay) {
+	l, metrics, past := m.lane, r.metrics.Lane(m.lane.Sink.Name), r.past.Lane(m.lane.Sink.Name)
 	hooks := m.tellLane(past.Hooks(metrics.SourceHooks()))
-	events := l.stream(client, hooks)
-	events.Readers, events.Memory = l.cfg.Source.Backfill.Readers, int64(l.cfg.Source.Backfill.Memory)
+	events := l.Stream(client, hooks)
+	events.Readers, events.Memory = l.Config.Source.Backfill.Readers, int64(l.Config.Source.Backfill.Memory)
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
 	m.target = l.target(m.bus, m.store, client, hooks)
 	m.target.Observe(metrics)
@@ -147,20 +147,20 @@ func (m *member) assemble(client *source.Client, r *relay) {
 	}
 	messages, prefetch := l.batches()
 	m.run = &pipeline.Lane{
-		Name:            l.sink.Name,
+		Name:            l.Sink.Name,
 		BatchMessages:   messages,
 		Prefetch:        prefetch,
-		Type:            l.sink.Type,
+		Type:            l.Sink.Type,
 		Source:          events,
-		Router:          l.router,
+		Router:          l.Router,
 		Target:          m.target,
-		TakeoverAfter:   l.cfg.TakeoverAfter,
+		TakeoverAfter:   l.Config.TakeoverAfter,
 		Holder:          m.store.Holder(),
-		Park:            l.cfg.DeadLetter != nil,
-		ShutdownTimeout: l.cfg.ShutdownTimeout,
+		Park:            l.Config.DeadLetter != nil,
+		ShutdownTimeout: l.Config.ShutdownTimeout,
 		Observer:        observer,
-		Tracer:          metrics.Trace(r.traces, l.sink.Type),
-		Logger:          l.log,
+		Tracer:          metrics.Trace(r.traces, l.Sink.Type),
+		Logger:          l.Log,
 	}
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }
@@ -176,7 +176,7 @@ func (m *member) tellLane(hooks *source.Hooks) *source.Hooks {
 }
 
 // start starts every lane. The caller waits for r.group.
-func (r *relay) start() {
+func (r *Relay) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.running = true
@@ -186,7 +186,7 @@ func (r *relay) start() {
 }
 
 // gate returns the gate of a lane.
-func (r *relay) gate(lane string) gate {
+func (r *Relay) gate(lane string) gate {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g := r.gates[lane]
@@ -197,7 +197,7 @@ func (r *relay) gate(lane string) gate {
 	return g
 }
 
-func (r *relay) tellStopped(e *pipeline.LaneError) {
+func (r *Relay) tellStopped(e *pipeline.LaneError) {
 	if len(r.now()) > 1 {
 		what := "a lane has stopped; the others go on"
 		if refusal := (*source.RefusalError)(nil); errors.As(e.Err, &refusal) {
@@ -209,21 +209,21 @@ func (r *relay) tellStopped(e *pipeline.LaneError) {
 }
 
 // now returns the members of this moment, in the order of the configuration.
-func (r *relay) now() []*member {
+func (r *Relay) now() []*member {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.members
 }
 
 // config returns the configuration in force.
-func (r *relay) config() *config.Config {
+func (r *Relay) config() *config.Config {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.cfg
 }
 
 // hide puts placeholders for secrets, also for those that were in force before.
-func (r *relay) hide(text string) string {
+func (r *Relay) hide(text string) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, cfg := range append(r.hidden[:len(r.hidden):len(r.hidden)], r.cfg) {
@@ -232,10 +232,10 @@ func (r *relay) hide(text string) string {
 	return text
 }
 
-func (r *relay) pollInterval() time.Duration { return r.config().Source.PollInterval }
+func (r *Relay) pollInterval() time.Duration { return r.config().Source.PollInterval }
 
-// status returns how each lane is, for whoever reaches the admin address; /readyz asks nobody. Of a reason secrets are hidden.
-func (r *relay) status() []pipeline.Status {
+// Status returns how each lane is, for whoever reaches the admin address; /readyz asks nobody. Of a reason secrets are hidden.
+func (r *Relay) Status() []pipeline.Status {
 	members := r.now()
 	out := make([]pipeline.Status, len(members))
 	for i, m := range members {
@@ -249,10 +249,10 @@ func (r *relay) status() []pipeline.Status {
 	return out
 }
 
-// embeddedURL returns the address of the first embedded NATS server of relay; empty if it has none.
-func (r *relay) embeddedURL() string {
+// EmbeddedURL returns the address of the first embedded NATS server of relay; empty if it has none.
+func (r *Relay) EmbeddedURL() string {
 	for _, m := range r.now() {
-		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.embedded() {
+		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.Embedded() {
 			return bus.Address()
 		}
 	}
@@ -260,16 +260,16 @@ func (r *relay) embeddedURL() string {
 }
 
 // asked returns the event types that some lane asks for.
-func (r *relay) asked() []string {
+func (r *Relay) asked() []string {
 	var types []string
 	for _, m := range r.now() {
-		types = append(types, m.lane.types...)
+		types = append(types, m.lane.Types...)
 	}
 	return types
 }
 
 // wake lets every lane poll at once.
-func (r *relay) wake() {
+func (r *Relay) wake() {
 	for _, m := range r.now() {
 		m.waker.Wake()
 	}
@@ -277,7 +277,7 @@ func (r *relay) wake() {
 
 // replace puts next in the place of old, paused if old is paused, and starts it. The caller is in the gate of the lane. A pause that
 // comes at the same time is not lost: it finds either old, before, or next, after.
-func (r *relay) replace(old, next *member) {
+func (r *Relay) replace(old, next *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old.run.Paused() {
@@ -289,7 +289,7 @@ func (r *relay) replace(old, next *member) {
 }
 
 // add adds a lane and starts it.
-func (r *relay) add(m *member) {
+func (r *Relay) add(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.members = append(slices.Clone(r.members), m)
@@ -297,14 +297,14 @@ func (r *relay) add(m *member) {
 }
 
 // remove takes a lane out, which has stopped.
-func (r *relay) remove(m *member) {
+func (r *Relay) remove(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.members = slices.DeleteFunc(slices.Clone(r.members), func(other *member) bool { return other == m })
 }
 
 // arrange puts the lanes in the order of names.
-func (r *relay) arrange(names []string) {
+func (r *Relay) arrange(names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.members = slices.Clone(r.members)
@@ -315,7 +315,7 @@ func (r *relay) arrange(names []string) {
 
 // close closes the sinks and releases the locks of the stores. It waits for a reload and for moves that are in progress; after that
 // nothing is started or moved. It stops a lane that was started when nobody waited for the group any more.
-func (r *relay) close() error {
+func (r *Relay) close() error {
 	r.mu.Lock()
 	r.running = false
 	r.mu.Unlock()
@@ -333,7 +333,7 @@ func (r *relay) close() error {
 	return r.closeMembers()
 }
 
-func (r *relay) closeMembers() error {
+func (r *Relay) closeMembers() error {
 	var errs []error
 	for _, m := range r.now() {
 		errs = append(errs, m.close())

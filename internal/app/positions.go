@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 
 // A lane's position is in one of two places, as its mode of delivery has it. The commands call them so.
 const (
-	inFile = "file" // at_least_once: the checkpoint file
-	onBus  = "bus"  // exactly_once: the bus itself
+	InFile = "file" // at_least_once: the checkpoint file
+	OnBus  = "bus"  // exactly_once: the bus itself
 )
 
 // place is one of the places where a lane's position may be.
@@ -39,56 +39,56 @@ func (p *place) here(ctx context.Context) (checkpoint.Checkpoint, bool, error) {
 }
 
 // places are both places of a lane, open.
-type places struct {
-	lane   *lane
+type Positions struct {
+	lane   *Lane
 	file   *place
 	bus    *place // nil where the sink keeps no positions
-	ledger ledger
+	ledger Ledger
 	holder string
 
 	disk  *checkpoint.File
-	close func() error
+	Close func() error
 }
 
 // openPlaces opens both, under the lock of the checkpoint's folder.
-func (l *lane) openPlaces(ctx context.Context) (*places, error) {
-	disk, err := checkpoint.OpenFile(l.cfg.Checkpoint.Dir, l.identity())
+func (l *Lane) OpenPositions(ctx context.Context) (*Positions, error) {
+	disk, err := checkpoint.OpenFile(l.Config.Checkpoint.Dir, l.Identity())
 	if err != nil {
 		return nil, err
 	}
-	p := &places{
-		lane: l, disk: disk, holder: disk.Holder(), close: disk.Close,
-		file: &place{name: inFile, mode: checkpoint.AtLeastOnce, store: disk},
+	p := &Positions{
+		lane: l, disk: disk, holder: disk.Holder(), Close: disk.Close,
+		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: disk},
 	}
-	if !l.mayBeOnBus() {
+	if !l.MayBeOnBus() {
 		return p, nil
 	}
 	b, err := l.reach(ctx)
 	if err != nil {
 		return nil, errors.Join(err, disk.Close())
 	}
-	p.close = func() error { return errors.Join(b.Close(), disk.Close()) }
-	if p.ledger = b.ledger; p.ledger != nil {
-		p.bus = &place{name: onBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
+	p.Close = func() error { return errors.Join(b.Close(), disk.Close()) }
+	if p.ledger = b.Ledger; p.ledger != nil {
+		p.bus = &place{name: OnBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
 	}
 	return p, nil
 }
 
-// mayBeOnBus reports whether the sink is of a kind that can keep the position.
-func (l *lane) mayBeOnBus() bool { return l.sink.Stdout == nil }
+// MayBeOnBus reports whether the sink is of a kind that can keep the position.
+func (l *Lane) MayBeOnBus() bool { return l.Sink.Stdout == nil }
 
 // reach opens the lane's bus for a command. An embedded server may be running inside a relay, and is then reached from outside.
-func (l *lane) reach(ctx context.Context) (*bus, error) {
-	if l.embedded() && l.embeddedRuns(ctx) {
-		return l.openNATS(ctx, l.sink.NATS.Outside())
+func (l *Lane) reach(ctx context.Context) (*Bus, error) {
+	if l.Embedded() && l.EmbeddedRuns(ctx) {
+		return l.openNATS(ctx, l.Sink.NATS.Outside())
 	}
-	return l.open(ctx)
+	return l.Open(ctx)
 }
 
-// embeddedRuns reports whether somebody listens where the lane's embedded server does.
-func (l *lane) embeddedRuns(ctx context.Context) bool {
+// EmbeddedRuns reports whether somebody listens where the lane's embedded server does.
+func (l *Lane) EmbeddedRuns(ctx context.Context) bool {
 	d := net.Dialer{Timeout: time.Second}
-	conn, err := d.DialContext(ctx, "tcp", l.sink.NATS.EmbeddedAddress())
+	conn, err := d.DialContext(ctx, "tcp", l.Sink.NATS.EmbeddedAddress())
 	if err != nil {
 		return false
 	}
@@ -97,7 +97,7 @@ func (l *lane) embeddedRuns(ctx context.Context) bool {
 }
 
 // current returns the place that holds the position. Where none does it is the one that the configuration asks for.
-func (p *places) current(ctx context.Context) (*place, error) {
+func (p *Positions) current(ctx context.Context) (*place, error) {
 	if p.bus == nil {
 		return p.file, nil
 	}
@@ -112,7 +112,7 @@ func (p *places) current(ctx context.Context) (*place, error) {
 	case err != nil && !busHas:
 		return nil, err
 	case fileHas && busHas:
-		return nil, &usageError{errors.New("the lane has two positions, one in the checkpoint file and one on the bus: say which holds, with --from file or --from bus")}
+		return nil, Usage(errors.New("the lane has two positions, one in the checkpoint file and one on the bus: say which holds, with --from file or --from bus"))
 	case fileHas:
 		return p.file, nil
 	case busHas:
@@ -122,15 +122,15 @@ func (p *places) current(ctx context.Context) (*place, error) {
 }
 
 // wanted is where a first start would put the position.
-func (p *places) wanted(ctx context.Context) (*place, error) {
-	if checkpoint.Mode(p.lane.sink.Delivery) == checkpoint.AtLeastOnce || p.bus == nil {
+func (p *Positions) wanted(ctx context.Context) (*place, error) {
+	if checkpoint.Mode(p.lane.Sink.Delivery) == checkpoint.AtLeastOnce || p.bus == nil {
 		return p.file, nil
 	}
-	err := p.ledger.Prepare(ctx, p.lane.topics)
+	err := p.ledger.Prepare(ctx, p.lane.Topics)
 	switch {
 	case err == nil:
 		return p.bus, nil
-	case incapable(err) && checkpoint.Mode(p.lane.sink.Delivery) == pipeline.Auto:
+	case Incapable(err) && checkpoint.Mode(p.lane.Sink.Delivery) == pipeline.Auto:
 		return p.file, nil
 	default:
 		return nil, err
@@ -143,7 +143,7 @@ func replaceable(err error) bool {
 }
 
 // put commits what becomes of the checkpoint in a place, whatever that is now, and returns what was and where that is kept.
-func (p *places) put(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
+func (p *Positions) put(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)
 	} else if prev, err = p.takeBus(ctx); err == nil && prev.Generation > 0 {
@@ -152,9 +152,9 @@ func (p *places) put(ctx context.Context, at *place, becomes func(prev checkpoin
 	if err != nil {
 		return prev, kept, err
 	}
-	next := becomes(prev).Asking(p.lane.types)
+	next := becomes(prev).Asking(p.lane.Types)
 	next.Generation, next.Holder, next.Released = prev.Generation+1, p.holder, true
-	next.Source, next.Mode, next.UpdatedAt = p.lane.identity(), at.mode, time.Now().UTC()
+	next.Source, next.Mode, next.UpdatedAt = p.lane.Identity(), at.mode, time.Now().UTC()
 	if _, err = at.store.Commit(ctx, prev, next); err != nil {
 		return prev, kept, err
 	}
@@ -164,18 +164,18 @@ func (p *places) put(ctx context.Context, at *place, becomes func(prev checkpoin
 // takeBus makes the bus ready to have the position moved, and refuses if another relay is active. If another relay has not released
 // the position, it watches for up to takeover_after whether that one is active. For a position that cannot be used it returns what is
 // known of it.
-func (p *places) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
+func (p *Positions) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 	p.ledger.Forget()
-	if err := p.ledger.Prepare(ctx, p.lane.topics); err != nil {
+	if err := p.ledger.Prepare(ctx, p.lane.Topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
 	told := false
-	cp, err := pipeline.AwaitSilence(ctx, p.lane.cfg.TakeoverAfter, p.holder, func(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := pipeline.AwaitSilence(ctx, p.lane.Config.TakeoverAfter, p.holder, func(ctx context.Context) (checkpoint.Checkpoint, error) {
 		cp, err := p.ledger.Load(ctx)
 		if err == nil && !told && !cp.Released && cp.Holder != p.holder {
 			told = true
-			p.lane.log.Info("another relay has not released the position; watching whether it is active",
-				zap.String("holder", cp.Holder), zap.Duration("for", p.lane.cfg.TakeoverAfter))
+			p.lane.Log.Info("another relay has not released the position; watching whether it is active",
+				zap.String("holder", cp.Holder), zap.Duration("for", p.lane.Config.TakeoverAfter))
 		}
 		return cp, err
 	})
@@ -193,7 +193,7 @@ func (p *places) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 }
 
 // leave marks a place as one from which the position was taken to another, so that it is never taken for the position again.
-func (p *places) leave(ctx context.Context, from, to *place) error {
+func (p *Positions) leave(ctx context.Context, from, to *place) error {
 	cp, here, err := from.here(ctx)
 	if err != nil || !here {
 		return err
@@ -204,25 +204,25 @@ func (p *places) leave(ctx context.Context, from, to *place) error {
 	return err
 }
 
-// committed reads the lane's position from wherever it is, and claims nothing.
-func (l *lane) committed(ctx context.Context) (checkpoint.Checkpoint, error) {
-	cp, err := checkpoint.ReadFile(l.cfg.Checkpoint.Dir, l.identity())
-	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && l.mayBeOnBus() {
-		return l.readBus(ctx)
+// Committed reads the lane's position from wherever it is, and claims nothing.
+func (l *Lane) Committed(ctx context.Context) (checkpoint.Checkpoint, error) {
+	cp, err := checkpoint.ReadFile(l.Config.Checkpoint.Dir, l.Identity())
+	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && l.MayBeOnBus() {
+		return l.ReadBus(ctx)
 	}
 	return cp, err
 }
 
-// readBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
-func (l *lane) readBus(ctx context.Context) (checkpoint.Checkpoint, error) {
+// ReadBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
+func (l *Lane) ReadBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 	b, err := l.reach(ctx)
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	if b.ledger == nil {
+	if b.Ledger == nil {
 		return checkpoint.Checkpoint{}, errors.Join(checkpoint.ErrNotFound, b.Close())
 	}
-	cp, err := b.ledger.Load(ctx)
+	cp, err := b.Ledger.Load(ctx)
 	if err == nil && cp.Mode != checkpoint.ExactlyOnce {
 		err = checkpoint.ErrNotFound // it was taken to the file
 	}

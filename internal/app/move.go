@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -9,12 +9,12 @@ import (
 	"workos-relay/source"
 )
 
-// move moves the lane of p to where a person says. lanes are all of the configuration.
-func (p *places) move(ctx context.Context, client *source.Client, to admin.Destination, lanes []*lane) (admin.Moved, error) {
+// Move moves the lane of p to where a person says. lanes are all of the configuration.
+func (p *Positions) Move(ctx context.Context, client *source.Client, to admin.Destination, lanes []*Lane) (admin.Moved, error) {
 	switch to.From {
-	case inFile:
+	case InFile:
 		return p.take(ctx, p.file, p.bus)
-	case onBus:
+	case OnBus:
 		return p.take(ctx, p.bus, p.file)
 	}
 	position, err := p.lane.destination(ctx, client, to, lanes)
@@ -25,30 +25,30 @@ func (p *places) move(ctx context.Context, client *source.Client, to admin.Desti
 }
 
 // destination works out the position that a person asks for.
-func (l *lane) destination(ctx context.Context, client *source.Client, to admin.Destination, lanes []*lane) (checkpoint.Position, error) {
+func (l *Lane) destination(ctx context.Context, client *source.Client, to admin.Destination, lanes []*Lane) (checkpoint.Position, error) {
 	if to.From != "" {
-		other, err := choose(lanes, to.From)
+		other, err := ChooseLane(lanes, to.From)
 		if err != nil {
 			return checkpoint.Position{}, err
 		}
-		cp, err := other.committed(ctx)
+		cp, err := other.Committed(ctx)
 		if err != nil {
 			return checkpoint.Position{}, fmt.Errorf("reading the position of lane %s: %w", to.From, err)
 		}
 		return cp.Position, nil
 	}
-	start := l.cfg.Source.Start
+	start := l.Config.Source.Start
 	if !to.Reset {
 		if err := start.UnmarshalText([]byte(to.To)); err != nil {
-			return checkpoint.Position{}, &usageError{fmt.Errorf("%q %w", to.To, err)}
+			return checkpoint.Position{}, Usage(fmt.Errorf("%q %w", to.To, err))
 		}
 	}
-	return l.position(ctx, client, nil, start)
+	return l.Position(ctx, client, nil, start)
 }
 
 // set moves the position to another, in the place where it is. It refuses to skip events unless the operator has agreed to that. A
 // position that is not there, or cannot be used, says nothing about what was published, so that there is nothing to compare with.
-func (p *places) set(ctx context.Context, client *source.Client, to checkpoint.Position, agreed bool) (admin.Moved, error) {
+func (p *Positions) set(ctx context.Context, client *source.Client, to checkpoint.Position, agreed bool) (admin.Moved, error) {
 	at, err := p.current(ctx)
 	if err != nil {
 		return admin.Moved{}, err
@@ -77,16 +77,16 @@ func (p *places) set(ctx context.Context, client *source.Client, to checkpoint.P
 
 // take moves the position from one place to the other, as the mode of delivery is to change. A crash in between leaves both, and
 // then relay asks which of them holds.
-func (p *places) take(ctx context.Context, from, to *place) (admin.Moved, error) {
+func (p *Positions) take(ctx context.Context, from, to *place) (admin.Moved, error) {
 	if p.bus == nil {
-		return admin.Moved{}, &usageError{fmt.Errorf("sink %s keeps no positions, so there is nothing to take along", p.lane.sink.Name)}
+		return admin.Moved{}, Usage(fmt.Errorf("sink %s keeps no positions, so there is nothing to take along", p.lane.Sink.Name))
 	}
 	cp, here, err := from.here(ctx)
 	if err != nil {
 		return admin.Moved{}, err
 	}
 	if !here {
-		return admin.Moved{}, &usageError{fmt.Errorf("lane %s has no position in the place called %s", p.lane.sink.Name, from.name)}
+		return admin.Moved{}, Usage(fmt.Errorf("lane %s has no position in the place called %s", p.lane.Sink.Name, from.name))
 	}
 	if from == p.bus { // no other relay may move it any more, and Kafka lets only the last session mark it as left
 		if cp, err = p.takeBus(ctx); err != nil {
@@ -103,8 +103,8 @@ func (p *places) take(ctx context.Context, from, to *place) (admin.Moved, error)
 	return p.moved(to, prev, kept, cp.Position), nil
 }
 
-func (p *places) moved(at *place, prev checkpoint.Checkpoint, kept string, to checkpoint.Position) admin.Moved {
-	m := admin.Moved{Lane: p.lane.sink.Name, Place: at.name, Mode: at.mode, After: admin.PlaceOf(to), Kept: kept}
+func (p *Positions) moved(at *place, prev checkpoint.Checkpoint, kept string, to checkpoint.Position) admin.Moved {
+	m := admin.Moved{Lane: p.lane.Sink.Name, Place: at.name, Mode: at.mode, After: admin.PlaceOf(to), Kept: kept}
 	switch {
 	case prev.Generation > 0:
 		before := admin.PlaceOf(prev.Position)

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -18,8 +18,8 @@ import (
 	"workos-relay/sink/nats"
 )
 
-// options are what a caller of serve may want besides.
-type options struct {
+// Options are what a caller of serve may want besides.
+type Options struct {
 	// Reread reads the configuration again for a reload. If it is nil, relay cannot be reloaded.
 	Reread func() (*config.Config, error)
 	// Applied is called with each configuration that a reload brings into effect. It may be nil.
@@ -27,14 +27,14 @@ type options struct {
 	// Observe wraps the observer of each lane. It may be nil.
 	Observe func(pipeline.Observer) pipeline.Observer
 	// Started is called before the first lane runs, and what it returns after the last has stopped. It may be nil.
-	Started func(*relay) (stopped func())
+	Started func(*Relay) (stopped func())
 }
 
-// serve runs the lanes, the admin server and the webhook server until ctx ends or no lane runs any more. It logs to log, which also
+// Serve runs the lanes, the admin server and the webhook server until ctx ends or no lane runs any more. It logs to log, which also
 // gets what fails beside the lanes.
-func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o options) (err error) {
+func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) (err error) {
 	metrics := telemetry.NewMetrics(buildinfo.Version())
-	var r *relay
+	var r *Relay
 	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
 	past := newJournal(cfg, hide)
 	defer followFiles(ctx, cfg.Files)()
@@ -56,18 +56,18 @@ func serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o options) 
 	if cfg.Admin.Listen != "" {
 		security, err := cfg.AdminSecurity()
 		if err != nil {
-			return &usageError{err}
+			return Usage(err)
 		}
 		var listenErr error
 		r.admin, listenErr = admin.Listen(ctx, admin.Config{
-			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.status, Metrics: metrics.Handler(), Page: statusPage(past),
+			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.Status, Metrics: metrics.Handler(), Page: statusPage(past),
 			PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, OnRefused: metrics.AdminRefused, Version: buildinfo.Version(), Logger: log,
 		})
 		if listenErr != nil {
-			return &usageError{listenErr}
+			return Usage(listenErr)
 		}
 		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), r.admin)) }()
-		defer remember(ctx, past, r.status)()
+		defer remember(ctx, past, r.Status)()
 	}
 	if cfg.Source.Webhook.Listen != "" {
 		var listenErr error
@@ -106,11 +106,11 @@ func closeAdmin(ctx context.Context, srv *admin.Server) error {
 }
 
 // announce says what runs, and for an embedded server how to watch it.
-func announce(cfg *config.Config, r *relay, log *zap.Logger) {
+func announce(cfg *config.Config, r *Relay, log *zap.Logger) {
 	log.Info("relay is starting", zap.String("version", buildinfo.Version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
 		zap.Int("lanes", len(r.members)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
 	for _, m := range r.members {
-		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.embedded() {
+		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.Embedded() {
 			log.Info("embedded NATS server is listening; docs/nats.md shows a consumer of your own",
 				zap.String("lane", m.run.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
 		}

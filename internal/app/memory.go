@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"workos-relay/internal/config"
@@ -13,10 +13,10 @@ const (
 	memoryOfEmbedded = 64 << 20
 )
 
-// memoryLimit is the memory that relay gets along with under this configuration, as Go's runtime counts it. A lane that is not far
+// MemoryLimit is the memory that relay gets along with under this configuration, as Go's runtime counts it. A lane that is not far
 // behind needs much less; while one reads a backlog the collector works so often that it is kept. Where a rare page is too large for
 // it the runtime goes beyond, rather than to spend more than half of the processor on collecting.
-func memoryLimit(cfg *config.Config) int64 {
+func MemoryLimit(cfg *config.Config) int64 {
 	limit := int64(memoryOfRelay)
 	for i := range cfg.Sinks {
 		limit += memoryOfLane
