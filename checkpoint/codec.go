@@ -137,6 +137,7 @@ func frame(version int, body []byte) []byte {
 func Decode(data []byte) (Checkpoint, error) {
 	version, body, err := unframe(data)
 	if err != nil {
+		// P3: what cannot be read is never taken for nothing.
 		return Checkpoint{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	c, err := decodeContent(version, body)

@@ -67,10 +67,12 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	if err != nil {
 		to = batch[durable-1].Position
 	}
+	// P1: to is the position of the last event whose messages are all durable, and no further.
 	committing, committed := t.begin(ctx, StageCommit, nil, to)
 	cp, commitErr := t.Store.Commit(committing, prev, moved(prev, batch[:durable], to))
 	committed(commitErr)
 	if commitErr != nil {
+		// P7: what is durable is not published again, however often the commit fails.
 		t.remember(batch[:durable])
 		return prev, errors.Join(fmt.Errorf("committing the checkpoint at %s: %w", to, commitErr), err)
 	}

@@ -99,6 +99,7 @@ func (l *Lane) routeOne(b *batch, e *source.Event) error {
 	if p.letter != nil {
 		limit = bareLimit
 	}
+	// P1: an event that cannot be published moves the position only with its dead letter.
 	letter, err := l.Router.DeadLetter(e, p.why.Topic, p.why.Reason, p.why.Size, limit)
 	if err != nil {
 		return l.cannotPark(e, p.why, err)

@@ -182,6 +182,7 @@ func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 		}
 	}
 	switch {
+	// P8: the mode is the recorded one; two records are a question.
 	case file == here && bus == here:
 		return "", &ModeError{
 			Text:   fmt.Sprintf("lane %s has two positions, one in the checkpoint file and one on the bus", lane),

@@ -32,6 +32,7 @@ func (l *fussyLedger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return l.memoryLedger.Load(ctx)
 }
 
+// P8: every combination of records.
 func TestTheModeIsWhatIsRecorded(t *testing.T) {
 	const none, file, bus, both = "nowhere", "file", "bus", "both"
 	const fileLeft, busLeft, fileToBus = "file, taken to a bus that has none", "bus, taken to a file that is gone", "taken from file to bus"

@@ -90,6 +90,7 @@ func (t *ExactlyOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	}
 	t.Guard.using(ctx, batch)
 	storing, stored := t.begin(ctx, stage, batch, next)
+	// P1: the position moves in the same act that stores the events.
 	cp, err := t.Ledger.Commit(storing, batch, prev, moved(prev, batch, next))
 	stored(err)
 	if err != nil {

@@ -148,6 +148,7 @@ func (g *Guard) examine(ctx context.Context, o *Ownership, dest any, position fu
 	if err != nil {
 		return fmt.Errorf("asking %s whether it still holds what was published: %w", o.Identity.Destination, err)
 	}
+	// P3: a destination that holds less than it acknowledged stops the lane.
 	if lost := shortcomings(known.Parts, now, o.Topics); lost != nil {
 		if restored(ctx, known, now, position) {
 			g.Logger.Warn("the destination was made again and holds the position that was committed last: going on with it",

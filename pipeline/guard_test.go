@@ -116,6 +116,7 @@ func (g *guarded) publish(t *testing.T, target *pipeline.AtLeastOnce, n int) {
 	}
 }
 
+// P3: a destination that lost events, in every form.
 func TestGuard(t *testing.T) {
 	type change = func([]checkpoint.Part) []checkpoint.Part
 	for name, c := range map[string]struct {

@@ -111,6 +111,7 @@ func (l *Lane) Run(ctx context.Context) error {
 	work, stopWork := l.outlive(ctx)
 	defer stopWork()
 
+	// P13: a fault of relay in one lane ends that lane alone.
 	err := contain.Do(func() error { return l.run(ctx, work) })
 	if fault := (*contain.PanicError)(nil); errors.As(err, &fault) {
 		l.Logger.Error("the lane stops because of a fault of relay itself; the others go on", zap.Error(err), zap.String("stack", fault.Stack))
@@ -382,6 +383,7 @@ func (l *Lane) judgeRejected(b *batch, i int, rejected *sink.RejectedError, park
 	e := &b.events[i]
 	p := parked[e.ID]
 	switch {
+	// P9: without a topic of dead letters the lane stops at this event by name.
 	case !l.Park:
 		return verdict{culprit: i, stop: l.stopAt(e, rejected)}
 	case p == nil:

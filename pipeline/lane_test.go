@@ -32,6 +32,8 @@ func runFor(t *testing.T, lane *pipeline.Lane, d time.Duration) error {
 
 // TestCommittedNeverPassesUnacknowledged runs the engine through random acknowledgements, failures of the bus and of the store,
 // and stops. watchedStore checks every commit; at the end every event must have arrived, in order.
+//
+// P1: acknowledgements, failures and stops at random.
 func TestCommittedNeverPassesUnacknowledged(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
@@ -74,6 +76,7 @@ func requireSourceOrder(t *testing.T, events []source.Event, stored []sink.Messa
 	require.Equal(t, want, first)
 }
 
+// P7: no copies while only the commit fails.
 func TestNoCopiesWhileOnlyTheStoreFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(7, 7))
@@ -85,6 +88,7 @@ func TestNoCopiesWhileOnlyTheStoreFails(t *testing.T) {
 	})
 }
 
+// P9: parked with its reason, or stopped at.
 func TestPoison(t *testing.T) {
 	poison := map[string]bool{"event_000000": true, "event_000037": true, "event_000099": true}
 	for name, ends := range map[string]struct {

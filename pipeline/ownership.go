@@ -87,6 +87,7 @@ func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest
 	if !holds {
 		return checkpoint.Checkpoint{}, notFound
 	}
+	// P3: no position although messages are there is not a first start.
 	cp, err := store.Load(ctx)
 	if errors.Is(err, checkpoint.ErrNotFound) { // the error must not match that any more
 		err = operator.Require(fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is no first start",

@@ -26,6 +26,8 @@ type brokenRouter struct{ pipeline.Router }
 
 // TestAPanicStopsOnlyItsLane lets one lane panic in its reader and one in its delivery. Each stops with an error and releases its
 // position; a third lane goes on.
+//
+// P13: a panic.
 func TestAPanicStopsOnlyItsLane(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

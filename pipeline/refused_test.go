@@ -88,6 +88,8 @@ func (r threefold) Append(batch []sink.Message, e *source.Event) ([]sink.Message
 }
 
 // TestEverythingBeforeARefusedEventIsCommitted: wherever the event lies, and whoever refuses it.
+//
+// P9: what comes before it is committed.
 func TestEverythingBeforeARefusedEventIsCommitted(t *testing.T) {
 	for _, culprit := range []int{0, 1, 37, 99, 100, 150, 199} {
 		for name, c := range map[string]struct {

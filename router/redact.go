@@ -42,6 +42,7 @@ func (r *redaction) event(e *source.Event) (*source.Event, error) {
 		return e, nil
 	}
 	w := newRewriter(r, e.Raw)
+	// P11: an event that cannot be redacted is not published.
 	if err := w.document(); err != nil {
 		return nil, fmt.Errorf("event %s cannot be redacted: it is not well-formed JSON (near byte %d)", e.ID, w.in.InputOffset())
 	}

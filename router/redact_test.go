@@ -240,6 +240,8 @@ var pseudonyms = regexp.MustCompile(`^"hmac-sha256:[0-9a-f]{64}"$`)
 // FuzzRedact compares with a walk of another JSON library over every value of the message, names
 // that occur twice included: nothing that a path names is left, and everything else is, in its
 // order and byte for byte.
+//
+// P11: against another JSON library.
 func FuzzRedact(f *testing.F) {
 	f.Add(`{"a":"s","b":[{"a":1,"a":2}],"c":{"a":null}}`, "data.b.a", "data.*.a")
 	f.Add(`{"emails":[{"value":"x","primary":true},{"v\u0061lue":"y"}],"id":"u"}`, "data.emails.value", "data.id")

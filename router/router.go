@@ -193,6 +193,7 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	if d.dropped {
 		return batch, nil
 	}
+	// P15: no event overwrites a position.
 	if isPositions(d.topic) {
 		return batch, &sink.RejectedError{Topic: d.topic, Reason: "topics below " + positions + " hold the positions of relays, and no event may go there"}
 	}
@@ -208,6 +209,7 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 		context, _ := e.Context()
 		f.actor = context.Actor.ID
 	}
+	// P10: the body is the bytes of the event as they came.
 	m := sink.Message{
 		Topic:    d.topic,
 		Key:      f.key(e, d.key),

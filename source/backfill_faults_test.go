@@ -266,6 +266,8 @@ func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
 }
 
 // The head hangs in its first range: the others stop at the memory, and nothing is lost when it goes on.
+//
+// P12: in a backlog.
 func TestMemoryIsBoundedWhenTheHeadIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(12_000), sourcetest.WithLatency(latency, 0), sourcetest.WithLedger(0))

@@ -127,6 +127,8 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 
 // A backlog read by many readers is byte for byte what one cursor gives, whatever the API's options, its faults, the density of
 // the events and the bounds given. Positions that it was left at are gone on from.
+//
+// P16: against a reader by cursor, byte for byte.
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
 	scenarios, few := 150, raceEnabled || testing.Short()
 	if few {

@@ -24,6 +24,8 @@ const (
 )
 
 // checkOrder refuses a page that descends as a whole.
+//
+// P2: a page that is newest first never becomes a position.
 func (r *reader) checkOrder(a answer) error {
 	if !descends(a.Data) {
 		return nil
@@ -203,6 +205,7 @@ func (r *reader) reportUnexpected(events []Event) {
 // goes on the bus, so whoever answers in place of the API must not be able to choose one.
 func (r *reader) expected(events []Event) []Event {
 	stray := func(e Event) bool { return !r.types.wants(e.Event) }
+	// P15: a type that was not asked for makes no topic.
 	if r.s.RelayUnexpected || !slices.ContainsFunc(events, stray) {
 		return events
 	}

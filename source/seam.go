@@ -287,6 +287,7 @@ func (w *window) confirm(s *segment) {
 				all = false
 				break
 			}
+			// P16: segments are joined only if both sides of the seam have the same events.
 			if e.ID != events[i].ID {
 				w.unlike++
 				w.disordered = true

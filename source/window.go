@@ -144,6 +144,7 @@ func (w *window) schedule(now time.Time) {
 // fits reports whether there is memory for another page of a segment, where that segment and those before it have a claim
 // to so many bytes already.
 func (w *window) fits(claimed int64) bool {
+	// P12: no request without room for the largest page that it may bring.
 	return w.buffered+w.reserved+w.maxCost <= w.memory && claimed+w.maxCost <= w.memory
 }
 

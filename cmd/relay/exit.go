@@ -21,6 +21,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
+	// P4: the exit code asks for an operator if and only if status, readiness and page do.
 	case operator.Required(err):
 		return exitOperator
 	default:

@@ -19,6 +19,7 @@ import (
 	"workos-relay/source"
 )
 
+// P4: exit codes.
 func TestExitCodes(t *testing.T) {
 	passing := errors.New("connection refused")
 	for name, c := range map[string]struct {

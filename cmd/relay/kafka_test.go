@@ -216,6 +216,8 @@ func TestCrashKafka(t *testing.T) {
 
 // TestCrashKafkaExactlyOnce kills relay as TestCrashKafka does, with the position in the transaction of the events: a consumer that
 // reads committed sees every event once, in the order of the source within each partition.
+//
+// P5: 30 kills on Kafka.
 func TestCrashKafkaExactlyOnce(t *testing.T) {
 	const events, kills = 50_000, 30
 	var readers backfills

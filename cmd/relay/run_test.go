@@ -27,6 +27,7 @@ var odd = []string{
 	"{\n  \"object\": \"event\",\t\"id\": \"event_01J0000000000000000000000C\", \"event\": \"user.created\",\n \"data\": { \"a\" : 1, \"a\" : 2 }, \"created_at\": \"2026-01-01T00:00:00.003Z\", \"x_new\": [ 1,2 ]}",
 }
 
+// P10: byte for byte.
 func TestBytesOnTheBusAreThoseServed(t *testing.T) {
 	api := newAPI(t)
 	for _, raw := range odd {
@@ -123,6 +124,8 @@ func get(addr, path string) (int, string) {
 }
 
 // TestStopsThatOnlyAPersonCanDecide: each ends with exit code 3, a sentence that says what to do, and nothing published.
+//
+// P3: a checkpoint that is lost, corrupt or foreign.
 func TestStopsThatOnlyAPersonCanDecide(t *testing.T) {
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}), sourcetest.WithLostCursor(sourcetest.LostBadRequest))
 	url, js := newNATS(t)

@@ -127,6 +127,7 @@ type secretCase struct {
 	reaches string   // what `relay run` must say, so that the case is what it seems
 }
 
+// P14: in the output of every command, with every key that holds a secret.
 func TestSecretsAreShownNowhere(t *testing.T) {
 	api := newAPI(t, sourcetest.WithAPIKey(apiMark), sourcetest.WithPopulation(sourcetest.Population{Seed: 1, Start: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
 		Profile: []sourcetest.Span{{Length: time.Hour, Events: 40}}}))

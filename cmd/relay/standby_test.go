@@ -19,6 +19,8 @@ import (
 // TestTwinsNeverBothWrite runs two relays with the same configuration, in folders of their own, while events flow: one is stopped
 // with SIGSTOP, the other takes over, and the first, once it goes on, finds that it lost its place. At the end the stream holds
 // every event once.
+//
+// P6: on JetStream.
 func TestTwinsNeverBothWrite(t *testing.T) {
 	api := newAPI(t)
 	url, js := newNATS(t)
@@ -132,6 +134,8 @@ func TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew(t *testing.T) {
 
 // TestTheModeOfDeliveryChangesOnlyByHand goes from at_least_once to exactly_once and back. Each time relay stops and names the
 // command, and with it goes on without a gap and without a copy.
+//
+// P8: on the built binary.
 func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
 	url, js := newNATS(t)

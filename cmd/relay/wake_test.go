@@ -44,6 +44,8 @@ func TestAWebhookWakesTheRelay(t *testing.T) {
 }
 
 // TestABacklogIsReadInParallelAndInOrder: uneven events over a month, many readers, and what arrives is the one order of the source.
+//
+// P16: on the built binary.
 func TestABacklogIsReadInParallelAndInOrder(t *testing.T) {
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Profile: sourcetest.UnevenProfile(30_000, 30*24*time.Hour, 3), Seed: 3}),
 		sourcetest.WithLatency(10*time.Millisecond, 5*time.Millisecond))

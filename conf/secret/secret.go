@@ -20,6 +20,8 @@ func (s String) Reveal() string { return string(s) }
 func (s String) IsSet() bool { return s != "" }
 
 // String implements fmt.Stringer.
+//
+// P14: whatever prints a secret by accident prints this.
 func (s String) String() string {
 	if s == "" {
 		return ""

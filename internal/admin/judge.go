@@ -23,6 +23,8 @@ const (
 // then a takeover would not help either. A paused lane is not ready, so that nobody forgets to resume it. A lane that retries is ready
 // for a while, unless an operator has to act. While events wait, the lane's budget may have held up reading, so what waits decides
 // alone. Each reason ends with what an operator has to do.
+//
+// P4: readiness follows from the position, which status and page show too.
 func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, reasons []string) {
 	reason := stuck(s, now)
 	switch s.State {

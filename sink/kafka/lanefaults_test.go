@@ -237,6 +237,8 @@ func receive[T any](t testing.TB, c <-chan T, what string, lanes ...*pipeline.La
 }
 
 // TestRivals stops one relay in mid-page for so long that another takes over. When it wakes up its commit is refused, and it stands by.
+//
+// P6: on Kafka.
 func TestRivals(t *testing.T) {
 	worlds(t, func(t *testing.T, brokers []string) {
 		w := newWorld(t, brokers, 4000)

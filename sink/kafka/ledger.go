@@ -91,6 +91,7 @@ func (l *Ledger) Fence(ctx context.Context) error {
 	l.end()
 	ctx, stop := withAllowance(ctx, fenceWait, fmt.Errorf("not done within %s: %w", fenceWait, context.DeadlineExceeded))
 	defer stop()
+	// P6: from here on the coordinator refuses every relay that had the position before.
 	given, err := l.coordinator.fence(ctx, l.sink.cfg.TransactionTimeout)
 	if err != nil {
 		return l.explain(err)
@@ -309,6 +310,7 @@ func (l *Ledger) awaitLeaders(ctx context.Context) error {
 
 func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int64, error) {
 	d := newDelivery(ctx, l.sink, messages)
+	// P5: the record of the position is in the transaction of its events.
 	t := &transaction{coordinator: l.coordinator, session: l.sink.session, positionTopic: l.topic, position: -1}
 	d.txn = t
 	if err := d.run(); err != nil {

@@ -173,6 +173,8 @@ var javaPartitioner = kafkago.Murmur2Balancer{Consistent: true}
 
 // partitionOf returns the partition that Kafka's Java client chooses for a key: murmur2, made positive, modulo the count. numbers
 // are the partitions, 0 to n-1.
+//
+// P2: a key has one partition, which keeps its order.
 func partitionOf(key []byte, numbers []int) int32 {
 	return int32(javaPartitioner.Balance(kafkago.Message{Key: key}, numbers...)) //nolint:gosec // a partition number
 }

@@ -186,6 +186,8 @@ func (l *Ledger) conflict(expected uint64, inForce string) error {
 // position is the message that carries the position: it takes the place of the one at sequence expected, 0 for none, and of no
 // other, and never expires.
 func (l *Ledger) position(expected uint64, document []byte) sink.Message {
+	// P5: the position is the last message of the batch of its events, which is stored as a whole or not at all.
+	// P6: the server refuses the batch unless the position that it replaces is the one that this relay knows.
 	return sink.Message{Topic: l.subject, Body: document, Headers: []sink.Header{
 		{Key: jetstream.MsgRollup, Value: jetstream.MsgRollupSubject},
 		{Key: "Nats-TTL", Value: "never"},

@@ -93,6 +93,8 @@ func TestFirstFailureEndsThePrefix(t *testing.T) {
 
 // TestHoleIsFilledInOrder leaves messages behind a hole in the stream, as a leader election does: published again from the hole
 // on, they must follow it, although the stream knows their ids.
+//
+// P2: after a hole, on JetStream.
 func TestHoleIsFilledInOrder(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})

@@ -123,6 +123,10 @@ func (l *lane) requireAll(t *testing.T, copies int) {
 }
 
 // TestRelayIsKilledAtAnyMoment: nothing is lost and nothing comes out of order in either mode; in exactly_once nothing comes twice.
+//
+// P2: the order survives every kill.
+// P5: and so does each event, once.
+// P7: in at_least_once what was in flight comes twice.
 func TestRelayIsKilledAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	const kills = 8

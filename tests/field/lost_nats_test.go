@@ -35,6 +35,8 @@ func verifyIsClean(t testing.TB, r *relay) {
 }
 
 // TestStreamDeleted deletes the stream while relay runs, with and without events that come in, and while it stands still.
+//
+// P3: a deleted stream, on the built binary.
 func TestStreamDeleted(t *testing.T) {
 	t.Parallel()
 	const events = 300

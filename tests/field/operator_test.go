@@ -171,6 +171,8 @@ func runOnce(t *testing.T, r *relay) {
 
 // TestAFaultThatAnOperatorHasToMendIsToldEverywhere: state, readiness, status and page of a lane that has run say the same while the
 // bus is set up wrongly, the other lane goes on, and the lane goes on by itself once the fault is mended.
+//
+// P4: status, readiness, page and log.
 func TestAFaultThatAnOperatorHasToMendIsToldEverywhere(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(20))
@@ -234,6 +236,8 @@ func statusPage(t *testing.T, r *relay) string {
 
 // TestALaneThatOnlyAnOperatorCanHelpLeavesTheOthersRunning: one lane stops for good; the other goes on, and relay exits with 3 when it
 // is stopped in the end.
+//
+// P13: a lane that stops.
 func TestALaneThatOnlyAnOperatorCanHelpLeavesTheOthersRunning(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(20))

@@ -78,6 +78,9 @@ func (k *kafka) ids(t *testing.T) []string {
 
 // TestFollowingTheAdviceSkipsOneEvent: a lane that stops at an event has committed all before it, and the command that it advises
 // skips that event and no other.
+//
+// P1: the command that relay prints skips one event and no other.
+// P9: the lane stops at the event by name.
 func TestFollowingTheAdviceSkipsOneEvent(t *testing.T) {
 	t.Parallel()
 	const n = 2000

@@ -51,6 +51,8 @@ func subjects(js jetstream.JetStream) map[string]uint64 {
 // TestAnEventTypeDoesNotChooseWhereToWrite serves events of types that nobody asked for: one that would become a topic of the company's,
 // the position of this lane, that of another relay, and a subject of the server's own. By default all are left out and named. If they
 // are to be relayed, no event ever goes where positions are.
+//
+// P15: on the built binary.
 func TestAnEventTypeDoesNotChooseWhereToWrite(t *testing.T) {
 	t.Parallel()
 	hostile := []string{"payments.orders", "relay.position.workos.nats", "relay.position.other.kafka", "relay.position", "$JS.API.STREAM.DELETE.WORKOS"}
