@@ -96,19 +96,6 @@ func deadLetterBody(e *source.Event, createdAt, topic, reason string, size int, 
 	return append(b, '}')
 }
 
-// deadLetterID differs from the id of the event, so that a bus which recognises a second copy takes
-// neither for the other.
-func deadLetterID(id, digest string) string {
-	if len(id) > maxName {
-		if digest == "" {
-			sum := sha256.Sum256([]byte(id))
-			digest = hex.EncodeToString(sum[:])
-		}
-		id = digest
-	}
-	return "dead_letter." + id
-}
-
 // cut shortens s to limit bytes, between two characters, and marks that it did.
 func cut(s string, limit int) string {
 	if len(s) <= limit {

@@ -213,7 +213,7 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	m := sink.Message{
 		Topic:    d.topic,
 		Key:      f.key(e, d.key),
-		ID:       e.ID,
+		ID:       messageID(e.ID),
 		Headers:  spareHeaders(batch),
 		Body:     e.Raw,
 		Position: e.Position(),
