@@ -87,7 +87,7 @@ func (f *File) Remove(ctx context.Context) (string, error) {
 }
 
 func (f *File) archive() (string, error) {
-	if _, err := os.Stat(f.paths.main); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(f.paths.main); errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%w: %s does not exist", ErrNotFound, f.paths.main)
 	} else if err != nil {
 		return "", fmt.Errorf("archive the checkpoint: %w", err)

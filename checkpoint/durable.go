@@ -2,8 +2,6 @@ package checkpoint
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -81,19 +79,9 @@ func keepAs(path, kept string) error {
 	return removeIfThere(temporary)
 }
 
-// readBounded reads the file at path, but at most one byte more than the longest checkpoint has.
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // a path of the store's own
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read
-	data, err := io.ReadAll(io.LimitReader(f, MaxEncoded+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return data, nil
-}
+// readBounded reads the file of relay at path, but at most one byte more than the longest checkpoint
+// has.
+func readBounded(path string) ([]byte, error) { return ReadOwn(path, MaxEncoded+1) }
 
 func removeIfThere(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -43,8 +43,9 @@ func WithClock(now func() time.Time) FileOption { return func(f *File) { f.now =
 
 // OpenFile opens the store of id in the directory dir. It creates a missing directory, readable by
 // its owner only. It returns an error that matches ErrLocked and names the holder if another
-// process, or another File of this process, has the store open. It removes temporary files that a
-// crash left behind. It does not read the checkpoint: Load does that.
+// process, or another File of this process, has the store open, and one that asks for an operator if
+// other users could replace files in dir. It removes temporary files that a crash left behind. It does
+// not read the checkpoint: Load does that.
 func OpenFile(dir string, id Identity, opts ...FileOption) (*File, error) {
 	p, err := newPaths(dir, id)
 	if err != nil {
@@ -57,14 +58,19 @@ func OpenFile(dir string, id Identity, opts ...FileOption) (*File, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, unusable(fmt.Errorf("create the checkpoint directory %s (checkpoint.dir): %w", dir, err))
 	}
+	if err := CheckDirectory(dir, "checkpoint.dir"); err != nil {
+		return nil, err
+	}
 	f.lock, err = takeLock(p.lock, f.now())
 	if err != nil {
-		if errors.Is(err, ErrLocked) {
+		if errors.Is(err, ErrLocked) || operator.Required(err) {
 			return nil, err
 		}
 		return nil, unusable(fmt.Errorf("lock the checkpoint directory %s (checkpoint.dir): %w", dir, err))
 	}
-	if err := f.prepare(); err != nil {
+	if err := f.prepare(); operator.Required(err) {
+		return nil, errors.Join(err, f.Close())
+	} else if err != nil {
 		return nil, errors.Join(unusable(fmt.Errorf("prepare the checkpoint directory %s (checkpoint.dir): %w", dir, err)), f.Close())
 	}
 	return f, nil
@@ -121,7 +127,7 @@ func (f *File) Load(ctx context.Context) (Checkpoint, error) {
 func load(p paths, id Identity) (Checkpoint, error) {
 	document, err := readBounded(p.main)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, statErr := os.Stat(p.previous); statErr == nil { // relay never leaves it so
+		if _, statErr := os.Lstat(p.previous); statErr == nil { // relay never leaves it so
 			return Checkpoint{}, fmt.Errorf("%w: %s does not exist, though the one before it does: %s", ErrNotFound, p.main, p.previous)
 		}
 		return Checkpoint{}, fmt.Errorf("%w: %s does not exist", ErrNotFound, p.main)

@@ -18,13 +18,14 @@ import (
 type lock struct {
 	path string
 	file *os.File
+	sole bool // the file has no other name: it may be written to
 }
 
 // takeLock locks the file at path, creating it if it is missing, and writes into it who holds it.
 // If another process holds it, takeLock returns an error that matches ErrLocked and names that
-// process.
+// process. It writes nothing before it holds the lock, and never to a file that has a second name.
 func takeLock(path string, now time.Time) (*lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode) //nolint:gosec // a path of the store's own
+	f, err := openOwn(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -38,6 +39,9 @@ func takeLock(path string, now time.Time) (*lock, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	l := &lock{path: path, file: f}
+	if info, err := f.Stat(); err == nil {
+		l.sole = soleName(info)
+	}
 	if err := l.describe(now); err != nil {
 		return nil, errors.Join(fmt.Errorf("write who holds %s: %w", path, err), f.Close())
 	}
@@ -53,8 +57,11 @@ func (l *lock) describe(now time.Time) error {
 	if err != nil {
 		host = "unknown"
 	}
-	if err := l.file.Truncate(0); err != nil {
+	if err := l.empty(); err != nil {
 		return err
+	}
+	if !l.sole {
+		return nil
 	}
 	_, err = l.file.WriteAt(fmt.Appendf(nil, "pid %d on host %s since %s\n", os.Getpid(), host, now.UTC().Format(time.RFC3339)), 0)
 	return err
@@ -76,7 +83,7 @@ func (l *lock) check() error {
 	if err != nil {
 		return err
 	}
-	there, err := os.Stat(l.path)
+	there, err := os.Lstat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || (err == nil && !os.SameFile(held, there)):
 		return operator.Require(fmt.Errorf("%w: %s was removed or replaced while this relay held it, so another may be using the directory",
@@ -88,6 +95,14 @@ func (l *lock) check() error {
 }
 
 func (l *lock) release() error {
-	_ = l.file.Truncate(0) // the text is only informative, and closing the file releases the lock
+	_ = l.empty() // the text is only informative, and closing the file releases the lock
 	return l.file.Close()
+}
+
+// empty takes out who holds the lock.
+func (l *lock) empty() error {
+	if !l.sole {
+		return nil
+	}
+	return l.file.Truncate(0)
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"workos-relay/checkpoint"
 )
 
 // ownedTopics remembers in a file which topics relay has created, since Kafka keeps no mark with a topic. It is safe for concurrent
@@ -17,6 +19,9 @@ type ownedTopics struct {
 
 	mu sync.Mutex
 }
+
+// maxOwned bounds what is read of the file, in bytes: some ten thousand topics.
+const maxOwned = 4 << 20
 
 // ownedFile is what the file holds.
 type ownedFile struct {
@@ -29,7 +34,7 @@ func (o *ownedTopics) read() (ownedFile, error) {
 	if o.path == "" {
 		return f, nil
 	}
-	text, err := os.ReadFile(o.path) //nolint:gosec // the operator names the folder
+	text, err := checkpoint.ReadOwn(o.path, maxOwned)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return f, nil

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"workos-relay/checkpoint"
 	"workos-relay/internal/listener"
 	"workos-relay/internal/operator"
 )
@@ -68,6 +69,9 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	}
 	if err != nil {
 		return nil, operator.Require(fmt.Errorf("making the directory of the embedded NATS server: %w", err), "correct embedded.dir, or its permissions")
+	}
+	if err := checkpoint.CheckDirectory(dir, "embedded.dir"); err != nil {
+		return nil, err
 	}
 	opts := &server.Options{
 		ServerName: "relay-embedded",
