@@ -7,7 +7,8 @@ import (
 	"workos-relay/source"
 )
 
-// Beside is l for a process of its own: an embedded server is the one inside the relay that runs.
+// Beside returns l for another process than the one that runs it. A lane with an embedded server
+// then connects to the server inside of the running relay.
 func (l *Lane) Beside() *Lane {
 	if !l.Embedded() {
 		return l
@@ -17,7 +18,8 @@ func (l *Lane) Beside() *Lane {
 	return &out
 }
 
-// OpenBeside opens the bus of a lane that beside returned.
+// OpenBeside opens the bus of a lane that Beside returned. Its error says so if the embedded server
+// does not answer.
 func (l *Lane) OpenBeside(ctx context.Context) (*Bus, error) {
 	b, err := l.Open(ctx)
 	if err != nil {
@@ -36,8 +38,9 @@ func (l *Lane) ExplainBeside(err error) error {
 	return fmt.Errorf("sink %s: %w", l.Sink.Name, err)
 }
 
-// EveryTopic is wherever relay may have put an event by these or by earlier routes: the topics of the present routes, the dead letter
-// topic, and the topic that is named like its type, of every type that relay knows.
+// EveryTopic returns every topic that an event may be on, by the current routes or by earlier ones:
+// the topics of the current routes, the dead letter topic, and for each known event type the topic
+// with its name.
 func (l *Lane) EveryTopic() []string {
 	topics := l.Topics
 	var names []string

@@ -15,7 +15,7 @@ import (
 	"workos-relay/source"
 )
 
-// relay is what the admin server steers.
+// The admin server controls a Relay.
 var _ admin.Control = (*Relay)(nil)
 
 // Pause implements admin.Control.
@@ -33,8 +33,9 @@ func (r *Relay) Poll(lane string) error {
 	return r.steer(lane, func(m *member) { m.waker.Wake() })
 }
 
-// steer does something with a running lane. do must not block. It never waits for a reload or a move: it holds r.mu, so that what it
-// does to a lane is not lost when another takes its place.
+// steer calls do with a running lane. do must not block. steer never waits for a reload or a move.
+// It holds r.mu, so that the effect of do is not lost if another member takes the place of the
+// lane.
 func (r *Relay) steer(lane string, do func(*member)) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -49,7 +50,7 @@ func (r *Relay) steer(lane string, do func(*member)) error {
 	return nil
 }
 
-// find returns a lane of a running relay. r.mu is held.
+// find returns a lane of a running relay. The caller holds r.mu.
 func (r *Relay) find(lane string) (*member, error) {
 	if !r.running {
 		return nil, errNotServing
@@ -62,10 +63,11 @@ func (r *Relay) find(lane string) (*member, error) {
 	return nil, &admin.Refusal{Code: http.StatusNotFound, Err: fmt.Errorf("there is no lane %q", lane)}
 }
 
-// errNotServing refuses what is asked of a relay that has not started yet or stops.
+// errNotServing rejects requests to a relay that is still starting, or is stopping.
 var errNotServing = &admin.Refusal{Code: http.StatusServiceUnavailable, Err: errors.New("relay is starting or stopping")}
 
-// enter takes the gate of a lane and returns the lane as it is then. The caller calls leave.
+// enter waits for the gate of a lane and returns the lane as it is then. The caller must call
+// leave.
 func (r *Relay) enter(ctx context.Context, lane string) (m *member, leave func(), err error) {
 	find := func() (*member, error) {
 		r.mu.RLock()
@@ -88,8 +90,9 @@ func (r *Relay) enter(ctx context.Context, lane string) (m *member, leave func()
 	return m, g.leave, nil
 }
 
-// SetCheckpoint implements admin.Control. A running lane moves its position itself and keeps its lease meanwhile. A stopped lane is
-// started again afterwards. It waits for a reload or another move of the same lane, never for another lane.
+// SetCheckpoint implements admin.Control. A running lane moves its position itself and keeps its
+// lease. A stopped lane is started again afterwards. SetCheckpoint waits for a reload or another
+// move of the same lane, never for another lane.
 func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destination) (admin.Moved, error) {
 	m, leave, err := r.enter(ctx, lane)
 	if err != nil {
@@ -150,7 +153,7 @@ func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	p := m.places()
+	p := m.positions()
 	at := p.file
 	if after.Mode == checkpoint.ExactlyOnce {
 		at = p.bus
@@ -164,16 +167,17 @@ func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 
 func (r *Relay) moveStopped(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
 	client := r.client(m.lane)
-	done, err := m.places().Move(ctx, client, to, r.lanes())
+	done, err := m.positions().Move(ctx, client, to, r.lanes())
 	if err != nil {
 		return done, err
 	}
-	r.replace(m, r.succeed(ctx, m, m.lane, client, m.bus)) //nolint:contextcheck // the group was given a context
+	r.replace(m, r.successor(ctx, m, m.lane, client, m.bus)) //nolint:contextcheck // the group was given a context
 	return done, nil
 }
 
-// committed returns the position that the lane has committed. It waits for a lane that was started just now, as after a reload, to
-// read it; the Revision is 0 if ctx ends before or the lane stops.
+// committed returns the position that the lane has committed. If the lane has just been started, as
+// after a reload, it waits until the lane has read its position. The Revision is 0 if ctx ends or
+// the lane stops before that.
 func (m *member) committed(ctx context.Context) checkpoint.Checkpoint {
 	const look = 10 * time.Millisecond
 	for {
@@ -191,7 +195,7 @@ func (r *Relay) client(l *Lane) *source.Client {
 	return c
 }
 
-// lanes returns the lanes of the configuration in force.
+// lanes returns the lanes of the running configuration.
 func (r *Relay) lanes() []*Lane {
 	var out []*Lane
 	for _, m := range r.now() {
@@ -200,8 +204,8 @@ func (r *Relay) lanes() []*Lane {
 	return out
 }
 
-// places are both places of a lane that is open.
-func (m *member) places() *Positions {
+// positions returns both places where the position of an open lane may be.
+func (m *member) positions() *Positions {
 	p := &Positions{
 		lane: m.lane, disk: m.store, holder: m.store.Holder(), Close: func() error { return nil },
 		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: m.store},

@@ -2,12 +2,13 @@ package app
 
 import "context"
 
-// gate lets one goroutine in at a time. Unlike a mutex it can be waited for with a context.
+// gate admits one goroutine at a time. Unlike with a mutex, a caller can stop waiting if its
+// context ends.
 type gate chan struct{}
 
 func newGate() gate { return make(gate, 1) }
 
-// enter waits until nobody else is in. It returns the error of ctx if that ends first.
+// enter waits until the gate is free. It returns the error of ctx if ctx ends first.
 func (g gate) enter(ctx context.Context) error {
 	select {
 	case g <- struct{}{}:
@@ -22,5 +23,5 @@ func (g gate) enter(ctx context.Context) error {
 	}
 }
 
-// leave lets the next one in.
+// leave frees the gate.
 func (g gate) leave() { <-g }

@@ -10,7 +10,8 @@ import (
 	"workos-relay/pipeline"
 )
 
-// ModeFinder returns a Delivery that finds the mode of the lane and changes nothing. fit finds out whether the bus can do exactly_once.
+// ModeFinder returns a Delivery that finds the mode of the lane and changes nothing. fit reports
+// whether the bus can do exactly_once.
 func (l *Lane) ModeFinder(b *Bus, fit func(context.Context) error) *pipeline.Delivery {
 	owner := pipeline.Ownership{Topics: l.Topics, Identity: l.Identity(), Logger: zap.NewNop()}
 	return &pipeline.Delivery{
@@ -22,7 +23,7 @@ func (l *Lane) ModeFinder(b *Bus, fit func(context.Context) error) *pipeline.Del
 	}
 }
 
-// readOnly is a checkpoint file that is looked at while a relay may be running.
+// readOnly reads a checkpoint file that a running relay may have locked.
 type readOnly struct {
 	dir string
 	id  checkpoint.Identity
@@ -33,12 +34,13 @@ func (s readOnly) Load(context.Context) (checkpoint.Checkpoint, error) {
 	return checkpoint.ReadFile(s.dir, s.id)
 }
 
-// Commit implements checkpoint.Store. It refuses.
+// Commit implements checkpoint.Store. It always fails.
 func (readOnly) Commit(context.Context, checkpoint.Checkpoint, checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	return checkpoint.Checkpoint{}, errors.ErrUnsupported
 }
 
-// StillHolds returns an error that asks for an operator if the bus lost what relay stored in it, as `relay run` would find.
+// StillHolds returns an error that requires an operator if the bus has lost what relay stored on
+// it. `relay run` would stop with the same error.
 func (l *Lane) StillHolds(ctx context.Context, b *Bus, mode checkpoint.Mode) error {
 	var dest any = b
 	if mode == checkpoint.ExactlyOnce {
@@ -50,7 +52,7 @@ func (l *Lane) StillHolds(ctx context.Context, b *Bus, mode checkpoint.Mode) err
 	}, dest)
 }
 
-// readOnlyDestination reads what a relay remembers of its bus, and keeps nothing.
+// readOnlyDestination reads what relay remembers of a bus, and never writes it.
 type readOnlyDestination struct {
 	dir string
 	id  checkpoint.Identity

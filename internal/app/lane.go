@@ -24,7 +24,8 @@ import (
 	"workos-relay/source"
 )
 
-// Lane is one sink of the configuration with everything around it, before it runs.
+// Lane is one sink of a configuration with everything that belongs to it, before it runs. It does
+// not change after NewLanes.
 type Lane struct {
 	Config *config.Config
 	Sink   *config.Sink
@@ -35,7 +36,8 @@ type Lane struct {
 	Inside bool // its server is inside another process, the relay that runs: see beside
 }
 
-// NewLanes works out what each sink carries and where it goes. It connects to nothing.
+// NewLanes returns the lanes of a configuration: what each carries, and where it goes. It connects
+// to nothing. Errors are of type *UsageError.
 func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 	lanes := make([]*Lane, 0, len(cfg.Sinks))
 	for i := range cfg.Sinks {
@@ -57,8 +59,8 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 	return lanes, nil
 }
 
-// NewClient returns the one client of the process: its limiter is shared by all lanes, as they share the key. The key follows
-// its file.
+// NewClient returns the client of a process. All lanes share it and its rate limit, since they
+// share the API key. The key follows its file.
 func NewClient(cfg *config.Config) *source.Client {
 	return &source.Client{
 		APIKey:      cfg.Source.APIKey.Reveal(),
@@ -72,10 +74,10 @@ func NewClient(cfg *config.Config) *source.Client {
 	}
 }
 
-// apiKey returns the source of keys for a client, nil if the key does not change.
+// apiKey returns a function that returns the current key, or nil if the key cannot change.
 func apiKey(cfg *config.Config) func(refused bool) string {
 	key, err := cfg.APIKey()
-	if err != nil || !key.Follows() { // a file that has become unusable since the configuration was read leaves the key of then
+	if err != nil || !key.Follows() { // if the file has become unusable meanwhile, the key stays as it was read
 		return nil
 	}
 	return func(refused bool) string {
@@ -86,10 +88,11 @@ func apiKey(cfg *config.Config) func(refused bool) string {
 	}
 }
 
-// burst is how many requests may go out at once, of so many a second.
+// burst returns how many requests may go out at once if the limit is perSecond.
 func burst(perSecond float64) int { return max(1, int(perSecond/10)) }
 
-// Stream returns the lane's own reader. It reads page after page; add gives it more readers and lets webhooks wake it.
+// Stream returns a reader of the events of the lane. It reads page after page with one reader and
+// does not listen for webhooks: a running lane adds both.
 func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream {
 	return &source.Stream{
 		Client:          client,
@@ -102,26 +105,26 @@ func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream
 	}
 }
 
-// Ledger is what the commands need of a bus that keeps the position.
+// Ledger is a bus that keeps the position, with what a move by an operator needs besides.
 type Ledger interface {
 	pipeline.Ledger
-	// Seize is Load, after Fence, for a person who has decided to replace the checkpoint whatever it is: one that is corrupt, foreign,
-	// lost or not there is no error, and Commit takes what it returns as prev, which it refuses otherwise. Of a corrupt one that is the
-	// Revision alone.
+	// Seize is like Load for an operator who has decided to replace the position, after Fence. A
+	// corrupt, foreign, lost or missing position is not an error. Commit accepts the result as prev,
+	// which it would refuse otherwise. If the position is corrupt, only its Revision is returned.
 	Seize(ctx context.Context) (checkpoint.Checkpoint, error)
-	// Forget makes the ledger one that has seen no position, so that Prepare may make again what is missing: an operator has decided to
-	// go on without it.
+	// Forget makes the ledger forget that it has seen a position, so that Prepare may create what is
+	// missing: an operator has decided to continue without it.
 	Forget()
 }
 
-// Bus is the bus of a lane, open.
+// Bus is the open bus of a lane.
 type Bus struct {
 	pipeline.Bus
-	Ledger Ledger    // the same bus as one that keeps the position too; nil where it never can
+	Ledger Ledger    // the same bus, if it can keep the position; else nil
 	apart  io.Closer // what the ledger holds open by itself; may be nil
 }
 
-// Close closes all of it.
+// Close closes the bus and its ledger.
 func (b *Bus) Close() error {
 	if b.apart == nil {
 		return b.Bus.Close()
@@ -129,7 +132,7 @@ func (b *Bus) Close() error {
 	return errors.Join(b.apart.Close(), b.Bus.Close())
 }
 
-// Survey implements sink.Surveyor if the bus does; a bus that does not has no parts.
+// Survey implements sink.Surveyor. It returns no parts if the bus does not implement it.
 func (b *Bus) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	if s, ok := b.Bus.(sink.Surveyor); ok {
 		return s.Survey(ctx, topics, known)
@@ -137,7 +140,7 @@ func (b *Bus) Survey(ctx context.Context, topics []string, known []checkpoint.Pa
 	return nil, nil
 }
 
-// Open makes the lane's bus. This and identity are where the kinds of sinks are told apart.
+// Open opens the bus of the lane. Open and Identity know which kinds of bus there are.
 func (l *Lane) Open(ctx context.Context) (*Bus, error) {
 	switch s := l.Sink; {
 	case s.NATS != nil:
@@ -190,7 +193,7 @@ func (l *Lane) openKafka(c kafka.Config) (_ *Bus, err error) {
 	return &Bus{Bus: s, Ledger: ledger, apart: ledger}, nil
 }
 
-// Identity is whose the lane's position is. It needs no connection.
+// Identity returns whose position the position of the lane is. It needs no connection.
 func (l *Lane) Identity() checkpoint.Identity {
 	var destination string
 	switch s := l.Sink; {
@@ -210,11 +213,11 @@ func (l *Lane) Identity() checkpoint.Identity {
 	}
 }
 
-// Embedded reports whether the lane's server is inside the relay that runs.
+// Embedded reports whether the NATS server of the lane runs inside of relay.
 func (l *Lane) Embedded() bool { return l.Sink.NATS != nil && l.Sink.NATS.URL == nats.Embedded }
 
-// Position works out where `start`, or the argument of a command, begins. Only "latest" asks the API.
-// hooks may be nil.
+// Position returns the position that `source.start`, or the argument of a command, means. Only
+// "latest" asks the API. hooks may be nil.
 func (l *Lane) Position(ctx context.Context, client *source.Client, hooks *source.Hooks, start config.Start) (checkpoint.Position, error) {
 	if !start.Latest {
 		return start.From, nil
@@ -226,7 +229,8 @@ func (l *Lane) Position(ctx context.Context, client *source.Client, hooks *sourc
 	return checkpoint.Position{CreatedAt: now}, nil
 }
 
-// batches is how much one Append of the lane may carry, and how much is read ahead; zero leaves it to the pipeline.
+// batches returns how many messages one Append may carry, and how many events are read ahead. 0
+// leaves it to package pipeline.
 func (l *Lane) batches() (messages, prefetch int) {
 	if l.Sink.Kafka != nil {
 		return kafka.BatchMessages, kafka.Prefetch
@@ -234,7 +238,7 @@ func (l *Lane) batches() (messages, prefetch int) {
 	return 0, 0
 }
 
-// target puts together where the lane's events and its position go.
+// target returns where the events and the position of the lane go.
 func (l *Lane) target(b *Bus, store *checkpoint.File, client *source.Client, hooks *source.Hooks) *pipeline.Delivery {
 	owner := pipeline.Ownership{
 		Topics:   l.Topics,
@@ -258,13 +262,14 @@ func (l *Lane) target(b *Bus, store *checkpoint.File, client *source.Client, hoo
 	return d
 }
 
-// Incapable reports whether err says that a bus, as it is, cannot do exactly_once.
+// Incapable reports whether err says that a bus cannot do exactly_once as it is.
 func Incapable(err error) bool {
 	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit) || errors.Is(err, kafka.ErrNoTransactions) ||
 		errors.Is(err, kafka.ErrNoPositionTopic)
 }
 
-// TopicOf returns the topic of a type, empty where it is dropped, and whether the lane asks for it at all.
+// TopicOf returns the topic of an event type, and whether the lane carries the type. The topic is
+// empty if the routes drop the type.
 func (l *Lane) TopicOf(name string) (topic string, carries bool) {
 	for _, t := range l.Types {
 		if t == name {
@@ -278,7 +283,8 @@ func (l *Lane) TopicOf(name string) (topic string, carries bool) {
 	return "", false
 }
 
-// choose returns the lane of a name. Without a name it returns the only lane.
+// ChooseLane returns the lane with that name. If name is empty, it returns the only lane. Errors
+// are of type *UsageError.
 func ChooseLane(lanes []*Lane, name string) (*Lane, error) {
 	names := make([]string, len(lanes))
 	for i, l := range lanes {

@@ -5,7 +5,7 @@ import (
 	"workos-relay/sink/nats"
 )
 
-// What a process takes beside the bytes that its backfills hold.
+// The memory that a process needs besides the bytes that its backfills hold.
 const (
 	memoryOfRelay    = 8 << 20
 	memoryOfLane     = 8 << 20 // what was read ahead, and the batch on its way
@@ -13,9 +13,10 @@ const (
 	memoryOfEmbedded = 64 << 20
 )
 
-// MemoryLimit is the memory that relay gets along with under this configuration, as Go's runtime counts it. A lane that is not far
-// behind needs much less; while one reads a backlog the collector works so often that it is kept. Where a rare page is too large for
-// it the runtime goes beyond, rather than to spend more than half of the processor on collecting.
+// MemoryLimit returns the soft memory limit (GOMEMLIMIT) for this configuration, in bytes. A lane
+// that is not far behind needs much less. While a lane reads a backlog, the collector runs as often as
+// the limit needs. If a page is too large for the limit, the runtime exceeds it rather than spend more
+// than half of the processor on collecting.
 func MemoryLimit(cfg *config.Config) int64 {
 	limit := int64(memoryOfRelay)
 	for i := range cfg.Sinks {

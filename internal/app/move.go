@@ -9,7 +9,8 @@ import (
 	"workos-relay/source"
 )
 
-// Move moves the lane of p to where a person says. lanes are all of the configuration.
+// Move moves the position of the lane to where the operator says. lanes are all lanes of the
+// configuration.
 func (p *Positions) Move(ctx context.Context, client *source.Client, to admin.Destination, lanes []*Lane) (admin.Moved, error) {
 	switch to.From {
 	case InFile:
@@ -24,7 +25,7 @@ func (p *Positions) Move(ctx context.Context, client *source.Client, to admin.De
 	return p.set(ctx, client, position, to.Skip)
 }
 
-// destination works out the position that a person asks for.
+// destination returns the position that the operator asks for.
 func (l *Lane) destination(ctx context.Context, client *source.Client, to admin.Destination, lanes []*Lane) (checkpoint.Position, error) {
 	if to.From != "" {
 		other, err := ChooseLane(lanes, to.From)
@@ -46,8 +47,9 @@ func (l *Lane) destination(ctx context.Context, client *source.Client, to admin.
 	return l.Position(ctx, client, nil, start)
 }
 
-// set moves the position to another, in the place where it is. It refuses to skip events unless the operator has agreed to that. A
-// position that is not there, or cannot be used, says nothing about what was published, so that there is nothing to compare with.
+// set moves the position and leaves it in the same place. It does not skip events unless the
+// operator has agreed to that. A position that is missing or unusable does not tell what was
+// published, so there is nothing to compare with then.
 func (p *Positions) set(ctx context.Context, client *source.Client, to checkpoint.Position, agreed bool) (admin.Moved, error) {
 	at, err := p.current(ctx)
 	if err != nil {
@@ -75,8 +77,8 @@ func (p *Positions) set(ctx context.Context, client *source.Client, to checkpoin
 	return m, nil
 }
 
-// take moves the position from one place to the other, as the mode of delivery is to change. A crash in between leaves both, and
-// then relay asks which of them holds.
+// take moves the position from one place to the other, because the mode of delivery is to change.
+// After a crash halfway both places hold a position, and relay asks which of them is valid.
 func (p *Positions) take(ctx context.Context, from, to *place) (admin.Moved, error) {
 	if p.bus == nil {
 		return admin.Moved{}, Usage(fmt.Errorf("sink %s keeps no positions, so there is nothing to take along", p.lane.Sink.Name))

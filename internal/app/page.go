@@ -11,10 +11,10 @@ import (
 	"workos-relay/pipeline"
 )
 
-// shownPayload is how much of an event's data the status page shows, where it may.
+// shownPayload is how many bytes of the data of an event the status page shows if it may show any.
 const shownPayload = 4 << 10
 
-// newJournal returns what the status page shows of the past. hide takes secrets out of a text.
+// newJournal returns the journal that the status page shows. hide removes secrets from a text.
 func newJournal(cfg *config.Config, hide func(string) string) *journal.Journal {
 	c := journal.Config{Hide: hide}
 	if cfg.Admin.ShowPayloads {
@@ -23,7 +23,7 @@ func newJournal(cfg *config.Config, hide func(string) string) *journal.Journal {
 	return journal.New(c)
 }
 
-// remember watches the lanes until what it returns is called.
+// remember records the state of the lanes until the returned function is called.
 func remember(ctx context.Context, past *journal.Journal, status func() []pipeline.Status) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -31,7 +31,7 @@ func remember(ctx context.Context, past *journal.Journal, status func() []pipeli
 	return func() { cancel(); wg.Wait() }
 }
 
-// statusPage makes the page for a server.
+// statusPage returns the status page of a server.
 func statusPage(past *journal.Journal) func(*admin.Server) admin.Page {
 	return func(s *admin.Server) admin.Page {
 		return page.New(page.Config{Status: s.Snapshot, Journal: past, Paths: s.Paths})

@@ -13,20 +13,22 @@ import (
 	"workos-relay/pipeline"
 )
 
-// A lane's position is in one of two places, as its mode of delivery has it. The commands call them so.
+// The position of a lane is in one of two places. The mode of delivery decides which. Commands use
+// these names.
 const (
 	InFile = "file" // at_least_once: the checkpoint file
 	OnBus  = "bus"  // exactly_once: the bus itself
 )
 
-// place is one of the places where a lane's position may be.
+// place is one of the two places where the position of a lane may be.
 type place struct {
 	name  string
 	mode  checkpoint.Mode // of the positions that belong there
 	store checkpoint.Store
 }
 
-// here returns the position that the place holds, and false where it holds none or says that it was taken to the other place.
+// here returns the position of the place. It returns false if there is none, or if it is marked as
+// moved to the other place.
 func (p *place) here(ctx context.Context) (checkpoint.Checkpoint, bool, error) {
 	cp, err := p.store.Load(ctx)
 	switch {
@@ -38,7 +40,7 @@ func (p *place) here(ctx context.Context) (checkpoint.Checkpoint, bool, error) {
 	return cp, cp.Mode == p.mode, nil
 }
 
-// places are both places of a lane, open.
+// Positions are both places of a lane, open.
 type Positions struct {
 	lane   *Lane
 	file   *place
@@ -50,7 +52,8 @@ type Positions struct {
 	Close func() error
 }
 
-// openPlaces opens both, under the lock of the checkpoint's folder.
+// OpenPositions opens both places and holds the lock of the checkpoint directory. The caller must
+// close them.
 func (l *Lane) OpenPositions(ctx context.Context) (*Positions, error) {
 	disk, err := checkpoint.OpenFile(l.Config.Checkpoint.Dir, l.Identity())
 	if err != nil {
@@ -74,10 +77,11 @@ func (l *Lane) OpenPositions(ctx context.Context) (*Positions, error) {
 	return p, nil
 }
 
-// MayBeOnBus reports whether the sink is of a kind that can keep the position.
+// MayBeOnBus reports whether the bus is of a kind that can keep the position.
 func (l *Lane) MayBeOnBus() bool { return l.Sink.Stdout == nil }
 
-// reach opens the lane's bus for a command. An embedded server may be running inside a relay, and is then reached from outside.
+// Reach opens the bus of the lane for a command. If an embedded server runs inside of another
+// process, Reach connects to it.
 func (l *Lane) reach(ctx context.Context) (*Bus, error) {
 	if l.Embedded() && l.EmbeddedRuns(ctx) {
 		return l.openNATS(ctx, l.Sink.NATS.Outside())
@@ -85,7 +89,7 @@ func (l *Lane) reach(ctx context.Context) (*Bus, error) {
 	return l.Open(ctx)
 }
 
-// EmbeddedRuns reports whether somebody listens where the lane's embedded server does.
+// EmbeddedRuns reports whether a process listens on the address of the embedded server.
 func (l *Lane) EmbeddedRuns(ctx context.Context) bool {
 	d := net.Dialer{Timeout: time.Second}
 	conn, err := d.DialContext(ctx, "tcp", l.Sink.NATS.EmbeddedAddress())
@@ -96,7 +100,8 @@ func (l *Lane) EmbeddedRuns(ctx context.Context) bool {
 	return true
 }
 
-// current returns the place that holds the position. Where none does it is the one that the configuration asks for.
+// current returns the place that holds the position. If neither does, it returns the place that the
+// configuration asks for.
 func (p *Positions) current(ctx context.Context) (*place, error) {
 	if p.bus == nil {
 		return p.file, nil
@@ -121,7 +126,7 @@ func (p *Positions) current(ctx context.Context) (*place, error) {
 	return p.wanted(ctx)
 }
 
-// wanted is where a first start would put the position.
+// wanted returns the place where a first start would put the position.
 func (p *Positions) wanted(ctx context.Context) (*place, error) {
 	if checkpoint.Mode(p.lane.Sink.Delivery) == checkpoint.AtLeastOnce || p.bus == nil {
 		return p.file, nil
@@ -137,12 +142,14 @@ func (p *Positions) wanted(ctx context.Context) (*place, error) {
 	}
 }
 
-// replaceable reports whether err is of a checkpoint that belongs to the place and cannot be used, but may be replaced.
+// replaceable reports whether err is about a position that belongs to the place and is unusable, so
+// that a move may replace it.
 func replaceable(err error) bool {
 	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign) || errors.Is(err, checkpoint.ErrLost)
 }
 
-// put commits what becomes of the checkpoint in a place, whatever that is now, and returns what was and where that is kept.
+// put commits the position that becomes returns, whatever the place holds now. It returns the
+// position before and where it was archived.
 func (p *Positions) put(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)
@@ -161,9 +168,9 @@ func (p *Positions) put(ctx context.Context, at *place, becomes func(prev checkp
 	return prev, kept, p.disk.ForgetDestination(ctx) // what it held before does not matter any more
 }
 
-// takeBus makes the bus ready to have the position moved, and refuses if another relay is active. If another relay has not released
-// the position, it watches for up to takeover_after whether that one is active. For a position that cannot be used it returns what is
-// known of it.
+// takeBus makes the bus ready for a move. It fails if another relay is active. If another relay has
+// not released the position, takeBus watches for up to takeover_after whether that relay is active.
+// If the position is unusable, it returns what is known of it.
 func (p *Positions) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 	p.ledger.Forget()
 	if err := p.ledger.Prepare(ctx, p.lane.Topics); err != nil {
@@ -192,7 +199,8 @@ func (p *Positions) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) 
 	return p.ledger.Seize(ctx)
 }
 
-// leave marks a place as one from which the position was taken to another, so that it is never taken for the position again.
+// leave marks a place as one whose position was moved to the other place, so that it is never used
+// again.
 func (p *Positions) leave(ctx context.Context, from, to *place) error {
 	cp, here, err := from.here(ctx)
 	if err != nil || !here {
@@ -204,7 +212,7 @@ func (p *Positions) leave(ctx context.Context, from, to *place) error {
 	return err
 }
 
-// Committed reads the lane's position from wherever it is, and claims nothing.
+// Committed reads the position of the lane from the place that holds it. It claims nothing.
 func (l *Lane) Committed(ctx context.Context) (checkpoint.Checkpoint, error) {
 	cp, err := checkpoint.ReadFile(l.Config.Checkpoint.Dir, l.Identity())
 	if (errors.Is(err, checkpoint.ErrNotFound) || err == nil && cp.Mode != checkpoint.AtLeastOnce) && l.MayBeOnBus() {
@@ -213,7 +221,8 @@ func (l *Lane) Committed(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return cp, err
 }
 
-// ReadBus reads the position that the lane's bus keeps; ErrNotFound where it keeps none.
+// ReadBus reads the position that the bus of the lane keeps. It returns checkpoint.ErrNotFound if
+// there is none.
 func (l *Lane) ReadBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 	b, err := l.reach(ctx)
 	if err != nil {
@@ -229,8 +238,8 @@ func (l *Lane) ReadBus(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return cp, errors.Join(err, b.Close())
 }
 
-// keepPrevious archives the checkpoint in force. One that cannot be read, or is another's, is moved away, so that the next commit
-// finds none.
+// keepPrevious archives the current checkpoint. It moves an unreadable or foreign checkpoint away,
+// so that the next commit finds none.
 func keepPrevious(ctx context.Context, store *checkpoint.File) (prev checkpoint.Checkpoint, kept string, err error) {
 	prev, err = store.Load(ctx)
 	switch {

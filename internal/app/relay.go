@@ -26,11 +26,12 @@ import (
 	"workos-relay/source/webhook"
 )
 
-// Relay is everything that runs.
+// Relay is everything that runs in a process: the lanes, the admin server and the webhook server.
+// It implements admin.Control and is safe for concurrent use.
 type Relay struct {
 	metrics *telemetry.Metrics
 	past    *journal.Journal
-	traces  *telemetry.Traces // nil where they are off
+	traces  *telemetry.Traces // nil if they are off
 	log     *zap.Logger
 	limiter *rate.Limiter // of every lane, as they share the key
 	group   *pipeline.Group
@@ -40,22 +41,24 @@ type Relay struct {
 	webhooks *webhooks     // nil without any
 	unasked  unasked
 
-	// A reload is in the gate reloading. Whoever stops, moves or replaces a lane is in the gate of that lane. A reload takes the gates
-	// of lanes while it is in its own, never the other way round. Nothing else waits: not for another lane, and not for a reload.
+	// A reload holds the gate reloading. Whoever stops, moves or replaces a lane holds the gate of
+	// that lane. A reload takes gates of lanes while it holds reloading, never the other way round.
+	// Nothing else waits for another lane or for a reload.
 	reloading gate
 
 	mu      sync.RWMutex // guards what follows, only for moments; slices are replaced, never changed in place
-	running bool         // between start and close
+	running bool         // from start to close
 	cfg     *config.Config
 	members []*member
 	gates   map[string]gate  // of lanes, by name; a lane that was removed leaves its gate
 	hidden  []*config.Config // those before cfg, whose secrets are not shown either
 }
 
-// maxHidden bounds how many earlier configurations are remembered.
+// maxHidden bounds how many earlier configurations are kept to hide their secrets.
 const maxHidden = 3
 
-// member is a running lane with all its parts. Apart from restarting it does not change: a reload or a move replaces it.
+// member is a running lane with all its parts. It does not change, apart from restarting: a reload
+// or a move replaces it.
 type member struct {
 	restarting atomic.Bool // a reload stops it and puts another in its place
 
@@ -65,18 +68,18 @@ type member struct {
 	target *pipeline.Delivery
 	run    *pipeline.Lane
 	waker  *webhook.Waker
-	sleep  func() // ends the waker and the keeper
+	stop   func() // stops the waker and the keeper
 
 	settings *settingsKeeper
 }
 
 func (m *member) close() error {
-	m.sleep()
+	m.stop()
 	return errors.Join(m.bus.Close(), m.store.Close())
 }
 
-// assemble opens every sink and store and puts the lanes together, for start to let them run until ctx ends. Whatever it returns is
-// closed by the caller.
+// assemble opens every sink and store and assembles the lanes. They run from start until ctx ends.
+// The caller must close the Relay.
 func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metrics, past *journal.Journal, traces *telemetry.Traces, log *zap.Logger, o Options) (*Relay, error) {
 	lanes, err := NewLanes(cfg, log)
 	if err != nil {
@@ -99,8 +102,8 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	return r, nil
 }
 
-// open opens the store and the bus of a lane and puts it together. The store comes first: its lock keeps a second relay from
-// starting an embedded server on the same directory.
+// open opens the store and the bus of a lane. The store comes first: its lock keeps a second relay
+// from starting an embedded server on the same directory.
 func (r *Relay) open(ctx context.Context, l *Lane, client *source.Client) (*member, error) {
 	store, err := checkpoint.OpenFile(l.Config.Checkpoint.Dir, l.Identity())
 	if err != nil {
@@ -113,7 +116,7 @@ func (r *Relay) open(ctx context.Context, l *Lane, client *source.Client) (*memb
 	return r.join(ctx, l, client, b, store), nil
 }
 
-// join makes a member of what is open. Its lane is not running yet.
+// join makes a member of an open bus and store. Its lane does not run yet.
 func (r *Relay) join(ctx context.Context, l *Lane, client *source.Client, b *Bus, store *checkpoint.File) *member {
 	m := &member{lane: l, bus: b, store: store, waker: &webhook.Waker{}}
 	waking, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -123,7 +126,7 @@ func (r *Relay) join(ctx context.Context, l *Lane, client *source.Client, b *Bus
 		return b.Settings(ctx, l, m.target.Mode(), apply)
 	})
 	wg.Go(func() { m.settings.run(waking) })
-	m.sleep = func() {
+	m.stop = func() {
 		stop()
 		wg.Wait()
 	}
@@ -131,7 +134,7 @@ func (r *Relay) join(ctx context.Context, l *Lane, client *source.Client, b *Bus
 	return m
 }
 
-// assemble puts the lane together.
+// assemble creates the lane and its target.
 func (m *member) assemble(client *source.Client, r *Relay) {
 	l, metrics, past := m.lane, r.metrics.Lane(m.lane.Sink.Name), r.past.Lane(m.lane.Sink.Name)
 	hooks := m.tellLane(past.Hooks(metrics.SourceHooks()))
@@ -165,7 +168,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }
 
-// tellLane returns hooks that also tell the lane of requests that are repeated.
+// tellLane returns hooks that also tell the lane of repeated requests.
 func (m *member) tellLane(hooks *source.Hooks) *source.Hooks {
 	out, onRetry := *hooks, hooks.OnRetry
 	out.OnRetry = func(i source.RetryInfo) {
@@ -208,21 +211,21 @@ func (r *Relay) tellStopped(e *pipeline.LaneError) {
 	}
 }
 
-// now returns the members of this moment, in the order of the configuration.
+// now returns the current members, in the order of the configuration.
 func (r *Relay) now() []*member {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.members
 }
 
-// config returns the configuration in force.
+// config returns the running configuration.
 func (r *Relay) config() *config.Config {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.cfg
 }
 
-// hide puts placeholders for secrets, also for those that were in force before.
+// hide replaces the secrets of the running configuration, and of earlier ones, by placeholders.
 func (r *Relay) hide(text string) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -234,7 +237,7 @@ func (r *Relay) hide(text string) string {
 
 func (r *Relay) pollInterval() time.Duration { return r.config().Source.PollInterval }
 
-// Status returns how each lane is, for whoever reaches the admin address; /readyz asks nobody. Of a reason secrets are hidden.
+// Status returns the status of each lane for the admin server, without secrets.
 func (r *Relay) Status() []pipeline.Status {
 	members := r.now()
 	out := make([]pipeline.Status, len(members))
@@ -249,7 +252,7 @@ func (r *Relay) Status() []pipeline.Status {
 	return out
 }
 
-// EmbeddedURL returns the address of the first embedded NATS server of relay; empty if it has none.
+// EmbeddedURL returns the URL of the first embedded NATS server. It is empty if there is none.
 func (r *Relay) EmbeddedURL() string {
 	for _, m := range r.now() {
 		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.Embedded() {
@@ -259,7 +262,7 @@ func (r *Relay) EmbeddedURL() string {
 	return ""
 }
 
-// asked returns the event types that some lane asks for.
+// asked returns the event types that at least one lane asks for.
 func (r *Relay) asked() []string {
 	var types []string
 	for _, m := range r.now() {
@@ -268,15 +271,16 @@ func (r *Relay) asked() []string {
 	return types
 }
 
-// wake lets every lane poll at once.
+// wake makes every lane poll at once.
 func (r *Relay) wake() {
 	for _, m := range r.now() {
 		m.waker.Wake()
 	}
 }
 
-// replace puts next in the place of old, paused if old is paused, and starts it. The caller is in the gate of the lane. A pause that
-// comes at the same time is not lost: it finds either old, before, or next, after.
+// replace puts next in the place of old and starts it. next is paused if old is. The caller holds
+// the gate of the lane. A pause at the same time is not lost: it acts on old before the replacement
+// or on next after it.
 func (r *Relay) replace(old, next *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -296,14 +300,14 @@ func (r *Relay) add(m *member) {
 	r.group.Start(m.run)
 }
 
-// remove takes a lane out, which has stopped.
+// remove removes a stopped lane.
 func (r *Relay) remove(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.members = slices.DeleteFunc(slices.Clone(r.members), func(other *member) bool { return other == m })
 }
 
-// arrange puts the lanes in the order of names.
+// arrange sorts the lanes into the order of names.
 func (r *Relay) arrange(names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -313,8 +317,9 @@ func (r *Relay) arrange(names []string) {
 	})
 }
 
-// close closes the sinks and releases the locks of the stores. It waits for a reload and for moves that are in progress; after that
-// nothing is started or moved. It stops a lane that was started when nobody waited for the group any more.
+// close closes the sinks and releases the locks of the stores. It waits for a reload and for moves
+// that are in progress. Nothing is started or moved afterwards. It also stops a lane that was
+// started when nobody waited for the group any more.
 func (r *Relay) close() error {
 	r.mu.Lock()
 	r.running = false

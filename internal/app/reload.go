@@ -25,19 +25,19 @@ import (
 	"workos-relay/source"
 )
 
-// effect is what the change of a key of the configuration means for a relay that runs.
+// effect is what the change of a configuration key means for a running relay.
 type effect int
 
 const (
-	needsRestart effect = iota // it cannot be put in force
-	everyLane                  // every lane is started anew
-	oneLane                    // the lane that the key names is
-	someLanes                  // those are whose event types change
-	noLane                     // it is put in force beside the lanes, or says nothing by itself
+	needsRestart effect = iota // it takes effect at a restart only
+	everyLane                  // every lane is restarted
+	oneLane                    // the lane that the key names is restarted
+	someLanes                  // lanes whose event types change are restarted
+	noLane                     // it takes effect without a restart of lanes, or has no effect by itself
 )
 
-// effects tells by the beginning of a key what its change means; the first that matches decides. A key that is not here needs a
-// restart: that is never wrong.
+// effects gives the effect of a key by its prefix. The first prefix that matches decides. Every
+// other key needs a restart, which is always safe.
 var effects = []struct {
 	prefix string
 	effect effect
@@ -73,7 +73,8 @@ func effectOf(key string) effect {
 // compareTime bounds how long a reload waits for a bus that does not answer.
 const compareTime = 5 * time.Second
 
-// plan is a reload that has been looked at from all sides: nothing in it can fail any more but the bus, for which a lane waits.
+// plan is a reload that was checked completely. Nothing in it can fail any more, except for the
+// bus, which a lane waits for.
 type plan struct {
 	cfg     *config.Config
 	changes []config.Change
@@ -84,10 +85,10 @@ type plan struct {
 // planned is a lane of the new configuration.
 type planned struct {
 	lane  *Lane
-	old   *member          // the one in whose place it comes; nil where it is new
-	stays bool             // old goes on as it is
-	bus   *Bus             // what was opened for it; nil where that of old stays open
-	store *checkpoint.File // what was opened for it; nil where there is an old one
+	old   *member          // the one that it replaces; nil if it is new
+	stays bool             // old keeps running
+	bus   *Bus             // opened for it; nil if the bus of old stays open
+	store *checkpoint.File // opened for it; nil if there is an old one
 
 	settings []sink.Setting // of its destination that differ from the new configuration
 }
@@ -106,7 +107,8 @@ func (p *plan) close() error {
 	return errors.Join(errs...)
 }
 
-// Reload implements admin.Control. It tries everything that can fail before it touches anything. A second reload waits for the first.
+// Reload implements admin.Control. It does everything that can fail before it changes anything. A
+// second reload waits for the first.
 func (r *Relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	if err := r.reloading.enter(ctx); err != nil {
 		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("another reload is in progress: try again: %w", err)}
@@ -141,14 +143,16 @@ func (r *Relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	return r.carryOut(ctx, p), nil
 }
 
-// followFiles ends the look at files that the configuration in effect does not name: after a reload, whether it was refused or not.
+// followFiles stops following the files that the running configuration does not name. It is called
+// after every reload, rejected or not.
 func (r *Relay) followFiles() {
 	cfg := r.config()
 	inUse := cfg.FilesInUse()
 	cfg.Files.Retain(func(path string) bool { return inUse[path] })
 }
 
-// secure makes the admin and the webhook server ask for what cfg says. It is the last step of a reload that may fail.
+// secure makes the admin server and the webhook server ask for the credentials of cfg. It is the
+// last step of a reload that may fail.
 func (r *Relay) secure(cfg *config.Config) error {
 	security, err := cfg.AdminSecurity()
 	if err != nil {
@@ -169,14 +173,14 @@ func (r *Relay) secure(cfg *config.Config) error {
 	return nil
 }
 
-// brokenReload makes an error of a panic in a reload, so that it does not end the process.
+// brokenReload turns a panic in a reload into an error, so that it does not end the process.
 func (r *Relay) brokenReload(panicked any) error {
 	fault := &contain.PanicError{Value: panicked, Stack: string(debug.Stack())}
 	r.log.Error("the reload failed because of a fault of relay itself", zap.Error(fault), zap.String("stack", fault.Stack))
 	return &admin.Refusal{Code: http.StatusInternalServerError, Err: fault}
 }
 
-// plan reads the configuration again and finds out what it would mean.
+// plan reads the configuration again and works out what changes.
 func (r *Relay) plan(ctx context.Context) (*plan, error) {
 	if r.Reread == nil {
 		return nil, errors.New("this relay has none that could be read again")
@@ -209,7 +213,7 @@ func (r *Relay) plan(ctx context.Context) (*plan, error) {
 	return p, nil
 }
 
-// refuse names every changed key that cannot be put in force.
+// refuse returns an error that names every changed key that needs a restart.
 func (p *plan) refuse() error {
 	var errs []error
 	for _, c := range p.changes {
@@ -220,7 +224,8 @@ func (p *plan) refuse() error {
 	return errors.Join(errs...)
 }
 
-// planLane finds out whether a lane is new, stays, or is started anew. One that has stopped is started anew in any case.
+// planLane decides whether a lane is new, stays as it is, or is restarted. A stopped lane is always
+// restarted.
 func (r *Relay) planLane(changes []config.Change, l *Lane) planned {
 	p := planned{lane: l}
 	for _, m := range r.now() {
@@ -242,10 +247,11 @@ func (r *Relay) planLane(changes []config.Change, l *Lane) planned {
 	return p
 }
 
-// isOf reports whether a key is of a sink.
+// isOf reports whether a key belongs to a sink.
 func isOf(key, sink string) bool { return strings.HasPrefix(key, "sinks["+sink+"]") }
 
-// prepare opens what a lane needs. It refuses what would stop the lane with a question that only a person can answer.
+// prepare opens what a lane needs. It fails if the change would stop the lane with a question to an
+// operator.
 func (p *planned) prepare(ctx context.Context, changes []config.Change) (err error) {
 	if p.stays {
 		return nil
@@ -281,8 +287,8 @@ func (p *planned) prepare(ctx context.Context, changes []config.Change) (err err
 	return err
 }
 
-// compare finds out what of the destination's settings differs. A bus that does not answer now is no reason to refuse the reload: the
-// lane compares again once it holds its position.
+// compare finds the settings of the destination that differ from the configuration. A bus that does
+// not answer now does not fail the reload: the lane compares again once it holds its position.
 func (p *planned) compare(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, compareTime)
 	defer cancel()
@@ -300,7 +306,7 @@ func IsMode(m checkpoint.Mode) bool {
 	return m == checkpoint.AtLeastOnce || m == checkpoint.ExactlyOnce
 }
 
-// placeOf is where positions of a mode are kept.
+// placeOf returns where the position of a mode is kept.
 func placeOf(m checkpoint.Mode) string {
 	if m == checkpoint.AtLeastOnce {
 		return InFile
@@ -308,7 +314,7 @@ func placeOf(m checkpoint.Mode) string {
 	return OnBus
 }
 
-// needsBus reports whether what changes of the sink has to do with its bus.
+// needsBus reports whether a change of the sink affects its bus.
 func (p *planned) needsBus(changes []config.Change) bool {
 	name := p.lane.Sink.Name
 	return slices.ContainsFunc(changes, func(c config.Change) bool {
@@ -316,8 +322,9 @@ func (p *planned) needsBus(changes []config.Change) bool {
 	})
 }
 
-// carryOut does what was planned. Lanes that stay run on. Each of the others is stopped in order and replaced on its own, so that a
-// lane that takes long to stop, or that a move keeps busy, delays no other lane.
+// carryOut carries out a plan. Lanes that stay keep running. Every other lane is stopped in order
+// and replaced on its own, so that a lane that stops slowly, or is being moved, delays no other
+// lane.
 func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	defer r.group.Hold()()
 	ctx = context.WithoutCancel(ctx) // it must not end halfway
@@ -363,7 +370,7 @@ func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	return out
 }
 
-// restart stops a lane and puts the planned one in its place, which keeps the lease.
+// restart stops a lane and puts the planned lane in its place, which keeps the lease.
 func (r *Relay) restart(ctx context.Context, p planned, client *source.Client) {
 	old, leave, err := r.enter(ctx, p.lane.Sink.Name)
 	if err != nil { // relay stops
@@ -381,10 +388,10 @@ func (r *Relay) restart(ctx context.Context, p planned, client *source.Client) {
 			r.log.Warn("closing the bus of a lane that was changed", zap.String("lane", p.lane.Sink.Name), zap.Error(err))
 		}
 	}
-	r.replace(old, r.succeed(ctx, old, p.lane, client, b)) //nolint:contextcheck // the group was given a context
+	r.replace(old, r.successor(ctx, old, p.lane, client, b)) //nolint:contextcheck // the group was given a context
 }
 
-// abandon closes what was opened for a lane that is not started any more.
+// abandon closes what was opened for a lane that is not started.
 func (r *Relay) abandon(p planned) {
 	if p.bus == nil {
 		return
@@ -409,15 +416,16 @@ func (r *Relay) retire(ctx context.Context, lane string) {
 	}
 }
 
-// succeed makes the member that takes the place of old, which has stopped, with its store.
-func (r *Relay) succeed(ctx context.Context, old *member, l *Lane, client *source.Client, b *Bus) *member {
-	old.sleep()
+// successor returns the member that takes the place of old, which has stopped. It takes over the
+// store of old.
+func (r *Relay) successor(ctx context.Context, old *member, l *Lane, client *source.Client, b *Bus) *member {
+	old.stop()
 	next := r.join(ctx, l, client, b, old.store)
 	next.run.Follows = true
 	return next
 }
 
-// ReloadAtHangup reloads at each SIGHUP, until what it returns is called.
+// ReloadAtHangup reloads at each SIGHUP until the returned function is called.
 func (r *Relay) ReloadAtHangup(ctx context.Context) (stop func()) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)

@@ -10,7 +10,8 @@ import (
 	"workos-relay/internal/config"
 )
 
-// runningRelay returns a client of the relay that runs by this configuration, if it answers and has all of these lanes.
+// Running returns a client of the relay that runs with this configuration. It fails if none
+// answers, or if it lacks one of lanes.
 func Running(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, error) {
 	client, _, err := AskRunning(ctx, cfg, lanes...)
 	return client, err
@@ -29,20 +30,20 @@ func AskRunning(ctx context.Context, cfg *config.Config, lanes ...string) (*admi
 		return nil, status, err
 	}
 	if status.ID != cfg.ID {
-		return nil, status, &strangerError{fmt.Sprintf("the relay on %s has the id %q, and not %q", client.Addr(), status.ID, cfg.ID)}
+		return nil, status, &otherRelayError{fmt.Sprintf("the relay on %s has the id %q, and not %q", client.Addr(), status.ID, cfg.ID)}
 	}
 	for _, name := range lanes {
 		if !slices.ContainsFunc(status.Lanes, func(l admin.LaneStatus) bool { return l.Name == name }) {
-			return nil, status, &strangerError{fmt.Sprintf("the relay on %s has no lane %q", client.Addr(), name)}
+			return nil, status, &otherRelayError{fmt.Sprintf("the relay on %s has no lane %q", client.Addr(), name)}
 		}
 	}
 	return client, status, nil
 }
 
-// ErrNoAdmin: the relay that runs cannot be asked anything.
+// ErrNoAdmin says that a running relay cannot be asked, because it has no admin server.
 var ErrNoAdmin = errors.New("admin.listen is switched off, so a relay that runs cannot be asked")
 
-// strangerError says that another relay listens there.
-type strangerError struct{ text string }
+// otherRelayError says that another relay listens on the address.
+type otherRelayError struct{ text string }
 
-func (e *strangerError) Error() string { return e.text }
+func (e *otherRelayError) Error() string { return e.text }

@@ -18,7 +18,7 @@ import (
 	"workos-relay/sink/nats"
 )
 
-// Options are what a caller of serve may want besides.
+// Options are what a caller of Serve may set besides the configuration.
 type Options struct {
 	// Reread reads the configuration again for a reload. If it is nil, relay cannot be reloaded.
 	Reread func() (*config.Config, error)
@@ -26,12 +26,14 @@ type Options struct {
 	Applied func(*config.Config)
 	// Observe wraps the observer of each lane. It may be nil.
 	Observe func(pipeline.Observer) pipeline.Observer
-	// Started is called before the first lane runs, and what it returns after the last has stopped. It may be nil.
+	// Started is called before the first lane runs. The function that it returns is called after the
+	// last lane has stopped. Started may be nil.
 	Started func(*Relay) (stopped func())
 }
 
-// Serve runs the lanes, the admin server and the webhook server until ctx ends or no lane runs any more. It logs to log, which also
-// gets what fails beside the lanes.
+// Serve runs the lanes, the admin server and the webhook server until ctx ends or no lane runs any
+// more. It returns why lanes stopped, unless ctx ended. Errors of the configuration are of type
+// *UsageError.
 func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) (err error) {
 	metrics := telemetry.NewMetrics(buildinfo.Version())
 	var r *Relay
@@ -85,7 +87,7 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 	return r.group.Wait()
 }
 
-// followFiles looks at the files of the configuration again and again, until the function that it returns is called.
+// followFiles follows the files of the configuration until the returned function is called.
 func followFiles(ctx context.Context, files *livefile.Set) (stop func()) {
 	if files == nil { // of a configuration that came from no file
 		return func() {}
@@ -105,7 +107,7 @@ func closeAdmin(ctx context.Context, srv *admin.Server) error {
 	return srv.Close(ctx)
 }
 
-// announce says what runs, and for an embedded server how to watch it.
+// announce logs what runs and, for an embedded server, how to watch it.
 func announce(cfg *config.Config, r *Relay, log *zap.Logger) {
 	log.Info("relay is starting", zap.String("version", buildinfo.Version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
 		zap.Int("lanes", len(r.members)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))

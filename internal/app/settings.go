@@ -13,18 +13,21 @@ import (
 )
 
 const (
-	// settingsTimeout bounds one comparison of the configuration with the bus, the changes included.
+	// settingsTimeout bounds one comparison of the configuration with the bus, including the
+	// changes.
 	settingsTimeout = time.Minute
-	// settingsPause is the least time between two comparisons, however often a lane takes its position up.
+	// settingsPause is the shortest time between two comparisons, however often a lane acquires its
+	// lease.
 	settingsPause = 10 * time.Second
-	// settingsEvery is how often relay looks again while something differs, so that its status stays true.
+	// settingsEvery is how often relay compares again while something differs, so that its status
+	// stays true.
 	settingsEvery = time.Minute
-	// settingsRarely is how often relay looks if nothing differed.
+	// settingsRarely is how often relay compares if nothing differed.
 	settingsRarely = 10 * time.Minute
 )
 
-// Settings returns what the configuration says of the settings of the lane's destination and what differs; see sink.Configurable.
-// mode decides whether the place of the position belongs to it.
+// Settings compares the settings of the destination with the configuration; see sink.Configurable.
+// mode decides whether the destination includes the topic of the position.
 func (b *Bus) Settings(ctx context.Context, l *Lane, mode checkpoint.Mode, apply bool) ([]sink.Setting, error) {
 	var at any = b.Bus
 	if mode != checkpoint.AtLeastOnce && b.Ledger != nil {
@@ -37,8 +40,9 @@ func (b *Bus) Settings(ctx context.Context, l *Lane, mode checkpoint.Mode, apply
 	return c.Settings(ctx, l.Topics, apply)
 }
 
-// settingsKeeper brings the settings of a lane's destination to those of the configuration, once the lane holds its position, and
-// knows what still differs. A lane never waits for it: the bus works with the settings that it has.
+// settingsKeeper applies the configured settings to the destination of a lane once the lane holds
+// its lease, and knows what still differs. A lane never waits for it: the bus works with the
+// settings that it has. It is safe for concurrent use.
 type settingsKeeper struct {
 	look  func(ctx context.Context, apply bool) ([]sink.Setting, error)
 	log   *zap.Logger
@@ -55,7 +59,8 @@ func newSettingsKeeper(log *zap.Logger, look func(ctx context.Context, apply boo
 	return &settingsKeeper{look: look, log: log, wake: make(chan struct{}, 1), every: settingsEvery, rare: settingsRarely, pause: settingsPause}
 }
 
-// Acquired says that the lane holds its position, so that this process is the one to change settings. It does not block.
+// Acquired tells the keeper that the lane holds its lease, so that this process may change
+// settings. It does not block.
 func (k *settingsKeeper) Acquired() {
 	select {
 	case k.wake <- struct{}{}:
@@ -63,14 +68,14 @@ func (k *settingsKeeper) Acquired() {
 	}
 }
 
-// Found returns what differs and what was changed, at the last look.
+// Found returns what differed and what was changed at the last comparison.
 func (k *settingsKeeper) Found() []sink.Setting {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.found
 }
 
-// run looks and changes until ctx ends. Before the first Acquired it does nothing.
+// run compares and changes settings until ctx ends. It does nothing before the first Acquired.
 func (k *settingsKeeper) run(ctx context.Context) {
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -100,12 +105,12 @@ func (k *settingsKeeper) run(ctx context.Context) {
 
 func differs(s sink.Setting) bool { return s.Outcome != sink.Changed }
 
-// waits reports whether relay is to change something that it could not change yet.
+// waits reports whether there is something that relay could not change yet.
 func (k *settingsKeeper) waits() bool {
 	return slices.ContainsFunc(k.Found(), func(s sink.Setting) bool { return s.Outcome == sink.Waits || s.Outcome == sink.Changes })
 }
 
-// once looks, and reports whether the bus has answered. It warns of what differs, once for each text.
+// once compares, and reports whether the bus has answered. It warns of each difference once.
 func (k *settingsKeeper) once(ctx context.Context, apply bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, settingsTimeout)
 	defer cancel()
@@ -131,7 +136,7 @@ func (k *settingsKeeper) once(ctx context.Context, apply bool) bool {
 	return true
 }
 
-// sleep waits, and reports false if ctx ended first.
+// sleep waits for d. It returns false if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -143,11 +148,12 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// lookTime bounds how long relay status looks at the settings of a bus, which is not what it is mainly asked for.
+// lookTime bounds how long `relay status` looks at the settings of a bus, which are not its main
+// subject.
 const lookTime = 3 * time.Second
 
-// Settings returns what of the destination's settings differs from the configuration, if the bus answers soon. A bus that does not
-// is shown by the position.
+// Settings returns the settings of the destination that differ from the configuration. It returns
+// none if the bus does not answer soon: the position shows that.
 func (l *Lane) Settings(ctx context.Context) []sink.Setting {
 	none := []sink.Setting{}
 	if !l.MayBeOnBus() || l.Embedded() && !l.EmbeddedRuns(ctx) {

@@ -15,22 +15,22 @@ const (
 	// countTime and countEvents bound how far a move looks for events that it would skip.
 	countTime   = 15 * time.Second
 	countEvents = 100_000
-	// disorder is by how much the times of neighbouring events may contradict their order.
+	// disorder is how far the times of neighbouring events may contradict their order.
 	disorder = time.Minute
 )
 
-// skipped is what a move of a lane's position leaves out.
+// skipped is what a move of a position skips.
 type skipped struct {
 	events      int    // that are not published; those that the routes drop do not count
 	first, last string // their ids
 	unknown     error  // why they cannot be counted; nil if they are
 }
 
-// none reports whether it is certain that the move leaves nothing out.
+// none reports whether the move certainly skips nothing.
 func (s skipped) none() bool { return s.unknown == nil && s.events == 0 }
 
-// skips counts the events between the committed position and a later one that the lane has not published. A move backwards skips
-// nothing. It asks the Events API for no longer than countTime.
+// skips counts the events between the committed position and a later one, which the lane has not
+// published. A move backwards skips nothing. skips asks the Events API for at most countTime.
 func (l *Lane) skips(ctx context.Context, client *source.Client, from, to checkpoint.Position) skipped {
 	if from.Equal(to) || to.IsZero() {
 		return skipped{}
@@ -100,8 +100,8 @@ type countEnd struct {
 	behind bool      // the new position lies before the committed one
 }
 
-// findEnd finds out where the events end that a move to a position skips. An event may be of a type that the lane does not carry,
-// so it asks what comes after it.
+// findEnd finds the end of the events that a move skips. The target may be an event of a type that
+// the lane does not carry, so findEnd asks what follows it.
 func findEnd(ctx context.Context, events *source.Stream, from, to checkpoint.Position) (countEnd, error) {
 	if to.EventID == "" {
 		return countEnd{time: to.CreatedAt, behind: !to.CreatedAt.After(from.CreatedAt)}, nil
@@ -122,7 +122,8 @@ func findEnd(ctx context.Context, events *source.Stream, from, to checkpoint.Pos
 	return countEnd{}, nil
 }
 
-// mayMove returns a *skipError if moving the lane would skip events and the operator has not agreed to that.
+// mayMove returns a *skipError if the move would skip events and the operator has not agreed to
+// that.
 func (l *Lane) mayMove(ctx context.Context, client *source.Client, from, to checkpoint.Position, agreed bool) (skipped, error) {
 	s := l.skips(ctx, client, from, to)
 	if s.none() || agreed {

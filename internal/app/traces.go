@@ -15,11 +15,13 @@ import (
 	"workos-relay/internal/telemetry"
 )
 
-// TraceFlush bounds how long the end of relay waits for a collector to take the last spans. Tests that need all of them wait longer.
+// TraceFlush bounds how long a stopping relay waits for the collector to take the last spans. Tests
+// raise it.
 var TraceFlush = 3 * time.Second
 
-// startTraces returns where spans go, and nil where the configuration and the environment name no collector. hide takes secrets out of
-// a text. Variables of the environment are those of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
+// startTraces returns where spans go, or nil if neither the configuration nor the environment names a
+// collector. hide removes secrets from a text. The variables of the environment are those of
+// https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
 func startTraces(ctx context.Context, cfg *config.Config, hide func(string) string, metrics *telemetry.Metrics, env func(string) (string, bool), log *zap.Logger) (*telemetry.Traces, error) {
 	t := cfg.Telemetry.Traces
 	if t.Endpoint == "" && !collectorInEnvironment(env, log) {
@@ -53,7 +55,8 @@ func startTraces(ctx context.Context, cfg *config.Config, hide func(string) stri
 	})
 }
 
-// ofCollector returns the first of two variables that is set: that for traces, or that for every signal.
+// ofCollector returns a standard variable: the one for traces if it is set, else the one for all
+// signals.
 func ofCollector(env func(string) (string, bool), name string) string {
 	for _, prefix := range []string{"OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"} {
 		if v, _ := env(prefix + name); strings.TrimSpace(v) != "" {
@@ -63,7 +66,8 @@ func ofCollector(env func(string) (string, bool), name string) string {
 	return ""
 }
 
-// collectorFiles are the files of the standard variables, which relay follows as those of its configuration.
+// collectorFiles returns the files that the standard variables name. relay follows them like those
+// of its configuration.
 func collectorFiles(env func(string) (string, bool)) tlsconf.TLS {
 	t := tlsconf.TLS{CAFile: ofCollector(env, "CERTIFICATE"), CertFile: ofCollector(env, "CLIENT_CERTIFICATE"), KeyFile: ofCollector(env, "CLIENT_KEY")}
 	if t.CertFile == "" || t.KeyFile == "" { // one alone is left out, as by the exporter itself
@@ -72,7 +76,8 @@ func collectorFiles(env func(string) (string, bool)) tlsconf.TLS {
 	return t
 }
 
-// collectorTimeout is how long the standard variables let one request take; zero if they do not say.
+// collectorTimeout returns how long one request may take by the standard variables. 0 means that
+// they do not say.
 func collectorTimeout(env func(string) (string, bool)) time.Duration {
 	ms, err := strconv.Atoi(ofCollector(env, "TIMEOUT"))
 	if err != nil || ms < 0 {
@@ -81,7 +86,8 @@ func collectorTimeout(env func(string) (string, bool)) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// collectorInEnvironment reports whether the standard variables name a collector that relay can speak to.
+// collectorInEnvironment reports whether the standard variables name a collector that relay can
+// speak to.
 func collectorInEnvironment(env func(string) (string, bool), log *zap.Logger) bool {
 	value := func(names ...string) string {
 		for _, name := range names {

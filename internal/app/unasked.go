@@ -15,8 +15,8 @@ import (
 // maxUnasked bounds how many event types are remembered that relay does not ask for.
 const maxUnasked = 50
 
-// unasked remembers the event types that signed webhooks name and that no lane asks for: types that WorkOS has added, or that a filter
-// leaves out. It is safe for concurrent use.
+// unasked remembers the event types that signed webhooks name and that no lane asks for: types that
+// WorkOS has added, or that a filter excludes. It is safe for concurrent use.
 type unasked struct {
 	asked func() []string // every event type that some lane asks for; called for each webhook
 	count func(eventType string)
@@ -27,7 +27,7 @@ type unasked struct {
 	types map[string]*admin.UnaskedType
 }
 
-// note takes the type that an accepted webhook names. It warns the first time that a type is named.
+// note records the type of an accepted webhook. It warns when a type appears for the first time.
 func (u *unasked) note(eventType string) {
 	name, ok := typeToAdd(eventType)
 	if !ok || slices.Contains(u.asked(), eventType) {
@@ -41,7 +41,7 @@ func (u *unasked) note(eventType string) {
 		zap.String("type", eventType), zap.String("to_add_it", "source.events: [..., "+name+"]"))
 }
 
-// remember reports whether the type is new.
+// remember counts a webhook and reports whether its type is new.
 func (u *unasked) remember(eventType, name string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -76,8 +76,8 @@ func (u *unasked) list() []admin.UnaskedType {
 	return out
 }
 
-// typeToAdd returns what adds an event type to source.events: its name, after + if the catalogue does not know it. It is not ok if the
-// text is not the name of an event type.
+// typeToAdd returns the entry for source.events that adds an event type: its name, with a + before
+// it if the catalogue does not know it. ok is false if eventType is not a valid name.
 func typeToAdd(eventType string) (name string, ok bool) {
 	if _, known := source.Lookup(eventType); known {
 		return eventType, true

@@ -16,7 +16,7 @@ import (
 	"workos-relay/source/webhook"
 )
 
-// webhooks is the server that WorkOS's webhooks reach.
+// webhooks is the server that receives webhooks of WorkOS.
 type webhooks struct {
 	wake    func()
 	named   func(eventType string) // is told of each accepted webhook
@@ -27,7 +27,8 @@ type webhooks struct {
 	done    chan struct{}
 }
 
-// listenForWebhooks starts the server, each of whose webhooks calls wake. The caller closes it.
+// listenForWebhooks starts the server. It calls wake for accepted webhooks. The caller must close
+// it.
 func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), named func(eventType string), metrics *telemetry.Metrics, log *zap.Logger) (*webhooks, error) {
 	var lc net.ListenConfig
 	listen := cfg.Source.Webhook.Listen
@@ -54,7 +55,8 @@ func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), nam
 	return w, nil
 }
 
-// prepare returns a function that puts the path and the secrets of cfg into effect. The secrets follow their files.
+// prepare returns a function that applies the path and the secrets of cfg. The secrets follow their
+// files.
 func (w *webhooks) prepare(cfg *config.Config) (set func(), err error) {
 	secrets, err := cfg.WebhookSecrets()
 	if err != nil {
@@ -66,13 +68,14 @@ func (w *webhooks) prepare(cfg *config.Config) (set func(), err error) {
 	return func() { w.handler.Store(to) }, nil
 }
 
-// webhookPath is the one path that webhooks are taken at.
+// webhookPath is the only path that accepts webhooks.
 type webhookPath struct {
 	path    string
 	handler http.Handler
 }
 
-// ServeHTTP hands requests to the path that is in effect to its handler. The path is compared as it is, and is not a pattern.
+// ServeHTTP passes requests to the current path to its handler. It compares the path literally; it
+// is not a pattern.
 func (w *webhooks) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	to := w.handler.Load()
 	if r.URL.Path != to.path {
