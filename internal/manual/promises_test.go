@@ -77,7 +77,7 @@ func TestNamedTestsExist(t *testing.T) {
 		}
 	}
 	named := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z][A-Za-z0-9_]+)`")
-	for _, document := range []string{"docs/guarantees.md", "README.md"} {
+	for _, document := range []string{"docs/guarantees.md", "README.md", "SECURITY.md", "CONTRIBUTING.md"} {
 		text, err := os.ReadFile(filepath.Join("../..", document))
 		require.NoError(t, err)
 		for _, m := range named.FindAllStringSubmatch(string(text), -1) {
