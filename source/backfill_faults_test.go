@@ -46,7 +46,7 @@ func interposed(t *testing.T, srv *sourcetest.Server, f between) (*source.Stream
 	}}
 	if f != nil {
 		rt := srv.RoundTripper()
-		if overWire {
+		if overWire(t) {
 			w := wire(t, srv)
 			rt = source.TransportWith(w.Dial, w.TLS())
 		}
@@ -91,6 +91,7 @@ func editPage(edit func(events []string) []string) between {
 
 // Whatever pages by time leave out or add, the sequence is the cursor's.
 func TestPagesByTimeAreNotTrusted(t *testing.T) {
+	t.Parallel()
 	without := func(events []string, at int) []string {
 		if at < 0 || at >= len(events) {
 			return events
@@ -143,6 +144,7 @@ func TestPagesByTimeAreNotTrusted(t *testing.T) {
 
 // A page by time that leaves out an event now and then is found out where the segments meet.
 func TestAPageByTimeIsCheckedAtEverySeam(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(8_000), sourcetest.WithLatency(latency, latency))
 		var pages atomic.Int32
@@ -162,6 +164,7 @@ func TestAPageByTimeIsCheckedAtEverySeam(t *testing.T) {
 
 // A list whose order is not that of its times is read as it stands.
 func TestBackfillOfADisorderedList(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithLatency(latency, latency))
 		rng := rand.New(rand.NewPCG(1, 2))
@@ -181,6 +184,7 @@ func TestBackfillOfADisorderedList(t *testing.T) {
 }
 
 func TestBackfillWithoutRanges(t *testing.T) {
+	t.Parallel()
 	for name, how := range map[string]sourcetest.RangeSupport{"refused": sourcetest.RangesRefused, "ignored": sourcetest.RangesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -198,6 +202,7 @@ func TestBackfillWithoutRanges(t *testing.T) {
 
 // A refusal that passes, of a look by time or of a cursor, ends nothing.
 func TestAPassingRefusalEndsNoBackfill(t *testing.T) {
+	t.Parallel()
 	for _, parameter := range []string{"range_start", "after"} {
 		t.Run(parameter, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -231,6 +236,7 @@ func TestAPassingRefusalEndsNoBackfill(t *testing.T) {
 
 // Answers that lay waiting while the consumer was busy set the clock as of when they came.
 func TestABackfillsClockIsRightAfterASlowConsumer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, latency))
 		s, _, total := interposed(t, srv, nil)
@@ -250,6 +256,7 @@ func TestABackfillsClockIsRightAfterASlowConsumer(t *testing.T) {
 }
 
 func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(12_000), sourcetest.WithLatency(latency, latency))
 		s, _, total := interposed(t, srv, nil)
@@ -269,6 +276,7 @@ func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
 //
 // P12: in a backlog.
 func TestMemoryIsBoundedWhenTheHeadIsSlow(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(12_000), sourcetest.WithLatency(latency, 0), sourcetest.WithLedger(0))
 		index := map[string]int{}
@@ -299,6 +307,7 @@ func TestMemoryIsBoundedWhenTheHeadIsSlow(t *testing.T) {
 }
 
 func TestTheCursorIsLostInABackfill(t *testing.T) {
+	t.Parallel()
 	expire := func(srv *sourcetest.Server, all []string) { srv.Expire(all[6_000]) }
 	for name, tc := range map[string]struct {
 		how  sourcetest.LostCursor
@@ -336,6 +345,7 @@ func TestTheCursorIsLostInABackfill(t *testing.T) {
 }
 
 func TestATypeIsRefusedInABackfill(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(8_000), sourcetest.WithLatency(latency, latency))
 		s, _, total := interposed(t, srv, nil)
@@ -375,6 +385,7 @@ func TestATypeIsRefusedInABackfill(t *testing.T) {
 
 // The API's limit is half of what the readers would use: they give way and obey, and come back.
 func TestBackfillGivesWayTo429(t *testing.T) {
+	t.Parallel()
 	for _, how := range []sourcetest.RetryAfter{sourcetest.RetryAfterSeconds, sourcetest.RetryAfterDate, sourcetest.RetryAfterAbsent} {
 		synctest.Test(t, func(t *testing.T) {
 			srv := sourcetest.New(day(8_000), sourcetest.WithLatency(latency, 0), sourcetest.WithRateLimit(240, 4*time.Second, how))
@@ -412,6 +423,7 @@ func TestBackfillGivesWayTo429(t *testing.T) {
 
 // The single reader that goes on after a backfill keeps the silence that the backfill was asked for.
 func TestAfterABackfillTheAPIsSilenceIsKept(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(day(4_000))
 		var mu sync.Mutex
@@ -452,6 +464,7 @@ func TestAfterABackfillTheAPIsSilenceIsKept(t *testing.T) {
 
 // Leaving the loop ends what is under way, at whatever point and whatever hangs.
 func TestLeavingABackfillLeavesNothingUnderWay(t *testing.T) {
+	t.Parallel()
 	for n := 1; n < 120; n += 13 {
 		synctest.Test(t, func(t *testing.T) {
 			srv := sourcetest.New(day(4_000), sourcetest.WithLatency(latency, latency))
@@ -492,6 +505,7 @@ func TestLeavingABackfillLeavesNothingUnderWay(t *testing.T) {
 }
 
 func TestReadersAndMemoryAreChecked(t *testing.T) {
+	t.Parallel()
 	srv := sourcetest.New()
 	for _, change := range []func(*source.Stream){
 		func(s *source.Stream) { s.Readers = -1 },

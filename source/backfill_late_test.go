@@ -16,6 +16,7 @@ import (
 // TestBackfillKeepsALateEvent: one event in a list that is in order otherwise stands behind events that are younger, so that a request by
 // time can leave it out. Wherever it stands, beside a seam or not, it comes in its place.
 func TestBackfillKeepsALateEvent(t *testing.T) {
+	t.Parallel()
 	const events = 700
 	for _, late := range []time.Duration{3 * time.Second, 55 * time.Second} {
 		for _, apart := range []time.Duration{200 * time.Millisecond, 2 * time.Second} {

@@ -130,9 +130,13 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 //
 // P16: against a reader by cursor, byte for byte.
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
+	t.Parallel()
 	scenarios, few := 150, raceEnabled || testing.Short()
-	if few {
+	switch {
+	case few:
 		scenarios = 24
+	case overWire(t): // the densities and bounds are those above the transport, which these many show with every fault
+		scenarios = 50
 	}
 	var joined, split int
 	for seed := range uint64(scenarios) {

@@ -47,6 +47,7 @@ func serve(t *testing.T, h http.HandlerFunc) *Client {
 }
 
 func TestListEventsOverHTTP(t *testing.T) {
+	t.Parallel()
 	page := samplePage(2, 800)
 	var got *http.Request
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -70,6 +71,7 @@ func TestListEventsOverHTTP(t *testing.T) {
 }
 
 func TestWireForms(t *testing.T) {
+	t.Parallel()
 	for form, want := range map[EventList]url.Values{
 		"":                {"events": {"a", "b"}, "limit": {"5"}},
 		EventListComma:    {"events": {"a,b"}, "limit": {"5"}},
@@ -89,6 +91,7 @@ func TestWireForms(t *testing.T) {
 }
 
 func TestErrorShapes(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		status  int
 		body    string
@@ -128,6 +131,7 @@ func TestErrorShapes(t *testing.T) {
 }
 
 func TestRetryAfterHeader(t *testing.T) {
+	t.Parallel()
 	date := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
 	for header, want := range map[string]time.Duration{
 		"":                              0,
@@ -145,6 +149,7 @@ func TestRetryAfterHeader(t *testing.T) {
 }
 
 func TestTheKeyStaysWithTheEndpoint(t *testing.T) {
+	t.Parallel()
 	var leaked []string
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		leaked = append(leaked, r.Header.Get("Authorization"))
@@ -173,6 +178,7 @@ func TestTheKeyStaysWithTheEndpoint(t *testing.T) {
 }
 
 func TestTheKeyIsNeverPrinted(t *testing.T) {
+	t.Parallel()
 	refused := &Client{APIKey: testKey, Endpoint: "http://127.0.0.1:1"}
 	_, err := refused.ListEvents(t.Context(), ListEventsOpts{Events: []string{"user.created"}})
 	var te *TransportError
@@ -194,6 +200,7 @@ func TestTheKeyIsNeverPrinted(t *testing.T) {
 }
 
 func TestBodies(t *testing.T) {
+	t.Parallel()
 	page := samplePage(5, 1000)
 	var packed bytes.Buffer
 	zw := gzip.NewWriter(&packed)
@@ -250,6 +257,7 @@ func TestBodies(t *testing.T) {
 }
 
 func TestTimeoutAndCancellation(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := &Client{APIKey: testKey, Timeout: 3 * time.Second, HTTPClient: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 			<-r.Context().Done()
@@ -271,6 +279,7 @@ func TestTimeoutAndCancellation(t *testing.T) {
 }
 
 func TestLimiterIsShared(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		requests := 0
 		c := &Client{APIKey: testKey, Limiter: rate.NewLimiter(2, 1), HTTPClient: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
@@ -295,6 +304,7 @@ func TestLimiterIsShared(t *testing.T) {
 }
 
 func TestReach(t *testing.T) {
+	t.Parallel()
 	var requests int
 	client := func(answer func(q url.Values) *http.Response) *Client {
 		requests = 0

@@ -17,6 +17,7 @@ import (
 // TestAStallEndsTheConnection: whatever makes a connection bring nothing, an event that happens meanwhile is read within a minute, on
 // a connection of its own.
 func TestAStallEndsTheConnection(t *testing.T) {
+	t.Parallel()
 	for name, stall := range map[string]func(*sourcetest.Server, *sourcetest.Wire){
 		"nothing passes":                 func(_ *sourcetest.Server, w *sourcetest.Wire) { w.Freeze() },
 		"pings pass, no header comes":    func(s *sourcetest.Server, _ *sourcetest.Wire) { s.Fail(1, sourcetest.Hang()) },
@@ -63,6 +64,7 @@ func TestAStallEndsTheConnection(t *testing.T) {
 
 // TestAHealthyConnectionIsKept: pauses, single failures and answers that blame the request cost no connection.
 func TestAHealthyConnectionIsKept(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 1000, Seed: 1}))
 		w := wire(t, srv)
@@ -89,6 +91,7 @@ func TestAHealthyConnectionIsKept(t *testing.T) {
 
 // TestAGivenHTTPClientIsUsedAsItIs: no timeout but the client's own is added, and its connections stay.
 func TestAGivenHTTPClientIsUsedAsItIs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 10, Seed: 1}))
 		w := wire(t, srv)

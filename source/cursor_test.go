@@ -19,6 +19,7 @@ import (
 )
 
 func TestALostCursorStops(t *testing.T) {
+	t.Parallel()
 	for name, unknown := range map[string]func(*fakeAPI) func() *http.Response{
 		"400": func(*fakeAPI) func() *http.Response {
 			return func() *http.Response { return respond(400, `{"message":"bad cursor"}`, "X-Request-Id", "req_x") }
@@ -76,6 +77,7 @@ func TestALostCursorStops(t *testing.T) {
 }
 
 func TestTheCursorIsLostInMidStream(t *testing.T) {
+	t.Parallel()
 	for name, replay := range map[string][2]int{
 		"a recent event comes again":     {180, 181},
 		"a recent page comes again":      {100, 200},
@@ -142,6 +144,7 @@ func TestTheCursorIsLostInMidStream(t *testing.T) {
 }
 
 func TestACursorThatGoesSilentIsContinuedByTime(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		newer time.Duration // how long after the position's event another one happens
 		lost  bool
@@ -190,6 +193,7 @@ func TestACursorThatGoesSilentIsContinuedByTime(t *testing.T) {
 
 // An event that comes between the poll and the look by time proves nothing.
 func TestSilenceIsNotMisjudged(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(1, epoch.Add(-time.Hour))
@@ -209,6 +213,7 @@ func TestSilenceIsNotMisjudged(t *testing.T) {
 }
 
 func TestAPassingRefusalIsNoLostCursor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{fault: failing(1, func() (*http.Response, error) { return respond(404, "try later"), nil })}
 		api.add(5, epoch)
@@ -235,6 +240,7 @@ func TestAPassingRefusalIsNoLostCursor(t *testing.T) {
 }
 
 func TestAStepBackWithinAMinuteIsRelayed(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		back time.Duration
 		lost bool
@@ -260,6 +266,7 @@ func TestAStepBackWithinAMinuteIsRelayed(t *testing.T) {
 }
 
 func TestDescendingPages(t *testing.T) {
+	t.Parallel()
 	at := func(ms ...int) (out []fakeEvent) {
 		for i, m := range ms {
 			out = append(out, fakeEvent{id: fmt.Sprintf("event_%06d", i), typ: UserCreated, at: epoch.Add(time.Duration(m) * time.Millisecond)})
@@ -315,6 +322,7 @@ func refuseTypes(names ...string) func(int, url.Values) (*http.Response, error) 
 }
 
 func TestARefusedTypeIsLeftOut(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{fault: refuseTypes("vault.data.read", "vault.kek.created")}
 		api.add(3, epoch.Add(100*time.Hour)) // so new that a silence after them is not looked into
@@ -357,6 +365,7 @@ func TestARefusedTypeIsLeftOut(t *testing.T) {
 }
 
 func TestEveryTypeRefusedIsFinal(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{fault: refuseTypes("a.b", "c.d")}
 		s, _ := api.stream()
@@ -372,6 +381,7 @@ func TestEveryTypeRefusedIsFinal(t *testing.T) {
 }
 
 func TestAnEventNobodyAskedForIsRelayed(t *testing.T) {
+	t.Parallel()
 	api := &fakeAPI{}
 	api.fault = func(int, url.Values) (*http.Response, error) {
 		return respondList(
@@ -395,6 +405,7 @@ func TestAnEventNobodyAskedForIsRelayed(t *testing.T) {
 }
 
 func TestRecentIDs(t *testing.T) {
+	t.Parallel()
 	s := newRecentIDs(3)
 	for _, id := range []string{"a", "b", "c"} {
 		require.True(t, s.add(id))

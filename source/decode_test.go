@@ -41,6 +41,7 @@ func within(t *testing.T, outer, inner []byte) {
 }
 
 func TestDecodeAliasesTheBody(t *testing.T) {
+	t.Parallel()
 	body := samplePage(3, 700)
 	before := bytes.Clone(body)
 	list, err := decodeList(body, 3)
@@ -83,6 +84,7 @@ func TestDecodingCostsNothingPerEvent(t *testing.T) {
 }
 
 func TestDecodeTakesWhatIsUnusual(t *testing.T) {
+	t.Parallel()
 	const created = `"created_at":"2026-11-24T08:57:44.123Z"`
 	for name, tc := range map[string]struct{ event, id, typ string }{
 		"unknown fields, any order":   {`{"zz":[{"a":null}],"data":{},"event":"a.b",` + created + `,"id":"e1"}`, "e1", "a.b"},
@@ -107,6 +109,7 @@ func TestDecodeTakesWhatIsUnusual(t *testing.T) {
 }
 
 func TestDecodeRefuses(t *testing.T) {
+	t.Parallel()
 	event := func(fields string) string { return `{"object":"list","data":[` + fields + `]}` }
 	const ok = `"event":"a","created_at":"2026-11-24T08:57:44Z"`
 	for body, want := range map[string]string{
@@ -150,6 +153,7 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 func TestParseTime(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]time.Time{
 		"2026-11-24T08:57:44Z":             time.Date(2026, 11, 24, 8, 57, 44, 0, time.UTC),
 		"2026-11-24T08:57:44.123456789Z":   time.Date(2026, 11, 24, 8, 57, 44, 123456789, time.UTC),

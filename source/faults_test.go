@@ -31,6 +31,7 @@ func failing(n int, fault func() (*http.Response, error)) func(int, url.Values) 
 }
 
 func TestWhatMayPassIsWaitedOut(t *testing.T) {
+	t.Parallel()
 	status := func(code int, header ...string) func() (*http.Response, error) {
 		return func() (*http.Response, error) { return respond(code, "no", header...), nil }
 	}
@@ -91,6 +92,7 @@ func TestWhatMayPassIsWaitedOut(t *testing.T) {
 }
 
 func TestRetryAfterIsKept(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		status int
 		header []string
@@ -119,6 +121,7 @@ func TestRetryAfterIsKept(t *testing.T) {
 }
 
 func TestARefusedKeyIsReportedOnceAndRetriedSlowly(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{401, 403, 307} {
 		synctest.Test(t, func(t *testing.T) {
 			api := &fakeAPI{fault: failing(10, func() (*http.Response, error) {
@@ -146,6 +149,7 @@ func TestARefusedKeyIsReportedOnceAndRetriedSlowly(t *testing.T) {
 }
 
 func TestCancellationEndsAnyWait(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]func(int, url.Values) (*http.Response, error){
 		"at the tip":      nil,
 		"in a long retry": func(int, url.Values) (*http.Response, error) { return respond(429, "", "Retry-After", "500"), nil },
@@ -172,6 +176,7 @@ func TestCancellationEndsAnyWait(t *testing.T) {
 }
 
 func TestOtherRefusalsAreFinal(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{400, 404, 409, 422} {
 		synctest.Test(t, func(t *testing.T) {
 			api := &fakeAPI{fault: func(int, url.Values) (*http.Response, error) {
@@ -196,6 +201,7 @@ func TestOtherRefusalsAreFinal(t *testing.T) {
 }
 
 func TestALargeResponseIsAskedForInParts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(400, epoch)
@@ -237,6 +243,7 @@ func (b slowBody) Read(p []byte) (int, error) {
 }
 
 func TestAPageThatDoesNotArriveInTimeIsAskedForInParts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(100, epoch)
@@ -264,6 +271,7 @@ func TestAPageThatDoesNotArriveInTimeIsAskedForInParts(t *testing.T) {
 }
 
 func TestOneEventTooLargeIsFinalAndNamed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(10, epoch)
@@ -279,6 +287,7 @@ func TestOneEventTooLargeIsFinalAndNamed(t *testing.T) {
 }
 
 func TestSecretsAreInNoError(t *testing.T) {
+	t.Parallel()
 	for _, body := range []string{`{"message":"key ` + testKey + ` of 'user.created'"}`, testKey, `{"object":"` + testKey} {
 		for _, status := range []int{200, 400, 404, 500} {
 			c := &Client{APIKey: testKey, HTTPClient: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
@@ -293,6 +302,7 @@ func TestSecretsAreInNoError(t *testing.T) {
 }
 
 func TestAPageWithStatus200IsQuoted(t *testing.T) {
+	t.Parallel()
 	for body, quoted := range map[string]bool{
 		"<html><title>Please log in</title> " + testKey: true, `{"object":"list","data":[{"secret":"Please log in"}]}`: false, "": false,
 	} {

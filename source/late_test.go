@@ -33,7 +33,7 @@ func ofType(ids []string, eventType string) (out []string) {
 // feed appends n events of one type, whose ids begin as the type does.
 func (q *quiet) feed(n int, eventType string) (ids []string) {
 	for range n {
-		id := fmt.Sprintf("%s_%06d", eventType[:5], len(q.srv.IDs(sourcetest.Filter{})))
+		id := fmt.Sprintf("%s_%06d", eventType[:5], q.added)
 		q.add(id, eventType, 0)
 		ids = append(ids, id)
 	}
@@ -58,6 +58,7 @@ func (q *quiet) requireWhole() {
 }
 
 func TestEventsOfARefusedTypeComeLate(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]sourcetest.Option{
 		"as documented":    nil,
 		"cursors by type":  {sourcetest.WithTypedCursors()},
@@ -111,6 +112,7 @@ func TestEventsOfARefusedTypeComeLate(t *testing.T) {
 
 // TestARefusalAtAnyTime: relay dies and starts again between any two commits, types come and go, and nothing is lost or repeated.
 func TestARefusalAtAnyTime(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -145,6 +147,7 @@ func TestARefusalAtAnyTime(t *testing.T) {
 }
 
 func TestARefusedTypeIsAskedForAtGrowingIntervals(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newRefusing(t, sourcetest.WithRefusedTypes(refusedType), sourcetest.WithLedger(1<<20))
 		q.feed(1, otherType)
@@ -165,6 +168,7 @@ func TestARefusedTypeIsAskedForAtGrowingIntervals(t *testing.T) {
 
 // A lane that begins with nothing but refused types asks for them before anything else.
 func TestEveryTypeWasRefusedBefore(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newRefusing(t)
 		ids := q.feed(5, refusedType)

@@ -15,6 +15,7 @@ import (
 // TestOddPayloadsAreRelayed serves events whose payload does not fit the schema. They are yielded like any other, reported by type, and
 // named once in the log.
 func TestOddPayloadsAreRelayed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(5, epoch.Add(-time.Hour))

@@ -68,6 +68,7 @@ func refusing(how func(string, []string) *http.Response, names ...string) func(i
 }
 
 func TestRefusedTypesAreFoundInAnyWording(t *testing.T) {
+	t.Parallel()
 	all, err := Expand([]string{"*"})
 	require.NoError(t, err)
 	for name, how := range typeRefusals {
@@ -107,6 +108,7 @@ func TestRefusedTypesAreFoundInAnyWording(t *testing.T) {
 
 // A refusal of something else leaves no type out, whatever types its words name.
 func TestAnotherRefusalLeavesNoTypeOut(t *testing.T) {
+	t.Parallel()
 	for name, body := range map[string]string{
 		"it names a type":      `{"message":"organization of 'user.created' not found"}`,
 		"it speaks of events":  `{"message":"the events of this organization are not for you","code":"invalid_events_request"}`,
@@ -138,6 +140,7 @@ func TestAnotherRefusalLeavesNoTypeOut(t *testing.T) {
 
 // An API that refuses everything is not asked for each type over and over.
 func TestTheSearchIsBounded(t *testing.T) {
+	t.Parallel()
 	all, err := Expand([]string{"*"})
 	require.NoError(t, err)
 	for body, most := range map[string]int{
@@ -152,6 +155,7 @@ func TestTheSearchIsBounded(t *testing.T) {
 }
 
 func TestNamesType(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]bool{
 		"user.created": true, `"user.created"`: true, "x 'user.created'.": true, "user.created.": true, "a user.created. b": true, "user.created,b": true,
 		"dsync.user.created": false, "user.created.late": false, "user.created_at": false, "user_created": false, "": false,

@@ -31,6 +31,7 @@ type quiet struct {
 	srv   *sourcetest.Server
 	ahead atomic.Int64 // of the API's clock
 	logs  *observer.ObservedLogs
+	added int // events so far
 	cp    checkpoint.Checkpoint
 	got   []string
 	late  []string    // those of got that were late
@@ -52,6 +53,7 @@ func (q *quiet) add(id, eventType string, age time.Duration) {
 	q.t.Helper()
 	at := q.now().Add(-age).UTC().Format("2006-01-02T15:04:05.000Z")
 	require.NoError(q.t, q.srv.Append(fmt.Appendf(nil, `{"object":"event","id":%q,"event":%q,"data":{},"created_at":%q}`, id, eventType, at)))
+	q.added++
 }
 
 // run is one life of the lane: it reads for d and keeps the checkpoint as a lane does.
@@ -110,6 +112,7 @@ func eachLostCursor(t *testing.T, test func(t *testing.T, how sourcetest.Option)
 }
 
 func TestALaneWhoseLastEventExpiresGoesOn(t *testing.T) {
+	t.Parallel()
 	eachLostCursor(t, func(t *testing.T, how sourcetest.Option) {
 		q := newQuiet(t, how, sourcetest.WithRetention(90*aDay))
 		q.add("event_1", source.ConnectionDeleted, 90*aDay-10*time.Minute)
@@ -128,6 +131,7 @@ func TestALaneWhoseLastEventExpiresGoesOn(t *testing.T) {
 
 // An event that comes once the cursor is lost is there within minutes, however the API answers.
 func TestNewsAfterTheCursorIsLostComesSoon(t *testing.T) {
+	t.Parallel()
 	eachLostCursor(t, func(t *testing.T, how sourcetest.Option) {
 		q := newQuiet(t, how, sourcetest.WithRetention(90*aDay))
 		q.add("event_1", source.ConnectionDeleted, 90*aDay-10*time.Minute)
@@ -142,6 +146,7 @@ func TestNewsAfterTheCursorIsLostComesSoon(t *testing.T) {
 
 // The API's clock leaps while the lane is at the tip: its own clocks say that it has missed nothing.
 func TestALeapOfTheAPIsClock(t *testing.T) {
+	t.Parallel()
 	eachLostCursor(t, func(t *testing.T, how sourcetest.Option) {
 		q := newQuiet(t, how, sourcetest.WithRetention(90*aDay))
 		q.add("event_1", source.ConnectionDeleted, time.Hour)
@@ -157,6 +162,7 @@ func TestALeapOfTheAPIsClock(t *testing.T) {
 
 // The event of the position is removed, however young it is, while the lane has nothing left to read.
 func TestAYoungEventDisappears(t *testing.T) {
+	t.Parallel()
 	eachLostCursor(t, func(t *testing.T, how sourcetest.Option) {
 		q := newQuiet(t, how)
 		q.add("event_1", source.ConnectionDeleted, 0)
@@ -171,6 +177,7 @@ func TestAYoungEventDisappears(t *testing.T) {
 }
 
 func TestALaneThatWasDownAsksIfEventsMayHaveExpired(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		retention, age, down time.Duration
 		witness              bool // an older event of another type is still there
@@ -214,6 +221,7 @@ func TestALaneThatWasDownAsksIfEventsMayHaveExpired(t *testing.T) {
 
 // A lane that has never had an event has no cursor to lose, but can miss events all the same.
 func TestALaneWithoutAnEventThatWasDown(t *testing.T) {
+	t.Parallel()
 	for down, asks := range map[time.Duration]bool{20 * aDay: false, 100 * aDay: true} {
 		t.Run(down.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -238,6 +246,7 @@ func TestALaneWithoutAnEventThatWasDown(t *testing.T) {
 
 // The events around a lost position are told apart by their ids, those of the same instant too.
 func TestWhatWasRelayedIsNotRelayedAgain(t *testing.T) {
+	t.Parallel()
 	eachLostCursor(t, func(t *testing.T, how sourcetest.Option) {
 		q := newQuiet(t, how, sourcetest.WithTypedCursors())
 		for i := range 5 {

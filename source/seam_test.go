@@ -9,6 +9,7 @@ import (
 
 // An event may follow one that is a minute younger, and whether a range holds what happened at its bounds is not known.
 func TestWhereAPageByTimeIsWhole(t *testing.T) {
+	t.Parallel()
 	const ms = time.Millisecond
 	for name, tc := range map[string]struct {
 		at   []time.Duration // of the events, after the start of the range

@@ -49,6 +49,7 @@ func serveListed(t *testing.T, seen *url.Values) *httptest.Server {
 }
 
 func TestSeedClient(t *testing.T) {
+	t.Parallel()
 	var seen url.Values
 	srv := serveListed(t, &seen)
 	for name, httpClient := range map[string]*http.Client{"the server's": srv.Client(), "the zero one": {}, "none": nil} {
@@ -69,6 +70,7 @@ func TestSeedClient(t *testing.T) {
 }
 
 func TestSeedDefaultClient(t *testing.T) {
+	t.Parallel()
 	require.Equal(t, "https://api.workos.com", events.DefaultClient.Endpoint)
 	require.Equal(t, 10, events.ResponseLimit)
 	var seen url.Values
@@ -97,6 +99,7 @@ func TestSeedDefaultClient(t *testing.T) {
 
 // TestSeedQuery encodes the options as a program does that builds requests of its own.
 func TestSeedQuery(t *testing.T) {
+	t.Parallel()
 	values, err := query.Values(events.ListEventsOpts{Events: []string{"a.b", "c.d"}, Limit: 5, After: "event_1"})
 	require.NoError(t, err)
 	require.Equal(t, "after=event_1&events=a.b&events=c.d&limit=5", values.Encode())
@@ -106,6 +109,7 @@ func TestSeedQuery(t *testing.T) {
 }
 
 func TestSeedConstants(t *testing.T) {
+	t.Parallel()
 	for have, want := range map[string]string{
 		events.ConnectionActivated:                      "connection.activated",
 		events.ConnectionDeactivated:                    "connection.deactivated",

@@ -35,6 +35,7 @@ var pageStatuses = []int{400, 404, 405, 406, 409, 410, 411, 413, 414, 415, 421, 
 // TestAnErrorPageIsWaitedOut: a page that is not WorkOS's is never final, however long it stays, and it leaves no trace in the
 // sequence: at the first request, at the tip, and at a request for the time.
 func TestAnErrorPageIsWaitedOut(t *testing.T) {
+	t.Parallel()
 	for name, page := range pages {
 		for _, status := range pageStatuses {
 			synctest.Test(t, func(t *testing.T) {
@@ -91,6 +92,7 @@ func TestAnErrorPageIsWaitedOut(t *testing.T) {
 
 // TestARefusalByWorkOSMayPass: it is final only if it stands for long enough without a break.
 func TestARefusalByWorkOSMayPass(t *testing.T) {
+	t.Parallel()
 	refusal := func() *http.Response {
 		return respond(400, `{"message":"Organization not found"}`, "X-Request-Id", "req_org")
 	}
@@ -144,6 +146,7 @@ func refuseParameter(name string, how func() *http.Response, fits func(value str
 
 // TestOptionalParametersAreLeftOut: whatever optional parameter the API refuses, in whatever words, reading goes on without it.
 func TestOptionalParametersAreLeftOut(t *testing.T) {
+	t.Parallel()
 	words := map[string]func(name string) *http.Response{
 		"400 that names it": func(name string) *http.Response {
 			return respond(400, `{"message":"Unknown query parameter '`+name+`'.","code":"unknown_parameter"}`, "X-Request-Id", "req_p")
@@ -218,6 +221,7 @@ func TestOptionalParametersAreLeftOut(t *testing.T) {
 
 // TestOrderIsCheckedWithoutTheParameter: an API that refuses order and answers newest first is found out.
 func TestOrderIsCheckedWithoutTheParameter(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.fault = func(_ int, q url.Values) (*http.Response, error) {

@@ -27,7 +27,7 @@ func allTypes(t *testing.T) []string {
 func streamOf(t *testing.T, srv *sourcetest.Server) *source.Stream {
 	t.Helper()
 	c := &source.Client{APIKey: sourcetest.DefaultAPIKey, Endpoint: srv.URL(), HTTPClient: srv.Client()}
-	if overWire {
+	if overWire(t) {
 		w := wire(t, srv)
 		c.Endpoint, c.HTTPClient = "https://"+sourcetest.WireHost, nil
 		c.DialWith(w.Dial, w.TLS())
@@ -64,6 +64,7 @@ func served(t *testing.T, srv *sourcetest.Server, f sourcetest.Filter, events []
 }
 
 func TestEveryFaultIsSurvived(t *testing.T) {
+	t.Parallel()
 	faults := []sourcetest.Fault{
 		sourcetest.Status(408), sourcetest.Status(429), sourcetest.Status(500), sourcetest.Status(502), sourcetest.Status(503),
 		sourcetest.Status(504), sourcetest.Status(401), sourcetest.Status(403), sourcetest.TooManyRequests(7*time.Second, 0),
@@ -93,6 +94,7 @@ func TestEveryFaultIsSurvived(t *testing.T) {
 }
 
 func TestRandomFaultsInARow(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 5000, Seed: 2, SameInstant: 7}), sourcetest.WithLatency(20*time.Millisecond, 30*time.Millisecond))
 		srv.FailRandomly(0.4, 3, sourcetest.Status(503), sourcetest.Reset(), sourcetest.Cut(0.9), sourcetest.Malformed(), sourcetest.Status(429), sourcetest.Hang())
@@ -103,6 +105,7 @@ func TestRandomFaultsInARow(t *testing.T) {
 }
 
 func TestEachLostCursor(t *testing.T) {
+	t.Parallel()
 	for how, name := range map[sourcetest.LostCursor]string{
 		sourcetest.LostBadRequest: "bad request", sourcetest.LostNotFound: "not found", sourcetest.LostUnprocessable: "unprocessable",
 		sourcetest.LostReplay: "replay", sourcetest.LostEmpty: "empty",
@@ -143,6 +146,7 @@ func TestEachLostCursor(t *testing.T) {
 
 // TestRepeatedEventsAreLeftOut: pages that overlap, or hold an event twice, cost nothing but themselves.
 func TestRepeatedEventsAreLeftOut(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		opts     []sourcetest.Option
 		faults   []sourcetest.Fault
@@ -200,6 +204,7 @@ func TestRepeatedEventsAreLeftOut(t *testing.T) {
 
 // A position in a quiet environment is not taken for a lost one, however old it is.
 func TestSilenceIsNoLostCursor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 100, Seed: 1}), sourcetest.WithHoldBack(5*time.Second))
 		time.Sleep(40 * 24 * time.Hour)
@@ -222,6 +227,7 @@ func TestSilenceIsNoLostCursor(t *testing.T) {
 }
 
 func TestWireFormsAreUnderstood(t *testing.T) {
+	t.Parallel()
 	for form, only := range map[source.EventList]sourcetest.EventForm{
 		source.EventListComma: sourcetest.Comma, source.EventListRepeat: sourcetest.Repeat, source.EventListBrackets: sourcetest.Brackets,
 	} {
@@ -237,6 +243,7 @@ func TestWireFormsAreUnderstood(t *testing.T) {
 }
 
 func TestFiltersAndTimes(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]sourcetest.Option{
 		"documented":       nil,
 		"exclusive bounds": {sourcetest.WithExclusiveRange(true, true)},
@@ -264,6 +271,7 @@ func TestFiltersAndTimes(t *testing.T) {
 }
 
 func TestDescendingIsRefused(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 1000, Seed: 1}))
 		srv.Fail(2, sourcetest.OK())
@@ -275,6 +283,7 @@ func TestDescendingIsRefused(t *testing.T) {
 }
 
 func TestTheOwnLimitKeepsUnderTheAPIs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 20_000, Seed: 1}),
 			sourcetest.WithRateLimit(100, time.Second, 0))
@@ -289,6 +298,7 @@ func TestTheOwnLimitKeepsUnderTheAPIs(t *testing.T) {
 }
 
 func TestLiveEventsOverHTTP(t *testing.T) {
+	t.Parallel()
 	srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 3000, Seed: 1}))
 	require.NoError(t, srv.Start(""))
 	defer func() { require.NoError(t, srv.Close()) }()

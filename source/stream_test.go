@@ -13,6 +13,7 @@ import (
 )
 
 func TestPagesAreFetchedOnceInOrder(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(250, epoch.Add(-time.Hour))
@@ -41,6 +42,7 @@ func TestPagesAreFetchedOnceInOrder(t *testing.T) {
 }
 
 func TestIdlePollingKeepsTheInterval(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(3, epoch)
@@ -61,6 +63,7 @@ func TestIdlePollingKeepsTheInterval(t *testing.T) {
 }
 
 func TestASlowConsumerDoesNotAddToTheInterval(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		s, _ := api.stream()
@@ -76,6 +79,7 @@ func TestASlowConsumerDoesNotAddToTheInterval(t *testing.T) {
 }
 
 func TestWakePollsAtOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		s, _ := api.stream()
@@ -111,6 +115,7 @@ func TestWakePollsAtOnce(t *testing.T) {
 }
 
 func TestBreakLeavesNothingUnderWay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(500, epoch)
@@ -128,6 +133,7 @@ func TestBreakLeavesNothingUnderWay(t *testing.T) {
 }
 
 func TestStartAtATime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		at := epoch.Add(-time.Hour)
@@ -147,6 +153,7 @@ func TestStartAtATime(t *testing.T) {
 }
 
 func TestStartAtATimeOfAnAPIWithoutRanges(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		at := epoch.Add(-time.Hour)
@@ -163,6 +170,7 @@ func TestStartAtATimeOfAnAPIWithoutRanges(t *testing.T) {
 }
 
 func TestStartLongAgoGoesByStretches(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(2, epoch.Add(-20*24*time.Hour))
@@ -194,6 +202,7 @@ func TestStartLongAgoGoesByStretches(t *testing.T) {
 }
 
 func TestPartOfAStretchIsNotTheTip(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(2, epoch.Add(-75*24*time.Hour))
@@ -209,6 +218,7 @@ func TestPartOfAStretchIsNotTheTip(t *testing.T) {
 }
 
 func TestNow(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
 		api.add(300, epoch.Add(-time.Hour))
@@ -224,6 +234,7 @@ func TestNow(t *testing.T) {
 }
 
 func TestStreamFieldsAreChecked(t *testing.T) {
+	t.Parallel()
 	for _, s := range []*Stream{
 		{},
 		{Events: []string{"dsync.*"}},

@@ -15,6 +15,7 @@ import (
 )
 
 func TestCatalogueHoldsTheSpecification(t *testing.T) {
+	t.Parallel()
 	var spec, defaults, deprecated int
 	for _, typ := range Catalogue() {
 		require.True(t, wellFormedName(typ.Name), typ.Name)
@@ -47,6 +48,7 @@ func TestCatalogueHoldsTheSpecification(t *testing.T) {
 
 // Every constant is in the catalogue, so that none is declared and then forgotten.
 func TestEveryConstantIsInTheCatalogue(t *testing.T) {
+	t.Parallel()
 	values := map[string]bool{}
 	aliases := 0
 	// The names that the SDK marks as deprecated; no other is marked.
@@ -94,6 +96,7 @@ func constantsOf(t *testing.T, files ...string) iter.Seq2[ast.Decl, string] {
 }
 
 func TestExpand(t *testing.T) {
+	t.Parallel()
 	all, err := Expand([]string{"*"})
 	require.NoError(t, err)
 	require.Len(t, all, 113)
@@ -124,6 +127,7 @@ func TestExpand(t *testing.T) {
 }
 
 func TestExpandNamesTheNearest(t *testing.T) {
+	t.Parallel()
 	for pattern, nearest := range map[string]string{
 		"dsync.user.craeted": "dsync.user.created",
 		"dsnc.*":             "dsync.*",
@@ -148,6 +152,7 @@ func TestExpandNamesTheNearest(t *testing.T) {
 }
 
 func TestMatch(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		pattern, name string
 		want          bool

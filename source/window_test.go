@@ -26,6 +26,7 @@ func newTestWindow(t *testing.T, from time.Time) *window {
 
 // Segments are made for as many readers as the rate limit has use for.
 func TestHowManyReadersAreOfUse(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		limiter *rate.Limiter
 		took    time.Duration
@@ -50,6 +51,7 @@ func TestHowManyReadersAreOfUse(t *testing.T) {
 
 // Where no segment is longer than it was made for, the one that has most left is divided, so that nobody is idle at the end.
 func TestWhatIsLeftIsShared(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		from := time.Now().Add(-time.Hour)
 		for pages, divided := range map[int]bool{2 * minSegmentPages: false, 2*minSegmentPages + 2: true} {
@@ -73,6 +75,7 @@ func TestWhatIsLeftIsShared(t *testing.T) {
 
 // The head flows out, but the segments behind it must leave room for one more, in case it is long.
 func TestAHeadKeepsRoomToBeDivided(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		from := time.Now().Add(-time.Hour)
 		w := newTestWindow(t, from)
@@ -89,6 +92,7 @@ func TestAHeadKeepsRoomToBeDivided(t *testing.T) {
 // A pause that ends after the last look at what may be started, and before the window goes to sleep, wakes it all the same. With
 // nothing under way nothing else would.
 func TestAPauseThatIsJustOverIsNotSleptThrough(t *testing.T) {
+	t.Parallel()
 	for name, pause := range map[string]func(w *window, until time.Time){
 		"of a segment":    func(w *window, until time.Time) { w.segs[0].notBefore = until },
 		"of every reader": func(w *window, until time.Time) { w.r.quiet.Store(&until) },
@@ -113,6 +117,7 @@ func TestAPauseThatIsJustOverIsNotSleptThrough(t *testing.T) {
 
 // What a page costs is what Go's allocator takes for its body, where that is large.
 func TestAPageCostsWhatItTakesOfTheHeap(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{32<<10 + 1, 40 << 10, 85_123, 200_000, 1<<20 + 1} {
 		require.EqualValues(t, cap(slices.Grow([]byte(nil), size)), pageCost(nil, size), "%d bytes", size)
 	}

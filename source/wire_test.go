@@ -1,14 +1,15 @@
 package source_test
 
 import (
+	"strings"
 	"testing"
 
 	"workos-relay/source/sourcetest"
 )
 
-// overWire makes the tests of this package reach the API over TLS and HTTP/2 instead of by function calls. TestTheKitOverHTTP2 sets
-// it; no test of this package runs in parallel.
-var overWire bool
+// overWire reports whether the test reaches the API over TLS and HTTP/2 instead of by function calls, as all tests do that
+// TestTheKitOverHTTP2 runs.
+func overWire(t *testing.T) bool { return strings.HasPrefix(t.Name(), "TestTheKitOverHTTP2/") }
 
 // wire serves srv over TLS and HTTP/2 in memory until the test ends.
 func wire(t *testing.T, srv *sourcetest.Server) *sourcetest.Wire {
@@ -20,8 +21,7 @@ func wire(t *testing.T, srv *sourcetest.Server) *sourcetest.Wire {
 
 // TestTheKitOverHTTP2 runs every test that uses a sourcetest.Server once more over TLS and HTTP/2.
 func TestTheKitOverHTTP2(t *testing.T) {
-	overWire = true
-	defer func() { overWire = false }()
+	t.Parallel()
 	for name, test := range map[string]func(*testing.T){
 		"EveryFaultIsSurvived":                  TestEveryFaultIsSurvived,
 		"RandomFaultsInARow":                    TestRandomFaultsInARow,
