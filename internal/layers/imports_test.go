@@ -38,8 +38,8 @@ var rules = []rule{
 	{of: "sink/sinktest", may: []string{"checkpoint", "sink"}},
 	{of: "sink/stdout", may: append([]string{"conf/...", "checkpoint", "sink"}, helpers...), tests: []string{"sink/sinktest"}},
 	// The tests of a bus run whole lanes.
-	{of: "sink/nats", may: append([]string{"conf/...", "checkpoint", "sink", "sink/nats/..."}, helpers...), tests: append([]string{"internal/testaddr"}, public...)},
-	{of: "sink/kafka", may: append([]string{"conf/...", "checkpoint", "sink", "sink/kafka/..."}, helpers...), tests: append([]string{"internal/testaddr"}, public...)},
+	{of: "sink/nats", may: append([]string{"conf/...", "checkpoint", "sink", "sink/nats/..."}, helpers...), tests: append([]string{"internal/testaddr", "internal/testrun"}, public...)},
+	{of: "sink/kafka", may: append([]string{"conf/...", "checkpoint", "sink", "sink/kafka/..."}, helpers...), tests: append([]string{"internal/testaddr", "internal/testrun"}, public...)},
 	{of: "sink/kafka/...", may: append([]string{"conf/...", "sink/kafka/..."}, helpers...), tests: []string{"internal/testaddr"}},
 	{of: "sink", may: []string{"checkpoint"}, tests: []string{"sink/..."}},
 	{of: "router", may: append([]string{"conf/...", "source", "sink"}, helpers...), tests: []string{"checkpoint"}},

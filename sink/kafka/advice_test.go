@@ -9,6 +9,7 @@ import (
 
 // TestAdviceStoresNothing asks a cluster whether it takes each codec: it does, and nothing is in the topic afterwards.
 func TestAdviceStoresNothing(t *testing.T) {
+	t.Parallel()
 	for name, brokers := range map[string]func(t *testing.T) []string{
 		"fake": func(t *testing.T) []string { return fake(t).ListenAddrs() },
 		"real": func(t *testing.T) []string { return realBrokers(t) },

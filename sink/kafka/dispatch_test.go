@@ -31,6 +31,7 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 
 // TestLeaderIsLookedForBesideOtherRequests: what is under way to another broker may take as long as request_timeout.
 func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
+	t.Parallel()
 	d := placed(t, 1, -1)
 	d.s.session = session{id: 7}
 	d.launch(time.Now())
@@ -40,6 +41,7 @@ func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 
 // TestFailedTransactionSendsNothingMore: what is under way is waited for, and nothing is sent that would only be aborted.
 func TestFailedTransactionSendsNothingMore(t *testing.T) {
+	t.Parallel()
 	d := placed(t, 1, 2)
 	d.s.session = session{id: 7}
 	d.txn = &transaction{coordinator: &coordinator{}, enlisted: true}
@@ -51,6 +53,7 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 
 // TestSessionThatAPartitionForgot: another epoch of the same producer id is no new session. The leader may remember batches of it.
 func TestSessionThatAPartitionForgot(t *testing.T) {
+	t.Parallel()
 	d := placed(t, 1)
 	d.s.session = session{id: 7}
 	q := d.queues[0]
@@ -76,6 +79,7 @@ func (c *watchedCodec) NewWriter(w io.Writer) io.WriteCloser {
 // TestNothingReadsTheBatchAfterwards ends the context while messages are encoded: their memory is the caller's again afterwards, so what
 // reads it is waited for.
 func TestNothingReadsTheBatchAfterwards(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	l := fenced(t, uniqueLane(t, c.ListenAddrs()), "a")
 	s := prepared(t, c, "a")

@@ -12,6 +12,7 @@ import (
 
 // TestExplainedOnce: an error that several hands pass on says once what it most likely means, and still is what it was.
 func TestExplainedOnce(t *testing.T) {
+	t.Parallel()
 	s := open(t, config(t, []string{"127.0.0.1:1"}))
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	once := s.explain(fmt.Errorf("asking for the offsets of kafka topics: %w", refused))

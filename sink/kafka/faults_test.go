@@ -22,6 +22,7 @@ import (
 // TestPassingFaults injects what a broker answers when something passes by itself, on the first message of a partition and in the
 // middle of the flow: nothing is lost, stored twice or reordered, and Publish reports no error.
 func TestPassingFaults(t *testing.T) {
+	t.Parallel()
 	for _, err := range []*kerr.Error{
 		kerr.RequestTimedOut,              // kfake stores the batch
 		kerr.NotEnoughReplicasAfterAppend, // kfake stores the batch
@@ -55,6 +56,7 @@ func TestPassingFaults(t *testing.T) {
 }
 
 func TestProducerIDFaultsPass(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
 	handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.CoordinatorLoadInProgress, Count: 3})
@@ -81,6 +83,7 @@ func moveLeaders(c *kfake.Cluster, n int) *atomic.Int64 {
 
 // TestLeadersMove moves leaders all the while.
 func TestLeadersMove(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a", "b", "c")
 	ctx := within(t, patient)
@@ -98,6 +101,7 @@ func TestLeadersMove(t *testing.T) {
 // TestConnectionsDrop cuts connections at every stage: before the request is through, and after the broker has stored the batch
 // but before its answer is through.
 func TestConnectionsDrop(t *testing.T) {
+	t.Parallel()
 	var cut atomic.Int64
 	c := fake(t, kfake.ListenFn(func(network, address string) (net.Listener, error) {
 		l, err := net.Listen(network, address)
@@ -176,6 +180,7 @@ func (c *cuttingConn) Write(b []byte) (int, error) {
 
 // TestSlowBroker answers late, so that relay gives up on requests that the broker stores after all.
 func TestSlowBroker(t *testing.T) {
+	t.Parallel()
 	c := fake(t, kfake.NumBrokers(1))
 	prepared(t, c, "a")
 	cfg := config(t, c.ListenAddrs())
@@ -202,6 +207,7 @@ func TestSlowBroker(t *testing.T) {
 // TestStuckLeaderHoldsBackNobody stops one partition only: the others go on, and the durable prefix ends before the first message
 // of the stuck one.
 func TestStuckLeaderHoldsBackNobody(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a", "b")
 	handle := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "b", Err: kerr.NotEnoughReplicas, Count: -1})
@@ -226,6 +232,7 @@ func TestStuckLeaderHoldsBackNobody(t *testing.T) {
 // TestDoubtAfterCancel ends the context while a batch is stored but not acknowledged. What is published again is recognised, and nothing
 // is there twice.
 func TestDoubtAfterCancel(t *testing.T) {
+	t.Parallel()
 	c := fake(t, kfake.NumBrokers(1))
 	s := prepared(t, c, "a")
 	require.NoError(t, s.Publish(t.Context(), messages(0, 20, "a")))
@@ -248,6 +255,7 @@ func TestDoubtAfterCancel(t *testing.T) {
 
 // TestTopicMadeAnew deletes and creates a topic between two batches: the partition no longer knows the sequence numbers.
 func TestTopicMadeAnew(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
 	require.NoError(t, s.Publish(t.Context(), messages(0, 100, "a")))
@@ -265,6 +273,7 @@ func TestTopicMadeAnew(t *testing.T) {
 
 // TestPartitionsChange raises the count of a topic, and then makes it anew with fewer: the sink goes on, and says what it means.
 func TestPartitionsChange(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	logs, seen := observer.New(zapcore.WarnLevel)
 	cfg := config(t, c.ListenAddrs())
@@ -293,6 +302,7 @@ func TestPartitionsChange(t *testing.T) {
 // TestPartitionsOutOfSight: a layout that is out of date shows fewer partitions for a moment. In those that come back the numbers go on;
 // beginning anew, the broker would take the next record for a second copy of the first and store nothing.
 func TestPartitionsOutOfSight(t *testing.T) {
+	t.Parallel()
 	s := open(t, config(t, []string{"127.0.0.1:1"}))
 	batch := messages(0, 40, "a")
 	places := func(partitions int) map[int32]*sequence {
@@ -321,6 +331,7 @@ func TestPartitionsOutOfSight(t *testing.T) {
 // TestSequenceErrors covers answers about the sequence number: in no doubt the sink goes on by itself, in doubt it hands the
 // question to its caller.
 func TestSequenceErrors(t *testing.T) {
+	t.Parallel()
 	for _, answer := range []*kerr.Error{kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch, kerr.InvalidProducerIDMapping} {
 		t.Run(answer.Message, func(t *testing.T) {
 			t.Parallel()
@@ -346,6 +357,7 @@ func TestSequenceErrors(t *testing.T) {
 
 // TestDuplicateSequenceCounts takes the answer of a broker that has stored the batch already as an acknowledgement.
 func TestDuplicateSequenceCounts(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Err: kerr.RequestTimedOut},
@@ -357,6 +369,7 @@ func TestDuplicateSequenceCounts(t *testing.T) {
 
 // TestTopicAppearsLater publishes to a topic that somebody else creates only afterwards.
 func TestTopicAppearsLater(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
 	batch := messages(0, 40, "a", "late")

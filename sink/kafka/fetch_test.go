@@ -15,6 +15,7 @@ import (
 
 // TestWalk goes through what compaction may leave: batches that lack records, at either end or altogether.
 func TestWalk(t *testing.T) {
+	t.Parallel()
 	batch := func(base int64, offsets ...int64) protocol.RecordReader {
 		var records []protocol.Record
 		for _, o := range offsets {
@@ -53,6 +54,7 @@ func TestWalk(t *testing.T) {
 // TestPositionTopicBecomesShorter: an election of a replica that was behind takes away the end that the old leader named. The position is
 // looked for anew, and not waited for where nothing will come.
 func TestPositionTopicBecomesShorter(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	cfg := uniqueLane(t, c.ListenAddrs())
 	l := fenced(t, cfg)

@@ -20,11 +20,17 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/testrun"
 	"workos-relay/sink"
 )
 
 // patient is how long what must come is waited for; passing does not depend on how soon it does.
 const patient = 2 * time.Minute
+
+func TestMain(m *testing.M) {
+	testrun.ManyAtOnce()
+	os.Exit(m.Run())
+}
 
 // realBrokers returns the address of the Apache Kafka that RELAY_TEST_KAFKA names, and skips the test without one.
 func realBrokers(t testing.TB) []string {

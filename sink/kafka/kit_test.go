@@ -46,6 +46,7 @@ func harness(brokers func() []string) sinktest.Harness {
 }
 
 func TestKitOnFake(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	start := func(ports []int) (*kfake.Cluster, error) {
 		return kfake.NewCluster(kfake.Ports(ports...), kfake.DataDir(dir))

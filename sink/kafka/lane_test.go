@@ -238,6 +238,7 @@ func worlds(t *testing.T, test func(t *testing.T, brokers []string)) {
 }
 
 func TestLaneIsExactlyOnce(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		w := newWorld(t, brokers, 1500)
 		lane := w.lane(t, "a", w.ledger(t))

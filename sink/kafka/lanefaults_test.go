@@ -40,6 +40,7 @@ func every(n int, key kmsg.Key, err *kerr.Error, topLevel bool) kfake.Fault {
 // TestLaneThroughFaults injects what brokers answer when something goes wrong, into each kind of request that a transaction is made
 // of, again and again.
 func TestLaneThroughFaults(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		key  kmsg.Key
@@ -107,6 +108,7 @@ func TestLaneThroughLateCommits(t *testing.T) {
 
 // TestLaneStartsThroughFaults injects faults into what a lane asks before the first event.
 func TestLaneStartsThroughFaults(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		key kmsg.Key
 		err *kerr.Error
@@ -240,6 +242,7 @@ func receive[T any](t testing.TB, c <-chan T, what string, lanes ...*pipeline.La
 //
 // P6: on Kafka.
 func TestRivals(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		w := newWorld(t, brokers, 4000)
 		ledger := newSleeper(w.ledger(t), 6)
@@ -263,6 +266,7 @@ func TestRivals(t *testing.T) {
 // TestPoisonIsParked has the source hold events that are larger than their topic takes: they go to the dead letter topic in the
 // transaction of their page.
 func TestPoisonIsParked(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		w := newWorld(t, brokers, 0)
 		w.cfg.Create.Config = map[string]string{"max.message.bytes": "20000"}
@@ -287,6 +291,7 @@ func TestPoisonIsParked(t *testing.T) {
 
 // TestLostPosition takes the position away from a lane whose topics hold events: nothing is sent until a person has decided.
 func TestLostPosition(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		for _, how := range []string{"deleted", "truncated"} {
 			t.Run(how, func(t *testing.T) {

@@ -78,6 +78,7 @@ func (p lanePlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
 }
 
 func TestLedgerIsAStore(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		checkpointtest.Run(t, checkpointtest.Harness{
 			NewPlace: func(t *testing.T) checkpointtest.Place { return lanePlace{uniqueLane(t, brokers)} },
@@ -89,6 +90,7 @@ func TestLedgerIsAStore(t *testing.T) {
 
 // TestPlacesGoOnWithoutADecision: what lanePlace opens finds out what became of a commit that a broker did not decide on.
 func TestPlacesGoOnWithoutADecision(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	place := lanePlace{uniqueLane(t, c.ListenAddrs())}
 	store := place.Open(t, checkpointtest.Identity())

@@ -25,6 +25,7 @@ import (
 func adminOf(t testing.TB, brokers []string) *kadm.Client { return kadm.NewClient(reader(t, brokers)) }
 
 func TestPositionTopicIsCompacted(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
 		cfg.Create.Config = map[string]string{"cleanup.policy": "delete", "retention.ms": "3600000"} // meant for events
@@ -46,6 +47,7 @@ func TestPositionTopicIsCompacted(t *testing.T) {
 
 // TestPositionThatCannotBeUsed: it is refused, and replaced by who names its revision.
 func TestPositionThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
 		id := checkpoint.Identity{Relay: cfg.RelayID, Lane: cfg.Lane, Destination: cfg.Identity()}
@@ -85,6 +87,7 @@ func TestPositionThatCannotBeUsed(t *testing.T) {
 }
 
 func TestPositionTopicRefused(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		for name, tt := range map[string]struct {
 			partitions int32
@@ -122,6 +125,7 @@ func TestPositionTopicRefused(t *testing.T) {
 // TestPositionBehindOpenTransaction has somebody else hold a transaction open on the position's own partition: the last stable offset
 // stands still, the position does not.
 func TestPositionBehindOpenTransaction(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
 		l := fenced(t, cfg)
@@ -148,6 +152,7 @@ func TestPositionBehindOpenTransaction(t *testing.T) {
 
 // TestAmbiguousCommit loses the answer of the commit: what is in force is what the cluster did, for whoever looks.
 func TestAmbiguousCommit(t *testing.T) {
+	t.Parallel()
 	for name, applied := range map[string]bool{"applied": true, "not applied": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -194,6 +199,7 @@ func TestAmbiguousCommit(t *testing.T) {
 // TestCommitCutShort ends the context in the middle of a transaction. It must not be gone on with: what it stored already would be
 // committed together with what comes next.
 func TestCommitCutShort(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]kfake.Fault{
 		"not begun":  {Keys: []kmsg.Key{kmsg.AddPartitionsToTxn}, Err: kerr.CoordinatorLoadInProgress, Count: -1},
 		"not stored": {Keys: []kmsg.Key{kmsg.Produce}, Topic: "a", Partitions: []int32{1}, Err: kerr.NotEnoughReplicas, Count: -1},
@@ -235,6 +241,7 @@ func TestCommitCutShort(t *testing.T) {
 
 // TestCommitWhileARivalTakesOver: the coordinator asks for patience first, and then knows the rival alone.
 func TestCommitWhileARivalTakesOver(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		answer   *kerr.Error
 		conflict bool
@@ -270,6 +277,7 @@ func TestCommitWhileARivalTakesOver(t *testing.T) {
 
 // TestPositionFarFromTheEnd puts several hundred aborted positions behind the one in force.
 func TestPositionFarFromTheEnd(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	cfg := uniqueLane(t, c.ListenAddrs())
 	l := fenced(t, cfg)
@@ -289,6 +297,7 @@ func TestPositionFarFromTheEnd(t *testing.T) {
 
 // TestCommitRejectsWhatIsTooLarge finds the message before anything is begun, so that the session goes on.
 func TestCommitRejectsWhatIsTooLarge(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
 		cfg.Compression = "none"
@@ -327,6 +336,7 @@ func readAllControlled(t testing.TB, brokers []string, topic string) []*kgo.Reco
 
 // TestWhoCannotDoTransactions tells a cluster without transactions from one that does not let relay use them now.
 func TestWhoCannotDoTransactions(t *testing.T) {
+	t.Parallel()
 	t.Run("old cluster", func(t *testing.T) {
 		c := fake(t, kfake.MaxVersions(kversion.V0_10_2()))
 		err := openLedger(t, uniqueLane(t, c.ListenAddrs()), checkpointtest.Identity()).Transactions(within(t, patient))
@@ -363,6 +373,7 @@ func TestWhoCannotDoTransactions(t *testing.T) {
 // TestTransactionTimesOut leaves a transaction open until the coordinator aborts it: the session is refused as if it had been fenced,
 // the position is the last one, and the next Fence goes on.
 func TestTransactionTimesOut(t *testing.T) {
+	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
 		cfg := uniqueLane(t, brokers)
 		cfg.TransactionTimeout = 5 * time.Second // for the commits, too

@@ -19,6 +19,7 @@ import (
 
 // TestNextTryLooksAtOneTime: a pause that ends between the look at what is due and the choice of the next look is not slept through.
 func TestNextTryLooksAtOneTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := placed(t, 1)
 		now := time.Now()
@@ -36,6 +37,7 @@ func TestNextTryLooksAtOneTime(t *testing.T) {
 }
 
 func TestPaceFollowsAnswers(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	p := newPace()
 	for range 20 {
@@ -152,6 +154,7 @@ func (c *throttlingConn) Write(b []byte) (int, error) {
 // TestThrottleIsHonoured has each kind of request answered with a throttle time: relay sends nothing more meanwhile, and no deadline
 // counts.
 func TestThrottleIsHonoured(t *testing.T) {
+	t.Parallel()
 	for _, key := range []kmsg.Key{
 		kmsg.Metadata, kmsg.InitProducerID, kmsg.FindCoordinator, kmsg.AddPartitionsToTxn, kmsg.EndTxn, kmsg.ListOffsets, kmsg.DescribeConfigs,
 		kmsg.CreateTopics, kmsg.Produce, kmsg.Fetch,

@@ -14,6 +14,7 @@ import (
 // TestRealReadback has kcat read what the sink wrote with each codec: bodies, headers, keys and partitions. kcat is librdkafka, so
 // neither franz-go nor kafka-go has a part in it.
 func TestRealReadback(t *testing.T) {
+	t.Parallel()
 	brokers := realBrokers(t)
 	if _, err := exec.LookPath("kcat"); err != nil {
 		t.Skip("needs kcat (Debian package kcat)")

@@ -30,6 +30,7 @@ func scanAll(t *testing.T, s *Sink, since time.Time, topics ...string) (logs []s
 }
 
 func TestScanReturnsWhatWasPublished(t *testing.T) {
+	t.Parallel()
 	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
 		t.Run(codec, func(t *testing.T) {
 			c := fake(t)
@@ -87,6 +88,7 @@ func bodies(list []sink.Stored) []string {
 
 // TestScanReadsCommitted interleaves transactions of two producers with records outside of any, and ends with one that is open.
 func TestScanReadsCommitted(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	cfg := config(t, c.ListenAddrs())
 	cfg.Create.Partitions = 1
@@ -121,6 +123,7 @@ func TestScanReadsCommitted(t *testing.T) {
 }
 
 func TestScanFromATimeAndBehindRetention(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "users")
 	old := messages(0, 60, "users")
@@ -159,6 +162,7 @@ func TestScanFromATimeAndBehindRetention(t *testing.T) {
 
 // TestScanGoesOnThroughFaults: leaders move and answers fail while the topic is read.
 func TestScanGoesOnThroughFaults(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "users")
 	batch := messages(0, 2000, "users")

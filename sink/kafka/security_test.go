@@ -63,6 +63,7 @@ func certificates(t *testing.T) (*tls.Config, string) {
 // TestConnectionFaults checks that a connection which cannot work says what is most likely wrong, and that what no waiting mends
 // is told apart from what it may.
 func TestConnectionFaults(t *testing.T) {
+	t.Parallel()
 	serverTLS, authority := certificates(t)
 	_, otherAuthority := certificates(t)
 	saslUser := []kfake.Opt{kfake.EnableSASL(), kfake.Superuser("PLAIN", "relay", "right"), kfake.Superuser("SCRAM-SHA-256", "relay", "right")}
@@ -157,6 +158,7 @@ func topicACL(topic string, op kmsg.ACLOperation) kfake.ACL {
 
 // TestMissingPermissions gives a user some permissions and not others.
 func TestMissingPermissions(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		acls []kfake.ACL
@@ -192,6 +194,7 @@ func TestMissingPermissions(t *testing.T) {
 }
 
 func TestMayNotCreate(t *testing.T) {
+	t.Parallel()
 	cluster := fake(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "admin"),
 		kfake.User("PLAIN", "relay", "secret", topicACL("a", kmsg.ACLOperationDescribe), topicACL("a", kmsg.ACLOperationWrite)))
 	cfg := config(t, cluster.ListenAddrs())
@@ -207,6 +210,7 @@ func TestMayNotCreate(t *testing.T) {
 // TestPermissionRevoked takes a permission away while messages flow: Publish ends once the refusal has lasted, and says what was
 // stored before.
 func TestPermissionRevoked(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a", "b")
 	s.grace = 300 * time.Millisecond
@@ -220,6 +224,7 @@ func TestPermissionRevoked(t *testing.T) {
 }
 
 func TestProducerIDRefused(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
 	s.grace = 300 * time.Millisecond
@@ -270,6 +275,7 @@ func TestRealLeastPrivilege(t *testing.T) {
 
 // TestRealSecurity meets the listeners of a real broker.
 func TestRealSecurity(t *testing.T) {
+	t.Parallel()
 	plain := realBrokers(t)[0]
 	dir := os.Getenv("RELAY_TEST_KAFKA_DIR")
 	if dir == "" {

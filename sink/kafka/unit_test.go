@@ -27,6 +27,7 @@ import (
 
 // TestPartitionOf holds the partitioning against vectors of the Java client's own tests and against franz-go's rendering of it.
 func TestPartitionOf(t *testing.T) {
+	t.Parallel()
 	// murmur2 of these keys as in org.apache.kafka.common.utils.UtilsTest.
 	for key, hash := range map[string]int32{
 		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536, "a-little-bit-longer-string": -1486304829,
@@ -49,6 +50,7 @@ func TestPartitionOf(t *testing.T) {
 }
 
 func TestEncodeBatch(t *testing.T) {
+	t.Parallel()
 	batch := messages(0, 5, "a")
 	batch[1].Key, batch[2].Key = nil, []byte{}
 	batch[3].Body, batch[3].Headers = nil, nil
@@ -96,6 +98,7 @@ func TestEncodeBatch(t *testing.T) {
 }
 
 func TestVarintSize(t *testing.T) {
+	t.Parallel()
 	for _, v := range []int64{0, 1, -1, 63, 64, -64, -65, 8191, 8192, math.MaxInt32, math.MinInt32, math.MaxInt64, math.MinInt64} {
 		require.Len(t, appendVarint(v), varintSize(v), "%d", v)
 	}
@@ -112,6 +115,7 @@ func appendVarint(v int64) []byte {
 }
 
 func TestSequenceWraps(t *testing.T) {
+	t.Parallel()
 	s := sequence{session: session{id: 1, epoch: 2}, next: math.MaxInt32 - 1}
 	s.advance(1)
 	require.EqualValues(t, math.MaxInt32, s.next)
@@ -125,6 +129,7 @@ func TestSequenceWraps(t *testing.T) {
 }
 
 func TestTopicNames(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"dsync.user.created", "A_b-9", strings.Repeat("x", 249), "...", "-"} {
 		require.Empty(t, illegalTopicName(name), name)
 	}
@@ -136,6 +141,7 @@ func TestTopicNames(t *testing.T) {
 }
 
 func TestConfigValidate(t *testing.T) {
+	t.Parallel()
 	require.NoError(t, config(t, []string{"127.0.0.1:9092", "[::1]:9092", "kafka-1.example.com:9094"}).Validate())
 	for key, change := range map[string]func(*Config){
 		"brokers":                   func(c *Config) { c.Brokers = nil },
@@ -166,6 +172,7 @@ func TestConfigValidate(t *testing.T) {
 }
 
 func TestBearerToken(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("first\n"), 0o600))
 	m, err := Config{SASL: SASL{Mechanism: saslOAuthBearer, TokenFile: file}}.mechanism()
@@ -198,6 +205,7 @@ func TestBearerToken(t *testing.T) {
 }
 
 func TestRetryDelayIsBounded(t *testing.T) {
+	t.Parallel()
 	require.Equal(t, 25*time.Millisecond, retryDelay(0, 0))
 	for n := range 100 {
 		require.LessOrEqual(t, retryDelay(n, 0.999), 2*time.Second)
@@ -208,6 +216,7 @@ func TestRetryDelayIsBounded(t *testing.T) {
 // TestBatchesUnderTheLimit publishes more to one partition than its limit takes at once: it is cut, in order, and each piece is
 // below the limit.
 func TestBatchesUnderTheLimit(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	require.NoError(t, c.CreateTopic("a", 1, map[string]string{"max.message.bytes": "5000"}))
 	var largest, batches atomic.Int64
@@ -230,6 +239,7 @@ func TestBatchesUnderTheLimit(t *testing.T) {
 
 // TestLimitChanges lowers and raises a topic's limit behind the sink's back.
 func TestLimitChanges(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	require.NoError(t, c.CreateTopic("a", 1, map[string]string{"max.message.bytes": "20000"}))
 	cfg := config(t, c.ListenAddrs())
@@ -259,6 +269,7 @@ func TestLimitChanges(t *testing.T) {
 
 // TestCompressionDecides accepts a message that only compression brings under the limit.
 func TestCompressionDecides(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	require.NoError(t, c.CreateTopic("a", 1, map[string]string{"max.message.bytes": "4000"}))
 	s := open(t, config(t, c.ListenAddrs()))
@@ -270,6 +281,7 @@ func TestCompressionDecides(t *testing.T) {
 
 // TestBrokerFindsTheCulprit has the broker refuse what the sink held for small enough, as where the limit cannot be read.
 func TestBrokerFindsTheCulprit(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
 	setTopicConfig(t, c, "a", "max.message.bytes", "9000")
@@ -298,6 +310,7 @@ func TestBrokerFindsTheCulprit(t *testing.T) {
 
 // TestNothingBehindARejectedMessage checks that what can be known beforehand stops what comes after it in every topic.
 func TestNothingBehindARejectedMessage(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a", "b")
 	batch := messages(0, 60, "a", "b")
@@ -310,6 +323,7 @@ func TestNothingBehindARejectedMessage(t *testing.T) {
 
 // TestEndedContextSendsNothing covers the transport's own way to send on a free connection whatever the context says.
 func TestEndedContextSendsNothing(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
 	_, err := s.cluster.settings(t.Context(), []string{"a"})
@@ -328,6 +342,7 @@ func TestEndedContextSendsNothing(t *testing.T) {
 
 // TestOlderBrokers speaks the protocol versions of older releases.
 func TestOlderBrokers(t *testing.T) {
+	t.Parallel()
 	for name, versions := range map[string]*kversion.Versions{
 		"1.0": kversion.V1_0_0(), "2.0": kversion.V2_0_0(), "2.8": kversion.V2_8_0(), "3.9": kversion.V3_9_0(), "4.0": kversion.V4_0_0(),
 	} {
@@ -350,6 +365,7 @@ func TestOlderBrokers(t *testing.T) {
 }
 
 func TestPrepareNamesEveryFault(t *testing.T) {
+	t.Parallel()
 	c := fake(t, kfake.SeedTopics(2, "there"))
 	cfg := config(t, c.ListenAddrs())
 	var fatal *sink.FatalError
@@ -373,6 +389,7 @@ func TestPrepareNamesEveryFault(t *testing.T) {
 }
 
 func TestInspect(t *testing.T) {
+	t.Parallel()
 	c := fake(t)
 	require.NoError(t, c.CreateTopic("compacted", 4, map[string]string{"cleanup.policy": "compact", "max.message.bytes": "777777", "min.insync.replicas": "1"}))
 	s := open(t, config(t, c.ListenAddrs()))
@@ -395,6 +412,7 @@ func TestInspect(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
+	t.Parallel()
 	for code, want := range map[kafkago.Error]outcome{
 		0:                                    {verdict: stored},
 		kafkago.DuplicateSequenceNumber:      {verdict: stored},

@@ -10,6 +10,7 @@ import (
 )
 
 func TestEncodeLeavesNothingOfTheMessageBefore(t *testing.T) {
+	t.Parallel()
 	var e encoder
 	first := sink.Message{Topic: "a", ID: "event_1", Body: []byte("1"), Headers: []sink.Header{{Key: "event-id", Value: "event_1"},
 		{Key: "twice", Value: "x"}, {Key: "twice", Value: "y"}, {Key: "only-first", Value: "z"}}}

@@ -219,6 +219,7 @@ func requireTooOld(t *testing.T, url, version string) {
 
 // TestRealServerBefore212 needs the address of one, empty, in RELAY_TEST_NATS_OLD.
 func TestRealServerBefore212(t *testing.T) {
+	t.Parallel()
 	url := os.Getenv("RELAY_TEST_NATS_OLD")
 	if url == "" {
 		t.Skip("RELAY_TEST_NATS_OLD names no server older than 2.12")

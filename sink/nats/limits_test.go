@@ -12,6 +12,7 @@ import (
 )
 
 func TestLimitsOfAnAccount(t *testing.T) {
+	t.Parallel()
 	const gib = 1 << 30
 	unlimited := jetstream.AccountLimits{MaxMemory: -1, MaxStore: -1, MaxStreams: -1, MaxConsumers: -1}
 	with := func(change func(*jetstream.Tier)) *jetstream.AccountInfo {
@@ -63,6 +64,7 @@ func TestLimitsOfAnAccount(t *testing.T) {
 
 // TestRaisingBeyondTheAccount: a stream that exists counts for what it becomes, not for what it is.
 func TestRaisingBeyondTheAccount(t *testing.T) {
+	t.Parallel()
 	const gib = 1 << 30
 	info := &jetstream.AccountInfo{Tier: jetstream.Tier{Streams: 1, ReservedStore: 3 * gib, Limits: jetstream.AccountLimits{MaxStore: 6 * gib, MaxStreams: 1}}}
 	have := jetstream.StreamConfig{MaxBytes: gib, Replicas: 3, Storage: jetstream.FileStorage}
@@ -81,6 +83,7 @@ func TestRaisingBeyondTheAccount(t *testing.T) {
 
 // TestRefusalsNameTheKey: whatever limit makes a server refuse a stream, the error names what to change.
 func TestRefusalsNameTheKey(t *testing.T) {
+	t.Parallel()
 	for code, c := range map[jetstream.ErrorCode]struct {
 		description, says string
 		fatal             bool

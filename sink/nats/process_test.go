@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/internal/testaddr"
+	"workos-relay/internal/testrun"
 )
 
 // serverProcess, where set, makes the test binary a NATS server that stores there, until its standard input closes.
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 		runServer(dir, port, os.Getenv(serverProcess+"_SYNC") == "always")
 		return
 	}
+	testrun.ManyAtOnce()
 	os.Exit(m.Run())
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"workos-relay/internal/testrun"
 	"workos-relay/tests/testkit"
 )
 
@@ -26,7 +27,7 @@ const (
 var relayBinary string // built once by TestMain
 
 func TestMain(m *testing.M) {
-	testkit.RunManyAtOnce()
+	testrun.ManyAtOnce()
 	os.Exit(run(m))
 }
 

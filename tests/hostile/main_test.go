@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/testrun"
 	"workos-relay/source/sourcetest"
 	"workos-relay/tests/testkit"
 )
@@ -25,7 +26,7 @@ const (
 var relayBinary string // built once by TestMain
 
 func TestMain(m *testing.M) {
-	testkit.RunManyAtOnce()
+	testrun.ManyAtOnce()
 	os.Exit(run(m))
 }
 
