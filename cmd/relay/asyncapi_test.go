@@ -23,6 +23,7 @@ func asyncAPI(t *testing.T, file string) (string, map[string]any) {
 }
 
 func TestTheAsyncAPIDocumentIsCurrent(t *testing.T) {
+	t.Parallel()
 	text, doc := asyncAPI(t, "testdata/asyncapi.yaml")
 	published, err := os.ReadFile("../../docs/asyncapi.yaml")
 	require.NoError(t, err)
@@ -32,6 +33,7 @@ func TestTheAsyncAPIDocumentIsCurrent(t *testing.T) {
 }
 
 func TestTheAsyncAPIDocumentFollowsTheRoutes(t *testing.T) {
+	t.Parallel()
 	for _, encoding := range []string{"raw", "cloudevents", "cloudevents_structured"} {
 		t.Run(encoding, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "relay.yaml")

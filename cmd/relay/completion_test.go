@@ -64,6 +64,7 @@ func shellWithCompletion(t *testing.T, shell string) (load string, env []string)
 
 // TestCompletionInBash presses Tab in a real bash.
 func TestCompletionInBash(t *testing.T) {
+	t.Parallel()
 	bash, err := exec.LookPath("bash")
 	if err != nil {
 		t.Skip("no bash")
@@ -83,6 +84,7 @@ func TestCompletionInBash(t *testing.T) {
 }
 
 func TestCompletionInFish(t *testing.T) {
+	t.Parallel()
 	fish, err := exec.LookPath("fish")
 	if err != nil {
 		t.Skip("no fish")
@@ -107,6 +109,7 @@ while zpty -r z line; do print -r -- "$line"; [[ $line == *END-OF-IT* ]] && brea
 `
 
 func TestCompletionInZsh(t *testing.T) {
+	t.Parallel()
 	zsh, err := exec.LookPath("zsh")
 	if err != nil {
 		t.Skip("no zsh")

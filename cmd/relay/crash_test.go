@@ -21,6 +21,7 @@ import (
 //
 // P7: 30 kills in at_least_once.
 func TestCrashNATS(t *testing.T) {
+	t.Parallel()
 	const events, kills = 50_000, 30
 	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 11}))
@@ -116,6 +117,7 @@ func requireAllInOrder(t *testing.T, js jetstream.JetStream, want []string) (cop
 //
 // P5: 30 kills on JetStream.
 func TestCrashNATSExactlyOnce(t *testing.T) {
+	t.Parallel()
 	const events, kills = 50_000, 30
 	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 14}))

@@ -12,6 +12,7 @@ import (
 
 // TestTheConfigurationOfTheUnitIsReadAsSystemdRunsIt: with the folders that systemd names in the environment.
 func TestTheConfigurationOfTheUnitIsReadAsSystemdRunsIt(t *testing.T) {
+	t.Parallel()
 	credentials, state := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(credentials, "api_key"), []byte("sk_test_0123456789\n"), 0o400))
 	env := map[string]string{"CREDENTIALS_DIRECTORY": credentials, "STATE_DIRECTORY": state}

@@ -62,6 +62,7 @@ func namedTests(text string, declared map[string][]string) (names, missing []str
 
 // TestTheDocsNameTestsThatExist: a promise that names a test which is not there is no promise.
 func TestTheDocsNameTestsThatExist(t *testing.T) {
+	t.Parallel()
 	declared := declaredTests(t)
 	anywhere := map[string]bool{}
 	for _, names := range declared {
@@ -89,6 +90,7 @@ func TestTheDocsNameTestsThatExist(t *testing.T) {
 
 // TestEachPromiseNamesItsTest: every row of a table with a column "shown by" names a test there.
 func TestEachPromiseNamesItsTest(t *testing.T) {
+	t.Parallel()
 	declared := declaredTests(t)
 	promises := 0
 	for _, page := range pages(t) {

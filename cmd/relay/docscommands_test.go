@@ -163,6 +163,7 @@ func kafkaWorld(t *testing.T) *world {
 
 // TestTheCommandsOfTheDocs runs every command of the docs and the README.
 func TestTheCommandsOfTheDocs(t *testing.T) {
+	t.Parallel()
 	ran := 0
 	for _, page := range pages(t) {
 		for _, b := range blocksOf(t, page) {
@@ -250,6 +251,7 @@ func squeeze(text string) string { return strings.Join(strings.Fields(text), " "
 
 // TestTheConfigurationsOfTheDocs reads every configuration that a page shows: a whole one, sinks, or keys of a sink.
 func TestTheConfigurationsOfTheDocs(t *testing.T) {
+	t.Parallel()
 	read := 0
 	key := func(string) (string, bool) { return "0123456789abcdef", true }
 	files := regexp.MustCompile(`(\w+)_file: /run/secrets/[\w.]+`)
@@ -282,6 +284,7 @@ func TestTheConfigurationsOfTheDocs(t *testing.T) {
 
 // TestThePagesAreLinked: no link of a page leads nowhere, and the index names every page.
 func TestThePagesAreLinked(t *testing.T) {
+	t.Parallel()
 	links := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
 	anchors := func(path string) []string {

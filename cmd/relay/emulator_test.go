@@ -18,6 +18,7 @@ import (
 // TestWorkOSEmulator carries what WorkOS's own emulator makes into JetStream. RELAY_TEST_WORKOS_CLI names the program `workos` of
 // the npm package of that name; .ci/workos-cli installs it.
 func TestWorkOSEmulator(t *testing.T) {
+	t.Parallel()
 	cli := os.Getenv("RELAY_TEST_WORKOS_CLI")
 	if cli == "" {
 		t.Skip("RELAY_TEST_WORKOS_CLI is not set: run with RELAY_TEST_WORKOS_CLI=$(.ci/workos-cli), which needs Node 20.20 or newer and npm")

@@ -21,6 +21,7 @@ import (
 
 // P4: exit codes.
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	passing := errors.New("connection refused")
 	for name, c := range map[string]struct {
 		err  error
@@ -73,6 +74,7 @@ func TestExitCodes(t *testing.T) {
 
 // The unit, the help and the documentation agree with the codes above.
 func TestTheUnitAndTheManualKnowTheExitCodes(t *testing.T) {
+	t.Parallel()
 	unit, err := os.ReadFile("../../deploy/systemd/relay.service")
 	require.NoError(t, err)
 	require.Equal(t, fmt.Sprintf("RestartPreventExitStatus=%d %d", exitUsage, exitOperator), regexp.MustCompile(`(?m)^RestartPreventExitStatus=.*$`).FindString(string(unit)))

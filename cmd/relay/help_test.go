@@ -7,6 +7,7 @@ import (
 )
 
 func TestHelp(t *testing.T) {
+	t.Parallel()
 	code, stdout, _ := do(t, "help")
 	require.Equal(t, exitDone, code)
 	require.Regexp(t, `(?m)^  guarantees +What relay guarantees`, stdout)

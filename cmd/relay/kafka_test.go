@@ -184,6 +184,7 @@ func recordHeader(r *kgo.Record, key string) string {
 // TestCrashKafka is TestCrashNATS for Kafka: order is that of each partition, and what a crash repeats is bounded by one commit. It
 // runs on a Kafka inside the process unless RELAY_TEST_KAFKA names a real one.
 func TestCrashKafka(t *testing.T) {
+	t.Parallel()
 	const events, kills = 50_000, 30
 	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 12}))
@@ -219,6 +220,7 @@ func TestCrashKafka(t *testing.T) {
 //
 // P5: 30 kills on Kafka.
 func TestCrashKafkaExactlyOnce(t *testing.T) {
+	t.Parallel()
 	const events, kills = 50_000, 30
 	var readers backfills
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 15}))

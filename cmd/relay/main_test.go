@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/internal/testaddr"
+	"workos-relay/internal/testrun"
 	"workos-relay/source/sourcetest"
 )
 
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	testrun.ManyAtOnce()
 	os.Exit(m.Run())
 }
 
@@ -191,10 +193,16 @@ func do(t *testing.T, args ...string) (code int, stdout, stderr string) {
 // child starts relay as a process of its own.
 func child(t *testing.T, stderr *output, args ...string) *exec.Cmd {
 	t.Helper()
+	return childWith(t, nil, stderr, args...)
+}
+
+// childWith starts relay as a process of its own, with more in its environment.
+func childWith(t *testing.T, env []string, stderr *output, args ...string) *exec.Cmd {
+	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(exe, args...)
-	cmd.Env = append(os.Environ(), asRelay+"=1")
+	cmd.Env = append(append(os.Environ(), asRelay+"=1"), env...)
 	cmd.Stderr = stderr
 	require.NoError(t, cmd.Start())
 	return cmd

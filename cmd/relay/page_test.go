@@ -21,6 +21,7 @@ func pageEvent(i int) []byte {
 
 // TestStatusPageInABrowser lives with the page of a relay that runs, as an operator does.
 func TestStatusPageInABrowser(t *testing.T) {
+	t.Parallel()
 	tab := browsertest.Open(t)
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 500, Seed: 1}))
 	url, js := newNATS(t)

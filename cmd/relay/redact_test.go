@@ -16,6 +16,7 @@ import (
 //
 // P11: on both buses, dead letters included.
 func TestWhatIsRedactedReachesNoBus(t *testing.T) {
+	t.Parallel()
 	const event = `{"object":"event","id":"event_01J%022d","event":"%s","data":{"id":"user_%d","organization_id":"org_1","email":"Hidden-%d@example.com",` +
 		`"raw_attributes":{"a":"Hidden"},"emails":[{"value":"Hidden","primary":true}],"email":"Hidden-again"%s},"created_at":"2026-01-01T00:00:00.00%dZ"}`
 	api := newAPI(t)

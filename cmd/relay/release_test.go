@@ -15,6 +15,7 @@ import (
 
 // TestEveryWayToBuildAReleaseHasTheSameFlags: or what people build themselves would differ from what they were given.
 func TestEveryWayToBuildAReleaseHasTheSameFlags(t *testing.T) {
+	t.Parallel()
 	script, err := os.ReadFile("../../.ci/build")
 	require.NoError(t, err)
 	line := regexp.MustCompile(`(?m)^(CGO_ENABLED=0) go build (.+) -ldflags "(.+) -X workos-relay/internal/buildinfo.release=\$1" -o`).FindStringSubmatch(string(script))

@@ -51,6 +51,7 @@ func inOrder(t *testing.T, js jetstream.JetStream, stream string) []string {
 // TestReloadUnderLoad: while events flow, one lane is changed again and again, another comes and goes, and what is wrong is refused. The
 // lane that did not change is the one that it was, and every lane has every event once and in order.
 func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 3000, Seed: 1}))
 	url, js := newNATS(t)
 	dir, addr := t.TempDir(), freeAddress(t)
@@ -122,6 +123,7 @@ delivery: exactly_once
 
 // TestReloadOfOneOfTwoBuses: the Kafka lane changes, the NATS lane runs on.
 func TestReloadOfOneOfTwoBuses(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 500, Seed: 1}))
 	url, js := newNATS(t)
 	bus := newKafka(t)
@@ -153,6 +155,7 @@ func TestReloadOfOneOfTwoBuses(t *testing.T) {
 
 // TestWhatAReloadRefuses, by name, and nothing changes.
 func TestWhatAReloadRefuses(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))
 	url, js := newNATS(t)
 	text, addr := withAdmin(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""))
@@ -224,6 +227,7 @@ func statusOf(t *testing.T, addr string) map[string]admin.LaneStatus {
 
 // TestReloadReadsSecretsAgain: the API key in a file, and the admin token in another. A pause outlives the reload.
 func TestReloadReadsSecretsAgain(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))
 	url, js := newNATS(t)
 	dir := t.TempDir()
@@ -279,6 +283,7 @@ delivery: exactly_once
 
 // TestHangupReloads a process of its own, and a wrong configuration does not end it.
 func TestHangupReloads(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))
 	url, js := newNATS(t)
 	text, addr := withAdmin(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""))
@@ -311,6 +316,7 @@ func TestHangupReloads(t *testing.T) {
 // TestALaneThatIsStartedAtTheEndIsStopped: its relay goes down, since every lane had stopped, and is reloaded before its admin server has
 // closed. Nothing runs on what is closed, and the position is left in order.
 func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
+	t.Parallel()
 	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`,
 		strings.Repeat("x", 2<<20))
 	api := newAPI(t)

@@ -54,6 +54,7 @@ func calm(config string) string {
 }
 
 func TestReplayBesideARunningRelay(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(3000, 7))
 	url, js := newNATS(t)
 	dir := t.TempDir()
@@ -94,6 +95,7 @@ func TestReplayBesideARunningRelay(t *testing.T) {
 }
 
 func TestReplayInterruptedSaysHowToGoOn(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(20_000, 8))
 	api.Fail(20, sourcetest.OK())
 	api.Fail(1, sourcetest.Hang()) // so that it is interrupted before the end, however late that is
@@ -114,6 +116,7 @@ func TestReplayInterruptedSaysHowToGoOn(t *testing.T) {
 }
 
 func TestReplayOfAPoisonEvent(t *testing.T) {
+	t.Parallel()
 	load := func(t *testing.T) *sourcetest.Server {
 		api := newAPI(t)
 		big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`, strings.Repeat("x", 2<<20))
@@ -147,6 +150,7 @@ func TestReplayOfAPoisonEvent(t *testing.T) {
 }
 
 func TestReplayUsage(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t)
 	config := writeConfig(t, natsConfig(api.URL(), "nats://127.0.0.1:1", t.TempDir(), ""))
 	span := []string{"--since", spreadStart, "--until", spreadEnd}
@@ -173,6 +177,7 @@ func TestReplayUsage(t *testing.T) {
 }
 
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var out strings.Builder
 	p := &progress{out: &out, now: func() time.Time { return at }}

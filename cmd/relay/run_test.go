@@ -29,6 +29,7 @@ var odd = []string{
 
 // P10: byte for byte.
 func TestBytesOnTheBusAreThoseServed(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t)
 	for _, raw := range odd {
 		require.NoError(t, api.Append([]byte(raw)))
@@ -46,6 +47,7 @@ func TestBytesOnTheBusAreThoseServed(t *testing.T) {
 }
 
 func TestARestartGoesOnWhereItStopped(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 3000, Seed: 1}))
 	url, js := newNATS(t)
 	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
@@ -80,6 +82,7 @@ func TestARestartGoesOnWhereItStopped(t *testing.T) {
 }
 
 func TestMetricsAndReadiness(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 500, Seed: 1}))
 	url, js := newNATS(t)
 	addr := freeAddress(t)
@@ -127,6 +130,7 @@ func get(addr, path string) (int, string) {
 //
 // P3: a checkpoint that is lost, corrupt or foreign.
 func TestStopsThatOnlyAPersonCanDecide(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}), sourcetest.WithLostCursor(sourcetest.LostBadRequest))
 	url, js := newNATS(t)
 	dir := t.TempDir()
@@ -170,6 +174,7 @@ func TestStopsThatOnlyAPersonCanDecide(t *testing.T) {
 }
 
 func TestASecondRelayOnTheSameFolderSaysSo(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 10, Seed: 1}))
 	url, js := newNATS(t)
 	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
@@ -182,6 +187,7 @@ func TestASecondRelayOnTheSameFolderSaysSo(t *testing.T) {
 }
 
 func TestAnEventTooLargeForTheBus(t *testing.T) {
+	t.Parallel()
 	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`,
 		strings.Repeat("x", 2<<20))
 	after := `{"object":"event","id":"event_01J0000000000000000000000E","event":"user.created","data":{},"created_at":"2026-01-01T00:00:00.005Z"}`
@@ -253,6 +259,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestAMistakeInTheConfigurationNamesItsPlace(t *testing.T) {
+	t.Parallel()
 	config := writeConfig(t, "source: {api_key: sk_secret_one}\nsinks:\n  - name: a\n    typ: nats\n")
 	code, _, stderr := do(t, "run", "--config", config)
 	require.Equal(t, exitUsage, code)
@@ -262,6 +269,7 @@ func TestAMistakeInTheConfigurationNamesItsPlace(t *testing.T) {
 }
 
 func TestCheckpointCommands(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
 	ids := api.IDs(sourcetest.Filter{})
 	url, js := newNATS(t)
@@ -335,6 +343,7 @@ func TestCheckpointCommands(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t)
 	url, js := newNATS(t)
 	code, stdout, stderr := do(t, "check", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))
@@ -383,6 +392,7 @@ func TestTypes(t *testing.T) {
 }
 
 func TestTail(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 200, Seed: 1}))
 	url, js := newNATS(t)
 	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
@@ -411,6 +421,7 @@ func TestTail(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	admin := freeAddress(t)
 	r := start(t, "demo", "--backlog", "3000", "--rate", "200", "--listen", freeAddress(t), "--admin", admin)
 	require.Eventually(t, func() bool { return strings.Contains(r.stdout.String(), "lag none") }, patient, often, &r.stderr)
@@ -423,6 +434,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDemoWithoutAStatusPage(t *testing.T) {
+	t.Parallel()
 	r := start(t, "demo", "--backlog", "0", "--listen", freeAddress(t), "--admin", "")
 	require.Eventually(t, func() bool { return strings.Contains(r.stdout.String(), "tail --from-sink") }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
@@ -431,6 +443,7 @@ func TestDemoWithoutAStatusPage(t *testing.T) {
 
 // TestTwoLanesDoNotHoldEachOtherBack: one bus is down from the start, the other gets everything.
 func TestTwoLanesDoNotHoldEachOtherBack(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 500, Seed: 1}))
 	url, js := newNATS(t)
 	config := strings.Replace(natsConfig(api.URL(), url, t.TempDir(), ""), "sinks: [",

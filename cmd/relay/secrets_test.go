@@ -55,6 +55,7 @@ func leaks(text string, secrets []string) []string {
 }
 
 func TestLeaksAreSeen(t *testing.T) {
+	t.Parallel()
 	s := marked("x")
 	for _, shown := range []string{
 		s, fmt.Sprintf("%q", s), url.QueryEscape(s), "nats://u:" + url.PathEscape(s) + "@h", base64.StdEncoding.EncodeToString([]byte(s)),
@@ -88,6 +89,7 @@ var commandLines = map[string][][]string{
 }
 
 func TestNoCommandIsLeftOut(t *testing.T) {
+	t.Parallel()
 	parser, err := kong.New(&cli{})
 	require.NoError(t, err)
 	for _, leaf := range parser.Model.Leaves(true) {
@@ -97,6 +99,7 @@ func TestNoCommandIsLeftOut(t *testing.T) {
 
 // TestNoSecretIsLeftOut: each secret that can be configured is in a case below, as itself or in a file.
 func TestNoSecretIsLeftOut(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../docs/configuration.md")
 	require.NoError(t, err)
 	var found []string
@@ -129,6 +132,7 @@ type secretCase struct {
 
 // P14: in the output of every command, with every key that holds a secret.
 func TestSecretsAreShownNowhere(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithAPIKey(apiMark), sourcetest.WithPopulation(sourcetest.Population{Seed: 1, Start: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
 		Profile: []sourcetest.Span{{Length: time.Hour, Events: 40}}}))
 	cases := map[string]secretCase{}

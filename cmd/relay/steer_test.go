@@ -65,6 +65,7 @@ func pause(t *testing.T, config string, names ...string) (stdout string) {
 }
 
 func TestPauseResumePoll(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
 	url, js := newNATS(t)
 	text, _ := withAdmin(t, strings.Replace(natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""), "poll_interval: 20ms", "poll_interval: 1h", 1))
@@ -119,6 +120,7 @@ func TestPauseResumePoll(t *testing.T) {
 
 // TestStatusSaysWhoIsActive, from either relay, and from neither.
 func TestStatusSaysWhoIsActive(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 100, Seed: 1}))
 	url, js := newNATS(t)
 	text := func() string { // long, so that nobody takes over on a slow machine, and short enough to see a renewal
@@ -152,6 +154,7 @@ func TestStatusSaysWhoIsActive(t *testing.T) {
 
 // TestStatusStartsNothing: the server inside relay is not started to look into it.
 func TestStatusStartsNothing(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "relay-data")
 	config := writeConfig(t, fmt.Sprintf("source: {api_key: k}\nsinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q}}]\ncheckpoint: {dir: %q}\nadmin: {listen: %q}\n",
 		freeAddress(t), dir, freeAddress(t)))
@@ -162,6 +165,7 @@ func TestStatusStartsNothing(t *testing.T) {
 }
 
 func TestStatusWatches(t *testing.T) {
+	t.Parallel()
 	config := writeConfig(t, natsConfig("http://127.0.0.1:1", "nats://127.0.0.1:1", t.TempDir(), ""))
 	r := start(t, "status", "--watch", "--json", "--interval", "5ms", "--timeout", "10ms", "--config", config)
 	require.Eventually(t, func() bool { return strings.Count(r.stdout.String(), "\n") > 2 }, patient, often, &r.stderr)
@@ -185,6 +189,7 @@ func keptIn(t *testing.T, stdout string) checkpoint.Checkpoint {
 
 // TestMoveARelayThatRuns goes back and forth under its feet, and nothing else moves it meanwhile.
 func TestMoveARelayThatRuns(t *testing.T) {
+	t.Parallel()
 	for _, delivery := range []string{"at_least_once", "exactly_once"} {
 		t.Run(delivery, func(t *testing.T) {
 			api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 100, Seed: 1}))
@@ -237,6 +242,7 @@ func TestMoveARelayThatRuns(t *testing.T) {
 
 // TestMovingWithoutTheAdminAddressIsRefused: the folder is locked, and nobody can be asked.
 func TestMovingWithoutTheAdminAddressIsRefused(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 10, Seed: 1}))
 	url, js := newNATS(t)
 	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
@@ -251,6 +257,7 @@ func TestMovingWithoutTheAdminAddressIsRefused(t *testing.T) {
 
 // TestAStoppedLaneGoesOnWhereItIsTold while the other never stopped.
 func TestAStoppedLaneGoesOnWhereItIsTold(t *testing.T) {
+	t.Parallel()
 	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`,
 		strings.Repeat("x", 2<<20))
 	after := `{"object":"event","id":"event_01J0000000000000000000000E","event":"user.created","data":{},"created_at":"2026-01-01T00:00:00.005Z"}`
@@ -288,6 +295,7 @@ func TestAStoppedLaneGoesOnWhereItIsTold(t *testing.T) {
 
 // TestALaneThatHasOnlyJustStoppedIsMoved: its status tells that it has stopped a moment before its goroutine has ended.
 func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
+	t.Parallel()
 	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2020-01-01T00:00:00Z"}`,
 		strings.Repeat("x", 2<<20))
 	api := newAPI(t)
@@ -331,6 +339,7 @@ func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
 
 // TestAPausedRelayKeepsItsPlaceOnTheBus for longer than a standby waits for one that is silent, on each bus.
 func TestAPausedRelayKeepsItsPlaceOnTheBus(t *testing.T) {
+	t.Parallel()
 	const takeover = 10 * time.Second // within which a renewal comes through on any machine
 	for name, config := range map[string]func(t *testing.T, apiURL string) func() string{
 		"nats": func(t *testing.T, apiURL string) func() string {
@@ -384,6 +393,7 @@ func get200(addr string) bool {
 
 // TestAPauseOutlivesAStop: a lane that stops while it is paused, since its position has gone, is moved and does not run off.
 func TestAPauseOutlivesAStop(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 50, Seed: 1}))
 	url, js := newNATS(t)
 	text, _ := withAdmin(t, natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), "takeover_after: 3s"))
@@ -412,6 +422,7 @@ func TestAPauseOutlivesAStop(t *testing.T) {
 // TestAReasonHidesSecrets: if a bus or an event repeats a secret, /readyz does not, even to a sender with the token. Without the token
 // it gives no reason at all.
 func TestAReasonHidesSecrets(t *testing.T) {
+	t.Parallel()
 	const secret = "event_01J000000000000000000TOKEN" // as an event may be called
 	big := fmt.Sprintf(`{"object":"event","id":%q,"event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`, secret, strings.Repeat("x", 2<<20))
 	api := newAPI(t)

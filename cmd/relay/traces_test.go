@@ -227,6 +227,7 @@ func requireTree(t *testing.T, to *spanCollector, got []traced, system string, s
 }
 
 func TestTracesThatAreNotSampledSaySo(t *testing.T) {
+	t.Parallel()
 	api, to := traceAPI(t, 50), newSpanCollector(t)
 	url, js := newNATS(t)
 	r := start(t, "run", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), tracesSection(to.URL, 0))))
@@ -239,6 +240,7 @@ func TestTracesThatAreNotSampledSaySo(t *testing.T) {
 }
 
 func TestACollectorThatIsAwayHoldsNothingUp(t *testing.T) {
+	t.Parallel()
 	never := make(chan struct{})
 	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-never }))
 	t.Cleanup(hangs.Close)

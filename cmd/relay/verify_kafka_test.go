@@ -59,6 +59,7 @@ func (b *kafkaBus) filled(t *testing.T, partitions int32, records byPlace) *kafk
 }
 
 func TestVerifyKafkaFindsEachDefect(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(300, 31))
 	ids := api.IDs(sourcetest.Filter{})
 	bus := newKafka(t)
@@ -156,6 +157,7 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 
 // TestVerifyKafkaReadsOnlyWhatIsCommitted: records of a transaction that was aborted are none, whatever their headers say.
 func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(200, 32))
 	bus := newKafka(t)
 	config := writeConfig(t, bus.config("at_least_once", api.URL(), t.TempDir(), "{partitions: 1}"))
@@ -205,6 +207,7 @@ func requireEnded(t *testing.T, b *kafkaBus) {
 }
 
 func TestVerifyKafkaSaysWhatRetentionTook(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(200, 33))
 	bus := newKafka(t)
 	config := writeConfig(t, bus.config("at_least_once", api.URL(), t.TempDir(), "{partitions: 1}"))

@@ -98,6 +98,7 @@ var defects = map[string]struct {
 }
 
 func TestVerifyNATSFindsEachDefect(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(600, 21))
 	ids := api.IDs(sourcetest.Filter{})
 	url, js := newNATS(t)
@@ -197,6 +198,7 @@ func fill(t *testing.T, js jetstream.JetStream, messages []*nats.Msg) {
 }
 
 func TestVerifySaysWhatRetentionTook(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(600, 22))
 	ids := api.IDs(sourcetest.Filter{})
 	url, js := newNATS(t)
@@ -223,6 +225,7 @@ func TestVerifySaysWhatRetentionTook(t *testing.T) {
 }
 
 func TestVerifyRoutesDeadLettersAndEncodings(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t)
 	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`, strings.Repeat("x", 2<<20))
 	require.NoError(t, api.Append([]byte(odd[0]), []byte(odd[1]), []byte(odd[2]), []byte(big)))
@@ -245,6 +248,7 @@ func TestVerifyRoutesDeadLettersAndEncodings(t *testing.T) {
 }
 
 func TestVerifyLooksOnlyUpToTheCheckpoint(t *testing.T) {
+	t.Parallel()
 	const twin = `{"object":"event","id":"event_01M6BZZZZZ000000000000000%s","event":"user.created","data":{},"created_at":"2026-11-01T11:59:59.999Z"}`
 	api := newAPI(t, spread(299, 23))
 	require.NoError(t, api.Append(fmt.Appendf(nil, twin, "A")))
@@ -272,6 +276,7 @@ func TestVerifyLooksOnlyUpToTheCheckpoint(t *testing.T) {
 }
 
 func TestVerifyAndReplayBesideAnEmbeddedServer(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, spread(200, 9))
 	addr := freeAddress(t)
 	text := strings.Replace(natsConfig(api.URL(), "embedded", t.TempDir(), ""), "url: \"embedded\"", "url: embedded, embedded: {listen: \""+addr+"\", sync_always: false}", 1)
@@ -295,6 +300,7 @@ func TestVerifyAndReplayBesideAnEmbeddedServer(t *testing.T) {
 }
 
 func TestVerifyOfAStdoutSink(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t)
 	config := writeConfig(t, strings.Replace(natsConfig(api.URL(), "nats://127.0.0.1:1", t.TempDir(), ""), "sinks: [", "sinks: [{name: out, type: stdout}, ", 1))
 	code, _, stderr := do(t, "verify", "--lane", "out", "--since", "earliest", "--until", "latest", "--config", config)
@@ -305,6 +311,7 @@ func TestVerifyOfAStdoutSink(t *testing.T) {
 // TestVerifyManyEventsInLittleMemory compares 300,000 events, about 300 MB on either side, in a process of its own with a limit for its
 // memory, and looks at the most that it ever had: no more than a hundredth of the events take, beside what buffers grow to.
 func TestVerifyManyEventsInLittleMemory(t *testing.T) {
+	t.Parallel()
 	const growth = 64 << 10 // KiB
 	events := 300_000
 	if raceDetector {
@@ -322,10 +329,9 @@ func TestVerifyManyEventsInLittleMemory(t *testing.T) {
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == events }, 4*patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 
-	t.Setenv("GOMEMLIMIT", "64MiB") // of the children; this process has read its own already
 	peak := func(until string) int {
 		var stderr output
-		cmd := child(t, &stderr, "verify", "--since", spreadStart, "--until", until, "--config", config)
+		cmd := childWith(t, []string{"GOMEMLIMIT=64MiB"}, &stderr, "verify", "--since", spreadStart, "--until", until, "--config", config)
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
 		most := 0

@@ -14,6 +14,7 @@ import (
 // TestAWebhookWakesTheRelay: with an hour between polls, what a signed webhook tells of arrives at once. An unsigned one changes
 // nothing, and what the body says is never published.
 func TestAWebhookWakesTheRelay(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 50, Seed: 1}))
 	url, js := newNATS(t)
 	hook := freeAddress(t)
@@ -47,6 +48,7 @@ func TestAWebhookWakesTheRelay(t *testing.T) {
 //
 // P16: on the built binary.
 func TestABacklogIsReadInParallelAndInOrder(t *testing.T) {
+	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Profile: sourcetest.UnevenProfile(30_000, 30*24*time.Hour, 3), Seed: 3}),
 		sourcetest.WithLatency(10*time.Millisecond, 5*time.Millisecond))
 	url, js := newNATS(t)
