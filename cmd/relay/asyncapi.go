@@ -13,7 +13,7 @@ import (
 	"workos-relay/sink/nats"
 )
 
-// printAsyncAPI writes the document of all topics of the configuration.
+// printAsyncAPI writes the AsyncAPI document of all topics of the configuration.
 func printAsyncAPI(env *environment, cfg *config.Config, lanes []*app.Lane) error {
 	var buses []asyncapi.Bus
 	for _, l := range lanes {
@@ -39,7 +39,7 @@ func printAsyncAPI(env *environment, cfg *config.Config, lanes []*app.Lane) erro
 	return err
 }
 
-// natsHost is the first server's host and port.
+// natsHost returns host and port of the first server.
 func natsHost(c *nats.Config) string {
 	if c.URL == nats.Embedded {
 		return c.Embedded.Listen
@@ -51,7 +51,8 @@ func natsHost(c *nats.Config) string {
 	return "127.0.0.1:4222"
 }
 
-// typesByTopic lists the topics of the lane, but the dead letter's, each with the types that go there.
+// typesByTopic returns the topics of the lane, except for the dead letter topic, each with the
+// event types that go there.
 func typesByTopic(l *app.Lane) []asyncapi.Topic {
 	types := map[string][]string{}
 	for _, name := range l.Types {

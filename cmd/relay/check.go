@@ -49,7 +49,7 @@ func (c *checkCmd) Run(ctx context.Context, env *environment) error {
 	return nil
 }
 
-// report prints findings as they come, or keeps them, and counts faults.
+// report prints findings as they come, or collects them, and counts faults.
 type report struct {
 	Faults   int            `json:"faults"`
 	Findings []checkFinding `json:"findings"`
@@ -57,7 +57,7 @@ type report struct {
 	env   *environment
 	quiet bool
 	about string   // as checkFinding.About
-	asked []string // what the source was already asked, so that lanes with the same filter ask once
+	asked []string // filters that were already checked, so that lanes with the same filter ask once
 }
 
 // checkFinding is one line of the report.
@@ -68,13 +68,13 @@ type checkFinding struct {
 	Text  string     `json:"text"`
 }
 
-// checkLevel says how bad a finding is.
+// checkLevel is the severity of a finding.
 type checkLevel string
 
 const (
 	levelOK      checkLevel = "ok"
-	levelCreates checkLevel = "creates" // what is missing and relay will create
-	levelChanges checkLevel = "changes" // what differs from the configuration and relay will change
+	levelCreates checkLevel = "creates" // relay creates what is missing
+	levelChanges checkLevel = "changes" // relay changes what differs from the configuration
 	levelWarning checkLevel = "warning"
 	levelFault   checkLevel = "fault"
 )
@@ -85,7 +85,7 @@ func (r *report) printf(format string, args ...any) {
 	}
 }
 
-// begin says what the findings that follow are about.
+// begin sets the subject of the findings that follow.
 func (r *report) begin(about, format string, args ...any) {
 	r.about = about
 	r.printf(format, args...)
@@ -99,7 +99,7 @@ func (r *report) say(level checkLevel, format string, args ...any) {
 
 func (r *report) fault(format string, args ...any) { r.say(levelFault, format, args...) }
 
-// note notes a finding; where it is about a topic, line is what is printed of it.
+// note records a finding. If it is about a topic, line is what is printed.
 func (r *report) note(level checkLevel, topic, text, line string) {
 	if level == levelFault {
 		r.Faults++
@@ -187,7 +187,7 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *app.Lane) {
 	r.advice(ctx, l, b)
 }
 
-// advice prints what the bus says of itself as a whole, if it says anything.
+// advice prints what the bus says about itself as a whole.
 func (r *report) advice(ctx context.Context, l *app.Lane, b *app.Bus) {
 	adviser, ok := b.Bus.(interface {
 		Advice(ctx context.Context, topics []string) (sink.Advice, error)
@@ -210,7 +210,8 @@ func (r *report) advice(ctx context.Context, l *app.Lane, b *app.Bus) {
 	}
 }
 
-// settings says what of the destination's settings differs from the configuration, and what relay does about it.
+// settings prints the settings of the destination that differ from the configuration, and what
+// relay does about them.
 func (r *report) settings(ctx context.Context, l *app.Lane, b *app.Bus, mode checkpoint.Mode) {
 	found, err := b.Settings(ctx, l, mode, false)
 	if err != nil {
@@ -229,10 +230,11 @@ func (r *report) differences(found []sink.Setting) {
 	}
 }
 
-// shortLetter is the size in bytes that a dead letter without its event does not exceed.
+// shortLetter is the maximum size in bytes of a dead letter without its event.
 const shortLetter = 8 << 10
 
-// weighDeadLetters adds a warning to the topic of dead letters if it takes less than they may need.
+// weighDeadLetters adds a warning to the dead letter topic if its limit is smaller than dead
+// letters may need.
 func (r *report) weighDeadLetters(name string, topics []sink.TopicStatus) {
 	i := slices.IndexFunc(topics, func(t sink.TopicStatus) bool { return t.Topic == name })
 	if i < 0 || topics[i].MaxMessage == 0 {
@@ -255,8 +257,8 @@ func (r *report) weighDeadLetters(name string, topics []sink.TopicStatus) {
 	}
 }
 
-// inspect says in which mode of delivery the lane would run, and looks at the topics in that mode. The mode is found by the function
-// that a start finds it with.
+// inspect prints the mode of delivery that the lane would run in, and returns its topics as they
+// are in that mode. It finds the mode by the same function as a start.
 func (r *report) inspect(ctx context.Context, l *app.Lane, b *app.Bus) ([]sink.TopicStatus, checkpoint.Mode, error) {
 	if b.Ledger == nil {
 		if checkpoint.Mode(l.Sink.Delivery) == checkpoint.ExactlyOnce {

@@ -17,13 +17,13 @@ import (
 
 type checkpointCmd struct {
 	Show  checkpointShowCmd  `cmd:"" help:"Print the position of each lane."`
-	Set   checkpointSetCmd   `cmd:"" help:"Move a lane to another position; while relay runs, through its admin address. The checkpoint before is kept beside it."`
-	Reset checkpointResetCmd `cmd:"" help:"Let a lane start over at source.start; while relay runs, through its admin address. The checkpoint before is kept beside it."`
+	Set   checkpointSetCmd   `cmd:"" help:"Move a lane to another position, through the admin address if relay runs. The old checkpoint is archived."`
+	Reset checkpointResetCmd `cmd:"" help:"Move a lane to source.start, through the admin address if relay runs. The old checkpoint is archived."`
 }
 
-// laneFlag chooses a lane where there are several.
+// laneFlag chooses one of several lanes.
 type laneFlag struct {
-	Lane string `help:"Name of the sink. Needed where there are several." placeholder:"SINK" predictor:"lane"`
+	Lane string `help:"Name of the sink. Required if there are several." placeholder:"SINK" predictor:"lane"`
 }
 
 func (f laneFlag) choose(lanes []*app.Lane) (*app.Lane, error) { return app.ChooseLane(lanes, f.Lane) }
@@ -34,7 +34,7 @@ type checkpointShowCmd struct {
 	Timeout time.Duration `help:"How long to wait for a bus that keeps positions." default:"10s"`
 }
 
-// checkpointRow is a position of a lane, in one of the places where it may be.
+// checkpointRow is the position of a lane in one of its two places.
 type checkpointRow struct {
 	Lane       string     `json:"lane"`
 	Place      string     `json:"place,omitempty"` // file or bus
@@ -50,7 +50,7 @@ type checkpointRow struct {
 	position string
 }
 
-// Run prints what is there. It takes no lock and fences nobody, so it works beside a relay that runs.
+// Run prints the positions. It takes no lock and fences nobody, so it works beside a running relay.
 func (c *checkpointShowCmd) Run(ctx context.Context, env *environment) error {
 	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
@@ -82,7 +82,8 @@ func (c *checkpointShowCmd) Run(ctx context.Context, env *environment) error {
 	return errors.Join(append(faults, printCheckpoints(env.stdout, rows))...)
 }
 
-// rows returns a row for each place that holds a position of the lane, and one that says so where none does.
+// rows returns a row for each place that holds a position of the lane, or one that says that there
+// is none.
 func (c *checkpointShowCmd) rows(ctx context.Context, l *app.Lane) (rows []checkpointRow, fault error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -143,8 +144,8 @@ func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 type checkpointSetCmd struct {
 	laneFlag
 	skipFlag
-	To   string `arg:"" optional:"" help:"An event id (go on after it), a time such as 2026-01-31T00:00:00Z, earliest, or latest." predictor:"start"`
-	From string `help:"Take the position from elsewhere: another lane, by the name of its sink; file or bus, where this lane's own position was in the other mode of delivery." placeholder:"file|bus|SINK" predictor:"from"`
+	To   string `arg:"" optional:"" help:"An event id (continue after it), a time such as 2026-01-31T00:00:00Z, earliest, or latest." predictor:"start"`
+	From string `help:"Take the position from elsewhere: another lane, by the name of its sink; or file or bus, where this lane's own position was in the other mode of delivery." placeholder:"file|bus|SINK" predictor:"from"`
 }
 
 // Run moves a lane.
@@ -166,12 +167,13 @@ type checkpointResetCmd struct {
 	skipFlag
 }
 
-// Run moves a lane to where it would begin without a checkpoint.
+// Run moves a lane to the position that it would start at without a checkpoint.
 func (c *checkpointResetCmd) Run(ctx context.Context, env *environment) error {
 	return env.move(ctx, c.laneFlag, admin.Destination{Reset: true, Skip: c.Skip})
 }
 
-// move moves the chosen lane, itself or through the relay that runs on its folder.
+// move moves the chosen lane. If a running relay has locked the checkpoint directory, that relay
+// moves the lane.
 func (env *environment) move(ctx context.Context, which laneFlag, to admin.Destination) error {
 	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
@@ -203,7 +205,7 @@ func (env *environment) move(ctx context.Context, which laneFlag, to admin.Desti
 	return nil
 }
 
-// moveRunning lets the relay that has locked the folder move the lane.
+// moveRunning asks the relay that has locked the checkpoint directory to move the lane.
 func moveRunning(ctx context.Context, cfg *config.Config, l *app.Lane, to admin.Destination, locked error) (admin.Moved, error) {
 	client, err := app.Running(ctx, cfg, l.Sink.Name)
 	if err != nil {
@@ -214,10 +216,10 @@ func moveRunning(ctx context.Context, cfg *config.Config, l *app.Lane, to admin.
 
 // skipFlag permits a move to skip events.
 type skipFlag struct {
-	Skip bool `help:"Move also if that skips events that follow the committed position. The answer says how many."`
+	Skip bool `help:"Move even if that skips events after the committed position. The answer says how many."`
 }
 
-// tellMoved says what was moved, and where it was before.
+// tellMoved prints what was moved, and where it was before.
 func tellMoved(out io.Writer, m *admin.Moved) {
 	fmt.Fprintf(out, "lane %s now stands at: %s (%s, %s)\n", m.Lane, placeText(m.After), m.Place, m.Mode)
 	if m.Before != nil {
@@ -238,7 +240,7 @@ func tellMoved(out io.Writer, m *admin.Moved) {
 	}
 }
 
-// placeText is a position for people.
+// placeText formats a position.
 func placeText(p admin.Position) string {
 	at := checkpoint.Position{EventID: p.EventID}
 	if p.CreatedAt != nil {

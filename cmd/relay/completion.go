@@ -19,14 +19,15 @@ type completionCmd struct {
 	Shell string `arg:"" help:"One of ${enum}." enum:"bash,zsh,fish"`
 }
 
-// completionLine is where a shell puts the line that is being typed, up to the cursor. bash does so by itself, together with the place
-// of the cursor (COMP_POINT), which it leaves to the command to heed.
+// completionLine is the variable that holds the line being typed, up to the cursor. bash sets it by
+// itself, together with the position of the cursor (COMP_POINT), which the command must respect.
 const (
 	completionLine  = "COMP_LINE"
 	completionPoint = "COMP_POINT"
 )
 
-// completions are what each shell evaluates at its start. From then on it asks relay itself at each press of Tab.
+// completions are what each shell evaluates when it starts. Afterwards it asks relay at each press
+// of Tab.
 var completions = map[string]string{
 	"bash": "complete -o bashdefault -o default -C 'command relay' relay\n",
 	"fish": "complete -c relay -f -a '(env COMP_LINE=(commandline -cp) relay)'\n",
@@ -38,13 +39,14 @@ compdef _relay relay
 `,
 }
 
-// Run prints what makes a shell ask relay.
+// Run prints the script that makes a shell ask relay.
 func (c *completionCmd) Run(env *environment) error {
 	_, err := io.WriteString(env.stdout, completions[c.Shell])
 	return err
 }
 
-// completeLine answers a shell that asks how the line may go on, one word on each line, and reports whether one did.
+// completeLine prints how the line may continue, one word per line, if a shell asks for that. It
+// reports whether one did.
 func (env *environment) completeLine(model *kong.Node) bool {
 	line, ok := env.lookupEnv(completionLine)
 	if !ok || line == "" {
@@ -67,11 +69,11 @@ func (env *environment) completeLine(model *kong.Node) bool {
 	return true
 }
 
-// completer finds out what the last of words may be.
+// completer finds what the last of words may be.
 type completer struct{ words []string }
 
-// offers goes down the commands of the line, and then offers what begins like its last word: values where a flag waits for one, else
-// flags, or commands and arguments.
+// offers follows the commands of the line and returns what begins like its last word: values if a
+// flag waits for one, else flags, or commands and arguments.
 func (c *completer) offers(node *kong.Node) []string {
 	last := len(c.words) - 1
 	flags, arguments := node.Flags, 0
@@ -113,7 +115,7 @@ func (c *completer) offers(node *kong.Node) []string {
 	return slices.DeleteFunc(all, func(s string) bool { return !strings.HasPrefix(s, c.words[last]) })
 }
 
-// flagOf returns the flag that a word names and that takes its value from the next one.
+// flagOf returns the flag that a word names and that takes its value from the next word.
 func flagOf(flags []*kong.Flag, word string) *kong.Flag {
 	for _, f := range flags {
 		if word == "--"+f.Name || f.Short != 0 && word == "-"+string(f.Short) {
@@ -123,7 +125,7 @@ func flagOf(flags []*kong.Flag, word string) *kong.Flag {
 	return nil
 }
 
-// values are what a flag or an argument may be, by its tag predictor or its enum.
+// values returns the possible values of a flag or an argument, by its tag predictor or its enum.
 func (c *completer) values(v *kong.Value) []string {
 	switch v.Tag.Get("predictor") {
 	case "lane":
@@ -142,10 +144,10 @@ func (c *completer) values(v *kong.Value) []string {
 	return v.EnumSlice()
 }
 
-// maxCompletionFile bounds what is read of a configuration while somebody types.
+// maxCompletionFile bounds how many bytes of a configuration are read while somebody types.
 const maxCompletionFile = 1 << 20
 
-// configTyped is the configuration file that a line means.
+// configTyped returns the configuration file that the line names.
 func configTyped(words []string) string {
 	path := "config.yaml"
 	for i, word := range words {
@@ -158,8 +160,9 @@ func configTyped(words []string) string {
 	return path
 }
 
-// lanesOf are the names of the sinks in a configuration. It need not be valid, nor are its variables set in an interactive shell; so
-// nothing but the names is looked at, and whatever is wrong offers none.
+// lanesOf returns the names of the sinks in a configuration. The configuration need not be valid,
+// and its variables may not be set in an interactive shell, so lanesOf reads only the names. If it
+// cannot, it returns none.
 func lanesOf(path string) []string {
 	file, err := os.Open(path) //nolint:gosec // the person who types names it
 	if err != nil {
@@ -185,7 +188,8 @@ func lanesOf(path string) []string {
 	return out
 }
 
-// eventsTyped are the event types and the patterns over them, for the last of a list with commas.
+// eventsTyped returns the event types, and the patterns over them, for the last word of a list with
+// commas.
 func eventsTyped(word string) []string {
 	before := word[:strings.LastIndexByte(word, ',')+1]
 	var out []string

@@ -27,16 +27,17 @@ import (
 const demoKey = "sk_demo"
 
 type demoCmd struct {
-	Rate    float64       `help:"Average events per second that the built-in Events API makes." default:"20"`
-	Backlog int           `help:"Events that are there before relay starts." default:"20000"`
+	Rate    float64       `help:"Average number of events per second that the built-in Events API makes." default:"20"`
+	Backlog int           `help:"Number of events that exist before relay starts." default:"20000"`
 	Listen  string        `help:"Address of the embedded NATS server. One that other machines reach gets a token, which is shown." default:"127.0.0.1:4222"`
-	Admin   string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port where this one is taken, none where it is empty." default:"127.0.0.1:8080"`
+	Admin   string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port is used if this one is taken, and none if it is empty." default:"127.0.0.1:8080"`
 	For     time.Duration `help:"Stop after this long. Default: when interrupted."`
 
 	token string // of the embedded NATS server; empty if only this machine reaches it
 }
 
-// Run carries made-up events into an embedded NATS server in a temporary folder, and shows what flows.
+// Run carries generated events into an embedded NATS server in a temporary directory, and shows
+// what flows.
 func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	if c.For > 0 {
 		var cancel context.CancelFunc
@@ -76,7 +77,7 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	})
 }
 
-// freeOr returns addr, or, where somebody listens there, the same host with a port that is free.
+// freeOr returns addr. If addr is in use, it returns the same host with a free port.
 func freeOr(ctx context.Context, addr string) (string, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -93,7 +94,8 @@ func freeOr(ctx context.Context, addr string) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// config stores without waiting for the disk itself: nothing here is to outlive the machine.
+// config returns the configuration of the demo. It does not wait for the disk, since nothing has to
+// survive a power failure.
 func (c *demoCmd) config(endpoint, dir string) (*config.Config, error) {
 	credentials := ""
 	if _, _, err := net.SplitHostPort(c.Listen); err == nil && !listener.IsLoopback(c.Listen) {
@@ -113,7 +115,7 @@ admin: {listen: %q, show_payloads: true}
 	return cfg, nil
 }
 
-// show starts the making of events and the display of what flows. What it returns stops both.
+// show starts generating events and displaying what flows. The function that it returns stops both.
 func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *app.Relay, counts *flow) func() {
 	c.introduce(out, api.URL(), r.EmbeddedURL())
 

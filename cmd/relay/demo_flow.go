@@ -16,7 +16,7 @@ import (
 	"workos-relay/pipeline"
 )
 
-// flow counts what a lane carries, for a person to watch, and passes everything on to another observer.
+// flow counts what a lane carries, for the display, and passes everything on to another observer.
 type flow struct {
 	pipeline.Observer
 
@@ -49,7 +49,8 @@ const (
 	flowTypes    = 8 // most types shown
 )
 
-// display prints what flows until ctx ends: on a terminal one block that is drawn over, elsewhere a line each time.
+// display prints what flows until ctx ends: on a terminal as one block that is redrawn, else as a
+// line each time.
 func (f *flow) display(ctx context.Context, out io.Writer, terminal bool, status func() pipeline.Status) {
 	ticker := time.NewTicker(flowInterval)
 	defer ticker.Stop()

@@ -10,9 +10,9 @@ import (
 // The exit codes of relay.
 const (
 	exitDone     = 0
-	exitFailed   = 1 // what failed may pass: trying again may help
+	exitFailed   = 1 // trying again may help
 	exitUsage    = 2 // a wrong flag, argument or configuration
-	exitOperator = 3 // an operator has to act: nothing is lost, and a restart changes nothing
+	exitOperator = 3 // operator action required: nothing is lost, and a restart does not help
 )
 
 // exitCode returns the exit code of a command that failed with err.

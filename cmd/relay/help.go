@@ -13,7 +13,7 @@ import (
 )
 
 type helpCmd struct {
-	Topic   string   `arg:"" optional:"" help:"A page of the manual, such as guarantees, or a command. Without it they are listed." predictor:"topic"`
+	Topic   string   `arg:"" optional:"" help:"A page of the manual, such as guarantees, or a command. Default: a list of them." predictor:"topic"`
 	Message []string `arg:"" optional:"" help:"With troubleshoot: what relay said."`
 }
 
@@ -55,10 +55,10 @@ func listTopics(out io.Writer) error {
 	return nil
 }
 
-// errNothingFound is what help exits with where the manual knows nothing of a message.
+// errNothingFound is the error of help if the manual says nothing about a message.
 var errNothingFound = errors.New("help: the manual says nothing of this message; `relay help troubleshoot` prints the whole page")
 
-// mostEntries is how many answers a person is given.
+// mostEntries is how many entries of the manual are printed for a message.
 const mostEntries = 3
 
 func explain(out io.Writer, message string) error {

@@ -23,26 +23,26 @@ import (
 
 // cli is every command and flag. Kong reads it.
 type cli struct {
-	Config    string `help:"Configuration file. Default: ./config.yaml where it exists, else the defaults and the environment." placeholder:"FILE"`
+	Config    string `help:"Configuration file. Default: ./config.yaml if it exists, else the defaults and the environment." placeholder:"FILE"`
 	LogLevel  string `help:"One of ${enum}." enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL"`
 	LogFormat string `help:"One of ${enum}." enum:"console,json" default:"console" placeholder:"FORMAT"`
 
 	Run        runCmd        `cmd:"" help:"Carry events from WorkOS to every sink, until stopped."`
-	Demo       demoCmd       `cmd:"" help:"Show it at work with a built-in Events API and an embedded NATS server. Needs nothing."`
-	Check      checkCmd      `cmd:"" help:"Read the configuration, reach source and sinks, show each topic. Changes nothing; exit 1 names every fault."`
-	Status     statusCmd     `cmd:"" help:"Show each lane: state, who is active, position, lag, rate. Exit 1 where one is not well."`
-	Pause      pauseCmd      `cmd:"" help:"Let lanes of the relay that runs read nothing more. They keep their place; the pause ends with relay."`
-	Resume     resumeCmd     `cmd:"" help:"Let paused lanes go on."`
-	Poll       pollCmd       `cmd:"" help:"Let lanes of the relay that runs ask WorkOS now, and a few times more over 20 s."`
-	Reload     reloadCmd     `cmd:"" help:"Let the relay that runs read its configuration again, as SIGHUP does. One that is wrong is refused, and nothing changes."`
-	Replay     replayCmd     `cmd:"" help:"Publish a stretch of events again, each marked with the header relay-replay. Moves no checkpoint; works beside a relay that runs."`
-	Verify     verifyCmd     `cmd:"" help:"Compare a stretch of events with what the bus holds of it. Exit 1 where something is missing, double, misrouted, altered or out of order."`
+	Demo       demoCmd       `cmd:"" help:"Show relay at work with a built-in Events API and an embedded NATS server. Needs nothing else."`
+	Check      checkCmd      `cmd:"" help:"Check the configuration, the API key and the sinks, and show each topic. Changes nothing. Exit 1 if there is a fault."`
+	Status     statusCmd     `cmd:"" help:"Show each lane: state, who is active, position, lag, rate. Exit 1 if one is not healthy."`
+	Pause      pauseCmd      `cmd:"" help:"Pause lanes of a running relay. A paused lane keeps its lease. The pause does not survive a restart."`
+	Resume     resumeCmd     `cmd:"" help:"Resume paused lanes of a running relay."`
+	Poll       pollCmd       `cmd:"" help:"Poll WorkOS now, then a few more times over the next 20 s."`
+	Reload     reloadCmd     `cmd:"" help:"Reload the configuration of a running relay, as SIGHUP does. An invalid configuration is rejected; the running one stays in effect."`
+	Replay     replayCmd     `cmd:"" help:"Publish a range of events again, each marked with the header relay-replay. Moves no checkpoint, and may run beside a running relay."`
+	Verify     verifyCmd     `cmd:"" help:"Compare a range of events with what the bus holds. Exit 1 if events are missing, duplicated, misrouted, altered or out of order."`
 	Tail       tailCmd       `cmd:"" help:"Print events as JSON lines, from WorkOS or from a NATS stream. Keeps no position."`
-	Types      typesCmd      `cmd:"" help:"List the event types known, with their topics."`
-	Checkpoint checkpointCmd `cmd:"" help:"Look at the position of a lane, or move it."`
+	Types      typesCmd      `cmd:"" help:"List the known event types with their topics."`
+	Checkpoint checkpointCmd `cmd:"" help:"Show the position of a lane, or move it."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
-	Completion completionCmd `cmd:"" help:"Print what makes a shell complete commands, flags, lanes and event types."`
-	Help       helpCmd       `cmd:"" help:"Print a page of the manual, or what it says of a message: relay help troubleshoot \"...\"."`
+	Completion completionCmd `cmd:"" help:"Print the completion script of a shell: it completes commands, flags, lanes and event types."`
+	Help       helpCmd       `cmd:"" help:"Print a page of the manual, or what it says about a message: relay help troubleshoot \"...\"."`
 }
 
 const description = `relay carries every WorkOS event to your own message bus, in order, and moves its checkpoint only after the bus has acknowledged.
@@ -51,18 +51,18 @@ With WORKOS_API_KEY set, "relay run" needs no configuration: it stores into an e
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 operator action required.`
 
-// app is what a command is given: the world outside, so that tests can stand in for it.
+// environment is the outside world of a command. Tests replace it.
 type environment struct {
 	cli       *cli
 	stdout    io.Writer
 	stderr    io.Writer
 	lookupEnv func(string) (string, bool)
 	log       *zap.Logger
-	files     *livefile.Set // the secrets, certificates and keys of the configuration, which may change while relay runs
+	files     *livefile.Set // the files with secrets, certificates and keys, which may change while relay runs
 }
 
 func main() {
-	signal.Ignore(syscall.SIGPIPE) // a reader of the output that goes away is an error to be told, not the end of every lane
+	signal.Ignore(syscall.SIGPIPE) // a closed pipe is an error of that output, and must not end every lane
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(execute(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
@@ -85,7 +85,7 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)
-	if exited >= 0 { // help was asked for and printed
+	if exited >= 0 { // help was printed
 		return exited
 	}
 	if err != nil {
@@ -105,7 +105,7 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 	return exitDone
 }
 
-// loadConfig reads the file that --config names, else ./config.yaml where it exists, else the defaults.
+// loadConfig reads the file of --config, or ./config.yaml if that exists, else the defaults.
 func (env *environment) loadConfig() (*config.Config, error) {
 	return env.loadConfigWith(env.lookupEnv)
 }
@@ -136,7 +136,8 @@ func (env *environment) loadConfigWith(lookupEnv func(string) (string, bool)) (*
 	return cfg, nil
 }
 
-// keyOptional is an environment in which WORKOS_API_KEY is always set, for commands that never ask WorkOS.
+// keyOptional is an environment in which WORKOS_API_KEY is always set, for commands that never ask
+// WorkOS.
 func (env *environment) keyOptional(name string) (string, bool) {
 	if v, ok := env.lookupEnv(name); ok || name != "WORKOS_API_KEY" {
 		return v, ok

@@ -19,8 +19,8 @@ const (
 	barWidth    = 24
 )
 
-// progress shows how far a command is: on a terminal by a bar that is drawn over itself, elsewhere by a line now and then. Log lines
-// written through it do not mix with the bar.
+// progress shows how far a command is: on a terminal by a bar that is redrawn, else by a line every
+// few seconds. Log lines written through it do not mix with the bar.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -28,18 +28,18 @@ type progress struct {
 
 	mu      sync.Mutex
 	stage   string
-	started time.Time // of the stage, with what was done and seen then
+	started time.Time // the stage started, with done and seen as they were
 	begun   float64
 	before  int
 	shown   time.Time
-	drawn   bool // a bar stands in the last line
+	drawn   bool // the last line is a bar
 }
 
 func newProgress(out io.Writer) *progress {
 	return &progress{out: out, terminal: isTerminal(out), now: time.Now}
 }
 
-// logger is like the app's own, through p.
+// logger returns a logger that writes through p.
 func (p *progress) logger(env *environment) (*zap.Logger, error) {
 	if !p.terminal {
 		return env.log, nil
@@ -47,7 +47,7 @@ func (p *progress) logger(env *environment) (*zap.Logger, error) {
 	return telemetry.NewLogger(zapcore.AddSync(p), env.cli.LogLevel, env.cli.LogFormat)
 }
 
-// Write writes b where no bar stands.
+// Write writes b after it has removed the bar.
 func (p *progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -62,14 +62,15 @@ func (p *progress) clear() {
 	}
 }
 
-// finish takes the bar away.
+// finish removes the bar.
 func (p *progress) finish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
 }
 
-// show tells that a stage is done to a part, from 0 to 1, and has seen so many events or messages.
+// show reports the progress of a stage: done is from 0 to 1, seen is a number of events or
+// messages.
 func (p *progress) show(stage string, done float64, seen int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,7 +98,7 @@ func (p *progress) show(stage string, done float64, seen int) {
 	p.drawn = true
 }
 
-// text is what stands in a line: how much, how fast, and when it ends where it goes on like this.
+// text returns the text of a line: how much, how fast, and when the stage ends at this speed.
 func (p *progress) text(done float64, seen int, now time.Time) string {
 	text := fmt.Sprintf("%3d%% %s, %s", int(done*100), p.stage, thousands(seen))
 	elapsed := now.Sub(p.started)

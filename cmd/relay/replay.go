@@ -19,7 +19,8 @@ type replayCmd struct {
 	Events []string `help:"Event types or patterns, such as dsync.*. Default: all that the lane carries." sep:"," predictor:"event"`
 }
 
-// Run publishes the span again, beside whatever else runs. No checkpoint is read or moved.
+// Run publishes the span again. It reads and moves no checkpoint, so it works beside a running
+// relay.
 func (c *replayCmd) Run(ctx context.Context, env *environment) (err error) {
 	p := newProgress(env.stderr)
 	chosen, err := c.choose(ctx, env, p)
@@ -59,8 +60,8 @@ func (c *replayCmd) Run(ctx context.Context, env *environment) (err error) {
 	return fmt.Errorf("replay: %w\nWhen that is mended, go on with: %s", err, goOn)
 }
 
-// carriedTypes returns the types that events name, those of the lane where it is empty. Each must be one that the lane carries, for
-// nobody has made ready a topic for others.
+// carriedTypes returns the types that events name, or all types of the lane if events is empty. The
+// lane must carry each of them, since the topics of others may not exist.
 func carriedTypes(l *app.Lane, events []string) ([]string, error) {
 	if len(events) == 0 {
 		return l.Types, nil
@@ -69,17 +70,17 @@ func carriedTypes(l *app.Lane, events []string) ([]string, error) {
 	if err != nil {
 		return nil, app.Usage(fmt.Errorf("--events: %w", err))
 	}
-	var types, strange []string
+	var types, missing []string
 	for _, t := range asked {
 		if slices.Contains(l.Types, t) {
 			types = append(types, t)
 		} else if slices.Contains(events, t) {
-			strange = append(strange, t)
+			missing = append(missing, t)
 		}
 	}
 	switch {
-	case len(strange) > 0:
-		return nil, app.Usage(fmt.Errorf("--events: sink %s does not carry %s; add them to source.events and to the sink's events", l.Sink.Name, strings.Join(strange, ", ")))
+	case len(missing) > 0:
+		return nil, app.Usage(fmt.Errorf("--events: sink %s does not carry %s; add them to source.events and to the sink's events", l.Sink.Name, strings.Join(missing, ", ")))
 	case len(types) == 0:
 		return nil, app.Usage(fmt.Errorf("--events: sink %s carries none of %s", l.Sink.Name, strings.Join(events, ", ")))
 	}
@@ -97,7 +98,7 @@ func replaySummary(run string, n republish.Counts) string {
 	return s
 }
 
-// goOn is the command that publishes the rest.
+// goOn returns the command that publishes the rest.
 func (c *replayCmd) goOn(last *source.Event, span republish.Span) string {
 	since := c.Since
 	if last != nil {

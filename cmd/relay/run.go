@@ -24,7 +24,8 @@ func (*runCmd) Run(ctx context.Context, env *environment) error {
 	})
 }
 
-// limitMemory sets memoryLimit for the process, unless GOMEMLIMIT says otherwise, and returns what undoes that.
+// limitMemory sets the memory limit of the process for cfg, unless GOMEMLIMIT is set. The function
+// that it returns restores the limit.
 func (env *environment) limitMemory(cfg *config.Config) (undo func()) {
 	if _, set := env.lookupEnv("GOMEMLIMIT"); set {
 		return func() {}

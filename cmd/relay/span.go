@@ -16,15 +16,15 @@ import (
 	"workos-relay/source"
 )
 
-// spanFlags choose a lane and a stretch of the source.
+// spanFlags choose a lane and a range of events.
 type spanFlags struct {
 	laneFlag
-	Since     string  `help:"Where to begin: earliest, a time such as 2026-01-31T00:00:00Z, or an event id, which begins behind it." required:"" placeholder:"TIME" predictor:"start"`
-	Until     string  `help:"Where to end: a time, that moment included, or latest." required:"" placeholder:"TIME" predictor:"end"`
-	RateLimit float64 `help:"Most requests per second to WorkOS. A relay that runs has a limit of its own, and the key has 100 for both. Default: source.rate_limit." placeholder:"N"`
+	Since     string  `help:"Where to begin: earliest, a time such as 2026-01-31T00:00:00Z, or an event id, to begin after it." required:"" placeholder:"TIME" predictor:"start"`
+	Until     string  `help:"Where to end: a time (inclusive), or latest." required:"" placeholder:"TIME" predictor:"end"`
+	RateLimit float64 `help:"Maximum requests per second to WorkOS. A running relay has its own limit, and the key allows 100 for both. Default: source.rate_limit." placeholder:"N"`
 }
 
-// chosen is what spanFlags choose, ready for use beside a relay that runs.
+// chosen is the result of spanFlags, ready for use beside a running relay.
 type chosen struct {
 	lane   *app.Lane
 	client *source.Client
@@ -73,7 +73,7 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 	return c, err
 }
 
-// publisher publishes through bus with a mark of its own.
+// publisher returns a publisher that marks each message with a header of its own.
 func (c *chosen) publisher(bus pipeline.Bus, header, run string) *republish.Publisher {
 	return &republish.Publisher{
 		Sink: bus, Router: c.lane.Router, Mark: sink.Header{Key: header, Value: run},
@@ -83,7 +83,7 @@ func (c *chosen) publisher(bus pipeline.Bus, header, run string) *republish.Publ
 	}
 }
 
-// newRun names a run of a command: the time, and what keeps two of the same second apart.
+// newRun returns a name for a run of a command: the time and a random part.
 func newRun() string {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails

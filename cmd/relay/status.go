@@ -22,13 +22,14 @@ import (
 )
 
 type statusCmd struct {
-	JSON     bool          `help:"As JSON: one object, and with --watch one in each line."`
-	Watch    bool          `help:"Show it again and again, until interrupted."`
-	Interval time.Duration `help:"Time between two looks of --watch." default:"2s"`
+	JSON     bool          `help:"As a JSON object; with --watch one per line."`
+	Watch    bool          `help:"Repeat until interrupted."`
+	Interval time.Duration `help:"Interval of --watch." default:"2s"`
 	Timeout  time.Duration `help:"How long to wait for the relay, and for a bus that keeps positions." default:"10s"`
 }
 
-// Run shows each lane: as the relay that runs tells it, else as the positions do. It claims nothing.
+// Run shows each lane as the running relay reports it, or as its position tells it if no relay
+// answers. It claims nothing.
 func (c *statusCmd) Run(ctx context.Context, env *environment) error {
 	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
@@ -62,9 +63,9 @@ func (c *statusCmd) Run(ctx context.Context, env *environment) error {
 	}
 }
 
-// overview is what relay status shows.
+// overview is what `relay status` shows.
 type overview struct {
-	Source string `json:"source"` // the address that answered; empty where the positions were read instead
+	Source string `json:"source"` // the address that answered; empty if the positions were read instead
 	Note   string `json:"note"`   // why they were
 	admin.Status
 }
@@ -85,7 +86,8 @@ func (c *statusCmd) look(ctx context.Context, env *environment, cfg *config.Conf
 	return seen, readErr
 }
 
-// read finds out what the positions tell if no relay can be asked. It looks at all lanes at once, since that may take a while.
+// read finds out what the positions tell if no relay answers. It looks at all lanes at once, since
+// that may take a while.
 func (c *statusCmd) read(ctx context.Context, env *environment, cfg *config.Config) (overview, error) {
 	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
@@ -108,15 +110,16 @@ func (c *statusCmd) read(ctx context.Context, env *environment, cfg *config.Conf
 	return out, nil
 }
 
-// What relay status calls a lane where only its position can be read.
+// The states of a lane of which only the position can be read.
 const (
-	activeState   pipeline.State = "active"   // some relay has moved the position while this command looked
-	releasedState pipeline.State = "released" // the last one stopped in order
+	activeState   pipeline.State = "active"   // a relay has moved the position while this command watched
+	releasedState pipeline.State = "released" // the last relay has stopped in order
 	unknownState  pipeline.State = "unknown"
 	absentState   pipeline.State = "absent" // there is no position yet
 )
 
-// watchTime bounds how long relay status watches whether a position moves, if takeover_after is longer.
+// watchTime bounds how long `relay status` watches whether a position moves, if takeover_after is
+// longer.
 const watchTime = 30 * time.Second
 
 func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStatus {
@@ -155,8 +158,9 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	return out
 }
 
-// watch looks whether the position moves, which an active relay sees to three times within takeover_after. What the position says of
-// the time is the clock of another host, and is not trusted. It returns the position as it was last read.
+// watch looks whether the position moves. An active relay moves it three times within
+// takeover_after. watch does not trust the time in the position, which is by the clock of another
+// host. It returns the position as it was last read.
 func (c *statusCmd) watch(ctx context.Context, l *app.Lane, out *admin.LaneStatus) (checkpoint.Checkpoint, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(c.Timeout, min(l.Config.TakeoverAfter, watchTime)))
 	defer cancel()
@@ -245,7 +249,7 @@ func laneLag(l *admin.LaneStatus) string {
 	}
 }
 
-// whoIsActive names the process that carries the lane's events.
+// whoIsActive returns the name of the process that carries the events of the lane.
 func whoIsActive(l *admin.LaneStatus) string {
 	switch {
 	case l.Active:
@@ -257,7 +261,7 @@ func whoIsActive(l *admin.LaneStatus) string {
 	}
 }
 
-// printJSON prints v for people and programs.
+// printJSON prints v as indented JSON.
 func printJSON(out io.Writer, v any) error {
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")

@@ -12,16 +12,17 @@ import (
 	"workos-relay/pipeline"
 )
 
-// steerTime bounds a command that a running relay answers; it waits a while itself for a lane to come to rest.
+// steerTime bounds a command that a running relay answers. The relay itself waits a while until a
+// lane is idle.
 const steerTime = time.Minute
 
-// lanesArg names lanes of the relay that runs.
+// lanesArg names lanes of a running relay.
 type lanesArg struct {
 	Lanes []string `arg:"" optional:"" name:"lane" help:"Names of sinks. Default: all lanes."`
 	JSON  bool     `help:"As a JSON array."`
 }
 
-// steer asks the relay that runs for something and prints how the lanes are then.
+// steer sends a request to the running relay and prints the states of the lanes afterwards.
 func (c *lanesArg) steer(ctx context.Context, env *environment, what string) ([]admin.LaneState, error) {
 	ctx, cancel := context.WithTimeout(ctx, steerTime)
 	defer cancel()
@@ -43,7 +44,7 @@ func (c *lanesArg) steer(ctx context.Context, env *environment, what string) ([]
 	return states, w.Flush()
 }
 
-// runningRelay returns a client of the relay that runs by the configuration.
+// runningRelay returns a client of the relay that runs with this configuration.
 func (env *environment) runningRelay(ctx context.Context) (*admin.Client, error) {
 	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
@@ -70,7 +71,7 @@ func (c *pauseCmd) Run(ctx context.Context, env *environment) error {
 
 type resumeCmd struct{ lanesArg }
 
-// Run ends the pause of lanes.
+// Run resumes lanes.
 func (c *resumeCmd) Run(ctx context.Context, env *environment) error {
 	_, err := c.steer(ctx, env, "resume")
 	return err
@@ -78,7 +79,7 @@ func (c *resumeCmd) Run(ctx context.Context, env *environment) error {
 
 type pollCmd struct{ lanesArg }
 
-// Run lets lanes ask WorkOS at once.
+// Run makes lanes poll WorkOS now.
 func (c *pollCmd) Run(ctx context.Context, env *environment) error {
 	_, err := c.steer(ctx, env, "poll")
 	return err
@@ -88,10 +89,10 @@ type reloadCmd struct {
 	JSON bool `help:"As a JSON object."`
 }
 
-// reloadTime bounds a reload: it waits for lanes that are stopped.
+// reloadTime bounds a reload, which waits for lanes to stop.
 const reloadTime = 10 * time.Minute
 
-// Run lets the relay read its configuration again, and prints what has changed.
+// Run reloads the configuration of the running relay, and prints what has changed.
 func (c *reloadCmd) Run(ctx context.Context, env *environment) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()

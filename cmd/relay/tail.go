@@ -19,7 +19,7 @@ type tailCmd struct {
 	Events   []string `help:"Event types or patterns, such as dsync.*; with --from-sink also NATS subjects. Default: what the configuration asks for." sep:"," predictor:"event"`
 	Since    string   `help:"Where to begin: earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id." default:"latest" predictor:"start"`
 	FromSink bool     `help:"Read the NATS stream that relay writes to, instead of WorkOS. Needs no API key; --since is earliest or latest."`
-	Server   string   `help:"With --from-sink: address of the NATS server, in place of the configured one." placeholder:"URL"`
+	Server   string   `help:"With --from-sink: address of the NATS server, instead of the configured one." placeholder:"URL"`
 	Sink     string   `help:"With --from-sink: the name of the sink. Default: the first of type nats." predictor:"lane"`
 	Envelope bool     `help:"Print {topic, key, headers, body} instead of the body alone."`
 }
@@ -113,7 +113,8 @@ func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.S
 	return errors.Join(unlessDone(ctx, err), s.Close())
 }
 
-// subjectFilter turns a pattern of event types into a subject filter: a * at the end stands for any number of tokens.
+// subjectFilter turns a pattern of event types into a subject filter. A * at the end stands for any
+// number of tokens.
 func subjectFilter(pattern string) string {
 	if pattern == "*" {
 		return ">"
@@ -124,7 +125,8 @@ func subjectFilter(pattern string) string {
 	return pattern
 }
 
-// unlessDone returns err, or nil where ctx has ended or nobody reads the output any more: both are ways to stop.
+// unlessDone returns err, or nil if ctx has ended or nobody reads the output any more. Both are
+// orderly ends.
 func unlessDone(ctx context.Context, err error) error {
 	if ctx.Err() == nil && !errors.Is(err, syscall.EPIPE) {
 		return err

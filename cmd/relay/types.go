@@ -23,10 +23,10 @@ type typeRow struct {
 	Default    bool              `json:"default"`
 	Deprecated bool              `json:"deprecated,omitempty"`
 	Successor  string            `json:"successor,omitempty"` // the type that replaces it
-	Topics     map[string]string `json:"topics"`              // by lane; absent where the lane does not carry it, empty where it drops it
+	Topics     map[string]string `json:"topics"`              // by lane; absent if the lane does not carry the type, empty if it drops it
 }
 
-// Run lists the catalogue with the topics that the configuration gives.
+// Run lists the event types of the catalogue with their topics in this configuration.
 func (c *typesCmd) Run(env *environment) error {
 	if c.Schema != "" {
 		return printSchema(env, c.Schema)

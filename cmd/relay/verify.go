@@ -22,10 +22,10 @@ type verifyCmd struct {
 	spanFlags
 	JSON     bool   `help:"As a JSON object."`
 	Examples int    `help:"How many cases of each finding to name." default:"10"`
-	Strict   bool   `help:"Let what at_least_once allows count as faults too: copies, and events that came too early and again in their place."`
-	Repair   bool   `help:"Publish the events that are missing, each marked with the header relay-repair."`
-	Blindly  bool   `help:"With --repair: go on where no checkpoint of the lane can be read here. What the lane has yet to publish comes twice then: stop it first."`
-	Dir      string `help:"Where to make the temporary folder, which takes some 300 bytes for each event. Default: that of the system." placeholder:"DIR"`
+	Strict   bool   `help:"Also count what at_least_once allows as faults: copies, and events that came too early and once more in order."`
+	Repair   bool   `help:"Publish the missing events, each marked with the header relay-repair."`
+	Blindly  bool   `help:"With --repair: continue even if the lane's checkpoint cannot be read. Stop the lane first, or events that it has yet to publish come twice."`
+	Dir      string `help:"Where to create the temporary directory, which takes about 300 bytes per event. Default: the system's." placeholder:"DIR"`
 }
 
 // verdict is what `relay verify --json` prints.
@@ -33,7 +33,8 @@ type verdict struct {
 	Lane  string    `json:"lane"`
 	Since string    `json:"since"`
 	Until time.Time `json:"until"`
-	// Due is where the lane's checkpoint stands, if that is before the end that was asked for: later events are not due yet.
+	// Due is the time of the checkpoint of the lane if that is before the requested end. Later
+	// events are not due yet.
 	Due *time.Time `json:"due_until,omitempty"`
 	verify.Report
 	Repair *repairReport `json:"repair,omitempty"`
@@ -45,7 +46,7 @@ type repairReport struct {
 	Parked    int    `json:"parked"`
 }
 
-// Run compares source and bus, and repairs where it is asked to.
+// Run compares source and bus, and repairs if it is told to.
 func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
 	p := newProgress(env.stderr)
 	chosen, err := c.choose(ctx, env, p)
@@ -90,9 +91,9 @@ func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
 	return v.err()
 }
 
-// untilCheckpoint ends the span where the lane's checkpoint stands, if that is earlier, since later events are not due on the bus. It
-// returns the new end, or nil, and the mode of delivery, empty if nothing tells it. known is false if the checkpoint cannot be read
-// here, or does not say its time.
+// untilCheckpoint ends the span at the checkpoint of the lane if that is earlier, since later
+// events are not due on the bus. It returns the new end, or nil, and the mode of delivery, which is
+// empty if nothing tells it. known is false if the checkpoint cannot be read here or has no time.
 func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, mode checkpoint.Mode, known bool) {
 	if want := checkpoint.Mode(c.lane.Sink.Delivery); app.IsMode(want) {
 		mode = want
@@ -157,7 +158,7 @@ func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus pipeline.Bus
 	return r, err
 }
 
-// err is how the command ends: with nothing to say, or with a fault that is still there.
+// err returns the error that the command ends with: nil, or the fault that remains.
 func (v *verdict) err() error {
 	switch {
 	case v.Total > 0:
@@ -241,7 +242,7 @@ func where(e *verify.Example) string {
 	return s
 }
 
-// notes are what a person must know beside the findings.
+// notes returns what the operator must know besides the findings.
 func (v *verdict) notes() []string {
 	var notes []string
 	note := func(when bool, format string, args ...any) {
