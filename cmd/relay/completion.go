@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -140,6 +141,8 @@ func (c *completer) values(v *kong.Value) []string {
 		return []string{"latest"}
 	case "topic":
 		return topics()
+	case "bus":
+		return slices.Sorted(maps.Keys(buses))
 	}
 	return v.EnumSlice()
 }

@@ -27,6 +27,7 @@ type cli struct {
 	LogLevel  string `help:"One of ${enum}." enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL"`
 	LogFormat string `help:"One of ${enum}." enum:"console,json" default:"console" placeholder:"FORMAT"`
 
+	Init       initCmd       `cmd:"" help:"Write a configuration with comments for a bus, to a new file. Overwrites nothing."`
 	Run        runCmd        `cmd:"" help:"Carry events from WorkOS to every sink, until stopped."`
 	Demo       demoCmd       `cmd:"" help:"Show relay at work with a built-in Events API and an embedded NATS server. Needs nothing else."`
 	Check      checkCmd      `cmd:"" help:"Check the configuration, the API key and the sinks, and show each topic. Changes nothing. Exit 1 if there is a fault."`
@@ -105,19 +106,21 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 	return exitDone
 }
 
+// impliedConfig is the configuration file of a command if --config names none and this one exists.
+const impliedConfig = "config.yaml"
+
 // loadConfig reads the file of --config, or ./config.yaml if that exists, else the defaults.
 func (env *environment) loadConfig() (*config.Config, error) {
 	return env.loadConfigWith(env.lookupEnv)
 }
 
 func (env *environment) loadConfigWith(lookupEnv func(string) (string, bool)) (*config.Config, error) {
-	const implied = "config.yaml"
 	path := env.cli.Config
 	if path == "" {
-		if _, err := os.Stat(implied); err == nil {
-			path = implied
+		if _, err := os.Stat(impliedConfig); err == nil {
+			path = impliedConfig
 		} else if !errors.Is(err, os.ErrNotExist) {
-			return nil, app.Usage(fmt.Errorf("looking for %s: %w", implied, err))
+			return nil, app.Usage(fmt.Errorf("looking for %s: %w", impliedConfig, err))
 		}
 	}
 	if path == "" {

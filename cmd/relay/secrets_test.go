@@ -70,6 +70,7 @@ func TestLeaksAreSeen(t *testing.T) {
 var commandLines = map[string][][]string{
 	"run":              {{}},
 	"demo":             {{"--events", "50"}},
+	"init":             {{"--bus", "embedded"}},
 	"check":            {{"--timeout", "300ms"}, {"--timeout", "300ms", "--json"}},
 	"status":           {{"--timeout", "300ms"}, {"--timeout", "300ms", "--json"}},
 	"pause":            {{}, {"--json"}},
