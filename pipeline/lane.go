@@ -445,6 +445,8 @@ func (l *Lane) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint, 
 func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
 	wait := backoff{first: retryFirst, most: retryMost}
 	w := watch{after: l.TakeoverAfter}
+	alive := l.newRenewal()
+	alive.next = time.Now() // how long ago it was renewed is not known
 	for {
 		changed := l.steering.wait()
 		if standby {
@@ -485,8 +487,44 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 		if !standby && l.steering.asked() {
 			return cp, errSteered
 		}
-		sleep(ctx, d, changed)
+		l.keepLease(ctx, d, alive, changed)
 	}
+}
+
+// keepLease sleeps for d, or until changed is closed, and renews the lease of a lane that holds one as often as it is due. A Target that
+// cannot be acquired although it is this lane's, because of a topic for example, must not fall to a standby, which could not use it either.
+func (l *Lane) keepLease(ctx context.Context, d time.Duration, alive *renewal, changed <-chan struct{}) {
+	for until := time.Now().Add(d); ; {
+		if alive.isDue() && l.status.acquired() {
+			l.renewUnclaimed(ctx, alive)
+		}
+		select {
+		case <-changed:
+			return
+		default:
+		}
+		left := time.Until(until)
+		if left <= 0 || ctx.Err() != nil {
+			return
+		}
+		sleep(ctx, alive.within(left), changed)
+	}
+}
+
+// renewUnclaimed renews the lease if the position on the bus is this lane's. It reports no failure: the next attempt to acquire does.
+func (l *Lane) renewUnclaimed(ctx context.Context, alive *renewal) {
+	bounded, cancel := context.WithTimeout(ctx, alive.every)
+	defer cancel()
+	cp, err := l.Target.Load(bounded)
+	if err == nil && cp.Holder == l.Holder && !cp.Released {
+		cp.WaitedSeconds = l.status.waited()
+		_, err = l.Target.Append(bounded, cp, nil, cp.Position)
+	}
+	if err != nil {
+		alive.failed()
+		return
+	}
+	alive.done()
 }
 
 // untilSteered returns a context that also ends when somebody steers the lane, which must not wait for a bus that does not answer.

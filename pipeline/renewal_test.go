@@ -12,6 +12,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 )
 
 // fullStore can be read and takes nothing while it is full, as a stream does that has reached its limit and discards what is new.
@@ -80,5 +81,53 @@ func TestARenewalFollowsAPositionMovedByAnotherHand(t *testing.T) {
 		require.Len(t, ledger.log, 15)
 		require.Equal(t, src.events[5].ID, ledger.log[10].ID)
 		require.EqualValues(t, 2, src.opened.Load())
+	})
+}
+
+// refusingLedger prepares no topics while it is refusing, as a bus does on which somebody has changed a topic.
+type refusingLedger struct {
+	*memoryLedger
+	refusing atomic.Bool
+	refused  atomic.Int64
+}
+
+func (l *refusingLedger) Prepare(context.Context, []string) error {
+	if !l.refusing.Load() {
+		return nil
+	}
+	l.refused.Add(1)
+	return &sink.FatalError{Err: errors.New("the topic takes no messages of this size")}
+}
+
+// TestALeaseIsKeptWhileItsTopicsAreRefused: a lane that cannot make its topics ready any more renews its lease while it tries again, so that
+// no standby takes over what it could not use either, and goes on once the topics are repaired.
+func TestALeaseIsKeptWhileItsTopicsAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := slowSource(600)
+		ledger := &refusingLedger{memoryLedger: &memoryLedger{store: checkpoint.NewMemory(testIdentity)}}
+		a, b := twin("a", src, ledger), twin("b", src, ledger)
+		stopA := run(t, a)
+		defer stopA()
+		after(time.Second)
+		stopB := run(t, b)
+		defer stopB()
+		after(2 * takeover)
+		ledger.refusing.Store(true)
+		cp := a.Status().Checkpoint
+		_, err := ledger.store.Commit(t.Context(), cp, cp) // the lane's next commit conflicts, so that it has to acquire again
+		require.NoError(t, err)
+		after(10 * takeover)
+		require.Greater(t, ledger.refused.Load(), int64(3))
+		require.Equal(t, pipeline.Retrying, a.Status().State)
+		require.Equal(t, pipeline.Standby, b.Status().State)
+		ledger.refusing.Store(false)
+		after(5 * takeover)
+		require.Equal(t, pipeline.Running, a.Status().State)
+		require.Equal(t, pipeline.Standby, b.Status().State)
+		after(600 * time.Second)
+		requireOnce(t, src, ledger.memoryLedger)
+		for _, holder := range ledger.holders {
+			require.Equal(t, "a", holder)
+		}
 	})
 }
