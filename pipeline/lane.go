@@ -494,8 +494,12 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 // keepLease sleeps for d, or until changed is closed, and renews the lease of a lane that holds one as often as it is due. A Target that
 // cannot be acquired although it is this lane's, because of a topic for example, must not fall to a standby, which could not use it either.
 func (l *Lane) keepLease(ctx context.Context, d time.Duration, alive *renewal, changed <-chan struct{}) {
+	if !l.status.acquired() || alive.every <= 0 {
+		sleep(ctx, d, changed)
+		return
+	}
 	for until := time.Now().Add(d); ; {
-		if alive.isDue() && l.status.acquired() {
+		if alive.isDue() {
 			l.renewUnclaimed(ctx, alive)
 		}
 		select {

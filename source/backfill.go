@@ -75,9 +75,10 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 			continue
 		}
 		w.report()
-		if !yield(out, nil) {
+		if !yieldPage(out, w.r.pos, yield) {
 			return false, nil
 		}
+		w.room.yields(0)
 	}
 	return true, nil // the plain cursor returns ctx's error
 }
@@ -85,7 +86,7 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 // deliver passes a page of the head through the checks of the plain cursor, and moves the position to its end.
 func (w *window) deliver(p segmentPage) (Page, error) {
 	r := w.r
-	a := answer{ListEventsResponse: ListEventsResponse{Data: p.events}, RequestID: p.requestID, Size: p.size}
+	a := answer{ListEventsResponse: ListEventsResponse{Data: p.events}, RequestID: p.requestID, held: p.size}
 	if err := r.checkOrder(a); err != nil {
 		return Page{}, err
 	}

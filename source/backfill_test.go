@@ -155,6 +155,17 @@ func TestBackfillIsTheCursorsSequence(t *testing.T) {
 	}
 }
 
+// An API that sends more events at once than were asked for, as many as it likes, gives the same sequence.
+func TestBackfillFromAnAPIThatIgnoresTheLimit(t *testing.T) {
+	for seed := range uint64(12) {
+		sc := newScenario(seed)
+		sc.options = append(sc.options, sourcetest.WithExcess(250))
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { sc.run(t, seed) })
+		})
+	}
+}
+
 func (sc scenario) run(t *testing.T, seed uint64) (total source.BackfillInfo) {
 	srv := sourcetest.New(sc.options...)
 	rng := rand.New(rand.NewPCG(seed, 8))

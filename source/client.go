@@ -67,8 +67,8 @@ type Client struct {
 	// HTTPClient sends the requests. It is used as it is, except that redirects are followed only on the same scheme and host: the
 	// key is for the endpoint alone. If nil, the client has connections of its own, which it checks and replaces when one stalls.
 	HTTPClient *http.Client
-	// Roots, if not nil, returns the authorities to trust for new connections; a nil pool stands for the system's. It is not asked if
-	// there is an HTTPClient.
+	// Roots, if not nil, returns the authorities to trust; a nil pool stands for the system's. It is called before each request, and
+	// returns the same pool until they change; then new connections are made. It is not called if there is an HTTPClient.
 	Roots    func() *x509.CertPool
 	Endpoint string // DefaultEndpoint where empty; without the path /events
 
@@ -123,7 +123,7 @@ func (c *Client) ListEvents(ctx context.Context, opts ListEventsOpts) (ListEvent
 	if _, err := c.wait(ctx); err != nil {
 		return ListEventsResponse{}, err
 	}
-	a, err := c.fetchAs(ctx, opts, decodeAnyList)
+	a, err := c.fetchAs(ctx, opts, reading{anyList: true})
 	for i := range a.Data {
 		a.Data[i].Raw = nil
 	}

@@ -28,6 +28,13 @@ const (
 	renewAfter = 2
 )
 
+// What a server can make relay hold beside the bodies that are read.
+const (
+	maxHeader    = 64 << 10 // of the header of one answer
+	streamBuffer = 1 << 20  // of an HTTP/2 response that is not read yet
+	connBuffer   = 4 << 20  // of all of them on one connection
+)
+
 // Why an attempt was given up.
 var (
 	errNoAnswer = errors.New("no complete answer within the timeout")
@@ -40,7 +47,7 @@ var (
 type connections struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil for the network
 	tls  *tls.Config                                                          // nil for the system's
-	// roots returns the authorities for new connections; nil, or a nil pool, for the system's.
+	// roots returns the authorities to trust, the same pool until they change; nil, or a nil pool, for the system's.
 	roots func() *x509.CertPool
 
 	mu      sync.Mutex
@@ -50,7 +57,8 @@ type connections struct {
 // pool is one generation of connections.
 type pool struct {
 	*http.Transport
-	failures atomic.Int32 // in a row
+	trusted  *x509.CertPool // authorities of its connections; nil for the system's
+	failures atomic.Int32   // in a row
 }
 
 // poolKey is the context key of the pool that a request uses.
@@ -62,11 +70,20 @@ func (c *connections) with(ctx context.Context) (context.Context, *pool) {
 	return context.WithValue(ctx, poolKey{}, p), p
 }
 
+// pool returns the current pool. If other authorities are to be trusted than those of its connections, it is a new one.
 func (c *connections) pool() *pool {
+	var trusted *x509.CertPool
+	if c.roots != nil {
+		trusted = c.roots()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.current != nil && c.current.trusted != trusted {
+		c.current.CloseIdleConnections()
+		c.current = nil
+	}
 	if c.current == nil {
-		c.current = c.newPool()
+		c.current = c.newPool(trusted)
 	}
 	return c.current
 }
@@ -122,13 +139,13 @@ func isStall(err error) bool {
 func isBroken(status int, err error) bool {
 	var api *APIError
 	if !errors.As(err, &api) {
-		return !errors.Is(err, ErrTooLarge) && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrMisconfigured)
+		return !errors.Is(err, ErrTooLarge) && !isNoRoom(err) && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrMisconfigured)
 	}
 	return status/100 != 4
 }
 
 // newPool has room for the connections of a parallel backfill.
-func (c *connections) newPool() *pool {
+func (c *connections) newPool(trusted *x509.CertPool) *pool {
 	dial := c.dial
 	if dial == nil {
 		dial = (&net.Dialer{
@@ -137,25 +154,25 @@ func (c *connections) newPool() *pool {
 		}).DialContext
 	}
 	conf := c.tls
-	if c.roots != nil {
-		if trusted := c.roots(); trusted != nil {
-			conf = conf.Clone() // nil of nil
-			if conf == nil {
-				conf = &tls.Config{MinVersion: tls.VersionTLS12}
-			}
-			conf.RootCAs = trusted
+	if trusted != nil {
+		conf = conf.Clone() // nil of nil
+		if conf == nil {
+			conf = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
+		conf.RootCAs = trusted
 	}
-	return &pool{Transport: &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dial,
-		TLSClientConfig:     conf,
-		ForceAttemptHTTP2:   true,
-		TLSHandshakeTimeout: 10 * time.Second,
-		IdleConnTimeout:     90 * time.Second,
-		MaxIdleConns:        64,
-		MaxIdleConnsPerHost: 64,
+	return &pool{trusted: trusted, Transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dial,
+		TLSClientConfig:        conf,
+		ForceAttemptHTTP2:      true,
+		TLSHandshakeTimeout:    10 * time.Second,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConns:           64,
+		MaxIdleConnsPerHost:    64,
+		MaxResponseHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connBuffer,
 			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingAfter + pingTimeout,
 		},
 	}}

@@ -78,7 +78,7 @@ func (r *reader) leaveOutRepeated(a *answer, opts ListEventsOpts) error {
 	if r.pos.EventID != "" {
 		at = slices.IndexFunc(a.Data, func(e Event) bool { return e.ID == r.pos.EventID })
 	}
-	came := len(a.Data)
+	full := a.full(opts)
 	first := firstPosition(a.Data)
 	var dropped int
 	a.Data, dropped = withoutRepeated(a.Data, func(i int, e *Event) bool {
@@ -94,7 +94,7 @@ func (r *reader) leaveOutRepeated(a *answer, opts ListEventsOpts) error {
 		return nil
 	case at < 0:
 		return &CursorLostError{Position: r.pos, Reason: fmt.Sprintf("it sent %s a second time", first), RequestID: a.RequestID}
-	case came == opts.Limit:
+	case full:
 		return errNothingNew
 	}
 	return nil // it is the tip
@@ -143,6 +143,22 @@ func (r *reader) repeated(n int, first checkpoint.Position) {
 		r.repeatTold = time.Now()
 		r.log.Warn("the Events API sent events again that were read before; leaving them out", zap.Int("count", n), zap.Stringer("page_from", first))
 	}
+}
+
+// noteOverfull tells of a response that held more events than were asked for.
+func (r *reader) noteOverfull(a answer) {
+	err := a.over.err(a.RequestID)
+	call(r.hooks.OnRetry, RetryInfo{Reason: RetryResponse, Attempt: 1, Err: err})
+	if r.countOverfull() {
+		r.overfullTold = time.Now()
+		r.log.Warn("the Events API sends more events at once than were asked for; using the first ones and asking again for the others",
+			zap.Stringer("after", r.pos), zap.Error(err))
+	}
+}
+
+// countOverfull reports whether the next response with too many events is to be counted and reported.
+func (r *reader) countOverfull() bool {
+	return r.overfullTold.IsZero() || time.Since(r.overfullTold) > time.Hour
 }
 
 // stuckRounds is how often a page without anything new is asked for again before the cursor counts as lost.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -23,29 +25,31 @@ var knownNames = func() map[string]string {
 	return m
 }()
 
-// decodeList decodes a page. The events' Raw and Data alias body, byte for byte. Where a name stands twice in an object the
-// last one counts; invalid UTF-8 inside strings is let through. What is not well-formed JSON, or not a list of events with
-// id, type and time, is an error.
-func decodeList(body []byte, sizeHint int) (ListEventsResponse, error) {
+// decodePage decodes a page and returns its first limit events, and how many there are. The events' Raw and Data alias body, byte for
+// byte. Where a name stands twice in an object the last one counts; invalid UTF-8 inside strings is let through. What is not well-formed
+// JSON, or not a list of events with id, type and time, is an error; an event after the first limit ones must only be well-formed.
+//
+// If anyList is set the list need not say that it is one, and all of its events are returned, as with the SDK. If cut is set, body is the
+// beginning of a page, and it is an error unless more than limit events are whole.
+func decodePage(body []byte, limit int, anyList, cut bool) (list ListEventsResponse, came int, err error) {
 	d := newDecoder(body)
-	list, err := d.list(sizeHint)
+	d.limit = max(limit, 1)
+	if anyList {
+		d.limit = math.MaxInt
+	}
+	list, err = d.list()
+	if cut && d.came > d.limit {
+		list.Data, err = d.events, nil
+	} else if err == nil {
+		err = d.end()
+	}
+	if err == nil && !anyList && !d.isList {
+		err = errors.New(`it is not a list: its "object" is not "list"`)
+	}
 	if err != nil {
-		return ListEventsResponse{}, err
+		return ListEventsResponse{}, 0, err
 	}
-	if !d.isList {
-		return ListEventsResponse{}, errors.New(`it is not a list: its "object" is not "list"`)
-	}
-	return list, d.end()
-}
-
-// decodeAnyList is decodeList for a list that does not say that it is one, as the SDK accepts it.
-func decodeAnyList(body []byte, sizeHint int) (ListEventsResponse, error) {
-	d := newDecoder(body)
-	list, err := d.list(sizeHint)
-	if err != nil {
-		return ListEventsResponse{}, err
-	}
-	return list, d.end()
+	return list, d.came, nil
 }
 
 // end requires that nothing follows the list.
@@ -59,14 +63,17 @@ func (d *decoder) end() error {
 type decoder struct {
 	body   []byte
 	dec    *jsontext.Decoder
-	isList bool // the object says that it is a list
+	isList bool    // the object says that it is a list
+	limit  int     // of events
+	events []Event // the first limit ones of the list
+	came   int     // how many the list has
 }
 
 func newDecoder(body []byte) *decoder {
 	return &decoder{body: body, dec: jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
 }
 
-func (d *decoder) list(sizeHint int) (ListEventsResponse, error) {
+func (d *decoder) list() (ListEventsResponse, error) {
 	var list ListEventsResponse
 	hasData := false
 	_, err := d.object(func(name []byte) (err error) {
@@ -77,7 +84,8 @@ func (d *decoder) list(sizeHint int) (ListEventsResponse, error) {
 			d.isList = string(v) == "list"
 		case "data":
 			hasData = true
-			list.Data, err = d.events(sizeHint)
+			err = d.readEvents()
+			list.Data = d.events
 		case "list_metadata":
 			list.ListMetadata, err = d.metadata()
 		default:
@@ -94,20 +102,62 @@ func (d *decoder) list(sizeHint int) (ListEventsResponse, error) {
 	return list, nil
 }
 
-func (d *decoder) events(sizeHint int) ([]Event, error) {
+// readEvents reads the array of events.
+func (d *decoder) readEvents() error {
 	if err := d.open(jsontext.KindBeginArray, "an array"); err != nil {
-		return nil, fmt.Errorf(`"data": %w`, err)
+		return fmt.Errorf(`"data": %w`, err)
 	}
-	events := make([]Event, 0, sizeHint)
+	d.events, d.came = make([]Event, 0, min(d.limit, MaxLimit)), 0
+	defer func() { ownIDs(d.events) }()
 	for d.dec.PeekKind() != jsontext.KindEndArray {
-		events = append(events, Event{})
-		if err := d.event(&events[len(events)-1]); err != nil {
-			return nil, fmt.Errorf("event %d of the page: %w", len(events), err)
+		if len(d.events) == d.limit {
+			if err := d.dec.SkipValue(); err != nil {
+				return fmt.Errorf("event %d of the page: %w", d.came+1, err)
+			}
+			d.came++
+			continue
 		}
+		d.events = append(d.events, Event{})
+		if err := d.event(&d.events[len(d.events)-1]); err != nil {
+			return fmt.Errorf("event %d of the page: %w", len(d.events), err)
+		}
+		d.came++
 	}
 	_, err := d.dec.ReadToken()
-	ownIDs(events)
-	return events, err
+	return err //nolint:wrapcheck // by the caller
+}
+
+// rawSize is how many bytes the events have.
+func rawSize(events []Event) int {
+	n := 0
+	for i := range events {
+		n += len(events[i].Raw)
+	}
+	return n
+}
+
+// ownBytes returns the events with their bytes in a buffer of their own, so that they do not keep the rest of their page in memory.
+func ownBytes(events []Event) []Event {
+	out := slices.Clone(events)
+	buf := make([]byte, 0, rawSize(events))
+	for i := range out {
+		e := &out[i]
+		raw, data := e.Raw, e.Data
+		start := len(buf)
+		buf = append(buf, raw...)
+		e.Raw = buf[start:len(buf):len(buf)]
+		if data == nil {
+			continue
+		}
+		at := offset(raw, data)
+		e.Data = e.Raw[at : at+len(data) : at+len(data)]
+	}
+	return out
+}
+
+// offset returns where part, which is a part of whole, begins in it.
+func offset(whole, part []byte) int {
+	return int(uintptr(unsafe.Pointer(unsafe.SliceData(part))) - uintptr(unsafe.Pointer(unsafe.SliceData(whole)))) //nolint:gosec // two addresses in one array
 }
 
 // ownIDs moves the ids of a page out of its body into one string: whoever remembers an id does not keep the body with it.
@@ -177,9 +227,9 @@ func (d *decoder) metadata() (ListMetadata, error) {
 		v, err := d.text()
 		switch string(name) {
 		case "before":
-			m.Before = string(v)
+			m.Before = string(v[:min(len(v), maxNameBytes)])
 		case "after":
-			m.After = string(v)
+			m.After = string(v[:min(len(v), maxNameBytes)])
 		}
 		return err
 	})
@@ -230,7 +280,10 @@ func (d *decoder) value() ([]byte, error) {
 	return d.body[end-int64(len(v)) : end : end], nil
 }
 
-// text reads a string, or the name of a member, without its quotes and escapes.
+// maxTextBytes is more than any text has that relay reads, even if all of it is escaped.
+const maxTextBytes = 4 << 10
+
+// text reads a string, or the name of a member, without its quotes and escapes. One of more than maxTextBytes keeps its escapes.
 func (d *decoder) text() ([]byte, error) {
 	v, err := d.value()
 	if err != nil {
@@ -239,7 +292,7 @@ func (d *decoder) text() ([]byte, error) {
 	if v[0] != '"' {
 		return nil, fmt.Errorf("it is not a string, at byte %d", d.dec.InputOffset())
 	}
-	if bytes.IndexByte(v, '\\') < 0 {
+	if len(v) > maxTextBytes || bytes.IndexByte(v, '\\') < 0 {
 		return v[1 : len(v)-1], nil
 	}
 	out, err := jsontext.AppendUnquote(nil, v)

@@ -230,7 +230,6 @@ func (c *Client) responseError(a answer, err error) *ResponseError {
 
 // apiError reads the body of an answer other than 200.
 func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts ListEventsOpts) *APIError {
-	const maxErrorBody = 64 << 10
 	body, _ := io.ReadAll(io.LimitReader(from, maxErrorBody)) // what came before an error may still tell
 	code, message, known := parseErrorBody(body)
 	e := &APIError{
@@ -250,9 +249,13 @@ func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts Li
 	return e
 }
 
+// maxErrorBody is how much of the body of an error is read.
+const maxErrorBody = 64 << 10
+
 // clean makes a text of the API fit for logs and errors: without the key, on one line, and clipped.
 func (c *Client) clean(s string) string {
 	const maxText = 500
+	s = s[:min(len(s), maxErrorBody)]
 	for _, key := range append(c.keys.all(), c.APIKey) {
 		for _, form := range shownForms(key) {
 			s = strings.ReplaceAll(s, form, "[API key]")

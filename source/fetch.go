@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
 )
 
@@ -18,34 +17,41 @@ type answer struct {
 	Date               time.Time     // the API's clock, from the Date header; zero if there was none
 	RequestID          string        // X-Request-Id
 	Size               int           // bytes of the body
+	held               int           // bytes that the events keep in memory
+	over               *overfull     // the response held more events than were asked for; nil if it did not
 	status             int           // 0 if there was no response
 	sent               time.Time     // by the local clock
 	took               time.Duration // from sending the request to the last byte read
 }
 
-// listDecoder decodes the body of a page of about sizeHint events.
-type listDecoder func(body []byte, sizeHint int) (ListEventsResponse, error)
+// reading is how a response is read.
+type reading struct {
+	anyList bool                   // take a list that does not say that it is one, and all of its events, as the SDK does
+	room    func(bytes int64) bool // whether there is memory for so much of the response; nil for always
+	// count makes a response with too many events be read to its end, to find out how many there are.
+	count bool
+}
 
 // fetch makes one request. The answer is filled in as far as it is known, even if there is an error.
 func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error) {
-	return c.fetchAs(ctx, opts, decodeList)
+	return c.fetchAs(ctx, opts, reading{})
 }
 
-// fetchAs is fetch with another way to decode the body. It repeats the request once if the API refuses the key and there is a newer
+// fetchAs is fetch with another way to read the response. It repeats the request once if the API refuses the key and there is a newer
 // one.
-func (c *Client) fetchAs(ctx context.Context, opts ListEventsOpts, decode listDecoder) (answer, error) {
+func (c *Client) fetchAs(ctx context.Context, opts ListEventsOpts, how reading) (answer, error) {
 	used := c.key(false)
-	a, err := c.fetchOnce(ctx, opts, decode)
+	a, err := c.fetchOnce(ctx, opts, how)
 	if c.Key == nil || !keyRefused(err) || c.key(true) == used {
 		return a, err
 	}
 	if _, err := c.wait(ctx); err != nil {
 		return a, err
 	}
-	return c.fetchOnce(ctx, opts, decode)
+	return c.fetchOnce(ctx, opts, how)
 }
 
-func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, decode listDecoder) (answer, error) {
+func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, how reading) (answer, error) {
 	c.once.Do(c.init)
 	timeout := c.Timeout
 	if timeout <= 0 {
@@ -54,11 +60,11 @@ func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, decode list
 	try := newAttempt(ctx, timeout, c.own != nil)
 	defer try.end()
 	if c.own == nil {
-		return c.roundTrip(ctx, try, opts, decode)
+		return c.roundTrip(ctx, try, opts, how)
 	}
 	var used *pool
 	try.Context, used = c.own.with(try.Context)
-	a, err := c.roundTrip(ctx, try, opts, decode)
+	a, err := c.roundTrip(ctx, try, opts, how)
 	if ctx.Err() == nil {
 		c.own.judge(used, a.status, err)
 	}
@@ -66,7 +72,7 @@ func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, decode list
 }
 
 // roundTrip sends the request and reads the answer.
-func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpts, decode listDecoder) (answer, error) {
+func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpts, how reading) (answer, error) {
 	req, err := c.request(try, opts) //nolint:contextcheck // the attempt is made from ctx
 	if err != nil {
 		return answer{}, err
@@ -92,23 +98,18 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		a.took = time.Since(start)
 		return a, apiErr
 	}
-	body, err := c.readBody(resp.ContentLength, received)
-	a.Size, a.took = len(body), time.Since(start)
-	if err != nil {
-		if ctx.Err() != nil {
-			return a, ctx.Err()
-		}
-		if why := try.why(); why != nil { //nolint:contextcheck // the attempt is made from ctx
-			err = why
-		}
-		return a, c.responseError(a, err)
+	a.took = time.Since(start)
+	err = c.readPage(&a, resp.ContentLength, received, opts, how)
+	switch {
+	case err == nil, isNoRoom(err):
+		return a, err
+	case ctx.Err() != nil:
+		return a, ctx.Err()
 	}
-	list, err := decode(body, min(max(opts.Limit, 1), MaxLimit))
-	if err != nil {
-		return a, c.responseError(a, fmt.Errorf("it cannot be decoded: %w%s", err, beginning(body)))
+	if why := try.why(); why != nil { //nolint:contextcheck // the attempt is made from ctx
+		err = why
 	}
-	a.Data, a.ListMetadata = list.Data, list.ListMetadata
-	return a, nil
+	return a, c.responseError(a, err)
 }
 
 // beginning quotes the start of a body that is not JSON at all, such as the page of a proxy. It is empty for others, which may hold
@@ -133,45 +134,100 @@ func (c *Client) broken(ctx context.Context, try *attempt, err error) error {
 	return &TransportError{Host: c.host(), Err: err}
 }
 
-// scratch holds buffers for bodies whose length is not announced, as with gzip. A buffer that a rare huge response has grown
-// is not kept.
-var scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-const maxScratch = 1 << 20
-
-// readBody reads a body of n bytes, -1 if that is not known, into one buffer of its size, at most MaxResponse bytes.
-func (c *Client) readBody(n int64, from io.Reader) ([]byte, error) {
-	limit := c.MaxResponse
-	if limit <= 0 {
-		limit = DefaultMaxResponse
+// readPage reads a response whose body has n bytes, -1 if that is not known, into a. Of more events than were asked for it takes the first:
+// they are what the API would have sent if it had kept to the limit.
+func (c *Client) readPage(a *answer, n int64, from io.Reader, opts ListEventsOpts, how reading) error {
+	most := c.MaxResponse
+	if most <= 0 {
+		most = DefaultMaxResponse
 	}
-	switch {
-	case n > limit:
-		return nil, tooLarge(limit)
-	case n >= 0:
-		body := make([]byte, n)
-		got, err := io.ReadFull(from, body)
-		if err != nil {
-			return nil, fmt.Errorf("it is cut off after %d of %d bytes: %w", got, n, err)
+	if opts.Limit == 0 {
+		opts.Limit = ResponseLimit
+	}
+	if how.room != nil && n > 0 && n <= most && !how.room(n) {
+		return &noRoomError{need: n}
+	}
+	b := &body{room: how.room}
+	defer b.free()
+	for _, next := range [...]int64{min(earlyLook, most), most + 1} {
+		err := b.fill(from, next)
+		a.Size, a.took = int(b.size), time.Since(a.sent)
+		if errors.Is(err, io.EOF) && b.size < n {
+			err = io.ErrUnexpectedEOF
 		}
-		return body, nil
+		switch {
+		case errors.Is(err, io.EOF) && b.size <= most:
+			return a.decode(b, opts, how, false)
+		case errors.Is(err, io.EOF):
+			err = nil
+		case isNoRoom(err):
+			return err
+		case err != nil && n >= 0:
+			return fmt.Errorf("it is cut off after %d of %d bytes: %w", b.size, n, err)
+		case err != nil:
+			return fmt.Errorf("it is cut off after %d bytes: %w", b.size, err)
+		}
+		if full := next > most || n > most; !how.anyList && (full || !how.count) {
+			if err := a.decode(b, opts, how, true); err == nil {
+				return nil
+			}
+		}
+		if n > most {
+			break
+		}
 	}
-	buf := scratch.Get().(*bytes.Buffer)
-	buf.Reset()
-	got, err := buf.ReadFrom(io.LimitReader(from, limit+1))
-	body := bytes.Clone(buf.Bytes())
-	if buf.Cap() <= maxScratch {
-		scratch.Put(buf)
-	}
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("it is cut off after %d bytes: %w", got, err)
-	case got > limit:
-		return nil, tooLarge(limit)
-	}
-	return body, nil
+	return fmt.Errorf("%w of %d bytes", ErrTooLarge, most)
 }
 
-func tooLarge(limit int64) error {
-	return fmt.Errorf("%w of %d bytes", ErrTooLarge, limit)
+// decode decodes what has come of a body. If that is only its beginning, it must hold more events than were asked for.
+func (a *answer) decode(b *body, opts ListEventsOpts, how reading, beginningOnly bool) error {
+	if b.size >= largeBody { // of these there is one at a time, since it is in memory twice for a moment
+		largeBodies.Lock()
+		defer largeBodies.Unlock()
+	}
+	var text []byte
+	if beginningOnly {
+		text = b.copied()
+	} else {
+		text = b.bytes()
+	}
+	list, came, err := decodePage(text, opts.Limit, how.anyList, beginningOnly)
+	if err != nil {
+		return fmt.Errorf("it cannot be decoded: %w%s", err, beginning(text))
+	}
+	if after := list.ListMetadata.After; came == 0 && after != "" && after != opts.After && !how.anyList {
+		return fmt.Errorf("it holds no event, but says that others follow (after %q)", after)
+	}
+	if came > len(list.Data) {
+		a.over = &overfull{Came: came, AtLeast: beginningOnly, Limit: opts.Limit}
+	}
+	a.Data, a.ListMetadata, a.held = list.Data, list.ListMetadata, len(text)
+	if own := rawSize(a.Data); len(text) > pieceSize && own < len(text)/2 {
+		a.Data, a.held = ownBytes(a.Data), own
+	}
+	return nil
+}
+
+// overfull says that a response held more events than were asked for. The first ones are used, and the others asked for again.
+type overfull struct {
+	Came    int
+	AtLeast bool // there may be more than Came
+	Limit   int
+}
+
+// err returns what is wrong with the response.
+func (o *overfull) err(requestID string) *ResponseError {
+	came := fmt.Sprint(o.Came)
+	if o.AtLeast {
+		came = "at least " + came
+	}
+	return &ResponseError{Reason: fmt.Sprintf("it holds %s events, although %d were asked for", came, o.Limit), RequestID: requestID, Err: errOverfull}
+}
+
+// errOverfull means that a response held more events than were asked for.
+var errOverfull = errors.New("more events than were asked for")
+
+// full reports whether more may follow the answer: it holds as many events as were asked for, or says itself that others follow.
+func (a *answer) full(opts ListEventsOpts) bool {
+	return len(a.Data) >= opts.Limit || len(a.Data) > 0 && a.ListMetadata.After != ""
 }

@@ -12,20 +12,23 @@ import (
 
 // result is what came of one request of a window.
 type result struct {
-	seg      *segment
-	probe    bool
-	opts     ListEventsOpts
-	end      time.Time // of the range of a probe
-	reserved int64
-	started  time.Time
-	waited   time.Duration // for the client's limiter
-	a        answer
-	err      error
+	seg     *segment
+	probe   bool
+	opts    ListEventsOpts
+	end     time.Time // of the range of a probe
+	grant   *grant
+	head    bool // the segment was the head when the request was made
+	count   bool // for reading.count
+	started time.Time
+	waited  time.Duration // for the client's limiter
+	a       answer
+	err     error
 }
 
 // request starts the next request of a segment.
 func (w *window) request(s *segment) {
-	res := result{seg: s, probe: s.probing, reserved: w.maxCost, started: time.Now(), opts: ListEventsOpts{
+	head := s == w.segs[0]
+	res := result{seg: s, probe: s.probing, grant: w.room.grant(w.maxCost, head), head: head, count: w.r.countOverfull(), started: time.Now(), opts: ListEventsOpts{
 		Events: w.asked, Limit: s.limit, Order: w.r.plain.order(), OrganizationId: w.r.s.OrganizationID,
 	}}
 	if s.probing {
@@ -41,7 +44,6 @@ func (w *window) request(s *segment) {
 	}
 	s.busy = true
 	w.inFlight++
-	w.reserved += res.reserved
 	w.running.Go(func() {
 		res.waited, res.err = w.r.client.wait(w.ctx)
 		if res.err == nil {
@@ -49,7 +51,7 @@ func (w *window) request(s *segment) {
 		}
 		if res.err == nil {
 			res.err = contain.Do(func() (err error) {
-				res.a, err = w.r.client.fetch(w.ctx, res.opts)
+				res.a, err = w.r.client.fetchAs(w.ctx, res.opts, reading{room: res.grant.grow, count: res.count})
 				return err
 			})
 		}
@@ -71,7 +73,7 @@ func (w *window) hush(ctx context.Context) error {
 func (w *window) handle(res result) {
 	s, r := res.seg, w.r
 	w.inFlight--
-	w.reserved -= res.reserved
+	res.grant.end()
 	s.busy = false
 	if res.probe {
 		w.probes--
@@ -92,14 +94,14 @@ func (w *window) handle(res result) {
 	if s.gone {
 		return
 	}
-	p := newSegmentPage(res.a, res.opts.Limit)
+	p := newSegmentPage(res.a, res.opts)
 	if !p.short {
 		w.pageCost = (7*w.pageCost + p.cost) / 8
 		if w.took == 0 {
 			w.took = res.a.took
 		}
 		w.took = (7*w.took + res.a.took) / 8
-		w.ahead = segmentPages(w.useful(), w.memory, w.pageCost)
+		w.ahead = segmentPages(w.useful(), w.room.ahead, w.pageCost)
 	}
 	w.maxCost = max(w.maxCost-w.maxCost/64, p.cost)
 	if s.limit < r.maxLimit {
@@ -107,7 +109,7 @@ func (w *window) handle(res result) {
 			s.good, s.limit = 0, min(2*s.limit, r.maxLimit)
 		}
 	}
-	if s != w.segs[0] && w.buffered+p.cost > w.memory {
+	if s != w.segs[0] && !w.room.fits(p.cost) {
 		if res.probe {
 			w.remove(s)
 		}
@@ -161,6 +163,8 @@ func (w *window) fail(res result) {
 	switch {
 	case blamesEvents(res.err):
 		w.leave("an event type may be refused") // the plain cursor finds out which
+	case isNoRoom(res.err):
+		w.noRoom(res)
 	case s.gone && reason == "":
 	case errors.Is(res.err, ErrTooLarge):
 		w.tooLarge(res)
@@ -223,4 +227,20 @@ func (w *window) tooLarge(res result) {
 	s.limit, s.good = res.opts.Limit/2, 0
 	w.r.log.Warn("a response was larger than permitted; asking for fewer events at a time",
 		zap.Int("limit", s.limit), zap.Stringer("after", s.last), zap.Error(res.err))
+}
+
+// noRoom takes in that there was no memory for a response. Behind the head it is asked for again once there is room. The head goes first:
+// everything else is given up for it, since what is held cannot flow out before it.
+func (w *window) noRoom(res result) {
+	s := res.seg
+	var e *noRoomError
+	errors.As(res.err, &e)
+	w.maxCost = max(w.maxCost, e.need)
+	switch {
+	case s.gone:
+	case s == w.segs[0] && res.head && len(s.pages) == 0:
+		w.leave("a page is larger than the memory that is left")
+	case s.probing:
+		w.remove(s)
+	}
 }

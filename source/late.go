@@ -38,6 +38,7 @@ type lateWork struct {
 	begun bool                // a request was answered
 	start time.Time           // of `after` when the work began
 	apart bool                // the type is asked for alone
+	read  *recentIDs          // what has come since the work, or its last part, began
 
 	end *lateEnd // set for the last part, in which the position does not move
 }
@@ -45,9 +46,10 @@ type lateWork struct {
 // lateEnd reads all types up to the event of the position.
 type lateEnd struct {
 	from   time.Time
-	after  string // the last event of the page before
-	met    bool   // the event of lateWork.after has come, or lies before from
-	listed bool   // the event of the position is in the list by time
+	after  string    // the last event of the page before
+	at     time.Time // of that event
+	met    bool      // the event of lateWork.after has come, or lies before from
+	listed bool      // the event of the position is in the list by time
 }
 
 // leftOut returns what is recorded of a type, nil if it is not refused.
@@ -121,7 +123,7 @@ func (r *reader) tryRefused(ctx context.Context) error {
 		r.types.restore(name)
 		return nil
 	}
-	r.work = &lateWork{name: name, after: l.Position, by: l.Position.CreatedAt, start: l.Position.CreatedAt}
+	r.work = &lateWork{name: name, after: l.Position, by: l.Position.CreatedAt, start: l.Position.CreatedAt, read: newRecentIDs(recentCount)}
 	if l.Position.Equal(r.pos) {
 		r.join()
 	}
@@ -220,6 +222,9 @@ func (r *reader) lateBulk(ctx context.Context) (Page, error) {
 			return Page{}, err // it may have started over
 		}
 	}
+	if r.lateRepeats(a, opts, w.after.CreatedAt) {
+		return Page{}, nil
+	}
 	w.begun = true
 	cut := r.pos.CreatedAt.Add(-maxStepBack)
 	var late []Event
@@ -236,12 +241,32 @@ func (r *reader) lateBulk(ctx context.Context) (Page, error) {
 		w.apart = w.apart || !byID || e.CreatedAt.After(w.start.Add(maxStepBack))
 	}
 	switch {
-	case !whole, len(a.Data) < opts.Limit && opts.RangeEnd == "":
+	case !whole, !a.full(opts) && opts.RangeEnd == "":
 		return r.latePage(a, late), r.beginEnd(ctx)
 	case len(a.Data) == 0:
 		w.by = w.by.Add(maxRange)
 	}
 	return r.latePage(a, late), nil
+}
+
+// lateRepeats gives the work on late events up for a while if the API sends again what was read, and nothing new: a full page of it, or one
+// that begins long before the event of the time at, after which it was asked for. The events stay recorded as left out.
+func (r *reader) lateRepeats(a answer, opts ListEventsOpts, at time.Time) bool {
+	w := r.work
+	goesOn := !a.full(opts)
+	for i := range a.Data {
+		goesOn = w.read.add(a.Data[i].ID) || goesOn
+	}
+	if goesOn && (opts.After == "" || len(a.Data) == 0 || at.Sub(a.Data[0].CreatedAt) <= maxStepBack) {
+		return false
+	}
+	ref, _ := r.types.refuse(w.name, time.Now())
+	r.work = nil
+	err := &ResponseError{Reason: errNothingNew.Error(), RequestID: a.RequestID, Err: errNothingNew}
+	call(r.hooks.OnRetry, RetryInfo{Reason: RetryResponse, Attempt: 1, Err: err})
+	r.log.Warn("events that the Events API refused before cannot be read yet; they stay recorded as left out, and are asked for again later",
+		zap.String("type", w.name), zap.Time("until", ref.until), zap.Error(err))
+	return true
 }
 
 // listBegins reports whether the list of these types begins with an event.
@@ -262,7 +287,7 @@ func (r *reader) beginEnd(ctx context.Context) error {
 	} else if err != nil {
 		r.log.Debug("the Events API does not list the position by time", zap.Error(err))
 	}
-	r.work.end = end
+	r.work.end, r.work.read = end, newRecentIDs(recentCount)
 	return nil
 }
 
@@ -274,11 +299,11 @@ func (r *reader) lateEnd(ctx context.Context) (Page, error) {
 		opts.RangeStart = r.plain.time(end.from.Add(-r.plain.margin()))
 	}
 	a, err := r.askLate(ctx, opts)
-	if err != nil || r.work == nil {
+	if err != nil || r.work == nil || r.lateRepeats(a, opts, end.at) {
 		return Page{}, err
 	}
 	var late []Event
-	over := len(a.Data) < opts.Limit
+	over := !a.full(opts)
 	for i := range a.Data {
 		e := &a.Data[i]
 		if over = over || e.ID == r.pos.EventID; e.ID == r.pos.EventID {
@@ -294,7 +319,7 @@ func (r *reader) lateEnd(ctx context.Context) (Page, error) {
 			late = append(late, *e)
 		}
 		end.met = end.met || e.ID == w.after.EventID
-		end.after = e.ID
+		end.after, end.at = e.ID, e.CreatedAt
 	}
 	if n := len(late); n > 0 {
 		w.after, end.met = late[n-1].Position(), true
@@ -318,7 +343,7 @@ func (r *reader) latePage(a answer, late []Event) Page {
 	l.Position = r.work.after
 	r.leave(l)
 	return Page{
-		Events: late, Late: l.Type, Refused: r.left, Now: r.clock().UTC(), Size: a.Size, RequestID: a.RequestID, Sent: a.sent, Took: a.took,
+		Events: late, Late: l.Type, Refused: r.left, Now: r.clock().UTC(), Size: a.held, RequestID: a.RequestID, Sent: a.sent, Took: a.took,
 	}
 }
 

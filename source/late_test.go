@@ -65,6 +65,7 @@ func TestEventsOfARefusedTypeComeLate(t *testing.T) {
 		"cursors are gone": {sourcetest.WithTypedCursors(), sourcetest.WithLostCursor(sourcetest.LostReplay)},
 		"exclusive ranges": {sourcetest.WithExclusiveRange(true, true)},
 		"events held back": {sourcetest.WithHoldBack(5 * time.Second)},
+		"too many a page":  {sourcetest.WithExcess(170)},
 		"another refusal":  {sourcetest.WithTypeRefusal(func(string) (int, []byte) { return 422, []byte(`{"message":"Validation failed"}`) })},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -69,6 +69,8 @@ type reader struct {
 	repeatTold time.Time // when repeated events were last reported
 	checked    bool      // checkStart was done
 
+	overfullTold time.Time // when a response with too many events was last reported
+
 	left      []checkpoint.Refused // the types of which events are missing; replaced, never changed in place
 	work      *lateWork            // nil unless late events are being read
 	lateTurn  bool
@@ -266,7 +268,7 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	if err := r.checkOrder(a); err != nil {
 		return Page{}, err
 	}
-	came := len(a.Data)
+	came, full := len(a.Data), a.full(opts)
 	if r.anchor != nil {
 		if err := r.leaveOutOld(&a, opts); err != nil {
 			return Page{}, err
@@ -283,17 +285,17 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	r.reportUnexpected(a.Data)
 	r.s.payloads.compare(a.Data, &r.hooks, r.log)
 	events := r.expected(r.cutFloor(a.Data))
-	r.atTip = came < opts.Limit && opts.RangeEnd == ""
-	r.full = came == opts.Limit
+	r.atTip = !full && opts.RangeEnd == ""
+	r.full = full
 	if n := len(a.Data); n > 0 {
 		r.passed(a.Data)
 		r.pos = a.Data[n-1].Position()
-		r.perPage, r.pageCost = r.pos.CreatedAt.Sub(a.Data[0].CreatedAt), pageCost(a.Data, a.Size)
+		r.perPage, r.pageCost = r.pos.CreatedAt.Sub(a.Data[0].CreatedAt), pageCost(a.Data, a.held)
 		r.growLimit()
-	} else if opts.RangeEnd != "" && came < opts.Limit {
+	} else if opts.RangeEnd != "" && !full {
 		r.from = r.from.Add(maxRange) // nothing in this stretch: on to the next one
 	}
-	page := Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.Size, RequestID: a.RequestID, Sent: a.sent, Took: a.took}
+	page := Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.held, RequestID: a.RequestID, Sent: a.sent, Took: a.took}
 	if r.atTip {
 		if !a.Date.IsZero() && (came > 0 || opts.After == "") { // an empty answer to a cursor proves nothing, see checkSilence
 			r.sawAll(a.Date.Add(-heldBack))
@@ -364,7 +366,7 @@ func (r *reader) send(ctx context.Context, opts ListEventsOpts) (answer, error) 
 	waited, err := r.client.wait(ctx)
 	var a answer
 	if err == nil {
-		a, err = r.client.fetch(ctx, opts)
+		a, err = r.client.fetchAs(ctx, opts, reading{count: r.countOverfull()})
 	}
 	r.sent(a, waited)
 	return a, err
@@ -377,6 +379,9 @@ func (r *reader) sent(a answer, waited time.Duration) {
 	}
 	if a.status != 0 {
 		call(r.hooks.OnResponse, ResponseInfo{Status: a.status, Duration: a.took, Bytes: a.Size, Events: len(a.Data), Now: a.Date})
+	}
+	if a.over != nil {
+		r.noteOverfull(a)
 	}
 }
 

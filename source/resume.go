@@ -34,7 +34,11 @@ func (s *Stream) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Se
 		}
 		for {
 			page, err := r.next(ctx)
-			if !yield(page, err) || err != nil {
+			if err != nil {
+				yield(Page{}, err)
+				return
+			}
+			if !yieldPage(page, r.pos, yield) {
 				return
 			}
 			if r.isFarBehind() {
@@ -57,6 +61,7 @@ type anchor struct {
 	old time.Time
 	// exact: the event of the position is still listed, so that everything up to it was relayed; met once it has come.
 	exact, met bool
+	read       *recentIDs // what has come since
 }
 
 // reanchor goes on by time after the cursor was lost, if no event can be missing. Otherwise it returns the error to end with.
@@ -75,7 +80,7 @@ func (r *reader) reanchor(ctx context.Context, lost *CursorLostError) error {
 		}
 	}
 	old := later(r.seenTo, p.CreatedAt.Add(-maxStepBack))
-	next := &anchor{lost: lost, old: old}
+	next := &anchor{lost: lost, old: old, read: newRecentIDs(recentCount)}
 	from := earlier(old, r.trail.from)
 	listed, err := r.isListed(ctx, p)
 	switch {
@@ -164,7 +169,7 @@ func (r *reader) isListed(ctx context.Context, p checkpoint.Position) (bool, err
 				return false, nil
 			}
 		}
-		if len(a.Data) < opts.Limit {
+		if !a.full(opts) {
 			return false, nil
 		}
 		opts.After, opts.RangeStart, opts.RangeEnd = a.Data[len(a.Data)-1].ID, "", ""
@@ -262,12 +267,14 @@ func (r *reader) ask(ctx context.Context, opts ListEventsOpts) (answer, error) {
 	}
 }
 
-// leaveOutOld removes from a page that came by time what was already relayed. It returns the error to end with if it cannot tell.
+// leaveOutOld removes from a page that came by time what was already relayed. It returns the error to end with if it cannot tell, and
+// errNothingNew if a full page brought nothing that was not in the pages before it.
 func (r *reader) leaveOutOld(a *answer, opts ListEventsOpts) error {
-	n, events := r.anchor, a.Data
+	n, events, goesOn := r.anchor, a.Data, !a.full(opts)
 	a.Data = nil
 	for i := range events {
 		e := &events[i]
+		goesOn = n.read.add(e.ID) || goesOn
 		if opts.After == "" && e.CreatedAt.Before(r.from.Add(-time.Second)) {
 			return n.lost.because("it does not answer by time")
 		}
@@ -282,8 +289,11 @@ func (r *reader) leaveOutOld(a *answer, opts ListEventsOpts) error {
 			n.after = e.ID
 		}
 	}
-	if len(a.Data) > 0 {
+	switch {
+	case len(a.Data) > 0:
 		r.anchor = nil
+	case !goesOn:
+		return errNothingNew
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func (w *window) gap() (gap, bool) {
 	segment := int64(w.ahead) * w.pageCost
 	for i, s := range w.segs {
 		last := i == len(w.segs)-1
-		if claimed+s.bytes+segment > w.memory {
+		if claimed+s.bytes+segment > w.room.ahead {
 			return gap{}, false
 		}
 		n := w.ahead

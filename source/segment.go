@@ -61,9 +61,9 @@ func pageCost(events []Event, size int) int64 {
 	return int64(size) + int64(len(events))*eventCost
 }
 
-func newSegmentPage(a answer, limit int) segmentPage {
+func newSegmentPage(a answer, opts ListEventsOpts) segmentPage {
 	return segmentPage{
-		events: a.Data, size: a.Size, cost: pageCost(a.Data, a.Size), short: len(a.Data) < limit,
+		events: a.Data, size: a.held, cost: pageCost(a.Data, a.held), short: !a.full(opts),
 		requestID: a.RequestID, sent: a.sent, took: a.took,
 	}
 }

@@ -85,7 +85,8 @@ func (r *reader) confirmSilence(ctx context.Context, opts ListEventsOpts, found 
 func (r *reader) unread(ctx context.Context, from, until time.Time) (*Event, error) {
 	for from = later(from, until.Add(-maxStretches*maxRange)); from.Before(until); {
 		end := earlier(from.Add(maxRange), until)
-		found, err := r.send(ctx, r.byTime(from, end))
+		opts := r.byTime(from, end)
+		found, err := r.send(ctx, opts)
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +98,7 @@ func (r *reader) unread(ctx context.Context, from, until time.Time) (*Event, err
 				return e, nil
 			}
 		}
-		if len(found.Data) == r.limit {
+		if found.full(opts) {
 			return nil, errors.New("too many events that were read already")
 		}
 		from = end

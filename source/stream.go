@@ -38,8 +38,8 @@ type Stream struct {
 	// Readers is how many requests may be under way at once while the position is far behind; 0 or 1 for one after another
 	// all the time. What is read, and its order, is the same.
 	Readers int
-	// Memory bounds the bytes that Readers hold ahead of what has been yielded; DefaultMemory where zero. The page that is
-	// yielded next may come on top of it, and so may, until they are counted, the responses that are being received.
+	// Memory bounds the bytes that Readers hold ahead of what has been yielded, the responses that are being received and the page
+	// that is being yielded included; DefaultMemory if zero. A page that is larger is read alone.
 	Memory int64
 	Hooks  *Hooks
 	Logger *zap.Logger // nil for none
@@ -61,7 +61,9 @@ type Stream struct {
 //     parts left out show what is refused. A type that the API refuses is left out, with a warning, and asked for again later;
 //     so are the optional parameters order, range_end and range_start, and milliseconds.
 //   - A response larger than Client.MaxResponse, or too slow for Client.Timeout, is asked for again with a smaller limit.
+//   - Of a response with more events than were asked for the first ones are used, and the others are asked for again.
 //   - An event that was read before is left out, as with pages that overlap.
+//   - A page of more than 1 MiB is yielded in parts of about that size. What says something of the whole page is in the last of them.
 //   - An API that has nothing after the position is asked once a minute, by time, whether that is so. A cursor that the API lost
 //     is continued by time if no event can be missing, see Resume.
 //   - An event of a type that was not asked for is left out, unless RelayUnexpected is set.

@@ -16,15 +16,14 @@ type window struct {
 	running sync.WaitGroup
 	results chan result
 
-	segs   []*segment          // in the order of the list, never empty; the first is the head
-	seams  map[string]*segment // those behind the head whose seam is known, by it
-	asked  []string            // the event types of every request
-	memory int64
-	ahead  int // pages per segment
+	segs  []*segment          // in the order of the list, never empty; the first is the head
+	seams map[string]*segment // those behind the head whose seam is known, by it
+	asked []string            // the event types of every request
+	room  *room               // memory for pages and responses under way
+	ahead int                 // pages per segment
 
 	inFlight int
 	probes   int           // of those under way
-	reserved int64         // for those under way
 	buffered int64         // cost of every page held
 	pageCost int64         // what a page costs on average
 	maxCost  int64         // what a page may cost, going by the latest
@@ -48,13 +47,13 @@ type window struct {
 
 func newWindow(ctx context.Context, r *reader) *window {
 	w := &window{
-		r: r, memory: r.memory(), seams: map[string]*segment{}, asked: r.types.active,
+		r: r, room: newRoom(r.memory()), seams: map[string]*segment{}, asked: r.types.active,
 		results: make(chan result, r.s.Readers), allowed: float64(r.s.Readers),
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	w.segs = []*segment{{from: r.pos.CreatedAt, last: r.pos, perPage: r.perPage, limit: r.limit}}
 	w.pageCost, w.maxCost = r.pageCost, r.pageCost
-	w.ahead = segmentPages(r.s.Readers, w.memory, w.pageCost)
+	w.ahead = segmentPages(r.s.Readers, w.room.ahead, w.pageCost)
 	return w
 }
 
@@ -116,6 +115,7 @@ func (w *window) take() (segmentPage, bool) {
 	head.pages[0] = segmentPage{}
 	head.pages = head.pages[1:]
 	w.release(head, p)
+	w.room.yields(p.cost)
 	return p, true
 }
 
@@ -145,7 +145,7 @@ func (w *window) schedule(now time.Time) {
 // to so many bytes already.
 func (w *window) fits(claimed int64) bool {
 	// P12: no request without room for the largest page that it may bring.
-	return w.buffered+w.reserved+w.maxCost <= w.memory && claimed+w.maxCost <= w.memory
+	return w.room.fits(w.maxCost) && claimed+w.maxCost <= w.room.ahead
 }
 
 // end is when segment i ends: where the seam after it was looked for, or the horizon.
@@ -168,20 +168,26 @@ func (w *window) remove(s *segment) {
 	}
 	s.gone = true
 	w.segs[i-1].bound = time.Time{}
-	w.buffered -= s.bytes
+	w.count(-s.bytes)
 	s.bytes, s.pages, s.tail = 0, nil, nil
 }
 
 // keep counts a page as held by a segment.
 func (w *window) keep(s *segment, p segmentPage) {
 	s.bytes += p.cost
-	w.buffered += p.cost
+	w.count(p.cost)
 }
 
 // release undoes keep.
 func (w *window) release(s *segment, p segmentPage) {
 	s.bytes -= p.cost
-	w.buffered -= p.cost
+	w.count(-p.cost)
+}
+
+// count adds to the bytes that are held.
+func (w *window) count(bytes int64) {
+	w.buffered += bytes
+	w.room.add(bytes)
 }
 
 // wait sleeps until an answer comes or a pause is over. now is when schedule last looked: a pause that has ended since then is over.

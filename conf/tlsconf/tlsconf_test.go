@@ -1,6 +1,7 @@
 package tlsconf_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,9 +10,11 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/conf/tlsconf"
@@ -82,26 +85,100 @@ func TestFilesAreFollowed(t *testing.T) {
 	require.Greater(t, l.Version(), version)
 }
 
-// TestSystemRoots: Go has read the system's authorities once; what is added to their file later counts too.
-func TestSystemRoots(t *testing.T) {
+// trusts reports whether a pool holds the certificate of a file; a nil pool holds what Go has read.
+func trusts(t *testing.T, pool *x509.CertPool, text []byte) bool {
+	t.Helper()
+	block, _ := pem.Decode(text)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	require.NoError(t, err)
+	_, err = cert.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
+}
+
+// authority returns a certificate that signs itself.
+func authority(t *testing.T) []byte {
+	t.Helper()
 	cert, _ := writePair(t)
-	t.Setenv("SSL_CERT_FILE", cert)
+	text, err := os.ReadFile(cert)
+	require.NoError(t, err)
+	return text
+}
+
+// TestSystemRoots: Go has read the system's authorities once; what is added to their file later counts too, and what is taken out does not
+// any more.
+func TestSystemRoots(t *testing.T) {
+	first, second := authority(t), authority(t)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	write := func(texts ...[]byte) { require.NoError(t, os.WriteFile(file, slices.Concat(texts...), 0o600)) }
+	write(first)
+	t.Setenv("SSL_CERT_FILE", file)
+	t.Setenv("SSL_CERT_DIR", t.TempDir())
 	s := tlsconf.SystemRoots(nil)
 	require.Nil(t, s.Pool(), "nothing has changed")
-	other, _ := writePair(t)
-	first, err := os.ReadFile(cert)
-	require.NoError(t, err)
-	second, err := os.ReadFile(other)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(cert, append(first, second...), 0o600))
+
+	write(first, second)
 	pool := s.Pool()
-	require.NotNil(t, pool)
-	block, _ := pem.Decode(second)
-	added, err := x509.ParseCertificate(block.Bytes)
-	require.NoError(t, err)
-	_, err = added.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	require.NoError(t, err)
+	require.True(t, trusts(t, pool, first))
+	require.True(t, trusts(t, pool, second))
+	require.Same(t, pool, s.Pool(), "the same until something changes")
+	write(second)
+	require.False(t, trusts(t, s.Pool(), first))
+	require.True(t, trusts(t, s.Pool(), second))
+	write([]byte("half of a"))
+	require.True(t, trusts(t, s.Pool(), second), "what cannot be used leaves what was there before")
+	require.NoError(t, os.Remove(file))
+	require.True(t, trusts(t, s.Pool(), second))
 
 	t.Setenv("SSL_CERT_FILE", "/nowhere.pem")
 	require.Nil(t, tlsconf.SystemRoots(nil).Pool(), "a file that cannot be read leaves it to Go")
+}
+
+// TestSystemDirectories: the directories of SSL_CERT_DIR are followed as the file is: files that come, go and change, links, and directories
+// that are not there yet. Files that are no certificates are of no account.
+func TestSystemDirectories(t *testing.T) {
+	base := authority(t)
+	file, one, two := filepath.Join(t.TempDir(), "ca.pem"), t.TempDir(), filepath.Join(t.TempDir(), "later")
+	require.NoError(t, os.WriteFile(file, base, 0o600))
+	t.Setenv("SSL_CERT_FILE", file)
+	t.Setenv("SSL_CERT_DIR", one+":"+two)
+	first, second, third := authority(t), authority(t), authority(t)
+	write := func(path string, text []byte) { require.NoError(t, os.WriteFile(path, text, 0o600)) }
+	write(filepath.Join(one, "first"), first)
+	write(filepath.Join(one, "README"), []byte("no certificate"))
+	s := tlsconf.SystemRoots(nil)
+	require.Nil(t, s.Pool())
+	holds := func(what string, want ...[]byte) {
+		t.Helper()
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			pool := s.Pool()
+			if !assert.NotNil(c, pool) {
+				return
+			}
+			for i, text := range [][]byte{base, first, second, third} {
+				assert.Equal(c, slices.ContainsFunc(want, func(w []byte) bool { return bytes.Equal(w, text) }), trusts(t, pool, text), "%s: %d", what, i)
+			}
+		}, time.Minute, 50*time.Millisecond)
+	}
+	write(filepath.Join(one, "second"), second)
+	holds("one is added", base, first, second)
+	version := s.Pool()
+	require.NoError(t, os.Symlink("second", filepath.Join(one, "5ed36f99.0")))
+	time.Sleep(1100 * time.Millisecond)
+	require.Same(t, version, s.Pool(), "a link to a file of the same directory is nothing new")
+	require.NoError(t, os.Remove(filepath.Join(one, "first")))
+	holds("one is taken out", base, second)
+	require.NoError(t, os.Mkdir(two, 0o700))
+	target := filepath.Join(t.TempDir(), "third")
+	write(target, third)
+	require.NoError(t, os.Symlink(target, filepath.Join(two, "third")))
+	holds("another directory, by a link", base, second, third)
+	write(target, first)
+	holds("the target changes", base, second, first)
+	write(file, third)
+	holds("the file changes too", third, second, first)
+	require.NoError(t, os.RemoveAll(one))
+	holds("a directory is taken away", third, first)
+	require.NoError(t, os.RemoveAll(two))
+	write(file, base)
+	holds("only the file is left", base)
 }

@@ -67,7 +67,7 @@ type Source struct {
 // Backfill is how a backlog is read.
 type Backfill struct {
 	Readers int        `yaml:"readers" default:"16" min:"1" max:"64" doc:"Requests under way at once. What comes out, and its order, is the same with any number; 1 reads page after page."`
-	Memory  unit.Bytes `yaml:"memory" default:"64MiB" min:"4MiB" max:"16GiB" doc:"Most that the readers of one lane hold ahead of what is published."`
+	Memory  unit.Bytes `yaml:"memory" default:"64MiB" min:"4MiB" max:"16GiB" doc:"Most that the readers of one lane hold: pages that are not handed on yet, and responses under way, as far as they have come. A page that is larger is read alone."`
 }
 
 // Webhook is where webhooks arrive. Without listen there are none.

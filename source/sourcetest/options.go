@@ -21,6 +21,7 @@ type config struct {
 	endExclusive      bool
 	maxRange          time.Duration
 	overlap           int
+	excess            int
 	oldestFirst       bool
 	holdBack          time.Duration
 	retention         time.Duration
@@ -81,6 +82,9 @@ func WithOldestFirst() Option { return func(c *config) { c.oldestFirst = true } 
 
 // WithOverlap begins every page of a request with `after` n events too early, the event of `after` being the last of them.
 func WithOverlap(n int) Option { return func(c *config) { c.overlap = n } }
+
+// WithExcess makes a page hold up to n events, even if fewer are asked for.
+func WithExcess(n int) Option { return func(c *config) { c.excess = n } }
 
 // WithHoldBack hides events younger than d from ascending reads.
 func WithHoldBack(d time.Duration) Option { return func(c *config) { c.holdBack = d } }

@@ -153,6 +153,7 @@ func (s *Server) parsePage(v url.Values, q *query) *apiError {
 		}
 		q.limit = n
 	}
+	q.limit = max(q.limit, s.cfg.excess)
 	switch order := v.Get("order"); order {
 	case "asc", "normal":
 		q.desc = false
