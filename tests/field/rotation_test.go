@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"os"
 	"strings"
 	"sync"
@@ -664,10 +665,19 @@ func TestCollectorSecretsAreExchanged(t *testing.T) {
 	}
 }
 
-// TestSystemAuthoritiesAreExchanged: the API, NATS and Kafka have certificates of an authority that relay knows from SSL_CERT_FILE.
-// They change to another one, which is added to the file before or after that.
+// TestSystemAuthoritiesAreExchanged: the API, NATS and Kafka have certificates of an authority that relay knows from SSL_CERT_FILE or
+// SSL_CERT_DIR. They change to another one, which is added to the system's before or after that, and to one that was taken out.
 func TestSystemAuthoritiesAreExchanged(t *testing.T) {
 	t.Parallel()
+	for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			exchangeSystemAuthorities(t, name)
+		})
+	}
+}
+
+func exchangeSystemAuthorities(t *testing.T, name string) {
 	first, second, third := newAuthority(t), newAuthority(t), newAuthority(t)
 	now := &swapTLS{}
 	now.Store(first.server(t, nil))
@@ -685,9 +695,12 @@ func TestSystemAuthoritiesAreExchanged(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(cluster.Close)
 	dir := newSecretDir(t)
-	file := dir.put(t, "ca", first.PEM)
+	trust := dir.put(t, "ca", first.PEM)
+	if name == "SSL_CERT_DIR" {
+		trust = filepath.Dir(trust)
+	}
 	r := newRelay(t, "relay", sourceConfig(srv.URL)+fmt.Sprintf("sinks:\n- {name: nats, type: nats, url: %q, tls: {enabled: true}}\n- {name: kafka, type: kafka, brokers: [%q], topic_prefix: sys., tls: {enabled: true}}\n",
-		bus.URL, cluster.ListenAddrs()[0]), "SSL_CERT_FILE="+file)
+		bus.URL, cluster.ListenAddrs()[0]), name+"="+trust)
 	r.Start(t)
 	carried := func(what string) {
 		t.Helper()
@@ -710,6 +723,15 @@ func TestSystemAuthoritiesAreExchanged(t *testing.T) {
 	time.Sleep(5 * time.Second) // relay trusts none of them meanwhile
 	dir.put(t, "ca", first.PEM+second.PEM+third.PEM)
 	carried("the file changes late")
+	dir.put(t, "ca", third.PEM)
+	change(second)
+	at := appendEvents(t, api, source.UserCreated, 5, 0)[4]
+	time.Sleep(5 * time.Second)
+	for _, lane := range []string{"nats", "kafka"} {
+		require.NotEqual(t, at, r.Lane(lane).Position.EventID, "the authority was taken out")
+	}
+	dir.put(t, "ca", second.PEM+third.PEM)
+	carried("it is put back")
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
