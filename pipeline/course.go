@@ -13,6 +13,7 @@ import (
 type course struct {
 	refused []checkpoint.Refused // the types left out while these events were read; nil if not known
 	late    string               // the type of late events; empty for others
+	joining []string             // types of refused of which these are all events
 }
 
 // courseOf returns the course of pages that were gathered, which have one in common.
@@ -20,23 +21,22 @@ func courseOf(pages []source.Page) course {
 	if len(pages) == 0 {
 		return course{}
 	}
-	return course{refused: pages[0].Refused, late: pages[0].Late}
+	return course{refused: pages[0].Refused, late: pages[0].Late, joining: pages[0].Joining}
 }
 
 // together reports whether the events of q may be committed with those of p, which come before them. A type that was left out for q
 // and not for p must be recorded with the position in between.
-func together(p, q *source.Page) bool { return p.Late == q.Late && sameRefused(p.Refused, q.Refused) }
+func together(p, q *source.Page) bool {
+	return p.Late == q.Late && slices.Equal(p.Joining, q.Joining) && sameRefused(p.Refused, q.Refused)
+}
 
 // from is cp as the commit of b is to leave it, apart from the position.
 func (c course) from(cp checkpoint.Checkpoint, b *batch) checkpoint.Checkpoint {
 	if c.refused == nil {
 		return cp
 	}
-	cp.Refused = c.refused
-	if i := c.index(cp); i >= 0 {
-		cp.Refused = slices.Clone(c.refused)
-		cp.Refused[i].Position = b.next()
-	}
+	page := source.Page{Refused: c.refused, Late: c.late, Joining: c.joining}
+	cp.Refused = page.RefusedAt(b.next()) // a batch may end within the page
 	return cp
 }
 

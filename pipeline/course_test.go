@@ -122,3 +122,29 @@ func TestALateEventThatStopsTheLane(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, src.late[119].Position(), cp.Refused[0].Position, "what comes before is committed")
 }
+
+// joiningSource yields one page, in which a type that was refused takes part again.
+type joiningSource struct{ *sequence }
+
+func (s joiningSource) Resume(context.Context, checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
+	return func(yield func(source.Page, error) bool) {
+		end := s.events[len(s.events)-1].Position()
+		yield(source.Page{
+			Events: s.events, Size: 1, Now: sourceNow, Joining: []string{"user.created"},
+			Refused: []checkpoint.Refused{{Type: "other", Position: s.events[0].Position()}, {Type: "user.created", Position: end}},
+		}, nil)
+	}
+}
+
+// TestAPartOfAPageInWhichATypeJoins: if a lane ends within a page, what the checkpoint says of a type that takes part in the page again is
+// true for the part that is committed. Otherwise its events in the rest of the page would never be read.
+func TestAPartOfAPageInWhichATypeJoins(t *testing.T) {
+	src := newSequence(50, 50)
+	bus := &scriptedBus{rnd: fixedRand()}
+	lane := newLane(joiningSource{src}, oneToOne{refuse: map[string]bool{src.events[30].ID: true}}, bus, checkpoint.NewMemory(testIdentity))
+	require.Error(t, lane.Run(t.Context()))
+	cp, err := lane.Target.Load(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, src.events[29].Position(), cp.Position)
+	require.Equal(t, []checkpoint.Refused{{Type: "other", Position: src.events[0].Position()}, {Type: "user.created", Position: cp.Position}}, cp.Refused)
+}

@@ -75,7 +75,7 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 			continue
 		}
 		w.report()
-		if !yieldPage(out, w.r.pos, yield) {
+		if !yieldPage(out, yield) {
 			return false, nil
 		}
 		w.room.yields(0)

@@ -45,4 +45,7 @@ type Page struct {
 	// Refused is what Checkpoint.Refused must say once the page is committed, by name; nil if that is not known. It is shared and
 	// never changed.
 	Refused []checkpoint.Refused
+	// Joining are the types of Refused of which this page holds all events, in their place. If only a part of the page is committed,
+	// they are published up to the end of that part.
+	Joining []string
 }

@@ -242,9 +242,10 @@ func TestPartsOfALargePage(t *testing.T) {
 	page := Page{
 		Events: list.Data, Tip: true, Seen: epoch, Size: len(body), RequestID: "r", Sent: epoch, Took: time.Second,
 		Refused: []checkpoint.Refused{{Type: "a", Position: want[3].Position()}, {Type: "b", Position: end}},
+		Joining: []string{"b"},
 	}
 	var parts []Page
-	require.True(t, yieldPage(page, end, func(p Page, err error) bool {
+	require.True(t, yieldPage(page, func(p Page, err error) bool {
 		require.NoError(t, err)
 		parts = append(parts, p)
 		return true
@@ -265,7 +266,7 @@ func TestPartsOfALargePage(t *testing.T) {
 	require.Equal(t, want, got)
 	parts = nil
 	huge := []Event{want[0], {ID: "huge", Raw: make([]byte, 3*partSize)}, want[1]}
-	require.True(t, yieldPage(Page{Events: slices.Clone(huge)}, end, func(p Page, _ error) bool {
+	require.True(t, yieldPage(Page{Events: slices.Clone(huge)}, func(p Page, _ error) bool {
 		parts = append(parts, p)
 		return true
 	}))
@@ -274,7 +275,7 @@ func TestPartsOfALargePage(t *testing.T) {
 		require.Equal(t, huge[i:i+1], p.Events)
 	}
 	parts = nil
-	require.False(t, yieldPage(Page{Events: slices.Clone(want), Late: "a", Refused: page.Refused}, end, func(p Page, _ error) bool {
+	require.False(t, yieldPage(Page{Events: slices.Clone(want), Late: "a", Refused: page.Refused}, func(p Page, _ error) bool {
 		parts = append(parts, p)
 		return false
 	}))

@@ -148,6 +148,7 @@ func (r *reader) join() {
 
 // joined finishes a page of all types: it says which of its events are late, and what is left out once it is committed.
 func (r *reader) joined(p Page) Page {
+	p.Joining = slices.Clone(r.joining)
 	for _, name := range slices.Clone(r.joining) {
 		l := *r.leftOut(name)
 		for i := range p.Events {

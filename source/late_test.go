@@ -111,7 +111,8 @@ func TestEventsOfARefusedTypeComeLate(t *testing.T) {
 	}
 }
 
-// TestARefusalAtAnyTime: relay dies and starts again between any two commits, types come and go, and nothing is lost or repeated.
+// TestARefusalAtAnyTime: relay dies and starts again between any two commits, also with a part of a page committed, types come and go, and
+// nothing is lost or repeated.
 func TestARefusalAtAnyTime(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(40) {
@@ -120,6 +121,11 @@ func TestARefusalAtAnyTime(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
 				q := newRefusing(t)
 				q.stop = func() bool { return rnd.IntN(6) == 0 }
+				if seed%2 == 1 {
+					q.feed(1, otherType) // the list does not begin with the position
+					require.NoError(t, q.run(time.Minute))
+					q.part = func(n int) int { return max(0, rnd.IntN(4*n)-3*n) }
+				}
 				q.feed(rnd.IntN(3), otherType)
 				refused := false
 				for range 40 {
@@ -138,7 +144,7 @@ func TestARefusalAtAnyTime(t *testing.T) {
 					require.NoError(t, q.run(time.Duration(rnd.IntN(int(20*time.Minute)))))
 				}
 				q.srv.AcceptTypes(refusedType)
-				q.stop = nil
+				q.stop, q.part = nil, nil
 				require.NoError(t, q.run(30*time.Minute))
 				q.requireWhole()
 				require.Empty(t, q.cp.Refused)

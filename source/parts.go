@@ -9,10 +9,9 @@ import (
 // partSize is the size, in bytes of events, of which a large page is yielded in parts: whoever holds some of them does not hold all of it.
 const partSize = 1 << 20
 
-// yieldPage yields a page, in parts if it is large, and reports whether the loop over the pages goes on. end is the position after the
-// page. A part has a copy of its bytes, unless it is one large event, and so does not keep the page in memory. p.Events is not to be used
+// yieldPage yields a page, in parts if it is large, and reports whether the loop over the pages goes on. A part has a copy of its bytes, unless it is one large event, and so does not keep the page in memory. p.Events is not to be used
 // afterwards.
-func yieldPage(p Page, end checkpoint.Position, yield func(Page, error) bool) bool {
+func yieldPage(p Page, yield func(Page, error) bool) bool {
 	events := p.Events
 	if rawSize(events) <= partSize {
 		return yield(p, nil)
@@ -27,8 +26,8 @@ func yieldPage(p Page, end checkpoint.Position, yield func(Page, error) bool) bo
 			break
 		}
 		part := Page{
-			Events: events[:n:n], Size: size, Now: p.Now, RequestID: p.RequestID, Late: p.Late,
-			Refused: refusedAt(p.Refused, p.Late, end, events[n-1].Position()),
+			Events: events[:n:n], Size: size, Now: p.Now, RequestID: p.RequestID, Late: p.Late, Joining: p.Joining,
+			Refused: p.RefusedAt(events[n-1].Position()),
 		}
 		if size <= partSize {
 			part.Events = ownBytes(part.Events)
@@ -47,12 +46,15 @@ func yieldPage(p Page, end checkpoint.Position, yield func(Page, error) bool) bo
 	return yield(p, nil)
 }
 
-// refusedAt returns what Page.Refused is for a part of a page that ends with the event at: types of which the events were read up to the
-// end of the page, and the type of late events, are published up to that event only.
-func refusedAt(refused []checkpoint.Refused, late string, end, at checkpoint.Position) []checkpoint.Refused {
-	out := slices.Clone(refused)
+// RefusedAt returns what Checkpoint.Refused must say once the page is committed up to one of its events, whose position is at.
+func (p *Page) RefusedAt(at checkpoint.Position) []checkpoint.Refused {
+	published := func(r checkpoint.Refused) bool { return r.Type == p.Late || slices.Contains(p.Joining, r.Type) }
+	if !slices.ContainsFunc(p.Refused, published) {
+		return p.Refused
+	}
+	out := slices.Clone(p.Refused)
 	for i := range out {
-		if late == "" && out[i].Position.Equal(end) || late != "" && out[i].Type == late {
+		if published(out[i]) {
 			out[i].Position = at
 		}
 	}

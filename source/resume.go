@@ -38,7 +38,7 @@ func (s *Stream) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Se
 				yield(Page{}, err)
 				return
 			}
-			if !yieldPage(page, r.pos, yield) {
+			if !yieldPage(page, yield) {
 				return
 			}
 			if r.isFarBehind() {

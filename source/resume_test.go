@@ -36,6 +36,8 @@ type quiet struct {
 	got   []string
 	late  []string    // those of got that were late
 	stop  func() bool // ends a life before its time, between two commits; may be nil
+	// part is how many of n events of a page are committed before a life ends within the page; 0 for all. It may be nil.
+	part func(n int) int
 }
 
 func newQuiet(t *testing.T, opts ...sourcetest.Option) *quiet {
@@ -71,6 +73,13 @@ func (q *quiet) run(d time.Duration) error {
 		} else if err != nil {
 			return err
 		}
+		cut := 0
+		if q.part != nil && len(page.Events) > 0 {
+			if cut = q.part(len(page.Events)); cut > 0 {
+				page.Events, page.Seen = page.Events[:cut], time.Time{}
+				page.Refused = page.RefusedAt(page.Events[cut-1].Position())
+			}
+		}
 		var passed []checkpoint.Position
 		for i := range page.Events {
 			e := &page.Events[i]
@@ -95,7 +104,7 @@ func (q *quiet) run(d time.Duration) error {
 		q.cp.Refused = page.Refused
 		q.cp, err = checkpoint.Decode(checkpoint.Encode(q.cp))
 		require.NoError(q.t, err)
-		if q.stop != nil && q.stop() {
+		if cut > 0 || q.stop != nil && q.stop() {
 			return nil
 		}
 	}
