@@ -76,6 +76,7 @@ func (g *grant) grow(size int64) bool {
 	if more <= 0 {
 		return true
 	}
+	// P12: whatever a server sends, no response takes memory that is not there.
 	alone := g.head && m.used-g.bytes <= m.yielding
 	if m.used+more > g.most && !alone {
 		return false
