@@ -13,9 +13,9 @@ import (
 
 // What an operator has to do about the errors of a Store.
 const (
-	actOnLost    = "say where to go on with `relay checkpoint set`"
-	actOnCorrupt = "restore the checkpoint, or say where to go on with `relay checkpoint set`"
-	actOnForeign = "give this relay the settings that its checkpoint was made with, or say where to go on with `relay checkpoint set`"
+	actOnLost    = "say where to go on"
+	actOnCorrupt = "restore the checkpoint, or say where to go on"
+	actOnForeign = "give this relay the settings that its checkpoint was made with, or say where to go on"
 	actOnLocked  = "stop the other relay, or give one of the two another checkpoint.dir"
 )
 

@@ -126,7 +126,7 @@ func (p paths) loadDestination() (Destination, error) {
 	d, err := decodeDestination(data)
 	if err != nil {
 		return Destination{}, operator.Require(fmt.Errorf("%s: %w: %w", p.destination, ErrCorrupt, err),
-			"say where to go on with `relay checkpoint set`")
+			"say where to go on")
 	}
 	return d, nil
 }

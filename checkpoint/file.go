@@ -145,12 +145,12 @@ func load(p paths, id Identity) (Checkpoint, error) {
 // advice returns what to do about a checkpoint that exists and cannot be used.
 func (p paths) advice(err error) string {
 	if errors.Is(err, ErrForeign) {
-		return "give this relay another checkpoint.dir, or say where it is to go on with `relay checkpoint set`"
+		return "give this relay another checkpoint.dir, or say where it is to go on"
 	}
 	if _, statErr := os.Stat(p.previous); statErr == nil {
-		return "the one before it is kept in " + p.previous + "; say where to go on with `relay checkpoint set`"
+		return "the one before it is kept in " + p.previous + "; say where to go on"
 	}
-	return "say where to go on with `relay checkpoint set`"
+	return "say where to go on"
 }
 
 // Commit implements Store. It reads and compares what is on the disk each time. If a commit fails,

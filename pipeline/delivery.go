@@ -18,8 +18,10 @@ const Auto checkpoint.Mode = "auto"
 // ModeError says that a lane's position is recorded in another mode than the lane is to run in, or in two places. Only an operator
 // can decide which one holds. It matches checkpoint.ErrForeign.
 type ModeError struct {
-	Text   string // what was found
-	Action string // what the operator has to do
+	Lane   string
+	Have   checkpoint.Mode // of the position that was found; empty if there is one of each mode
+	Text   string          // what was found
+	Action string          // what the operator has to do
 }
 
 // Error implements error.
@@ -185,18 +187,23 @@ func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 	// P8: the mode is the recorded one; two records are a question.
 	case file == here && bus == here:
 		return "", &ModeError{
+			Lane:   lane,
 			Text:   fmt.Sprintf("lane %s has two positions, one in the checkpoint file and one on the bus", lane),
-			Action: fmt.Sprintf("say which holds, with `relay checkpoint set --lane %s --from file` or `--from bus`", lane),
+			Action: "say which one holds",
 		}
 	case file == here && d.Want == checkpoint.ExactlyOnce:
 		return "", &ModeError{
+			Lane:   lane,
+			Have:   checkpoint.AtLeastOnce,
 			Text:   fmt.Sprintf("lane %s ran as at_least_once and is to run as exactly_once", lane),
-			Action: fmt.Sprintf("take its position along, with `relay checkpoint set --lane %s --from file`", lane),
+			Action: "take its position along",
 		}
 	case bus == here && d.Want == checkpoint.AtLeastOnce:
 		return "", &ModeError{
+			Lane:   lane,
+			Have:   checkpoint.ExactlyOnce,
 			Text:   fmt.Sprintf("lane %s ran as exactly_once and is to run as at_least_once", lane),
-			Action: fmt.Sprintf("take its position along, with `relay checkpoint set --lane %s --from bus`", lane),
+			Action: "take its position along",
 		}
 	case file == here:
 		if d.Want == Auto && d.ExactlyOnce != nil {
@@ -208,10 +215,10 @@ func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 		return checkpoint.ExactlyOnce, nil
 	case file == elsewhere:
 		return "", fmt.Errorf("%w: the checkpoint file says that the position of lane %s was taken to the bus, which has none: "+
-			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, lane)
+			"say where to go on", checkpoint.ErrLost, lane)
 	case bus == elsewhere:
 		return "", fmt.Errorf("%w: the bus says that the position of lane %s was taken to the checkpoint file, which is not there: "+
-			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, lane)
+			"say where to go on", checkpoint.ErrLost, lane)
 	}
 	if mode, err := d.remembered(ctx); mode != "" || err != nil {
 		return mode, err

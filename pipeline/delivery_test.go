@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/hint"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 )
@@ -108,7 +109,7 @@ func TestTheModeIsWhatIsRecorded(t *testing.T) {
 			require.Equal(t, c.mode == eo, d.Shared())
 			if c.mode == auto {
 				require.Error(t, err)
-				require.ErrorContains(t, err, c.says)
+				require.Contains(t, hint.Text("lane", err), c.says)
 				if c.err != nil {
 					require.ErrorIs(t, err, c.err)
 				}

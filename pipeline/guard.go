@@ -52,22 +52,8 @@ func (e *LostError) Error() string {
 func (e *LostError) Is(target error) bool { return target == checkpoint.ErrLost }
 
 // OperatorAction says what to do.
-func (e *LostError) OperatorAction() string {
-	return fmt.Sprintf("restore it and start relay again, or say where to go on: `relay checkpoint set --lane %s %s` goes on after the last event "+
-		"that is known to be published and leaves the loss as it is, `relay checkpoint reset --lane %s` publishes again from source.start",
-		e.Lane, argument(e.Position), e.Lane)
-}
-
-// argument writes p as `relay checkpoint set` takes it.
-func argument(p checkpoint.Position) string {
-	switch {
-	case p.EventID != "":
-		return p.EventID
-	case p.IsZero():
-		return "earliest"
-	default:
-		return p.CreatedAt.UTC().Format(time.RFC3339Nano)
-	}
+func (*LostError) OperatorAction() string {
+	return "restore it and start relay again, or say where to go on"
 }
 
 // Guard remembers, outside of the bus, what a lane stored in its destination, and finds out whether it is still there. Both targets
@@ -125,8 +111,7 @@ func (g *Guard) recall(ctx context.Context, id checkpoint.Identity) (*checkpoint
 		err = &checkpoint.ForeignError{Field: "destination", Want: id.Destination, Have: have}
 	}
 	if err != nil {
-		return nil, operator.Require(err, fmt.Sprintf("say where to go on in the new destination with `relay checkpoint set --lane %s`, "+
-			"or restore the configuration", id.Lane))
+		return nil, operator.Require(err, "say where to go on in the new destination, or restore the configuration")
 	}
 	d := *g.known
 	d.Parts = slices.Clone(d.Parts)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -172,7 +173,7 @@ func TestGuard(t *testing.T) {
 				}
 				require.ErrorIs(t, err, checkpoint.ErrLost)
 				require.ErrorContains(t, err, c.lost)
-				require.Contains(t, operator.Action(err), "`relay checkpoint set --lane lane event_4`")
+				require.Contains(t, hint.Action("lane", err), "`relay checkpoint set --lane lane event_4`")
 				require.Equal(t, prepared, g.bus.prepared, "nothing may be made again")
 				require.ErrorIs(t, target.Verify(t.Context()), checkpoint.ErrLost)
 				_, err = g.start().Acquire(t.Context())
@@ -221,7 +222,7 @@ func TestGuardOfAnotherDestination(t *testing.T) {
 	target.Identity.Destination += checkpoint.DomainMark + "hub"
 	_, err := target.Acquire(t.Context())
 	require.ErrorIs(t, err, checkpoint.ErrForeign)
-	require.ErrorContains(t, err, "relay checkpoint set --lane lane")
+	require.Contains(t, hint.Text("lane", err), "relay checkpoint set --lane lane")
 }
 
 // TestGuardIsNotInTheWay: a bus that cannot be asked, or a disk that is full, is no loss.

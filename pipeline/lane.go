@@ -71,6 +71,9 @@ type Lane struct {
 	// ShutdownTimeout bounds how long an Append under way may go on after ctx has ended.
 	ShutdownTimeout time.Duration
 
+	// Explain returns the text of an error for Status and the log, and what an operator has to do about
+	// it. It is for programs that know more about that than the error. Nil takes both from the error.
+	Explain  func(err error) (text, action string)
 	Observer Observer // nil observes nothing
 	Tracer   Tracer   // nil traces nothing
 	Logger   *zap.Logger
@@ -122,7 +125,11 @@ func (l *Lane) Run(ctx context.Context) error {
 	if (l.status.acquired() || l.Follows) && !l.steering.keepsPlace() {
 		l.release(work)
 	}
-	l.status.stop(err)
+	if err == nil {
+		l.status.stop("", "")
+	} else {
+		l.status.stop(l.explain(err))
+	}
 	return err
 }
 
@@ -562,9 +569,18 @@ func (l *Lane) mustStop(err error) bool {
 	return false
 }
 
+// explain returns the text of err, and what an operator has to do about it.
+func (l *Lane) explain(err error) (text, action string) {
+	if l.Explain != nil {
+		return l.Explain(err)
+	}
+	return err.Error(), operator.Action(err)
+}
+
 func (l *Lane) retrying(doing string, err error, wait time.Duration) {
-	l.Logger.Warn(doing+" failed, will try again", zap.Duration("in", wait), zap.Error(err))
-	l.status.retrying(doing, err)
+	text, action := l.explain(err)
+	l.Logger.Warn(doing+" failed, will try again", zap.Duration("in", wait), zap.String("error", text))
+	l.status.retrying(doing, text, action)
 	l.Observer.Retrying(doing, err)
 }
 
@@ -609,7 +625,7 @@ func (e *StopError) OperatorAction() string {
 	if e.Late {
 		return fmt.Sprintf("%s, or take %s out of source.events", remedy, e.Type)
 	}
-	return fmt.Sprintf("%s, or skip this one event with `relay checkpoint set %s --lane %s --skip`", remedy, e.EventID, e.Lane)
+	return remedy + ", or skip this one event"
 }
 
 // Unwrap returns the cause.

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -153,7 +154,7 @@ func TestADeadLetterThatIsRefusedToo(t *testing.T) {
 		var stop *pipeline.StopError
 		require.ErrorAs(t, err, &stop)
 		require.Equal(t, "stopped at event event_000003 (user.created): cannot be published to user.created: poison; nor can its dead letter: "+
-			"cannot be published to dead: poison; let the bus accept it, or skip this one event with `relay checkpoint set event_000003 --lane lane --skip`", err.Error())
+			"cannot be published to dead: poison; let the bus accept it, or skip this one event; `relay checkpoint set event_000003 --lane lane --skip` skips it", hint.Text("lane", err))
 		require.Len(t, bus.stored, 3)
 	})
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // ErrOrigin means that a lane could not find out at its first start where to begin. It has a method OperatorAction() string.
-var ErrOrigin = operator.New("cannot find where to start", "correct source.start, or say where to begin with `relay checkpoint set`")
+var ErrOrigin = operator.New("cannot find where to start", "correct source.start, or say where to begin")
 
 // Ownership is whose a position is, and how a process takes it up: the part that is the same wherever the position is kept.
 type Ownership struct {
@@ -91,7 +91,7 @@ func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest
 	cp, err := store.Load(ctx)
 	if errors.Is(err, checkpoint.ErrNotFound) { // the error must not match that any more
 		err = operator.Require(fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is no first start",
-			checkpoint.ErrLost, err.Error(), o.Identity.Destination, o.Identity.Lane), "say where to go on with `relay checkpoint set`")
+			checkpoint.ErrLost, err.Error(), o.Identity.Destination, o.Identity.Lane), "say where to go on")
 	}
 	return cp, err
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
-	"workos-relay/internal/operator"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -103,9 +102,11 @@ type tracker struct {
 
 // readFailure is a request to the API that has failed and is repeated.
 type readFailure struct {
-	err   error // nil if the last one succeeded
-	since time.Time
+	text, action string    // as Lane.Explain tells them
+	since        time.Time // zero if the last request succeeded
 }
+
+func (f *readFailure) fails() bool { return !f.since.IsZero() }
 
 const (
 	// A request that failed counts as a state of the lane if it has failed this often, or is repeated only after this time.
@@ -116,19 +117,21 @@ const (
 // ReadRetrying records that a request of the lane's Source has failed, for the attempt-th time, and is repeated after wait. The lane is
 // then Retrying until a page comes. It may be called at any time, from any goroutine.
 func (l *Lane) ReadRetrying(err error, attempt int, wait time.Duration) {
-	l.status.readRetrying(err, attempt, wait)
+	text, action := l.explain(err)
+	l.status.readRetrying(readFailure{text: text, action: action}, attempt, wait)
 }
 
-func (t *tracker) readRetrying(err error, attempt int, wait time.Duration) {
+func (t *tracker) readRetrying(failure readFailure, attempt int, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.reading.err == nil && attempt < failingAttempts && wait < failingWait {
+	if !t.reading.fails() && attempt < failingAttempts && wait < failingWait {
 		return
 	}
-	if t.reading.err == nil {
-		t.reading.since = time.Now()
+	failure.since = t.reading.since
+	if !t.reading.fails() {
+		failure.since = time.Now()
 	}
-	t.reading.err = err
+	t.reading = failure
 }
 
 func (t *tracker) snapshot() Status {
@@ -138,9 +141,9 @@ func (t *tracker) snapshot() Status {
 	if s.State == "" {
 		s.State = Starting
 	}
-	if err := t.reading.err; err != nil && (s.State == Running || s.State == Starting) {
-		s.State, s.Since = Retrying, t.reading.since
-		s.Reason, s.Action = Reading+": "+err.Error(), operator.Action(err)
+	if r := t.reading; r.fails() && (s.State == Running || s.State == Starting) {
+		s.State, s.Since = Retrying, r.since
+		s.Reason, s.Action = Reading+": "+r.text, r.action
 	}
 	s.Prefetched = int(t.held.Load())
 	s.Rate = t.rate.perSecond(time.Now())
@@ -332,21 +335,18 @@ func (t *tracker) delivered(pages []source.Page) {
 	}
 }
 
-func (t *tracker) retrying(doing string, err error) {
+func (t *tracker) retrying(doing, why, action string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.set(Retrying, doing+": "+err.Error())
-	t.s.Action = operator.Action(err)
+	t.set(Retrying, doing+": "+why)
+	t.s.Action = action
 	t.refused = t.refused || doing == Publishing
 }
 
-func (t *tracker) stop(err error) {
+// stop records that the lane has stopped, and why; reason is empty if it stopped in order.
+func (t *tracker) stop(reason, action string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	reason := ""
-	if err != nil {
-		reason = err.Error()
-	}
 	t.set(Stopped, reason)
-	t.s.Action = operator.Action(err)
+	t.s.Action = action
 }

@@ -21,7 +21,7 @@ import (
 // What an operator has to do about the errors of this package.
 const (
 	actOnMisconfigured = "correct the section source of the configuration"
-	actOnCursorLost    = "choose where to go on with `relay checkpoint set`"
+	actOnCursorLost    = "choose where to go on"
 	actOnDescending    = "ask WorkOS why it answers newest first, and start relay again once it answers oldest first"
 	actOnTooLarge      = "raise source.max_response"
 	actOnAllRefused    = "correct source.events"

@@ -327,7 +327,7 @@ func (r *reader) shrinkLimit(opts ListEventsOpts, err error) error {
 	r.goodPages = 0
 	if opts.Limit <= 1 {
 		return operator.Require(fmt.Errorf("the event that follows %s cannot be read: %w", r.pos, err),
-			actOnTooLarge+", or move past it with `relay checkpoint set`")
+			actOnTooLarge+", or move past it")
 	}
 	r.limit = opts.Limit / 2
 	r.log.Warn("a response was larger than permitted; asking for fewer events at a time",

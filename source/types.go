@@ -62,9 +62,9 @@ func (e *PatternError) Error() string {
 	case e.Nearest != "":
 		return fmt.Sprintf("%q is no known event type or pattern; did you mean %q? (write +%s to ask for a type that relay does not know)", e.Pattern, e.Nearest, e.Pattern)
 	case strings.Contains(e.Pattern, "*") || e.Pattern == "":
-		return fmt.Sprintf("%q matches no known event type; `relay types` lists them", e.Pattern)
+		return fmt.Sprintf("%q matches no known event type", e.Pattern)
 	default:
-		return fmt.Sprintf("%q is no known event type; `relay types` lists them (write +%s to ask for a type that relay does not know)", e.Pattern, e.Pattern)
+		return fmt.Sprintf("%q is no known event type (write +%s to ask for a type that relay does not know)", e.Pattern, e.Pattern)
 	}
 }
 

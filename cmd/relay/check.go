@@ -10,6 +10,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/app"
+	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -291,7 +292,7 @@ func (r *report) inspect(ctx context.Context, l *app.Lane, b *app.Bus) ([]sink.T
 		if inspectErr != nil { // usually the same: the bus does not answer
 			return nil, "", err
 		}
-		r.fault("delivery: %s", strings.TrimPrefix(err.Error(), "delivery: "))
+		r.fault("delivery: %s", strings.TrimPrefix(hint.Text(l.Sink.Name, err), "delivery: "))
 		return topics, checkpoint.Mode(l.Sink.Delivery), nil
 	case mode == checkpoint.ExactlyOnce:
 		r.good("delivery: exactly_once")

@@ -13,6 +13,7 @@ import (
 	"workos-relay/internal/admin"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
+	"workos-relay/internal/hint"
 )
 
 type checkpointCmd struct {
@@ -109,7 +110,7 @@ func appendRow(rows []checkpointRow, l *app.Lane, place string, cp checkpoint.Ch
 	case errors.Is(err, checkpoint.ErrNotFound):
 		return rows, nil
 	case err != nil:
-		row := checkpointRow{Lane: l.Sink.Name, Place: place, Error: err.Error(), position: "unknown: " + err.Error()}
+		row := checkpointRow{Lane: l.Sink.Name, Place: place, Error: hint.Text(l.Sink.Name, err), position: "unknown: " + hint.Text(l.Sink.Name, err)}
 		return append(rows, row), fmt.Errorf("lane %s: %w", l.Sink.Name, err)
 	}
 	row := checkpointRow{

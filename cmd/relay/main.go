@@ -17,7 +17,7 @@ import (
 	"workos-relay/conf/livefile"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
-	"workos-relay/internal/operator"
+	"workos-relay/internal/hint"
 	"workos-relay/internal/telemetry"
 )
 
@@ -100,7 +100,7 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 	env.files = livefile.NewSet(env.log)
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	if err := parsed.Run(env); err != nil {
-		fmt.Fprintf(stderr, "relay: %s\n", operator.Explain(err.Error(), operator.Actions(err)...))
+		fmt.Fprintf(stderr, "relay: %s\n", hint.Text("", err))
 		return exitCode(err)
 	}
 	return exitDone

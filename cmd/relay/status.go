@@ -16,6 +16,7 @@ import (
 	"workos-relay/internal/admin"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
+	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -137,7 +138,7 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	case errors.Is(err, checkpoint.ErrNotFound):
 		out.State, out.Reason = absentState, "it has never run"
 	case err != nil:
-		out.Reason, out.Action = err.Error(), operator.Action(err)
+		out.Reason, out.Action = hint.Text(l.Sink.Name, err), hint.Action(l.Sink.Name, err)
 	case cp.Released:
 		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
 	case cp.Mode == checkpoint.ExactlyOnce && l.Config.TakeoverAfter > 0:
@@ -170,7 +171,7 @@ func (c *statusCmd) watch(ctx context.Context, l *app.Lane, out *admin.LaneStatu
 		out.State, out.Ready = activeState, true
 		err = nil
 	case err != nil:
-		out.Reason, out.Action = err.Error(), operator.Action(err)
+		out.Reason, out.Action = hint.Text(l.Sink.Name, err), hint.Action(l.Sink.Name, err)
 	case cp.Released:
 		out.State, out.Reason = releasedState, "its relay has stopped, and no other is active"
 	default:

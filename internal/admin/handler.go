@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"workos-relay/internal/operator"
+	"workos-relay/internal/hint"
 	"workos-relay/pipeline"
 )
 
@@ -136,7 +136,7 @@ func fail(w http.ResponseWriter, err error) {
 	case http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", strconv.Itoa(int(guessWait/time.Second)))
 	}
-	reply(w, code, failure{operator.Explain(err.Error(), operator.Actions(err)...), operator.Action(err)})
+	reply(w, code, failure{hint.Text("", err), hint.Action("", err)})
 }
 
 // failure is the answer to a request that was not done. Action is what an operator has to do if only an operator can resolve it.

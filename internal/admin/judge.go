@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"workos-relay/internal/operator"
@@ -58,7 +59,7 @@ func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, re
 		return true, nil
 	}
 	if s.Action != "" {
-		reason = operator.Explain(reason, s.Action)
+		reason = operator.Explain(reason, strings.Split(s.Action, "; ")...) // the reason may say some of it
 	}
 	return false, []string{reason}
 }

@@ -16,8 +16,8 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
+	"workos-relay/internal/hint"
 	"workos-relay/internal/journal"
-	"workos-relay/internal/operator"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -163,7 +163,10 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		ShutdownTimeout: l.Config.ShutdownTimeout,
 		Observer:        observer,
 		Tracer:          metrics.Trace(r.traces, l.Sink.Type),
-		Logger:          l.Log,
+		Explain: func(err error) (text, action string) {
+			return hint.Text(l.Sink.Name, err), hint.Action(l.Sink.Name, err)
+		},
+		Logger: l.Log,
 	}
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }
@@ -207,7 +210,7 @@ func (r *Relay) tellStopped(e *pipeline.LaneError) {
 			what = "a lane has stopped; the others go on, and it is started again in 5 minutes"
 		}
 		r.log.Error(what, zap.String("lane", e.Lane),
-			zap.String("error", operator.Explain(e.Err.Error(), operator.Actions(e.Err)...)))
+			zap.String("error", hint.Text(e.Lane, e.Err)))
 	}
 }
 

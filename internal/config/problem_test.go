@@ -153,7 +153,7 @@ config.yaml:2:18: source.poll_interval: "${POLL}", once expanded, is no duration
 		{"YAML from a variable", "id: ${NASTY}\n", `
 config.yaml:1:5: id: "${NASTY}", once expanded, is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 		{"pattern from a variable", "source: {events: [\"${POLL}\"]}\n", `
-config.yaml:1:19: source.events[0]: "[from the environment]" is no known event type; ` + "`relay types`" + ` lists them (write +[from the environment] to ask for a type that relay does not know)`},
+config.yaml:1:19: source.events[0]: "[from the environment]" is no known event type (write +[from the environment] to ask for a type that relay does not know); ` + "`relay types`" + ` lists them`},
 		{"a sink's own checks on a variable", "sinks: [{name: k, type: kafka, brokers: [\"${COLON}\"]}]\n", `
 config.yaml:1:41: sinks[0].brokers: broker "[from the environment]" is not host:port, such as kafka.example.com:9092: address [from the environment]: too many colons in address`},
 		{"variable in a key", "${ID}: a\n", `

@@ -1,11 +1,14 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 
+	"workos-relay/internal/hint"
+	"workos-relay/internal/operator"
 	"workos-relay/router"
 	"workos-relay/sink/nats"
 	"workos-relay/source"
@@ -46,12 +49,22 @@ func (d *decoder) validate(o *object, v reflect.Value, path string) {
 // reportKeyed reports what a package said of its own configuration, which is at path. Its message
 // may hold values as the environment filled them in.
 func (d *decoder) reportKeyed(path string, err error) {
-	sentence, key := err.Error(), path
+	sentence, key := withCommand(err), path
 	if k, ok := err.(keyed); ok && k.Key() != "" { //nolint:errorlint // the error itself names its key; a wrapped one may be relative to an inner struct
 		key = join(path, k.Key())
 		sentence = strings.TrimPrefix(sentence, k.Key()+" ")
 	}
 	d.report(d.place(key), key, maskCredentials(conceal(sentence, d.fromEnv, "[from the environment]")), "")
+}
+
+// withCommand returns the text of err, with the command that lists the event types if err says that
+// a pattern matches none.
+func withCommand(err error) string {
+	text := err.Error()
+	if pattern := (*source.PatternError)(nil); errors.As(err, &pattern) {
+		text = operator.Explain(text, hint.Types(pattern)...)
+	}
+	return text
 }
 
 // split undoes errors.Join.
@@ -153,7 +166,7 @@ func (d *decoder) patterns(patterns []string, path string) []string {
 		types, err := source.Expand([]string{p})
 		if err != nil {
 			at := fmt.Sprintf("%s[%d]", path, i)
-			d.reportText(d.place(at), at, conceal(err.Error(), d.fromEnv, "[from the environment]"))
+			d.reportText(d.place(at), at, conceal(withCommand(err), d.fromEnv, "[from the environment]"))
 		}
 		all = append(all, types...)
 	}

@@ -43,7 +43,7 @@ var rules = []rule{
 	{of: "sink/kafka/...", may: append([]string{"conf/...", "sink/kafka/..."}, helpers...), tests: []string{"internal/testaddr"}},
 	{of: "sink", may: []string{"checkpoint"}, tests: []string{"sink/..."}},
 	{of: "router", may: append([]string{"conf/...", "source", "sink"}, helpers...), tests: []string{"checkpoint"}},
-	{of: "pipeline", may: append([]string{"checkpoint", "source", "sink"}, helpers...), tests: []string{"router", "sink/stdout", "source/..."}},
+	{of: "pipeline", may: append([]string{"checkpoint", "source", "sink"}, helpers...), tests: []string{"router", "sink/stdout", "source/...", "internal/hint"}},
 
 	// What only relay itself uses. Helpers stay at the bottom.
 	{of: "internal/catalogue", may: nil},

@@ -88,8 +88,7 @@ func settled(err error) bool {
 func (l *Ledger) open(document []byte, revision uint64) (checkpoint.Checkpoint, error) {
 	c, err := checkpoint.Decode(document)
 	if err != nil {
-		return checkpoint.Checkpoint{Revision: revision}, fmt.Errorf("the record at offset %d of kafka topic %s: %w; set the position anew with "+
-			"`relay checkpoint set`", revision-1, l.topic, err)
+		return checkpoint.Checkpoint{Revision: revision}, fmt.Errorf("the record at offset %d of kafka topic %s: %w", revision-1, l.topic, err)
 	}
 	c.Revision = revision
 	if err := l.id.Check(c.Source); err != nil {
@@ -164,7 +163,7 @@ func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revis
 			return nil, revisionOf(s.last.offset), false, fmt.Errorf("%w: it was removed from kafka topic %s", checkpoint.ErrNotFound, l.topic)
 		case from == first && first > 0:
 			return nil, 0, false, fmt.Errorf("%w: kafka topic %s held positions before offset %d and does not any more: they were deleted, by hand or "+
-				"by retention; say where to go on with `relay checkpoint set`", checkpoint.ErrLost, l.topic, first)
+				"by retention; say where to go on", checkpoint.ErrLost, l.topic, first)
 		case from == first:
 			return nil, 0, len(s.open) > 0, fmt.Errorf("%w in kafka topic %s", checkpoint.ErrNotFound, l.topic)
 		}

@@ -125,7 +125,7 @@ func (l *Ledger) load(ctx context.Context, lk *link) (checkpoint.Checkpoint, err
 	}
 	cp, err := checkpoint.Decode(m.Data)
 	if err != nil {
-		return checkpoint.Checkpoint{Revision: m.Seq}, fmt.Errorf("message %d of stream %s on %s: %w; set the position anew with `relay checkpoint set`",
+		return checkpoint.Checkpoint{Revision: m.Seq}, fmt.Errorf("message %d of stream %s on %s: %w",
 			m.Seq, l.s.cfg.Stream, l.subject, err)
 	}
 	cp.Revision = m.Seq
@@ -156,7 +156,7 @@ func (l *Ledger) Forget() { l.saw(0) }
 func (l *Ledger) missing() error {
 	if seen := l.seen(); seen > 0 {
 		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream was deleted; "+
-			"say where to go on with `relay checkpoint set`", checkpoint.ErrLost, l.s.cfg.Stream, l.subject, seen)
+			"say where to go on", checkpoint.ErrLost, l.s.cfg.Stream, l.subject, seen)
 	}
 	return fmt.Errorf("%w: stream %s holds nothing on %s", checkpoint.ErrNotFound, l.s.cfg.Stream, l.subject)
 }

@@ -55,7 +55,7 @@ func (l *Ledger) findOrCreate(ctx context.Context, lk *link, subjects []string) 
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return nil, fmt.Errorf("%w: stream %s is not there any more, which held sequence %d on %s: it was deleted, or the server lost its store. "+
-			"Restore it, or say where to go on with `relay checkpoint set`", checkpoint.ErrLost, l.s.cfg.Stream, seen, l.subject)
+			"Restore it, or say where to go on", checkpoint.ErrLost, l.s.cfg.Stream, seen, l.subject)
 	case err != nil:
 		return nil, err
 	}

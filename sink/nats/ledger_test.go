@@ -350,7 +350,7 @@ func TestPositionThatIsGoneIsLost(t *testing.T) {
 	require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSubject(positionOfLane)))
 	_, err = l.Load(t.Context())
 	require.ErrorIs(t, err, checkpoint.ErrLost)
-	require.ErrorContains(t, err, "relay checkpoint set")
+	require.ErrorContains(t, err, "say where to go on")
 	_, err = l.Commit(t.Context(), events(11, 1, topic), cp, at(11))
 	require.ErrorIs(t, err, checkpoint.ErrConflict)
 

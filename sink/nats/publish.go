@@ -301,7 +301,7 @@ func (s *Sink) explainUnanswered(ctx context.Context, l *link, topic string) err
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return &sink.FatalError{Err: fmt.Errorf("stream %s is not there any more: it was deleted, or the server lost its store. "+
-			"Restore it, or say where to go on with `relay checkpoint set`", s.cfg.Stream)}
+			"Restore it, or say where to go on", s.cfg.Stream)}
 	case errors.Is(err, errClosed):
 		return err
 	case ctx.Err() != nil:

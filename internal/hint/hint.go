@@ -1,0 +1,117 @@
+// Package hint adds relay's own commands to errors. The public packages say what an operator has to
+// decide; which command carries that out only the program knows.
+package hint
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"workos-relay/checkpoint"
+	"workos-relay/internal/operator"
+	"workos-relay/pipeline"
+	"workos-relay/source"
+)
+
+// Text returns the text of an error, followed by what an operator has to do about it as far as the
+// text does not say that, and by the commands for it. lane is the lane that has failed; it may be
+// empty, and a *pipeline.LaneError inside err takes precedence.
+func Text(lane string, err error) string {
+	text := operator.Explain(err.Error(), operator.Actions(err)...)
+	text = operator.Explain(text, commands(lane, err)...)
+	if pattern := (*source.PatternError)(nil); errors.As(err, &pattern) {
+		text = operator.Explain(text, Types(pattern)...)
+	}
+	return text
+}
+
+// Action returns what an operator has to do about an error, and the commands for it, in one line.
+// It is empty if err may pass.
+func Action(lane string, err error) string {
+	return strings.Join(append(operator.Actions(err), commands(lane, err)...), "; ")
+}
+
+// commands returns the commands for every error in the tree of err that asks for an operator.
+func commands(lane string, err error) []string {
+	var found []string
+	add := func(command string) {
+		if command != "" && !strings.Contains(strings.Join(found, "\n"), command) {
+			found = append(found, command)
+		}
+	}
+	walk(lane, err, func(lane string, e operator.Error) { add(command(lane, e)) })
+	return found
+}
+
+// walk calls fn for what operator.Find finds, with the lane that each belongs to.
+func walk(lane string, err error, fn func(lane string, e operator.Error)) {
+	if l, ok := err.(*pipeline.LaneError); ok { //nolint:errorlint // this function walks the tree itself
+		lane = l.Lane
+	}
+	if e, ok := err.(operator.Error); ok && e.OperatorAction() != "" { //nolint:errorlint // see above
+		fn(lane, e)
+		return
+	}
+	for _, child := range operator.Unwrap(err) {
+		walk(lane, child, fn)
+	}
+}
+
+// command returns the command for an error that asks for an operator; empty if there is none.
+func command(lane string, err error) string {
+	var stop *pipeline.StopError
+	var lost *pipeline.LostError
+	var mode *pipeline.ModeError
+	switch {
+	case errors.As(err, &stop):
+		if stop.Late { // the position is already past it
+			return ""
+		}
+		return fmt.Sprintf("`relay checkpoint set %s --lane %s --skip` skips it", stop.EventID, stop.Lane)
+	case errors.As(err, &lost):
+		return fmt.Sprintf("`relay checkpoint set --lane %s %s` goes on after the last event that is known to be published and leaves the loss as it is, "+
+			"`relay checkpoint reset --lane %s` publishes again from source.start", lost.Lane, argument(lost.Position), lost.Lane)
+	case errors.As(err, &mode):
+		return modeCommand(mode)
+	case errors.Is(err, checkpoint.ErrLost), errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign),
+		errors.Is(err, pipeline.ErrOrigin), errors.Is(err, source.ErrCursorLost), errors.Is(err, source.ErrTooLarge):
+		if lane == "" {
+			return "the command is `relay checkpoint set`"
+		}
+		return fmt.Sprintf("the command is `relay checkpoint set --lane %s`", lane)
+	}
+	return ""
+}
+
+func modeCommand(e *pipeline.ModeError) string {
+	switch e.Have {
+	case checkpoint.AtLeastOnce:
+		return fmt.Sprintf("the command is `relay checkpoint set --lane %s --from file`", e.Lane)
+	case checkpoint.ExactlyOnce:
+		return fmt.Sprintf("the command is `relay checkpoint set --lane %s --from bus`", e.Lane)
+	default:
+		return fmt.Sprintf("the command is `relay checkpoint set --lane %s --from file` or `--from bus`", e.Lane)
+	}
+}
+
+// Types returns the command that lists the event types that a pattern can match. It returns none if
+// the error suggests a type itself.
+func Types(e *source.PatternError) []string {
+	if e.Nearest != "" || strings.HasPrefix(e.Pattern, "+") {
+		return nil
+	}
+	return []string{"`relay types` lists them"}
+}
+
+// argument writes p as `relay checkpoint set` takes it.
+func argument(p checkpoint.Position) string {
+	switch {
+	case p.EventID != "":
+		return p.EventID
+	case p.IsZero():
+		return "earliest"
+	default:
+		return p.CreatedAt.UTC().Format(time.RFC3339Nano)
+	}
+}
