@@ -6,6 +6,7 @@ import (
 
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
+	"workos-relay/internal/sdnotify"
 )
 
 type runCmd struct{}
@@ -20,7 +21,11 @@ func (*runCmd) Run(ctx context.Context, env *environment) error {
 	return app.Serve(ctx, cfg, env.log, app.Options{
 		Reread:  env.loadConfig,
 		Applied: func(cfg *config.Config) { env.limitMemory(cfg) },
-		Started: func(r *app.Relay) func() { return r.ReloadAtHangup(ctx) },
+		Started: func(r *app.Relay) func() {
+			reloads := r.ReloadAtHangup(ctx)
+			manager := sdnotify.Start(ctx, env.lookupEnv, func() { r.Status() }, env.log)
+			return func() { manager(); reloads() }
+		},
 	})
 }
 
