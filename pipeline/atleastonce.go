@@ -9,21 +9,21 @@ import (
 	"workos-relay/sink"
 )
 
-// Bus is all of a sink: how to publish, and what to ask before.
+// Bus is a complete sink: it publishes, and it can be asked about its topics and messages.
 type Bus interface {
 	sink.Sink
 	sink.Destination
 }
 
-// AtLeastOnce is the Target that publishes through a Sink and then commits to a Store. After a crash between the two, what was
-// published and not yet committed is published again: at most one Append.
+// AtLeastOnce is the Target that publishes through a Sink and then commits to a Store. After a
+// crash between the two it publishes again what was not committed: at most one Append.
 type AtLeastOnce struct {
 	Ownership
 	Sink  Bus
 	Store checkpoint.Store
 
-	// uncommitted holds the ids of events that are durable although their commit failed. They are not published again: a full disk
-	// must not fill the bus with copies.
+	// uncommitted holds the ids of events that are durable although their commit failed. They are
+	// not published again: while the disk is full, the bus must not fill with copies.
 	uncommitted map[string]struct{}
 }
 
@@ -55,7 +55,8 @@ func (t *AtLeastOnce) Verify(ctx context.Context) error {
 // Release implements Target.
 func (t *AtLeastOnce) Release(ctx context.Context) error { return t.release(ctx, t.Store, t.Sink) }
 
-// Append implements Target. This is the one place where an event of an at_least_once lane is acknowledged.
+// Append implements Target. It is the only place that acknowledges an event of an at_least_once
+// lane.
 func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	t.Guard.using(ctx, batch)
 	err := t.publish(ctx, batch, t.alreadyDurable(batch))
@@ -81,7 +82,7 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	return cp, err
 }
 
-// publish sends batch[already:], and speaks of the whole batch in its error.
+// publish sends batch[already:]. Its error counts messages from the start of batch.
 func (t *AtLeastOnce) publish(ctx context.Context, batch []sink.Message, already int) error {
 	if already == len(batch) {
 		return nil
@@ -111,7 +112,8 @@ func (t *AtLeastOnce) alreadyDurable(batch []sink.Message) int {
 	return n
 }
 
-// remember adds what is durable and not committed. What it knows of later events stays: the next attempt may be smaller.
+// remember adds events that are durable and not committed. It keeps what is known of later events,
+// since the next attempt may be smaller.
 func (t *AtLeastOnce) remember(durable []sink.Message) {
 	if t.uncommitted == nil {
 		t.uncommitted = make(map[string]struct{}, len(durable))
@@ -121,7 +123,8 @@ func (t *AtLeastOnce) remember(durable []sink.Message) {
 	}
 }
 
-// forget drops what is committed now. A commit without messages moves the position elsewhere, from where everything is new.
+// forget removes events that are committed now. A commit without messages moves the position
+// elsewhere, and everything after that is new.
 func (t *AtLeastOnce) forget(committed []sink.Message) {
 	for _, m := range committed {
 		delete(t.uncommitted, m.Position.EventID)
@@ -131,7 +134,8 @@ func (t *AtLeastOnce) forget(committed []sink.Message) {
 	}
 }
 
-// wholeEvents returns how many of the first n messages belong to events whose messages are all among them.
+// wholeEvents returns how many of the first n messages belong to events all of whose messages are
+// among them.
 func wholeEvents(batch []sink.Message, n int) int {
 	if n == len(batch) {
 		return n

@@ -30,7 +30,8 @@ func (b *fixedBus) Publish(_ context.Context, batch []sink.Message) error {
 	return fmt.Errorf("wrapped: %w", &sink.PublishError{Durable: b.durable, Err: errors.New("refused")})
 }
 
-// TestOnlyWholeEventsCount: the messages of one event are adjacent, and an event of which only some are durable is not committed.
+// TestOnlyWholeEventsCount: the messages of one event are adjacent, and an event of which only some
+// are durable is not committed.
 func TestOnlyWholeEventsCount(t *testing.T) {
 	at := func(i int) checkpoint.Position {
 		return checkpoint.Position{EventID: fmt.Sprint("event_", i), CreatedAt: time.Unix(int64(i), 0).UTC()}
@@ -57,7 +58,8 @@ func TestOnlyWholeEventsCount(t *testing.T) {
 	}
 }
 
-// TestACommitThatFailedIsMadeUpWithoutPublishingAgain also covers a batch that begins with what is durable already and goes on.
+// TestACommitThatFailedIsMadeUpWithoutPublishingAgain also covers a batch that begins with what is
+// durable already and goes on.
 func TestACommitThatFailedIsMadeUpWithoutPublishingAgain(t *testing.T) {
 	src := newSequence(4, 4)
 	var batch []sink.Message

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// backoff doubles from first to most, each wait between half of it and all of it, so that lanes that failed together do not come
-// back together.
+// backoff returns waits that double from first to most. Each wait is random between half and all of
+// it, so that lanes that failed together do not retry together.
 type backoff struct {
 	first, most time.Duration
 	current     time.Duration

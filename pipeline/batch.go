@@ -10,7 +10,7 @@ import (
 	"workos-relay/source"
 )
 
-// batch is what one Append carries: events in order, and their messages in the same order.
+// batch is the content of one Append: events in order, and their messages in the same order.
 type batch struct {
 	events   []source.Event
 	messages []sink.Message
@@ -24,14 +24,14 @@ type parking struct {
 	letter *sink.RejectedError // why its dead letter was refused with the event in it; nil if it was not
 }
 
-// buffers is what batches are put together in, one after the other, so that they cost no memory of their own.
+// buffers are reused from batch to batch to avoid allocating.
 type buffers struct {
 	events   []source.Event
 	messages []sink.Message
 	ends     []int
 }
 
-// join returns the events of the pages in one slice, which may be that of the one page.
+// join returns the events of the pages in one slice. It may be the slice of the only page.
 func (b *buffers) join(pages []source.Page) []source.Event {
 	if len(pages) == 1 {
 		return pages[0].Events
@@ -43,7 +43,8 @@ func (b *buffers) join(pages []source.Page) []source.Event {
 	return b.events
 }
 
-// forget lets go of what the last batch held: its pages are not to stay in memory until the next one comes.
+// forget releases what the last batch held, so that its pages do not stay in memory until the next
+// batch.
 func (b *buffers) forget() {
 	clear(b.events)
 	messages := b.messages[:cap(b.messages)]
@@ -54,8 +55,9 @@ func (b *buffers) forget() {
 	}
 }
 
-// route makes a batch of events, with a dead letter for each that is parked. If an event cannot be routed and the lane does not
-// park, the batch ends before it; if it is the first, route returns a *StopError. The batch is valid until the next one is routed.
+// route makes a batch of events. Each parked event becomes a dead letter. If an event cannot be
+// routed and the lane has no dead letter topic, the batch ends before that event; if it is the
+// first event, route returns a *StopError. The batch is valid until the next call of route.
 func (l *Lane) route(events []source.Event, parked map[string]*parking) (batch, error) {
 	b := batch{
 		events: events, parked: parked,
@@ -75,7 +77,7 @@ func (l *Lane) route(events []source.Event, parked map[string]*parking) (batch, 
 	return b, nil
 }
 
-// bareLimit is a limit that no event fits, so that a dead letter leaves it out.
+// bareLimit is a limit that no event fits into, so that the dead letter omits the event.
 const bareLimit = 1
 
 func (l *Lane) routeOne(b *batch, e *source.Event) error {
@@ -108,7 +110,7 @@ func (l *Lane) routeOne(b *batch, e *source.Event) error {
 	return nil
 }
 
-// next is the position after the batch.
+// next returns the position after the batch.
 func (b *batch) next() checkpoint.Position { return b.events[len(b.events)-1].Position() }
 
 // owner returns the index of the event that messages[i] belongs to.
@@ -121,7 +123,7 @@ func (b *batch) owner(i int) int {
 	return len(b.events) - 1
 }
 
-// outcome tells what became of the first n events.
+// outcome returns what became of the first n events.
 func (b *batch) outcome(n int, took time.Duration) Outcome {
 	o := Outcome{Events: b.events[:n], Ends: b.ends[:n], Messages: b.ends[n-1], Took: took}
 	before := 0

@@ -88,7 +88,8 @@ func carryInMemory(tb testing.TB, pages pagesInMemory) (objects, bytes float64) 
 	return float64(after.Mallocs-before.Mallocs) / float64(events), float64(after.TotalAlloc-before.TotalAlloc) / float64(events)
 }
 
-// TestALaneCopiesNoEvent: from the page to the bus an event costs the text of its time, and its share of what a batch costs.
+// TestALaneCopiesNoEvent: from the page to the bus an event costs the text of its time, and its
+// share of what a batch costs.
 func TestALaneCopiesNoEvent(t *testing.T) {
 	objects, bytes := carryInMemory(t, newPagesInMemory(200))
 	require.Less(t, objects, 2.0, "allocations per event")

@@ -8,15 +8,15 @@ import (
 	"workos-relay/source"
 )
 
-// course is how a batch changes the checkpoint. The events of the source move the position. Late ones stand before it: they move
-// the place up to which events of their type are published, in Checkpoint.Refused.
+// course is how a batch changes the checkpoint. Events of the source move the position. Late events
+// are before the position: they move the position of their type in Checkpoint.Refused.
 type course struct {
 	refused []checkpoint.Refused // the types left out while these events were read; nil if not known
 	late    string               // the type of late events; empty for others
 	joining []string             // types of refused of which these are all events
 }
 
-// courseOf returns the course of pages that were gathered, which have one in common.
+// courseOf returns the course of gathered pages, which share one.
 func courseOf(pages []source.Page) course {
 	if len(pages) == 0 {
 		return course{}
@@ -24,13 +24,14 @@ func courseOf(pages []source.Page) course {
 	return course{refused: pages[0].Refused, late: pages[0].Late, joining: pages[0].Joining}
 }
 
-// together reports whether the events of q may be committed with those of p, which come before them. A type that was left out for q
-// and not for p must be recorded with the position in between.
+// together reports whether the events of q may be committed together with those of p, which precede
+// them. If a type was left out for q and not for p, that must be recorded with the position between
+// them.
 func together(p, q *source.Page) bool {
 	return p.Late == q.Late && slices.Equal(p.Joining, q.Joining) && sameRefused(p.Refused, q.Refused)
 }
 
-// from is cp as the commit of b is to leave it, apart from the position.
+// from returns cp as the commit of b leaves it, apart from the position.
 func (c course) from(cp checkpoint.Checkpoint, b *batch) checkpoint.Checkpoint {
 	if c.refused == nil {
 		return cp
@@ -40,7 +41,7 @@ func (c course) from(cp checkpoint.Checkpoint, b *batch) checkpoint.Checkpoint {
 	return cp
 }
 
-// to is the position after the commit of b.
+// to returns the position after the commit of b.
 func (c course) to(cp checkpoint.Checkpoint, b *batch) checkpoint.Position {
 	if c.late != "" {
 		return cp.Position
@@ -48,8 +49,8 @@ func (c course) to(cp checkpoint.Checkpoint, b *batch) checkpoint.Position {
 	return b.next()
 }
 
-// progress returns how many of events are committed, if before was in effect and now is. It is not found if now is neither before
-// nor the place of one of the events.
+// progress returns how many of events are committed, if before was the checkpoint and now is. found
+// is false if now is neither before nor the position of one of the events.
 func (c course) progress(events []source.Event, before, now checkpoint.Checkpoint) (int, bool) {
 	if c.late == "" {
 		return progress(events, before.Position, now.Position)
@@ -68,7 +69,7 @@ func (c course) progress(events []source.Event, before, now checkpoint.Checkpoin
 	return progress(events, before.Refused[was].Position, at)
 }
 
-// index is where the type of late events is in cp.Refused; negative if it is not there.
+// index returns the index of the type of late events in cp.Refused, or -1.
 func (c course) index(cp checkpoint.Checkpoint) int {
 	if c.late == "" {
 		return -1
@@ -76,7 +77,7 @@ func (c course) index(cp checkpoint.Checkpoint) int {
 	return slices.IndexFunc(cp.Refused, func(r checkpoint.Refused) bool { return r.Type == c.late })
 }
 
-// stop is err, told of late events if these are.
+// stop returns err, marked as late if these events are late.
 func (c course) stop(err error) error {
 	var stop *StopError
 	if c.late != "" && errors.As(err, &stop) {

@@ -19,7 +19,8 @@ import (
 
 const lateType = "late.type"
 
-// refusing is a source that leaves out lateType from event 100 on, and then yields its events as late pages between the others.
+// refusing is a source that leaves out lateType from event 100 on, and then yields its events as
+// late pages between the others.
 type refusing struct {
 	*sequence
 	late []source.Event
@@ -77,7 +78,8 @@ func (r *refusing) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.
 	}
 }
 
-// TestLateEventsDoNotMoveThePosition, whatever fails: nothing is lost, and the checkpoint tells how far the late ones have come.
+// TestLateEventsDoNotMoveThePosition, whatever fails: nothing is lost, and the checkpoint tells how
+// far the late ones have come.
 func TestLateEventsDoNotMoveThePosition(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
@@ -137,8 +139,9 @@ func (s joiningSource) Resume(context.Context, checkpoint.Checkpoint) iter.Seq2[
 	}
 }
 
-// TestAPartOfAPageInWhichATypeJoins: if a lane ends within a page, what the checkpoint says of a type that takes part in the page again is
-// true for the part that is committed. Otherwise its events in the rest of the page would never be read.
+// TestAPartOfAPageInWhichATypeJoins: if a lane ends within a page, what the checkpoint says of a
+// type that takes part in the page again is true for the part that is committed. Otherwise its
+// events in the rest of the page would never be read.
 func TestAPartOfAPageInWhichATypeJoins(t *testing.T) {
 	src := newSequence(50, 50)
 	bus := &scriptedBus{rnd: fixedRand()}

@@ -12,11 +12,12 @@ import (
 	"workos-relay/sink"
 )
 
-// Auto asks for the best mode that the bus can do, and keeps to the one that is recorded.
+// Auto asks for the best mode that the bus can do, and keeps a recorded mode.
 const Auto checkpoint.Mode = "auto"
 
-// ModeError says that a lane's position is recorded in another mode than the lane is to run in, or in two places. Only an operator
-// can decide which one holds. It matches checkpoint.ErrForeign.
+// ModeError says that the position of a lane is recorded in another mode than the lane is to run
+// in, or in two places. Only an operator can decide which one is valid. It matches
+// checkpoint.ErrForeign.
 type ModeError struct {
 	Lane   string
 	Have   checkpoint.Mode // of the position that was found; empty if there is one of each mode
@@ -27,23 +28,25 @@ type ModeError struct {
 // Error implements error.
 func (e *ModeError) Error() string { return e.Text + ": " + e.Action }
 
-// OperatorAction says what an operator has to do.
+// OperatorAction returns what the operator has to do.
 func (e *ModeError) OperatorAction() string { return e.Action }
 
 // Is makes errors.Is(err, checkpoint.ErrForeign) hold.
 func (e *ModeError) Is(target error) bool { return target == checkpoint.ErrForeign }
 
-// Delivery is the Target that finds out in which mode its lane runs, and keeps to it. The two modes keep their position in different
-// places, so a silent change from one to the other would start over: what is recorded decides, and where that contradicts Want it
-// stops. No fault that may pass changes the mode.
+// Delivery is the Target that finds the mode of its lane and keeps it. The two modes keep the
+// position in different places, so a silent change from one to the other would start over. The
+// recorded mode decides. If it contradicts Want, the lane stops. A temporary fault never changes
+// the mode.
 type Delivery struct {
 	Want        checkpoint.Mode // AtLeastOnce, ExactlyOnce or Auto
 	AtLeastOnce *AtLeastOnce
 	ExactlyOnce *ExactlyOnce // nil where the bus can never do it
-	// Incapable reports whether an error of ExactlyOnce.Ledger.Prepare says that the bus, as it is, cannot do it.
+	// Incapable reports whether an error of ExactlyOnce.Ledger.Prepare says that the bus cannot do
+	// exactly_once as it is.
 	Incapable func(error) bool
-	// Fit finds out, if nothing is recorded yet, whether the bus can do it; nil for ExactlyOnce.Ledger.Prepare. `relay check` sets
-	// one that changes nothing.
+	// Fit checks whether the bus can do exactly_once if no mode is recorded yet. nil means
+	// ExactlyOnce.Ledger.Prepare. `relay check` sets a function that changes nothing.
 	Fit func(ctx context.Context) error
 
 	finding sync.Mutex // held while the bus is asked, for as long as that takes
@@ -51,7 +54,7 @@ type Delivery struct {
 	chosen  Target
 }
 
-// Observe sets who is told of the stages of each Append. It is called before the Delivery is used.
+// Observe sets the observer of the stages of each Append. Call it before the Delivery is used.
 func (d *Delivery) Observe(o StageObserver) {
 	d.AtLeastOnce.Stages = o
 	if d.ExactlyOnce != nil {
@@ -59,8 +62,8 @@ func (d *Delivery) Observe(o StageObserver) {
 	}
 }
 
-// Acquired sets what is called each time the position has been acquired. It must not block. Acquired is called before the Delivery
-// is used.
+// Acquired sets a function that is called each time the lease has been acquired. It must not block.
+// Call Acquired before the Delivery is used.
 func (d *Delivery) Acquired(f func()) {
 	d.AtLeastOnce.Acquired = f
 	if d.ExactlyOnce != nil {
@@ -68,7 +71,7 @@ func (d *Delivery) Acquired(f func()) {
 	}
 }
 
-// Mode returns the mode that was found, or Auto as long as none was. It never waits for the bus.
+// Mode returns the mode, or Auto if it was not found yet. It never waits for the bus.
 func (d *Delivery) Mode() checkpoint.Mode {
 	switch d.found().(type) {
 	case *AtLeastOnce:
@@ -80,7 +83,7 @@ func (d *Delivery) Mode() checkpoint.Mode {
 	}
 }
 
-// Shared reports whether another process may hold the position, once the mode is found.
+// Shared reports whether another process may hold the lease, once the mode is found.
 func (d *Delivery) Shared() bool { return d.Mode() == checkpoint.ExactlyOnce }
 
 // Load implements Target.
@@ -122,7 +125,7 @@ func (d *Delivery) Verify(ctx context.Context) error {
 	return nil
 }
 
-// flush saves what is remembered of the destination.
+// flush saves what the guard remembers of the destination.
 func (d *Delivery) flush(ctx context.Context) { d.AtLeastOnce.Guard.flush(ctx) }
 
 // Release implements Target.
@@ -134,7 +137,8 @@ func (d *Delivery) Release(ctx context.Context) error {
 	return t.Release(ctx)
 }
 
-// Find finds the mode that the lane runs in, unless it is found already. Its errors are those that a start of the lane has.
+// Find finds the mode of the lane if it was not found yet. Its errors are those of a start of the
+// lane.
 func (d *Delivery) Find(ctx context.Context) (checkpoint.Mode, error) {
 	if _, err := d.target(ctx); err != nil {
 		return "", err
@@ -142,7 +146,7 @@ func (d *Delivery) Find(ctx context.Context) (checkpoint.Mode, error) {
 	return d.Mode(), nil
 }
 
-// target returns the Target of the mode that was found, and finds the mode if no call before could.
+// target returns the Target of the mode. It finds the mode if that was not found yet.
 func (d *Delivery) target(ctx context.Context) (Target, error) {
 	d.finding.Lock()
 	defer d.finding.Unlock()
@@ -163,7 +167,7 @@ func (d *Delivery) target(ctx context.Context) (Target, error) {
 	return t, nil
 }
 
-// found returns the target that was chosen, nil if none was.
+// found returns the chosen target, or nil if there is none yet.
 func (d *Delivery) found() Target {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -226,8 +230,9 @@ func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 	return d.first(ctx, log)
 }
 
-// remembered returns the mode of a position that is remembered, once it is found again after all: a bus that starts may have answered
-// that it has none. If it is not found the error matches checkpoint.ErrLost.
+// remembered returns the mode of a remembered position if the position is found after all: a bus
+// that is starting may have answered that it has none. If it is not found, the error matches
+// checkpoint.ErrLost.
 func (d *Delivery) remembered(ctx context.Context) (checkpoint.Mode, error) {
 	o := &d.AtLeastOnce.Ownership
 	known, err := o.Guard.recall(ctx, o.Identity)
@@ -242,7 +247,8 @@ func (d *Delivery) remembered(ctx context.Context) (checkpoint.Mode, error) {
 	return known.Mode, err
 }
 
-// Whether a store holds the position of a lane. A checkpoint of the other mode is left behind by whoever took the position along.
+// Whether a store holds the position of a lane. A checkpoint of the other mode was left behind when
+// the position moved.
 const (
 	nowhere = iota
 	here
@@ -267,7 +273,7 @@ func look(ctx context.Context, store interface {
 	}
 }
 
-// first decides where nothing is recorded yet.
+// first decides if no position is recorded yet.
 func (d *Delivery) first(ctx context.Context, log *zap.Logger) (checkpoint.Mode, error) {
 	switch {
 	case d.Want == checkpoint.AtLeastOnce:

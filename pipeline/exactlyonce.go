@@ -8,33 +8,36 @@ import (
 	"workos-relay/sink"
 )
 
-// Ledger is a bus that stores messages and a checkpoint in one atomic act, so that there is no moment at which one is stored without
-// the other, and that refuses the writer who has been overtaken.
+// Ledger is a bus that stores messages and a checkpoint in one atomic act: there is no moment at
+// which only one of them is stored. It refuses a writer that was overtaken.
 type Ledger interface {
-	// Prepare also makes ready the place of the position itself.
+	// Prepare also creates the place of the position.
 	sink.Destination
-	// Fence shuts out every earlier writer where the bus has a way to do so apart from Commit. What they left open is void when it
-	// returns nil.
+	// Fence shuts out every earlier writer if the bus can do that apart from Commit. What they left
+	// open is void when it returns nil.
 	Fence(ctx context.Context) error
-	// Load reads the checkpoint in force, with the errors of checkpoint.Store.Load. It fences nobody.
+	// Load reads the current checkpoint, with the errors of checkpoint.Store.Load. It fences
+	// nobody.
 	Load(ctx context.Context) (checkpoint.Checkpoint, error)
-	// Commit stores the batch and replaces prev by next, both or neither, with the results of checkpoint.Store.Commit. Where a
-	// message can never be stored, nothing is, and the error is that of sink.Sink.Publish.
+	// Commit stores the batch and replaces prev by next, both or neither, with the results of
+	// checkpoint.Store.Commit. If a message can never be stored, Commit stores nothing and returns
+	// an error like that of sink.Sink.Publish.
 	Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
 }
 
-// ExactlyOnce is the Target whose position is kept on the bus itself, committed together with the events.
+// ExactlyOnce is the Target whose position is on the bus itself, committed together with the
+// events.
 type ExactlyOnce struct {
 	Ownership
 	Ledger Ledger
-	// Patience bounds how long Acquire prepares topics that were ready once, if it is not zero: a topic that the bus refuses must not
-	// keep the holder from renewing its lease.
+	// Patience bounds how long Acquire prepares topics that were ready once, if it is not zero: a
+	// topic that the bus refuses must not keep the holder from renewing its lease.
 	Patience time.Duration
 
 	prepared bool // the topics were ready once
 }
 
-// Shared reports that other processes may hold the position: every one that reaches the bus.
+// Shared returns true: every process that reaches the bus may hold the lease.
 func (*ExactlyOnce) Shared() bool { return true }
 
 // Load implements Target.
@@ -65,8 +68,8 @@ func (t *ExactlyOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Ledger, t.Ledger.Load)
 }
 
-// prepare makes the topics ready. If they were ready once, and it cannot be found out within Patience whether they still are, the next
-// batch tells.
+// prepare makes the topics ready. If they were ready once, and it cannot be found out within
+// Patience whether they still are, the next batch tells.
 func (t *ExactlyOnce) prepare(ctx context.Context) error {
 	if !t.prepared || t.Patience <= 0 {
 		err := t.Ledger.Prepare(ctx, t.Topics)
@@ -82,7 +85,8 @@ func (t *ExactlyOnce) prepare(ctx context.Context) error {
 	return err
 }
 
-// Append implements Target. This is the one place where an event of an exactly_once lane is acknowledged.
+// Append implements Target. It is the only place that acknowledges an event of an exactly_once
+// lane.
 func (t *ExactlyOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	stage := StageAtomic
 	if len(batch) == 0 {
@@ -105,7 +109,7 @@ func (t *ExactlyOnce) Release(ctx context.Context) error {
 	return t.release(ctx, positionOnly{t.Ledger}, t.Ledger)
 }
 
-// Positions returns a ledger as a store of positions, for whoever moves one without events.
+// Positions returns a ledger as a store of positions, to move a position without events.
 func Positions(l Ledger) checkpoint.Store { return positionOnly{l} }
 
 type positionOnly struct{ Ledger }

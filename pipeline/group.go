@@ -12,12 +12,13 @@ import (
 	"workos-relay/source"
 )
 
-// restartAfter is how long a lane that stopped because the Events API refused its requests waits before it is started again.
+// restartAfter is how long a lane that the Events API refused waits before it is started again.
 const restartAfter = 5 * time.Minute
 
-// Group runs lanes side by side. A lane that stops leaves the others running, and each may be stopped and replaced by another while
-// they go on. A lane that stopped with a *source.RefusalError is started again every 5 minutes as long as other lanes run, since the
-// API may accept its requests by then. It is safe for concurrent use.
+// Group runs lanes side by side. A lane that stops leaves the others running, and each may be
+// stopped and replaced while they run. A lane that stopped with a *source.RefusalError is started
+// again every 5 minutes as long as other lanes run, since the API may accept its requests by then.
+// A Group is safe for concurrent use.
 type Group struct {
 	ctx     context.Context
 	stopped func(*LaneError)
@@ -35,22 +36,22 @@ type running struct {
 	done   chan struct{}
 }
 
-// NewGroup returns a group whose lanes run until ctx ends. stopped, if not nil, is told of each lane that stops with an error, as it
-// happens, from the lane's goroutine.
+// NewGroup returns a group whose lanes run until ctx ends. stopped, if not nil, is called with each
+// lane that stops with an error, from the goroutine of that lane.
 func NewGroup(ctx context.Context, stopped func(*LaneError)) *Group {
 	g := &Group{ctx: ctx, stopped: stopped, running: map[*Lane]*running{}, waiting: map[*Lane]*time.Timer{}}
 	g.changed = sync.NewCond(&g.mu)
 	return g
 }
 
-// Start runs a lane. It takes the place of one of the same name that has stopped.
+// Start runs a lane. It replaces a stopped lane of the same name.
 func (g *Group) Start(l *Lane) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.start(l)
 }
 
-// start runs a lane; g.mu is held.
+// start runs a lane. The caller holds g.mu.
 func (g *Group) start(l *Lane) {
 	ctx, cancel := context.WithCancel(g.ctx)
 	r := &running{cancel: cancel, done: make(chan struct{})}
@@ -82,7 +83,7 @@ func (g *Group) ended(l *Lane, r *running, err error) {
 	g.changed.Broadcast()
 }
 
-// restart starts a lane again unless it was forgotten, or no other lane runs any more.
+// restart starts a lane again, unless it was forgotten or no other lane runs any more.
 func (g *Group) restart(l *Lane) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -91,7 +92,8 @@ func (g *Group) restart(l *Lane) {
 	}
 }
 
-// forget drops what is remembered of a lane that has stopped, and does not start it again; g.mu is held.
+// forget discards what is known of a stopped lane, and does not start it again. The caller holds
+// g.mu.
 func (g *Group) forget(name string) {
 	for l, timer := range g.waiting {
 		if l.Name == name {
@@ -102,8 +104,8 @@ func (g *Group) forget(name string) {
 	g.failed = slices.DeleteFunc(g.failed, func(e *LaneError) bool { return e.Lane == name })
 }
 
-// Stop stops a lane in order and waits for its end; why it stopped does not count any more. A lane that has ended already is
-// forgotten in the same way.
+// Stop stops a lane in order and waits until it has ended. Wait does not return its error any more.
+// If the lane has already ended, Stop forgets it in the same way.
 func (g *Group) Stop(l *Lane) {
 	for {
 		g.mu.Lock()
@@ -118,14 +120,15 @@ func (g *Group) Stop(l *Lane) {
 	}
 }
 
-// Runs reports whether a lane has been started and has not ended.
+// Runs reports whether a lane was started and has not ended.
 func (g *Group) Runs(l *Lane) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.running[l] != nil
 }
 
-// Hold keeps Wait from returning while no lane runs, until release is called: for whoever stops a lane to start another.
+// Hold keeps Wait from returning while no lane runs, until release is called. It is for a caller
+// that stops a lane to start another.
 func (g *Group) Hold() (release func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -138,8 +141,8 @@ func (g *Group) Hold() (release func()) {
 	})
 }
 
-// Wait returns when no lane runs: after ctx has ended, or because each has stopped. It returns their errors, joined, in the order of
-// their names, each a *LaneError.
+// Wait waits until no lane runs: ctx has ended, or every lane has stopped. It returns their errors
+// joined, sorted by name, each a *LaneError.
 func (g *Group) Wait() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -158,7 +161,7 @@ func (g *Group) Wait() error {
 	return errors.Join(errs...)
 }
 
-// LaneError is why a lane has stopped.
+// LaneError is the reason why a lane has stopped.
 type LaneError struct {
 	Lane string
 	Err  error

@@ -15,7 +15,8 @@ import (
 	"workos-relay/source"
 )
 
-// TestALaneThatTheAPIRefusedStartsAgain: it does so as long as another lane runs, and goes on where it was.
+// TestALaneThatTheAPIRefusedStartsAgain: it does so as long as another lane runs, and goes on where
+// it was.
 func TestALaneThatTheAPIRefusedStartsAgain(t *testing.T) {
 	refusal := &source.RefusalError{For: 5 * time.Minute, Err: &source.APIError{Status: 404, Message: "Not Found", RequestID: "req_1"}}
 	newLanes := func() (src *sequence, bus *scriptedBus, refused, other *pipeline.Lane) {
@@ -88,7 +89,8 @@ func TestALaneThatTheAPIRefusedStartsAgain(t *testing.T) {
 	})
 }
 
-// TestALaneWhoseSourceFailsIsRetrying: a failure that is waited out for long, or comes again, is the lane's state until a page comes.
+// TestALaneWhoseSourceFailsIsRetrying: a failure that is waited out for long, or comes again, is
+// the lane's state until a page comes.
 func TestALaneWhoseSourceFailsIsRetrying(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lane := newLane(newSequence(20, 10), oneToOne{}, &scriptedBus{rnd: fixedRand()}, checkpoint.NewMemory(testIdentity))

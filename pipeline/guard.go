@@ -17,26 +17,31 @@ import (
 )
 
 const (
-	// surveyEvery is how often a lane asks whether its destination still holds what it acknowledged.
+	// surveyEvery is how often a lane checks whether its destination still holds what it
+	// acknowledged.
 	surveyEvery = 15 * time.Second
-	// adoptAfter is how long a standby sees another relay at work on a destination that differs from the one it remembers, before
-	// it takes the new one for what the operator wants. The relay at work looks far more often, and stops if it was not asked.
+	// adoptAfter is how long a standby sees another relay work on a destination that differs from
+	// the remembered one before it accepts the new one as the decision of the operator. The active
+	// relay checks far more often, and stops if nobody decided.
 	adoptAfter = 6 * surveyEvery
-	// saveEvery is how often the counts are saved while events flow. After a crash they are behind by no more.
+	// saveEvery is how often the counts are saved while events flow. After a crash they are behind
+	// by at most that time.
 	saveEvery = 2 * time.Second
-	// releaseLook bounds the last look at the destination, so that a bus that does not answer holds up no end.
+	// releaseLook bounds the last look at the destination, so that a bus that does not answer
+	// delays no stop.
 	releaseLook = 2 * time.Second
 )
 
-// DestinationStore keeps what is known of a destination outside of it. checkpoint.File implements it.
+// DestinationStore keeps, outside of a destination, what is known of it. checkpoint.File implements
+// it.
 type DestinationStore interface {
 	// LoadDestination returns checkpoint.ErrNotFound if nothing is kept.
 	LoadDestination(ctx context.Context) (checkpoint.Destination, error)
 	SaveDestination(ctx context.Context, d checkpoint.Destination) error
 }
 
-// LostError says that a destination no longer holds what relay stored in it, so that the lane must not go on by itself. It matches
-// checkpoint.ErrLost.
+// LostError says that a destination no longer holds what relay stored in it, so that the lane must
+// not continue by itself. It matches checkpoint.ErrLost.
 type LostError struct {
 	Lane     string
 	What     string              // one sentence for each stream or topic
@@ -51,13 +56,14 @@ func (e *LostError) Error() string {
 // Is makes errors.Is(err, checkpoint.ErrLost) hold.
 func (e *LostError) Is(target error) bool { return target == checkpoint.ErrLost }
 
-// OperatorAction says what to do.
+// OperatorAction returns what to do.
 func (*LostError) OperatorAction() string {
 	return "restore it and start relay again, or say where to go on"
 }
 
-// Guard remembers, outside of the bus, what a lane stored in its destination, and finds out whether it is still there. Both targets
-// of a Delivery share one. A nil Guard remembers nothing. Its methods are safe for concurrent use.
+// Guard remembers, outside of the bus, what a lane has stored in its destination, and checks
+// whether it is still there. Both targets of a Delivery share one. A nil Guard remembers nothing. A
+// Guard is safe for concurrent use.
 type Guard struct {
 	Store  DestinationStore
 	Logger *zap.Logger // not nil
@@ -73,7 +79,8 @@ type Guard struct {
 	looked   time.Time               // standby: the last survey
 }
 
-// otherDestination is a destination that a standby sees another relay work on, and that is not the one it remembers.
+// otherDestination is a destination that a standby sees another relay work on, and that is not the
+// remembered one.
 type otherDestination struct {
 	parts    []checkpoint.Part
 	since    time.Time // zero if there is none
@@ -81,7 +88,8 @@ type otherDestination struct {
 	revision uint64    // of the position then
 }
 
-// recall reads what was saved, once. It returns a ForeignError if that is of another destination.
+// recall reads once what was saved. It returns a ForeignError if that belongs to another
+// destination.
 func (g *Guard) recall(ctx context.Context, id checkpoint.Identity) (*checkpoint.Destination, error) {
 	if g == nil {
 		return nil, nil //nolint:nilnil // nothing is known, which is no error
@@ -121,8 +129,8 @@ func (g *Guard) recall(ctx context.Context, id checkpoint.Identity) (*checkpoint
 	return &d, nil
 }
 
-// examine returns a LostError if dest no longer holds what is remembered of it. position reads the position that dest keeps; it is
-// nil if that is elsewhere.
+// examine returns a LostError if dest no longer holds what is remembered of it. position reads the
+// position that dest keeps; it is nil if the position is elsewhere.
 func (g *Guard) examine(ctx context.Context, o *Ownership, dest any, position func(context.Context) (checkpoint.Checkpoint, error)) error {
 	known, err := g.recall(ctx, o.Identity)
 	surveyor, ok := dest.(sink.Surveyor)
@@ -146,13 +154,13 @@ func (g *Guard) examine(ctx context.Context, o *Ownership, dest any, position fu
 	return nil
 }
 
-// Examine returns a LostError if dest no longer holds what the guard of o remembers of it, without a Lane. It remembers nothing new if
-// the Store of the guard keeps nothing.
+// Examine returns a LostError if dest no longer holds what the guard of o remembers of it. It needs
+// no Lane. If the Store of the guard saves nothing, Examine remembers nothing new.
 func Examine(ctx context.Context, o *Ownership, dest any) error {
 	return o.Guard.examine(ctx, o, dest, nil)
 }
 
-// shortcomings says what of known is not in now any more.
+// shortcomings describes what of known is missing in now.
 func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 	var lost []string
 	for i := range known {
@@ -180,7 +188,7 @@ func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 	return lost
 }
 
-// held says how much relay stored in p.
+// held describes how much relay stored in p.
 func held(p *checkpoint.Part) string {
 	var what []string
 	switch {
@@ -199,7 +207,7 @@ func held(p *checkpoint.Part) string {
 	return strings.Join(what, " and ")
 }
 
-// shortfall is by how much the ends went back.
+// shortfall returns by how much the ends went back.
 func shortfall(known, now []int64) int64 {
 	var n int64
 	for i := range min(len(known), len(now)) {
@@ -208,8 +216,8 @@ func shortfall(known, now []int64) int64 {
 	return n
 }
 
-// restored reports whether the position shows that a stream or topic of another id still holds everything: it was restored from a
-// backup that lacks nothing.
+// restored reports whether the position proves that a stream or topic with another id still holds
+// everything: it was restored from a complete backup.
 func restored(ctx context.Context, known *checkpoint.Destination, now []checkpoint.Part, position func(context.Context) (checkpoint.Checkpoint, error)) bool {
 	if position == nil || known.Revision == 0 {
 		return false
@@ -228,7 +236,7 @@ func restored(ctx context.Context, known *checkpoint.Destination, now []checkpoi
 	return err == nil && cp.Mode == known.Mode && cp.Revision >= known.Revision
 }
 
-// survey takes over what dest is now. Counts of parts that are known go on.
+// survey records what dest is now. The counts of known parts continue.
 func (g *Guard) survey(ctx context.Context, o *Ownership, mode checkpoint.Mode, now []checkpoint.Part) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -264,7 +272,8 @@ func sameDestination(a, b *checkpoint.Destination) bool {
 	})
 }
 
-// save writes what is known if it changed. That it cannot be written is no reason to stop: the position is kept elsewhere.
+// save writes what is known if it has changed. A failure does not stop the lane: the position is
+// kept elsewhere.
 func (g *Guard) save(ctx context.Context) {
 	if !g.dirty || g.Store == nil || g.known == nil {
 		return
@@ -277,7 +286,7 @@ func (g *Guard) save(ctx context.Context) {
 	g.failed = err != nil
 }
 
-// acquired notes that the lane goes on from cp in dest.
+// acquired records that the lane continues from cp in dest.
 func (g *Guard) acquired(ctx context.Context, o *Ownership, dest any, cp checkpoint.Checkpoint) {
 	if g == nil {
 		return
@@ -314,7 +323,7 @@ func (g *Guard) acquired(ctx context.Context, o *Ownership, dest any, cp checkpo
 	g.save(ctx)
 }
 
-// coversAll reports whether every topic, and the position if the bus keeps it, is in a part that is known.
+// coversAll reports whether every topic, and the position if the bus keeps it, is in a known part.
 func coversAll(d *checkpoint.Destination, topics []string) bool {
 	position := d.Mode != checkpoint.ExactlyOnce
 	in := make(map[string]bool, len(d.Parts))
@@ -325,7 +334,8 @@ func coversAll(d *checkpoint.Destination, topics []string) bool {
 	return position && (in[""] || !slices.ContainsFunc(topics, func(t string) bool { return !in[t] }))
 }
 
-// using is called before batch is published: the first message that a part gets is remembered before it can be lost.
+// using is called before batch is published. It records the first message of each part before that
+// message can be lost.
 func (g *Guard) using(ctx context.Context, batch []sink.Message) {
 	if g == nil {
 		return
@@ -345,7 +355,7 @@ func (g *Guard) using(ctx context.Context, batch []sink.Message) {
 	}
 }
 
-// part returns the part that holds messages on topic; g.mu is held.
+// part returns the part that holds the messages of topic. The caller holds g.mu.
 func (g *Guard) part(topic string) *checkpoint.Part {
 	if g.index == nil {
 		g.index = make(map[string]int, len(g.known.Parts))
@@ -363,7 +373,7 @@ func (g *Guard) part(topic string) *checkpoint.Part {
 	return &g.known.Parts[i]
 }
 
-// moved notes that cp is committed and batch stored.
+// moved records that cp is committed and batch is stored.
 func (g *Guard) moved(ctx context.Context, cp checkpoint.Checkpoint, batch []sink.Message) {
 	if g == nil {
 		return
@@ -397,7 +407,7 @@ func (g *Guard) moved(ctx context.Context, cp checkpoint.Checkpoint, batch []sin
 	}
 }
 
-// flush saves counts that have not been saved for a while.
+// flush saves the counts if they were not saved for a while.
 func (g *Guard) flush(ctx context.Context) {
 	if g == nil {
 		return
@@ -409,7 +419,7 @@ func (g *Guard) flush(ctx context.Context) {
 	}
 }
 
-// released notes that the lane ended in order, and where the destination ends.
+// released records that the lane ended in order, and where the destination ends.
 func (g *Guard) released(ctx context.Context, o *Ownership, dest any) {
 	if g == nil {
 		return
@@ -431,9 +441,9 @@ func (g *Guard) released(ctx context.Context, o *Ownership, dest any) {
 	}
 }
 
-// watches is called by a relay that stands by, each time that it has read the position of another one. It remembers the destination,
-// and takes over one that the other has worked on for adoptAfter although it is not what this relay remembers: an operator answered
-// there.
+// watches is called by a standby each time that it has read the position of another relay. It
+// records the destination. It accepts a destination other than the remembered one if another relay
+// has worked on it for adoptAfter: an operator has decided there.
 func (g *Guard) watches(ctx context.Context, o *Ownership, dest any, cp checkpoint.Checkpoint) {
 	surveyor, ok := dest.(sink.Surveyor)
 	if g == nil || !ok || cp.Holder == o.Holder {
@@ -467,8 +477,8 @@ func (g *Guard) watches(ctx context.Context, o *Ownership, dest any, cp checkpoi
 	}
 }
 
-// worksOn reports whether another relay has worked on these parts for adoptAfter, and has moved its position in the second half of
-// that: by then it has looked at them.
+// worksOn reports whether another relay has worked on these parts for adoptAfter, and has moved its
+// position in the second half of that time: by then it has checked them.
 func (g *Guard) worksOn(parts []checkpoint.Part, revision uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -496,7 +506,7 @@ func allThere(known, now []checkpoint.Part) bool {
 	return true
 }
 
-// forgotten returns a LostError if a position is remembered that is not there any more.
+// forgotten returns a LostError if a position is remembered and no longer there.
 func (g *Guard) forgotten(ctx context.Context, o *Ownership, notFound error) error {
 	known, err := g.recall(ctx, o.Identity)
 	if err != nil || known == nil {
@@ -506,7 +516,8 @@ func (g *Guard) forgotten(ctx context.Context, o *Ownership, notFound error) err
 		"the last one known is %s, and there is none now (%v)", known.Mode, known.Position, notFound)}
 }
 
-// verification knows when a lane is to ask its target whether the destination still holds what was published.
+// verification knows when a lane has to ask its target whether the destination still holds what was
+// published.
 type verification struct {
 	target Verifier // nil if it cannot tell
 	next   time.Time
@@ -517,7 +528,7 @@ func (l *Lane) newVerification() *verification {
 	return &verification{target: target, next: time.Now().Add(surveyEvery)}
 }
 
-// within returns the time until the next look if that is less than d, which is 0 for no limit.
+// within returns the time until the next check if that is less than d. A d of 0 means no limit.
 func (v *verification) within(d time.Duration) time.Duration {
 	if v.target == nil {
 		return d
@@ -529,8 +540,9 @@ func (v *verification) within(d time.Duration) time.Duration {
 	return min(d, due)
 }
 
-// verify looks if it is due, and returns an error if an operator must decide. A look that fails is repeated at the next time: if the bus
-// cannot be asked, publishing fails as well. It ends early when steered is closed.
+// verify checks if that is due, and returns an error if an operator must decide. A failed check is
+// repeated at the next time: if the bus cannot be asked, publishing fails as well. verify ends
+// early when steered is closed.
 func (v *verification) verify(ctx context.Context, steered <-chan struct{}) error {
 	if v.target == nil {
 		return nil

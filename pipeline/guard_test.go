@@ -183,7 +183,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestGuardAfterACrash: the first message of a topic is remembered before it is published, and counts after a crash are said to be rough.
+// TestGuardAfterACrash: the first message of a topic is remembered before it is published, and
+// counts after a crash are said to be rough.
 func TestGuardAfterACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuarded()
@@ -203,7 +204,8 @@ func TestGuardAfterACrash(t *testing.T) {
 	})
 }
 
-// TestGuardOfAPositionThatIsGone: retention may have emptied the topics, so that they look like those of a first start.
+// TestGuardOfAPositionThatIsGone: retention may have emptied the topics, so that they look like
+// those of a first start.
 func TestGuardOfAPositionThatIsGone(t *testing.T) {
 	g := newGuarded()
 	g.publish(t, g.start(), 2)
@@ -214,7 +216,8 @@ func TestGuardOfAPositionThatIsGone(t *testing.T) {
 	require.ErrorContains(t, err, "this relay committed a position in mode at_least_once before")
 }
 
-// TestGuardOfAnotherDestination: a destination that the configuration names now, and did not before, is another one.
+// TestGuardOfAnotherDestination: a destination that the configuration names now, and did not
+// before, is another one.
 func TestGuardOfAnotherDestination(t *testing.T) {
 	g := newGuarded()
 	g.publish(t, g.start(), 2)

@@ -16,28 +16,30 @@ import (
 	"workos-relay/source"
 )
 
-// Source yields pages in order from a position, for ever, and an error last. The lane stops at an error that only an operator can
-// resolve; after any other it reads again from its position. Breaking out of the loop cancels and waits for what is in flight.
+// Source yields pages in order after a position, without end, and then an error. The lane stops at
+// an error that only an operator can resolve. After any other error it reads again from its
+// position. Breaking out of the loop cancels requests in flight and waits for them.
 type Source interface {
 	Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error]
 }
 
 // Router turns an event into its messages.
 type Router interface {
-	// Append appends the messages of e to batch: none where the event is dropped on purpose.
+	// Append appends the messages of e to batch. It appends none if the routes drop the event.
 	Append(batch []sink.Message, e *source.Event) ([]sink.Message, error)
-	// DeadLetter makes the message that parks an event which could not go to topic. limit is what the bus takes, 0 if unknown.
+	// DeadLetter returns the message that parks an event which could not go to topic. limit is the
+	// maximum size that the bus accepts, or 0 if unknown.
 	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
 }
 
-// Bounds of a lane, where its fields are zero.
+// Defaults for the fields of a Lane that are zero.
 const (
-	// DefaultBatchMessages leaves room for the position in JetStream's limit of 1,000 messages for an atomic batch
-	// (nats-server 2.12 and later).
+	// DefaultBatchMessages leaves room for the position within the limit of 1,000 messages of an
+	// atomic batch of JetStream (nats-server 2.12 and later).
 	DefaultBatchMessages = 999
 	DefaultBatchBytes    = 4 << 20
-	// DefaultPrefetch is some three batches of events of 1 kB. More does not make a lane faster, and costs twice as much memory until it
-	// is collected.
+	// DefaultPrefetch is about three batches of events of 1 kB. A larger value does not make a lane
+	// faster, and costs up to twice as much memory until that is collected.
 	DefaultPrefetch        = 3 << 20
 	DefaultShutdownTimeout = 30 * time.Second
 
@@ -45,8 +47,8 @@ const (
 	retryMost  = 15 * time.Second
 )
 
-// Lane carries events from one source to one target, alone: lanes share nothing that one could hold back for another. Fields are
-// set before Run and not changed after.
+// Lane carries events from one source to one target. Lanes share nothing that one could hold back
+// from another. Set the fields before Run and do not change them afterwards.
 type Lane struct {
 	Name   string
 	Type   string // kind of the target, for Status alone
@@ -54,25 +56,29 @@ type Lane struct {
 	Router Router
 	Target Target
 
-	// Park sends an event that can never be published to the dead letter topic; without it the lane stops there.
+	// Park sends an event that can never be published to the dead letter topic. Without it the lane
+	// stops at such an event.
 	Park bool
-	// BatchMessages and BatchBytes bound what is gathered from several pages into one Append while the lane is behind. A page is
-	// never divided, so one that is larger goes alone.
+	// BatchMessages and BatchBytes bound how much is gathered from several pages into one Append
+	// while the lane is behind. A page is never divided: a larger page is appended alone.
 	BatchMessages, BatchBytes int
-	// Prefetch bounds, in bytes of responses, what is read and not yet committed. One page may always be read beyond it.
+	// Prefetch bounds, in bytes of responses, what is read and not yet committed. It may always be
+	// exceeded by one page.
 	Prefetch int
-	// TakeoverAfter makes the lane stand by where another holder is at work, and take over once that has been silent for about as
-	// long; 0 for never. It holds only for a Target with a method Shared that returns true. Holder is this process, as the Target
-	// knows it.
+	// TakeoverAfter makes the lane stand by while another holder is active, and take over once that
+	// has been silent for about this time. 0 means never. It applies only if the method Shared of
+	// the Target returns true. Holder names this process to the Target.
 	TakeoverAfter time.Duration
 	Holder        string
-	// Follows: a lane of this process has kept its place for this one, which releases it even where it ends before it has taken it up.
+	// Follows is set when this lane replaces another lane of the same process. It inherits the
+	// lease and releases it on exit, even if it never acquired it itself.
 	Follows bool
-	// ShutdownTimeout bounds how long an Append under way may go on after ctx has ended.
+	// ShutdownTimeout bounds how long an Append in flight may continue after ctx has ended.
 	ShutdownTimeout time.Duration
 
-	// Explain returns the text of an error for Status and the log, and what an operator has to do about
-	// it. It is for programs that know more about that than the error. Nil takes both from the error.
+	// Explain returns the text of an error for Status and the log, and what an operator has to do
+	// about it. It is for programs that know more about that than the error. Nil takes both from
+	// the error.
 	Explain  func(err error) (text, action string)
 	Observer Observer // nil observes nothing
 	Tracer   Tracer   // nil traces nothing
@@ -104,9 +110,10 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// Run carries events until ctx ends, which is not an error, or until an operator has to act: then the error has a method
-// OperatorAction() string somewhere in its tree. When ctx ends, Run stops reading at once, lets the Append in flight finish within
-// ShutdownTimeout, and releases the checkpoint, unless KeepPlace was called.
+// Run carries events until ctx ends, which is not an error, or until operator action is required:
+// then some error in its tree has a method OperatorAction() string. When ctx ends, Run stops
+// reading at once, lets the Append in flight finish within ShutdownTimeout, and releases the lease,
+// unless KeepLease was called.
 func (l *Lane) Run(ctx context.Context) error {
 	l.init()
 	l.steering.begin()
@@ -133,7 +140,7 @@ func (l *Lane) Run(ctx context.Context) error {
 	return err
 }
 
-// outlive returns the context of work that may go on for ShutdownTimeout after ctx has ended.
+// outlive returns a context for work that may continue for ShutdownTimeout after ctx has ended.
 func (l *Lane) outlive(ctx context.Context) (work context.Context, stop func()) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	timer := make(chan *time.Timer, 1)
@@ -146,14 +153,14 @@ func (l *Lane) outlive(ctx context.Context) (work context.Context, stop func()) 
 	}
 }
 
-// release lets a standby take over at once. Where that fails it only has to wait.
+// release lets a standby take over at once. If it fails, the standby has to wait.
 func (l *Lane) release(work context.Context) {
 	if err := l.Target.Release(work); err != nil {
 		l.Logger.Warn("the checkpoint stays as it is, but could not be marked as released", zap.Error(err))
 	}
 }
 
-// run carries events until ctx ends or an operator has to act, and returns why.
+// run carries events until ctx ends or operator action is required, and returns the reason.
 func (l *Lane) run(ctx, work context.Context) error {
 	wait := backoff{first: retryFirst, most: retryMost}
 	for {
@@ -189,7 +196,8 @@ func (l *Lane) run(ctx, work context.Context) error {
 	}
 }
 
-// carry reads from cp's position on and delivers what it reads, until something ends it. It returns the checkpoint in force.
+// carry reads from the position of cp and delivers what it reads until something ends it. It
+// returns the current checkpoint.
 func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	l.status.claimed(cp)
 	r := l.read(ctx, cp)
@@ -232,13 +240,14 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 	}
 }
 
-// errMoved: the position in force lies outside of what is in memory.
+// errMoved says that the current position is outside of what is in memory.
 var errMoved = errors.New("the position was moved")
 
-// deliver appends events until all of them are committed. After a failure it asks the Target which position is in effect and
-// continues from there; it never guesses what the last attempt did. It starts no further attempt if the lane is being steered.
-// Events before one that stops the lane are committed before it returns the *StopError. While the bus refuses a batch, deliver
-// renews the lease.
+// deliver appends events until all of them are committed. After a failure it asks the Target which
+// position is in effect and continues from there; it never guesses what the last attempt did. It
+// starts no further attempt if the lane is being steered. Events before one that stops the lane are
+// committed before it returns the *StopError. While the bus refuses a batch, deliver renews the
+// lease.
 func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event, way course, alive *renewal) (checkpoint.Checkpoint, error) {
 	parked := map[string]*parking{}
 	wait := backoff{first: retryFirst, most: retryMost}
@@ -320,7 +329,7 @@ func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch,
 	return now, took, failure
 }
 
-// measure adapts the size of the next batch to what became of this one.
+// measure adapts the size of the next batch to the result of this one.
 func (l *Lane) measure(b *batch, done int, took time.Duration, failure error) {
 	var rejected *sink.RejectedError
 	timedOut := errors.Is(failure, sink.ErrTimeout)
@@ -338,8 +347,8 @@ func (l *Lane) measure(b *batch, done int, took time.Duration, failure error) {
 	}
 }
 
-// progress returns how many of events lie between the positions prev and now. It is not found if now is neither prev nor the
-// position of one of the events.
+// progress returns how many of events lie between the positions prev and now. It is not found if
+// now is neither prev nor the position of one of the events.
 func progress(events []source.Event, prev, now checkpoint.Position) (int, bool) {
 	for i := len(events) - 1; i >= 0; i-- {
 		if now.EventID == events[i].ID {
@@ -358,8 +367,8 @@ type verdict struct {
 	until   time.Time // end of the pause
 }
 
-// judge decides what a failed Append means. A message that can never be published is parked, in the shorter form of its dead
-// letter if the longer one was refused, or stops the lane.
+// judge decides what a failed Append means. A message that can never be published is parked, in the
+// shorter form of its dead letter if the longer one was refused, or stops the lane.
 func (l *Lane) judge(b *batch, failure error, parked map[string]*parking) verdict {
 	var rejected *sink.RejectedError
 	var fatal *sink.FatalError
@@ -403,8 +412,8 @@ func (l *Lane) judgeRejected(b *batch, i int, rejected *sink.RejectedError, park
 	return verdict{}
 }
 
-// backOff reports a failure that may pass, and sleeps until the next attempt or until the lease must be renewed. It returns when
-// the next attempt may start.
+// backOff reports a failure that may pass, and sleeps until the next attempt or until the lease
+// must be renewed. It returns when the next attempt may start.
 func (l *Lane) backOff(ctx context.Context, failure error, d time.Duration, alive *renewal) time.Time {
 	changed := l.steering.wait()
 	var fatal *sink.FatalError
@@ -419,8 +428,8 @@ func (l *Lane) backOff(ctx context.Context, failure error, d time.Duration, aliv
 	return until
 }
 
-// waitToRetry renews the lease as often as it is due until the next attempt may start, and once more if the attempt would else
-// begin with little time left.
+// waitToRetry renews the lease as often as it is due until the next attempt may start, and once
+// more if the attempt would otherwise begin with little time left.
 func (l *Lane) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint, until time.Time, alive *renewal) (checkpoint.Checkpoint, error) {
 	for {
 		changed := l.steering.wait()
@@ -445,10 +454,11 @@ func (l *Lane) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint, 
 	}
 }
 
-// claim acquires the target, for as long as it takes. It waits for a bus that is down and, if standby is set, for another holder
-// that is alive; without standby it returns errStandby for that. It returns an error that mustStop holds for at once. During a pause
-// it acquires only what this process holds already, and waits for the rest. Without standby it returns errSteered rather than wait
-// while somebody steers the lane.
+// claim acquires the target, for as long as it takes. It waits for a bus that is down and, if
+// standby is set, for another holder that is alive; without standby it returns errStandby for that.
+// It returns an error that mustStop holds for at once. During a pause it acquires only what this
+// process holds already, and waits for the rest. Without standby it returns errSteered rather than
+// wait while somebody steers the lane.
 func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
 	wait := backoff{first: retryFirst, most: retryMost}
 	w := watch{after: l.TakeoverAfter}
@@ -457,13 +467,13 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 	for {
 		changed := l.steering.wait()
 		if standby {
-			l.status.rests(l.steering.isPaused())
+			l.status.setIdle(l.steering.isPaused())
 		}
 		taking, stop := ctx, func() {}
 		if !standby {
 			taking, stop = l.untilSteered(ctx, changed)
 		}
-		cp, err := l.takeUp(taking, &w)
+		cp, err := l.tryAcquire(taking, &w)
 		stop()
 		if err == nil {
 			l.status.holds()
@@ -484,7 +494,7 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 			}
 			l.steering.refuseAll(fmt.Errorf("%w: %w", ErrNotHeld, err))
 		}
-		if errors.Is(err, errStandby) || errors.Is(err, errResting) {
+		if errors.Is(err, errStandby) || errors.Is(err, errPaused) {
 			wait.reset()
 			sleep(ctx, l.lookInterval(&w), changed)
 			continue
@@ -498,8 +508,9 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 	}
 }
 
-// keepLease sleeps for d, or until changed is closed, and renews the lease of a lane that holds one as often as it is due. A Target that
-// cannot be acquired although it is this lane's, because of a topic for example, must not fall to a standby, which could not use it either.
+// keepLease sleeps for d, or until changed is closed, and renews the lease of a lane that holds one
+// as often as it is due. A Target that cannot be acquired although it is this lane's, because of a
+// topic for example, must not fall to a standby, which could not use it either.
 func (l *Lane) keepLease(ctx context.Context, d time.Duration, alive *renewal, changed <-chan struct{}) {
 	if !l.status.acquired() || alive.every <= 0 {
 		sleep(ctx, d, changed)
@@ -522,7 +533,8 @@ func (l *Lane) keepLease(ctx context.Context, d time.Duration, alive *renewal, c
 	}
 }
 
-// renewUnclaimed renews the lease if the position on the bus is this lane's. It reports no failure: the next attempt to acquire does.
+// renewUnclaimed renews the lease if the position on the bus is this lane's. It reports no failure:
+// the next attempt to acquire does.
 func (l *Lane) renewUnclaimed(ctx context.Context, alive *renewal) {
 	bounded, cancel := context.WithTimeout(ctx, alive.every)
 	defer cancel()
@@ -538,8 +550,9 @@ func (l *Lane) renewUnclaimed(ctx context.Context, alive *renewal) {
 	alive.done()
 }
 
-// untilSteered returns a context that also ends when somebody steers the lane, which must not wait for a bus that does not answer.
-// changed is closed at the next change. stop waits for what watches it.
+// untilSteered returns a context that also ends when somebody steers the lane, which must not wait
+// for a bus that does not answer. changed is closed at the next change. stop waits for what watches
+// it.
 func (l *Lane) untilSteered(ctx context.Context, changed <-chan struct{}) (steered context.Context, stop func()) {
 	steered, cancel := context.WithCancelCause(ctx)
 	watching := make(chan struct{})
@@ -557,8 +570,9 @@ func (l *Lane) untilSteered(ctx context.Context, changed <-chan struct{}) (steer
 	return steered, func() { cancel(nil); <-watching }
 }
 
-// mustStop reports whether only an operator can resolve err, so that the lane stops. A *sink.FatalError stops a lane only if it has
-// never acquired its position: later the operator may repair the bus while relay runs.
+// mustStop reports whether only an operator can resolve err, so that the lane stops. A
+// *sink.FatalError stops a lane only if it has never acquired its position: later the operator may
+// repair the bus while relay runs.
 func (l *Lane) mustStop(err error) bool {
 	for _, e := range operator.Find(err) {
 		fatal, isFatal := e.(*sink.FatalError) //nolint:errorlint // what it wraps is not the question
@@ -593,8 +607,9 @@ func (l *Lane) committed(b batch, events int, cp checkpoint.Checkpoint, took tim
 	l.Observer.Committed(b.outcome(events, took), cp)
 }
 
-// StopError says that the lane stopped at an event that can never be published: no dead letter topic is configured, or the dead
-// letter is refused too. Everything before the event is committed, unless Unwrap also returns why it could not be.
+// StopError says that the lane stopped at an event that can never be published: no dead letter
+// topic is configured, or the dead letter is refused too. Everything before the event is committed,
+// unless Unwrap also returns why it could not be.
 type StopError struct {
 	Lane          string // as Lane.Name
 	EventID, Type string

@@ -31,8 +31,9 @@ func runFor(t *testing.T, lane *pipeline.Lane, d time.Duration) error {
 	return lane.Run(ctx)
 }
 
-// TestCommittedNeverPassesUnacknowledged runs the engine through random acknowledgements, failures of the bus and of the store,
-// and stops. watchedStore checks every commit; at the end every event must have arrived, in order.
+// TestCommittedNeverPassesUnacknowledged runs the engine through random acknowledgements, failures
+// of the bus and of the store, and stops. watchedStore checks every commit; at the end every event
+// must have arrived, in order.
 //
 // P1: acknowledgements, failures and stops at random.
 func TestCommittedNeverPassesUnacknowledged(t *testing.T) {
@@ -58,8 +59,8 @@ func TestCommittedNeverPassesUnacknowledged(t *testing.T) {
 	}
 }
 
-// requireSourceOrder requires that the first copies of stored are all of events in order. Copies that come again after a failure
-// are runs of events that were stored before.
+// requireSourceOrder requires that the first copies of stored are all of events in order. Copies
+// that come again after a failure are runs of events that were stored before.
 func requireSourceOrder(t *testing.T, events []source.Event, stored []sink.Message) {
 	t.Helper()
 	seen := map[string]bool{}
@@ -144,7 +145,8 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestADeadLetterThatIsRefusedToo stops the lane, and the message does not advise what is configured already.
+// TestADeadLetterThatIsRefusedToo stops the lane, and the message does not advise what is
+// configured already.
 func TestADeadLetterThatIsRefusedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, bus := newSequence(10, 10), &scriptedBus{rnd: fixedRand(), poison: map[string]bool{"event_000003": true}, strict: true}

@@ -7,7 +7,7 @@ import (
 	"workos-relay/source"
 )
 
-// Outcome is what one Append brought.
+// Outcome is the result of one Append.
 type Outcome struct {
 	Events   []source.Event // committed by it, in order; valid only during the call
 	Ends     []int          // how many messages Events[:i+1] have: no more than the event before where i is dropped; valid as Events are
@@ -21,7 +21,8 @@ type Outcome struct {
 // Parked is an event that went to the dead letter topic.
 type Parked struct{ EventID, Type, Reason string }
 
-// What a lane may be doing when Observer.Retrying is called: few and fixed, so that they can label a metric.
+// What a lane may be doing when Observer.Retrying is called. They are few and fixed, so that they
+// can label a metric.
 const (
 	Reading    = "reading"
 	Publishing = "publishing"
@@ -30,13 +31,14 @@ const (
 	Moving     = "moving the position by hand"
 )
 
-// Doings returns everything that Observer.Retrying may be told.
+// Doings returns every value that Observer.Retrying may be called with.
 func Doings() []string { return []string{Reading, Publishing, Claiming, Renewing, Moving} }
 
-// Observer is told what a lane does, as it happens, from the lane's own goroutine: it must not block.
+// Observer is told what a lane does, as it happens, from the goroutine of the lane. It must not
+// block.
 type Observer interface {
 	Committed(o Outcome, cp checkpoint.Checkpoint)
-	// Retrying: doing, one of Doings, has failed with err and will be tried again.
+	// Retrying is called when doing, one of Doings, has failed with err and will be tried again.
 	Retrying(doing string, err error)
 }
 

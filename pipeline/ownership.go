@@ -15,25 +15,28 @@ import (
 	"workos-relay/sink"
 )
 
-// ErrOrigin means that a lane could not find out at its first start where to begin. It has a method OperatorAction() string.
+// ErrOrigin means that a lane could not find out where to begin at its first start. It has a method
+// OperatorAction() string.
 var ErrOrigin = operator.New("cannot find where to start", "correct source.start, or say where to begin")
 
-// Ownership is whose a position is, and how a process takes it up: the part that is the same wherever the position is kept.
+// Ownership is whose a position is, and how a process acquires it: the part that is the same
+// wherever the position is kept.
 type Ownership struct {
 	Topics   []string            // every topic that the lane can publish to, the dead letter included
 	Identity checkpoint.Identity // whose the position is
 	Holder   string              // this process
 	Events   []string            // the filter in force, sorted
-	// Origin is asked once, at a first start: where the lane begins.
+	// Origin returns where the lane begins. It is called once, at the first start.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
 	Guard  *Guard        // remembers the destination; nil for not at all
 	Stages StageObserver // nil observes nothing
-	// Acquired, if it is set, is called each time the position has been acquired. It must not block.
+	// Acquired, if set, is called each time the lease has been acquired. It must not block.
 	Acquired func()
 	Logger   *zap.Logger
 }
 
-// holder tells whether the destination already holds messages: sink.Destination, as far as it is needed here.
+// holder reports whether the destination already holds messages. It is the part of sink.Destination
+// that is needed here.
 type holder interface {
 	Holds(ctx context.Context, topics []string) (bool, error)
 }
@@ -54,8 +57,9 @@ func (o *Ownership) load(ctx context.Context, mode checkpoint.Mode, store checkp
 	return cp, nil
 }
 
-// missing returns checkpoint.ErrNotFound if no position at a first start is the reason that there is none, and an error that matches
-// checkpoint.ErrLost if there was one before. A bus that was starting may have a position by now.
+// missing returns checkpoint.ErrNotFound if there is no position because this is a first start, and
+// an error that matches checkpoint.ErrLost if there was one before. A bus that was starting may
+// have a position by now.
 func (o *Ownership) missing(ctx context.Context, store checkpoint.Store, dest holder, missing error) (checkpoint.Checkpoint, error) {
 	known, err := o.Guard.recall(ctx, o.Identity)
 	if err == nil && known != nil {
@@ -77,8 +81,9 @@ func (o *Ownership) missing(ctx context.Context, store checkpoint.Store, dest ho
 	return cp, err
 }
 
-// firstStart returns notFound at a first start, and checkpoint.ErrLost if the position went missing. What the destination holds may
-// also be from another relay, which started in between: then there is a position now.
+// firstStart returns notFound at a first start, and checkpoint.ErrLost if the position went
+// missing. The messages of the destination may also be from another relay that has started in
+// between: then there is a position now.
 func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest holder, notFound error) (checkpoint.Checkpoint, error) {
 	holds, err := dest.Holds(ctx, o.Topics)
 	if err != nil {
@@ -98,14 +103,14 @@ func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest
 
 // acquire makes this process the holder. At a first start the position is the origin.
 func (o *Ownership) acquire(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
-	cp, err := o.takeUp(ctx, mode, store, dest)
+	cp, err := o.tryAcquire(ctx, mode, store, dest)
 	if err == nil && o.Acquired != nil {
 		o.Acquired()
 	}
 	return cp, err
 }
 
-func (o *Ownership) takeUp(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
+func (o *Ownership) tryAcquire(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
 	cp, err := o.load(ctx, mode, store, dest)
 	if errors.Is(err, checkpoint.ErrNotFound) {
 		return o.commitOrigin(ctx, mode, store)
@@ -142,7 +147,7 @@ func (o *Ownership) commitOrigin(ctx context.Context, mode checkpoint.Mode, stor
 	})
 }
 
-// logChangedFilter says what a changed event filter means: types that were added start here.
+// logChangedFilter logs what a changed event filter means: types that were added start here.
 func (o *Ownership) logChangedFilter(cp checkpoint.Checkpoint) {
 	if len(cp.Events) == 0 || slices.Equal(cp.Events, o.Events) {
 		return
@@ -163,7 +168,7 @@ func replayCommand(types []string, until checkpoint.Position) string {
 	return s + " --events " + strings.Join(types, ",")
 }
 
-// difference returns what of a is not in b; both are sorted.
+// difference returns the elements of a that are not in b. Both are sorted.
 func difference(a, b []string) []string {
 	var out []string
 	for _, s := range a {
@@ -174,7 +179,8 @@ func difference(a, b []string) []string {
 	return out
 }
 
-// moved is prev at another position, by the same holder, after the messages of batch were published.
+// moved returns prev at another position, by the same holder, after the messages of batch were
+// published.
 func moved(prev checkpoint.Checkpoint, batch []sink.Message, to checkpoint.Position) checkpoint.Checkpoint {
 	var passed []checkpoint.Position
 	for i := range batch {
@@ -187,7 +193,7 @@ func moved(prev checkpoint.Checkpoint, batch []sink.Message, to checkpoint.Posit
 	return next
 }
 
-// release marks the position as released, where it is still this process's.
+// release marks the position as released if it still belongs to this process.
 func (o *Ownership) release(ctx context.Context, store checkpoint.Store, dest holder) error {
 	defer o.Guard.released(ctx, o, dest) // also if the destination is gone
 	cp, err := store.Load(ctx)

@@ -24,8 +24,8 @@ func (brokenSource) Pages(context.Context, checkpoint.Position) iter.Seq2[source
 // brokenRouter panics at the first event, as a nil pointer does.
 type brokenRouter struct{ pipeline.Router }
 
-// TestAPanicStopsOnlyItsLane lets one lane panic in its reader and one in its delivery. Each stops with an error and releases its
-// position; a third lane goes on.
+// TestAPanicStopsOnlyItsLane lets one lane panic in its reader and one in its delivery. Each stops
+// with an error and releases its position; a third lane goes on.
 //
 // P13: a panic.
 func TestAPanicStopsOnlyItsLane(t *testing.T) {

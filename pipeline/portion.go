@@ -10,14 +10,17 @@ import (
 )
 
 const (
-	// growAfter is how many Appends in a row, each as large as allowed, make the next one larger although they were slow.
+	// growAfter is after how many Appends in a row, each as large as allowed, the next one becomes
+	// larger although they were slow.
 	growAfter = 16
-	// refusalsUntilHalved is how many Appends in a row must fail, for whatever reason, before the next one is smaller.
+	// refusalsUntilHalved is how many Appends in a row must fail, for any reason, before the next
+	// one becomes smaller.
 	refusalsUntilHalved = 2
 )
 
-// portion bounds one Append after the bus has failed to take a larger one: a slow link, a quota or a message that the bus refuses
-// without naming it. It is halved by failures, down to one event, and doubled by successes. The zero value does not bound.
+// portion bounds one Append after the bus has failed to take a larger one: because of a slow link,
+// a quota, or a message that the bus refuses without naming it. Failures halve it, down to one
+// event, and successes double it. The zero value does not bound.
 type portion struct {
 	events int // 0 if not bounded
 	bytes  int // of Event.Raw
@@ -27,7 +30,7 @@ type portion struct {
 	filled   int           // successes in a row that were as large as allowed
 }
 
-// cut returns how many of the first events fit: at least one.
+// cut returns how many of the first events fit. It is at least one.
 func (p *portion) cut(events []source.Event) int {
 	if p.events == 0 {
 		return len(events)
@@ -41,9 +44,9 @@ func (p *portion) cut(events []source.Event) int {
 	return min(p.events, len(events))
 }
 
-// failed notes that events could not be appended, after took. It halves what comes next at once if timedOut, else if that is not
-// the first failure in a row. If it is known that the bus had received the first taken of the events by then, three quarters of these
-// come next at most.
+// failed records that events could not be appended, after took. If timedOut, the next Append is
+// halved at once, else only if this is not the first failure in a row. If the bus is known to have
+// received the first taken of the events, the next Append has at most three quarters of these.
 func (p *portion) failed(events []source.Event, took time.Duration, timedOut bool, taken int) {
 	p.failures++
 	p.filled = 0
@@ -60,13 +63,14 @@ func (p *portion) failed(events []source.Event, took time.Duration, timedOut boo
 	p.failedIn = took
 }
 
-// succeeded notes that the first done of the events were appended, after took. most bounds the growth: beyond it nothing is bounded.
+// succeeded records that the first done of the events were appended, after took. most bounds the
+// growth: beyond it the portion is not bounded any more.
 func (p *portion) succeeded(events []source.Event, done int, took time.Duration, mostEvents, mostBytes int) {
 	p.failures = 0
 	if p.events == 0 {
 		return
 	}
-	// A batch that ended early, for want of events, says nothing about a larger one.
+	// A batch that ended early, because there were no more events, says nothing about a larger one.
 	if appended := events[:done]; len(appended) < p.events && 2*size(appended) < p.bytes {
 		return
 	}
@@ -87,7 +91,8 @@ func size(events []source.Event) int {
 	return n
 }
 
-// explainAlone says of an event that the bus did not take in time although it was sent alone which setting to raise.
+// explainAlone adds to an error which setting to raise if the bus did not take an event in time
+// although it was sent alone.
 func explainAlone(e *source.Event, failure error) error {
 	advice := "if the link or the bus is slow, give it more time"
 	var timeout *sink.TimeoutError

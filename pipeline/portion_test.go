@@ -16,7 +16,8 @@ import (
 	"workos-relay/sink"
 )
 
-// narrowBus takes perSecond messages a second, and of a batch that does not fit its deadline nothing.
+// narrowBus takes perSecond messages a second, and of a batch that does not fit its deadline
+// nothing.
 type narrowBus struct {
 	*scriptedBus
 	deadline time.Duration

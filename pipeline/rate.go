@@ -2,17 +2,17 @@ package pipeline
 
 import "time"
 
-// rateSeconds is what Status.Rate looks back over.
+// rateSeconds is the time that Status.Rate covers.
 const rateSeconds = 60
 
-// rate counts events by the second, over the last rateSeconds.
+// rate counts events per second over the last rateSeconds.
 type rate struct {
 	started time.Time
 	counts  [rateSeconds]int
 	of      [rateSeconds]int64 // which second of the process's clock each count is of
 }
 
-// start says when counting began; only the first call matters.
+// start sets when counting began. Only the first call has an effect.
 func (r *rate) start(now time.Time) {
 	if r.started.IsZero() {
 		r.started = now
@@ -29,7 +29,8 @@ func (r *rate) add(now time.Time, n int) {
 	r.counts[i] += n
 }
 
-// perSecond is the mean over the last rateSeconds, or over the time since start where that is shorter.
+// perSecond returns the mean over the last rateSeconds, or over the time since start if that is
+// shorter.
 func (r *rate) perSecond(now time.Time) float64 {
 	if r.started.IsZero() {
 		return 0
@@ -44,5 +45,6 @@ func (r *rate) perSecond(now time.Time) float64 {
 	return float64(sum) / over.Seconds()
 }
 
-// second counts from 0 at start, by the monotonic clock, so that a clock which is set does not matter.
+// second returns the seconds since start by the monotonic clock, so that setting the clock has no
+// effect.
 func (r *rate) second(now time.Time) int64 { return int64(now.Sub(r.started) / time.Second) }

@@ -13,7 +13,8 @@ import (
 	"workos-relay/source"
 )
 
-// reader runs ahead of the lane: it holds pages that are read and not yet committed, within a budget of bytes.
+// reader reads ahead of the lane. It holds pages that are read and not yet committed, within a
+// budget of bytes.
 type reader struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -26,7 +27,8 @@ type reader struct {
 	changed chan struct{} // closed and replaced whenever one of the above changes
 }
 
-// read starts a reader at the position of a checkpoint. Its owner calls stop, which waits for it.
+// read starts a reader at the position of a checkpoint. The caller must call stop, which waits for
+// it.
 func (l *Lane) read(ctx context.Context, from checkpoint.Checkpoint) *reader {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reader{cancel: cancel, done: make(chan struct{}), held: &l.status.held, budget: int64(l.Prefetch), changed: make(chan struct{})}
@@ -47,7 +49,7 @@ func (l *Lane) pages(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[
 	return l.Source.Pages(ctx, from.Position)
 }
 
-// run reads pages until ctx ends or the source fails, and returns why.
+// run reads pages until ctx ends or the source fails, and returns the reason.
 func (r *reader) run(ctx context.Context, l *Lane, from checkpoint.Checkpoint) error {
 	for p, err := range l.pages(ctx, from) {
 		if err == nil {
@@ -77,14 +79,15 @@ func (r *reader) end(err error) {
 	r.signal()
 }
 
-// signal wakes whoever waits; r.mu is held.
+// signal wakes all waiters. The caller holds r.mu.
 func (r *reader) signal() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
-// push queues a page as soon as it fits the budget, or nothing else is held. An empty page that finds others before it only adds
-// to the last of them that the tip was reached, so that polling through an outage of the bus costs no memory.
+// push queues a page as soon as it fits the budget, or nothing else is held. An empty page behind
+// others only marks the last of them as the tip, so that polling during an outage of the bus costs
+// no memory.
 func (r *reader) push(ctx context.Context, p source.Page) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,7 +106,8 @@ func (r *reader) push(ctx context.Context, p source.Page) error {
 	return nil
 }
 
-// wait releases r.mu until something changes, or until steered is closed: that is errSteered.
+// wait releases r.mu until something changes, or until steered is closed, for which it returns
+// errSteered.
 func (r *reader) wait(ctx context.Context, steered <-chan struct{}) error {
 	changed := r.changed
 	r.mu.Unlock()
@@ -118,10 +122,11 @@ func (r *reader) wait(ctx context.Context, steered <-chan struct{}) error {
 	}
 }
 
-// gather returns the next page, and with it those that are queued behind it as far as they may be committed together and keep the
-// batch within maxEvents and maxBytes. It waits for one page only, so nothing that could go out waits for company, and no longer than idle, if that is not
-// zero; then it returns errIdle. It does not wait on where steered is closed: that is errSteered. After the last page it returns the
-// reader's error.
+// gather returns the next page, and with it the pages queued behind it as far as they may be
+// committed together and stay within maxEvents and maxBytes. It waits for one page only, so nothing
+// that could go out waits for more. It waits at most idle, if that is not zero, and then returns
+// errIdle. If steered is closed it returns errSteered. After the last page it returns the error of
+// the reader.
 func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.Duration, steered <-chan struct{}) ([]source.Page, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -141,10 +146,10 @@ func (r *reader) gather(ctx context.Context, maxEvents, maxBytes int, idle time.
 	return pages, nil
 }
 
-// errIdle: no page has come for a while.
+// errIdle says that no page has come for a while.
 var errIdle = errors.New("no page has come")
 
-// await waits until there is a page. r.mu is held.
+// await waits until there is a page. The caller holds r.mu.
 func (r *reader) await(ctx context.Context, idle time.Duration, steered <-chan struct{}) error {
 	waiting := ctx
 	if idle > 0 && len(r.pages) == 0 {
@@ -169,7 +174,7 @@ func (r *reader) await(ctx context.Context, idle time.Duration, steered <-chan s
 	return ctx.Err()
 }
 
-// release gives back the budget of pages that are committed.
+// release returns the budget of committed pages.
 func (r *reader) release(pages []source.Page) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,11 +11,13 @@ import (
 	"workos-relay/source"
 )
 
-// recordEvery is how often the checkpoint of a lane without news is committed to keep what the source says of it.
+// recordEvery is how often a lane without events commits its checkpoint to keep what the source
+// says about it.
 const recordEvery = time.Minute
 
-// record knows what is committed of Checkpoint.Seen and Refused. While a lane has events, or renews its lease, each commit takes
-// them along; otherwise a record is due: at once for Refused, once in a while for Seen.
+// record knows what is committed of Checkpoint.Seen and Refused. While a lane has events, or renews
+// its lease, each commit includes them. Otherwise a commit for them is due: at once for Refused,
+// and every recordEvery for Seen.
 type record struct {
 	seen    time.Time            // as committed
 	refused []checkpoint.Refused // as committed
@@ -26,7 +28,7 @@ func newRecord(cp checkpoint.Checkpoint) *record {
 	return &record{seen: cp.Seen, refused: cp.Refused}
 }
 
-// isDue reports whether Seen or Refused of cp is to be committed by itself.
+// isDue reports whether a commit is due for Seen or Refused of cp alone.
 func (r *record) isDue(cp checkpoint.Checkpoint) bool {
 	return !sameRefused(cp.Refused, r.refused) || cp.Seen.After(r.seen) && (r.tries.IsZero() || time.Since(r.tries) >= recordEvery)
 }
@@ -37,11 +39,11 @@ func sameRefused(a, b []checkpoint.Refused) bool {
 
 func (r *record) tried() { r.tries = time.Now() }
 
-// done takes note that cp is committed.
+// done records that cp is committed.
 func (r *record) done(cp checkpoint.Checkpoint) { r.seen, r.refused = cp.Seen, cp.Refused }
 
-// recordedBy is cp once the events of the pages are committed, with what the source says of it: up to when it has shown everything,
-// and which types it refuses.
+// recordedBy returns cp as it is once the events of the pages are committed, with what the source
+// says: up to when it has returned everything, and which types it refuses.
 func recordedBy(cp checkpoint.Checkpoint, pages []source.Page) checkpoint.Checkpoint {
 	if len(pages) == 0 {
 		return cp
@@ -56,7 +58,7 @@ func recordedBy(cp checkpoint.Checkpoint, pages []source.Page) checkpoint.Checkp
 	return cp
 }
 
-// keepRecord commits Seen of cp before the lane ends. If that fails the next start only knows less.
+// keepRecord commits Seen of cp before the lane ends. If that fails, the next start knows less.
 func (l *Lane) keepRecord(work context.Context, cp checkpoint.Checkpoint, rec *record) checkpoint.Checkpoint {
 	if !cp.Seen.After(rec.seen) && sameRefused(cp.Refused, rec.refused) {
 		return cp

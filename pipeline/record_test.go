@@ -34,7 +34,8 @@ func (s *seeing) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Se
 	}
 }
 
-// TestWhatWasSeenIsRecorded without moving the position: soon, at a bounded rate, and at an orderly stop.
+// TestWhatWasSeenIsRecorded without moving the position: soon, at a bounded rate, and at an orderly
+// stop.
 func TestWhatWasSeenIsRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &seeing{sequence: newSequence(250, 100)}

@@ -17,8 +17,9 @@ import (
 	"workos-relay/source"
 )
 
-// picky is a memoryLedger that refuses messages, and with them the batch, as a whole: the events in rejected for ever, those in
-// banned as long as banned holds them, those in silent without naming them.
+// picky is a memoryLedger that refuses messages, and with them the batch, as a whole: the events in
+// rejected for ever, those in banned as long as banned holds them, those in silent without naming
+// them.
 type picky struct {
 	*memoryLedger
 	mu                       sync.Mutex
@@ -145,7 +146,8 @@ func TestEverythingBeforeARefusedEventIsCommitted(t *testing.T) {
 	}
 }
 
-// TestDroppedEventsBeforeARefusedOne: they are passed, so that nothing lies between the position and the event.
+// TestDroppedEventsBeforeARefusedOne: they are passed, so that nothing lies between the position
+// and the event.
 func TestDroppedEventsBeforeARefusedOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, bus := newSequence(20, 20), &scriptedBus{rnd: fixedRand(), poison: map[string]bool{"event_000010": true}}
@@ -159,8 +161,8 @@ func TestDroppedEventsBeforeARefusedOne(t *testing.T) {
 	})
 }
 
-// TestEventsBeforeOneThatMayPassLater: a refusal that is not for ever holds up what follows, and not what comes before, whether or not
-// the bus names the message.
+// TestEventsBeforeOneThatMayPassLater: a refusal that is not for ever holds up what follows, and
+// not what comes before, whether or not the bus names the message.
 func TestEventsBeforeOneThatMayPassLater(t *testing.T) {
 	for _, named := range []bool{true, false} {
 		t.Run(fmt.Sprint("named ", named), func(t *testing.T) {
@@ -186,7 +188,8 @@ func TestEventsBeforeOneThatMayPassLater(t *testing.T) {
 	}
 }
 
-// TestALeaseIsRenewedWhileABatchIsRefused: no standby takes over from a relay that lives, however slowly the bus refuses.
+// TestALeaseIsRenewedWhileABatchIsRefused: no standby takes over from a relay that lives, however
+// slowly the bus refuses.
 func TestALeaseIsRenewedWhileABatchIsRefused(t *testing.T) {
 	for _, slow := range []time.Duration{0, time.Second, takeover / 2, time.Minute} {
 		t.Run(slow.String(), func(t *testing.T) {

@@ -15,7 +15,8 @@ import (
 	"workos-relay/sink"
 )
 
-// fullStore can be read and takes nothing while it is full, as a stream does that has reached its limit and discards what is new.
+// fullStore can be read and takes nothing while it is full, as a stream does that has reached its
+// limit and discards what is new.
 type fullStore struct {
 	checkpoint.Store
 	full    atomic.Bool
@@ -30,8 +31,8 @@ func (s *fullStore) Commit(ctx context.Context, prev, next checkpoint.Checkpoint
 	return s.Store.Commit(ctx, prev, next)
 }
 
-// TestARenewalThatFailsIsTriedAgainInMeasure: at the tip and in a pause nothing but renewals goes to the bus, and a bus that refuses
-// them must not be asked without end.
+// TestARenewalThatFailsIsTriedAgainInMeasure: at the tip and in a pause nothing but renewals goes
+// to the bus, and a bus that refuses them must not be asked without end.
 func TestARenewalThatFailsIsTriedAgainInMeasure(t *testing.T) {
 	const due = takeover / 3
 	for name, state := range map[string]pipeline.State{"at the tip": pipeline.Retrying, "in a pause": pipeline.Paused} {
@@ -68,7 +69,8 @@ func TestARenewalThatFailsIsTriedAgainInMeasure(t *testing.T) {
 	}
 }
 
-// TestARenewalFollowsAPositionMovedByAnotherHand: it must neither move it back nor go on reading from where it was.
+// TestARenewalFollowsAPositionMovedByAnotherHand: it must neither move it back nor go on reading
+// from where it was.
 func TestARenewalFollowsAPositionMovedByAnotherHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := newSequence(10, 100)
@@ -84,7 +86,8 @@ func TestARenewalFollowsAPositionMovedByAnotherHand(t *testing.T) {
 	})
 }
 
-// refusingLedger prepares no topics while it is refusing, as a bus does on which somebody has changed a topic.
+// refusingLedger prepares no topics while it is refusing, as a bus does on which somebody has
+// changed a topic.
 type refusingLedger struct {
 	*memoryLedger
 	refusing atomic.Bool
@@ -99,8 +102,9 @@ func (l *refusingLedger) Prepare(context.Context, []string) error {
 	return &sink.FatalError{Err: errors.New("the topic takes no messages of this size")}
 }
 
-// TestALeaseIsKeptWhileItsTopicsAreRefused: a lane that cannot make its topics ready any more renews its lease while it tries again, so that
-// no standby takes over what it could not use either, and goes on once the topics are repaired.
+// TestALeaseIsKeptWhileItsTopicsAreRefused: a lane that cannot make its topics ready any more
+// renews its lease while it tries again, so that no standby takes over what it could not use
+// either, and goes on once the topics are repaired.
 func TestALeaseIsKeptWhileItsTopicsAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := slowSource(600)

@@ -15,20 +15,21 @@ const (
 	fewestLooks         = 3 // without a change, before a holder counts as silent
 )
 
-// errStandby: another holder is at work.
+// errStandby says that another holder is active.
 var errStandby = errors.New("another relay is active")
 
-// errResting: the lane is paused, and does not hold its position.
-var errResting = errors.New("paused, without holding the position")
+// errPaused says that the lane is paused and does not hold the lease.
+var errPaused = errors.New("paused, without holding the position")
 
-// takeUp acquires the target where it is this lane's to take: it has no holder, the holder is this process, was released, or has
-// been silent. Otherwise it returns errStandby. In a pause it takes nothing that it does not hold, which is errResting where nobody
-// else does. The bus is the judge: where two try at once, one of them is refused.
-func (l *Lane) takeUp(ctx context.Context, w *watch) (checkpoint.Checkpoint, error) {
+// tryAcquire acquires the target if this lane may: the position has no holder, its holder is this
+// process, it was released, or its holder has been silent. Otherwise it returns errStandby. During
+// a pause it acquires only what this process holds, and returns errPaused if nobody else holds the
+// rest. The bus decides: if two try at once, it refuses one of them.
+func (l *Lane) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint, error) {
 	paused := l.steering.isPaused()
 	if l.TakeoverAfter <= 0 {
 		if paused && !l.status.acquired() {
-			return checkpoint.Checkpoint{}, errResting
+			return checkpoint.Checkpoint{}, errPaused
 		}
 		return l.Target.Acquire(ctx)
 	}
@@ -47,12 +48,12 @@ func (l *Lane) takeUp(ctx context.Context, w *watch) (checkpoint.Checkpoint, err
 		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, cp.Holder, cp.UpdatedAt.Format(time.RFC3339))
 	}
 	if paused && !held {
-		return cp, errResting
+		return cp, errPaused
 	}
 	return l.Target.Acquire(ctx)
 }
 
-// lookInterval is the time between two looks at what another holds.
+// lookInterval is the time between two reads of the position of another holder.
 func (l *Lane) lookInterval(w *watch) time.Duration {
 	if w.after <= 0 {
 		return retryMost
@@ -60,13 +61,14 @@ func (l *Lane) lookInterval(w *watch) time.Duration {
 	return w.interval()
 }
 
-// shared reports whether the Target's position may be another process's.
+// shared reports whether another process may hold the lease of the Target.
 func (l *Lane) shared() bool {
 	t, ok := l.Target.(interface{ Shared() bool })
 	return ok && t.Shared()
 }
 
-// watch finds out by its own monotonic clock, without trusting anybody else's, whether a holder has fallen silent.
+// watch finds out whether a holder has fallen silent, by the monotonic clock of this process and
+// without trusting any other clock.
 type watch struct {
 	after time.Duration // TakeoverAfter
 
@@ -77,12 +79,13 @@ type watch struct {
 	looks    int           // at this revision
 }
 
-// interval is the time between two looks.
+// interval returns the time between two reads.
 func (w *watch) interval() time.Duration { return w.after / looksPerTakeover }
 
-// silent reports whether the position has not moved for so long, over several looks, that its holder must be dead. A gap between
-// looks means that this process itself was stopped, and what it did not see does not count. Gaps one after the other mean that the
-// bus takes so long to answer: then each counts as one interval, for a slow bus may delay a takeover and must not prevent it.
+// silent reports whether the position has not moved for so long, over several reads, that its
+// holder must be dead. A gap between reads means that this process itself was stopped; what it did
+// not see does not count. Gaps one after the other mean that the bus is slow to answer. Then each
+// counts as one interval: a slow bus may delay a takeover and must not prevent it.
 func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
 	since, before := now.Sub(w.last), w.late
 	w.last, w.late = now, since > 2*w.interval()
@@ -95,13 +98,16 @@ func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
 	return w.looks >= fewestLooks && w.quiet >= w.after-w.interval()
 }
 
-// ErrActive means that another relay holds a position and has moved or renewed it while this process looked.
+// ErrActive means that another relay holds a position and has moved or renewed it while this
+// process watched.
 var ErrActive = errors.New("another relay is active")
 
-// AwaitSilence watches a position that another holder may have, as load reads it, until it is free to be moved: it has no holder, was
-// released, is holder's own, or has not changed for about after, which is takeover_after. It returns the position as it was last read,
-// with the error of load if that fails, and an error that matches ErrActive as soon as the position changes. It compares revisions by
-// this process's own clock, and so does not depend on the clock of another host.
+// AwaitSilence watches a position that another holder may have until it may be moved: it has no
+// holder, was released, is holder's own, or has not changed for about after, which is
+// takeover_after. load reads the position. AwaitSilence returns the position as it was last read,
+// with the error of load if that fails, and an error that matches ErrActive as soon as the position
+// changes. It compares revisions by the clock of this process, and does not depend on the clock of
+// another host.
 func AwaitSilence(ctx context.Context, after time.Duration, holder string, load func(context.Context) (checkpoint.Checkpoint, error)) (checkpoint.Checkpoint, error) {
 	w := watch{after: after}
 	var seen uint64
@@ -149,7 +155,7 @@ func (r *renewal) done() {
 	r.next = r.last.Add(r.every)
 }
 
-// failed returns how long it is now until the next attempt.
+// failed returns how long it is until the next attempt.
 func (r *renewal) failed() time.Duration {
 	d := r.wait.next()
 	r.next = time.Now().Add(d)
@@ -158,11 +164,11 @@ func (r *renewal) failed() time.Duration {
 
 func (r *renewal) isDue() bool { return r.every > 0 && time.Until(r.next) <= 0 }
 
-// isLate reports whether an attempt that starts now would have less than most of its time.
+// isLate reports whether an attempt that starts now has less than most of its time.
 func (r *renewal) isLate() bool { return r.every > 0 && time.Since(r.last) > r.every/2 }
 
-// attemptTime bounds an attempt that starts now: it ends half a takeover after the last renewal, so that there is time for the
-// next one. It is 0 if nothing bounds the attempt.
+// attemptTime returns how long an attempt that starts now may take: until half of takeover_after
+// has passed since the last renewal, so that there is time for the next one. 0 means no bound.
 func (r *renewal) attemptTime() time.Duration {
 	if r.every <= 0 {
 		return 0
@@ -178,7 +184,8 @@ func (r *renewal) within(d time.Duration) time.Duration {
 	return max(min(d, time.Until(r.next)), 1)
 }
 
-// due is how long there is still time: never zero where it is due ever, since zero stands for never.
+// due returns the time until the renewal is due. It is never zero if a renewal is ever due, since
+// zero stands for never.
 func (r *renewal) due() time.Duration {
 	if r.every <= 0 {
 		return 0
@@ -186,8 +193,9 @@ func (r *renewal) due() time.Duration {
 	return max(time.Until(r.next), 1)
 }
 
-// renew moves the position to where it is, to show that its holder is alive. Where the bus refuses that and the holder is still this
-// one, it is due again after a pause, in which what is read is delivered all the same.
+// renew commits the position unchanged, to show that its holder is alive. If the bus refuses that
+// and the holder is still this process, the renewal is due again after a pause. Meanwhile the lane
+// delivers what it has read.
 func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint, alive *renewal) (checkpoint.Checkpoint, error) {
 	renewed := cp
 	renewed.WaitedSeconds = l.status.waited() // tells a standby whether the lane gets on

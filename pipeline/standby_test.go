@@ -14,7 +14,8 @@ import (
 	"workos-relay/sink"
 )
 
-// memoryLedger is a bus that stores messages and checkpoint together, in memory, with compare and swap.
+// memoryLedger is a bus that stores messages and checkpoint together, in memory, with compare and
+// swap.
 type memoryLedger struct {
 	store checkpoint.Store
 
@@ -52,7 +53,8 @@ func (l *memoryLedger) Commit(ctx context.Context, batch []sink.Message, prev, n
 	return cp, err
 }
 
-// stopped is a ledger seen from a process that is stopped for a while: every call begins only when it runs again.
+// stopped is a ledger seen from a process that is stopped for a while: every call begins only when
+// it runs again.
 type stopped struct {
 	*memoryLedger
 	from, until time.Time
@@ -180,8 +182,8 @@ func TestAQuietActiveOneKeepsItsPlace(t *testing.T) {
 	})
 }
 
-// TestAStandbyThatWasStoppedItselfDoesNotJump: both were stopped, as on a host that sleeps, and the active one wakes up later. What the
-// standby did not see does not count as silence.
+// TestAStandbyThatWasStoppedItselfDoesNotJump: both were stopped, as on a host that sleeps, and the
+// active one wakes up later. What the standby did not see does not count as silence.
 func TestAStandbyThatWasStoppedItselfDoesNotJump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
@@ -251,7 +253,8 @@ func TestTwoFirstStartsAtOnce(t *testing.T) {
 	})
 }
 
-// overtaken is a ledger on which a rival starts, and stores what it has, just after this process has found no position.
+// overtaken is a ledger on which a rival starts, and stores what it has, just after this process
+// has found no position.
 type overtaken struct {
 	*memoryLedger
 	start func()
@@ -263,7 +266,8 @@ func (l *overtaken) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return cp, err
 }
 
-// TestAFirstStartThatIsOvertaken: the messages of the one that was faster are not those of a position that was lost.
+// TestAFirstStartThatIsOvertaken: the messages of the one that was faster are not those of a
+// position that was lost.
 func TestAFirstStartThatIsOvertaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}

@@ -43,11 +43,13 @@ type Status struct {
 	SourceNow  time.Time           // the API's clock at LastPoll
 	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero where none does
 	UnackedAt  time.Time           // that event's created_at; of a lane that was paused at the tip, the API's clock then
-	// Waiting is since when, by the local clock, events wait while the committed position stays where it is, whoever holds the lease.
-	// It is zero if no event is known to wait. A takeover and a restart of the lane do not change it; a restart of the process does,
-	// unless another holder has recorded it.
+	// Waiting is since when, by the local clock, events wait while the committed position does not
+	// move, whoever holds the lease. It is zero if no event is known to wait. A takeover and a
+	// restart of the lane do not change it. A restart of the process resets it, unless another
+	// holder has recorded it.
 	Waiting time.Time
-	// MovedAt is when, by the local clock, the committed position was last seen to move; zero if never.
+	// MovedAt is when, by the local clock, the committed position was last seen to move; zero if
+	// never.
 	MovedAt    time.Time
 	Events     uint64         // committed by this process
 	Prefetched int            // bytes of responses that are read and not committed; at most Lane.Prefetch and a page
@@ -56,8 +58,9 @@ type Status struct {
 	Settings   []sink.Setting // of the destination: what differs from the configuration, or did; the Lane itself leaves it empty
 }
 
-// Lag is how far the lane lies behind the API's own clock, which runs on between two answers: the age of the oldest event that is
-// read and not committed, else of the committed position; zero where the tip was reached, or nothing is known.
+// Lag returns how far the lane is behind the clock of the API, which advances between two answers:
+// the age of the oldest event that is read and not committed, else of the committed position. It is
+// zero if the lane is at the tip, or if nothing is known.
 func (s *Status) Lag() time.Duration {
 	oldest := s.UnackedAt
 	if oldest.IsZero() {
@@ -69,14 +72,14 @@ func (s *Status) Lag() time.Duration {
 	return max(0, s.SourceNow.Add(max(0, s.At.Sub(s.LastPoll))).Sub(oldest))
 }
 
-// Status returns a snapshot. It may be called at any time, from any goroutine.
+// Status returns a snapshot. It is safe for concurrent use.
 func (l *Lane) Status() Status {
 	s := l.status.snapshot()
 	s.Lane, s.Type, s.Holder, s.At = l.Name, l.Type, l.Holder, time.Now()
 	return s
 }
 
-// describe says in a few words what the lane is doing.
+// describe returns in a few words what the lane is doing.
 func (l *Lane) describe() string {
 	s := l.Status()
 	if s.Reason == "" {
@@ -87,12 +90,12 @@ func (l *Lane) describe() string {
 
 type unreadPage struct{ came, createdAt time.Time }
 
-// tracker gathers a lane's status.
+// tracker collects the status of a lane.
 type tracker struct {
 	mu       sync.Mutex
 	s        Status
 	everHeld bool
-	resting  bool         // paused, and nothing is under way
+	idle     bool         // paused, and nothing is under way
 	refused  bool         // the last batch was refused
 	held     atomic.Int64 // Status.Prefetched
 	rate     rate
@@ -109,13 +112,14 @@ type readFailure struct {
 func (f *readFailure) fails() bool { return !f.since.IsZero() }
 
 const (
-	// A request that failed counts as a state of the lane if it has failed this often, or is repeated only after this time.
+	// A failed request becomes a state of the lane if it has failed this often, or is repeated only
+	// after this time.
 	failingAttempts = 2
 	failingWait     = 10 * time.Second
 )
 
-// ReadRetrying records that a request of the lane's Source has failed, for the attempt-th time, and is repeated after wait. The lane is
-// then Retrying until a page comes. It may be called at any time, from any goroutine.
+// ReadRetrying records that a request of the Source has failed for the attempt-th time and is
+// repeated after wait. The lane is then Retrying until a page comes. It is safe for concurrent use.
 func (l *Lane) ReadRetrying(err error, attempt int, wait time.Duration) {
 	text, action := l.explain(err)
 	l.status.readRetrying(readFailure{text: text, action: action}, attempt, wait)
@@ -153,9 +157,9 @@ func (t *tracker) snapshot() Status {
 	return s
 }
 
-// set changes the state. A lane that is at rest stays paused, whatever it meets.
+// set changes the state. An idle paused lane stays paused.
 func (t *tracker) set(state State, reason string) {
-	if t.resting && state != Stopped {
+	if t.idle && state != Stopped {
 		state = Paused
 	}
 	if t.s.State != state {
@@ -170,14 +174,15 @@ func (t *tracker) acquired() bool {
 	return t.everHeld
 }
 
-// holds: the lane has taken its position up.
+// holds records that the lane has acquired its lease.
 func (t *tracker) holds() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.everHeld = true
 }
 
-// at records the committed checkpoint. If its position is another one than before, no event is known to wait for it. t.mu is held.
+// at records the committed checkpoint. If its position has changed, no event is known to wait for
+// it. The caller holds t.mu.
 func (t *tracker) at(cp checkpoint.Checkpoint) {
 	switch {
 	case t.s.Checkpoint.Revision == 0:
@@ -195,7 +200,8 @@ func (t *tracker) at(cp checkpoint.Checkpoint) {
 // maxWaited bounds Checkpoint.WaitedSeconds as it is read: a hundred years.
 const maxWaited = 100 * 365 * 24 * 3600
 
-// waited returns for how many seconds events have waited while the position stayed, 0 if none waits.
+// waited returns for how many seconds events have waited while the position did not move; 0 if none
+// waits.
 func (t *tracker) waited() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -205,39 +211,39 @@ func (t *tracker) waited() uint64 {
 	return uint64(max(time.Since(t.s.Waiting)/time.Second, 1))
 }
 
-// waits records that an event waits to be committed. t.mu is held.
+// waits records that an event waits to be committed. The caller holds t.mu.
 func (t *tracker) waits() {
 	if t.s.Waiting.IsZero() {
 		t.s.Waiting = time.Now()
 	}
 }
 
-// claimed: the lane holds its position and starts to read from there.
+// claimed records that the lane holds the lease and starts to read from its position.
 func (t *tracker) claimed(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.at(cp)
 	t.rate.start(time.Now())
-	t.resting, t.refused, t.s.UnackedAt = false, false, time.Time{}
+	t.idle, t.refused, t.s.UnackedAt = false, false, time.Time{}
 	t.s.Read, t.unread = cp.Position, nil
 	t.reading = readFailure{}
 	t.set(Running, "")
 }
 
-// rests: the lane carries nothing, because it is paused or no more so.
-func (t *tracker) rests(paused bool) {
+// setIdle records whether the lane is idle because it is paused.
+func (t *tracker) setIdle(paused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.resting = paused; paused {
+	if t.idle = paused; paused {
 		t.set(Paused, t.s.Reason)
 	}
 }
 
-// pauses: the lane is paused and holds its position, which is at cp.
+// pauses records that the lane is paused and holds the lease, with the position at cp.
 func (t *tracker) pauses(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.resting = true
+	t.idle = true
 	t.at(cp)
 	t.s.Read, t.unread = cp.Position, nil
 	if t.s.AtTip { // whatever has come since then waits
@@ -246,7 +252,7 @@ func (t *tracker) pauses(cp checkpoint.Checkpoint) {
 	t.set(Paused, "")
 }
 
-// standsBy: another holder has the position, which is at cp.
+// standsBy records that another holder has the lease, with the position at cp.
 func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -263,7 +269,7 @@ func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
 	t.set(Standby, reason)
 }
 
-// polled: the API has answered.
+// polled records an answer of the API.
 func (t *tracker) polled(p *source.Page, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -284,14 +290,16 @@ func (t *tracker) committedSoFar() uint64 {
 	return t.s.Events
 }
 
-// reloaded records the checkpoint as it was found after a failure. The state stays: the failure is not over.
+// reloaded records the checkpoint that was found after a failure. The state does not change, since
+// the failure is not over.
 func (t *tracker) reloaded(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.at(cp)
 }
 
-// renewed records that the lease was renewed. If the bus still refuses events the lane goes on retrying.
+// renewed records that the lease was renewed. If the bus still refuses events, the lane stays
+// Retrying.
 func (t *tracker) renewed(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -301,7 +309,7 @@ func (t *tracker) renewed(cp checkpoint.Checkpoint) {
 	}
 }
 
-// committed records that the checkpoint is cp, and that so many more events are durable.
+// committed records that the checkpoint is cp, and how many more events are durable.
 func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -315,7 +323,7 @@ func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.set(Running, "")
 }
 
-// delivered: all of these pages are committed.
+// delivered records that all of these pages are committed.
 func (t *tracker) delivered(pages []source.Page) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -12,16 +12,16 @@ import (
 
 // Errors of Lane.Move.
 var (
-	// ErrNotHeld: the lane does not hold its position now, so that it cannot move it.
+	// ErrNotHeld means that the lane does not hold the lease now, so it cannot move the position.
 	ErrNotHeld = errors.New("the lane does not hold its position")
-	// ErrNotRunning: Run has not begun or has returned.
+	// ErrNotRunning means that Run has not begun or has returned.
 	ErrNotRunning = errors.New("the lane does not run")
 )
 
-// errSteered: a person asks for something; carrying ends so that it can be done.
+// errSteered ends carrying so that a request of an operator can be carried out.
 var errSteered = errors.New("steered")
 
-// steering is what persons ask of a running lane. The zero value is ready.
+// steering holds what operators ask of a running lane. The zero value is ready.
 type steering struct {
 	mu      sync.Mutex
 	running bool
@@ -31,7 +31,7 @@ type steering struct {
 	changed chan struct{} // closed and replaced whenever one of the above changes; nil until somebody waits
 }
 
-// move is a request to move the position. Whoever takes it from steering answers once.
+// move is a request to move the position. Whoever takes it from steering answers it once.
 type move struct {
 	to     checkpoint.Position
 	keep   func(context.Context, checkpoint.Checkpoint) error // may be nil
@@ -43,30 +43,34 @@ type moveResult struct {
 	err           error
 }
 
-// Pause makes the lane read nothing more, once the Append under way is committed. It keeps its position: where that is shared, a
-// standby does not take over. A lane that stands by, or has yet to take up its position, does not take it while it is paused. It may
-// be called at any time, from any goroutine, also before Run.
+// Pause makes the lane read nothing more once the Append in flight is committed. A paused lane
+// keeps its lease, so a standby does not take over. A lane that stands by, or has not acquired its
+// lease yet, does not acquire it while it is paused. Pause is safe for concurrent use, also before
+// Run.
 func (l *Lane) Pause() { l.steering.set(true) }
 
-// Resume ends a pause: the lane goes on from the position in force. Without one it does nothing.
+// Resume ends a pause: the lane continues from the current position. Without a pause it does
+// nothing.
 func (l *Lane) Resume() { l.steering.set(false) }
 
-// Paused reports whether the lane is to be paused; it may still be finishing an Append.
+// Paused reports whether the lane is to be paused. It may still be finishing an Append.
 func (l *Lane) Paused() bool { return l.steering.isPaused() }
 
-// KeepPlace makes Run end without a release: another lane of this process, with the same Holder and Follows, is to follow at once, and no
-// standby to come between.
-func (l *Lane) KeepPlace() {
+// KeepLease makes Run return without releasing the lease, so that the replacement lane, with the
+// same Holder and with Follows set, acquires it before any standby can.
+func (l *Lane) KeepLease() {
 	l.steering.mu.Lock()
 	defer l.steering.mu.Unlock()
 	l.steering.kept = true
 }
 
-// Move makes the lane go on from another position: once the Append under way is committed, it commits to in the place of the position
-// in force, by compare and swap, and reads from there. It returns the checkpoints before and after. It waits until the lane holds its
-// position, or ctx ends; then nothing has been moved and nothing will be, unless the error is that of the Append that was to move it.
-// A lane that another holder keeps standing by returns ErrNotHeld at once, one that is not within Run ErrNotRunning. keep, if not nil,
-// is given the checkpoint in force just before it is replaced, in the lane's goroutine; where it fails nothing is moved.
+// Move makes the lane continue from another position: once the Append in flight is committed, it
+// replaces the current position by to, by compare and swap, and reads from there. Move returns the
+// checkpoints before and after. It waits until the lane holds the lease or ctx ends. If ctx ends,
+// nothing has been moved and nothing will be, unless the error is that of the Append that moves the
+// position. It returns ErrNotHeld at once if another holder is active, and ErrNotRunning if the
+// lane does not run. keep, if not nil, is called with the current checkpoint just before that is
+// replaced, in the goroutine of the lane; if it fails, nothing is moved.
 func (l *Lane) Move(ctx context.Context, to checkpoint.Position, keep func(context.Context, checkpoint.Checkpoint) error) (before, after checkpoint.Checkpoint, err error) {
 	m := &move{to: to, keep: keep, answer: make(chan moveResult, 1)}
 	if !l.steering.ask(m) {
@@ -105,14 +109,14 @@ func (s *steering) keepsPlace() bool {
 	return s.kept
 }
 
-// asked reports whether there is something to do other than to carry.
+// asked reports whether there is something to do besides carrying.
 func (s *steering) asked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.paused || len(s.moves) > 0
 }
 
-// signal wakes whoever waits; s.mu is held.
+// signal wakes all waiters. The caller holds s.mu.
 func (s *steering) signal() {
 	if s.changed != nil {
 		close(s.changed)
@@ -120,7 +124,7 @@ func (s *steering) signal() {
 	}
 }
 
-// wait returns a channel that is closed at the next change. Whoever waits looks at the state after calling it.
+// wait returns a channel that is closed at the next change. Read the state after calling wait.
 func (s *steering) wait() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,7 +144,7 @@ func (s *steering) ask(m *move) bool {
 	return s.running
 }
 
-// withdraw takes back a move that nobody has taken on.
+// withdraw removes a move that has not been taken yet.
 func (s *steering) withdraw(m *move) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,7 +157,7 @@ func (s *steering) withdraw(m *move) bool {
 	return false
 }
 
-// next takes on the oldest move; nil where there is none.
+// next takes the oldest move, or nil if there is none.
 func (s *steering) next() *move {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,7 +169,7 @@ func (s *steering) next() *move {
 	return m
 }
 
-// begin and end bound Run. What is asked and not done when it ends is refused.
+// begin and end bound Run. What is asked for and not done at the end is refused.
 func (s *steering) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,8 +208,8 @@ func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	}
 }
 
-// steer does what is asked, from the position in force cp, and returns when the lane is to carry on: with the checkpoint in force
-// then. Within a pause it renews the position.
+// steer carries out what is asked, from the current checkpoint cp, and returns the current
+// checkpoint when the lane is to continue. During a pause it renews the lease.
 func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	alive := l.newRenewal()
 	for {
@@ -236,7 +240,7 @@ func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 	}
 }
 
-// await waits until something is asked, or a renewal is due.
+// await waits until something is asked for, or a renewal is due.
 func (l *Lane) await(ctx context.Context, changed <-chan struct{}, alive *renewal) error {
 	due := make(<-chan time.Time)
 	if d := alive.due(); d > 0 {
@@ -252,7 +256,8 @@ func (l *Lane) await(ctx context.Context, changed <-chan struct{}, alive *renewa
 	return ctx.Err()
 }
 
-// moveTo does m and answers it. The error ends what the lane does: after a failed Append the position in force must be read again.
+// moveTo carries out m and answers it. Its error ends what the lane does: after a failed Append the
+// current position must be read again.
 func (l *Lane) moveTo(ctx, work context.Context, cp checkpoint.Checkpoint, m *move) (checkpoint.Checkpoint, error) {
 	if m.keep != nil {
 		if err := m.keep(work, cp); err != nil {

@@ -22,8 +22,8 @@ func after(d time.Duration) {
 	synctest.Wait()
 }
 
-// TestAPausedLaneKeepsItsPlace: for an hour nothing is read and nothing published, the standby stays one, and then it goes on without
-// a gap and without a copy.
+// TestAPausedLaneKeepsItsPlace: for an hour nothing is read and nothing published, the standby
+// stays one, and then it goes on without a gap and without a copy.
 func TestAPausedLaneKeepsItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
@@ -189,7 +189,8 @@ func TestLagOfAPausedLane(t *testing.T) {
 	})
 }
 
-// TestSteeringLosesNothing pauses, resumes and stops at random, under failures of bus and store. watchedStore checks every commit.
+// TestSteeringLosesNothing pauses, resumes and stops at random, under failures of bus and store.
+// watchedStore checks every commit.
 func TestSteeringLosesNothing(t *testing.T) {
 	for seed := range uint64(100) {
 		synctest.Test(t, func(t *testing.T) {
@@ -274,7 +275,8 @@ func TestMove(t *testing.T) {
 	})
 }
 
-// TestAMoveThatIsGivenUpMovesNothing: the bus cannot be reached, so that the lane has not taken its position up.
+// TestAMoveThatIsGivenUpMovesNothing: the bus cannot be reached, so that the lane has not taken its
+// position up.
 func TestAMoveThatIsGivenUpMovesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &failingStore{Store: checkpoint.NewMemory(testIdentity)}
@@ -340,7 +342,8 @@ func (s *refusingStore) Commit(ctx context.Context, prev, next checkpoint.Checkp
 	return s.Store.Commit(ctx, prev, next)
 }
 
-// TestALaneThatKeepsItsPlaceIsFollowed by the next one of its process, and not by a standby that waits for just that.
+// TestALaneThatKeepsItsPlaceIsFollowed by the next one of its process, and not by a standby that
+// waits for just that.
 func TestALaneThatKeepsItsPlaceIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
@@ -350,7 +353,7 @@ func TestALaneThatKeepsItsPlaceIsFollowed(t *testing.T) {
 		after(time.Second)
 		stopB := run(t, b)
 		after(10 * time.Second)
-		a.KeepPlace()
+		a.KeepLease()
 		stopA()
 		after(takeover / 2)
 		next := twin("a", src, ledger)
@@ -364,7 +367,8 @@ func TestALaneThatKeepsItsPlaceIsFollowed(t *testing.T) {
 	})
 }
 
-// TestSteeringWhileTheLaneLooksIsSeenAtOnce: a pause ends after the lane has seen that it is paused, and before it waits.
+// TestSteeringWhileTheLaneLooksIsSeenAtOnce: a pause ends after the lane has seen that it is
+// paused, and before it waits.
 func TestSteeringWhileTheLaneLooksIsSeenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &hookedStore{Store: checkpoint.NewMemory(testIdentity)}
@@ -389,7 +393,8 @@ func (s *hookedStore) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return s.Store.Load(ctx)
 }
 
-// TestAKeptPlaceIsReleasedByALaneThatNeverTookItUp: the process ends between two lanes, and the standby need not wait for it to be silent.
+// TestAKeptPlaceIsReleasedByALaneThatNeverTookItUp: the process ends between two lanes, and the
+// standby need not wait for it to be silent.
 func TestAKeptPlaceIsReleasedByALaneThatNeverTookItUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
@@ -397,7 +402,7 @@ func TestAKeptPlaceIsReleasedByALaneThatNeverTookItUp(t *testing.T) {
 		a := twin("a", src, ledger)
 		stopA := run(t, a)
 		after(10 * time.Second)
-		a.KeepPlace()
+		a.KeepLease()
 		stopA()
 		cp, err := ledger.Load(t.Context())
 		require.NoError(t, err)

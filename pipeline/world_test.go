@@ -24,7 +24,8 @@ var testIdentity = checkpoint.Identity{Relay: "test", Lane: "lane", Endpoint: "h
 // sourceNow is the API's clock, whatever the local one says.
 var sourceNow = time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)
 
-// sequence is a source of n events, in pages of at most size; it then polls at the tip. It counts how often it was opened.
+// sequence is a source of n events, in pages of at most size; it then polls at the tip. It counts
+// how often it was opened.
 type sequence struct {
 	events []source.Event
 	size   int
@@ -120,7 +121,8 @@ func (r oneToOne) DeadLetter(e *source.Event, _, reason string, _, _ int) (sink.
 	return sink.Message{Topic: "dead", ID: e.ID, Body: []byte(reason), Position: e.Position()}, nil
 }
 
-// scriptedBus stores messages as rnd decides: all of a batch, or a prefix of which less is acknowledged. poison is refused for ever.
+// scriptedBus stores messages as rnd decides: all of a batch, or a prefix of which less is
+// acknowledged. poison is refused for ever.
 type scriptedBus struct {
 	rnd     *rand.Rand
 	failing float64
@@ -184,8 +186,8 @@ func (b *scriptedBus) prefix(events []source.Event) int {
 	return n
 }
 
-// watchedStore fails commits as rnd decides, before or after they took effect, and requires of every commit that took effect that
-// it neither passes what the bus has stored nor goes back.
+// watchedStore fails commits as rnd decides, before or after they took effect, and requires of
+// every commit that took effect that it neither passes what the bus has stored nor goes back.
 type watchedStore struct {
 	checkpoint.Store
 	t       *testing.T

@@ -11,7 +11,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// asyncAPI runs `relay types --asyncapi` with a configuration and returns the document, as text and read.
+// asyncAPI runs `relay types --asyncapi` with a configuration and returns the document, as text and
+// read.
 func asyncAPI(t *testing.T, file string) (string, map[string]any) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer

@@ -50,7 +50,8 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// shellWithCompletion is the environment of a shell that has relay's completion, and the text that loads it.
+// shellWithCompletion is the environment of a shell that has relay's completion, and the text that
+// loads it.
 func shellWithCompletion(t *testing.T, shell string) (load string, env []string) {
 	t.Helper()
 	code, load, stderr := do(t, "completion", shell)

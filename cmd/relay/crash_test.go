@@ -14,10 +14,12 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestCrashNATS kills relay with SIGKILL at random points while events flow into JetStream from a backlog that several readers read. It shows that no event is lost, that
-// the order stays the source's, that a crash repeats at most what one commit holds, and that the checkpoint is readable and never
-// goes back. The stream's duplicate window is as short as the server allows, so that copies are seen and not swallowed. It does
-// not show what a power failure does: the operating system survives here, and with it what was written and not yet synced.
+// TestCrashNATS kills relay with SIGKILL at random points while events flow into JetStream from a
+// backlog that several readers read. It shows that no event is lost, that the order stays the
+// source's, that a crash repeats at most what one commit holds, and that the checkpoint is readable
+// and never goes back. The stream's duplicate window is as short as the server allows, so that
+// copies are seen and not swallowed. It does not show what a power failure does: the operating
+// system survives here, and with it what was written and not yet synced.
 //
 // P7: 30 kills in at_least_once.
 func TestCrashNATS(t *testing.T) {
@@ -66,7 +68,8 @@ func TestCrashNATS(t *testing.T) {
 	t.Logf("%d kills, %d of them after several readers were at work on the backlog, %d events, 0 lost, %d copies", kills, readers, events, copies)
 }
 
-// backfills counts the relays that read the backlog with several readers: they ask by time, which the plain cursor does not.
+// backfills counts the relays that read the backlog with several readers: they ask by time, which
+// the plain cursor does not.
 type backfills int
 
 // look counts the relay that began then.
@@ -79,19 +82,21 @@ func (b *backfills) look(api *sourcetest.Server, began time.Time) {
 	}
 }
 
-// require is about any at all: how many there are is a matter of how fast the machine carries 50,000 events.
+// require is about any at all: how many there are is a matter of how fast the machine carries
+// 50,000 events.
 func (b *backfills) require(t *testing.T) {
 	t.Helper()
 	require.Positive(t, int(*b), "no relay was killed while it read with several readers")
 }
 
-// shortWindow makes the stream's duplicate window as short as the server allows, so that copies are seen and not swallowed.
+// shortWindow makes the stream's duplicate window as short as the server allows, so that copies are
+// seen and not swallowed.
 func shortWindow(config string) string {
 	return strings.Replace(config, "type: nats,", "type: nats, duplicate_window: 100ms,", 1)
 }
 
-// requireAllInOrder requires that the stream holds every event in the order of the source, and returns how many copies there are
-// beside the first ones.
+// requireAllInOrder requires that the stream holds every event in the order of the source, and
+// returns how many copies there are beside the first ones.
 func requireAllInOrder(t *testing.T, js jetstream.JetStream, want []string) (copies int) {
 	t.Helper()
 	seen := make(map[string]bool, len(want))
@@ -111,9 +116,10 @@ func requireAllInOrder(t *testing.T, js jetstream.JetStream, want []string) (cop
 	return copies
 }
 
-// TestCrashNATSExactlyOnce kills relay as TestCrashNATS does, with the position in the stream: then nothing is lost and nothing comes
-// twice, although the duplicate window is over long before a relay starts again. Each relay has a folder of its own, as a pod
-// without a volume has, so every start is a takeover.
+// TestCrashNATSExactlyOnce kills relay as TestCrashNATS does, with the position in the stream: then
+// nothing is lost and nothing comes twice, although the duplicate window is over long before a
+// relay starts again. Each relay has a folder of its own, as a pod without a volume has, so every
+// start is a takeover.
 //
 // P5: 30 kills on JetStream.
 func TestCrashNATSExactlyOnce(t *testing.T) {

@@ -10,7 +10,8 @@ import (
 	"workos-relay/internal/config"
 )
 
-// TestTheConfigurationOfTheUnitIsReadAsSystemdRunsIt: with the folders that systemd names in the environment.
+// TestTheConfigurationOfTheUnitIsReadAsSystemdRunsIt: with the folders that systemd names in the
+// environment.
 func TestTheConfigurationOfTheUnitIsReadAsSystemdRunsIt(t *testing.T) {
 	t.Parallel()
 	credentials, state := t.TempDir(), t.TempDir()

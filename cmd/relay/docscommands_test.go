@@ -91,7 +91,8 @@ type world struct {
 	replace []string // what the page says, and what is there instead
 }
 
-// docFixtures are the worlds that a page may ask for. In each `relay` is this program, and the folder is empty but for what is said.
+// docFixtures are the worlds that a page may ask for. In each `relay` is this program, and the
+// folder is empty but for what is said.
 var docFixtures = map[string]func(t *testing.T) *world{
 	"help":    func(*testing.T) *world { return &world{} },                  // nothing
 	"fake":    func(t *testing.T) *world { return fakeWorld(t, false, "") }, // config.yaml: an Events API with events of 2026-11-01 and a NATS server that has them; no relay runs

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestWorkOSEmulator carries what WorkOS's own emulator makes into JetStream. RELAY_TEST_WORKOS_CLI names the program `workos` of
-// the npm package of that name; .ci/workos-cli installs it.
+// TestWorkOSEmulator carries what WorkOS's own emulator makes into JetStream. RELAY_TEST_WORKOS_CLI
+// names the program `workos` of the npm package of that name; .ci/workos-cli installs it.
 func TestWorkOSEmulator(t *testing.T) {
 	t.Parallel()
 	cli := os.Getenv("RELAY_TEST_WORKOS_CLI")

@@ -32,7 +32,8 @@ type initCmd struct {
 	Address string `help:"Address of the bus: host:port of a broker, nats://host:port, or where the embedded server listens." placeholder:"ADDRESS"`
 }
 
-// Run writes a configuration, and for an embedded server a token, to new files that only their owner can read. It shows the token once.
+// Run writes a configuration, and for an embedded server a token, to new files that only their
+// owner can read. It shows the token once.
 func (c *initCmd) Run(env *environment) error {
 	path := env.cli.Config
 	if path == "" {
@@ -100,7 +101,8 @@ func (c *initCmd) write(env *environment, path, tokenFile string) error {
 	return writeNew(path, text)
 }
 
-// writeNew writes a file that only its owner can read. It neither replaces a file nor follows a link.
+// writeNew writes a file that only its owner can read. It neither replaces a file nor follows a
+// link.
 func writeNew(path, text string) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator names it
 	switch {

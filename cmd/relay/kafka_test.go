@@ -72,7 +72,8 @@ func (b *kafkaBus) offsets(ctx context.Context) (kadm.ListedOffsets, error) {
 	return b.admin.ListEndOffsets(ctx, names...)
 }
 
-// count returns how many messages are stored; where the cluster does not answer, what it said last stands.
+// count returns how many messages are stored; where the cluster does not answer, what it said last
+// stands.
 func (b *kafkaBus) count(last int) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -131,7 +132,8 @@ func (b *kafkaBus) read(t *testing.T) map[string][]*kgo.Record {
 
 func at(topic string, partition int32) string { return topic + "/" + strconv.Itoa(int(partition)) }
 
-// config is the configuration of one Kafka lane with a few topics, so that many events share a partition.
+// config is the configuration of one Kafka lane with a few topics, so that many events share a
+// partition.
 func (b *kafkaBus) config(delivery, apiURL, dir, create string) string {
 	return fmt.Sprintf(`
 id: %s
@@ -144,8 +146,8 @@ delivery: %s
 `, b.id, apiURL, testKey, strings.Join(b.brokers, ", "), b.prefix, create, dir, delivery)
 }
 
-// requireAll requires that every event is there, in the order of the source within each partition, and returns how many copies
-// there are beside the first ones.
+// requireAll requires that every event is there, in the order of the source within each partition,
+// and returns how many copies there are beside the first ones.
 func (b *kafkaBus) requireAll(t *testing.T, want []string) (copies int) {
 	t.Helper()
 	at := make(map[string]int, len(want))
@@ -181,8 +183,9 @@ func recordHeader(r *kgo.Record, key string) string {
 	return ""
 }
 
-// TestCrashKafka is TestCrashNATS for Kafka: order is that of each partition, and what a crash repeats is bounded by one commit. It
-// runs on a Kafka inside the process unless RELAY_TEST_KAFKA names a real one.
+// TestCrashKafka is TestCrashNATS for Kafka: order is that of each partition, and what a crash
+// repeats is bounded by one commit. It runs on a Kafka inside the process unless RELAY_TEST_KAFKA
+// names a real one.
 func TestCrashKafka(t *testing.T) {
 	t.Parallel()
 	const events, kills = 50_000, 30
@@ -215,8 +218,9 @@ func TestCrashKafka(t *testing.T) {
 	t.Logf("%d kills, %d of them after several readers were at work on the backlog, %d events, 0 lost, %d copies", kills, readers, events, copies)
 }
 
-// TestCrashKafkaExactlyOnce kills relay as TestCrashKafka does, with the position in the transaction of the events: a consumer that
-// reads committed sees every event once, in the order of the source within each partition.
+// TestCrashKafkaExactlyOnce kills relay as TestCrashKafka does, with the position in the
+// transaction of the events: a consumer that reads committed sees every event once, in the order of
+// the source within each partition.
 //
 // P5: 30 kills on Kafka.
 func TestCrashKafkaExactlyOnce(t *testing.T) {
@@ -272,8 +276,9 @@ func requireCommitted(t *testing.T, stderr *output, dir string, id checkpoint.Id
 	}, 2*patient, often, stderr)
 }
 
-// TestClusterCrashKafkaBrokers kills brokers of a real three-node Kafka with SIGKILL while events flow. Relay lives, so nothing may
-// be lost, and no retry may become a copy. It does not show the loss of two brokers at once.
+// TestClusterCrashKafkaBrokers kills brokers of a real three-node Kafka with SIGKILL while events
+// flow. Relay lives, so nothing may be lost, and no retry may become a copy. It does not show the
+// loss of two brokers at once.
 func TestClusterCrashKafkaBrokers(t *testing.T) {
 	cluster := os.Getenv("RELAY_TEST_KAFKA_CLUSTER")
 	if cluster == "" {

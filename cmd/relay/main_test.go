@@ -111,7 +111,8 @@ func writeConfig(t *testing.T, text string) string {
 	return path
 }
 
-// natsConfig is the configuration of one NATS lane that delivers at least once; more is appended to it.
+// natsConfig is the configuration of one NATS lane that delivers at least once; more is appended to
+// it.
 func natsConfig(apiURL, natsURL, dir, more string) string {
 	return natsConfigFor("at_least_once", apiURL, natsURL, dir, more)
 }
@@ -160,7 +161,8 @@ func start(t *testing.T, args ...string) *running {
 	return r
 }
 
-// noEnv is an empty environment, but that it keeps the memory of the test's own process from being limited to what relay needs.
+// noEnv is an empty environment, but that it keeps the memory of the test's own process from being
+// limited to what relay needs.
 func noEnv(name string) (string, bool) { return "off", name == "GOMEMLIMIT" }
 
 // wait returns the exit code.

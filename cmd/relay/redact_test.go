@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestWhatIsRedactedReachesNoBus follows marked values through a lane, a replay, a repair and a dead letter, and checks that verify knows
-// the redaction.
+// TestWhatIsRedactedReachesNoBus follows marked values through a lane, a replay, a repair and a
+// dead letter, and checks that verify knows the redaction.
 //
 // P11: on both buses, dead letters included.
 func TestWhatIsRedactedReachesNoBus(t *testing.T) {

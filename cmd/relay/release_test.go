@@ -13,7 +13,8 @@ import (
 	"workos-relay/internal/licenses"
 )
 
-// TestEveryWayToBuildAReleaseHasTheSameFlags: or what people build themselves would differ from what they were given.
+// TestEveryWayToBuildAReleaseHasTheSameFlags: or what people build themselves would differ from
+// what they were given.
 func TestEveryWayToBuildAReleaseHasTheSameFlags(t *testing.T) {
 	t.Parallel()
 	script, err := os.ReadFile("../../.ci/build")

@@ -48,8 +48,9 @@ func inOrder(t *testing.T, js jetstream.JetStream, stream string) []string {
 	return ids
 }
 
-// TestReloadUnderLoad: while events flow, one lane is changed again and again, another comes and goes, and what is wrong is refused. The
-// lane that did not change is the one that it was, and every lane has every event once and in order.
+// TestReloadUnderLoad: while events flow, one lane is changed again and again, another comes and
+// goes, and what is wrong is refused. The lane that did not change is the one that it was, and
+// every lane has every event once and in order.
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 3000, Seed: 1}))
@@ -225,7 +226,8 @@ func statusOf(t *testing.T, addr string) map[string]admin.LaneStatus {
 	return out
 }
 
-// TestReloadReadsSecretsAgain: the API key in a file, and the admin token in another. A pause outlives the reload.
+// TestReloadReadsSecretsAgain: the API key in a file, and the admin token in another. A pause
+// outlives the reload.
 func TestReloadReadsSecretsAgain(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))
@@ -313,8 +315,9 @@ func TestHangupReloads(t *testing.T) {
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
 }
 
-// TestALaneThatIsStartedAtTheEndIsStopped: its relay goes down, since every lane had stopped, and is reloaded before its admin server has
-// closed. Nothing runs on what is closed, and the position is left in order.
+// TestALaneThatIsStartedAtTheEndIsStopped: its relay goes down, since every lane had stopped, and
+// is reloaded before its admin server has closed. Nothing runs on what is closed, and the position
+// is left in order.
 func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 	t.Parallel()
 	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2026-01-01T00:00:00.004Z"}`,

@@ -47,8 +47,9 @@ func eventIDs(messages []*jetstream.RawStreamMsg) []string {
 	return ids
 }
 
-// calm lets relay wait so long for acknowledgements that a machine under load does not make it publish anything twice: what replay and
-// repair publish has no ids by which a bus would know a copy.
+// calm lets relay wait so long for acknowledgements that a machine under load does not make it
+// publish anything twice: what replay and repair publish has no ids by which a bus would know a
+// copy.
 func calm(config string) string {
 	return strings.Replace(config, "type: nats,", fmt.Sprintf("type: nats, ack_timeout: %v,", patient), 1)
 }

@@ -20,7 +20,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// odd are events whose bytes are easily lost: big integers, unicode escaped and not, unknown fields, white space, duplicate names.
+// odd are events whose bytes are easily lost: big integers, unicode escaped and not, unknown
+// fields, white space, duplicate names.
 var odd = []string{
 	`{"object":"event","id":"event_01J0000000000000000000000A","event":"user.created","data":{"object":"user","id":"user_1","n":12345678901234567890123,"f":1.0e+2},"created_at":"2026-01-01T00:00:00.001Z"}`,
 	`{"object":"event","id":"event_01J0000000000000000000000B","event":"user.created","data":{"name":"Zo\u00eb ☃ \ud83d\ude00 ` + "\u00e9" + `"},"created_at":"2026-01-01T00:00:00.002Z","context":{"client_id":null}}`,
@@ -72,7 +73,8 @@ func TestARestartGoesOnWhereItStopped(t *testing.T) {
 		if pages--; pages >= 0 || req.Query().Get("after") != "" {
 			continue
 		}
-		// Without a cursor it may only look whether the last event is still listed, at the instant of that event.
+		// Without a cursor it may only look whether the last event is still listed, at the instant
+		// of that event.
 		from, err := time.Parse(time.RFC3339, req.Query().Get("range_start"))
 		require.NoError(t, err, "the second run must not begin at the beginning: %s", req.RawQuery)
 		to, err := time.Parse(time.RFC3339, req.Query().Get("range_end"))
@@ -126,7 +128,8 @@ func get(addr, path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// TestStopsThatOnlyAPersonCanDecide: each ends with exit code 3, a sentence that says what to do, and nothing published.
+// TestStopsThatOnlyAPersonCanDecide: each ends with exit code 3, a sentence that says what to do,
+// and nothing published.
 //
 // P3: a checkpoint that is lost, corrupt or foreign.
 func TestStopsThatOnlyAPersonCanDecide(t *testing.T) {

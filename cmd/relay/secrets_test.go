@@ -30,11 +30,12 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// marked makes a secret that is recognised wherever it shows up. What follows the name must be escaped in a URL and in JSON.
+// marked makes a secret that is recognised wherever it shows up. What follows the name must be
+// escaped in a URL and in JSON.
 func marked(name string) string { return "MARK-" + name + `-s3cr3t%+/&="<` }
 
-// leaks returns the forms of the secrets that text shows: as they are, in JSON, in a URL, in hexadecimal, and in base64 wherever they
-// begin within the encoded text.
+// leaks returns the forms of the secrets that text shows: as they are, in JSON, in a URL, in
+// hexadecimal, and in base64 wherever they begin within the encoded text.
 func leaks(text string, secrets []string) []string {
 	var found []string
 	for _, s := range secrets {
@@ -66,7 +67,8 @@ func TestLeaksAreSeen(t *testing.T) {
 	require.Empty(t, leaks("MARK- s3cr3t", []string{s}))
 }
 
-// commandLines are what each command is run with; the configuration is added. TestNoCommandIsLeftOut compares them with the commands.
+// commandLines are what each command is run with; the configuration is added.
+// TestNoCommandIsLeftOut compares them with the commands.
 var commandLines = map[string][][]string{
 	"run":              {{}},
 	"demo":             {{"--events", "50"}},
@@ -98,7 +100,8 @@ func TestNoCommandIsLeftOut(t *testing.T) {
 	}
 }
 
-// TestNoSecretIsLeftOut: each secret that can be configured is in a case below, as itself or in a file.
+// TestNoSecretIsLeftOut: each secret that can be configured is in a case below, as itself or in a
+// file.
 func TestNoSecretIsLeftOut(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/configuration.md")

@@ -16,9 +16,9 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestTwinsNeverBothWrite runs two relays with the same configuration, in folders of their own, while events flow: one is stopped
-// with SIGSTOP, the other takes over, and the first, once it goes on, finds that it lost its place. At the end the stream holds
-// every event once.
+// TestTwinsNeverBothWrite runs two relays with the same configuration, in folders of their own,
+// while events flow: one is stopped with SIGSTOP, the other takes over, and the first, once it goes
+// on, finds that it lost its place. At the end the stream holds every event once.
 //
 // P6: on JetStream.
 func TestTwinsNeverBothWrite(t *testing.T) {
@@ -55,7 +55,8 @@ func TestTwinsNeverBothWrite(t *testing.T) {
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})), "copies")
 }
 
-// TestAPositionTakenFromTheStreamStopsRelay: with the position gone and events there, relay asks and publishes nothing.
+// TestAPositionTakenFromTheStreamStopsRelay: with the position gone and events there, relay asks
+// and publishes nothing.
 func TestAPositionTakenFromTheStreamStopsRelay(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
@@ -85,8 +86,8 @@ func TestAPositionTakenFromTheStreamStopsRelay(t *testing.T) {
 	require.Zero(t, requireAllInOrder(t, js, ids))
 }
 
-// TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew: altered, or of a relay that reads another organization, it stops relay, which
-// names the command that replaces it.
+// TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew: altered, or of a relay that reads another
+// organization, it stops relay, which names the command that replaces it.
 func TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 300, Seed: 1}))
@@ -137,8 +138,8 @@ func TestAPositionOnTheStreamThatCannotBeUsedIsSetAnew(t *testing.T) {
 	})
 }
 
-// TestTheModeOfDeliveryChangesOnlyByHand goes from at_least_once to exactly_once and back. Each time relay stops and names the
-// command, and with it goes on without a gap and without a copy.
+// TestTheModeOfDeliveryChangesOnlyByHand goes from at_least_once to exactly_once and back. Each
+// time relay stops and names the command, and with it goes on without a gap and without a copy.
 //
 // P8: on the built binary.
 func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {

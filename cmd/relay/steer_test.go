@@ -51,7 +51,8 @@ func live(t *testing.T, api *sourcetest.Server, n int) {
 	require.NoError(t, api.Live(t.Context(), sourcetest.LiveConfig{Rate: 100_000, Seed: uint64(api.Len()), Max: n}))
 }
 
-// pause pauses lanes and waits until they rest, for which the command itself waits only a while. It returns what that has printed.
+// pause pauses lanes and waits until they rest, for which the command itself waits only a while. It
+// returns what that has printed.
 func pause(t *testing.T, config string, names ...string) (stdout string) {
 	t.Helper()
 	var code int
@@ -293,7 +294,8 @@ func TestAStoppedLaneGoesOnWhereItIsTold(t *testing.T) {
 	require.Equal(t, exitDone, r.stop(t), "what it had stopped for is settled")
 }
 
-// TestALaneThatHasOnlyJustStoppedIsMoved: its status tells that it has stopped a moment before its goroutine has ended.
+// TestALaneThatHasOnlyJustStoppedIsMoved: its status tells that it has stopped a moment before its
+// goroutine has ended.
 func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
 	t.Parallel()
 	big := fmt.Sprintf(`{"object":"event","id":"event_01J0000000000000000000000D","event":"dsync.group.created","data":{"blob":%q},"created_at":"2020-01-01T00:00:00Z"}`,
@@ -337,7 +339,8 @@ func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
 	require.NoError(t, <-ended, "what it had stopped for is settled")
 }
 
-// TestAPausedRelayKeepsItsPlaceOnTheBus for longer than a standby waits for one that is silent, on each bus.
+// TestAPausedRelayKeepsItsPlaceOnTheBus for longer than a standby waits for one that is silent, on
+// each bus.
 func TestAPausedRelayKeepsItsPlaceOnTheBus(t *testing.T) {
 	t.Parallel()
 	const takeover = 10 * time.Second // within which a renewal comes through on any machine
@@ -391,7 +394,8 @@ func get200(addr string) bool {
 	return code == http.StatusOK
 }
 
-// TestAPauseOutlivesAStop: a lane that stops while it is paused, since its position has gone, is moved and does not run off.
+// TestAPauseOutlivesAStop: a lane that stops while it is paused, since its position has gone, is
+// moved and does not run off.
 func TestAPauseOutlivesAStop(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 50, Seed: 1}))
@@ -419,8 +423,8 @@ func TestAPauseOutlivesAStop(t *testing.T) {
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
 }
 
-// TestAReasonHidesSecrets: if a bus or an event repeats a secret, /readyz does not, even to a sender with the token. Without the token
-// it gives no reason at all.
+// TestAReasonHidesSecrets: if a bus or an event repeats a secret, /readyz does not, even to a
+// sender with the token. Without the token it gives no reason at all.
 func TestAReasonHidesSecrets(t *testing.T) {
 	t.Parallel()
 	const secret = "event_01J000000000000000000TOKEN" // as an event may be called

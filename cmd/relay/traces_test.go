@@ -155,7 +155,8 @@ func TestTraces(t *testing.T) {
 	}
 }
 
-// requireTree requires of the spans that they are whole, true, and lead from each message to the requests that brought it.
+// requireTree requires of the spans that they are whole, true, and lead from each message to the
+// requests that brought it.
 func requireTree(t *testing.T, to *spanCollector, got []traced, system string, stages []string) {
 	t.Helper()
 	to.mu.Lock()

@@ -31,8 +31,9 @@ func (b byPlace) place(t *testing.T, id string) string {
 	return ""
 }
 
-// filled is a bus on the same brokers with the records in topics of its own, each in the partition that it has here. Topics made anew
-// under the same names would be taken for the ones before by a broker that has not heard of it yet.
+// filled is a bus on the same brokers with the records in topics of its own, each in the partition
+// that it has here. Topics made anew under the same names would be taken for the ones before by a
+// broker that has not heard of it yet.
 func (b *kafkaBus) filled(t *testing.T, partitions int32, records byPlace) *kafkaBus {
 	t.Helper()
 	own := newKafkaBus(t, b.brokers)
@@ -155,7 +156,8 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 	}
 }
 
-// TestVerifyKafkaReadsOnlyWhatIsCommitted: records of a transaction that was aborted are none, whatever their headers say.
+// TestVerifyKafkaReadsOnlyWhatIsCommitted: records of a transaction that was aborted are none,
+// whatever their headers say.
 func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, spread(200, 32))
@@ -188,7 +190,8 @@ func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
 	require.Empty(t, found(&v))
 }
 
-// requireEnded waits until the brokers have written down how the last transactions ended: until then a reader sees nothing behind them.
+// requireEnded waits until the brokers have written down how the last transactions ended: until
+// then a reader sees nothing behind them.
 func requireEnded(t *testing.T, b *kafkaBus) {
 	t.Helper()
 	require.Eventually(t, func() bool {

@@ -45,7 +45,8 @@ func found(v *verdict) map[string][]string {
 	return out
 }
 
-// defects are ways to damage what a bus holds. Each is a list of messages, and of what must be found.
+// defects are ways to damage what a bus holds. Each is a list of messages, and of what must be
+// found.
 var defects = map[string]struct {
 	damage func(m []*nats.Msg) []*nats.Msg
 	want   func(ids []string) map[string][]string
@@ -180,8 +181,9 @@ func resend(stored []*jetstream.RawStreamMsg) []*nats.Msg {
 	return out
 }
 
-// fill makes the stream anew with the messages. Another one stays meanwhile: after the last stream of an account a server removes the
-// folder of the account in its own time, also from under a new one.
+// fill makes the stream anew with the messages. Another one stays meanwhile: after the last stream
+// of an account a server removes the folder of the account in its own time, also from under a new
+// one.
 func fill(t *testing.T, js jetstream.JetStream, messages []*nats.Msg) {
 	t.Helper()
 	_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "STAYS", Subjects: []string{"stays"}})
@@ -308,8 +310,9 @@ func TestVerifyOfAStdoutSink(t *testing.T) {
 	require.Contains(t, stderr, "keeps nothing")
 }
 
-// TestVerifyManyEventsInLittleMemory compares 300,000 events, about 300 MB on either side, in a process of its own with a limit for its
-// memory, and looks at the most that it ever had: no more than a hundredth of the events take, beside what buffers grow to.
+// TestVerifyManyEventsInLittleMemory compares 300,000 events, about 300 MB on either side, in a
+// process of its own with a limit for its memory, and looks at the most that it ever had: no more
+// than a hundredth of the events take, beside what buffers grow to.
 func TestVerifyManyEventsInLittleMemory(t *testing.T) {
 	t.Parallel()
 	const growth = 64 << 10 // KiB

@@ -11,8 +11,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestAWebhookWakesTheRelay: with an hour between polls, what a signed webhook tells of arrives at once. An unsigned one changes
-// nothing, and what the body says is never published.
+// TestAWebhookWakesTheRelay: with an hour between polls, what a signed webhook tells of arrives at
+// once. An unsigned one changes nothing, and what the body says is never published.
 func TestAWebhookWakesTheRelay(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 50, Seed: 1}))
@@ -44,7 +44,8 @@ func TestAWebhookWakesTheRelay(t *testing.T) {
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
 }
 
-// TestABacklogIsReadInParallelAndInOrder: uneven events over a month, many readers, and what arrives is the one order of the source.
+// TestABacklogIsReadInParallelAndInOrder: uneven events over a month, many readers, and what
+// arrives is the one order of the source.
 //
 // P16: on the built binary.
 func TestABacklogIsReadInParallelAndInOrder(t *testing.T) {

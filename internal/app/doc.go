@@ -19,9 +19,9 @@
 //
 // A lane is planned by NewLanes or by a reload, opened by open or join, and runs in the
 // [pipeline.Group] of the relay. A member is an opened lane with all its parts. It never changes: a
-// reload or a move makes a new member, which takes over the store, usually the bus, and the lease of
-// the old one. What a running lane does by itself (waiting for the lease, delivering, retrying, paused,
-// standing by) is the business of package pipeline.
+// reload or a move makes a new member, which takes over the store, usually the bus, and the lease
+// of the old one. What a running lane does by itself (waiting for the lease, delivering, retrying,
+// paused, standing by) is the business of package pipeline.
 //
 // # Who may change what
 //

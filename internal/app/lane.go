@@ -109,11 +109,12 @@ func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream
 type Ledger interface {
 	pipeline.Ledger
 	// Seize is like Load for an operator who has decided to replace the position, after Fence. A
-	// corrupt, foreign, lost or missing position is not an error. Commit accepts the result as prev,
-	// which it would refuse otherwise. If the position is corrupt, only its Revision is returned.
+	// corrupt, foreign, lost or missing position is not an error. Commit accepts the result as
+	// prev, which it would refuse otherwise. If the position is corrupt, only its Revision is
+	// returned.
 	Seize(ctx context.Context) (checkpoint.Checkpoint, error)
-	// Forget makes the ledger forget that it has seen a position, so that Prepare may create what is
-	// missing: an operator has decided to continue without it.
+	// Forget makes the ledger forget that it has seen a position, so that Prepare may create what
+	// is missing: an operator has decided to continue without it.
 	Forget()
 }
 

@@ -14,9 +14,9 @@ const (
 )
 
 // MemoryLimit returns the soft memory limit (GOMEMLIMIT) for this configuration, in bytes. A lane
-// that is not far behind needs much less. While a lane reads a backlog, the collector runs as often as
-// the limit needs. If a page is too large for the limit, the runtime exceeds it rather than spend more
-// than half of the processor on collecting.
+// that is not far behind needs much less. While a lane reads a backlog, the collector runs as often
+// as the limit needs. If a page is too large for the limit, the runtime exceeds it rather than
+// spend more than half of the processor on collecting.
 func MemoryLimit(cfg *config.Config) int64 {
 	limit := int64(memoryOfRelay)
 	for i := range cfg.Sinks {

@@ -379,7 +379,7 @@ func (r *Relay) restart(ctx context.Context, p planned, client *source.Client) {
 	}
 	defer leave()
 	old.restarting.Store(true)
-	old.run.KeepPlace()
+	old.run.KeepLease()
 	r.group.Stop(old.run)
 	b := old.bus
 	if p.bus != nil {

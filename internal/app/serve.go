@@ -26,8 +26,8 @@ type Options struct {
 	Applied func(*config.Config)
 	// Observe wraps the observer of each lane. It may be nil.
 	Observe func(pipeline.Observer) pipeline.Observer
-	// Started is called before the first lane runs. The function that it returns is called after the
-	// last lane has stopped. Started may be nil.
+	// Started is called before the first lane runs. The function that it returns is called after
+	// the last lane has stopped. Started may be nil.
 	Started func(*Relay) (stopped func())
 }
 

@@ -15,8 +15,8 @@ import (
 	"workos-relay/sink"
 )
 
-// TestSettingsKeeper follows a keeper through its life: it waits for the position, applies once, looks again while something differs,
-// and applies later what waits.
+// TestSettingsKeeper follows a keeper through its life: it waits for the position, applies once,
+// looks again while something differs, and applies later what waits.
 func TestSettingsKeeper(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

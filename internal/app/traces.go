@@ -19,8 +19,8 @@ import (
 // raise it.
 var TraceFlush = 3 * time.Second
 
-// startTraces returns where spans go, or nil if neither the configuration nor the environment names a
-// collector. hide removes secrets from a text. The variables of the environment are those of
+// startTraces returns where spans go, or nil if neither the configuration nor the environment names
+// a collector. hide removes secrets from a text. The variables of the environment are those of
 // https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
 func startTraces(ctx context.Context, cfg *config.Config, hide func(string) string, metrics *telemetry.Metrics, env func(string) (string, bool), log *zap.Logger) (*telemetry.Traces, error) {
 	t := cfg.Telemetry.Traces
