@@ -166,7 +166,9 @@ func mostMemory(lanes int) int { return lanes*(64+8)<<20 + (8+32+24)<<20 }
 
 // TestLargePagesKeepToTheMemory reads a backlog whose pages are small at first, so that all readers set out, and then nearly as large as a
 // response may be: as fast as it can, slowly from all readers at once, and compressed. The kernel's peak stays below what the manual says,
-// and reading goes on. P12.
+// and reading goes on.
+//
+// P12: pages, not the backlog alone.
 func TestLargePagesKeepToTheMemory(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
