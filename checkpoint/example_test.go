@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"os"
 	"time"
 
@@ -17,14 +16,14 @@ func Example() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "checkpoints")
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 
 	id := checkpoint.Identity{Relay: "workos", Lane: "nats", Endpoint: "https://api.workos.com", Destination: "nats stream WORKOS"}
 	store, err := checkpoint.OpenFile(dir, id)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer func() { _ = store.Close() }()
 
@@ -36,11 +35,11 @@ func Example() {
 		Holder:   store.Holder(), Generation: 1, Source: id, Mode: checkpoint.AtLeastOnce,
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	second, err := store.Commit(ctx, first, first.Moved(checkpoint.Position{EventID: "event_02"}, nil))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println("moved to:", second.Position)
 

@@ -69,7 +69,7 @@ func checkOwner(path string, info fs.FileInfo) error {
 		return err
 	}
 	shared := folder.Mode().Perm()&otherWrite != 0
-	if info.Mode().Perm()&otherWrite != 0 && !(shared && mountRoot(dir, folder)) {
+	if info.Mode().Perm()&otherWrite != 0 && (!shared || !mountRoot(dir, folder)) {
 		return operator.Require(fmt.Errorf("%s has mode %04o: every user of this machine can write to it", path, info.Mode().Perm()),
 			"see whether it is what relay wrote, then take that right away: chmod go-w "+path)
 	}

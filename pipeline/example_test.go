@@ -3,7 +3,6 @@ package pipeline_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"os"
 	"time"
 
@@ -27,12 +26,12 @@ func Example() {
 		[]byte(`{"object":"event","id":"event_02","event":"user.deleted","data":{"id":"user_1"},"created_at":"2026-01-01T12:00:01.000Z"}`),
 	)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	types := []string{"user.created", "user.deleted"}
 	routes, err := router.New(router.Config{})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	out := stdout.New(stdout.Config{}, os.Stdout)
 	id := checkpoint.Identity{Relay: "example", Lane: "stdout", Endpoint: api.URL(), Destination: out.Identity()}
@@ -59,7 +58,7 @@ func Example() {
 	}
 	cancel()
 	if err := <-done; err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println("committed up to", lane.Status().Checkpoint.EventID)
 	// Output:

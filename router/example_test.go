@@ -2,7 +2,6 @@ package router_test
 
 import (
 	"fmt"
-	"log"
 	"time"
 
 	"workos-relay/router"
@@ -17,7 +16,7 @@ func Example() {
 		Routes: []router.Route{{Events: []string{"dsync.user.*"}, Topic: "dsync.user", Key: "data.directory_id"}},
 	})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	for _, e := range []source.Event{
@@ -27,7 +26,7 @@ func Example() {
 		e.Raw = fmt.Appendf(nil, `{"object":"event","id":%q,"event":%q,"data":%s}`, e.ID, e.Event, e.Data)
 		messages, err := r.Route(&e)
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		for _, m := range messages {
 			fmt.Printf("%s, key %s\n", m.Topic, m.Key)

@@ -3,7 +3,6 @@ package source_test
 import (
 	"context"
 	"fmt"
-	"log"
 
 	"workos-relay/checkpoint"
 	"workos-relay/source"
@@ -20,7 +19,7 @@ func Example() {
 		[]byte(`{"object":"event","id":"event_02","event":"user.deleted","data":{"id":"user_1"},"created_at":"2026-01-01T12:00:01.000Z"}`),
 	)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	stream := &source.Stream{
 		Client: &source.Client{APIKey: sourcetest.DefaultAPIKey, HTTPClient: api.Client(), Endpoint: api.URL()},
@@ -30,7 +29,7 @@ func Example() {
 	defer cancel()
 	for page, err := range stream.Pages(ctx, checkpoint.Position{}) {
 		if err != nil {
-			log.Fatal(err) // final: what may pass is retried inside
+			panic(err) // final: what may pass is retried inside
 		}
 		for _, e := range page.Events {
 			fmt.Println(e.ID, e.Event)

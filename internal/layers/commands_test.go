@@ -16,7 +16,7 @@ import (
 )
 
 // aCommand is a text that names a command of relay.
-var aCommand = regexp.MustCompile("relay (asyncapi|check|checkpoint|completion|demo|pause|poll|reload|replay|resume|run|status|tail|types|verify)\\b")
+var aCommand = regexp.MustCompile(`relay (asyncapi|check|checkpoint|completion|demo|init|pause|poll|reload|replay|resume|run|status|tail|types|verify)\b`)
 
 // logged are texts of the log, which may name a command: they are no errors, and whoever uses the
 // packages in another program has a log of their own.
