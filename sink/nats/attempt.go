@@ -2,7 +2,6 @@ package nats
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -10,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -222,10 +222,10 @@ func (s *Sink) onAck(m *nats.Msg) {
 		a.stored(index, seq)
 		return
 	}
-	seq, err := s.parseAck(m)
+	ack, err := s.parseAck(m)
 	switch {
 	case err == nil:
-		a.stored(index, seq)
+		a.stored(index, ack.Seq)
 	case s.mayBeAnother(err):
 		a.refuse(index, err)
 	default:
@@ -268,6 +268,8 @@ func (s *Sink) plainAck(data []byte) (seq uint64, ok bool) {
 	}
 	for i, c := range rest {
 		switch {
+		case i == 0 && c == '0': // a number of JSON does not begin so
+			return 0, false
 		case c >= '0' && c <= '9' && i < 19:
 			seq = seq*10 + uint64(c-'0')
 		default:
@@ -277,28 +279,41 @@ func (s *Sink) plainAck(data []byte) (seq uint64, ok bool) {
 	return 0, false
 }
 
-func (s *Sink) parseAck(m *nats.Msg) (seq uint64, err error) {
+// ack is what a stream answers for a message that it has stored.
+type ack struct {
+	Stream string              `json:"stream"`
+	Seq    uint64              `json:"seq"`
+	Domain string              `json:"domain"`
+	Batch  string              `json:"batch"` // the id of an atomic batch, of which it acknowledges all
+	Count  int                 `json:"count"` // messages of that batch
+	Error  *jetstream.APIError `json:"error"`
+}
+
+// maxAck bounds an acknowledgement in bytes.
+const maxAck = 64 << 10
+
+// parseAck returns the acknowledgement of a message that the stream has stored. Anything else is an error: what is not exactly what a
+// server writes proves nothing. That includes names that stand twice or in another case.
+func (s *Sink) parseAck(m *nats.Msg) (ack, error) {
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-		return 0, nats.ErrNoResponders
+		return ack{}, nats.ErrNoResponders
 	}
-	var ack struct {
-		Stream string              `json:"stream"`
-		Seq    uint64              `json:"seq"`
-		Domain string              `json:"domain"`
-		Error  *jetstream.APIError `json:"error"`
+	if len(m.Data) > maxAck {
+		return ack{}, fmt.Errorf("the acknowledgement has %d bytes, more than %d", len(m.Data), maxAck)
 	}
-	if err := json.Unmarshal(m.Data, &ack); err != nil {
-		return 0, fmt.Errorf("the acknowledgement is not JSON: %w", err)
+	var a ack
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return ack{}, fmt.Errorf("the acknowledgement is not JSON: %w", err)
 	}
 	switch {
-	case ack.Error != nil:
-		return 0, ack.Error
-	case s.elsewhere(ack.Domain):
-		return 0, &wrongDomainError{ack.Domain}
-	case ack.Stream != s.cfg.Stream:
-		return 0, &wrongStreamError{ack.Stream}
-	case ack.Seq == 0:
-		return 0, errors.New("the acknowledgement has no sequence")
+	case a.Error != nil:
+		return ack{}, a.Error
+	case s.elsewhere(a.Domain):
+		return ack{}, &wrongDomainError{a.Domain}
+	case a.Stream != s.cfg.Stream:
+		return ack{}, &wrongStreamError{a.Stream}
+	case a.Seq == 0:
+		return ack{}, errors.New("the acknowledgement has no sequence")
 	}
-	return ack.Seq, nil
+	return a, nil
 }

@@ -189,6 +189,16 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// overWebsocket reports whether an address of url is that of a websocket.
+func (c Config) overWebsocket() bool {
+	for u := range strings.SplitSeq(c.URL, ",") {
+		if u = strings.ToLower(strings.TrimSpace(u)); strings.HasPrefix(u, "ws://") || strings.HasPrefix(u, "wss://") {
+			return true
+		}
+	}
+	return false
+}
+
 func (c Config) validateURL() error {
 	if c.URL == Embedded {
 		if c.TLS.InUse() {

@@ -25,6 +25,7 @@ const (
 	reconnectMax  = 5 * time.Second
 	statusLook    = 100 * time.Millisecond // how often a wait for the connection looks at the reason for its absence
 	ackSubPending = 2 * maxWindow          // acknowledgements waiting to be looked at; never reached, since the window bounds them
+	ackSubBytes   = 64 << 20               // bytes of them
 )
 
 var (
@@ -134,7 +135,7 @@ func (s *Sink) open() (*link, error) {
 	l := newLink()
 	credentials, identity := s.access.options()
 	l.identity = identity
-	opts := slices.Concat(s.options, credentials, []nats.Option{
+	opts := slices.Concat(s.options, s.cfg.bounded(), credentials, []nats.Option{
 		nats.ConnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { s.onDown(l, err) }),
@@ -152,7 +153,7 @@ func (s *Sink) open() (*link, error) {
 	l.inbox = nc.NewRespInbox()
 	sub, err := nc.Subscribe(l.inbox+".*.*", s.onAck)
 	if err == nil {
-		err = sub.SetPendingLimits(ackSubPending, -1)
+		err = sub.SetPendingLimits(ackSubPending, ackSubBytes)
 	}
 	if err == nil {
 		l.js, err = s.cfg.jetStream(nc)

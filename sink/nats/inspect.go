@@ -91,14 +91,20 @@ func (s *Sink) holdsOn(ctx context.Context, l *link, subject string) (bool, erro
 
 // stored is a message as STREAM.MSG.GET returns it.
 type stored struct {
-	Seq  uint64    `json:"seq"`
-	Data []byte    `json:"data"`
-	Time time.Time `json:"time"`
+	Subject string    `json:"subject"`
+	Seq     uint64    `json:"seq"`
+	Data    []byte    `json:"data"`
+	Time    time.Time `json:"time"`
 }
 
 // lastOn asks for the last message on subject; see storedMessage.
 func (s *Sink) lastOn(ctx context.Context, l *link, subject string) (stored, error) {
-	return s.storedMessage(ctx, l, fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, subject), fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
+	doing := fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, subject)
+	m, err := s.storedMessage(ctx, l, doing, fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
+	if err == nil && m.Subject != subject {
+		return stored{}, fmt.Errorf("%s: %w: a message on %.200q", doing, errImpossible, m.Subject)
+	}
+	return m, err
 }
 
 // storedFrom asks for the first message at or after a sequence; see storedMessage.
@@ -113,15 +119,31 @@ func (s *Sink) storedMessage(ctx context.Context, l *link, doing string, which [
 	if err != nil {
 		return stored{}, s.explainAPI(l, doing, err)
 	}
+	m, err := parseStored(msg.Data)
+	var refused *jetstream.APIError
+	switch {
+	case errors.As(err, &refused):
+		return stored{}, s.explainAPI(l, doing, refused)
+	case err != nil:
+		return stored{}, fmt.Errorf("%s: %w", doing, err)
+	default:
+		return m, nil
+	}
+}
+
+// parseStored reads the answer to a request for one message. The error is an *jetstream.APIError if the server refused it.
+func parseStored(data []byte) (stored, error) {
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message stored              `json:"message"`
 	}
-	switch err := json.Unmarshal(msg.Data, &answer); {
+	switch err := json.Unmarshal(data, &answer); {
 	case err != nil:
-		return stored{}, fmt.Errorf("%s: %w", doing, err)
+		return stored{}, err
 	case answer.Error != nil:
-		return stored{}, s.explainAPI(l, doing, answer.Error)
+		return stored{}, answer.Error
+	case answer.Message.Seq == 0:
+		return stored{}, fmt.Errorf("%w: an answer without a message", errImpossible)
 	default:
 		return answer.Message, nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"workos-relay/internal/operator"
 	"workos-relay/sink"
 )
 
@@ -76,7 +77,7 @@ func (c *commit) headersSize(index int) int {
 }
 
 // answered takes an answer of the server. It runs on the one goroutine of the inbox subscription.
-func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64, error), mayBeAnother func(error) bool) {
+func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (ack, error), mayBeAnother func(error) bool) {
 	switch {
 	case index > len(c.batch):
 		return
@@ -84,7 +85,10 @@ func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64,
 		c.note(func() { c.staged = max(c.staged, index+1) })
 		return
 	}
-	sequence, err := parse(m)
+	a, err := parse(m)
+	if err == nil && index == len(c.batch) {
+		err = c.proves(a)
+	}
 	switch {
 	case err != nil && mayBeAnother(err):
 		c.note(func() {
@@ -97,7 +101,23 @@ func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (uint64,
 	case index < len(c.batch):
 		c.fail(index, errNotAtomic)
 	default:
-		c.note(func() { c.staged, c.sequence = index+1, sequence })
+		c.note(func() { c.staged, c.sequence = index+1, a.Seq })
+	}
+}
+
+// errNotWhole: the server acknowledged the position, but not with the batch that it belongs to. It may have stored the position alone.
+var errNotWhole = operator.New("the server acknowledged the position without its batch of events",
+	"update every NATS server of the stream to one version, and look with `relay verify` for events that are missing")
+
+// proves returns an error unless an acknowledgement of the position proves that the whole batch is stored, behind the position before.
+func (c *commit) proves(a ack) error {
+	switch n := len(c.batch) + 1; {
+	case n > 1 && (a.Batch != c.id || a.Count != n):
+		return fmt.Errorf("%w: it names batch %.64q with %d messages, not %q with %d", errNotWhole, a.Batch, a.Count, c.id, n)
+	case a.Seq < c.expected || a.Seq-c.expected < uint64(n): //nolint:gosec // a length
+		return fmt.Errorf("the acknowledgement is wrong: sequence %d, with %d messages behind %d", a.Seq, n, c.expected)
+	default:
+		return nil
 	}
 }
 

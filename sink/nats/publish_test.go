@@ -441,7 +441,9 @@ func TestAckForms(t *testing.T) {
 			require.Equal(t, f.plain, plain, f.data)
 			if !plain {
 				var err error
-				seq, err = s.parseAck(&nats.Msg{Data: []byte(f.data)})
+				var a ack
+				a, err = s.parseAck(&nats.Msg{Data: []byte(f.data)})
+				seq = a.Seq
 				require.Equal(t, f.seq == 0, err != nil, "%s: %v", f.data, err)
 			}
 			require.Equal(t, f.seq, seq, f.data)

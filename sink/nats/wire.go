@@ -1,0 +1,149 @@
+package nats
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Bounds of what a server may send, in bytes. nats.go reserves what a line announces before it comes, and keeps a line until it ends.
+const (
+	maxInfo    = 1 << 20 // of the server's greeting, which lists a whole cluster
+	maxControl = 64 << 10
+	maxPayload = 64<<20 + 64<<10 // the largest message of any server, with its headers
+)
+
+// tlsRecord is the first byte of a TLS handshake. No line of the protocol begins with it.
+const tlsRecord = 0x16
+
+var errImpossible = errors.New("the server sends what no NATS server does")
+
+// boundedDialer makes connections on which a server cannot announce more than the bounds. It cannot look into TLS: there the server has
+// proved who it is.
+type boundedDialer struct{ dialer net.Dialer }
+
+// bounded returns the option for it, or none if a server is reached over a websocket, whose frames it does not know.
+func (c Config) bounded() []nats.Option {
+	if c.overWebsocket() {
+		return nil
+	}
+	return []nats.Option{nats.SetCustomDialer(&boundedDialer{net.Dialer{Timeout: dialTimeout, FallbackDelay: -time.Second}})}
+}
+
+// Dial implements nats.CustomDialer.
+func (d *boundedDialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := d.dialer.Dial(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &boundedConn{Conn: conn}, nil
+}
+
+// boundedConn reads like its connection until a bound is exceeded; then it fails.
+type boundedConn struct {
+	net.Conn
+	wire wireBounds // used by the one goroutine that reads
+}
+
+// Read implements net.Conn.
+func (c *boundedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if fault := c.wire.see(b[:n]); fault != nil {
+		_ = c.Close()
+		return 0, fault
+	}
+	return n, err
+}
+
+// wireBounds follows what a server sends as nats.go parses it, and no further than sizes need it.
+type wireBounds struct {
+	line    []byte // the line so far, if it began in an earlier piece
+	payload int    // bytes of a payload that are still to come
+	ending  bool   // the payload is complete, and all up to the next line feed belongs to it
+	blind   bool   // TLS has begun
+	fault   error  // of an earlier piece
+}
+
+// see returns an error if the next piece of what the server sends exceeds a bound.
+func (w *wireBounds) see(piece []byte) error {
+	for len(piece) > 0 && !w.blind && w.fault == nil {
+		switch {
+		case w.payload > 0:
+			n := min(w.payload, len(piece))
+			w.payload, piece = w.payload-n, piece[n:]
+			w.ending = w.payload == 0
+		case w.ending:
+			_, rest, found := bytes.Cut(piece, []byte("\n"))
+			w.ending, piece = !found, rest
+		case len(w.line) == 0 && piece[0] == tlsRecord:
+			w.blind = true
+		default:
+			piece = w.seeLine(piece)
+		}
+	}
+	return w.fault
+}
+
+// seeLine takes a line, or the part of it that is there, and returns what follows.
+func (w *wireBounds) seeLine(piece []byte) (rest []byte) {
+	part, rest, complete := bytes.Cut(piece, []byte("\n"))
+	limit := maxControl
+	if first := firstByte(w.line, part); first == 'I' || first == 'i' {
+		limit = maxInfo
+	}
+	if len(w.line)+len(part) > limit {
+		w.fault = fmt.Errorf("%w: a line of more than %d bytes", errImpossible, limit)
+		return nil
+	}
+	line := part
+	if len(w.line) > 0 || !complete {
+		w.line = append(w.line, part...)
+		line = w.line
+	}
+	if !complete {
+		return nil
+	}
+	w.payload, w.fault = announced(line)
+	w.ending = w.fault == nil && w.payload == 0 && isMessage(line)
+	if cap(w.line) > maxControl {
+		w.line = nil
+	}
+	w.line = w.line[:0]
+	return rest
+}
+
+func firstByte(a, b []byte) byte {
+	switch {
+	case len(a) > 0:
+		return a[0]
+	case len(b) > 0:
+		return b[0]
+	default:
+		return 0
+	}
+}
+
+// isMessage reports whether a payload follows the line.
+func isMessage(line []byte) bool {
+	return len(line) > 0 && (line[0] == 'M' || line[0] == 'm' || line[0] == 'H' || line[0] == 'h')
+}
+
+// announced returns the size of the payload that follows a line. A line that is no message has none, and one that nats.go refuses is left
+// to it.
+func announced(line []byte) (int, error) {
+	if !isMessage(line) {
+		return 0, nil
+	}
+	fields := bytes.Fields(line)
+	size := fields[len(fields)-1]
+	n, err := strconv.ParseUint(string(size), 10, 64)
+	if err != nil || n > maxPayload {
+		return 0, fmt.Errorf("%w: a message of %.20q bytes, more than %d or no number", errImpossible, size, maxPayload)
+	}
+	return int(n), nil //nolint:gosec // it is bounded
+}
