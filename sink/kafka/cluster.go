@@ -237,14 +237,22 @@ func (c *cluster) locate(ctx context.Context, topics []string, limitsSince time.
 	return l, nil
 }
 
-// describe returns the metadata of the topics.
+// describe returns the metadata of the topics, in their order. No partition in it has a negative number.
 func (c *cluster) describe(ctx context.Context, topics []string) (*metadata.Response, error) {
 	c.watch(topics)
 	res, err := c.roundTrip(ctx, &metadata.Request{TopicNames: append([]string{}, topics...)}) // nil would ask for every topic
 	if err != nil {
 		return nil, fmt.Errorf("asking the cluster for its topics: %w", err)
 	}
-	return res.(*metadata.Response), nil
+	answer := res.(*metadata.Response)
+	for _, t := range answer.Topics {
+		for _, p := range t.Partitions {
+			if p.PartitionIndex < 0 {
+				return nil, &errBadAnswer{key: protocol.Metadata, err: fmt.Errorf("topic %s has a partition numbered %d", t.Name, p.PartitionIndex)}
+			}
+		}
+	}
+	return answer, nil
 }
 
 func (c *cluster) readLimits(ctx context.Context, topics []string, since time.Time) (map[string]limit, error) {

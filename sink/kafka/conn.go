@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -8,15 +9,17 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
+	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// dial opens a connection to a broker for kafka-go's Transport, with TLS if it is configured. kafka-go would keep one TLS configuration
-// for good; here each connection takes the files as they are. It waits while the brokers throttle relay: a new connection must not be a
-// way around that.
+// dial opens a connection to a broker for kafka-go's Transport, with TLS if it is configured. kafka-go would keep one TLS
+// configuration for good; here each connection reads the files again. dial waits while the brokers throttle relay: a new connection
+// must not be a way around that.
 func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := c.awaitThrottle(ctx); err != nil {
 		return nil, err
@@ -25,28 +28,36 @@ func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 	if err != nil {
 		return nil, err
 	}
-	conn := &brokerConn{Conn: raw, raw: raw, cluster: c, address: address, closed: make(chan struct{})}
-	if c.tls == nil {
-		return conn, nil
+	conn := &brokerConn{
+		Conn: raw, raw: raw, cluster: c, address: address, closed: make(chan struct{}),
+		admission: time.Now().Add(c.requestTimeout),
 	}
-	config := c.tls.Config()
-	if config.ServerName == "" {
-		if config.ServerName, _, err = net.SplitHostPort(address); err != nil {
-			return nil, errors.Join(fmt.Errorf("the address %q of a broker is not host:port: %w", address, err), raw.Close())
+	if c.tls != nil {
+		config := c.tls.Config()
+		if config.ServerName == "" {
+			if config.ServerName, _, err = net.SplitHostPort(address); err != nil {
+				return nil, errors.Join(fmt.Errorf("the address %q of a broker is not host:port: %w", address, err), raw.Close())
+			}
 		}
+		secured := tls.Client(raw, config)
+		if err := secured.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, conn.explain(err)
+		}
+		conn.Conn = secured
 	}
-	secured := tls.Client(raw, config)
-	if err := secured.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		return nil, conn.explain(err)
-	}
-	conn.Conn = secured
+	conn.in = bufio.NewReader(conn.Conn)
 	return conn, nil
 }
 
-// brokerConn is a connection to a broker that looks at the frames which kafka-go sends and receives, one request after the other. It
-// learns what kafka-go does not tell: which requests the broker knows, whether it has ever answered, for how long it throttles relay,
-// and how large the request was on which it closed the connection.
+// brokerConn is a connection to a broker that follows the requests which kafka-go sends on it and their answers, one after the other.
+//
+// It stands between the broker and kafka-go's decoder: kafka-go gets an answer only when it is complete and checkAnswer finds nothing
+// wrong with it, never a byte behind it, and an *errBadAnswer in place of one that is wrong. Answers that decodedHere names pass through
+// once their size and their correlation id are checked. It takes memory as bytes come in, not as a size field claims.
+//
+// It learns what kafka-go does not tell: which requests the broker knows, whether it has ever answered, for how long it throttles
+// relay, and how large the request was on which it closed the connection.
 //
 // Write and Read are called by one goroutine. Close may be called by another.
 type brokerConn struct {
@@ -54,32 +65,35 @@ type brokerConn struct {
 	raw      net.Conn // the TCP connection
 	cluster  *cluster
 	address  string
+	in       *bufio.Reader // reads from Conn
 	once     sync.Once
 	closed   chan struct{}
 
-	mu       sync.Mutex
-	deadline time.Time
-	waiting  bool // a request is under way, and its answer is not complete
+	mu        sync.Mutex
+	admission time.Time // when the broker must have let relay in; zero once it has, or relay has given up waiting for that
+	deadline  time.Time
+	waiting   bool // a request is under way, and its answer is not complete
 
-	unsent  int // bytes of the request that are still to be written
-	request frame
-	answer  frame
+	sent    int32 // exchanges begun; kafka-go numbers its requests in the same way
+	unsent  int   // bytes of the request that are still to be written
+	request exchange
+	checked []byte // of the answer: what kafka-go may read
+	passing int    // bytes of the answer behind checked that kafka-go may read as they come
+	failed  error  // why nothing more is read
 }
 
-// frame is what is known of a request or of its answer.
-type frame struct {
-	head    []byte // the beginning, or all of an answer that is looked at
-	size    int    // with its size field; 0 until that is known
-	read    int
-	key     protocol.ApiKey
-	version int16
+// exchange is what is known of the request under way.
+type exchange struct {
+	size        int // with its size field; 0 for a token of SASL, which has no header
+	key         protocol.ApiKey
+	version     int16
+	correlation [4]byte
 }
 
 const (
 	frameSizeBytes = 4
 	requestHead    = frameSizeBytes + 8 // size, request key, version, correlation id
-	answerHead     = frameSizeBytes + 9 // size, correlation id, an empty list of tags, throttle time
-	largestList    = 64 << 10           // of an answer with the requests that a broker knows
+	answerHead     = 9                  // correlation id, an empty list of tags, throttle time
 )
 
 // errHungUp is an answer that never came, because the broker, or something before it, closed the connection.
@@ -95,6 +109,30 @@ func (e *errHungUp) Error() string {
 }
 func (e *errHungUp) Unwrap() error { return e.err }
 
+// errBadAnswer is an answer that relay does not read further: it is not one of Kafka's protocol, or not to the request, or it claims
+// what is not there, or takes more memory than relay gives it. It says nothing about whether the broker has carried out the request.
+type errBadAnswer struct {
+	address string // "" if it is not known here
+	key     protocol.ApiKey
+	token   bool // it answers a token of SASL
+	err     error
+}
+
+func (e *errBadAnswer) Error() string {
+	what := e.key.String()
+	if e.token {
+		what = "a SASL token"
+	}
+	if e.address == "" {
+		return fmt.Sprintf("the answer to %s is not valid: %v", what, e.err)
+	}
+	return fmt.Sprintf("the answer of %s to %s is not valid: %v", e.address, what, e.err)
+}
+func (e *errBadAnswer) Unwrap() error { return e.err }
+
+// errExpectsTLS is an alert of TLS in place of an answer.
+var errExpectsTLS = errors.New("it is an alert of TLS")
+
 // explain adds to an error of the connection what is known of it. kafka-go must not see a plain io.EOF, which it would replace.
 func (c *brokerConn) explain(err error) error {
 	if errors.Is(err, io.EOF) {
@@ -104,6 +142,11 @@ func (c *brokerConn) explain(err error) error {
 		return err
 	}
 	return &errHungUp{address: c.address, request: c.request.size, answered: c.cluster.hasAnswered(c.address), err: err}
+}
+
+// bad returns the error of an answer to the request under way.
+func (c *brokerConn) bad(err error) error {
+	return &errBadAnswer{address: c.address, key: c.request.key, token: c.request.size == 0, err: err}
 }
 
 // Write implements net.Conn. Before the first byte of a request for metadata it waits for as long as the brokers throttle relay, which
@@ -125,16 +168,31 @@ func (c *brokerConn) Write(b []byte) (int, error) {
 
 // begin notes the request that begins with b.
 func (c *brokerConn) begin(b []byte) {
-	c.request, c.answer = frame{}, frame{}
-	if len(b) < requestHead {
-		return // a token of SASL, which has no header
+	c.sent++
+	c.request, c.checked, c.passing = exchange{}, nil, 0
+	if !c.isRequest(b) {
+		c.unsent = len(b)
+		return // a token of SASL
 	}
 	c.request.size = frameSizeBytes + int(binary.BigEndian.Uint32(b))
 	c.request.key = protocol.ApiKey(binary.BigEndian.Uint16(b[4:])) //nolint:gosec // its bits
 	c.request.version = int16(binary.BigEndian.Uint16(b[6:]))       //nolint:gosec // its bits
-	c.request.head = append(c.request.head, b[:requestHead]...)
+	c.request.correlation = [4]byte(b[8:requestHead])
 	c.unsent = c.request.size
 	c.setWaiting(true)
+	if !unauthenticated(c.request.key) {
+		c.admitted()
+	}
+}
+
+// isRequest reports whether b begins with the header of a request. Brokers older than Kafka 1.0 take the tokens of SASL without one.
+// Requests are told from tokens by their correlation id, which kafka-go counts up from 1 on each connection.
+func (c *brokerConn) isRequest(b []byte) bool {
+	if len(b) < requestHead {
+		return false
+	}
+	id := int32(binary.BigEndian.Uint32(b[8:])) //nolint:gosec // its bits
+	return id == c.sent || id == ownCorrelation
 }
 
 func (c *brokerConn) setWaiting(is bool) {
@@ -145,7 +203,7 @@ func (c *brokerConn) setWaiting(is bool) {
 
 // awaitThrottle waits before a request that kafka-go sends by itself; the others have waited.
 func (c *brokerConn) awaitThrottle() error {
-	if c.request.key != protocol.Metadata {
+	if c.request.size == 0 || c.request.key != protocol.Metadata {
 		return nil
 	}
 	wait := c.cluster.throttled(requestQuota)
@@ -168,64 +226,144 @@ func (c *brokerConn) awaitThrottle() error {
 	return c.SetDeadline(d.Add(wait))
 }
 
-// SetDeadline implements net.Conn.
+// RemoteAddr implements net.Conn: the address as brokers or the cluster gave it, with its name.
+func (c *brokerConn) RemoteAddr() net.Addr { return kafkago.TCP(c.address) }
+
+// SetDeadline implements net.Conn. Until the broker has let relay in, there is always a deadline: kafka-go sets none for SASL, and a
+// broker that says nothing there would keep the connection and its goroutine for good.
 func (c *brokerConn) SetDeadline(t time.Time) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.deadline = t
-	c.mu.Unlock()
+	if t.IsZero() {
+		t = c.admission
+	}
 	return c.Conn.SetDeadline(t)
+}
+
+// admitted ends the time in which the broker must let relay in.
+func (c *brokerConn) admitted() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.admission.IsZero() {
+		return
+	}
+	c.admission = time.Time{}
+	_ = c.Conn.SetDeadline(c.deadline) // fails only if it is closed, which the next write says
 }
 
 // Read implements net.Conn.
 func (c *brokerConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.look(b[:n])
+	if c.failed == nil && len(c.checked) == 0 && c.passing == 0 {
+		c.failed = c.receive()
+	}
+	if c.failed != nil {
+		return 0, c.failed
+	}
+	if len(c.checked) > 0 {
+		n := copy(b, c.checked)
+		if c.checked = c.checked[n:]; len(c.checked) == 0 {
+			c.checked = nil
+		}
+		return n, nil
+	}
+	n, err := c.in.Read(b[:min(len(b), c.passing)])
+	if c.passing -= n; c.passing == 0 {
+		c.setWaiting(false)
+	}
 	if err != nil {
-		return n, c.explain(err)
+		c.failed = c.explain(err)
 	}
-	return n, nil
+	return n, c.failed
 }
 
-// look follows the answer to the request under way, of which b is the next piece.
-func (c *brokerConn) look(b []byte) {
-	a := &c.answer
-	if c.request.head == nil || len(b) == 0 {
-		return
+// receive reads the answer to the request under way, or as much of it as is checked before it passes, and makes it ready for Read.
+func (c *brokerConn) receive() error {
+	var head [frameSizeBytes]byte
+	if _, err := io.ReadFull(c.in, head[:]); err != nil {
+		return c.explain(err)
 	}
-	want := answerHead
-	if c.request.key == protocol.ApiVersions {
-		want = largestList
+	size, limit := int(int32(binary.BigEndian.Uint32(head[:]))), largestSmallAnswer //nolint:gosec // its bits
+	if c.request.size > 0 {
+		limit = sizeLimit(c.request.key)
 	}
-	a.read += len(b)
-	if room := want - len(a.head); room > 0 {
-		a.head = append(a.head, b[:min(room, len(b))]...)
+	switch {
+	case size >= 0 && size <= limit:
+	case looksLikeTLS(head):
+		return c.bad(errExpectsTLS)
+	default:
+		return c.bad(fmt.Errorf("its size is given as %d bytes (it begins with %q), and relay takes up to %d", size, head, limit))
 	}
-	if len(a.head) < frameSizeBytes+4 {
-		return
+	now := size // what is read before anything passes
+	if c.request.size > 0 && decodedHere(c.request.key, c.request.version) {
+		now = min(size, answerHead)
 	}
-	a.size = frameSizeBytes + int(binary.BigEndian.Uint32(a.head))
-	if a.read < a.size {
-		return
+	answer, err := c.readAnswer(head[:], now)
+	if err != nil {
+		return err
 	}
-	if [4]byte(a.head[4:8]) == [4]byte(c.request.head[8:12]) { // the correlation id: this is Kafka's protocol
-		c.answered()
+	if c.request.size > 0 {
+		if err := c.inspect(answer[frameSizeBytes:]); err != nil {
+			return c.bad(err)
+		}
 	}
-	c.request.head = nil
-	c.setWaiting(false)
+	c.checked, c.passing = answer, size-now
+	if c.passing == 0 {
+		c.setWaiting(false)
+	}
+	return nil
 }
 
-// answered notes a complete answer.
-func (c *brokerConn) answered() {
+// readAnswer returns head and the n bytes behind it. Its memory grows with what the broker sends.
+func (c *brokerConn) readAnswer(head []byte, n int) ([]byte, error) {
+	const step = 64 << 10
+	answer := append(make([]byte, 0, len(head)+min(n, step)), head...)
+	for n > 0 {
+		piece := min(n, step)
+		at := len(answer)
+		answer = slices.Grow(answer, piece)[:at+piece]
+		if _, err := io.ReadFull(c.in, answer[at:]); err != nil {
+			return nil, c.explain(err)
+		}
+		n -= piece
+	}
+	return answer, nil
+}
+
+// inspect returns what is wrong with an answer, or with its head if the rest of it is to pass.
+func (c *brokerConn) inspect(answer []byte) error {
+	if len(answer) < 4 {
+		return fmt.Errorf("it has %d bytes, too few for any", len(answer))
+	}
+	if got := [4]byte(answer); got != c.request.correlation {
+		return fmt.Errorf("it answers another request (correlation id %x in place of %x)", got, c.request.correlation)
+	}
+	if !decodedHere(c.request.key, c.request.version) {
+		if err := checkAnswer(c.request.key, c.request.version, answer); err != nil {
+			return err
+		}
+	}
+	c.note(answer[4:])
+	return nil
+}
+
+// note learns from the body of an answer, or from its beginning.
+func (c *brokerConn) note(body []byte) {
 	if !unauthenticated(c.request.key) {
 		c.cluster.noteAnswer(c.address)
 	}
-	body := c.answer.head[8:]
 	if c.request.key == protocol.ApiVersions && c.request.version == 0 {
 		c.cluster.noteRequests(body)
 	}
 	if d := throttleTime(c.request.key, c.request.version, body); d > 0 {
 		c.cluster.throttleQuota(quotaOf(c.request.key), d)
 	}
+}
+
+// looksLikeTLS reports whether an answer begins with an alert of TLS, which a listener for TLS sends to a client that begins without.
+func looksLikeTLS(head [frameSizeBytes]byte) bool {
+	const alert, major = 0x15, 0x03
+	return head[0] == alert && head[1] == major
 }
 
 // unauthenticated reports whether a listener that expects SASL answers the request before that is done.

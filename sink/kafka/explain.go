@@ -49,6 +49,7 @@ func (s *Sink) hint(err error) string {
 		op        *net.OpError
 		route     *rawproduce.Error
 		throttled *errThrottled
+		bad       *errBadAnswer
 	)
 	switch {
 	case errors.As(err, &throttled), isNoRequest(err):
@@ -59,8 +60,12 @@ func (s *Sink) hint(err error) string {
 		return s.dialHint(op)
 	case errors.Is(err, kafkago.ClusterAuthorizationFailed):
 		return "the brokers do not let relay do this; grant it by " + s.clusterACL("IdempotentWrite")
-	case hungUp(err) && strings.Contains(err.Error(), "expecting TLS"): // kafka-go recognises the answer, and has no error of its own for it
+	case errors.Is(err, errExpectsTLS):
 		return "the listener expects TLS; enable tls, or use the port of a plain listener"
+	case errors.As(err, &bad) && bad.address != "":
+		return fmt.Sprintf("kafka broker %s sends what relay cannot read; check that a listener of Kafka has this address, and what lies between it and relay", bad.address)
+	case errors.As(err, &bad):
+		return "a kafka broker sends what relay cannot read; check that listeners of Kafka have the addresses in brokers, and what lies between them and relay"
 	case hungUp(err):
 		return s.hangUpHint(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

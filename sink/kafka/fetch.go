@@ -1,10 +1,12 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -23,10 +25,17 @@ const (
 	readCommitted   int8 = 1
 )
 
+// fetched is what a broker sends of one partition.
+type fetched struct {
+	broker  string                      // its address
+	aborted []fetch.ResponseTransaction // by first offset
+	records []byte                      // a record set, for walk
+}
+
 // fetch reads from the leader of a partition, beginning at or before offset, which must lie before the partition's end.
-func (s *Sink) fetch(ctx context.Context, p partitionID, isolation int8, offset int64) (*fetch.ResponsePartition, error) {
+func (s *Sink) fetch(ctx context.Context, p partitionID, isolation int8, offset int64) (*fetched, error) {
 	s.cluster.watch([]string{p.topic})
-	req := &fetch.Request{
+	req := fetch.Request{
 		ReplicaID: -1, MaxWaitTime: fetchWait, MinBytes: 1, MaxBytes: fetchBytes, IsolationLevel: isolation,
 		SessionID: 0, SessionEpoch: -1, // no session: https://kafka.apache.org/protocol, KIP-227
 		Topics: []fetch.RequestTopic{{Topic: p.topic, Partitions: []fetch.RequestPartition{{
@@ -37,89 +46,136 @@ func (s *Sink) fetch(ctx context.Context, p partitionID, isolation int8, offset 
 	if err != nil {
 		return nil, err
 	}
-	if r.ErrorCode != 0 {
-		return nil, kafkago.Error(r.ErrorCode)
+	if r.code != 0 {
+		return nil, kafkago.Error(r.code)
 	}
-	if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
+	if len(r.partitions) != 1 || r.partitions[0].partitionID != p {
 		return nil, errors.New("the broker's answer leaves the partition out")
 	}
-	answer := &r.Topics[0].Partitions[0]
-	if answer.ErrorCode != 0 {
-		return nil, kafkago.Error(answer.ErrorCode)
+	answer := &r.partitions[0]
+	if answer.code != 0 {
+		return nil, kafkago.Error(answer.code)
 	}
-	if answer.RecordSet.Records == nil { // a leader that was only just elected may not know yet how far the partition goes
+	if len(answer.records) == 0 { // a leader that was only just elected may not know yet how far the partition goes
 		return nil, fmt.Errorf("the broker sends nothing, although the partition goes on there: %w", kafkago.OffsetNotAvailable)
 	}
-	return answer, nil
+	return &answer.fetched, nil
 }
 
 // throttledTries is how often a fetch is sent again because the broker throttles relay.
 const throttledTries = 10
 
 // fetchAll sends a fetch until its answer has records: a broker that throttles relay sends none.
-func (s *Sink) fetchAll(ctx context.Context, req *fetch.Request) (*fetch.Response, error) {
+func (s *Sink) fetchAll(ctx context.Context, req fetch.Request) (*fetchAnswer, error) {
 	for try := 1; ; try++ {
-		res, err := s.cluster.roundTrip(ctx, req)
+		res, err := s.cluster.roundTrip(ctx, &fetchRequest{Request: req, clientID: s.cluster.clientID})
 		if err != nil {
 			return nil, err
 		}
-		r := res.(*fetch.Response)
-		if len(r.Topics) > 0 || r.ThrottleTimeMs <= 0 || r.ErrorCode != 0 {
+		r := res.(*fetchAnswer)
+		if len(r.partitions) > 0 || r.throttle <= 0 || r.code != 0 {
 			return r, nil
 		}
 		if try == throttledTries {
-			return nil, &errThrottled{time.Duration(r.ThrottleTimeMs) * time.Millisecond}
+			return nil, &errThrottled{r.throttle}
 		}
 	}
 }
 
-// entry is a record, and what its record batch says of it. It is valid until the function returns that it is given to.
-type entry struct {
-	*protocol.Record
-	producer      int64 // id; -1 where there is none
-	transactional bool
-	control       bool // it ends the transaction of producer, and is no message
+const (
+	leastFetchVersion = 4 // the first one that knows transactions
+	mostFetchVersion  = 11
+)
+
+// fetchRequest is kafka-go's fetch.Request with an answer that this package reads.
+type fetchRequest struct {
+	fetch.Request
+	clientID string
+	version  int16
 }
 
-// walk calls fn for each record of an answer of fetch from an offset on, and returns the offset to go on from. That is at least one more:
-// compaction leaves record batches without a record.
-func walk(answer *fetch.ResponsePartition, from int64, fn func(entry) error) (next int64, err error) {
-	next = from
-	stream, _ := answer.RecordSet.Records.(*protocol.RecordStream)
-	if stream == nil {
-		return next, fmt.Errorf("a record batch of unknown kind %T", answer.RecordSet.Records)
-	}
-	for _, batch := range stream.Records {
-		e := entry{producer: -1}
-		base := int64(-1)
-		switch b := batch.(type) {
-		case *protocol.ControlBatch:
-			e.control, e.producer, base = true, b.ProducerID, b.BaseOffset
-		case *protocol.RecordBatch:
-			e.transactional, e.producer, base = b.Attributes.Transactional(), b.ProducerID, b.BaseOffset
-		}
-		for {
-			if e.Record, err = batch.ReadRecord(); errors.Is(err, io.EOF) {
-				break
-			}
-			if err == nil && e.Offset >= next {
-				err = fn(e)
-			}
-			if err != nil {
-				return next, err
-			}
-			closeBytes(e.Record)
-			next = max(next, e.Offset+1)
-		}
-		next = max(next, base+1)
-	}
-	return max(next, from+1), nil
+var (
+	_ protocol.BrokerMessage = (*fetchRequest)(nil)
+	_ protocol.RawExchanger  = (*fetchRequest)(nil)
+)
+
+// Required implements protocol.RawExchanger.
+func (r *fetchRequest) Required(versions map[protocol.ApiKey]int16) bool {
+	r.version = versions[protocol.Fetch] // the newest that kafka-go and the broker know
+	return true
 }
 
-func closeBytes(r *protocol.Record) {
-	for _, b := range []protocol.Bytes{r.Key, r.Value} {
-		if b != nil {
-			_ = b.Close() // only gives memory back
-		}
+// RawExchange implements protocol.RawExchanger.
+func (r *fetchRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
+	if r.version < leastFetchVersion || r.version > mostFetchVersion {
+		return nil, fmt.Errorf("the broker knows the request Fetch in version %d, and relay needs one of %d to %d", r.version, leastFetchVersion, mostFetchVersion)
 	}
+	if err := protocol.WriteRequest(rw, r.version, ownCorrelation, r.clientID, &r.Request); err != nil {
+		return nil, err
+	}
+	answer, err := readOwnAnswer(rw, largestFetch, fetchBytes+64<<10)
+	if err != nil {
+		return nil, err
+	}
+	a := &fetchAnswer{}
+	if err := a.decode(&wireReader{data: answer}, r.version); err != nil {
+		return nil, badAnswer(rw, protocol.Fetch, err)
+	}
+	for i := range a.partitions {
+		a.partitions[i].broker = nameOf(rw)
+	}
+	return a, nil
+}
+
+// fetchAnswer is the answer to a fetchRequest.
+type fetchAnswer struct {
+	throttle   time.Duration
+	code       int16
+	partitions []fetchedPartition
+}
+
+type fetchedPartition struct {
+	partitionID
+	fetched
+	code int16
+}
+
+// ApiKey implements protocol.Message.
+func (*fetchAnswer) ApiKey() protocol.ApiKey { return protocol.Fetch } //nolint:revive // kafka-go's name
+
+// decode reads an answer of the versions 4 to 11: https://kafka.apache.org/protocol
+func (a *fetchAnswer) decode(d *wireReader, version int16) error {
+	a.throttle = time.Duration(d.int32()) * time.Millisecond
+	if version >= 7 {
+		a.code = d.int16()
+		d.int32() // session
+	}
+	d.array(func() {
+		topic := d.string()
+		d.array(func() {
+			p := fetchedPartition{partitionID: partitionID{topic, d.int32()}, code: d.int16()}
+			d.int64() // high watermark
+			d.int64() // last stable offset
+			if version >= 5 {
+				d.int64() // start of the log
+			}
+			d.array(func() {
+				p.aborted = append(p.aborted, fetch.ResponseTransaction{ProducerID: d.int64(), FirstOffset: d.int64()})
+			})
+			if version >= 11 {
+				d.int32() // preferred replica
+			}
+			p.records = d.bytes()
+			if len(a.partitions) > 0 { // relay asks for one
+				d.fail()
+				return
+			}
+			slices.SortFunc(p.aborted, func(a, b fetch.ResponseTransaction) int { return cmp.Compare(a.FirstOffset, b.FirstOffset) })
+			a.partitions = append(a.partitions, p)
+		})
+	})
+	if d.short {
+		return errors.New("it is cut short, or claims what is not there")
+	}
+	return nil
 }

@@ -1,11 +1,10 @@
 package kafka
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 
-	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/fetch"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -16,32 +15,34 @@ import (
 // TestWalk goes through what compaction may leave: batches that lack records, at either end or altogether.
 func TestWalk(t *testing.T) {
 	t.Parallel()
-	batch := func(base int64, offsets ...int64) protocol.RecordReader {
-		var records []protocol.Record
+	batch := func(base int64, offsets ...int64) []byte {
+		var records []kmsg.Record
+		last := base
 		for _, o := range offsets {
-			records = append(records, protocol.Record{Offset: o})
+			records = append(records, kmsg.Record{OffsetDelta: int32(o - base)})
+			last = o
 		}
-		return &protocol.RecordBatch{BaseOffset: base, Records: protocol.NewRecordReader(records...)}
+		return encodedBatch(batchHeader{base: base, lastDelta: int32(last - base)}, records...)
 	}
 	for name, tt := range map[string]struct {
-		batches []protocol.RecordReader
+		batches [][]byte
 		from    int64
 		seen    []int64
 		next    int64
 	}{
-		"whole":                      {[]protocol.RecordReader{batch(4, 4, 5), batch(6, 6)}, 4, []int64{4, 5, 6}, 7},
-		"begun before":               {[]protocol.RecordReader{batch(4, 4, 5, 6)}, 5, []int64{5, 6}, 7},
-		"gaps":                       {[]protocol.RecordReader{batch(4, 6), batch(9, 11)}, 4, []int64{6, 11}, 12},
-		"the asked for is gone":      {[]protocol.RecordReader{batch(4, 4, 5)}, 6, nil, 7},
-		"emptied":                    {[]protocol.RecordReader{batch(4)}, 4, nil, 5},
-		"emptied, behind a gap":      {[]protocol.RecordReader{batch(40)}, 4, nil, 41},
-		"emptied, between the whole": {[]protocol.RecordReader{batch(4, 4), batch(5), batch(6, 6)}, 4, []int64{4, 6}, 7},
+		"whole":                      {[][]byte{batch(4, 4, 5), batch(6, 6)}, 4, []int64{4, 5, 6}, 7},
+		"begun before":               {[][]byte{batch(4, 4, 5, 6)}, 5, []int64{5, 6}, 7},
+		"gaps":                       {[][]byte{batch(4, 6), batch(9, 11)}, 4, []int64{6, 11}, 12},
+		"the asked for is gone":      {[][]byte{batch(4, 4, 5)}, 6, nil, 7},
+		"emptied":                    {[][]byte{batch(4)}, 4, nil, 5},
+		"emptied, behind a gap":      {[][]byte{batch(40)}, 4, nil, 41},
+		"emptied, between the whole": {[][]byte{batch(4, 4), batch(5), batch(6, 6)}, 4, []int64{4, 6}, 7},
+		"cut by the broker":          {[][]byte{batch(4, 4), batch(5, 5)[:65]}, 4, []int64{4}, 5},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var seen []int64
-			answer := &fetch.ResponsePartition{RecordSet: protocol.RecordSet{Records: &protocol.RecordStream{Records: tt.batches}}}
-			next, err := walk(answer, tt.from, func(e entry) error {
-				seen = append(seen, e.Offset)
+			next, err := walk(&fetched{records: slices.Concat(tt.batches...)}, tt.from, messageBounds, func(e entry) error {
+				seen = append(seen, e.offset)
 				return nil
 			})
 			require.NoError(t, err)

@@ -98,13 +98,23 @@ func (s *Sink) offsetsSeenBy(ctx context.Context, isolation int8, partitions []p
 	if err != nil {
 		return nil, s.explain(fmt.Errorf("asking for the offsets of kafka topics: %w", err))
 	}
-	found := make(map[partitionID]int64, len(partitions))
+	answered := make(map[partitionID]int64, len(partitions))
 	for _, t := range res.(*listoffsets.Response).Topics {
 		for _, p := range t.Partitions {
 			if p.ErrorCode != 0 {
 				return nil, s.explainTopic(fmt.Errorf("asking for the offsets of partition %d: %w", p.Partition, kafkago.Error(p.ErrorCode)), t.Topic)
 			}
-			found[partitionID{t.Topic, p.Partition}] = p.Offset
+			answered[partitionID{t.Topic, p.Partition}] = p.Offset
+		}
+	}
+	found := make(map[partitionID]int64, len(partitions))
+	for _, p := range partitions {
+		offset, ok := answered[p]
+		switch found[p] = offset; {
+		case !ok:
+			return nil, fmt.Errorf("asking for the offsets of kafka topics: the broker's answer leaves out partition %d of %s", p.number, p.topic)
+		case offset < 0 && timestamp < 0: // not found is an answer about a time only
+			return nil, fmt.Errorf("asking for the offsets of kafka topics: the broker says offset %d for partition %d of %s", offset, p.number, p.topic)
 		}
 	}
 	return found, nil

@@ -3,13 +3,13 @@ package kafka
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
@@ -199,9 +199,10 @@ func (l *Ledger) find(ctx context.Context) error {
 
 // scan is the search for the last committed position in a stretch of the partition.
 type scan struct {
-	own  int64           // offset of a position that is committed for certain
-	open map[int64]found // by producer id: the position in its transaction, which is not decided yet
-	last found           // committed
+	own       int64           // offset of a position that is committed for certain
+	open      map[int64]found // by producer id: the position in its transaction, which is not decided yet
+	openBytes int             // of the positions in open
+	last      found           // committed
 }
 
 // found is a position. A nil document is a tombstone.
@@ -209,6 +210,9 @@ type found struct {
 	offset   int64
 	document []byte
 }
+
+// size is about what f takes in a map.
+func (f found) size() int { return len(f.document) + 64 }
 
 // scan reads everything from one offset to another, committed or not.
 func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
@@ -220,12 +224,20 @@ func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
 		if err != nil {
 			return err
 		}
-		if from, err = walk(answer, from, s.take); err != nil {
+		if from, err = walk(answer, from, positionBounds, s.take); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// positionBounds hold for topics of positions: what a transaction leaves there is small.
+var positionBounds = readBounds{record: checkpoint.MaxEncoded + 64<<10, batch: largestFetch}
+
+// largestOpen bounds the positions in transactions that are not decided, in bytes. There is seldom more than one.
+const largestOpen = 4 * checkpoint.MaxEncoded
+
+const controlKeyBytes = 4
 
 // The types of control records that end a transaction: https://kafka.apache.org/documentation/#controlbatch
 const (
@@ -236,33 +248,40 @@ const (
 // take notes a position, or what became of the one in a transaction.
 func (s *scan) take(e entry) error {
 	if e.control {
-		mark, err := protocol.ReadControlRecord(e.Record)
-		if err != nil {
-			return err
+		if len(e.key) != controlKeyBytes {
+			return fmt.Errorf("the control record at offset %d has a key of %d bytes", e.offset, len(e.key))
 		}
-		if f, ok := s.open[e.producer]; ok && mark.Type == controlCommit {
+		end := binary.BigEndian.Uint16(e.key[2:]) // behind its version
+		if f, ok := s.open[e.producer]; ok && end == controlCommit {
 			s.commit(f)
 		}
-		if mark.Type == controlCommit || mark.Type == controlAbort {
-			delete(s.open, e.producer)
+		if end == controlCommit || end == controlAbort {
+			s.close(e.producer)
 		}
 		return nil
 	}
-	key, err := protocol.ReadAll(e.Key)
-	if err != nil || !bytes.Equal(key, positionKey) {
-		return err
+	if !bytes.Equal(e.key, positionKey) {
+		return nil
 	}
-	document, err := protocol.ReadAll(e.Value) // nil for null
-	if err != nil {
-		return err
-	}
-	f := found{offset: e.Offset, document: document}
-	if e.transactional && e.Offset != s.own {
+	f := found{offset: e.offset, document: bytes.Clone(e.value)} // nil for null
+	if e.transactional && e.offset != s.own {
+		s.close(e.producer)
+		if s.openBytes += f.size(); s.openBytes > largestOpen {
+			return fmt.Errorf("the open transactions up to offset %d hold positions of more than %d bytes", e.offset, largestOpen)
+		}
 		s.open[e.producer] = f
 		return nil
 	}
 	s.commit(f)
 	return nil
+}
+
+// close forgets the position in the transaction of a producer.
+func (s *scan) close(producer int64) {
+	if f, ok := s.open[producer]; ok {
+		s.openBytes -= f.size()
+		delete(s.open, producer)
+	}
 }
 
 func (s *scan) commit(f found) {

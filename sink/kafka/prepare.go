@@ -200,7 +200,9 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 	if err != nil {
 		return fmt.Errorf("creating kafka topics: %w", err)
 	}
-	return s.created(ctx, res.(*createtopics.Response), spec, found)
+	answer := res.(*createtopics.Response)
+	answer.Topics = slices.DeleteFunc(answer.Topics, func(t createtopics.ResponseTopic) bool { return !slices.Contains(missing, t.Name) })
+	return s.created(ctx, answer, spec, found)
 }
 
 // created sorts the answers: those that a person must act on go to found, one that may pass is returned.

@@ -34,7 +34,9 @@ const (
 	offsetBaseSequence    = 53
 	offsetRecordCount     = 57
 
+	attributeCodec         = 7
 	attributeTransactional = 1 << 4
+	attributeControl       = 1 << 5
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/fetch"
 
 	"workos-relay/sink"
@@ -126,18 +126,21 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 	for failures := 0; next < log.End; {
 		answer, err := s.fetch(ctx, partitionID{log.Topic, log.Partition}, readCommitted, next)
 		if err == nil {
-			aborted := abortedTransactions{waiting: answer.AbortedTransactions, open: make(map[int64]bool)}
-			next, err = walk(answer, next, func(e entry) error {
-				if aborted.hides(e) || e.Offset >= log.End {
+			aborted := abortedTransactions{waiting: answer.aborted, open: make(map[int64]bool)}
+			next, err = walk(answer, next, messageBounds, func(e entry) error {
+				if aborted.hides(e) || e.offset >= log.End {
 					return nil
 				}
-				return handOn(log, e.Record, fn)
+				return handOn(log, e, fn)
 			})
-			if err != nil {
+			if err == nil {
+				failures = 0
+				continue
+			}
+			var bad *errBadAnswer
+			if !errors.As(err, &bad) {
 				return fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err)
 			}
-			failures = 0
-			continue
 		}
 		if errors.Is(err, kafkago.OffsetOutOfRange) {
 			return fmt.Errorf("reading %s at offset %d: retention removed what was to be read next; start again: %w", log.Name, next, err)
@@ -154,19 +157,14 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 	return nil
 }
 
-// handOn gives a record of the log to fn.
-func handOn(log sink.Log, r *protocol.Record, fn func(*sink.Stored) error) error {
-	body, err := protocol.ReadAll(r.Value)
-	if err != nil {
-		return err
+// handOn gives a record of the log to fn, which may keep it.
+func handOn(log sink.Log, e entry, fn func(*sink.Stored) error) error {
+	m := sink.Stored{
+		Topic: log.Topic, Key: bytes.Clone(e.key), Offset: e.offset, Time: e.time, Body: bytes.Clone(e.value),
+		Headers: make([]sink.Header, len(e.headers)),
 	}
-	key, err := protocol.ReadAll(r.Key)
-	if err != nil {
-		return err
-	}
-	m := sink.Stored{Topic: log.Topic, Key: key, Offset: r.Offset, Time: r.Time, Body: body, Headers: make([]sink.Header, len(r.Headers))}
-	for i, h := range r.Headers {
-		m.Headers[i] = sink.Header{Key: h.Key, Value: string(h.Value)}
+	for i, h := range e.headers {
+		m.Headers[i] = sink.Header{Key: h.key, Value: string(h.value)}
 	}
 	return fn(&m)
 }
@@ -174,13 +172,13 @@ func handOn(log sink.Log, r *protocol.Record, fn func(*sink.Stored) error) error
 // abortedTransactions says which producers are within a transaction that was aborted, at the place reached. A broker names, beside the
 // records, the transactions that were aborted and at which offset each began; a control record ends it.
 type abortedTransactions struct {
-	waiting []fetch.ResponseTransaction
-	open    map[int64]bool // by producer id
+	waiting []fetch.ResponseTransaction // by first offset
+	open    map[int64]bool              // by producer id
 }
 
 // hides reports whether a consumer that reads committed does not see e. It is asked about one record after the other.
 func (a *abortedTransactions) hides(e entry) bool {
-	a.advance(e.Offset)
+	a.advance(e.offset)
 	if e.control {
 		delete(a.open, e.producer)
 		return true
@@ -190,13 +188,8 @@ func (a *abortedTransactions) hides(e entry) bool {
 
 // advance opens the transactions that began at offset or before.
 func (a *abortedTransactions) advance(offset int64) {
-	rest := a.waiting[:0]
-	for _, t := range a.waiting {
-		if t.FirstOffset <= offset {
-			a.open[t.ProducerID] = true
-			continue
-		}
-		rest = append(rest, t)
+	for len(a.waiting) > 0 && a.waiting[0].FirstOffset <= offset {
+		a.open[a.waiting[0].ProducerID] = true
+		a.waiting = a.waiting[1:]
 	}
-	a.waiting = rest
 }

@@ -200,11 +200,10 @@ func (*metadataWithIDs) Required(map[protocol.ApiKey]int16) bool { return true }
 
 // RawExchange implements protocol.RawExchanger. https://kafka.apache.org/protocol: Metadata, version 10.
 func (m *metadataWithIDs) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
-	const correlation = 0x72656c61
 	var b []byte
 	b = binary.BigEndian.AppendUint16(b, uint16(protocol.Metadata))
 	b = binary.BigEndian.AppendUint16(b, metadataVersion)
-	b = binary.BigEndian.AppendUint32(b, correlation)
+	b = binary.BigEndian.AppendUint32(b, ownCorrelation)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(m.clientID))) //nolint:gosec // validated
 	b = append(b, m.clientID...)
 	b = append(b, 0) // tagged fields
@@ -219,50 +218,43 @@ func (m *metadataWithIDs) RawExchange(rw io.ReadWriter) (protocol.Message, error
 	if _, err := rw.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil { //nolint:gosec // small
 		return nil, err
 	}
-	var size [4]byte
-	if _, err := io.ReadFull(rw, size[:]); err != nil {
+	answer, err := readOwnAnswer(rw, largestAnswer, largestSmallAnswer)
+	if err != nil {
 		return nil, err
 	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n > maxMessageBytes {
-		return nil, fmt.Errorf("an answer of %d bytes to a request for metadata", n)
-	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(rw, body); err != nil {
-		return nil, err
-	}
-	d := &flexible{data: body}
-	if got := d.int32(); got != correlation {
-		return nil, fmt.Errorf("an answer to another request (%d)", got)
-	}
+	d := &wireReader{data: answer}
 	d.tags()
-	return m.decode(d)
+	m.decode(d)
+	if d.short {
+		return nil, badAnswer(rw, protocol.Metadata, errors.New("it is cut short, or claims what is not there"))
+	}
+	return m, nil
 }
 
-func (m *metadataWithIDs) decode(d *flexible) (protocol.Message, error) {
-	d.int32()       // throttle time
-	d.each(func() { // brokers
+func (m *metadataWithIDs) decode(d *wireReader) {
+	d.int32()               // throttle time
+	d.compactArray(func() { // brokers
 		d.int32()
-		d.text()
+		d.compactString()
 		d.int32()
-		d.text()
+		d.compactString()
 		d.tags()
 	})
-	d.text()  // cluster id
-	d.int32() // controller
+	d.compactString() // cluster id
+	d.int32()         // controller
 	m.ids, m.gone = make(map[string]string, len(m.topics)), make(map[string]bool)
-	d.each(func() {
+	d.compactArray(func() {
 		code := d.int16()
-		name := d.text()
+		name := d.compactString()
 		id := d.take(16)
-		d.take(1)       // internal
-		d.each(func() { // partitions
+		d.take(1)               // internal
+		d.compactArray(func() { // partitions
 			d.int16()
 			d.int32()
 			d.int32()
 			d.int32()
 			for range 3 {
-				d.each(func() { d.int32() })
+				d.compactArray(func() { d.int32() })
 			}
 			d.tags()
 		})
@@ -273,55 +265,4 @@ func (m *metadataWithIDs) decode(d *flexible) (protocol.Message, error) {
 			m.ids[name] = hex.EncodeToString(id)
 		}
 	})
-	if d.short {
-		return nil, errors.New("the answer to a request for metadata is cut short")
-	}
-	return m, nil
-}
-
-// flexible reads the flexible encoding of Kafka's protocol. After the end of the data it returns zeros and sets short.
-type flexible struct {
-	data  []byte
-	short bool
-}
-
-func (d *flexible) take(n int) []byte {
-	if n < 0 || n > len(d.data) {
-		d.data, d.short = nil, true
-		return make([]byte, min(max(n, 0), 16))
-	}
-	b := d.data[:n]
-	d.data = d.data[n:]
-	return b
-}
-
-func (d *flexible) int16() int16 { return int16(binary.BigEndian.Uint16(d.take(2))) } //nolint:gosec // as it is encoded
-func (d *flexible) int32() int32 { return int32(binary.BigEndian.Uint32(d.take(4))) } //nolint:gosec // as it is encoded
-
-func (d *flexible) uvarint() int {
-	v, n := binary.Uvarint(d.data)
-	if n <= 0 || v > maxMessageBytes {
-		d.data, d.short = nil, true
-		return 0
-	}
-	d.data = d.data[n:]
-	return int(v)
-}
-
-// text reads a compact string; "" for null.
-func (d *flexible) text() string { return string(d.take(max(d.uvarint()-1, 0))) }
-
-// each calls fn for each element of a compact array.
-func (d *flexible) each(fn func()) {
-	for n := d.uvarint() - 1; n > 0 && !d.short; n-- {
-		fn()
-	}
-}
-
-// tags skips tagged fields.
-func (d *flexible) tags() {
-	for n := d.uvarint(); n > 0 && !d.short; n-- {
-		d.uvarint()
-		d.take(d.uvarint())
-	}
 }
