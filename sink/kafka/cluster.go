@@ -244,15 +244,7 @@ func (c *cluster) describe(ctx context.Context, topics []string) (*metadata.Resp
 	if err != nil {
 		return nil, fmt.Errorf("asking the cluster for its topics: %w", err)
 	}
-	answer := res.(*metadata.Response)
-	for _, t := range answer.Topics {
-		for _, p := range t.Partitions {
-			if p.PartitionIndex < 0 {
-				return nil, &errBadAnswer{key: protocol.Metadata, err: fmt.Errorf("topic %s has a partition numbered %d", t.Name, p.PartitionIndex)}
-			}
-		}
-	}
-	return answer, nil
+	return res.(*metadata.Response), nil
 }
 
 func (c *cluster) readLimits(ctx context.Context, topics []string, since time.Time) (map[string]limit, error) {

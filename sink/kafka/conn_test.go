@@ -148,11 +148,13 @@ func TestAnswerThatIsNotValid(t *testing.T) {
 		"a string of 32 KB":             {meta, 0, all(count(20), count(1), count(1), count(1), []byte{0x7f, 0xff}, make([]byte, 6)), "it claims a string of length 32767"},
 		"brokers beyond the frame":      {meta, 0, all(count(12), count(1), count(1<<20), make([]byte, 4)), "it claims an array of length 1048576"},
 		"a compact array of 2^63":       {&alterpartitionreassignments.Request{}, 0, all(count(4+1+4+2+1+10), count(1), []byte{0}, count(0), []byte{0, 0, 0}, bytes.Repeat([]byte{0xff}, 9), []byte{1}), "it claims an array of length"},
-		"2^63 tags":                     {&endTransaction{}, 3, all(count(4+10), count(1), bytes.Repeat([]byte{0xff}, 9), []byte{1}), "it claims a list of tags of length"},
-		"2^63 tags at the end":          {&endTransaction{}, 3, all(count(4+1+6+10), count(1), []byte{0}, make([]byte, 6), bytes.Repeat([]byte{0xff}, 9), []byte{1}), "it claims a list of tags of length"},
+		"2^63 tags":                     {&endTransaction{}, 3, all(count(4+10), count(1), bytes.Repeat([]byte{0xff}, 9), []byte{1}), "it claims tagged fields of length"},
+		"2^63 tags at the end":          {&endTransaction{}, 3, all(count(4+1+6+10), count(1), []byte{0}, make([]byte, 6), bytes.Repeat([]byte{0xff}, 9), []byte{1}), "it claims tagged fields of length"},
 		"a tag of 2^63 bytes":           {&endTransaction{}, 3, all(count(4+1+6+12), count(1), []byte{0}, make([]byte, 6), []byte{1, 9}, bytes.Repeat([]byte{0xff}, 9), []byte{1}), "it claims a tag of length"},
 		"a number without end":          {&endTransaction{}, 3, all(count(4+11), count(1), bytes.Repeat([]byte{0xff}, 11)), "it has a number that does not end"},
-		"more decoded than relay takes": {meta, 0, all(count(4+4+8_000_000), count(1), count(8_000_000), make([]byte, 8_000_000)), "it holds more than relay takes"},
+		"a negative partition":          {meta, 0, all(count(4+4+4+2+3+4+8), count(1), count(0), count(1), []byte{0, 0, 0, 1, 'x'}, count(1), []byte{0, 0}, count(-1), []byte{0, 0}), "it has a negative index"},
+		"too many brokers":              {meta, 0, all(count(4+4+8_000_000), count(1), count(20_000), make([]byte, 8_000_000)), "it lists 20000 of what relay takes 10000 of"},
+		"more decoded than relay takes": {&describeconfigs.Request{}, 0, all(count(4+4+4+8_000_000), count(1), count(0), count(700_000), make([]byte, 8_000_000)), "it holds more than relay takes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ask(connTo(append(tt.sent, make([]byte, 100)...)), tt.req, tt.version)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -104,4 +105,37 @@ func TestPlacesGoOnWithoutADecision(t *testing.T) {
 	have, err := place.Open(t, checkpointtest.Identity()).Load(within(t, patient))
 	require.NoError(t, err)
 	require.Equal(t, second.Revision, have.Revision)
+}
+
+// FuzzPosition reads any bytes as the value of a position, and as the mark that ends a transaction.
+func FuzzPosition(f *testing.F) {
+	whole := checkpoint.Encode(checkpointtest.Full(1))
+	f.Add(whole, []byte{0, 0, 0, 1})
+	f.Add(whole[:len(whole)/2], []byte{0, 0, 0, 0})
+	f.Add([]byte{}, []byte{0})
+	f.Fuzz(func(t *testing.T, document, mark []byte) {
+		set := slices.Concat(
+			encodedBatch(batchHeader{base: 1, producer: 5, flags: attributeTransactional}, kmsg.Record{Key: positionKey, Value: document}),
+			encodedBatch(batchHeader{base: 2, producer: 5, flags: attributeTransactional | attributeControl}, kmsg.Record{Key: mark}),
+			encodedBatch(batchHeader{base: 3, producer: 6, flags: attributeTransactional}, kmsg.Record{Key: positionKey, Value: mark}))
+		s := scan{own: -1, open: make(map[int64]found), last: found{offset: -1}}
+		next, err := walk(&fetched{records: set}, 0, positionBounds, s.take)
+		if err != nil {
+			require.NotEqual(t, controlKeyBytes, len(mark))
+			return
+		}
+		require.EqualValues(t, 4, next)
+		committed := mark[2] == 0 && mark[3] == controlCommit
+		require.Equal(t, committed, s.last.offset == 1)
+		if !committed {
+			return
+		}
+		l := &Ledger{topic: "position", id: checkpointtest.Identity()}
+		c, err := l.open(s.last.document, revisionOf(s.last.offset))
+		require.EqualValues(t, 2, c.Revision)
+		if err == nil {
+			_, err = checkpoint.Decode(checkpoint.Encode(c))
+			require.NoError(t, err)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/segmentio/kafka-go/sasl"
@@ -64,7 +65,32 @@ func (f fresh) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return m.Start(ctx)
+	exchange, first, err := m.Start(ctx)
+	if err != nil || !strings.HasPrefix(m.Name(), "SCRAM-") {
+		return exchange, first, err
+	}
+	return scramExchange{exchange}, first, nil
+}
+
+// mostIterations bounds what a broker may make relay compute for a password, which takes about a second. Kafka's own tools store
+// passwords with 4,096 to 16,384 iterations.
+const mostIterations = 1_000_000
+
+// scramExchange is an exchange of SCRAM that a broker cannot make last for hours.
+type scramExchange struct{ sasl.StateMachine }
+
+// Next implements sasl.StateMachine.
+func (e scramExchange) Next(ctx context.Context, challenge []byte) (done bool, answer []byte, err error) {
+	for field := range strings.SplitSeq(string(challenge), ",") {
+		count, ok := strings.CutPrefix(field, "i=")
+		if !ok {
+			continue
+		}
+		if n, err := strconv.Atoi(count); err != nil || n > mostIterations {
+			return false, nil, fmt.Errorf("the broker asks for too many iterations of SCRAM (%.20q), and relay computes up to %d", count, mostIterations)
+		}
+	}
+	return e.StateMachine.Next(ctx, challenge)
 }
 
 // bearer is the mechanism OAUTHBEARER (RFC 7628) with a token that others keep fresh in a file.

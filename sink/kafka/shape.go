@@ -78,6 +78,15 @@ func decodedHere(key protocol.ApiKey, version int16) bool {
 	return key == protocol.Fetch || key == protocol.Metadata && version == metadataVersion
 }
 
+// mostElements bounds lists whose elements cost kafka-go more than memory: it keeps connections by broker, and sorts topics.
+var mostElements = map[reflect.Type]int{
+	reflect.TypeFor[metadata.ResponseBroker](): 10_000,
+	reflect.TypeFor[metadata.ResponseTopic]():  10_000,
+}
+
+// notNegative are numbers by which relay finds elements of its own lists.
+var notNegative = map[reflect.Type]string{reflect.TypeFor[metadata.ResponsePartition](): "PartitionIndex"}
+
 // checkAnswer returns what is wrong with an answer, nil if kafka-go can decode it safely. frame is all of it behind the size field. An
 // answer of a kind or version that is not known here is an error.
 func checkAnswer(key protocol.ApiKey, version int16, frame []byte) error {
@@ -227,11 +236,14 @@ func checkOf(t reflect.Type, version int16, flexible bool) check {
 			}
 			return func(w *walker) { w.bytes(w.length("a byte string", 4)) }
 		}
-		size, element := int(t.Elem().Size()), checkOf(t.Elem(), version, flexible)
-		if flexible {
-			return func(w *walker) { w.array(w.compactLength("an array"), size, element) }
+		a := array{check: checkOf(t.Elem(), version, flexible), size: int(t.Elem().Size()), most: math.MaxInt}
+		if most, ok := mostElements[t.Elem()]; ok {
+			a.most = most
 		}
-		return func(w *walker) { w.array(w.length("an array", 4), size, element) }
+		if flexible {
+			return func(w *walker) { w.array(w.compactLength("an array"), a) }
+		}
+		return func(w *walker) { w.array(w.length("an array", 4), a) }
 	default:
 		panic(fmt.Sprintf("kafka-go does not decode a %s", t))
 	}
@@ -245,7 +257,11 @@ func checkOfStruct(t reflect.Type, version int16, flexible bool) check {
 			if !tag.holds(version) {
 				continue
 			}
-			switch c := checkOf(f.Type, version, flexible); {
+			c := checkOf(f.Type, version, flexible)
+			if f.Name == notNegative[t] {
+				c = checkIndex
+			}
+			switch {
 			case tag.id < -1:
 				inOrder = append(inOrder, c)
 			case tag.id >= 0:
@@ -262,6 +278,14 @@ func checkOfStruct(t reflect.Type, version int16, flexible bool) check {
 			w.tags(tagged)
 		}
 	}
+}
+
+// checkIndex is the check for a number of 4 bytes that is not negative.
+func checkIndex(w *walker) {
+	if len(w.rest) >= 4 && w.rest[0]&0x80 != 0 {
+		w.fail("it has a negative index")
+	}
+	w.skip(4)
 }
 
 // walker goes through an encoded answer. After a fault it stays where it is.
@@ -303,14 +327,25 @@ func (w *walker) bytes(length int) {
 	}
 }
 
-// array moves over an array of that length, whose elements take size bytes each when they are decoded; -1 is null.
-func (w *walker) array(length, size int, element check) {
+// array is what the elements of an array have in common.
+type array struct {
+	check check
+	size  int // in bytes, of a decoded one
+	most  int // that relay takes
+}
+
+// array moves over an array of that length; -1 is null.
+func (w *walker) array(length int, a array) {
 	if length <= 0 {
 		return
 	}
-	w.allocate(length * size)
+	if length > a.most {
+		w.fail("it lists %d of what relay takes %d of", length, a.most)
+		return
+	}
+	w.allocate(length * a.size)
 	for ; length > 0 && w.fault == ""; length-- {
-		element(w)
+		a.check(w)
 	}
 }
 
@@ -364,7 +399,7 @@ func (w *walker) uvarint() uint64 {
 
 // tags moves over tagged fields. Those that kafka-go knows are decoded without regard to the size before them.
 func (w *walker) tags(known map[int]check) {
-	for n := w.within("a list of tags", w.uvarint()); n > 0 && w.fault == ""; n-- {
+	for n := w.within("tagged fields", w.uvarint()); n > 0 && w.fault == ""; n-- {
 		id := w.uvarint()
 		size := w.within("a tag", w.uvarint())
 		if id > math.MaxInt32 {
