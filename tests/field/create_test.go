@@ -90,6 +90,7 @@ func TestCreateSettingsOfAStreamThatExists(t *testing.T) {
 	code, out, _ = r.Run(t, "status")
 	require.Equal(t, exitDone, code)
 	require.Contains(t, out, "setting: lane nats: stream WORKOS: changed create.max_age from 24h to 720h")
+	require.Contains(t, statusPage(t, r), "setting: stream WORKOS: changed create.max_age from 24h to 720h")
 	require.Contains(t, out, "setting: lane nats: stream WORKOS: create.replicas is 1, not 3 as configured")
 
 	// A lower limit would delete messages.

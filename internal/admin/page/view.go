@@ -7,6 +7,7 @@ import (
 
 	"workos-relay/internal/admin"
 	"workos-relay/internal/journal"
+	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 )
 
@@ -81,6 +82,7 @@ type laneState struct{ State, Tone, For, Type, Mode string }
 type laneFacts struct {
 	Tone      string
 	Reasons   []string
+	Notes     []string // settings of the destination that differ, and event types that WorkOS refuses
 	Lag       string
 	AtTip     bool
 	Rate      string
@@ -119,7 +121,13 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 		LastPoll: l.LastPoll != nil, PollAgo: ago(l.LastPoll, now),
 	}
 	if len(f.Reasons) == 0 && l.Reason != "" {
-		f.Reasons = []string{l.Reason}
+		f.Reasons = []string{operator.Explain(l.Reason, l.Action)}
+	}
+	for _, s := range l.Settings {
+		f.Notes = append(f.Notes, "setting: "+s.String())
+	}
+	if len(l.RefusedTypes) > 0 {
+		f.Notes = append(f.Notes, "refused by WorkOS: "+strings.Join(l.RefusedTypes, ", ")+"; relay asks again, and then publishes what came meanwhile")
 	}
 	if f.EventID == "" {
 		f.Position = "the earliest event"
