@@ -77,8 +77,8 @@ type Lane struct {
 	ShutdownTimeout time.Duration
 
 	// Explain returns the text of an error for Status and the log, and what an operator has to do
-	// about it. It is for programs that know more about that than the error. Nil takes both from
-	// the error.
+	// or, if the error may pass, should do about it. It is for programs that know more about that
+	// than the error. Nil takes both from the error.
 	Explain  func(err error) (text, action string)
 	Observer Observer // nil observes nothing
 	Tracer   Tracer   // nil traces nothing
@@ -583,12 +583,12 @@ func (l *Lane) mustStop(err error) bool {
 	return false
 }
 
-// explain returns the text of err, and what an operator has to do about it.
+// explain returns the text of err, and what an operator has to do or should do about it.
 func (l *Lane) explain(err error) (text, action string) {
 	if l.Explain != nil {
 		return l.Explain(err)
 	}
-	return err.Error(), operator.Action(err)
+	return err.Error(), operator.Advice(err)
 }
 
 func (l *Lane) retrying(doing string, err error, wait time.Duration) {

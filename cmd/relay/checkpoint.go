@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"go.uber.org/zap"
+
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/app"
@@ -212,6 +214,8 @@ func moveRunning(ctx context.Context, cfg *config.Config, l *app.Lane, to admin.
 	if err != nil {
 		return admin.Moved{}, fmt.Errorf("%w; it cannot be asked to move the lane itself: %w", locked, err)
 	}
+	l.Log.Info("asking the running relay to move the lane; if another relay has not released its position, that takes takeover_after",
+		zap.String("relay", client.Addr()), zap.Duration("takeover_after", l.Config.TakeoverAfter))
 	return client.SetCheckpoint(ctx, l.Sink.Name, to)
 }
 

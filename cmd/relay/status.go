@@ -52,7 +52,7 @@ func (c *statusCmd) Run(ctx context.Context, env *environment) error {
 		}
 		switch {
 		case !c.Watch && !seen.Ready:
-			return errors.New("not every lane is well")
+			return operator.Require(errors.New("not every lane is well"), seen.required())
 		case !c.Watch:
 			return nil
 		}
@@ -69,6 +69,19 @@ type overview struct {
 	Source string `json:"source"` // the address that answered; empty if the positions were read instead
 	Note   string `json:"note"`   // why they were
 	admin.Status
+}
+
+// required says what an operator has to do so that a lane runs again. It is empty if no lane has stopped until then.
+func (o *overview) required() string {
+	var actions []string
+	for i := range o.Lanes {
+		l := &o.Lanes[i]
+		// Positions that are read instead of asking a relay show no state; what is required to use them would stop the lane.
+		if l.Action != "" && (l.State == pipeline.Stopped || o.Source == "") {
+			actions = append(actions, "lane "+l.Name+": "+l.Action)
+		}
+	}
+	return strings.Join(actions, "; ")
 }
 
 func (c *statusCmd) look(ctx context.Context, env *environment, cfg *config.Config) (overview, error) {

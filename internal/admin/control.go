@@ -23,7 +23,8 @@ type Control interface {
 	Poll(lane string) error
 	// Reload reads the configuration again and puts it in force, as far as that can be without a stop; else it changes nothing.
 	Reload(ctx context.Context) (Reloaded, error)
-	// SetCheckpoint makes a lane go on from elsewhere.
+	// SetCheckpoint makes a lane go on from elsewhere. It bounds its time itself, by MoveTime and by what it takes to see whether
+	// another relay is active.
 	SetCheckpoint(ctx context.Context, lane string, to Destination) (Moved, error)
 }
 
@@ -77,8 +78,11 @@ const (
 	// settleTime is how long an answer waits for lanes to come to rest. It stays below listener.Admin.WriteTime.
 	settleTime = 15 * time.Second
 	settleLook = 10 * time.Millisecond
-	moveTime   = 25 * time.Second
-	reloadTime = 10 * time.Minute
+	// MoveTime is how long a move of a position may take, beside the time that it takes to see whether another relay is active.
+	MoveTime = 25 * time.Second
+	// maxMoveTime bounds a move whatever the Control says. No takeover_after is longer than an hour.
+	maxMoveTime = time.Hour + time.Minute
+	reloadTime  = 10 * time.Minute
 )
 
 func (s *Server) controls() []*path {
@@ -205,7 +209,12 @@ func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log(r, zap.String("lane", lane), zap.Any("destination", to))
-	ctx, cancel := context.WithTimeout(r.Context(), moveTime)
+	// It may take longer than an answer may.
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(maxMoveTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		fail(w, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), maxMoveTime)
 	defer cancel()
 	done, err := s.cfg.Control.SetCheckpoint(ctx, lane, to)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
+	"workos-relay/internal/config"
 	"workos-relay/pipeline"
 	"workos-relay/source"
 )
@@ -94,6 +95,8 @@ func (r *Relay) enter(ctx context.Context, lane string) (m *member, leave func()
 // lease. A stopped lane is started again afterwards. SetCheckpoint waits for a reload or another
 // move of the same lane, never for another lane.
 func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destination) (admin.Moved, error) {
+	ctx, cancel := context.WithTimeout(ctx, moveTime(r.config()))
+	defer cancel()
 	m, leave, err := r.enter(ctx, lane)
 	if err != nil {
 		return admin.Moved{}, err
@@ -119,11 +122,17 @@ func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 		return done, &admin.Refusal{Code: http.StatusBadRequest, Err: err}
 	case errors.Is(err, pipeline.ErrNotHeld), errors.Is(err, pipeline.ErrNotRunning):
 		return done, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s: %w", lane, err)}
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
+		return done, fmt.Errorf("moving lane %s was given up after %s (25s and takeover_after): %w", lane, moveTime(r.config()), err)
 	case err == nil:
 		r.log.Warn("the position was moved by hand", zap.String("lane", lane), zap.Any("moved", done))
 	}
 	return done, err
 }
+
+// moveTime bounds a move. A position that another relay has not released is watched for takeover_after
+// first.
+func moveTime(cfg *config.Config) time.Duration { return admin.MoveTime + cfg.TakeoverAfter }
 
 func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
 	if to.From == InFile || to.From == OnBus {

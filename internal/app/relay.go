@@ -164,7 +164,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		Observer:        observer,
 		Tracer:          metrics.Trace(r.traces, l.Sink.Type),
 		Explain: func(err error) (text, action string) {
-			return hint.Text(l.Sink.Name, err), hint.Action(l.Sink.Name, err)
+			return hint.Text(l.Sink.Name, err), hint.Advice(l.Sink.Name, err)
 		},
 		Logger: l.Log,
 	}

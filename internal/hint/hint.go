@@ -32,6 +32,14 @@ func Action(lane string, err error) string {
 	return strings.Join(append(operator.Actions(err), commands(lane, err)...), "; ")
 }
 
+// Advice returns Action or, if err may pass, what an operator should do about it meanwhile.
+func Advice(lane string, err error) string {
+	if action := Action(lane, err); action != "" {
+		return action
+	}
+	return operator.Advice(err)
+}
+
 // commands returns the commands for every error in the tree of err that asks for an operator.
 func commands(lane string, err error) []string {
 	var found []string

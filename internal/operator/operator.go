@@ -79,10 +79,11 @@ type sentinel struct{ text, action string }
 func (e *sentinel) Error() string          { return e.text }
 func (e *sentinel) OperatorAction() string { return e.action }
 
-// Require returns err with this action, which it adds to the text unless it is there already. It returns nil if err is nil.
+// Require returns err with this action, which it adds to the text unless it is there already. It returns nil if err is nil, and err
+// if the action is empty.
 func Require(err error, action string) error {
-	if err == nil {
-		return nil
+	if err == nil || action == "" {
+		return err
 	}
 	return &required{err, action}
 }
@@ -95,3 +96,51 @@ type required struct {
 func (e *required) Error() string          { return Explain(e.err.Error(), e.action) }
 func (e *required) Unwrap() error          { return e.err }
 func (e *required) OperatorAction() string { return e.action }
+
+// Advise returns err with advice for the operator. An error with advice may still pass by itself: relay goes on trying, and Required
+// does not report it. It returns nil if err is nil.
+func Advise(err error, advice string) error {
+	if err == nil || advice == "" {
+		return err
+	}
+	return &advised{err, advice}
+}
+
+// Advisory is an error that may pass, and that most likely goes on until an operator acts.
+type Advisory interface {
+	error
+	// OperatorAdvice says what the operator should do: an imperative sentence without a final period. It is empty if nothing.
+	OperatorAdvice() string
+}
+
+// Advice returns what an operator has to do about err or, if nothing has to be done, should do: Action(err), else the advice in its
+// tree. It is empty if neither is there.
+func Advice(err error) string {
+	if action := Action(err); action != "" {
+		return action
+	}
+	var all []string
+	var walk func(error)
+	walk = func(err error) {
+		if e, ok := err.(Advisory); ok && e.OperatorAdvice() != "" { //nolint:errorlint // this function walks the tree itself
+			if !slices.Contains(all, e.OperatorAdvice()) {
+				all = append(all, e.OperatorAdvice())
+			}
+			return
+		}
+		for _, child := range Unwrap(err) {
+			walk(child)
+		}
+	}
+	walk(err)
+	return strings.Join(all, "; ")
+}
+
+type advised struct {
+	err    error
+	advice string
+}
+
+func (e *advised) Error() string          { return Explain(e.err.Error(), e.advice) }
+func (e *advised) Unwrap() error          { return e.err }
+func (e *advised) OperatorAdvice() string { return e.advice }

@@ -63,3 +63,31 @@ func TestExplainSaysAnActionOnce(t *testing.T) {
 	require.Equal(t, "lost", operator.Explain("lost", ""))
 	require.Equal(t, "lost; find it; go on", operator.Explain("lost; find it", "find it", "go on"))
 }
+
+// both is an error that asks for an operator or only has advice.
+type both struct {
+	error
+	action, advice string
+}
+
+func (e *both) OperatorAction() string { return e.action }
+func (e *both) OperatorAdvice() string { return e.advice }
+
+func TestAdviceDoesNotRequireAnOperator(t *testing.T) {
+	passing, lost := errors.New("refused"), operator.New("lost", "find it")
+	advised := operator.Advise(fmt.Errorf("connecting: %w", passing), "correct auth")
+	require.EqualError(t, advised, "connecting: refused; correct auth")
+	require.ErrorIs(t, advised, passing)
+	require.False(t, operator.Required(advised), "it may pass")
+	require.Equal(t, "correct auth", operator.Advice(fmt.Errorf("trying: %w", advised)))
+	require.Equal(t, "correct auth; correct tls", operator.Advice(errors.Join(advised, advised, operator.Advise(passing, "correct tls"))))
+	require.Equal(t, "find it", operator.Advice(errors.Join(advised, lost)), "what has to be done goes before")
+	require.Equal(t, "find it", operator.Advice(lost))
+	require.Equal(t, "wait", operator.Advice(&both{passing, "", "wait"}))
+	require.Empty(t, operator.Advice(&both{error: passing}))
+	require.Empty(t, operator.Advice(passing))
+	require.Empty(t, operator.Advice(nil))
+	require.NoError(t, operator.Advise(nil, "correct auth"))
+	require.Equal(t, passing, operator.Advise(passing, ""))
+	require.Equal(t, passing, operator.Require(passing, ""))
+}

@@ -38,6 +38,18 @@ type explanation struct {
 func (e *explanation) Error() string { return e.hint + ": " + e.err.Error() }
 func (e *explanation) Unwrap() error { return e.err }
 
+// OperatorAdvice says what an operator should do if the brokers refuse the connection for what it proves.
+func (e *explanation) OperatorAdvice() string {
+	switch {
+	case !needsPerson(e.err):
+		return ""
+	case errors.Is(e.err, kafkago.SASLAuthenticationFailed), errors.Is(e.err, kafkago.UnsupportedSASLMechanism), errors.Is(e.err, errTokenRefused):
+		return "correct sasl of this sink, or the user on the Kafka cluster"
+	default:
+		return "correct tls of this sink, or the certificates of the brokers"
+	}
+}
+
 func (s *Sink) hint(err error) string {
 	if hint := s.tlsHint(err); hint != "" {
 		return hint

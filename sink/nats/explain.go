@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+
+	"workos-relay/internal/operator"
 )
 
 // lasting reports whether err, the reason for a missing connection, will hardly go away by waiting.
@@ -63,11 +65,11 @@ func explainConnect(err error, c Config) error {
 	case err == nil || errors.Is(err, nats.ErrNoServers):
 		return fmt.Errorf("no NATS server answers at %s: is one running there?", at)
 	case errors.Is(err, nats.ErrSecureConnWanted):
-		return fmt.Errorf("the NATS server at %s speaks no TLS, but tls is configured: remove tls, or use its TLS port: %w", at, err)
+		return operator.Advise(fmt.Errorf("the NATS server at %s speaks no TLS, but tls is configured: remove tls, or use its TLS port: %w", at, err), correctTLS)
 	case isTLS(err):
-		return fmt.Errorf("TLS with the NATS server at %s failed: %s: %w", at, explainTLS(err, c), err)
+		return operator.Advise(fmt.Errorf("TLS with the NATS server at %s failed: %s: %w", at, explainTLS(err, c), err), correctTLS)
 	case isAuth(err):
-		return fmt.Errorf("the NATS server at %s %s: %w", at, explainAuth(err, c), err)
+		return operator.Advise(fmt.Errorf("the NATS server at %s %s: %w", at, explainAuth(err, c), err), correctAuth)
 	case errors.Is(err, nats.ErrNoInfoReceived):
 		return fmt.Errorf("what answers at %s does not greet like a NATS server: use the port for NATS clients%s: %w", at, orHandshakeFirst(c), err)
 	}
@@ -77,6 +79,12 @@ func explainConnect(err error, c Config) error {
 	}
 	return fmt.Errorf("no connection to the NATS server at %s: %w", at, err)
 }
+
+// What an operator should do while relay goes on trying to connect. Both may also be repaired on the server, without a restart of relay.
+const (
+	correctAuth = "correct auth of this sink, or the user on the NATS server"
+	correctTLS  = "correct tls of this sink, or the certificates of the NATS server"
+)
 
 // noGreeting reports whether a server took the connection and then said nothing until it, or relay, hung up.
 func noGreeting(err error) bool {

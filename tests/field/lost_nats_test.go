@@ -202,8 +202,9 @@ func TestStreamDeletedUnderOneLane(t *testing.T) {
 	require.Contains(t, r.Lane("one").Reason, "stream WORKOS was deleted")
 	code, _ := r.Ready()
 	require.Equal(t, http.StatusServiceUnavailable, code)
-	code, _, _ = r.Run(t, "status")
-	require.NotEqual(t, exitDone, code)
+	code, _, errs := r.Run(t, "status")
+	require.Equal(t, exitDecides, code)
+	require.Contains(t, errs, "not every lane is well; lane one: ")
 	appendEvents(t, api, "user.created", 10, 0)
 	r.Await(t, func() bool { return countEvents(jsOther, stream) == 110 }, "the other lane goes on")
 
