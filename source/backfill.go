@@ -37,7 +37,7 @@ func (r *reader) memory() int64 {
 }
 
 // backfill reads on from the position with several readers, and yields what a plain cursor would yield, until the horizon is
-// near or something comes that the plain cursor has to judge. It reports false where the loop over the pages was left, and
+// near or something comes that the plain cursor has to check. It reports false if the loop over the pages was left, and
 // returns errors that are final. No request is under way when it returns.
 //
 // The list from the position on is read in segments that lie next to each other, just ahead of what is yielded:
@@ -50,7 +50,7 @@ func (r *reader) memory() int64 {
 //   - A segment that turns out dense is divided by a seam ahead of its reader. A seam that the segment before does not meet
 //     is given up, and read across.
 //   - The page which came by time could leave out an event that stands behind younger ones. So its seam lies maxStepBack after
-//     the time asked for, more than the list steps back; where events are too dense for that, at first, and wherever they stand
+//     the time asked for, more than the list steps back; if events are too dense for that, at first, and whenever they stand
 //     in another order than their times, all of the page is compared with what the segment before reads from the seam on.
 //
 // Nothing that contradicts this is judged here: the segments are dropped, and the plain cursor goes on from the position.

@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// ResponseLimit is the number of events that ListEvents asks for where ListEventsOpts.Limit is zero.
+	// ResponseLimit is the number of events that ListEvents asks for if ListEventsOpts.Limit is zero.
 	ResponseLimit = 10
 	// MaxLimit is the most that the Events API gives in one response.
 	MaxLimit = 100
 	// DefaultEndpoint is the address of WorkOS's API.
 	DefaultEndpoint = "https://api.workos.com"
-	// DefaultMaxResponse bounds a response, in bytes, where Client.MaxResponse is zero.
+	// DefaultMaxResponse bounds a response, in bytes, if Client.MaxResponse is zero.
 	DefaultMaxResponse = 32 << 20
-	// DefaultTimeout bounds one request, its response read, where Client.Timeout is zero.
+	// DefaultTimeout bounds one request, until its response is read, if Client.Timeout is zero.
 	DefaultTimeout = 60 * time.Second
 )
 
@@ -70,15 +70,15 @@ type Client struct {
 	// Roots, if not nil, returns the authorities to trust; a nil pool stands for the system's. It is called before each request, and
 	// returns the same pool until they change; then new connections are made. It is not called if there is an HTTPClient.
 	Roots    func() *x509.CertPool
-	Endpoint string // DefaultEndpoint where empty; without the path /events
+	Endpoint string // DefaultEndpoint if empty; without the path /events
 
-	EventList   EventList // EventListComma where empty
-	MaxResponse int64     // bytes of one response, decompressed; DefaultMaxResponse where zero
+	EventList   EventList // EventListRepeat if empty
+	MaxResponse int64     // bytes of one response, decompressed; DefaultMaxResponse if zero
 	// Timeout bounds one request with its response; DefaultTimeout if zero. A response that brings no data for 15 s is given up
 	// earlier, and, without an HTTPClient, a request whose response has not begun after 30 s.
 	Timeout   time.Duration
 	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit of its own
-	UserAgent string        // workos-relay where empty
+	UserAgent string        // workos-relay if empty
 
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // of tests
 	tls  *tls.Config

@@ -117,8 +117,8 @@ func (c *connections) drop(old *pool) {
 	}
 }
 
-// judge drops the pool of a request that stalled, and one on which several requests in a row have failed.
-func (c *connections) judge(p *pool, status int, err error) {
+// noteOutcome drops the pool of a request that stalled, and one on which several requests in a row have failed.
+func (c *connections) noteOutcome(p *pool, status int, err error) {
 	switch {
 	case err == nil:
 		p.failures.Store(0)

@@ -17,7 +17,7 @@ const (
 	maxStepBack = 60 * time.Second
 	// recentCount is how many ids are remembered, to leave out events that come again.
 	recentCount = 1000
-	// A page that descends as a whole is refused where it spans this time, or this many different times; less is mere
+	// A page that descends as a whole is refused if it spans this time, or this many different times; less is mere
 	// disorder, such as one late event before many of the same instant.
 	descendingSpan  = 2 * time.Second
 	descendingCount = 10

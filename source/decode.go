@@ -26,7 +26,7 @@ var knownNames = func() map[string]string {
 }()
 
 // decodePage decodes a page and returns its first limit events, and how many there are. The events' Raw and Data alias body, byte for
-// byte. Where a name stands twice in an object the last one counts; invalid UTF-8 inside strings is let through. What is not well-formed
+// byte. If a name stands twice in an object the last one counts; invalid UTF-8 inside strings is let through. What is not well-formed
 // JSON, or not a list of events with id, type and time, is an error; an event after the first limit ones must only be well-formed.
 //
 // If anyList is set the list need not say that it is one, and all of its events are returned, as with the SDK. If cut is set, body is the

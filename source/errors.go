@@ -52,7 +52,7 @@ type APIError struct {
 	Code       string // such as invalid_events_request; often empty
 	Message    string
 	RequestID  string        // X-Request-Id: what WorkOS's support asks for
-	RetryAfter time.Duration // from the Retry-After header, by the API's clock; zero where there was none
+	RetryAfter time.Duration // from the Retry-After header, by the API's clock; zero if there was none
 	Refused    []string      // of 400 and 422: the event types of the request that the answer names; no proof that it refuses them
 	// Foreign means that the body is none of WorkOS's, such as the error page of a load balancer. Message is its beginning.
 	Foreign bool
@@ -151,12 +151,12 @@ func (e *RefusalError) Error() string {
 func (e *RefusalError) Unwrap() error { return e.Err }
 
 // CursorLostError says that the API does not go on from Position. Going on from anywhere else may repeat or leave out events,
-// so a person decides. It matches ErrCursorLost.
+// so an operator decides. It matches ErrCursorLost.
 type CursorLostError struct {
 	Position  checkpoint.Position
 	Reason    string
 	RequestID string
-	Err       error // the API's refusal where there was one, otherwise nil
+	Err       error // the API's refusal, or nil
 
 	first   string // the event that a page began with, if it was much older than Position
 	decided bool   // there is no way to go on without an operator

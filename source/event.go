@@ -32,9 +32,9 @@ type Page struct {
 	Events    []Event
 	Tip       bool          // nothing more was there when the API answered
 	Now       time.Time     // the API's clock (its Date header, run on since), else the local one
-	Size      int           // bytes of the response: what holding the page costs
+	Size      int           // bytes that the events keep in memory
 	RequestID string        // X-Request-Id, for error messages
-	Sent      time.Time     // when its request was sent, by the local clock
+	Sent      time.Time     // when its request was sent, by the local clock; zero for a part of a page that is not the last one
 	Took      time.Duration // from then to the last byte of the answer
 	// Seen is an instant by the API's clock: every event that was created before it is in this page or in one before it. It is
 	// zero if the page does not tell.

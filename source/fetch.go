@@ -66,7 +66,7 @@ func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, how reading
 	try.Context, used = c.own.with(try.Context)
 	a, err := c.roundTrip(ctx, try, opts, how)
 	if ctx.Err() == nil {
-		c.own.judge(used, a.status, err)
+		c.own.noteOutcome(used, a.status, err)
 	}
 	return a, err
 }
@@ -158,8 +158,7 @@ func (c *Client) readPage(a *answer, n int64, from io.Reader, opts ListEventsOpt
 		switch {
 		case errors.Is(err, io.EOF) && b.size <= most:
 			return a.decode(b, opts, how, false)
-		case errors.Is(err, io.EOF):
-			err = nil
+		case errors.Is(err, io.EOF): // larger than permitted
 		case isNoRoom(err):
 			return err
 		case err != nil && n >= 0:

@@ -47,7 +47,7 @@ func (w *window) request(s *segment) {
 	w.running.Go(func() {
 		res.waited, res.err = w.r.client.wait(w.ctx)
 		if res.err == nil {
-			res.err = w.hush(w.ctx)
+			res.err = w.waitUntilQuiet(w.ctx)
 		}
 		if res.err == nil {
 			res.err = contain.Do(func() (err error) {
@@ -59,8 +59,8 @@ func (w *window) request(s *segment) {
 	})
 }
 
-// hush waits while the API has asked for no more requests; it may have done so while this one waited for its turn.
-func (w *window) hush(ctx context.Context) error {
+// waitUntilQuiet waits while the API has asked for no more requests; it may have done so while this one waited for its turn.
+func (w *window) waitUntilQuiet(ctx context.Context) error {
 	for {
 		d := time.Until(w.r.quietUntil())
 		if err := sleep(ctx, d); err != nil || d <= 0 {
@@ -184,7 +184,7 @@ func (w *window) fail(res result) {
 }
 
 // blamed takes in an answer that blames the request. A passing one is no reason to lose what was read ahead, or to give up ranges
-// that have proved right. Where it comes again, ranges are not supported; for another request the plain cursor finds the cause.
+// that have proved right. If it comes again, ranges are not supported; for another request the plain cursor finds the cause.
 func (w *window) blamed(res result) {
 	s := res.seg
 	s.attempts++
@@ -198,7 +198,7 @@ func (w *window) blamed(res result) {
 	}
 }
 
-// hold keeps all readers back where a failure is about the key or the load, not about one request.
+// hold keeps all readers back if a failure is about the key or the load, not about one request.
 func (w *window) hold(res result, reason RetryReason) {
 	if reason == RetryRateLimited && !res.started.Before(w.cut) {
 		w.cut = time.Now()
@@ -211,7 +211,7 @@ func (w *window) hold(res result, reason RetryReason) {
 	}
 }
 
-// tooLarge asks for fewer events at a time. Where one alone is too large, the plain cursor says so when its turn comes.
+// tooLarge asks for fewer events at a time. If one alone is too large, the plain cursor says so when its turn comes.
 func (w *window) tooLarge(res result) {
 	s := res.seg
 	switch {

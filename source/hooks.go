@@ -42,7 +42,7 @@ type ResponseInfo struct {
 	Duration time.Duration // from sending the request to the last byte read
 	Bytes    int           // of a body with status 200
 	Events   int
-	Now      time.Time // the API's clock; zero where the response had no Date
+	Now      time.Time // the API's clock; zero if the response had no Date
 }
 
 // RetryInfo describes a failed request.
@@ -128,7 +128,7 @@ type BackfillInfo struct {
 	Dropped int // segments given up, and so read again: a missed seam, a refused type, an answer that contradicts others
 }
 
-// call calls hook with info where there is a hook.
+// call calls hook with info unless it is nil.
 func call[T any](hook func(T), info T) {
 	if hook != nil {
 		hook(info)

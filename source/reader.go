@@ -224,7 +224,7 @@ func (r *reader) interval() time.Duration {
 	return r.s.PollInterval
 }
 
-// quietUntil is when the silence ends that a backfill was asked for; zero where it never was. The requests of a backfill read it
+// quietUntil is when the silence ends that a backfill was asked for; zero if it never was. The requests of a backfill read it
 // while they wait for their turn.
 func (r *reader) quietUntil() time.Time {
 	if t := r.quiet.Load(); t != nil {
@@ -322,7 +322,7 @@ func (r *reader) cutFloor(events []Event) []Event {
 	return nil
 }
 
-// shrinkLimit halves the limit after a response that was too large. Where the limit is 1 already, err becomes final.
+// shrinkLimit halves the limit after a response that was too large. If the limit is 1 already, err becomes final.
 func (r *reader) shrinkLimit(opts ListEventsOpts, err error) error {
 	r.goodPages = 0
 	if opts.Limit <= 1 {

@@ -81,7 +81,7 @@ func (t *typeSet) askSoon(name string, at time.Time) {
 	}
 }
 
-// restore takes name back in where it was refused.
+// restore takes name back in if it was refused.
 func (t *typeSet) restore(name string) (refusal, bool) {
 	r, ok := t.refused[name]
 	if ok {

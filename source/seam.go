@@ -57,7 +57,7 @@ func (w *window) grow() bool {
 }
 
 // gap returns the nearest place where a segment has far more to read than it was made for, or the one ahead of the last
-// segment, where what the segments before it are going to hold leaves memory for another.
+// segment, if what the segments before it are going to hold leaves memory for another.
 func (w *window) gap() (gap, bool) {
 	var claimed int64
 	segment := int64(w.ahead) * w.pageCost
@@ -80,7 +80,7 @@ func (w *window) gap() (gap, bool) {
 	return w.lastGap()
 }
 
-// lastGap returns a place for a new seam where no segment is longer than it was made for: in the middle of the one that has most left,
+// lastGap returns a place for a new seam if no segment is longer than it was made for: in the middle of the one that has most left,
 // so that readers which have nothing more to do share what remains.
 func (w *window) lastGap() (gap, bool) {
 	most, at := 2*minSegmentPages, -1
@@ -98,7 +98,7 @@ func (w *window) lastGap() (gap, bool) {
 }
 
 // claim is what segment i is going to hold in memory, as far as that can be told. The head flows out, but keeps room to be divided
-// where it is long, or it would be read by one reader alone; and the last segment ends where the next seam is going to be set.
+// if it is long, or it would be read by one reader alone; and the last segment ends where the next seam is going to be set.
 func (w *window) claim(i int) int64 {
 	s := w.segs[i]
 	ahead := s.left(w.end(i))
@@ -162,7 +162,7 @@ func (w *window) found(s *segment, p segmentPage, res result) {
 // wholeFrom returns the index of the first event of a page that came by time from which on the page can leave nothing out, although
 // the list may be in another order than its times: what follows it in the list is at most maxStepBack older, so within the range; and
 // so is everything up to the last one, which must be as much older than the end. The bounds themselves count as outside, since no
-// document says whether the API includes them. It is 0 where there is none.
+// document says whether the API includes them. It is 0 if there is none.
 func wholeFrom(events []Event, from, end time.Time) int {
 	if end.Sub(events[len(events)-1].CreatedAt) <= maxStepBack {
 		return 0
@@ -170,7 +170,7 @@ func wholeFrom(events []Event, from, end time.Time) int {
 	return max(0, slices.IndexFunc(events, func(e Event) bool { return e.CreatedAt.Sub(from) > maxStepBack }))
 }
 
-// useless drops a segment for which no seam was found. Where that is for want of events, the segment before ends there.
+// useless drops a segment for which no seam was found. If that is for want of events, the segment before ends there.
 func (w *window) useless(s *segment) {
 	prev := w.segs[w.index(s)-1]
 	w.remove(s)
@@ -264,7 +264,7 @@ func (w *window) miss(next *segment) {
 }
 
 // confirm compares what a segment read from the next seam on with what the next segment holds. Once that is enough, the
-// segment has ended. A page that came by time can leave out an event that stands behind younger ones. Where that is possible, all of
+// segment has ended. A page that came by time can leave out an event that stands behind younger ones. If that is possible, all of
 // it is compared; elsewhere some of it, in case the API does not filter as it says.
 func (w *window) confirm(s *segment) {
 	next := w.segs[w.index(s)+1]

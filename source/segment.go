@@ -12,15 +12,15 @@ type segment struct {
 	from  time.Time // its events are not older; of a seam that is still looked for, the time asked for
 	first string    // the seam: the id of its first event; empty of the first head, and while it is looked for
 	at    time.Time // of that event
-	void  time.Time // where its seam was looked for first, and there was nothing up to from; zero where there was
-	bound time.Time // its events are older, since what follows was void; zero where that is not known
+	void  time.Time // where its seam was looked for first, and there was nothing up to from; zero if there was something
+	bound time.Time // its events are older, since what follows was void; zero if that is not known
 
 	pages    []segmentPage // read and not yielded, in order
 	bytes    int64         // what they cost
 	last     checkpoint.Position
 	perPage  time.Duration // what a page spans, as measured here
 	probeLen int           // events in the page that came by time, from the seam on
-	whole    int           // how many were left out before the seam so that nothing can be missing after it; 0 where something may be
+	whole    int           // how many were left out before the seam so that nothing can be missing after it; 0 if something may be
 	limit    int           // events per request
 	good     int           // pages since limit was changed
 
@@ -76,7 +76,7 @@ func segmentPages(readers int, memory, page int64) int {
 	return int(min(max(n, minSegmentPages), most))
 }
 
-// pagesIn estimates the number of pages within d where one spans per. Events of one instant count as one millisecond, the
+// pagesIn estimates the number of pages within d if one spans per. Events of one instant count as one millisecond, the
 // least that a query can tell apart.
 func pagesIn(d, per time.Duration) int {
 	const most = 1 << 20
@@ -143,7 +143,7 @@ func (s *segment) reached() time.Time {
 // open reports whether its reader has more to do.
 func (s *segment) open() bool { return !s.ended && !s.stopped && !s.stuck }
 
-// left estimates the pages that it has yet to read, where what follows begins at end.
+// left estimates the pages that it has yet to read, if what follows begins at end.
 func (s *segment) left(end time.Time) int {
 	if !s.open() {
 		return 0
@@ -154,7 +154,7 @@ func (s *segment) left(end time.Time) int {
 	return pagesIn(end.Sub(s.reached()), s.perPage)
 }
 
-// suspicious says why events do not follow the segment's cursor; empty where they do.
+// suspicious says why events do not follow the segment's cursor; empty if they do.
 func (s *segment) suspicious(events []Event) string {
 	if len(events) == 0 {
 		return ""

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// DefaultPollInterval is the time between two polls at the tip where Stream.PollInterval is zero.
+	// DefaultPollInterval is the time between two polls at the tip if Stream.PollInterval is zero.
 	DefaultPollInterval = time.Second
-	// DefaultMemory is the number of bytes that a backfill may hold where Stream.Memory is zero.
+	// DefaultMemory is the number of bytes that a backfill may hold if Stream.Memory is zero.
 	DefaultMemory = 64 << 20
 	// MaxReaders is the most that Stream.Readers may be.
 	MaxReaders = 64
@@ -28,7 +28,7 @@ type Stream struct {
 	// Events are the types asked for, each by its full name: see Expand. There must be at least one.
 	Events         []string
 	OrganizationID string // only this organization's events; empty for all
-	Limit          int    // events per request, 1 to MaxLimit; MaxLimit where zero
+	Limit          int    // events per request, 1 to MaxLimit; MaxLimit if zero
 	PollInterval   time.Duration
 	// RelayUnexpected yields events of types that were not asked for; without it they are left out. They are reported in either case.
 	RelayUnexpected bool
@@ -67,7 +67,7 @@ type Stream struct {
 //   - An API that has nothing after the position is asked once a minute, by time, whether that is so. A cursor that the API lost
 //     is continued by time if no event can be missing, see Resume.
 //   - An event of a type that was not asked for is left out, unless RelayUnexpected is set.
-//   - While the position is far behind, up to Readers requests are under way at once, see backfill. Where the API does not
+//   - While the position is far behind, up to Readers requests are under way at once, see backfill. If the API does not
 //     answer by time as that needs, one request follows the other there too.
 //
 // An error is final and the last thing yielded: the error of ctx, or one that matches ErrCursorLost, ErrDescending,
@@ -77,7 +77,7 @@ func (s *Stream) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2
 	return s.Resume(ctx, checkpoint.Checkpoint{Position: after})
 }
 
-// Now asks the API for its time, for a stream that is to start with what happens from now on. Where its answer has no Date
+// Now asks the API for its time, for a stream that is to start with what happens from now on. If its answer has no Date
 // header it is the local time. It retries as Pages does and has the same errors.
 func (s *Stream) Now(ctx context.Context) (time.Time, error) {
 	r, err := newReader(s, checkpoint.Checkpoint{})

@@ -51,7 +51,7 @@ func Lookup(name string) (Type, bool) {
 // PatternError says that a pattern stands for no event type.
 type PatternError struct {
 	Pattern string
-	Nearest string // the known name or pattern that was most likely meant; empty where none is near
+	Nearest string // the known name or pattern that was most likely meant; empty if none is near
 }
 
 // Error implements error.
@@ -71,7 +71,7 @@ func (e *PatternError) Error() string {
 // Expand turns patterns into the event types they stand for, sorted and each once. A pattern is one of:
 //   - a name: that type, opt-in and deprecated ones included;
 //   - a glob, in which * stands for any run of characters, dots included: the types of the default set that match, so that
-//   - alone is the default set; where none of those matches, the opt-in types that do (vault.*). Never a deprecated type;
+//   - alone is the default set; if none of those matches, the opt-in types that do (vault.*). Never a deprecated type;
 //   - + and a name (+future.type.created): that name, known or not, for a type newer than this catalogue.
 //
 // A pattern that stands for nothing is a *PatternError.
@@ -165,7 +165,7 @@ func wellFormedName(name string) bool {
 	return true
 }
 
-// nearest returns the known name, or for a glob the known family, that is fewest edits away; empty where that is too many to
+// nearest returns the known name, or for a glob the known family, that is fewest edits away; empty if that is too many to
 // be a slip of the pen.
 func nearest(pattern string) string {
 	if len(pattern) > maxNameBytes {

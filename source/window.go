@@ -96,7 +96,7 @@ func (w *window) over() bool {
 	return w.left
 }
 
-// advance makes the next segment the head where the head has ended and nothing of it is left.
+// advance makes the next segment the head if the head has ended and nothing of it is left.
 func (w *window) advance() {
 	for w.segs[0].ended && len(w.segs[0].pages) == 0 {
 		w.segs[0] = nil
@@ -141,7 +141,7 @@ func (w *window) schedule(now time.Time) {
 	}
 }
 
-// fits reports whether there is memory for another page of a segment, where that segment and those before it have a claim
+// fits reports whether there is memory for another page of a segment, if that segment and those before it have a claim
 // to so many bytes already.
 func (w *window) fits(claimed int64) bool {
 	// P12: no request without room for the largest page that it may bring.
@@ -206,7 +206,7 @@ func (w *window) wait(now time.Time) {
 	}
 }
 
-// nextStart is when a segment that pauses at now may go on; zero where none does.
+// nextStart is when a segment that pauses at now may go on; zero if none does.
 func (w *window) nextStart(now time.Time) (at time.Time) {
 	quiet := w.r.quietUntil()
 	for _, s := range w.segs {

@@ -40,11 +40,11 @@ var _ pipeline.Tracer = (*laneTracer)(nil)
 // Deliver implements pipeline.Tracer. The requests are over by then: their spans are written down with the times at which they were.
 func (t *laneTracer) Deliver(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
 	events := 0
-	began := pages[0].Sent
+	var began time.Time
 	for i := range pages {
 		events += len(pages[i].Events)
-		if pages[i].Sent.Before(began) {
-			began = pages[i].Sent
+		if sent := pages[i].Sent; !sent.IsZero() && (began.IsZero() || sent.Before(began)) { // a part of a page has none
+			began = sent
 		}
 	}
 	options := []trace.SpanStartOption{trace.WithNewRoot(), trace.WithAttributes(t.lane, t.system, attribute.Int("relay.events", events), attribute.Int("relay.pages", len(pages)))}

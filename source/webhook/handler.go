@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// DefaultTolerance is how far the time of a signature may be from the clock, either way, where none is given. WorkOS's SDKs
+	// DefaultTolerance is how far the time of a signature may be from the clock, either way, if none is given. WorkOS's SDKs
 	// use the same: https://workos.com/docs/events/data-syncing/webhooks
 	DefaultTolerance = 180 * time.Second
 	// SignatureHeader is the header that carries "t=<Unix milliseconds>, v1=<hex>".

@@ -31,6 +31,7 @@ type bigAPI struct {
 	events int                            // in the backlog, 10 s apart
 	value  func(n int, w *bufio.Writer)   // writes what event n has in its payload, a JSON value
 	pace   time.Duration                  // pause after every 64 KiB of a page; 0 for none
+	delay  time.Duration                  // before an answer begins
 	excess int                            // events of a page, even if fewer are asked for
 	gzip   bool                           // compress pages
 	http2  bool                           // over TLS, so that all responses come by one connection
@@ -86,6 +87,7 @@ func (a *bigAPI) serve(w http.ResponseWriter, r *http.Request) {
 	if a.before != nil && a.before(w) {
 		return
 	}
+	time.Sleep(a.delay)
 	q := r.URL.Query()
 	from := a.index(q.Get("range_start"), 0)
 	to := min(a.index(q.Get("range_end"), a.events), a.events)
@@ -183,8 +185,9 @@ func TestLargePagesKeepToTheMemory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const small = 5_000
+			const small = 20_000
 			api := tc.api
+			api.delay = 30 * time.Millisecond // so that readers have something to wait for
 			api.events, api.value = 400_000, func(n int, w *bufio.Writer) {
 				if n < small {
 					filled(w, 0)
