@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,7 +36,7 @@ func readFrame(from *bufio.Reader) (frame, error) {
 	}
 	f := frame{line: line}
 	fields := strings.Fields(line)
-	if len(fields) > 0 && strings.Contains(" MSG HMSG PUB HPUB ", " "+fields[0]+" ") {
+	if len(fields) > 0 && slices.Contains([]string{"MSG", "HMSG", "PUB", "HPUB"}, fields[0]) {
 		size, err := strconv.Atoi(fields[len(fields)-1])
 		if err != nil {
 			return frame{}, err
