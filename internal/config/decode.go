@@ -358,15 +358,18 @@ func (d *decoder) text(f *field, n *yaml.Node, path string) (string, bool) {
 }
 
 // fault says what is wrong with a value. It shows the value as written in the file, never with
-// variables expanded, and of a secret nothing.
+// variables expanded, and nothing of a secret or of an address that may hold one.
 func (d *decoder) fault(f *field, n *yaml.Node, text string, err error) string {
-	shown := maskCredentials(n.Value)
+	masked := maskCredentials(n.Value)
+	shown := masked
 	if len(shown) > 80 {
 		shown = strings.ToValidUTF8(shown[:80], "") + "..."
 	}
 	switch {
 	case f.kind == kindSecret:
 		return err.Error()
+	case (f.format == "url" || f.format == "address") && strings.ContainsAny(strings.ReplaceAll(masked, "[secret]@", ""), "@?#%"):
+		return fmt.Sprintf("the value, which is not shown because it may hold credentials, %v", err)
 	case text != n.Value:
 		return fmt.Sprintf("%q, once expanded, %v", shown, err)
 	default:

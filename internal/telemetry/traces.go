@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -51,6 +54,10 @@ const (
 
 // NewTraces returns Traces that are closed by the caller. It connects to nothing yet.
 func NewTraces(ctx context.Context, cfg TracesConfig) (*Traces, error) {
+	otel.SetLogger(logr.Discard()) // it would print variables as they are, to standard error
+	if err := checkEnvironment(); err != nil && cfg.Endpoint == "" {
+		return nil, err
+	}
 	var options []otlptracehttp.Option
 	if cfg.Endpoint != "" {
 		address, err := url.Parse(cfg.Endpoint)
@@ -142,6 +149,21 @@ func (e *watchedExporter) ExportSpans(ctx context.Context, spans []sdktrace.Read
 	case err == nil && !e.told.IsZero():
 		e.told = time.Time{}
 		e.log.Info("the collector takes spans again")
+	}
+	return nil
+}
+
+// checkEnvironment returns what is wrong with the collector's address in the environment, without
+// repeating it.
+func checkEnvironment() error {
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
+		address, err := url.Parse(os.Getenv(name))
+		switch {
+		case err != nil: // not wrapped: it repeats the address
+			return fmt.Errorf("%s in the environment is not a URL; write http://host:4318", name)
+		case address.User != nil || address.RawQuery != "" || address.Opaque != "":
+			return fmt.Errorf("%s in the environment holds credentials or a query; give the collector's token in OTEL_EXPORTER_OTLP_HEADERS", name)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -130,7 +131,12 @@ func (c Config) Validate() error {
 	return c.SASL.validate()
 }
 
+// validateBroker never repeats an address that may hold a password or a token.
 func validateBroker(addr string) error {
+	if strings.ContainsAny(addr, "@?#%/ ") || strings.Count(addr, ":") > 1 && !strings.HasPrefix(addr, "[") {
+		return errors.New("an address in brokers is not host:port, such as kafka.example.com:9092; give user and password under sasl, and each " +
+			"broker as an element of its own")
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("broker %q is not host:port, such as kafka.example.com:9092: %w", addr, err)

@@ -267,8 +267,8 @@ func (c Config) validateEmbedded() error {
 // address returns the parts of listen. The error is a *KeyError.
 func (e EmbeddedConfig) address() (host string, port int, err error) {
 	host, text, err := net.SplitHostPort(e.Listen)
-	if err != nil {
-		return "", 0, keyErrorf("embedded.listen", "%q is not an address: write host:port, such as %s", e.Listen, defaultListen)
+	if err != nil || strings.Contains(host, "@") {
+		return "", 0, keyErrorf("embedded.listen", "the value is not an address: write host:port, such as %s", defaultListen)
 	}
 	n, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {
