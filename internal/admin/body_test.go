@@ -3,7 +3,6 @@ package admin
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -71,7 +70,7 @@ func FuzzSteering(f *testing.F) {
 		chosen, err := s.choose(r)
 		if err != nil {
 			var refusal *Refusal
-			require.True(t, errors.As(err, &refusal))
+			require.ErrorAs(t, err, &refusal)
 			require.Contains(t, []int{http.StatusBadRequest, http.StatusNotFound}, refusal.Code)
 			require.LessOrEqual(t, len(err.Error()), 1500)
 			return

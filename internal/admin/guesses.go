@@ -17,7 +17,7 @@ type Reason string
 // The reasons.
 const (
 	NoCredentials    Reason = "no_credentials"    // 401: neither the token nor a client certificate
-	WrongCredentials Reason = "wrong_credentials" // 401: a wrong token
+	WrongCredentials Reason = "wrong_credentials" //nolint:gosec // 401: a wrong token; this is a name, no credential
 	TooManyGuesses   Reason = "too_many_guesses"  // 429: too many wrong tokens from this address; the token was not compared
 	OtherHost        Reason = "other_host"        // 403: without a token, addressed to another name than loopback
 	OtherOrigin      Reason = "other_origin"      // 403: made by a web page of another origin
