@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 )
 
 // What an operator has to do about the errors of a Store.
@@ -69,9 +70,9 @@ func (p Position) String() string {
 	case p.EventID == "":
 		return "events from " + p.CreatedAt.UTC().Format(time.RFC3339Nano)
 	case p.CreatedAt.IsZero():
-		return p.EventID
+		return printable.Text(p.EventID)
 	default:
-		return p.EventID + " of " + p.CreatedAt.UTC().Format(time.RFC3339Nano)
+		return printable.Text(p.EventID) + " of " + p.CreatedAt.UTC().Format(time.RFC3339Nano)
 	}
 }
 
@@ -134,7 +135,7 @@ type ForeignError struct {
 
 // Error implements error.
 func (e *ForeignError) Error() string {
-	return fmt.Sprintf("the checkpoint belongs to %s %q, this relay has %s %q", e.Field, e.Have, e.Field, e.Want)
+	return fmt.Sprintf("the checkpoint belongs to %s %q, this relay has %s %q", e.Field, printable.Text(e.Have), e.Field, e.Want)
 }
 
 // Is makes errors.Is(err, ErrForeign) hold.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/printable"
 )
 
 const (
@@ -45,7 +46,7 @@ func (l *Lane) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint,
 	case cp.Holder != l.Holder && !cp.Released && !w.silent(cp, time.Now()),
 		cp.Holder != l.Holder && paused:
 		l.status.standsBy(cp)
-		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, cp.Holder, cp.UpdatedAt.Format(time.RFC3339))
+		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, printable.Text(cp.Holder), cp.UpdatedAt.Format(time.RFC3339))
 	}
 	if paused && !held {
 		return cp, errPaused
@@ -117,7 +118,7 @@ func AwaitSilence(ctx context.Context, after time.Duration, holder string, load 
 			return cp, err
 		}
 		if seen != 0 && cp.Revision != seen {
-			return cp, fmt.Errorf("%w: holder %s has moved or renewed the position just now", ErrActive, cp.Holder)
+			return cp, fmt.Errorf("%w: holder %s has moved or renewed the position just now", ErrActive, printable.Text(cp.Holder))
 		}
 		seen = cp.Revision
 		if w.silent(cp, time.Now()) {
@@ -125,7 +126,7 @@ func AwaitSilence(ctx context.Context, after time.Duration, holder string, load 
 		}
 		sleep(ctx, min(w.interval(), time.Second), nil)
 		if ctx.Err() != nil {
-			return cp, fmt.Errorf("there was not enough time to see whether holder %s is active; that takes %s (takeover_after): %w", cp.Holder, after, ctx.Err())
+			return cp, fmt.Errorf("there was not enough time to see whether holder %s is active; that takes %s (takeover_after): %w", printable.Text(cp.Holder), after, ctx.Err())
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -262,9 +263,10 @@ func (t *tracker) standsBy(cp checkpoint.Checkpoint) {
 	t.at(cp)
 	t.unread = nil
 	t.s.SourceNow, t.s.AtTip = time.Time{}, false // it does not read
-	reason := "holder " + cp.Holder + " is active"
+	holder := printable.Text(cp.Holder)
+	reason := "holder " + holder + " is active"
 	if cp.Released {
-		reason = "holder " + cp.Holder + " has stopped, and this one is paused"
+		reason = "holder " + holder + " has stopped, and this one is paused"
 	}
 	t.set(Standby, reason)
 }

@@ -51,7 +51,7 @@ func (r *Router) attributes(e *source.Event, f *fields, emit func(name, value st
 	emit("id", e.ID)
 	emit("source", r.ceSource)
 	emit("type", cloudEventsType(e.Event))
-	if id := subject(e); id != "" {
+	if id := subject(e); id != "" && len(id) <= maxHeaderValue {
 		emit("subject", id)
 	}
 	if f.createdAt != "" {
@@ -66,7 +66,7 @@ func (r *Router) binaryHeaders(h []sink.Header, e *source.Event, f *fields) []si
 		if r.binding.percent {
 			value = percentEncode(value, outsideHeaders)
 		} else {
-			value = printable(value)
+			value = headerValue(value)
 		}
 		h = append(h, sink.Header{Key: r.binding.prefix + name, Value: value})
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -42,12 +43,7 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 	if size <= 0 {
 		size = len(e.Raw)
 	}
-	full := *e
-	e, err := r.decision(e.Event).redact.event(e)
-	if err != nil {
-		full.Raw, full.Data = nil, nil
-		e = &full
-	}
+	e = r.Redacted(e)
 	digest := ""
 	if len(e.Raw) > 0 {
 		sum := sha256.Sum256(e.Raw)
@@ -69,7 +65,7 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 		m.Headers[i].Value = cut(m.Headers[i].Value, maxName)
 		taken += headerMargin + len(m.Headers[i].Key) + len(m.Headers[i].Value)
 	}
-	m.Body = deadLetterBody(e, f.createdAt, cut(topic, maxName), cut(reason, maxReason), size, digest)
+	m.Body = deadLetterBody(e, f.createdAt, printable.Clip(topic, maxName), printable.Clip(reason, maxReason), size, digest)
 	const member = `,"event":`
 	if taken+len(m.Body)+len(member)+len(e.Raw) <= limit && json.Valid(e.Raw) && utf8.Valid(e.Raw) {
 		m.Body = append(m.Body[:len(m.Body)-1], member...)

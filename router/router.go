@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"workos-relay/conf/secret"
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -230,6 +230,19 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	return append(batch, m), nil
 }
 
+// Redacted returns e as a consumer may see it: without what its route takes out. If e cannot be
+// redacted because it is not well-formed, the result has neither Raw nor Data. The result may be e
+// itself.
+func (r *Router) Redacted(e *source.Event) *source.Event {
+	shown, err := r.decision(e.Event).redact.event(e)
+	if err != nil {
+		bare := *e
+		bare.Raw, bare.Data = nil, nil
+		return &bare
+	}
+	return shown
+}
+
 // spareHeaders returns the array of headers that the next message of batch has left behind, if any,
 // emptied.
 func spareHeaders(batch []sink.Message) []sink.Header {
@@ -264,29 +277,36 @@ const (
 // eventHeaders appends the headers of every message to h, with room for more.
 func eventHeaders(h []sink.Header, e *source.Event, f *fields, more int) []sink.Header {
 	h = slices.Grow(h, 6+more)
-	h = append(h, sink.Header{Key: HeaderID, Value: printable(e.ID)}, sink.Header{Key: HeaderType, Value: printable(e.Event)})
+	h = append(h, sink.Header{Key: HeaderID, Value: headerValue(e.ID)}, sink.Header{Key: HeaderType, Value: headerValue(e.Event)})
 	if f.createdAt != "" {
 		h = append(h, sink.Header{Key: HeaderCreatedAt, Value: f.createdAt})
 	}
-	if f.organization != "" {
-		h = append(h, sink.Header{Key: HeaderOrganization, Value: printable(f.organization)})
-	}
-	if f.actor != "" {
-		h = append(h, sink.Header{Key: HeaderActor, Value: printable(f.actor)})
-	}
+	h = appendID(h, HeaderOrganization, f.organization)
+	h = appendID(h, HeaderActor, f.actor)
 	if !e.LateSince.IsZero() {
 		h = append(h, sink.Header{Key: HeaderLate, Value: e.LateSince.UTC().Format(time.RFC3339)})
 	}
 	return h
 }
 
-// printable percent-encodes control characters, which no header can carry on every bus. Whatever
-// else s holds stays.
-func printable(s string) string {
-	if !strings.ContainsFunc(s, isControl) {
-		return s
+// maxHeaderValue bounds, in bytes, a header that is made from a value inside of an event. An id of
+// WorkOS has about 30.
+const maxHeaderValue = 512
+
+// appendID appends a header for an id from inside of an event, unless there is none or it is too
+// long to be an id.
+func appendID(h []sink.Header, key, id string) []sink.Header {
+	if id == "" || len(id) > maxHeaderValue {
+		return h
 	}
-	return percentEncode(s, isControl)
+	if id = headerValue(id); len(id) > maxHeaderValue {
+		return h
+	}
+	return append(h, sink.Header{Key: key, Value: id})
 }
 
-func isControl(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }
+// headerValue returns s with the characters percent-encoded that cannot be shown, such as control
+// characters, line separators and overrides of direction. Invalid UTF-8 becomes that of U+FFFD.
+func headerValue(s string) string { return percentEncode(s, unprintable) }
+
+func unprintable(r rune) bool { return !printable.Safe(r) }

@@ -108,11 +108,11 @@ func TestErrorShapes(t *testing.T) {
 		"errors of no shape": {422, `{"errors":[7,{}]}`, APIError{Message: "7; {}"}, ""},
 		"oauth":              {401, `{"error":"invalid_client","error_description":"Bad key"}`, APIError{Code: "invalid_client", Message: "Bad key"}, ""},
 		"wrong field types":  {400, `{"message":["x"],"code":"c"}`, APIError{Code: "c"}, ""},
-		"no JSON":            {502, "<html>\n<h1>Bad\x00 Gateway</h1></html>", APIError{Message: "<html> <h1>Bad Gateway</h1></html>", Foreign: true}, ""},
+		"no JSON":            {502, "<html>\n<h1>Bad\x00 Gateway</h1></html>", APIError{Message: `<html> <h1>Bad\u0000 Gateway</h1></html>`, Foreign: true}, ""},
 		"other JSON":         {404, `{"status":404,"path":"/events"}`, APIError{Message: `{"status":404,"path":"/events"}`, Foreign: true}, ""},
 		"a list":             {400, `["no"]`, APIError{Message: `["no"]`, Foreign: true}, ""},
 		"empty":              {503, ``, APIError{Foreign: true}, ""},
-		"long":               {500, strings.Repeat("é", 5000), APIError{Message: strings.Repeat("é", 250) + "...", Foreign: true}, ""},
+		"long":               {500, strings.Repeat("é", 5000), APIError{Message: strings.Repeat("é", 239) + "... (9522 more bytes)", Foreign: true}, ""},
 		"the key echoed":     {401, `{"message":"no such key ` + testKey + `","code":"` + testKey + `"}`, APIError{Code: "[API key]", Message: "no such key [API key]"}, ""},
 		"no content":         {204, ``, APIError{Foreign: true}, ""},
 	} {

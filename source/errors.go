@@ -12,10 +12,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 )
 
 // What an operator has to do about the errors of this package.
@@ -252,26 +252,16 @@ func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts Li
 // maxErrorBody is how much of the body of an error is read.
 const maxErrorBody = 64 << 10
 
-// clean makes a text of the API fit for logs and errors: without the key, on one line, and clipped.
+// clean makes a text of the API fit for logs and errors: without the key, and as printable.Text
+// returns it.
 func (c *Client) clean(s string) string {
-	const maxText = 500
 	s = s[:min(len(s), maxErrorBody)]
 	for _, key := range append(c.keys.all(), c.APIKey) {
 		for _, form := range shownForms(key) {
 			s = strings.ReplaceAll(s, form, "[API key]")
 		}
 	}
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText], "") + "..."
-	}
-	return s
+	return printable.Text(s)
 }
 
 // shownForms are the forms in which an answer may repeat key: as it is, escaped as in an address, and in base64, of which the characters

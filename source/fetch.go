@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"workos-relay/internal/printable"
 )
 
 // answer is what came back for one request, whole or not.
@@ -131,7 +133,7 @@ func (c *Client) broken(ctx context.Context, try *attempt, err error) error {
 	if why := try.why(); why != nil { //nolint:contextcheck // the attempt is made from ctx
 		err = why
 	}
-	return &TransportError{Host: c.host(), Err: err}
+	return &TransportError{Host: c.host(), Err: printable.Error(err)}
 }
 
 // readPage reads a response whose body has n bytes, -1 if that is not known, into a. Of more events than were asked for it takes the first:

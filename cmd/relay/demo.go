@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/term"
-
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/listener"
@@ -161,9 +159,4 @@ Watch one topic from another terminal, with relay itself or with the NATS CLI:
   nats --server %s subscribe --stream WORKOS --new 'dsync.user.>'
 
 `, apiURL, demoKey, natsURL, page, tail, natsURL)
-}
-
-func isTerminal(out io.Writer) bool {
-	f, ok := out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && !strings.EqualFold(os.Getenv("TERM"), "dumb") //nolint:gosec // a file descriptor fits
 }

@@ -72,7 +72,7 @@ func (f *flow) display(ctx context.Context, out io.Writer, terminal bool, status
 		}
 		block := flowBlock(total, rate, types, &s)
 		if drawn > 0 {
-			fmt.Fprintf(out, "\x1b[%dA\x1b[J", drawn)
+			control(out, fmt.Sprintf("\x1b[%dA\x1b[J", drawn))
 		}
 		fmt.Fprint(out, block)
 		drawn = strings.Count(block, "\n")

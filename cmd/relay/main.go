@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
+	"workos-relay/internal/printable"
 	"workos-relay/internal/telemetry"
 )
 
@@ -55,8 +56,8 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 operator action requir
 // environment is the outside world of a command. Tests replace it.
 type environment struct {
 	cli       *cli
-	stdout    io.Writer
-	stderr    io.Writer
+	stdout    io.Writer // escapes what could control a terminal; beneath goes around it
+	stderr    io.Writer // likewise
 	lookupEnv func(string) (string, bool)
 	log       *zap.Logger
 	files     *livefile.Set // the files with secrets, certificates and keys, which may change while relay runs
@@ -70,7 +71,8 @@ func main() {
 }
 
 // execute runs one command line and returns its exit code.
-func execute(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) int {
+func execute(ctx context.Context, args []string, lookupEnv func(string) (string, bool), out, errs io.Writer) int {
+	stdout, stderr := printable.NewWriter(out), printable.NewWriter(errs)
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("relay"), kong.Description(description), kong.Writers(stdout, stderr),
@@ -90,7 +92,7 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "relay: %v\nTry: relay --help\n", err)
+		fmt.Fprintf(stderr, "relay: %s\nTry: relay --help\n", errorText(err.Error()))
 		return exitUsage
 	}
 	if env.log, err = telemetry.NewLogger(zapcore.AddSync(stderr), c.LogLevel, c.LogFormat); err != nil {
@@ -100,7 +102,7 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 	env.files = livefile.NewSet(env.log)
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	if err := parsed.Run(env); err != nil {
-		fmt.Fprintf(stderr, "relay: %s\n", hint.Text("", err))
+		fmt.Fprintf(stderr, "relay: %s\n", errorText(hint.Text("", err)))
 		return exitCode(err)
 	}
 	return exitDone

@@ -57,7 +57,7 @@ func (p *progress) Write(b []byte) (int, error) {
 
 func (p *progress) clear() {
 	if p.drawn {
-		fmt.Fprint(p.out, "\r\x1b[K")
+		control(p.out, "\r\x1b[K")
 		p.drawn = false
 	}
 }

@@ -201,7 +201,7 @@ func (c *statusCmd) show(out io.Writer, seen *overview) error {
 		return printJSON(out, seen)
 	}
 	if c.Watch && isTerminal(out) {
-		fmt.Fprint(out, "\x1b[H\x1b[2J") // from the top of an empty screen
+		control(out, "\x1b[H\x1b[2J") // from the top of an empty screen
 	}
 	return printStatus(out, seen)
 }

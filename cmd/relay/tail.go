@@ -24,13 +24,14 @@ type tailCmd struct {
 	Envelope bool     `help:"Print {topic, key, headers, body} instead of the body alone."`
 }
 
-// Run prints events until ctx ends or the reader of the output is gone.
+// Run prints events until ctx ends or the reader of the output is gone. On a terminal it escapes what
+// could control the terminal.
 func (c *tailCmd) Run(ctx context.Context, env *environment) error {
 	var start config.Start
 	if err := start.UnmarshalText([]byte(c.Since)); err != nil {
 		return app.Usage(fmt.Errorf("--since: %q %w", c.Since, err))
 	}
-	out := stdout.New(stdout.Config{Envelope: c.Envelope}, env.stdout)
+	out := stdout.New(stdout.Config{Envelope: c.Envelope}, beneath(env.stdout))
 	if c.FromSink {
 		return c.fromSink(ctx, env, start, out)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"workos-relay/internal/hint"
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 )
 
@@ -136,8 +137,11 @@ func fail(w http.ResponseWriter, err error) {
 	case http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", strconv.Itoa(int(guessWait/time.Second)))
 	}
-	reply(w, code, failure{hint.Text("", err), hint.Action("", err)})
+	reply(w, code, failure{printable.Block(hint.Text("", err), maxError), printable.Block(hint.Action("", err), maxError)})
 }
+
+// maxError bounds the text of an error in an answer, in bytes. A configuration may have many mistakes.
+const maxError = 64 << 10
 
 // failure is the answer to a request that was not done. Action is what an operator has to do if only an operator can resolve it.
 type failure struct {
@@ -149,7 +153,7 @@ type failure struct {
 func reply(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(printable.NewWriter(w)) // the reader may be a terminal
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(v)

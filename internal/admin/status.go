@@ -3,9 +3,11 @@ package admin
 import (
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 )
@@ -119,10 +121,11 @@ func (s *Server) lanes() []pipeline.Status {
 }
 
 func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus {
+	s = printableStatus(s)
 	ready, reasons := Judge(s, now, poll)
 	l := LaneStatus{
 		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Reason: s.Reason, Action: s.Action,
-		Mode: s.Checkpoint.Mode, Holder: s.Checkpoint.Holder, Self: s.Holder,
+		Mode: s.Checkpoint.Mode, Holder: printable.Text(s.Checkpoint.Holder), Self: s.Holder,
 		Active:   s.Holder != "" && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released && s.State != pipeline.Stopped,
 		Position: PlaceOf(s.Checkpoint.Position), Read: PlaceOf(s.Read), MovedAt: known(s.Checkpoint.UpdatedAt),
 		LastPoll: known(s.LastPoll), AtTip: s.AtTip, TipAt: known(s.TipAt),
@@ -131,7 +134,7 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		Settings: append([]sink.Setting{}, s.Settings...), RefusedTypes: []string{},
 	}
 	for _, r := range s.Checkpoint.Refused {
-		l.RefusedTypes = append(l.RefusedTypes, r.Type)
+		l.RefusedTypes = append(l.RefusedTypes, printable.Text(r.Type))
 	}
 	if !s.SourceNow.IsZero() {
 		lag := seconds(s.Lag())
@@ -143,9 +146,24 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 	return l
 }
 
+// maxReason bounds the reason of a lane's state, and what to do about it, in bytes.
+const maxReason = 2000
+
+// printableStatus returns s with those texts made printable and bounded that may hold what the Events API or a bus said.
+func printableStatus(s pipeline.Status) pipeline.Status {
+	s.Reason, s.Action = printable.Block(s.Reason, maxReason), printable.Block(s.Action, maxReason)
+	settings := slices.Clone(s.Settings)
+	for i := range settings {
+		f := &settings[i]
+		f.Of, f.Have, f.Want, f.Why = printable.Text(f.Of), printable.Text(f.Have), printable.Text(f.Want), printable.Block(f.Why, maxReason)
+	}
+	s.Settings = settings
+	return s
+}
+
 // PlaceOf is p as the API writes it.
 func PlaceOf(p checkpoint.Position) Position {
-	return Position{EventID: p.EventID, CreatedAt: known(p.CreatedAt)}
+	return Position{EventID: printable.Text(p.EventID), CreatedAt: known(p.CreatedAt)}
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {

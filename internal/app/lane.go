@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
@@ -297,4 +298,13 @@ func ChooseLane(lanes []*Lane, name string) (*Lane, error) {
 		return nil, Usage(fmt.Errorf("say which lane with --lane: one of %q", names))
 	}
 	return nil, Usage(fmt.Errorf("--lane: there is no sink %q, only %q", name, names))
+}
+
+// redactions identifies what the routes take out of events.
+func (l *Lane) redactions() string {
+	var rules []string
+	for _, r := range l.Config.Routes {
+		rules = append(rules, fmt.Sprintf("%q %q %q", r.Events, r.Redact, r.Pseudonymize))
+	}
+	return strings.Join(rules, "\n")
 }

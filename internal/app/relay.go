@@ -141,6 +141,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	events := l.Stream(client, hooks)
 	events.Readers, events.Memory = l.Config.Source.Backfill.Readers, int64(l.Config.Source.Backfill.Memory)
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
+	past.Redact(l.redactions(), l.Router.Redacted)
 	m.target = l.target(m.bus, m.store, client, hooks)
 	m.target.Observe(metrics)
 	m.target.Acquired(m.settings.Acquired)

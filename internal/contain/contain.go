@@ -4,6 +4,8 @@ package contain
 import (
 	"fmt"
 	"runtime/debug"
+
+	"workos-relay/internal/printable"
 )
 
 // PanicError is a panic that was contained: a fault of relay itself.
@@ -14,7 +16,7 @@ type PanicError struct {
 
 // Error implements error. It leaves out the stack, which is long; a logger prints it as a field.
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("a fault of relay itself: panic: %v; please report it with the stack from the log", e.Value)
+	return fmt.Sprintf("a fault of relay itself: panic: %s; please report it with the stack from the log", printable.Text(fmt.Sprint(e.Value)))
 }
 
 // Recover stores a panic of the calling function in err. It must be deferred directly. A function that returns normally keeps its error.

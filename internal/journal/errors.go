@@ -4,8 +4,8 @@ import (
 	"errors"
 	"strings"
 	"time"
-	"unicode"
 
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/source"
 )
@@ -51,20 +51,14 @@ func (l *Lane) record(e Error) {
 	l.errors.add(e)
 }
 
-// clean makes a text one line of at most n bytes. Secrets are hidden before it is cut, so that none is left in part.
+// clean makes a text one printable line of at most n bytes. It hides secrets before it cuts, so that none is left in part.
 func (l *Lane) clean(s string, n int) string {
 	const most, longestSecret = 64 << 10, 4 << 10
 	hidden := l.cfg.Hide(s[:min(len(s), most)])
 	if len(s) > most {
 		hidden = hidden[:max(0, len(hidden)-longestSecret)]
 	}
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, hidden)
-	return clip(strings.Join(strings.Fields(s), " "), n)
+	return strings.Clone(printable.Clip(hidden, n))
 }
 
 // requestID is the X-Request-Id that the Events API gave with the answer err is about; empty where there was none.

@@ -138,7 +138,7 @@ func TestErrors(t *testing.T) {
 		{Lane: "nats", Doing: journal.Reading, Text: "the Events API refuses the event type x.y, which is left out until 2026-01-02 03:04 UTC", At: at(4), Last: at(4), Count: 1},
 		{Lane: "nats", Doing: journal.Reading, Text: "the answer of the Events API cannot be used: cut off", RequestID: "req_9", At: at(4), Last: at(4), Count: 1},
 		{Lane: "nats", Doing: journal.Reading, Text: "polling: the Events API answered 503 Service Unavailable: down", RequestID: "req_2", At: at(1), Last: at(3), Count: 3},
-		{Lane: "nats", Doing: pipeline.Publishing, Text: "no connection [31mto nats://u:[secret]@h", At: at(0), Last: at(0), Count: 1},
+		{Lane: "nats", Doing: pipeline.Publishing, Text: "no connection \\u001b[31mto nats://u:[secret]@h", At: at(0), Last: at(0), Count: 1},
 	}, j.Errors(100))
 	require.Len(t, j.Errors(2), 2)
 }

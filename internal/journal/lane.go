@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/router"
 	"workos-relay/source"
@@ -34,6 +35,8 @@ type Lane struct {
 	errors  ring[Error]
 	history history
 	state   pipeline.State // as last sampled; empty before
+	view    func(*source.Event) *source.Event
+	rules   string
 }
 
 func newLane(name string, cfg Config) *Lane {
@@ -41,6 +44,18 @@ func newLane(name string, cfg Config) *Lane {
 		name: name, cfg: cfg, types: map[string]*uint64{},
 		events: newRing[Envelope](maxEvents), errors: newRing[Error](maxErrors), history: newHistory(),
 	}
+}
+
+// Redact makes the lane remember of each event only what view leaves in it. view is called from the goroutine of the lane that is
+// observed, and must not keep or change the event. rules identifies view: if it is not what it was at the last call, the envelopes
+// from before are forgotten, since they may hold what view takes out. Without a call events are remembered as they are.
+func (l *Lane) Redact(rules string, view func(*source.Event) *source.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if rules != l.rules {
+		l.events = newRing[Envelope](maxEvents)
+	}
+	l.view, l.rules = view, rules
 }
 
 // Observe returns an observer that records, then tells next, which may be nil.
@@ -109,9 +124,12 @@ func (l *Lane) count(name string, n uint64) {
 }
 
 func (l *Lane) envelope(e *source.Event, now time.Time) Envelope {
+	if l.view != nil {
+		e = l.view(e)
+	}
 	out := Envelope{
-		Lane: l.name, ID: clip(e.ID, maxName), Type: clip(e.Event, maxName), CreatedAt: e.CreatedAt,
-		Organization: clip(router.Organization(e), maxName), Committed: now,
+		Lane: l.name, ID: name(e.ID), Type: name(e.Event), CreatedAt: e.CreatedAt,
+		Organization: name(router.Organization(e)), Committed: now,
 	}
 	if l.cfg.Payload > 0 {
 		// One byte more than is kept, so that clip sees where it cuts.
@@ -119,6 +137,9 @@ func (l *Lane) envelope(e *source.Event, now time.Time) Envelope {
 	}
 	return out
 }
+
+// name returns a printable copy of an id or a name, which is cut if it is too long.
+func name(s string) string { return strings.Clone(printable.Clip(s, maxName)) }
 
 // clip is a copy of the first n bytes of s, in valid UTF-8.
 func clip(s string, n int) string {

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -118,7 +119,7 @@ const longestError = 500
 func (t *laneTracer) end(span trace.Span, err error) {
 	if err != nil {
 		text := t.traces.hide(err.Error())
-		span.SetStatus(codes.Error, text[:min(len(text), longestError)])
+		span.SetStatus(codes.Error, printable.Clip(text, longestError))
 	}
 	span.End(trace.WithTimestamp(time.Now()))
 }

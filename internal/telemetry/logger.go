@@ -10,7 +10,8 @@ import (
 
 // NewLogger returns a logger that writes to w, which need not be safe for concurrent use. level is debug, info, warn or error;
 // format is console, for people, or json, one object a line with times in RFC 3339 and UTC. There are no stack traces, and
-// nothing is sampled. The error names the value at fault and what it may be.
+// nothing is sampled. Texts are made printable and bounded, so that a line has about 4 KB at most, whoever a text came from. The
+// error names the value at fault and what it may be.
 func NewLogger(w zapcore.WriteSyncer, level, format string) (*zap.Logger, error) {
 	minimum, ok := map[string]zapcore.Level{
 		"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "warn": zapcore.WarnLevel, "error": zapcore.ErrorLevel,
@@ -36,7 +37,7 @@ func NewLogger(w zapcore.WriteSyncer, level, format string) (*zap.Logger, error)
 	default:
 		return nil, fmt.Errorf("log format %q is none of console, json", format)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(w), minimum)), nil
+	return zap.New(printableCore{zapcore.NewCore(encoder, zapcore.Lock(w), minimum)}), nil
 }
 
 // encodeUTC writes RFC 3339 with milliseconds always, so that lines sort as text.

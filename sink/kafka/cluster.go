@@ -21,6 +21,7 @@ import (
 	"github.com/segmentio/kafka-go/sasl"
 
 	"workos-relay/conf/tlsconf"
+	"workos-relay/internal/printable"
 )
 
 const (
@@ -381,5 +382,5 @@ func brokerError(code int16, message string) error {
 	if message == "" {
 		return err
 	}
-	return fmt.Errorf("%w (the broker says: %s)", err, message)
+	return fmt.Errorf("%w (the broker says: %s)", err, printable.Text(message))
 }

@@ -15,6 +15,8 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
+
+	"workos-relay/internal/printable"
 )
 
 // explain puts what err most likely means before it. A broker that does not like a client usually just hangs up, so the likely
@@ -35,7 +37,9 @@ type explanation struct {
 	err  error
 }
 
-func (e *explanation) Error() string { return e.hint + ": " + e.err.Error() }
+func (e *explanation) Error() string {
+	return e.hint + ": " + printable.Clip(e.err.Error(), 2*printable.Limit)
+}
 func (e *explanation) Unwrap() error { return e.err }
 
 // OperatorAdvice says what an operator should do if the brokers refuse the connection for what it proves.
@@ -136,7 +140,7 @@ func (s *Sink) dialHint(op *net.OpError) string {
 	reason := "cannot be reached"
 	switch {
 	case errors.As(op, &dns):
-		addr, reason = dns.Name, "is a name that does not resolve"
+		addr, reason = printable.Text(dns.Name), "is a name that does not resolve"
 	case errors.Is(op, syscall.ECONNREFUSED):
 		reason = "does not accept connections: it is down, or the port is wrong"
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -307,11 +308,12 @@ func (s *Sink) parseAck(m *nats.Msg) (ack, error) {
 	}
 	switch {
 	case a.Error != nil:
+		a.Error.Description = printable.Text(a.Error.Description)
 		return ack{}, a.Error
 	case s.elsewhere(a.Domain):
-		return ack{}, &wrongDomainError{a.Domain}
+		return ack{}, &wrongDomainError{printable.Text(a.Domain)}
 	case a.Stream != s.cfg.Stream:
-		return ack{}, &wrongStreamError{a.Stream}
+		return ack{}, &wrongStreamError{printable.Text(a.Stream)}
 	case a.Seq == 0:
 		return ack{}, errors.New("the acknowledgement has no sequence")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -88,8 +89,9 @@ func (s *Sink) noted(info *jetstream.StreamInfo) *jetstream.StreamInfo {
 
 // explainAPI says what an error of the JetStream API most likely means. What callers test for stays in it.
 func (s *Sink) explainAPI(l *link, doing string, err error) error {
+	err = printable.Error(err)
 	if denied := l.permissionDenied(); denied != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)) {
-		return fmt.Errorf("%s: the NATS user lacks a permission for the JetStream API: %w", doing, denied)
+		return fmt.Errorf("%s: the NATS user lacks a permission for the JetStream API: %w", doing, printable.Error(denied))
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders):

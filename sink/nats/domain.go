@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -85,7 +86,7 @@ func (s *Sink) atHome(ctx context.Context, l *link) error {
 	}
 	if domain != h.domain {
 		return fmt.Errorf("the connection leads to server %s in JetStream domain %q, and stream %s was in domain %q before: "+
-			"set domain, or take the server out of url", l.nc.ConnectedServerName(), domain, s.cfg.Stream, h.domain)
+			"set domain, or take the server out of url", printable.Text(l.nc.ConnectedServerName()), domain, s.cfg.Stream, h.domain)
 	}
 	l.sameDomain.Store(true)
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 )
 
 // lasting reports whether err, the reason for a missing connection, will hardly go away by waiting.
@@ -50,6 +51,7 @@ func isTLS(err error) bool {
 
 // explainConnect says why there is no connection and what it most likely takes.
 func (s *Sink) explainConnect(err error) error {
+	err = printable.Error(err)
 	if err != nil && noGreeting(err) && !isTLS(err) && !s.greeted.Load() {
 		return fmt.Errorf("what answers at %s takes the connection and sends no greeting of a NATS server: use the port for NATS clients%s: %w",
 			s.cfg.URL, orHandshakeFirst(s.cfg), err)
@@ -75,7 +77,7 @@ func explainConnect(err error, c Config) error {
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) {
-		return fmt.Errorf("the name %s of the NATS server at %s cannot be resolved: %w", dns.Name, at, err)
+		return fmt.Errorf("the name %s of the NATS server at %s cannot be resolved: %w", printable.Text(dns.Name), at, err)
 	}
 	return fmt.Errorf("no connection to the NATS server at %s: %w", at, err)
 }
@@ -161,8 +163,10 @@ var deniedPublish = regexp.MustCompile(`(?i)publish to "([^"]+)"`)
 
 // explainDenied says what a permission violation takes to mend.
 func explainDenied(err error) error {
-	if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
-		return fmt.Errorf("the NATS user may not publish to %s: allow it for this user on the server: %w", m[1], err)
+	m := deniedPublish.FindStringSubmatch(err.Error())
+	err = printable.Error(err)
+	if m != nil {
+		return fmt.Errorf("the NATS user may not publish to %s: allow it for this user on the server: %w", printable.Text(m[1]), err)
 	}
 	return fmt.Errorf("the NATS user may not receive acknowledgements: allow it to subscribe below inbox_prefix: %w", err)
 }

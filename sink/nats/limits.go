@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"workos-relay/conf/unit"
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -102,7 +103,7 @@ func invalidAdvice(description string) string {
 // explainUnmade returns the error of a request to create or change the stream. It is a *sink.FatalError if only an operator can
 // resolve it, and names the key to change. problems are what check says of the account; they know more than the server's refusal.
 func (s *Sink) explainUnmade(l *link, doing string, err error, problems []string) error {
-	advice := s.refusalAdvice(err)
+	advice, err := s.refusalAdvice(err), printable.Error(err)
 	switch {
 	case len(problems) > 0:
 		return &sink.FatalError{Err: fmt.Errorf("%s: %s: %w", doing, strings.Join(problems, "; "), err)}

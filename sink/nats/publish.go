@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -95,7 +96,7 @@ func (s *Sink) sendable(l *link, batch []sink.Message) (int, error) {
 // limits are those of the server that l leads to and of the stream as last seen.
 func (s *Sink) limits(l *link) limits {
 	return limits{
-		maxPayload: l.nc.MaxPayload(), server: l.nc.ConnectedServerName(),
+		maxPayload: l.nc.MaxPayload(), server: printable.Text(l.nc.ConnectedServerName()),
 		maxMsgSize: s.maxMsg.Load(), stream: s.cfg.Stream,
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/conf/unit"
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -251,9 +252,9 @@ func (s *Sink) update(ctx context.Context, l *link, conf jetstream.StreamConfig)
 func reason(err error) string {
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
-		return fmt.Sprintf("%s (error %d)", api.Description, api.ErrorCode)
+		return fmt.Sprintf("%s (error %d)", printable.Text(api.Description), api.ErrorCode)
 	}
-	return err.Error()
+	return printable.Text(err.Error())
 }
 
 // asked is what the configuration names of the stream; nil for what it leaves to the stream.

@@ -13,7 +13,10 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/term"
+
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -37,11 +40,15 @@ var (
 	_ sink.Destination = (*Sink)(nil)
 )
 
-// New returns a sink that writes to out, or to standard output if out is nil. Close does not close
-// out.
+// New returns a sink that writes to out, or to standard output if out is nil. Bodies keep their
+// bytes, unless out is a terminal: then what could control the terminal is escaped. Close does not
+// close out.
 func New(cfg Config, out io.Writer) *Sink {
 	if out == nil {
 		out = os.Stdout
+	}
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
+		out = printable.NewWriter(f)
 	}
 	return &Sink{cfg: cfg, out: out, stop: make(chan struct{})}
 }

@@ -11,6 +11,7 @@ import (
 
 	"workos-relay/internal/admin"
 	"workos-relay/internal/journal"
+	"workos-relay/internal/printable"
 )
 
 // Config is what a Page shows.
@@ -97,7 +98,7 @@ func (p *Page) html() ([]byte, error) {
 	err = templates.ExecuteTemplate(&b, "page", document{
 		snapshot: s, Style: style.path, Script: script.path, Paths: listed(p.cfg.Paths),
 	})
-	return []byte(b.String()), err
+	return printable.Append(nil, []byte(b.String())), err
 }
 
 // link is a path in the foot of the page, relative so that it holds behind a proxy that puts a prefix before it.

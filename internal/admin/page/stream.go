@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"workos-relay/internal/admin"
+	"workos-relay/internal/printable"
 )
 
 // update is the data of a server-sent event: what has changed since the one before it on the same stream.
@@ -121,7 +122,7 @@ func (p *Page) send(w http.ResponseWriter, control *http.ResponseController, wri
 	if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(w, "event: update\ndata: %s\n\n", data); err != nil {
+	if _, err := fmt.Fprintf(w, "event: update\ndata: %s\n\n", printable.Append(nil, data)); err != nil {
 		return err
 	}
 	return control.Flush()

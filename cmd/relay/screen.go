@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"workos-relay/internal/printable"
+)
+
+// Everything that a command prints goes through a printable.Writer, because it may hold text from
+// outside. Control sequences and events go around it.
+
+// beneath returns what out writes to in the end.
+func beneath(out io.Writer) io.Writer {
+	if w, ok := out.(*printable.Writer); ok {
+		return w.Unwrap()
+	}
+	return out
+}
+
+// isTerminal reports whether out is a terminal that understands control sequences.
+func isTerminal(out io.Writer) bool {
+	f, ok := beneath(out).(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && !strings.EqualFold(os.Getenv("TERM"), "dumb") //nolint:gosec // a file descriptor fits
+}
+
+// control sends a terminal a control sequence of relay's own.
+func control(out io.Writer, sequence string) { fmt.Fprint(beneath(out), sequence) }
+
+// Bounds of the text of an error at the end of a command, in bytes: a configuration may have many mistakes, each on its own line.
+const (
+	longestLine  = 3000
+	longestError = 64 << 10
+)
+
+// errorText returns the text of an error as a command ends with it: printable, with bounded lines.
+func errorText(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if b.Len() > longestError {
+			fmt.Fprintf(&b, "... (more lines follow)\n")
+			break
+		}
+		line, found := strings.CutSuffix(line, "\n")
+		b.WriteString(printable.Block(line, longestLine))
+		if found {
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
+}
