@@ -40,15 +40,54 @@ func Clip(s string, limit int) string {
 	if len(s) <= limit && isLine(s) {
 		return s
 	}
-	return clip(s, limit, true)
+	return clip(s, limit)
 }
 
-// Block is Clip for text that may have several lines: it keeps line feeds, tabs and blanks.
+// Block is Clip for a text that relay has put together, which may have several lines: it keeps line feeds, tabs and blanks. What is
+// too long it cuts out of the middle, since the messages of relay end with what to do.
 func Block(s string, limit int) string {
 	if len(s) <= limit && isBlock(s) {
 		return s
 	}
-	return clip(s, limit, false)
+	if len(s) <= limit {
+		if whole := Append(nil, []byte(s)); len(whole) <= limit {
+			return string(whole)
+		}
+	}
+	const longestMark = 40
+	room := max(0, limit-longestMark)
+	head, shown := beginning(s, room*3/5)
+	tail, from := ending(s, shown, room-len(head))
+	return head + fmt.Sprintf("... (%d more bytes) ...", from-shown) + tail
+}
+
+// beginning returns as much from the beginning of s as fits into room once it is escaped, and where that ends in s.
+func beginning(s string, room int) (text string, end int) {
+	var out []byte
+	for end < len(s) {
+		r, size := utf8.DecodeRuneInString(s[end:])
+		next := appendRune(out, r, true)
+		if len(next) > room {
+			break
+		}
+		out, end = next, end+size
+	}
+	return string(out), end
+}
+
+// ending returns as much from the end of s as fits into room once it is escaped, but nothing before least, and where it begins in s.
+func ending(s string, least, room int) (text string, start int) {
+	start = max(least, len(s)-room)
+	for {
+		for start < len(s) && !utf8.RuneStart(s[start]) {
+			start++
+		}
+		out := Append(nil, []byte(s[start:]))
+		if len(out) <= room {
+			return string(out), start
+		}
+		start += max(1, (len(out)-room)/6) // a byte becomes six at most
+	}
 }
 
 // Error returns an error with the text of err as Text returns it. It wraps err. It returns nil if err is nil.
@@ -101,7 +140,7 @@ func isBlock(s string) bool {
 }
 
 // clip looks at no more of s than it needs.
-func clip(s string, limit int, oneLine bool) string {
+func clip(s string, limit int) string {
 	// The mark is cut off from what is kept, so that the result keeps to the limit.
 	mark := func(shown int) string { return fmt.Sprintf("... (%d more bytes)", len(s)-shown) }
 	room := max(0, limit-len(mark(0)))
@@ -110,7 +149,7 @@ func clip(s string, limit int, oneLine bool) string {
 	blank := false      // a blank is due before the next character
 	for at := 0; at < len(s); {
 		r, size := utf8.DecodeRuneInString(s[at:])
-		if oneLine && unicode.IsSpace(r) {
+		if unicode.IsSpace(r) {
 			blank = len(out) > 0
 			at += size
 			continue
@@ -119,7 +158,7 @@ func clip(s string, limit int, oneLine bool) string {
 			out = append(out, ' ')
 			blank = false
 		}
-		out = appendRune(out, r, !oneLine)
+		out = appendRune(out, r, false)
 		at += size
 		if len(out) <= room {
 			kept, shown = len(out), at
@@ -131,8 +170,8 @@ func clip(s string, limit int, oneLine bool) string {
 	return string(out)
 }
 
-// Append appends src to dst, with unsafe characters escaped. It keeps line feeds and tabs. JSON stays JSON with the same meaning,
-// save that invalid UTF-8 becomes U+FFFD.
+// Append appends src to dst, with unsafe characters escaped. It keeps line feeds and tabs. JSON without carriage returns
+// between its tokens stays JSON with the same meaning, save that invalid UTF-8 becomes U+FFFD.
 func Append(dst, src []byte) []byte {
 	for at := 0; at < len(src); {
 		if c := src[at]; c < utf8.RuneSelf && (c >= ' ' && c < 0x7f || c == '\n' || c == '\t') {

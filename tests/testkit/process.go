@@ -152,3 +152,6 @@ func (p *Process) Tail(n int64) string {
 	b, _ := io.ReadAll(f)
 	return string(b)
 }
+
+// SetArgs replaces the arguments of the program, for the next Start.
+func (p *Process) SetArgs(args ...string) { p.args = args }
