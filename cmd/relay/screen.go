@@ -31,7 +31,8 @@ func isTerminal(out io.Writer) bool {
 // control sends a terminal a control sequence of relay's own.
 func control(out io.Writer, sequence string) { fmt.Fprint(beneath(out), sequence) }
 
-// Bounds of the text of an error at the end of a command, in bytes: a configuration may have many mistakes, each on its own line.
+// Bounds of the text of an error at the end of a command, in bytes: a configuration may have many
+// mistakes, each on its own line.
 const (
 	longestLine  = 3000
 	longestError = 64 << 10

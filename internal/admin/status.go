@@ -12,8 +12,9 @@ import (
 	"workos-relay/sink"
 )
 
-// Status is the answer of GET /api/v1/status: the whole relay at one moment. Every time in it is UTC and by the clock of the
-// machine that answers, except created_at, which is WorkOS's. Fields are added in later versions and never change their meaning.
+// Status is the answer of GET /api/v1/status: the whole relay at one moment. Every time in it is
+// UTC and by the clock of the machine that answers, except created_at, which is WorkOS's. Fields
+// are added in later versions and never change their meaning.
 type Status struct {
 	Version string    `json:"version"`
 	ID      string    `json:"id"`      // of the configuration
@@ -24,11 +25,13 @@ type Status struct {
 	// Writable: whoever asked may also pause, resume, poll, reload and move checkpoints.
 	Writable bool         `json:"writable"`
 	Lanes    []LaneStatus `json:"lanes"` // in the order of the configuration; never null
-	// Unasked are the event types that WorkOS's webhooks name and that relay does not ask for; never null.
+	// Unasked are the event types that WorkOS's webhooks name and that relay does not ask for;
+	// never null.
 	Unasked []UnaskedType `json:"unasked_event_types"`
 }
 
-// UnaskedType is an event type that WorkOS sends webhooks of and that relay does not ask for, so that its events are not published.
+// UnaskedType is an event type that WorkOS sends webhooks of and that relay does not ask for, so
+// that its events are not published.
 type UnaskedType struct {
 	Type     string    `json:"type"`
 	Add      string    `json:"add"` // what adds it to source.events
@@ -44,12 +47,14 @@ type LaneStatus struct {
 	State  pipeline.State `json:"state"`
 	Since  *time.Time     `json:"since"`  // of state; null where not known
 	Reason string         `json:"reason"` // of retrying, stopped, standby and paused: the last error or what it waits for
-	// Action is what an operator has to do about Reason. It is empty if nothing: what is retried without it may pass.
+	// Action is what an operator has to do about Reason. It is empty if nothing: what is retried
+	// without it may pass.
 	Action string `json:"action"`
 	// Mode is exactly_once or at_least_once; empty while not known.
 	Mode checkpoint.Mode `json:"mode"`
-	// Holder is who moved the position last, empty while not known; Self is this process, in the same words. Active: they are the
-	// same, so that it is this process that carries the lane's events.
+	// Holder is who moved the position last, empty while not known; Self is this process, in the
+	// same words. Active: they are the same, so that it is this process that carries the lane's
+	// events.
 	Holder string `json:"holder"`
 	Self   string `json:"self"`
 	Active bool   `json:"active"`
@@ -69,12 +74,12 @@ type LaneStatus struct {
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons"` // why not; never null
 
-	// Settings are those of the destination that the configuration names and that differ, or that relay has changed; never null.
-	// They do not make a lane unready.
+	// Settings are those of the destination that the configuration names and that differ, or that
+	// relay has changed; never null. They do not make a lane unready.
 	Settings []sink.Setting `json:"settings"`
 
-	// RefusedTypes are event types that the Events API refuses, or has refused and whose events are not all published yet; never
-	// null. They do not make a lane unready.
+	// RefusedTypes are event types that the Events API refuses, or has refused and whose events are
+	// not all published yet; never null. They do not make a lane unready.
 	RefusedTypes []string `json:"refused_types"`
 }
 
@@ -84,8 +89,8 @@ type Position struct {
 	CreatedAt *time.Time `json:"created_at"` // null where not known
 }
 
-// Snapshot is the answer of GET /api/v1/status to whoever may also write, or may not. It may be called at any time, from any
-// goroutine.
+// Snapshot is the answer of GET /api/v1/status to whoever may also write, or may not. It may be
+// called at any time, from any goroutine.
 func (s *Server) Snapshot(writable bool) Status {
 	now := s.cfg.Now()
 	out := Status{
@@ -149,7 +154,8 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 // maxReason bounds the reason of a lane's state, and what to do about it, in bytes.
 const maxReason = 2000
 
-// printableStatus returns s with those texts made printable and bounded that may hold what the Events API or a bus said.
+// printableStatus returns s with those texts made printable and bounded that may hold what the
+// Events API or a bus said.
 func printableStatus(s pipeline.Status) pipeline.Status {
 	s.Reason, s.Action = printable.Block(s.Reason, maxReason), printable.Block(s.Action, maxReason)
 	settings := slices.Clone(s.Settings)

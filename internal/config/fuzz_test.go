@@ -4,10 +4,13 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"workos-relay/internal/printable"
 )
 
-// FuzzParse: whatever the file and a variable hold, Parse gives a configuration or problems that
-// lie inside the file and show no secret.
+// FuzzParse checks that Parse gives a configuration or problems, whatever the file and a variable
+// hold. A problem lies inside of the file. Its text shows no secret, and a terminal can show it.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
 		"", "id: a\n", whole, string(Example()), "a: &a [*a]\n", "source: *x\n", "? [a]\n: b\n", "sinks: [{name: a, type: kafka, typ: 3}]",
@@ -41,6 +44,11 @@ func FuzzParse(f *testing.F) {
 		for _, p := range e.Problems {
 			if p.Line < 0 || p.Line > lines || p.Line > 0 && (p.Column < 1 || p.Column > len(text)+1) || p.Message == "" {
 				t.Fatalf("a problem outside of the file: %#v", p)
+			}
+		}
+		for _, r := range err.Error() {
+			if !printable.Safe(r) && r != '\n' && r != utf8.RuneError {
+				t.Fatalf("%q cannot be shown: %q", r, err)
 			}
 		}
 		if strings.Contains(err.Error(), secret) {

@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
+
+	"workos-relay/internal/printable"
 )
 
 // Problem is one mistake in a configuration.
@@ -39,23 +39,14 @@ func (p Problem) String() string {
 	return oneLine(b.String())
 }
 
-// oneLine escapes what would break the line or speak to the terminal, such as a key with a line
-// break in it.
-func oneLine(text string) string {
-	if !strings.ContainsFunc(text, unicode.IsControl) {
-		return text
-	}
-	var b strings.Builder
-	for _, r := range text {
-		if unicode.IsControl(r) {
-			quoted := strconv.QuoteRuneToASCII(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
+// maxProblem bounds the line of a problem, in bytes.
+const maxProblem = 2000
+
+var lineBreaks = strings.NewReplacer("\n", `\n`, "\r", `\r`, "\t", `\t`)
+
+// oneLine escapes what would break the line or control a terminal, such as a key with a line break
+// in it, and bounds it.
+func oneLine(text string) string { return printable.Block(lineBreaks.Replace(text), maxProblem) }
 
 // Error is every mistake that was found in a configuration, in the order of the file.
 type Error struct{ Problems []Problem }

@@ -46,9 +46,10 @@ func newLane(name string, cfg Config) *Lane {
 	}
 }
 
-// Redact makes the lane remember of each event only what view leaves in it. view is called from the goroutine of the lane that is
-// observed, and must not keep or change the event. rules identifies view: if it is not what it was at the last call, the envelopes
-// from before are forgotten, since they may hold what view takes out. Without a call events are remembered as they are.
+// Redact makes the lane remember of each event only what view leaves in it. view is called from the
+// goroutine of the lane that is observed, and must not keep or change the event. rules identifies
+// view: if it is not what it was at the last call, the envelopes from before are forgotten, since
+// they may hold what view takes out. Without a call events are remembered as they are.
 func (l *Lane) Redact(rules string, view func(*source.Event) *source.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,11 +1,14 @@
-// Package printable makes text from outside relay safe to show: what an API, a bus, a certificate or a file said may hold control
-// characters, text that is displayed in another order than it has, or 900 KB in one line.
+// Package printable makes text from outside relay safe to show: what an API, a bus, a certificate
+// or a file said may hold control characters, text that is displayed in another order than it has,
+// or 900 KB in one line.
 //
-// Text, Clip and Error are for the place at which such text enters; Block, Writer and Append for the place at which relay writes to
-// a terminal, a log or an answer, so that nothing gets through that entered elsewhere.
+// Text, Clip and Error are for the place at which such text enters; Block, Writer and Append for
+// the place at which relay writes to a terminal, a log or an answer, so that nothing gets through
+// that entered elsewhere.
 //
-// A character is shown if Safe holds. Any other one is escaped as in JSON, such as \u001b or \u202e, two of these for a character
-// above U+FFFF; a byte that is not UTF-8 becomes U+FFFD. A backslash is not escaped: the result is for reading, not for decoding.
+// A character is shown if Safe holds. Any other one is escaped as in JSON, such as \u001b or
+// \u202e, two of these for a character above U+FFFF; a byte that is not UTF-8 becomes U+FFFD. A
+// backslash is not escaped: the result is for reading, not for decoding.
 package printable
 
 import (
@@ -21,9 +24,10 @@ import (
 // Limit is how many bytes Text returns at most.
 const Limit = 500
 
-// Safe reports whether r can be shown as it is: a letter, mark, digit, symbol or a blank with a width. It is false for control
-// characters, line separators, characters that change the direction of text or have no width, tags, variation selectors, characters
-// of private use, and unassigned ones.
+// Safe reports whether r can be shown as it is: a letter, mark, digit, symbol or a blank with a
+// width. It is false for control characters, line separators, characters that change the direction
+// of text or have no width, tags, variation selectors, characters of private use, and unassigned
+// ones.
 func Safe(r rune) bool {
 	if r < utf8.RuneSelf {
 		return r >= ' ' && r < 0x7f
@@ -31,11 +35,12 @@ func Safe(r rune) bool {
 	return r != utf8.RuneError && unicode.IsGraphic(r) && !unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// Text returns s on one line of at most Limit bytes. If it cuts s, it says how many bytes of s are missing. Text of its own result
-// changes nothing.
+// Text returns s on one line of at most Limit bytes. If it cuts s, it says how many bytes of s are
+// missing. Text of its own result changes nothing.
 func Text(s string) string { return Clip(s, Limit) }
 
-// Clip is Text with another limit, which should be at least 64. White space, line breaks included, becomes single blanks.
+// Clip is Text with another limit, which should be at least 64. White space, line breaks included,
+// becomes single blanks.
 func Clip(s string, limit int) string {
 	if len(s) <= limit && isLine(s) {
 		return s
@@ -43,8 +48,9 @@ func Clip(s string, limit int) string {
 	return clip(s, limit)
 }
 
-// Block is Clip for a text that relay has put together, which may have several lines: it keeps line feeds, tabs and blanks. What is
-// too long it cuts out of the middle, since the messages of relay end with what to do.
+// Block is Clip for a text that relay has put together, which may have several lines: it keeps line
+// feeds, tabs and blanks. What is too long it cuts out of the middle, since the messages of relay
+// end with what to do.
 func Block(s string, limit int) string {
 	if len(s) <= limit && isBlock(s) {
 		return s
@@ -61,7 +67,8 @@ func Block(s string, limit int) string {
 	return head + fmt.Sprintf("... (%d more bytes) ...", from-shown) + tail
 }
 
-// beginning returns as much from the beginning of s as fits into room once it is escaped, and where that ends in s.
+// beginning returns as much from the beginning of s as fits into room once it is escaped, and where
+// that ends in s.
 func beginning(s string, room int) (text string, end int) {
 	var out []byte
 	for end < len(s) {
@@ -75,7 +82,8 @@ func beginning(s string, room int) (text string, end int) {
 	return string(out), end
 }
 
-// ending returns as much from the end of s as fits into room once it is escaped, but nothing before least, and where it begins in s.
+// ending returns as much from the end of s as fits into room once it is escaped, but nothing before
+// least, and where it begins in s.
 func ending(s string, least, room int) (text string, start int) {
 	start = max(least, len(s)-room)
 	for {
@@ -90,7 +98,8 @@ func ending(s string, least, room int) (text string, start int) {
 	}
 }
 
-// Error returns an error with the text of err as Text returns it. It wraps err. It returns nil if err is nil.
+// Error returns an error with the text of err as Text returns it. It wraps err. It returns nil if
+// err is nil.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -170,8 +179,9 @@ func clip(s string, limit int) string {
 	return string(out)
 }
 
-// Append appends src to dst, with unsafe characters escaped. It keeps line feeds and tabs. JSON without carriage returns
-// between its tokens stays JSON with the same meaning, save that invalid UTF-8 becomes U+FFFD.
+// Append appends src to dst, with unsafe characters escaped. It keeps line feeds and tabs. JSON
+// without carriage returns between its tokens stays JSON with the same meaning, save that invalid
+// UTF-8 becomes U+FFFD.
 func Append(dst, src []byte) []byte {
 	for at := 0; at < len(src); {
 		if c := src[at]; c < utf8.RuneSelf && (c >= ' ' && c < 0x7f || c == '\n' || c == '\t') {
@@ -218,7 +228,8 @@ func NewWriter(out io.Writer) *Writer { return &Writer{out: out} }
 // Unwrap returns what w writes to, for what relay itself wants to tell a terminal.
 func (w *Writer) Unwrap() io.Writer { return w.out }
 
-// Write implements io.Writer. After an error it does not know how much of p was written, and says 0.
+// Write implements io.Writer. After an error it does not know how much of p was written, and says
+// 0.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"workos-relay/internal/printable"
 )
 
-// Bounds of a log line, in bytes of its texts with quotes escaped. Names, numbers and the time come on top; a stack, which only a
-// fault of relay itself brings, has a bound of its own.
+// Bounds of a log line, in bytes of its texts with quotes escaped. Names, numbers and the time come
+// on top; a stack, which only a fault of relay itself brings, has a bound of its own.
 const (
 	maxLogText  = 1000 // of the message and of each field
 	maxLogLine  = 2000 // of all of them together; what comes last is cut to leastText
@@ -23,8 +23,8 @@ const (
 	stackField  = "stack"
 )
 
-// printableCore makes every text of a log line printable and bounded before the core that it wraps encodes it: texts come from the
-// Events API, from buses and from files.
+// printableCore makes every text of a log line printable and bounded before the core that it wraps
+// encodes it: texts come from the Events API, from buses and from files.
 type printableCore struct{ zapcore.Core }
 
 // With implements zapcore.Core.
@@ -78,7 +78,8 @@ func printableField(f zapcore.Field, room *int) zapcore.Field {
 	}
 }
 
-// printableValue returns a value, as zap's map encoder has it, with printable texts. It shows a value of another kind as its text.
+// printableValue returns a value, as zap's map encoder has it, with printable texts. It shows a
+// value of another kind as its text.
 func printableValue(v any, room *int) any {
 	switch v := v.(type) {
 	case string:
@@ -125,7 +126,8 @@ func printableStruct(v any, room *int) any {
 	return printableValue(plain, room)
 }
 
-// take returns s, cut to what there is room for, but not below leastText. Quotes and backslashes count twice, as in the line.
+// take returns s, cut to what there is room for, but not below leastText. Quotes and backslashes
+// count twice, as in the line.
 func take(s string, room *int) string {
 	limit := min(maxLogText, max(*room, leastText))
 	s = printable.Block(s, limit)

@@ -21,7 +21,8 @@ type named string
 
 func (n named) String() string { return string(n) }
 
-// TestLoggerIsPrintable logs text that somebody made to harm a terminal, or a reader of lines, in every place of a line.
+// TestLoggerIsPrintable logs text that somebody made to harm a terminal, or a reader of lines, in
+// every place of a line.
 func TestLoggerIsPrintable(t *testing.T) {
 	t.Parallel()
 	loud := "\x1b[2J\x7f\u009b31m\u202e\u2028\ufeff\xff\U000e0041"

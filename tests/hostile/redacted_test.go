@@ -13,9 +13,11 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// TestWhatIsRedactedIsNotShown carries events whose route removes or pseudonymizes values, some of which relay itself reads: the
-// organization, the actor, the key. The bus, the page with payloads and its stream, status, metrics, the log at debug, tail, verify and
-// replay show none of the values, also of an event that becomes a dead letter. A reload that adds a route hides what was shown before.
+// TestWhatIsRedactedIsNotShown carries events whose route removes or pseudonymizes values, some of
+// which relay itself reads: the organization, the actor, the key. The bus, the page with payloads
+// and its stream, status, metrics, the log at debug, tail, verify and replay show none of the
+// values, also of an event that becomes a dead letter. A reload that adds a route hides what was
+// shown before.
 func TestWhatIsRedactedIsNotShown(t *testing.T) {
 	t.Parallel()
 	const hidden = "Hidden"

@@ -32,11 +32,13 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// loud holds every kind of character that must reach no terminal and no log: C0 and C1 controls, DEL, overrides of direction, what has
-// no width, line separators, tags, and bytes that are not UTF-8.
+// loud holds every kind of character that must reach no terminal and no log: C0 and C1 controls,
+// DEL, overrides of direction, what has no width, line separators, tags, and bytes that are not
+// UTF-8.
 const loud = "loud\x1b[2J\x1b]0;title\x07\x00\x08\x7f\u009b31m\u0090\u202e\u2066\u200e\u061c\u200b\ufeff\u2028\u2029\U000e0041\xff\xc3\xed\xa0\x80"
 
-// inJSON returns s as a JSON string that holds its bytes as they are, as far as JSON lets it, and lone surrogates as well.
+// inJSON returns s as a JSON string that holds its bytes as they are, as far as JSON lets it, and
+// lone surrogates as well.
 func inJSON(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -53,7 +55,8 @@ func inJSON(s string) string {
 // longestLine bounds a line that relay shows, in bytes.
 const longestLine = 4 << 10
 
-// requirePrintable requires that a terminal can show text as it is, and that it has no line that is too long.
+// requirePrintable requires that a terminal can show text as it is, and that it has no line that is
+// too long.
 func requirePrintable(t *testing.T, what, text string, longest int) {
 	t.Helper()
 	require.True(t, utf8.ValidString(text), "%s is not UTF-8", what)
@@ -74,7 +77,8 @@ var allCommands = append([][]string{
 	{"replay", "--since", "earliest", "--until", "latest"}, {"verify", "--since", "earliest", "--until", "latest"}, {"help", "troubleshoot", loud}, {"types", loud},
 }, someCommands...)
 
-// requireQuiet requires that everything that the relay shows, running and in these commands, is printable.
+// requireQuiet requires that everything that the relay shows, running and in these commands, is
+// printable.
 func requireQuiet(t *testing.T, r *testkit.Relay, commands [][]string) {
 	t.Helper()
 	requirePrintable(t, "the log", r.Output(), longestLine)
@@ -138,8 +142,8 @@ func loudEvent(n int, eventType, text string) hostileEvent {
 		`"context":{"actor":{"id":%s,"name":%s}},"created_at":%s}`, e.id, eventType, s, s, s, s, s, s, s, s, at)}
 }
 
-// TestTextOfAnswers lets the Events API refuse everything with text in every part of its answer, and send pages with text in every
-// field. Nothing that relay shows holds any of it raw.
+// TestTextOfAnswers lets the Events API refuse everything with text in every part of its answer,
+// and send pages with text in every field. Nothing that relay shows holds any of it raw.
 func TestTextOfAnswers(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat(loud, 20_000) // 1 MB
@@ -225,9 +229,10 @@ func raw(w http.ResponseWriter, text string) {
 	}
 }
 
-// TestTextOfEvents carries events with such text in every field to a NATS server. Bodies arrive byte for byte, headers hold nothing
-// that a bus or a terminal would trip over, and relay shows nothing raw: neither in its log, status and page nor with tail on a
-// terminal. With tail into a pipe the bytes are those of the event.
+// TestTextOfEvents carries events with such text in every field to a NATS server. Bodies arrive
+// byte for byte, headers hold nothing that a bus or a terminal would trip over, and relay shows
+// nothing raw: neither in its log, status and page nor with tail on a terminal. With tail into a
+// pipe the bytes are those of the event.
 func TestTextOfEvents(t *testing.T) {
 	t.Parallel()
 	events := []hostileEvent{
@@ -268,7 +273,8 @@ func TestTextOfEvents(t *testing.T) {
 	}
 }
 
-// TestStandardOutputOnATerminal runs a relay whose sink is standard output, which is a terminal once and a pipe once.
+// TestStandardOutputOnATerminal runs a relay whose sink is standard output, which is a terminal
+// once and a pipe once.
 func TestStandardOutputOnATerminal(t *testing.T) {
 	t.Parallel()
 	events := []hostileEvent{loudEvent(1, "user.created", loud), loudEvent(2, "user.updated", "\u202e\xff\u009b")}
@@ -279,7 +285,8 @@ func TestStandardOutputOnATerminal(t *testing.T) {
 	require.Equal(t, events[0].raw+"\n"+events[1].raw+"\n", piped(t, r, 2, "run"))
 }
 
-// requireHeaders requires that every message of the stream has headers that are printable and short, and returns how many there are.
+// requireHeaders requires that every message of the stream has headers that are printable and
+// short, and returns how many there are.
 func requireHeaders(t *testing.T, js jetstream.JetStream) (messages int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patient)
@@ -312,7 +319,8 @@ func readFile(t *testing.T, path string) string {
 	return string(text)
 }
 
-// onTerminal runs a command whose standard output is a terminal until that has shown as many lines, and returns them.
+// onTerminal runs a command whose standard output is a terminal until that has shown as many lines,
+// and returns them.
 func onTerminal(t *testing.T, r *testkit.Relay, lines int, args ...string) string {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -336,7 +344,8 @@ func piped(t *testing.T, r *testkit.Relay, lines int, args ...string) string {
 	return linesOf(t, r, out, in, lines, args...)
 }
 
-// linesOf runs a command that writes to out, reads lines from in, and then ends the command. It closes out.
+// linesOf runs a command that writes to out, reads lines from in, and then ends the command. It
+// closes out.
 func linesOf(t *testing.T, r *testkit.Relay, out, in *os.File, lines int, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), relayBinary, append([]string{"--config", r.Config}, args...)...)
@@ -488,7 +497,8 @@ func TestTextOfNATS(t *testing.T) {
 	}
 }
 
-// TestTextOfKafka lets a Kafka cluster refuse to create topics in such words, and give such values for settings and addresses.
+// TestTextOfKafka lets a Kafka cluster refuse to create topics in such words, and give such values
+// for settings and addresses.
 func TestTextOfKafka(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{"short": loud, "long": strings.Repeat(loud, 500)} {
