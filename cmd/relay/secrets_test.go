@@ -308,7 +308,7 @@ func addSourceCases(t *testing.T, cases map[string]secretCase, api *sourcetest.S
 		"echo, of success": {echo(200, func(r *http.Request) string {
 			return `{"object":"list","data":[{"id":"` + authorization(r) + `\u0001"}]}`
 		}), "cannot be decoded"},
-		"echo, another form": {echo(200, authorization), "list"},
+		"echo, another form": {echo(200, authorization), "cannot be decoded"},
 		"echo, redirect":     {echo(302, authorization), "elsewhere"},
 		"echo, overloaded":   {echo(429, authorization), "429"},
 		"echo, broken":       {echo(500, func(r *http.Request) string { return `{"error":"` + authorization(r) }), "500"},

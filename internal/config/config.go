@@ -166,7 +166,7 @@ type Admin struct {
 	Token        secret.String `yaml:"token" doc:"Everything asks for it but /healthz and /readyz, which without it only tell whether relay lives and is ready. Send it as a bearer token, or as the password of any user in a browser. At least 16 characters."`
 	TLS          AdminTLS      `yaml:"tls" doc:"Lets the admin server speak TLS."`
 	OpenMetrics  bool          `yaml:"open_metrics" default:"false" doc:"Let /metrics ask nobody for the token. It shows names of lanes and types and counts; Prometheus can send a bearer token instead."`
-	ShowPayloads bool          `yaml:"show_payloads" default:"false" doc:"Show the data of the newest events on the status page, the first 4 KiB of each, as WorkOS sent it. Without it the page shows only what an event is: id, type, time, organization."`
+	ShowPayloads bool          `yaml:"show_payloads" default:"false" doc:"Show the data of the newest events on the status page, the first 4 KiB of each, without what routes take out. Without it the page shows only what an event is: id, type, time, organization."`
 }
 
 // AdminTLS names the files of the admin server's TLS.

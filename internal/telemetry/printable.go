@@ -87,11 +87,10 @@ func printableValue(v any, room *int) any {
 	case []byte:
 		return take(string(v), room)
 	case []any:
-		const most = 100
-		out := make([]any, 0, min(len(v), most))
+		out := []any{}
 		for i := range v {
-			if i == most {
-				return append(out, fmt.Sprintf("... (%d more)", len(v)-most))
+			if *room <= 0 {
+				return append(out, fmt.Sprintf("... (%d more)", len(v)-i))
 			}
 			out = append(out, printableValue(v[i], room))
 		}
