@@ -58,11 +58,11 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 		Position: e.Position(),
 	}
 	if len(m.Key) > maxName {
-		m.Key = []byte(cut(e.ID, maxName))
+		m.Key = []byte(cut(e.ID))
 	}
 	taken := messageMargin + len(m.Topic) + len(m.ID) + len(m.Key)
 	for i := range m.Headers {
-		m.Headers[i].Value = cut(m.Headers[i].Value, maxName)
+		m.Headers[i].Value = cut(m.Headers[i].Value)
 		taken += headerMargin + len(m.Headers[i].Key) + len(m.Headers[i].Value)
 	}
 	m.Body = deadLetterBody(e, f.createdAt, printable.Clip(topic, maxName), printable.Clip(reason, maxReason), size, digest)
@@ -82,8 +82,8 @@ func deadLetterBody(e *source.Event, createdAt, topic, reason string, size int, 
 		b = gjson.AppendJSONString(b, value)
 	}
 	text(`{"reason":`, reason)
-	text(`,"event_id":`, cut(e.ID, maxName))
-	text(`,"type":`, cut(e.Event, maxName))
+	text(`,"event_id":`, cut(e.ID))
+	text(`,"type":`, cut(e.Event))
 	text(`,"created_at":`, createdAt)
 	text(`,"topic":`, topic)
 	b = append(b, `,"size":`...)
@@ -92,13 +92,13 @@ func deadLetterBody(e *source.Event, createdAt, topic, reason string, size int, 
 	return append(b, '}')
 }
 
-// cut shortens s to limit bytes, between two characters, and marks that it did.
-func cut(s string, limit int) string {
-	if len(s) <= limit {
+// cut shortens s to maxName bytes, between two characters, and marks that it did.
+func cut(s string) string {
+	if len(s) <= maxName {
 		return s
 	}
 	const mark = "..."
-	at := limit - len(mark)
+	at := maxName - len(mark)
 	for at > 0 && !utf8.RuneStart(s[at]) {
 		at--
 	}

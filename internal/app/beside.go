@@ -28,6 +28,7 @@ func (l *Lane) OpenBeside(ctx context.Context) (*Bus, error) {
 	return b, nil
 }
 
+// ExplainBeside adds to err which sink it is about, and whether that needs the running relay.
 func (l *Lane) ExplainBeside(err error) error {
 	if err == nil {
 		return nil

@@ -302,6 +302,7 @@ func (p *planned) compare(ctx context.Context) {
 	}
 }
 
+// IsMode reports whether m is a mode of delivery, and not a request to find one.
 func IsMode(m checkpoint.Mode) bool {
 	return m == checkpoint.AtLeastOnce || m == checkpoint.ExactlyOnce
 }

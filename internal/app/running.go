@@ -17,6 +17,7 @@ func Running(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.C
 	return client, err
 }
 
+// AskRunning is like Running, and also returns the status that the relay answered with.
 func AskRunning(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, admin.Status, error) {
 	if cfg.Admin.Listen == "" {
 		return nil, admin.Status{}, ErrNoAdmin

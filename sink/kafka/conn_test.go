@@ -3,6 +3,7 @@ package kafka
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"io"
 	"math"
@@ -62,12 +63,13 @@ func (c *canned) Close() error                { return nil }
 
 // connTo returns a connection whose broker answers with sent.
 func connTo(sent []byte) *brokerConn {
-	c := newCluster(nil, Config{Brokers: []string{"kafka-1:9092"}, RequestTimeout: time.Second}, nil, nil)
+	c := newCluster(context.Background(), Config{Brokers: []string{"kafka-1:9092"}, RequestTimeout: time.Second}, nil, nil)
 	raw := &canned{in: bytes.NewReader(sent)}
 	return &brokerConn{Conn: raw, raw: raw, in: bufio.NewReader(raw), cluster: c, address: "kafka-1:9092", closed: make(chan struct{})}
 }
 
-// ask sends a request in a version through kafka-go, as its transport does. version counts from the oldest that both know.
+// ask sends a request in a version through kafka-go, as its transport does. version counts from the
+// oldest that both know.
 func ask(conn net.Conn, req protocol.Message, version int16) (protocol.Message, error) {
 	pc := protocol.NewConn(conn, "relay")
 	least, most := req.ApiKey().MinVersion(), req.ApiKey().MaxVersion()
@@ -85,8 +87,9 @@ func answerFrame(req protocol.Message, body ...byte) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, uint32(len(body)+4)), id)[:8:8]
 }
 
-// FuzzAnswer gives any bytes to kafka-go, through the connection, as the answer to each request: as they are, or as the body of a frame.
-// Nothing panics, and nothing takes much more memory than the bytes themselves.
+// FuzzAnswer gives any bytes to kafka-go, through the connection, as the answer to each request: as
+// they are, or as the body of a frame. Nothing panics, and nothing takes much more memory than the
+// bytes themselves.
 func FuzzAnswer(f *testing.F) {
 	huge := []byte{0x7f, 0xff, 0xff, 0xff}
 	for kind := range asked {
@@ -122,10 +125,11 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// TestAnswerThatIsNotValid sends what each kind of answer may lie about, and expects an error that names the broker and the request.
+// TestAnswerThatIsNotValid sends what each kind of answer may lie about, and expects an error that
+// names the broker and the request.
 func TestAnswerThatIsNotValid(t *testing.T) {
 	count := func(n int32) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
-	all := func(parts ...[]byte) []byte { return slices.Concat(parts...) }
+	all := slices.Concat[[]byte]
 	meta, versions := &metadata.Request{}, &apiversions.Request{}
 	for name, tt := range map[string]struct {
 		req     protocol.Message
@@ -165,7 +169,8 @@ func TestAnswerThatIsNotValid(t *testing.T) {
 	}
 }
 
-// TestAnswerFromAnOlderRequest: what comes behind an answer does not reach kafka-go as the answer to the next request.
+// TestAnswerFromAnOlderRequest: what comes behind an answer does not reach kafka-go as the answer
+// to the next request.
 func TestAnswerFromAnOlderRequest(t *testing.T) {
 	answer := func(id byte) []byte { return []byte{0, 0, 0, 10, 0, 0, 0, id, 0, 0, 0, 0, 0, 0} }
 	conn := connTo(slices.Concat(answer(1), answer(7), answer(3)))
@@ -178,7 +183,8 @@ func TestAnswerFromAnOlderRequest(t *testing.T) {
 	require.ErrorContains(t, err, "it answers another request", "nothing more is read")
 }
 
-// TestAnswerToAToken: brokers before Kafka 1.0 take the tokens of SASL without a header, and tokens may look like one.
+// TestAnswerToAToken: brokers before Kafka 1.0 take the tokens of SASL without a header, and tokens
+// may look like one.
 func TestAnswerToAToken(t *testing.T) {
 	token := func(size ...byte) []byte { return append(size, "token"...) }
 	for name, tt := range map[string]struct {
@@ -203,7 +209,8 @@ func TestAnswerToAToken(t *testing.T) {
 	}
 }
 
-// TestAnswersAreKnown: every request that relay sends has an answer whose layout is checked in every version, or that it reads itself.
+// TestAnswersAreKnown: every request that relay sends has an answer whose layout is checked in
+// every version, or that it reads itself.
 func TestAnswersAreKnown(t *testing.T) {
 	for _, make := range asked {
 		req := make()
@@ -221,7 +228,8 @@ func TestAnswersAreKnown(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestCheckAgreesWithKafkaGo encodes answers of every version with kafka-go, filled with values, and checks them.
+// TestCheckAgreesWithKafkaGo encodes answers of every version with kafka-go, filled with values,
+// and checks them.
 func TestCheckAgreesWithKafkaGo(t *testing.T) {
 	for key, typ := range answerTypes {
 		for v := key.MinVersion(); v <= key.MaxVersion(); v++ {

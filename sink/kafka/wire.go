@@ -9,8 +9,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// wireReader reads the encodings of Kafka's protocol from bytes that a broker sent. If a value is not there, it sets short and returns
-// zeros from then on. What it returns points into the data.
+// wireReader reads the encodings of Kafka's protocol from bytes that a broker sent. If a value is
+// not there, it sets short and returns zeros from then on. What it returns points into the data.
 type wireReader struct {
 	data  []byte
 	short bool
@@ -18,7 +18,8 @@ type wireReader struct {
 
 func (r *wireReader) fail() { r.data, r.short = nil, true }
 
-// take returns the next n bytes. After a failure it returns up to 16 zeros, so that every number can be read.
+// take returns the next n bytes. After a failure it returns up to 16 zeros, so that every number
+// can be read.
 func (r *wireReader) take(n int) []byte {
 	if n < 0 || n > len(r.data) {
 		r.fail()
@@ -29,11 +30,10 @@ func (r *wireReader) take(n int) []byte {
 	return b
 }
 
-func (r *wireReader) int8() int8     { return int8(r.take(1)[0]) }                        //nolint:gosec // as it is encoded
-func (r *wireReader) int16() int16   { return int16(binary.BigEndian.Uint16(r.take(2))) } //nolint:gosec // as it is encoded
-func (r *wireReader) int32() int32   { return int32(binary.BigEndian.Uint32(r.take(4))) } //nolint:gosec // as it is encoded
-func (r *wireReader) uint32() uint32 { return binary.BigEndian.Uint32(r.take(4)) }
-func (r *wireReader) int64() int64   { return int64(binary.BigEndian.Uint64(r.take(8))) } //nolint:gosec // as it is encoded
+func (r *wireReader) int8() int8   { return int8(r.take(1)[0]) }                        //nolint:gosec // as it is encoded
+func (r *wireReader) int16() int16 { return int16(binary.BigEndian.Uint16(r.take(2))) } //nolint:gosec // as it is encoded
+func (r *wireReader) int32() int32 { return int32(binary.BigEndian.Uint32(r.take(4))) } //nolint:gosec // as it is encoded
+func (r *wireReader) int64() int64 { return int64(binary.BigEndian.Uint64(r.take(8))) } //nolint:gosec // as it is encoded
 
 // string reads a string; "" for null.
 func (r *wireReader) string() string { return string(r.present(int(r.int16()))) }
@@ -117,8 +117,9 @@ func (r *wireReader) tags() {
 // ownCorrelation is the correlation id of the requests whose answers this package reads itself.
 const ownCorrelation = 0x72656c61
 
-// readOwnAnswer reads an answer that is not for kafka-go's decoder, and returns what follows its correlation id. limit bounds its size.
-// It allocates no more than usual bytes beyond what has come.
+// readOwnAnswer reads an answer that is not for kafka-go's decoder, and returns what follows its
+// correlation id. limit bounds its size. It allocates no more than usual bytes beyond what has
+// come.
 func readOwnAnswer(r io.Reader, limit, usual int) ([]byte, error) {
 	var head [frameSizeBytes + 4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
