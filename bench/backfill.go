@@ -18,7 +18,8 @@ type backlog struct {
 	events  int
 }
 
-// readBacklogs lets relay read a long backlog of uneven events at the rate of requests that WorkOS allows.
+// readBacklogs lets relay read a long backlog of uneven events at the rate of requests that WorkOS
+// allows.
 func readBacklogs(ctx context.Context, l *lab) error {
 	rows := []backlog{
 		{50 * time.Millisecond, 16, 1_000_000},

@@ -25,7 +25,8 @@ type bus interface {
 	flags() []string
 	// stored is how many events there are, as a consumer sees it.
 	stored(ctx context.Context) (int, error)
-	// countable reports whether stored may be asked while events come, and does not read all of them.
+	// countable reports whether stored may be asked while events come, and does not read all of
+	// them.
 	countable() bool
 	// look is how often stored may be asked without getting in the way.
 	look() time.Duration
@@ -168,7 +169,8 @@ func (b *kafkaCluster) look() time.Duration {
 	return 20 * time.Millisecond
 }
 
-// countable holds where offsets are events: transactions take offsets for the marks at their ends, too.
+// countable holds where offsets are events: transactions take offsets for the marks at their ends,
+// too.
 func (b *kafkaCluster) countable() bool { return b.delivery != exactlyOnce }
 
 func (b *kafkaCluster) stored(ctx context.Context) (int, error) {
@@ -209,8 +211,8 @@ func (b *kafkaCluster) readCommitted(ctx context.Context, topics []string) (int,
 			left[partition{o.Topic, o.Partition}] = o.Offset
 		}
 	})
-	// The marks of transactions are kept, so that the end of each partition is seen. kfake loses track of aborted transactions where a
-	// fetch meets its limit, hence these limits.
+	// The marks of transactions are kept, so that the end of each partition is seen. kfake loses
+	// track of aborted transactions where a fetch meets its limit, hence these limits.
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumePartitions(from), kgo.FetchMaxBytes(1<<30), kgo.BrokerMaxReadBytes(1<<30),
 		kgo.FetchMaxPartitionBytes(1<<30), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
 	if err != nil {

@@ -37,7 +37,8 @@ func few(events int, _ time.Duration) int { return max(events/50, 1) }
 // longer gives those with several readers enough to do where one reader makes do with few events.
 const longer = 5
 
-// baseline is how many of the events something without several readers carries: no more than ten seconds of one cursor.
+// baseline is how many of the events something without several readers carries: no more than ten
+// seconds of one cursor.
 func baseline(events int, latency time.Duration) int {
 	if latency == 0 {
 		return events
@@ -93,7 +94,8 @@ func carryToKafka(ctx context.Context, l *lab) error {
 // bareName is the first of the rivals, to which the others are compared.
 const bareName = "bare loop: fetches and discards"
 
-// carryAll measures the rivals in turn, several times, for each latency, and reports them against the first.
+// carryAll measures the rivals in turn, several times, for each latency, and reports them against
+// the first.
 func (l *lab) carryAll(ctx context.Context, chart, title, note string, rivals ...rival) error {
 	for _, latency := range l.latencies {
 		runs, these := l.runs, rivals
@@ -129,7 +131,8 @@ func without(rivals []rival, share func(int, time.Duration) int) []rival {
 	return out
 }
 
-// round runs every rival so often, each in turn so that whatever else the machine does meets all alike, after a warm-up of the API.
+// round runs every rival so often, each in turn so that whatever else the machine does meets all
+// alike, after a warm-up of the API.
 func (l *lab) round(ctx context.Context, runs int, latency time.Duration, rivals []rival) (results [][]carried, err error) {
 	all := several(l.events, latency)
 	var api string

@@ -2,13 +2,15 @@
 //
 //	go run ./bench
 //
-// It takes about twelve minutes on two cores; -quick takes one or two, and -kafka adds a real Kafka to the parts that have one:
+// It takes about twelve minutes on two cores; -quick takes one or two, and -kafka adds a real Kafka
+// to the parts that have one:
 //
 //	go run ./bench -kafka "$(.ci/kafka/start --dir /tmp/kafka --port-base 18600 | tail -1)"
 //
-// Every part runs in a process of its own: the Events API, the bus, and relay, which is the real binary, built first. So memory and
-// CPU time of relay are relay's alone. Beside relay stands a bare loop that fetches the same pages from the same API and does
-// nothing with them: no relay with one cursor can be faster than that.
+// Every part runs in a process of its own: the Events API, the bus, and relay, which is the real
+// binary, built first. So memory and CPU time of relay are relay's alone. Beside relay stands a
+// bare loop that fetches the same pages from the same API and does nothing with them: no relay with
+// one cursor can be faster than that.
 package main
 
 import (

@@ -22,7 +22,8 @@ var colours = []string{"#888888", "#d62728", "#1f77b4", "#17a2b8", "#ff7f0e", "#
 
 var chartTitles = map[string]string{"nats": "Events API to NATS JetStream", "kafka": "Events API to Kafka"}
 
-// drawPlot is an SVG with a panel for each chart: events/s, on a logarithmic axis, over the latency of the Events API.
+// drawPlot is an SVG with a panel for each chart: events/s, on a logarithmic axis, over the latency
+// of the Events API.
 func drawPlot(points []point) string {
 	var charts []string
 	for _, p := range points {

@@ -36,7 +36,8 @@ func publishToKafka(ctx context.Context, l *lab) error {
 	return l.publishAll(ctx, "Apache Kafka", l.realKafka)
 }
 
-// publishAll lets each publisher publish the same pages to a broker, one page after another, each acknowledged before the next.
+// publishAll lets each publisher publish the same pages to a broker, one page after another, each
+// acknowledged before the next.
 func (l *lab) publishAll(ctx context.Context, broker string, open func(context.Context, string) (*kafkaCluster, error)) error {
 	var variants [][2]string // publisher and codec
 	for _, codec := range []string{"none", "lz4"} {

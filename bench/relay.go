@@ -31,7 +31,8 @@ type relayConfig struct {
 	sink   string
 }
 
-// newRelay starts relay with a folder of its own. The limit of requests is WorkOS's and not the machine's, unless source says otherwise.
+// newRelay starts relay with a folder of its own. The limit of requests is WorkOS's and not the
+// machine's, unless source says otherwise.
 func (l *lab) newRelay(ctx context.Context, c relayConfig) (*relayProcess, error) {
 	dir, err := os.MkdirTemp(l.dir, "relay-")
 	if err != nil {

@@ -29,7 +29,8 @@ func population(events int) sourcetest.Population {
 	return sourcetest.Population{Events: events, Seed: 1, InMemory: true}
 }
 
-// play plays a role: it prints one line of JSON when it is ready, or done, and ends with its standard input.
+// play plays a role: it prints one line of JSON when it is ready, or done, and ends with its
+// standard input.
 func play(ctx context.Context, role string, args []string) error {
 	roles := map[string]func(context.Context, []string) error{
 		"api": playAPI, "nats": playNATS, "kafka": playKafka, "fetch": playFetch, "publish": playPublish,

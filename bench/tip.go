@@ -43,7 +43,8 @@ func happen(ctx context.Context, api *sourcetest.Server, rate float64, hook stri
 	}
 }
 
-// tell sends a signed webhook. While relay does not listen yet it is lost, as it would be at WorkOS.
+// tell sends a signed webhook. While relay does not listen yet it is lost, as it would be at
+// WorkOS.
 func tell(ctx context.Context, hook string) {
 	body := []byte(`{"event":"user.updated"}`)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, hook, bytes.NewReader(body))
@@ -64,7 +65,8 @@ type tipRow struct {
 	kafka    bool
 }
 
-// waitAtTip measures how long an event takes from when it happens until a consumer of the bus has it.
+// waitAtTip measures how long an event takes from when it happens until a consumer of the bus has
+// it.
 func waitAtTip(ctx context.Context, l *lab) error {
 	samples := 500
 	rows := []tipRow{
@@ -163,7 +165,8 @@ func (l *lab) tip(ctx context.Context, row tipRow, samples int) (took []time.Dur
 // createdAtHeader is when the event of a message happened.
 const createdAtHeader = "event-created-at"
 
-// consumeNATS gives the header of each message that comes from now on to each, until that returns false.
+// consumeNATS gives the header of each message that comes from now on to each, until that returns
+// false.
 func consumeNATS(ctx context.Context, b bus, each func(createdAt string) bool) error {
 	stream, err := b.(*jetStream).js.Stream(ctx, natsStream)
 	if err != nil {

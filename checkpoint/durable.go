@@ -79,7 +79,8 @@ func keepAs(path, kept string) error {
 	return removeIfThere(temporary)
 }
 
-// readBounded reads the file of relay at path, but at most one byte more than the longest checkpoint
+// readBounded reads the file of relay at path, but at most one byte more than the longest
+// checkpoint
 // has.
 func readBounded(path string) ([]byte, error) { return ReadOwn(path, MaxEncoded+1) }
 

@@ -43,9 +43,9 @@ func WithClock(now func() time.Time) FileOption { return func(f *File) { f.now =
 
 // OpenFile opens the store of id in the directory dir. It creates a missing directory, readable by
 // its owner only. It returns an error that matches ErrLocked and names the holder if another
-// process, or another File of this process, has the store open, and one that asks for an operator if
-// other users could replace files in dir. It removes temporary files that a crash left behind. It does
-// not read the checkpoint: Load does that.
+// process, or another File of this process, has the store open, and one that asks for an operator
+// if other users could replace files in dir. It removes temporary files that a crash left behind.
+// It does not read the checkpoint: Load does that.
 func OpenFile(dir string, id Identity, opts ...FileOption) (*File, error) {
 	p, err := newPaths(dir, id)
 	if err != nil {

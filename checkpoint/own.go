@@ -10,11 +10,11 @@ import (
 	"workos-relay/internal/operator"
 )
 
-// A file or directory of relay's that others can change decides what relay publishes and what it leaves out. So relay uses none that is
-// not its own.
+// A file or directory of relay's that others can change decides what relay publishes and what it
+// leaves out. So relay uses none that is not its own.
 
-// openOwn opens a file of relay's: it follows no symbolic link, and refuses what is not a regular file or what others can write to. A
-// file that may not be used is an error for an operator.
+// openOwn opens a file of relay's: it follows no symbolic link, and refuses what is not a regular
+// file or what others can write to. A file that may not be used is an error for an operator.
 func openOwn(path string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(path, flag|noFollow, fileMode) //nolint:gosec // a path of the store's own
 	if err != nil {
@@ -34,8 +34,8 @@ func openOwn(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// ReadOwn reads the file of relay's at path, and no more than limit bytes of it. Like the files of File, it may be no symbolic link, and
-// others may not write to it.
+// ReadOwn reads the file of relay's at path, and no more than limit bytes of it. Like the files of
+// File, it may be no symbolic link, and others may not write to it.
 func ReadOwn(path string, limit int64) ([]byte, error) {
 	f, err := openOwn(path, os.O_RDONLY)
 	if err != nil {
@@ -56,12 +56,13 @@ func checkFile(path string, info fs.FileInfo) error {
 	return checkOwner(path, info)
 }
 
-// CheckDirectory refuses a directory of relay's in which other users could replace files. key is the key of the configuration that names
-// it. A directory that does not exist is no error.
+// CheckDirectory refuses a directory of relay's in which other users could replace files. key is
+// the key of the configuration that names it. A directory that does not exist is no error.
 //
-// A directory like /tmp (sticky) is accepted, for nobody can replace the files of others there; so is one that a group may write to if
-// that is how a volume is handed over: with the setgid bit, as Kubernetes does it for fsGroup, with the process's own group, or as the root
-// of a mount, as emptyDir is.
+// A directory like /tmp (sticky) is accepted, for nobody can replace the files of others there; so
+// is one that a group may write to if that is how a volume is handed over: with the setgid bit, as
+// Kubernetes does it for fsGroup, with the process's own group, or as the root of a mount, as
+// emptyDir is.
 func CheckDirectory(dir, key string) error {
 	info, err := os.Stat(dir)
 	switch {

@@ -9,7 +9,8 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// TestAVolumeWhoseRootEverybodyCanWriteTo: Kubernetes makes an emptyDir so, and only its pod reaches it.
+// TestAVolumeWhoseRootEverybodyCanWriteTo: Kubernetes makes an emptyDir so, and only its pod
+// reaches it.
 func TestAVolumeWhoseRootEverybodyCanWriteTo(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

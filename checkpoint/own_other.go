@@ -6,7 +6,8 @@ import "io/fs"
 
 const noFollow = 0
 
-// Who can write to a file is decided by access lists here, which the directory hands down: a mode says nothing.
+// Who can write to a file is decided by access lists here, which the directory hands down: a mode
+// says nothing.
 
 func writers(string, fs.FileInfo) (who, remedy string) { return "", "" }
 

@@ -106,7 +106,8 @@ func TestFilesThatAreNotRelays(t *testing.T) {
 	}
 }
 
-// TestALockIsNeverWrittenThroughAnotherName: neither a symbolic link nor a second name of a file lets relay change it.
+// TestALockIsNeverWrittenThroughAnotherName: neither a symbolic link nor a second name of a file
+// lets relay change it.
 func TestALockIsNeverWrittenThroughAnotherName(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

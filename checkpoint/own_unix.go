@@ -20,7 +20,8 @@ const (
 	otherWrite = 0o002
 )
 
-// writers returns who else can replace files in a directory, and which argument of chmod ends that; empty if nobody.
+// writers returns who else can replace files in a directory, and which argument of chmod ends that;
+// empty if nobody.
 func writers(dir string, info fs.FileInfo) (who, remedy string) {
 	mode := info.Mode()
 	if mode&fs.ModeSticky != 0 || mode.Perm()&(groupWrite|otherWrite) == 0 || mountRoot(dir, info) {
@@ -36,14 +37,14 @@ func writers(dir string, info fs.FileInfo) (who, remedy string) {
 	return fmt.Sprintf("every user of the group %d", owner.Gid), "g-w"
 }
 
-// ownGroup reports whether the group is the private one of the process's user: distributions that give each user a group of the same number
-// let it write by default.
+// ownGroup reports whether the group is the private one of the process's user: distributions that
+// give each user a group of the same number let it write by default.
 func ownGroup(gid uint32) bool {
 	return int64(gid) == int64(os.Getegid()) && os.Getegid() == os.Geteuid()
 }
 
-// mountRoot reports whether a file system or a volume begins at dir. Who can reach it is then decided by who can reach the mount, and
-// relay often cannot change its mode.
+// mountRoot reports whether a file system or a volume begins at dir. Who can reach it is then
+// decided by who can reach the mount, and relay often cannot change its mode.
 func mountRoot(dir string, info fs.FileInfo) bool {
 	real, err := filepath.EvalSymlinks(dir)
 	if err == nil {
@@ -61,7 +62,8 @@ func mountRoot(dir string, info fs.FileInfo) bool {
 	return ok && okAbove && have.Dev != above.Dev
 }
 
-// checkOwner refuses a file that others can write to, and in a directory where everybody can make files, one that somebody else made.
+// checkOwner refuses a file that others can write to, and in a directory where everybody can make
+// files, one that somebody else made.
 func checkOwner(path string, info fs.FileInfo) error {
 	dir := filepath.Dir(path)
 	folder, err := os.Stat(dir)
@@ -82,7 +84,8 @@ func checkOwner(path string, info fs.FileInfo) error {
 		"find out who made it, and remove it; or give relay a directory of its own")
 }
 
-// soleName reports whether the file has no other name, so that what is written to it shows nowhere else.
+// soleName reports whether the file has no other name, so that what is written to it shows nowhere
+// else.
 func soleName(info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	return ok && s.Nlink == 1

@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMessageIDs makes the ids of events and dead letters from ids that imitate them: no two are equal, also without blanks at both ends.
+// TestMessageIDs makes the ids of events and dead letters from ids that imitate them: no two are
+// equal, also without blanks at both ends.
 func TestMessageIDs(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", maxName+1)

@@ -9,15 +9,18 @@ import (
 )
 
 const (
-	// calmFirst and calmMost bound how long one request follows the other after a backfill met a contradiction.
+	// calmFirst and calmMost bound how long one request follows the other after a backfill met a
+	// contradiction.
 	calmFirst = time.Minute
 	calmMost  = time.Hour
-	// minSegmentPages is the least that a segment is made for: each costs about two thirds of a page more than it yields.
+	// minSegmentPages is the least that a segment is made for: each costs about two thirds of a
+	// page more than it yields.
 	minSegmentPages = 4
 )
 
-// isFarBehind reports whether so much lies ahead of the page that was accepted last that several readers are worth their
-// while. Within the time for which the API may hold events back it never is.
+// isFarBehind reports whether so much lies ahead of the page that was accepted last that several
+// readers are worth their while. Within the time for which the API may hold events back it never
+// is.
 func (r *reader) isFarBehind() bool {
 	if r.s.Readers < 2 || r.noRanges || !r.full || r.pos.EventID == "" || r.anchor != nil || r.work != nil || !r.floor.IsZero() || time.Now().Before(r.calmUntil) {
 		return false
@@ -26,7 +29,8 @@ func (r *reader) isFarBehind() bool {
 	return pagesIn(r.horizon().Sub(r.pos.CreatedAt), r.perPage) > need
 }
 
-// horizon is the time up to which a backfill reads: what is younger may still be held back, and is left to the plain cursor.
+// horizon is the time up to which a backfill reads: what is younger may still be held back, and is
+// left to the plain cursor.
 func (r *reader) horizon() time.Time { return r.clock().Add(-heldBack) }
 
 func (r *reader) memory() int64 {
@@ -36,11 +40,13 @@ func (r *reader) memory() int64 {
 	return r.s.Memory
 }
 
-// backfill reads on from the position with several readers, and yields what a plain cursor would yield, until the horizon is
-// near or something comes that the plain cursor has to check. It reports false if the loop over the pages was left, and
-// returns errors that are final. No request is under way when it returns.
+// backfill reads on from the position with several readers, and yields what a plain cursor would
+// yield, until the horizon is near or something comes that the plain cursor has to check. It
+// reports false if the loop over the pages was left, and returns errors that are final. No request
+// is under way when it returns.
 //
-// The list from the position on is read in segments that lie next to each other, just ahead of what is yielded:
+// The list from the position on is read in segments that lie next to each other, just ahead of what
+// is yielded:
 //
 //   - A segment begins with the first event that a request by time brings, its seam; from there on it follows the cursor.
 //   - It ends where it meets the id of the next seam. So the segments joined are what one cursor would have given, whatever
@@ -53,7 +59,8 @@ func (r *reader) memory() int64 {
 //     the time asked for, more than the list steps back; if events are too dense for that, at first, and whenever they stand
 //     in another order than their times, all of the page is compared with what the segment before reads from the seam on.
 //
-// Nothing that contradicts this is judged here: the segments are dropped, and the plain cursor goes on from the position.
+// Nothing that contradicts this is judged here: the segments are dropped, and the plain cursor goes
+// on from the position.
 func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (more bool, err error) {
 	w := newWindow(ctx, r)
 	defer w.close()
@@ -83,7 +90,8 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 	return true, nil // the plain cursor returns ctx's error
 }
 
-// deliver passes a page of the head through the checks of the plain cursor, and moves the position to its end.
+// deliver passes a page of the head through the checks of the plain cursor, and moves the position
+// to its end.
 func (w *window) deliver(p segmentPage) (Page, error) {
 	r := w.r
 	a := answer{ListEventsResponse: ListEventsResponse{Data: p.events}, RequestID: p.requestID, held: p.size}
@@ -123,7 +131,8 @@ func (w *window) leave(why string) {
 	w.r.log.Debug("reading on with one reader", zap.String("reason", why), zap.Stringer("after", w.r.pos))
 }
 
-// contradiction ends the backfill over an answer that does not agree with others, and keeps from another one for a while.
+// contradiction ends the backfill over an answer that does not agree with others, and keeps from
+// another one for a while.
 func (w *window) contradiction(why string, err error) {
 	if w.left {
 		return

@@ -31,7 +31,8 @@ type outcome struct {
 	counts        source.BackfillInfo
 }
 
-// run reads the backlog in a bubble, so that time is what the API's latency and the rate limit cost, and nothing else.
+// run reads the backlog in a bubble, so that time is what the API's latency and the rate limit
+// cost, and nothing else.
 func (b backlog) run(tb testing.TB) (out outcome) {
 	tb.Helper()
 	types, err := source.Expand([]string{"*"})

@@ -105,7 +105,8 @@ func TestPagesByTimeAreNotTrusted(t *testing.T) {
 		}
 		return e
 	}
-	// Events stand 22 s apart, so a seam is the third or fourth of its page; what comes before it is not looked at.
+	// Events stand 22 s apart, so a seam is the third or fourth of its page; what comes before it
+	// is not looked at.
 	const beforeTheSeam = "before the seam, "
 	for name, edit := range map[string]func(events []string) []string{
 		beforeTheSeam + "one is left out":       func(e []string) []string { return without(e, 1) },
@@ -272,7 +273,8 @@ func TestBackfillCostsLittleMoreThanThePages(t *testing.T) {
 	})
 }
 
-// The head hangs in its first range: the others stop at the memory, and nothing is lost when it goes on.
+// The head hangs in its first range: the others stop at the memory, and nothing is lost when it
+// goes on.
 //
 // P12: in a backlog.
 func TestMemoryIsBoundedWhenTheHeadIsSlow(t *testing.T) {
@@ -421,7 +423,8 @@ func TestBackfillGivesWayTo429(t *testing.T) {
 	}
 }
 
-// The single reader that goes on after a backfill keeps the silence that the backfill was asked for.
+// The single reader that goes on after a backfill keeps the silence that the backfill was asked
+// for.
 func TestAfterABackfillTheAPIsSilenceIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

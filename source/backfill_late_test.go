@@ -13,8 +13,9 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestBackfillKeepsALateEvent: one event in a list that is in order otherwise stands behind events that are younger, so that a request by
-// time can leave it out. Wherever it stands, beside a seam or not, it comes in its place.
+// TestBackfillKeepsALateEvent: one event in a list that is in order otherwise stands behind events
+// that are younger, so that a request by time can leave it out. Wherever it stands, beside a seam
+// or not, it comes in its place.
 func TestBackfillKeepsALateEvent(t *testing.T) {
 	t.Parallel()
 	const events = 700

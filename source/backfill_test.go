@@ -125,8 +125,9 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 	return events
 }
 
-// A backlog read by many readers is byte for byte what one cursor gives, whatever the API's options, its faults, the density of
-// the events and the bounds given. Positions that it was left at are gone on from.
+// A backlog read by many readers is byte for byte what one cursor gives, whatever the API's
+// options, its faults, the density of the events and the bounds given. Positions that it was left
+// at are gone on from.
 //
 // P16: against a reader by cursor, byte for byte.
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
@@ -155,7 +156,8 @@ func TestBackfillIsTheCursorsSequence(t *testing.T) {
 	}
 }
 
-// An API that sends more events at once than were asked for, as many as it likes, gives the same sequence.
+// An API that sends more events at once than were asked for, as many as it likes, gives the same
+// sequence.
 func TestBackfillFromAnAPIThatIgnoresTheLimit(t *testing.T) {
 	for seed := range uint64(12) {
 		sc := newScenario(seed)

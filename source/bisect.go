@@ -10,8 +10,9 @@ import (
 // sendFunc makes one request, as Client.fetch does.
 type sendFunc func(ctx context.Context, opts ListEventsOpts) (answer, error)
 
-// typeSearch finds the event types of a request that the API refuses. It asks for parts of the list, one event at a time, and
-// decides by which requests are accepted. The wording of a refusal only says where to look first.
+// typeSearch finds the event types of a request that the API refuses. It asks for parts of the
+// list, one event at a time, and decides by which requests are accepted. The wording of a refusal
+// only says where to look first.
 type typeSearch struct {
 	send sendFunc
 	base ListEventsOpts // of every request; Events and Limit are set by the search
@@ -27,13 +28,15 @@ type typeSearch struct {
 // errSearchEnded means that a search has used up its requests.
 var errSearchEnded = errors.New("search ended")
 
-// findRefused finds those of types that the API refuses, and the answer to each; none if something else is refused. cause is the
-// answer that made the caller look; asked says that it was the answer to a request of base for all of types. base holds the
-// parameters that every request needs, such as the organization, and should hold nothing else. trial are types that are likely to
-// be refused. Errors other than a refusal end the search and are returned.
+// findRefused finds those of types that the API refuses, and the answer to each; none if something
+// else is refused. cause is the answer that made the caller look; asked says that it was the answer
+// to a request of base for all of types. base holds the parameters that every request needs, such
+// as the organization, and should hold nothing else. trial are types that are likely to be refused.
+// Errors other than a refusal end the search and are returned.
 //
-// For k refused types of n it makes about 2k·log2(n) requests, and never more than 2n and a few. If the API accepts no part of
-// the list, the search ends after about 2·log2(n) requests, or 64 if cause is WorkOS's and blames the event types.
+// For k refused types of n it makes about 2k·log2(n) requests, and never more than 2n and a few. If
+// the API accepts no part of the list, the search ends after about 2·log2(n) requests, or 64 if
+// cause is WorkOS's and blames the event types.
 func findRefused(ctx context.Context, send sendFunc, base ListEventsOpts, types, trial []string, cause *APIError, asked bool) (*typeSearch, error) {
 	s := &typeSearch{
 		send: send, base: base, errs: map[string]*APIError{},
@@ -56,7 +59,8 @@ func findRefused(ctx context.Context, send sendFunc, base ListEventsOpts, types,
 	return s, err
 }
 
-// checkSuspects searches the suspects alone, if the API accepts the other types. Each refusal of the others may name further
+// checkSuspects searches the suspects alone, if the API accepts the other types. Each refusal of
+// the others may name further
 // suspects.
 func (s *typeSearch) checkSuspects(ctx context.Context, types, suspects []string) error {
 	for len(suspects) > 0 && len(suspects) < len(types) {
@@ -76,7 +80,8 @@ func (s *typeSearch) checkSuspects(ctx context.Context, types, suspects []string
 	return nil
 }
 
-// search adds the refused ones of types to s.refused. It reports whether the API accepts all of them at once.
+// search adds the refused ones of types to s.refused. It reports whether the API accepts all of
+// them at once.
 func (s *typeSearch) search(ctx context.Context, types []string) (accepted bool, err error) {
 	refusal, err := s.ask(ctx, types)
 	if err != nil || refusal == nil {

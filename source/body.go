@@ -10,19 +10,21 @@ import (
 const (
 	// pieceSize is by how much the memory of a response grows as its data comes.
 	pieceSize = 64 << 10
-	// earlyLook is how much of a response comes before it is looked at for the first time: if it holds more events than were asked for by
-	// then, nothing more of it is read.
+	// earlyLook is how much of a response comes before it is looked at for the first time: if it
+	// holds more events than were asked for by then, nothing more of it is read.
 	earlyLook = 1 << 20
 	// largeBody is the size from which one body at a time is decoded.
 	largeBody = 4 << 20
 )
 
-// piece is a part of a response while it comes. Pieces are used again, apart from those of a large response.
+// piece is a part of a response while it comes. Pieces are used again, apart from those of a large
+// response.
 type piece [pieceSize]byte
 
 var pieces = sync.Pool{New: func() any { return new(piece) }}
 
-// largeBodies is held while a large body is put together and decoded, for which it is in memory twice.
+// largeBodies is held while a large body is put together and decoded, for which it is in memory
+// twice.
 var largeBodies sync.Mutex
 
 // noRoomError means that a response was given up because there is no memory for it at present.
@@ -35,7 +37,8 @@ func (e *noRoomError) Error() string {
 	return fmt.Sprintf("there is no memory for a response of %d bytes at present", e.need)
 }
 
-// isNoRoom reports whether a request was given up for want of memory. Nothing is wrong with its answer.
+// isNoRoom reports whether a request was given up for want of memory. Nothing is wrong with its
+// answer.
 func isNoRoom(err error) bool {
 	var e *noRoomError
 	return errors.As(err, &e)

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// ResponseLimit is the number of events that ListEvents asks for if ListEventsOpts.Limit is zero.
+	// ResponseLimit is the number of events that ListEvents asks for if ListEventsOpts.Limit is
+	// zero.
 	ResponseLimit = 10
 	// MaxLimit is the most that the Events API gives in one response.
 	MaxLimit = 100
@@ -31,7 +32,8 @@ const (
 	DefaultTimeout = 60 * time.Second
 )
 
-// EventList says how the list of event types is written in the query. All three forms are in use among WorkOS's own clients.
+// EventList says how the list of event types is written in the query. All three forms are in use
+// among WorkOS's own clients.
 type EventList string
 
 // The forms of EventList.
@@ -41,7 +43,8 @@ const (
 	EventListBrackets EventList = "brackets" // events[]=a&events[]=b: older clients and WorkOS's emulators
 )
 
-// defaultUserAgent also names the SDK, since servers that test programs written for it look for that.
+// defaultUserAgent also names the SDK, since servers that test programs written for it look for
+// that.
 const defaultUserAgent = "workos-relay (workos-go/4)"
 
 // DefaultClient is the client of SetAPIKey and of the function ListEvents.
@@ -55,27 +58,31 @@ func ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, e
 	return DefaultClient.ListEvents(ctx, opts)
 }
 
-// Client asks the WorkOS Events API. Its fields are set before the first request and not changed afterwards; it is then safe
-// for concurrent use. It prints without its key.
+// Client asks the WorkOS Events API. Its fields are set before the first request and not changed
+// afterwards; it is then safe for concurrent use. It prints without its key.
 type Client struct {
 	APIKey string // sk_...; belongs to one environment of WorkOS
-	// Key, if not nil, returns the key to send instead of APIKey, so that it may change while the client is in use. It is called
-	// before each request, and with refused set after the API has refused the key, to look whether there is a newer one; such a
-	// request is repeated once. It must not block, and may be called concurrently.
+	// Key, if not nil, returns the key to send instead of APIKey, so that it may change while the
+	// client is in use. It is called before each request, and with refused set after the API has
+	// refused the key, to look whether there is a newer one; such a request is repeated once. It
+	// must not block, and may be called concurrently.
 	Key func(refused bool) string
 
-	// HTTPClient sends the requests. It is used as it is, except that redirects are followed only on the same scheme and host: the
-	// key is for the endpoint alone. If nil, the client has connections of its own, which it checks and replaces when one stalls.
+	// HTTPClient sends the requests. It is used as it is, except that redirects are followed only
+	// on the same scheme and host: the key is for the endpoint alone. If nil, the client has
+	// connections of its own, which it checks and replaces when one stalls.
 	HTTPClient *http.Client
-	// Roots, if not nil, returns the authorities to trust; a nil pool stands for the system's. It is called before each request, and
-	// returns the same pool until they change; then new connections are made. It is not called if there is an HTTPClient.
+	// Roots, if not nil, returns the authorities to trust; a nil pool stands for the system's. It
+	// is called before each request, and returns the same pool until they change; then new
+	// connections are made. It is not called if there is an HTTPClient.
 	Roots    func() *x509.CertPool
 	Endpoint string // DefaultEndpoint if empty; without the path /events
 
 	EventList   EventList // EventListRepeat if empty
 	MaxResponse int64     // bytes of one response, decompressed; DefaultMaxResponse if zero
-	// Timeout bounds one request with its response; DefaultTimeout if zero. A response that brings no data for 15 s is given up
-	// earlier, and, without an HTTPClient, a request whose response has not begun after 30 s.
+	// Timeout bounds one request with its response; DefaultTimeout if zero. A response that brings
+	// no data for 15 s is given up earlier, and, without an HTTPClient, a request whose response
+	// has not begun after 30 s.
 	Timeout   time.Duration
 	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit of its own
 	UserAgent string        // workos-relay if empty
@@ -116,9 +123,11 @@ type ListEventsResponse struct {
 	ListMetadata ListMetadata `json:"list_metadata"`
 }
 
-// ListEvents makes one request, after waiting for the Limiter, and repeats nothing. As with the SDK, Event.Raw is empty and the list need
-// not say that it is one; a Stream is strict and has the bytes. Besides ctx.Err(), its errors are *APIError (an answer other than 200),
-// *ResponseError (an answer that cannot be used), *TransportError (no answer), and what matches ErrMisconfigured (nothing was sent).
+// ListEvents makes one request, after waiting for the Limiter, and repeats nothing. As with the
+// SDK, Event.Raw is empty and the list need not say that it is one; a Stream is strict and has the
+// bytes. Besides ctx.Err(), its errors are *APIError (an answer other than 200), *ResponseError (an
+// answer that cannot be used), *TransportError (no answer), and what matches ErrMisconfigured
+// (nothing was sent).
 func (c *Client) ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, error) {
 	if _, err := c.wait(ctx); err != nil {
 		return ListEventsResponse{}, err

@@ -13,18 +13,21 @@ import (
 	"time"
 )
 
-// A request that makes no progress for these times is given up, and so is every connection of the pool that it used. Together they
-// keep the time from a stall to an answer on a new connection below a minute.
+// A request that makes no progress for these times is given up, and so is every connection of the
+// pool that it used. Together they keep the time from a stall to an answer on a new connection
+// below a minute.
 const (
 	headerTimeout = 30 * time.Second // from the start of a request to the header of its answer: dialing, TLS, proxy and API
 	stallTimeout  = 15 * time.Second // between two pieces of a body
 
-	// An HTTP/2 connection that brings nothing for pingAfter is asked for a sign of life, and closed if none comes.
+	// An HTTP/2 connection that brings nothing for pingAfter is asked for a sign of life, and
+	// closed if none comes.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 10 * time.Second
 
-	// renewAfter is how many requests may fail in a row before the pool is given up, although each of them was answered: by a
-	// server that was taken out of service, for example, or by one whose address the name no longer has.
+	// renewAfter is how many requests may fail in a row before the pool is given up, although each
+	// of them was answered: by a server that was taken out of service, for example, or by one whose
+	// address the name no longer has.
 	renewAfter = 2
 )
 
@@ -42,12 +45,14 @@ var (
 	errStalled  = errors.New("the answer stalled: no data for " + stallTimeout.String())
 )
 
-// connections is the transport of a Client that was given none. It can drop its pool of connections, so that the next request dials
-// and resolves the API's name again. It is safe for concurrent use.
+// connections is the transport of a Client that was given none. It can drop its pool of
+// connections, so that the next request dials and resolves the API's name again. It is safe for
+// concurrent use.
 type connections struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil for the network
 	tls  *tls.Config                                                          // nil for the system's
-	// roots returns the authorities to trust, the same pool until they change; nil, or a nil pool, for the system's.
+	// roots returns the authorities to trust, the same pool until they change; nil, or a nil pool,
+	// for the system's.
 	roots func() *x509.CertPool
 
 	mu      sync.Mutex
@@ -70,7 +75,8 @@ func (c *connections) with(ctx context.Context) (context.Context, *pool) {
 	return context.WithValue(ctx, poolKey{}, p), p
 }
 
-// pool returns the current pool. If other authorities are to be trusted than those of its connections, it is a new one.
+// pool returns the current pool. If other authorities are to be trusted than those of its
+// connections, it is a new one.
 func (c *connections) pool() *pool {
 	var trusted *x509.CertPool
 	if c.roots != nil {
@@ -106,8 +112,8 @@ func (c *connections) CloseIdleConnections() {
 	}
 }
 
-// drop makes later requests use new connections. Requests under way on old go on; their connections close when they have been idle
-// for a while. It does nothing if old was dropped before.
+// drop makes later requests use new connections. Requests under way on old go on; their connections
+// close when they have been idle for a while. It does nothing if old was dropped before.
 func (c *connections) drop(old *pool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,7 +123,8 @@ func (c *connections) drop(old *pool) {
 	}
 }
 
-// noteOutcome drops the pool of a request that stalled, and one on which several requests in a row have failed.
+// noteOutcome drops the pool of a request that stalled, and one on which several requests in a row
+// have failed.
 func (c *connections) noteOutcome(p *pool, status int, err error) {
 	switch {
 	case err == nil:
@@ -186,8 +193,8 @@ type attempt struct {
 	stop   func()
 }
 
-// newAttempt returns the context of a request that may take timeout altogether. With header, it also ends if the header of the answer
-// does not come within headerTimeout.
+// newAttempt returns the context of a request that may take timeout altogether. With header, it
+// also ends if the header of the answer does not come within headerTimeout.
 func newAttempt(ctx context.Context, timeout time.Duration, header bool) *attempt {
 	ctx, stop := context.WithTimeoutCause(ctx, timeout, errNoAnswer)
 	ctx, cancel := context.WithCancelCause(ctx)

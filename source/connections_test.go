@@ -14,8 +14,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestAStallEndsTheConnection: whatever makes a connection bring nothing, an event that happens meanwhile is read within a minute, on
-// a connection of its own.
+// TestAStallEndsTheConnection: whatever makes a connection bring nothing, an event that happens
+// meanwhile is read within a minute, on a connection of its own.
 func TestAStallEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	for name, stall := range map[string]func(*sourcetest.Server, *sourcetest.Wire){
@@ -62,7 +62,8 @@ func TestAStallEndsTheConnection(t *testing.T) {
 	}
 }
 
-// TestAHealthyConnectionIsKept: pauses, single failures and answers that blame the request cost no connection.
+// TestAHealthyConnectionIsKept: pauses, single failures and answers that blame the request cost no
+// connection.
 func TestAHealthyConnectionIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -89,7 +90,8 @@ func TestAHealthyConnectionIsKept(t *testing.T) {
 	})
 }
 
-// TestAGivenHTTPClientIsUsedAsItIs: no timeout but the client's own is added, and its connections stay.
+// TestAGivenHTTPClientIsUsedAsItIs: no timeout but the client's own is added, and its connections
+// stay.
 func TestAGivenHTTPClientIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Context is what an event says about who or what caused it. It holds personal data. Its fields are those of the context schema that
-// WorkOS publishes with its clients; each may be missing.
+// Context is what an event says about who or what caused it. It holds personal data. Its fields are
+// those of the context schema that WorkOS publishes with its clients; each may be missing.
 type Context struct {
 	Actor              Actor
 	ClientID           string
@@ -21,7 +21,8 @@ type Actor struct {
 	Source string // api, dashboard, admin_portal, system, or a value that is new
 }
 
-// Context returns the typed view of the event's context, and whether it has one. It reads Raw, so it is for events of a Stream.
+// Context returns the typed view of the event's context, and whether it has one. It reads Raw, so
+// it is for events of a Stream.
 func (e *Event) Context() (Context, bool) {
 	found := gjson.GetBytes(e.Raw, "context")
 	if !found.IsObject() {

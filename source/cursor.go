@@ -13,12 +13,13 @@ import (
 )
 
 const (
-	// maxStepBack is how much older than the position the event that follows it may be. More means that the API started over.
+	// maxStepBack is how much older than the position the event that follows it may be. More means
+	// that the API started over.
 	maxStepBack = 60 * time.Second
 	// recentCount is how many ids are remembered, to leave out events that come again.
 	recentCount = 1000
-	// A page that descends as a whole is refused if it spans this time, or this many different times; less is mere
-	// disorder, such as one late event before many of the same instant.
+	// A page that descends as a whole is refused if it spans this time, or this many different
+	// times; less is mere disorder, such as one late event before many of the same instant.
 	descendingSpan  = 2 * time.Second
 	descendingCount = 10
 )
@@ -53,8 +54,9 @@ func descends(events []Event) bool {
 	return times > 1 && (span >= descendingSpan || times >= descendingCount)
 }
 
-// checkCursor refuses a page that shows that the API did not go on from the position, and remembers the ids of a good one. first is the
-// id that the page began with, before repeated events were left out.
+// checkCursor refuses a page that shows that the API did not go on from the position, and remembers
+// the ids of a good one. first is the id that the page began with, before repeated events were left
+// out.
 func (r *reader) checkCursor(a answer, opts ListEventsOpts, first string) error {
 	if opts.After != "" && len(a.Data) > 0 && !r.pos.CreatedAt.IsZero() {
 		oldest := &a.Data[0]
@@ -71,8 +73,9 @@ func (r *reader) checkCursor(a answer, opts ListEventsOpts, first string) error 
 	return nil
 }
 
-// leaveOutRepeated removes from a page the events that were read before, as with pages that overlap, and those that stand in it twice. It
-// returns errNothingNew if the page gives no way to go on, and a *CursorLostError if what it sent lies before the position.
+// leaveOutRepeated removes from a page the events that were read before, as with pages that
+// overlap, and those that stand in it twice. It returns errNothingNew if the page gives no way to
+// go on, and a *CursorLostError if what it sent lies before the position.
 func (r *reader) leaveOutRepeated(a *answer, opts ListEventsOpts) error {
 	at := -1 // of the position's event
 	if r.pos.EventID != "" {
@@ -82,7 +85,8 @@ func (r *reader) leaveOutRepeated(a *answer, opts ListEventsOpts) error {
 	first := firstPosition(a.Data)
 	var dropped int
 	a.Data, dropped = withoutRepeated(a.Data, func(i int, e *Event) bool {
-		// What stands before the position was read, unless it is remembered that it was not: it has come late.
+		// What stands before the position was read, unless it is remembered that it was not: it has
+		// come late.
 		return r.seen.has(e.ID) || i < at && e.CreatedAt.Before(r.trail.from)
 	})
 	if dropped == 0 {
@@ -100,7 +104,8 @@ func (r *reader) leaveOutRepeated(a *answer, opts ListEventsOpts) error {
 	return nil // it is the tip
 }
 
-// errNothingNew means that a full page holds only events that were read before, up to the position. Whether others follow it does not tell.
+// errNothingNew means that a full page holds only events that were read before, up to the position.
+// Whether others follow it does not tell.
 var errNothingNew = errors.New("the Events API sends again what was read, and nothing new")
 
 // firstPosition is the position of the first of events.
@@ -111,8 +116,8 @@ func firstPosition(events []Event) checkpoint.Position {
 	return events[0].Position()
 }
 
-// withoutRepeated returns events without those for which known returns true, and without those that stand in events before. It returns
-// events itself if there are none, and how many there are.
+// withoutRepeated returns events without those for which known returns true, and without those that
+// stand in events before. It returns events itself if there are none, and how many there are.
 func withoutRepeated(events []Event, known func(i int, e *Event) bool) ([]Event, int) {
 	var out []Event
 	ids := make(map[string]struct{}, len(events))
@@ -156,12 +161,14 @@ func (r *reader) noteOverfull(a answer) {
 	}
 }
 
-// countOverfull reports whether the next response with too many events is to be counted and reported.
+// countOverfull reports whether the next response with too many events is to be counted and
+// reported.
 func (r *reader) countOverfull() bool {
 	return r.overfullTold.IsZero() || time.Since(r.overfullTold) > time.Hour
 }
 
-// stuckRounds is how often a page without anything new is asked for again before the cursor counts as lost.
+// stuckRounds is how often a page without anything new is asked for again before the cursor counts
+// as lost.
 const stuckRounds = 6
 
 // askAgain waits before a page that brought nothing new is asked for again.
@@ -197,7 +204,8 @@ func (r *reader) countInversions(events []Event) {
 	}
 }
 
-// reportUnexpected tells the hooks of events whose type was not asked for, and the log once for each type.
+// reportUnexpected tells the hooks of events whose type was not asked for, and the log once for
+// each type.
 func (r *reader) reportUnexpected(events []Event) {
 	const maxReported = 100
 	what := "the Events API sent an event of a type that was not asked for; it is left out"
@@ -217,8 +225,9 @@ func (r *reader) reportUnexpected(events []Event) {
 	}
 }
 
-// expected returns the events without those whose type was not asked for, unless they are to be relayed. The type decides where an event
-// goes on the bus, so whoever answers in place of the API must not be able to choose one.
+// expected returns the events without those whose type was not asked for, unless they are to be
+// relayed. The type decides where an event goes on the bus, so whoever answers in place of the API
+// must not be able to choose one.
 func (r *reader) expected(events []Event) []Event {
 	stray := func(e Event) bool { return !r.types.wants(e.Event) }
 	// P15: a type that was not asked for makes no topic.

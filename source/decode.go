@@ -25,12 +25,15 @@ var knownNames = func() map[string]string {
 	return m
 }()
 
-// decodePage decodes a page and returns its first limit events, and how many there are. The events' Raw and Data alias body, byte for
-// byte. If a name stands twice in an object the last one counts; invalid UTF-8 inside strings is let through. What is not well-formed
-// JSON, or not a list of events with id, type and time, is an error; an event after the first limit ones must only be well-formed.
+// decodePage decodes a page and returns its first limit events, and how many there are. The events'
+// Raw and Data alias body, byte for byte. If a name stands twice in an object the last one counts;
+// invalid UTF-8 inside strings is let through. What is not well-formed JSON, or not a list of
+// events with id, type and time, is an error; an event after the first limit ones must only be
+// well-formed.
 //
-// If anyList is set the list need not say that it is one, and all of its events are returned, as with the SDK. If cut is set, body is the
-// beginning of a page, and it is an error unless more than limit events are whole.
+// If anyList is set the list need not say that it is one, and all of its events are returned, as
+// with the SDK. If cut is set, body is the beginning of a page, and it is an error unless more than
+// limit events are whole.
 func decodePage(body []byte, limit int, anyList, cut bool) (list ListEventsResponse, came int, err error) {
 	d := newDecoder(body)
 	d.limit = max(limit, 1)
@@ -136,7 +139,8 @@ func rawSize(events []Event) int {
 	return n
 }
 
-// ownBytes returns the events with their bytes in a buffer of their own, so that they do not keep the rest of their page in memory.
+// ownBytes returns the events with their bytes in a buffer of their own, so that they do not keep
+// the rest of their page in memory.
 func ownBytes(events []Event) []Event {
 	out := slices.Clone(events)
 	buf := make([]byte, 0, rawSize(events))
@@ -160,7 +164,8 @@ func offset(whole, part []byte) int {
 	return int(uintptr(unsafe.Pointer(unsafe.SliceData(part))) - uintptr(unsafe.Pointer(unsafe.SliceData(whole)))) //nolint:gosec // two addresses in one array
 }
 
-// ownIDs moves the ids of a page out of its body into one string: whoever remembers an id does not keep the body with it.
+// ownIDs moves the ids of a page out of its body into one string: whoever remembers an id does not
+// keep the body with it.
 func ownIDs(events []Event) {
 	size := 0
 	for i := range events {
@@ -236,7 +241,8 @@ func (d *decoder) metadata() (ListMetadata, error) {
 	return m, err
 }
 
-// object reads an object, calling member after each name to read the value, and returns the object's bytes.
+// object reads an object, calling member after each name to read the value, and returns the
+// object's bytes.
 func (d *decoder) object(member func(name []byte) error) ([]byte, error) {
 	if err := d.open(jsontext.KindBeginObject, "an object"); err != nil {
 		return nil, err
@@ -269,8 +275,8 @@ func (d *decoder) open(want jsontext.Kind, what string) error {
 	return nil
 }
 
-// value reads any value and returns its bytes. They are cut out of body, so that nothing depends on what the decoder does
-// with its buffer.
+// value reads any value and returns its bytes. They are cut out of body, so that nothing depends on
+// what the decoder does with its buffer.
 func (d *decoder) value() ([]byte, error) {
 	v, err := d.dec.ReadValue()
 	if err != nil {
@@ -283,7 +289,8 @@ func (d *decoder) value() ([]byte, error) {
 // maxTextBytes is more than any text has that relay reads, even if all of it is escaped.
 const maxTextBytes = 4 << 10
 
-// text reads a string, or the name of a member, without its quotes and escapes. One of more than maxTextBytes keeps its escapes.
+// text reads a string, or the name of a member, without its quotes and escapes. One of more than
+// maxTextBytes keeps its escapes.
 func (d *decoder) text() ([]byte, error) {
 	v, err := d.value()
 	if err != nil {
@@ -310,7 +317,8 @@ func typeName(name string) string {
 	return strings.Clone(name)
 }
 
-// name reads an id or a type; what it returns may lie in the body. They become headers and subjects, hence the bounds.
+// name reads an id or a type; what it returns may lie in the body. They become headers and
+// subjects, hence the bounds.
 func (d *decoder) name() (string, error) {
 	b, err := d.text()
 	if err != nil {
@@ -336,8 +344,8 @@ func (d *decoder) name() (string, error) {
 	return unsafe.String(unsafe.SliceData(b), len(b)), nil //nolint:gosec // the bytes of a page are never written
 }
 
-// parseTime reads a time as RFC 3339 has it, and as one sample of WorkOS's documentation has it: a space in place of T and no
-// zone, which is taken as UTC.
+// parseTime reads a time as RFC 3339 has it, and as one sample of WorkOS's documentation has it: a
+// space in place of T and no zone, which is taken as UTC.
 func parseTime(b []byte) (time.Time, error) {
 	if len(b) > 64 {
 		return time.Time{}, fmt.Errorf("it has %d bytes and is no time", len(b))

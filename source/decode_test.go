@@ -70,8 +70,8 @@ func TestDecodeAliasesTheBody(t *testing.T) {
 	}
 }
 
-// TestDecodingCostsNothingPerEvent: a page is its body, the array of its events and their ids in one string, whatever the events
-// hold. An id keeps no body in memory.
+// TestDecodingCostsNothingPerEvent: a page is its body, the array of its events and their ids in
+// one string, whatever the events hold. An id keeps no body in memory.
 func TestDecodingCostsNothingPerEvent(t *testing.T) {
 	allocations := func(events, size int) float64 {
 		body := samplePage(events, size)

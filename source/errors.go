@@ -30,23 +30,28 @@ const (
 	actOnRequest       = "check source.endpoint; if it is right, ask WorkOS why it refuses the request"
 )
 
-// Sentinel errors, matched with errors.Is. Each has a method OperatorAction() string: only an operator can resolve them.
+// Sentinel errors, matched with errors.Is. Each has a method OperatorAction() string: only an
+// operator can resolve them.
 var (
-	// ErrMisconfigured means that nothing was sent, because a field of Client, Stream or the query is unusable. The error says
+	// ErrMisconfigured means that nothing was sent, because a field of Client, Stream or the query
+	// is unusable. The error says
 	// which.
 	ErrMisconfigured = operator.New("the Events API client is misconfigured", actOnMisconfigured)
-	// ErrCursorLost means that the API no longer goes on from the position. The error is a *CursorLostError.
+	// ErrCursorLost means that the API no longer goes on from the position. The error is a
+	// *CursorLostError.
 	ErrCursorLost = operator.New("cursor lost", actOnCursorLost)
-	// ErrDescending means that the API answers newest first although asked for oldest first. The error is a *DescendingError.
+	// ErrDescending means that the API answers newest first although asked for oldest first. The
+	// error is a *DescendingError.
 	ErrDescending = operator.New("page in descending order", actOnDescending)
-	// ErrTooLarge means that a response exceeds Client.MaxResponse. From a stream it is final and names the event's position.
+	// ErrTooLarge means that a response exceeds Client.MaxResponse. From a stream it is final and
+	// names the event's position.
 	ErrTooLarge = operator.New("larger than the permitted response", actOnTooLarge)
 	// ErrAllRefused means that the API refuses every event type asked for.
 	ErrAllRefused = operator.New("the Events API refuses every event type asked for", actOnAllRefused)
 )
 
-// APIError is an answer of the Events API other than 200. Its texts are those of the answer, clipped, printable, and without
-// the API key.
+// APIError is an answer of the Events API other than 200. Its texts are those of the answer,
+// clipped, printable, and without the API key.
 type APIError struct {
 	Status     int
 	Code       string // such as invalid_events_request; often empty
@@ -54,7 +59,8 @@ type APIError struct {
 	RequestID  string        // X-Request-Id: what WorkOS's support asks for
 	RetryAfter time.Duration // from the Retry-After header, by the API's clock; zero if there was none
 	Refused    []string      // of 400 and 422: the event types of the request that the answer names; no proof that it refuses them
-	// Foreign means that the body is none of WorkOS's, such as the error page of a load balancer. Message is its beginning.
+	// Foreign means that the body is none of WorkOS's, such as the error page of a load balancer.
+	// Message is its beginning.
 	Foreign bool
 }
 
@@ -84,8 +90,9 @@ func (e *APIError) Error() string {
 	return b.String()
 }
 
-// OperatorAction says what an operator has to do about an answer that blames the request, its key or its address. It is empty
-// for 408, 429, 5xx, a Foreign body and every other answer that may pass.
+// OperatorAction says what an operator has to do about an answer that blames the request, its key
+// or its address. It is empty for 408, 429, 5xx, a Foreign body and every other answer that may
+// pass.
 func (e *APIError) OperatorAction() string {
 	switch retryReason(e) {
 	case RetryRefused:
@@ -102,7 +109,8 @@ func (e *APIError) OperatorAction() string {
 	}
 }
 
-// ResponseError is an answer of status 200 that cannot be used: cut off, malformed, or too large (then it matches ErrTooLarge).
+// ResponseError is an answer of status 200 that cannot be used: cut off, malformed, or too large
+// (then it matches ErrTooLarge).
 type ResponseError struct {
 	Reason    string
 	RequestID string
@@ -135,8 +143,9 @@ func (e *TransportError) Error() string {
 // Unwrap returns the cause.
 func (e *TransportError) Unwrap() error { return e.Err }
 
-// RefusalError means that the Events API has refused every request of a stream for a while, with answers that are WorkOS's own. It
-// may be an *APIError or match ErrAllRefused. The same requests may succeed later.
+// RefusalError means that the Events API has refused every request of a stream for a while, with
+// answers that are WorkOS's own. It may be an *APIError or match ErrAllRefused. The same requests
+// may succeed later.
 type RefusalError struct {
 	For time.Duration
 	Err error
@@ -150,8 +159,8 @@ func (e *RefusalError) Error() string {
 // Unwrap returns the last refusal.
 func (e *RefusalError) Unwrap() error { return e.Err }
 
-// CursorLostError says that the API does not go on from Position. Going on from anywhere else may repeat or leave out events,
-// so an operator decides. It matches ErrCursorLost.
+// CursorLostError says that the API does not go on from Position. Going on from anywhere else may
+// repeat or leave out events, so an operator decides. It matches ErrCursorLost.
 type CursorLostError struct {
 	Position  checkpoint.Position
 	Reason    string
@@ -182,8 +191,8 @@ func (*CursorLostError) OperatorAction() string { return actOnCursorLost }
 // Unwrap returns the API's refusal, or nil.
 func (e *CursorLostError) Unwrap() error { return e.Err }
 
-// DescendingError says that a whole page is newest first. Read so, the position would jump to the tip and what lies between
-// would be lost. It matches ErrDescending.
+// DescendingError says that a whole page is newest first. Read so, the position would jump to the
+// tip and what lies between would be lost. It matches ErrDescending.
 type DescendingError struct {
 	Position    checkpoint.Position // what the page was asked to follow
 	First, Last checkpoint.Position // of the page
@@ -264,8 +273,9 @@ func (c *Client) clean(s string) string {
 	return printable.Text(s)
 }
 
-// shownForms are the forms in which an answer may repeat key: as it is, escaped as in an address, and in base64, of which the characters
-// stand here that key alone decides, wherever in the encoded text it begins.
+// shownForms are the forms in which an answer may repeat key: as it is, escaped as in an address,
+// and in base64, of which the characters stand here that key alone decides, wherever in the encoded
+// text it begins.
 func shownForms(key string) []string {
 	if key == "" {
 		return nil
@@ -282,7 +292,8 @@ func shownForms(key string) []string {
 	return forms
 }
 
-// parseErrorBody knows the shapes {message, code}, {message, errors: [{code, field, message} or text]} and
+// parseErrorBody knows the shapes {message, code}, {message, errors: [{code, field, message} or
+// text]} and
 // {error, error_description}; any other body is its own message, and not known.
 func parseErrorBody(body []byte) (code, message string, known bool) {
 	var b struct {
@@ -338,15 +349,18 @@ func errorDetail(raw json.RawMessage) string {
 	return d.Field + " " + d.Message
 }
 
-// aboutEvents matches what the API says of the parameter events: its name, a code such as invalid_events_request, or plain words.
+// aboutEvents matches what the API says of the parameter events: its name, a code such as
+// invalid_events_request, or plain words.
 var aboutEvents = regexp.MustCompile(`(?i)\bevents\b|invalid_events?\b|events?[ _-](type|name|filter)|invalid_events_request`)
 
-// blamesEvents reports whether the answer is about the parameter events, by its code, a field or its wording.
+// blamesEvents reports whether the answer is about the parameter events, by its code, a field or
+// its wording.
 func (e *APIError) blamesEvents() bool {
 	return len(e.Refused) > 0 || aboutEvents.MatchString(e.Code+" "+e.Message)
 }
 
-// isWorkOS reports whether WorkOS itself can be recognised by the answer: it has a body of its shape and a request id.
+// isWorkOS reports whether WorkOS itself can be recognised by the answer: it has a body of its
+// shape and a request id.
 func (e *APIError) isWorkOS() bool { return !e.Foreign && e.RequestID != "" }
 
 // aboutCursor matches what the API says of the parameter after.
@@ -390,7 +404,8 @@ func inTypeName(b byte) bool {
 	return b == '.' || b == '_' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9'
 }
 
-// continuesType reports whether rest goes on with the name of an event type. A full stop at the end of a sentence does not.
+// continuesType reports whether rest goes on with the name of an event type. A full stop at the end
+// of a sentence does not.
 func continuesType(rest string) bool {
 	if rest != "" && rest[0] == '.' {
 		return len(rest) > 1 && inTypeName(rest[1])

@@ -19,14 +19,16 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// fakeAPI is an Events API in memory, strict where the tests of this package need it, with a fault for any request.
+// fakeAPI is an Events API in memory, strict where the tests of this package need it, with a fault
+// for any request.
 type fakeAPI struct {
 	mu      sync.Mutex
 	events  []fakeEvent
 	queries []url.Values
 	times   []time.Time
 
-	// fault, where it returns a response or an error, answers in place of the API. n counts requests from 1.
+	// fault, where it returns a response or an error, answers in place of the API. n counts
+	// requests from 1.
 	fault func(n int, q url.Values) (*http.Response, error)
 	// unknownAfter answers an `after` that the API does not have; 404 where nil.
 	unknownAfter func() *http.Response

@@ -30,16 +30,19 @@ type answer struct {
 type reading struct {
 	anyList bool                   // take a list that does not say that it is one, and all of its events, as the SDK does
 	room    func(bytes int64) bool // whether there is memory for so much of the response; nil for always
-	// count makes a response with too many events be read to its end, to find out how many there are.
+	// count makes a response with too many events be read to its end, to find out how many there
+	// are.
 	count bool
 }
 
-// fetch makes one request. The answer is filled in as far as it is known, even if there is an error.
+// fetch makes one request. The answer is filled in as far as it is known, even if there is an
+// error.
 func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error) {
 	return c.fetchAs(ctx, opts, reading{})
 }
 
-// fetchAs is fetch with another way to read the response. It repeats the request once if the API refuses the key and there is a newer
+// fetchAs is fetch with another way to read the response. It repeats the request once if the API
+// refuses the key and there is a newer
 // one.
 func (c *Client) fetchAs(ctx context.Context, opts ListEventsOpts, how reading) (answer, error) {
 	used := c.key(false)
@@ -114,8 +117,9 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 	return a, c.responseError(a, err)
 }
 
-// beginning quotes the start of a body that is not JSON at all, such as the page of a proxy. It is empty for others, which may hold
-// events. The error is clipped to less when the key has been hidden.
+// beginning quotes the start of a body that is not JSON at all, such as the page of a proxy. It is
+// empty for others, which may hold events. The error is clipped to less when the key has been
+// hidden.
 func beginning(body []byte) string {
 	const most = 4 << 10
 	body = bytes.TrimSpace(body)
@@ -125,7 +129,8 @@ func beginning(body []byte) string {
 	return fmt.Sprintf("; it begins with %q", body[:min(len(body), most)])
 }
 
-// broken says why a request brought no response: ctx is the caller's, try the one with the timeouts.
+// broken says why a request brought no response: ctx is the caller's, try the one with the
+// timeouts.
 func (c *Client) broken(ctx context.Context, try *attempt, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -136,8 +141,9 @@ func (c *Client) broken(ctx context.Context, try *attempt, err error) error {
 	return &TransportError{Host: c.host(), Err: printable.Error(err)}
 }
 
-// readPage reads a response whose body has n bytes, -1 if that is not known, into a. Of more events than were asked for it takes the first:
-// they are what the API would have sent if it had kept to the limit.
+// readPage reads a response whose body has n bytes, -1 if that is not known, into a. Of more events
+// than were asked for it takes the first: they are what the API would have sent if it had kept to
+// the limit.
 func (c *Client) readPage(a *answer, n int64, from io.Reader, opts ListEventsOpts, how reading) error {
 	most := c.MaxResponse
 	if most <= 0 {
@@ -180,7 +186,8 @@ func (c *Client) readPage(a *answer, n int64, from io.Reader, opts ListEventsOpt
 	return fmt.Errorf("%w of %d bytes", ErrTooLarge, most)
 }
 
-// decode decodes what has come of a body. If that is only its beginning, it must hold more events than were asked for.
+// decode decodes what has come of a body. If that is only its beginning, it must hold more events
+// than were asked for.
 func (a *answer) decode(b *body, opts ListEventsOpts, how reading, beginningOnly bool) error {
 	if b.size >= largeBody { // of these there is one at a time, since it is in memory twice for a moment
 		largeBodies.Lock()
@@ -209,7 +216,8 @@ func (a *answer) decode(b *body, opts ListEventsOpts, how reading, beginningOnly
 	return nil
 }
 
-// overfull says that a response held more events than were asked for. The first ones are used, and the others asked for again.
+// overfull says that a response held more events than were asked for. The first ones are used, and
+// the others asked for again.
 type overfull struct {
 	Came    int
 	AtLeast bool // there may be more than Came
@@ -228,7 +236,8 @@ func (o *overfull) err(requestID string) *ResponseError {
 // errOverfull means that a response held more events than were asked for.
 var errOverfull = errors.New("more events than were asked for")
 
-// full reports whether more may follow the answer: it holds as many events as were asked for, or says itself that others follow.
+// full reports whether more may follow the answer: it holds as many events as were asked for, or
+// says itself that others follow.
 func (a *answer) full(opts ListEventsOpts) bool {
 	return len(a.Data) >= opts.Limit || len(a.Data) > 0 && a.ListMetadata.After != ""
 }

@@ -59,7 +59,8 @@ func (w *window) request(s *segment) {
 	})
 }
 
-// waitUntilQuiet waits while the API has asked for no more requests; it may have done so while this one waited for its turn.
+// waitUntilQuiet waits while the API has asked for no more requests; it may have done so while this
+// one waited for its turn.
 func (w *window) waitUntilQuiet(ctx context.Context) error {
 	for {
 		d := time.Until(w.r.quietUntil())
@@ -131,8 +132,9 @@ func (w *window) handle(res result) {
 	w.read(s, p)
 }
 
-// leaveOutRepeated removes from a page what was read before. It reports false if nothing is left of a full page. Of a page that came by
-// time only what stands in it twice is removed; found judges the rest.
+// leaveOutRepeated removes from a page what was read before. It reports false if nothing is left of
+// a full page. Of a page that came by time only what stands in it twice is removed; found judges
+// the rest.
 func (w *window) leaveOutRepeated(s *segment, p *segmentPage, probe bool) bool {
 	first, before := firstPosition(p.events), len(p.events)
 	if probe {
@@ -183,8 +185,9 @@ func (w *window) fail(res result) {
 	}
 }
 
-// blamed takes in an answer that blames the request. A passing one is no reason to lose what was read ahead, or to give up ranges
-// that have proved right. If it comes again, ranges are not supported; for another request the plain cursor finds the cause.
+// blamed takes in an answer that blames the request. A passing one is no reason to lose what was
+// read ahead, or to give up ranges that have proved right. If it comes again, ranges are not
+// supported; for another request the plain cursor finds the cause.
 func (w *window) blamed(res result) {
 	s := res.seg
 	s.attempts++
@@ -211,7 +214,8 @@ func (w *window) hold(res result, reason RetryReason) {
 	}
 }
 
-// tooLarge asks for fewer events at a time. If one alone is too large, the plain cursor says so when its turn comes.
+// tooLarge asks for fewer events at a time. If one alone is too large, the plain cursor says so
+// when its turn comes.
 func (w *window) tooLarge(res result) {
 	s := res.seg
 	switch {
@@ -229,8 +233,9 @@ func (w *window) tooLarge(res result) {
 		zap.Int("limit", s.limit), zap.Stringer("after", s.last), zap.Error(res.err))
 }
 
-// noRoom takes in that there was no memory for a response. Behind the head it is asked for again once there is room. The head goes first:
-// everything else is given up for it, since what is held cannot flow out before it.
+// noRoom takes in that there was no memory for a response. Behind the head it is asked for again
+// once there is room. The head goes first: everything else is given up for it, since what is held
+// cannot flow out before it.
 func (w *window) noRoom(res result) {
 	s := res.seg
 	var e *noRoomError

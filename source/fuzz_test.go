@@ -14,8 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzResponse reads any body as a response to a request for 3 events, from a server that cuts it into pieces of any size. What is used
-// of it are whole events of the body in their order, at most 3, and what is held of it is bounded.
+// FuzzResponse reads any body as a response to a request for 3 events, from a server that cuts it
+// into pieces of any size. What is used of it are whole events of the body in their order, at most
+// 3, and what is held of it is bounded.
 func FuzzResponse(f *testing.F) {
 	f.Add(samplePage(2, 0), uint8(0))
 	f.Add(samplePage(9, 100), uint8(7))
@@ -63,8 +64,8 @@ func (c *choppy) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // io.EOF
 }
 
-// FuzzErrorBody makes an error of any body: its texts can be printed, are bounded and hold no key, and the types that it is said to
-// refuse are some that were asked for.
+// FuzzErrorBody makes an error of any body: its texts can be printed, are bounded and hold no key,
+// and the types that it is said to refuse are some that were asked for.
 func FuzzErrorBody(f *testing.F) {
 	f.Add(400, []byte(`{"message":"Invalid event 'user.created'","code":"invalid_events_request"}`), "req_1")
 	f.Add(422, []byte(`{"message":"bad","errors":[{"code":"x","field":"events"},"user.deleted",7,{"message":"m"}]}`), "")
@@ -91,7 +92,8 @@ func FuzzErrorBody(f *testing.F) {
 	})
 }
 
-// FuzzRetryAfter reads any header: the time to wait is never negative, and never longer than a day or than the date says.
+// FuzzRetryAfter reads any header: the time to wait is never negative, and never longer than a day
+// or than the date says.
 func FuzzRetryAfter(f *testing.F) {
 	for _, header := range []string{"", "0", "-1", "7", "1e999", "NaN", "0x1p-2", "Inf", "Wed, 21 Oct 2026 07:28:00 GMT", "Sun, 06 Nov 9999 08:49:37 GMT"} {
 		f.Add(header, int64(1792567680))

@@ -6,8 +6,8 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// Hooks are called by a Stream as things happen, for metrics and tests. Any of them may be nil. They are called from the
-// goroutine that runs the iterator, and must not block.
+// Hooks are called by a Stream as things happen, for metrics and tests. Any of them may be nil.
+// They are called from the goroutine that runs the iterator, and must not block.
 type Hooks struct {
 	// OnResponse: a response arrived, of whatever status.
 	OnResponse func(ResponseInfo)
@@ -21,18 +21,22 @@ type Hooks struct {
 	OnTypeRefused func(TypeRefusedInfo)
 	// OnTypeRestored: the API accepts a type again that it had refused.
 	OnTypeRestored func(TypeRestoredInfo)
-	// OnInversion: events of a page stand in another order than their times. They are relayed as they stand.
+	// OnInversion: events of a page stand in another order than their times. They are relayed as
+	// they stand.
 	OnInversion func(InversionInfo)
-	// OnRepeated is called for events that the API sent again although they had been read, as pages that overlap do. They are left
+	// OnRepeated is called for events that the API sent again although they had been read, as pages
+	// that overlap do. They are left
 	// out.
 	OnRepeated func(RepeatedInfo)
-	// OnUnexpectedType is called for an event of a type that was not asked for: see Stream.RelayUnexpected.
+	// OnUnexpectedType is called for an event of a type that was not asked for: see
+	// Stream.RelayUnexpected.
 	OnUnexpectedType func(UnexpectedTypeInfo)
-	// OnOddPayload is called for an event whose payload does not fit the schema of its type. It is relayed as it is. Of each type the
-	// first events are all compared, and later ones now and then.
+	// OnOddPayload is called for an event whose payload does not fit the schema of its type. It is
+	// relayed as it is. Of each type the first events are all compared, and later ones now and
+	// then.
 	OnOddPayload func(OddPayloadInfo)
-	// OnBackfill: several readers are at work on a backlog, as described; called before each page that they bring, and when
-	// they are done.
+	// OnBackfill: several readers are at work on a backlog, as described; called before each page
+	// that they bring, and when they are done.
 	OnBackfill func(BackfillInfo)
 }
 
@@ -53,7 +57,8 @@ type RetryInfo struct {
 	Err     error
 }
 
-// RetryReason is why a request is made again. The values are few and fixed, so that they can label a metric.
+// RetryReason is why a request is made again. The values are few and fixed, so that they can label
+// a metric.
 type RetryReason string
 
 // The reasons of RetryInfo.
@@ -114,7 +119,8 @@ type OddPayloadInfo struct {
 	Why           string // which field, and what stands there
 }
 
-// BackfillInfo describes a backfill. The first fields are its state; the others count what happened since the last call.
+// BackfillInfo describes a backfill. The first fields are its state; the others count what happened
+// since the last call.
 type BackfillInfo struct {
 	Active   bool  // false once, when it is done, all else being zero but the counts
 	Readers  int   // requests under way

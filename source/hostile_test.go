@@ -26,8 +26,9 @@ func (f *fakeAPI) raw(from, to int) []string {
 	return out
 }
 
-// TestAPageWithMoreEventsThanAskedFor: the first ones are used, the others are asked for again, and the response counts as wrong, with the
-// numbers and the request id. It does not matter whether the page ends within the permitted size.
+// TestAPageWithMoreEventsThanAskedFor: the first ones are used, the others are asked for again, and
+// the response counts as wrong, with the numbers and the request id. It does not matter whether the
+// page ends within the permitted size.
 func TestAPageWithMoreEventsThanAskedFor(t *testing.T) {
 	for name, tc := range map[string]struct {
 		events, size int
@@ -74,8 +75,9 @@ func TestAPageWithMoreEventsThanAskedFor(t *testing.T) {
 	}
 }
 
-// TestAPageThatSaysThatOthersFollow: a short page with a cursor is not the tip. An empty page with a cursor is an error, since it gives no
-// way to go on, and is asked for again; the cursor that it names is never used.
+// TestAPageThatSaysThatOthersFollow: a short page with a cursor is not the tip. An empty page with
+// a cursor is an error, since it gives no way to go on, and is asked for again; the cursor that it
+// names is never used.
 func TestAPageThatSaysThatOthersFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
@@ -109,7 +111,8 @@ func TestAPageThatSaysThatOthersFollow(t *testing.T) {
 	})
 }
 
-// TestListMetadataOfAnyShape: a page with list_metadata that is missing or not of its type is used as it is.
+// TestListMetadataOfAnyShape: a page with list_metadata that is missing or not of its type is used
+// as it is.
 func TestListMetadataOfAnyShape(t *testing.T) {
 	for _, metadata := range []string{``, `,"list_metadata":null`, `,"list_metadata":7`, `,"list_metadata":[]`, `,"list_metadata":"event_000001"`,
 		`,"list_metadata":{}`, `,"list_metadata":{"after":7}`, `,"list_metadata":{"after":{"x":["event_000001"]}}`, `,"list_metadata":{"after":""}`} {
@@ -131,8 +134,9 @@ func TestListMetadataOfAnyShape(t *testing.T) {
 	}
 }
 
-// TestAnAPIThatRepeatsAPageByTime: after the cursor was lost the API sends one page for every cursor, all of it known. Relay does not ask
-// for it without pause, and ends with a cursor that is lost.
+// TestAnAPIThatRepeatsAPageByTime: after the cursor was lost the API sends one page for every
+// cursor, all of it known. Relay does not ask for it without pause, and ends with a cursor that is
+// lost.
 func TestAnAPIThatRepeatsAPageByTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &fakeAPI{}
@@ -179,8 +183,8 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// TestMemoryComesWithTheData: a response that announces much and sends little costs little, and one is given up as soon as there is no
-// room for what it announces or has sent.
+// TestMemoryComesWithTheData: a response that announces much and sends little costs little, and one
+// is given up as soon as there is no room for what it announces or has sent.
 func TestMemoryComesWithTheData(t *testing.T) {
 	c := &Client{}
 	for _, announced := range []int64{-1, 30 << 20} {
@@ -232,7 +236,8 @@ func TestRoom(t *testing.T) {
 	require.Zero(t, m.used)
 }
 
-// TestPartsOfALargePage: they hold the events in order, know nothing of the whole page but the last, and keep no more than their own bytes.
+// TestPartsOfALargePage: they hold the events in order, know nothing of the whole page but the
+// last, and keep no more than their own bytes.
 func TestPartsOfALargePage(t *testing.T) {
 	body := samplePage(100, 50_000)
 	list, _, err := decodePage(body, 100, false, false)

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// maxKeys is how many keys a client remembers to keep them out of texts: while a key is exchanged an answer may repeat the one
+// maxKeys is how many keys a client remembers to keep them out of texts: while a key is exchanged
+// an answer may repeat the one
 // before.
 const maxKeys = 4
 

@@ -11,8 +11,9 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// A type that the API refuses is left out of the requests; reader.left records it with the place up to which its events were
-// read. Once the API accepts it again, it comes back in two steps, so that it keeps its order and the position does not go back:
+// A type that the API refuses is left out of the requests; reader.left records it with the place up
+// to which its events were read. Once the API accepts it again, it comes back in two steps, so that
+// it keeps its order and the position does not go back:
 //
 //   - Events that stand before the position are read apart, for this type alone, and yielded as late pages. The last of them are
 //     found by reading all types up to the event of the position, so that neither the disorder of the list nor events of one
@@ -61,7 +62,8 @@ func (r *reader) leftOut(name string) *checkpoint.Refused {
 	return &r.left[i]
 }
 
-// leave records that events of a type are read up to a place only. The slice before is kept as it is: pages refer to it.
+// leave records that events of a type are read up to a place only. The slice before is kept as it
+// is: pages refer to it.
 func (r *reader) leave(l checkpoint.Refused) {
 	next := slices.DeleteFunc(slices.Clone(r.left), func(have checkpoint.Refused) bool { return have.Type == l.Type })
 	i, _ := slices.BinarySearchFunc(next, l, func(a, b checkpoint.Refused) int {
@@ -80,7 +82,8 @@ func (r *reader) unleave(name string) {
 	r.left = slices.DeleteFunc(slices.Clone(r.left), func(l checkpoint.Refused) bool { return l.Type == name })
 }
 
-// resumeRefused takes over the types that a checkpoint says are left out. The API is asked about them soon.
+// resumeRefused takes over the types that a checkpoint says are left out. The API is asked about
+// them soon.
 func (r *reader) resumeRefused(refused []checkpoint.Refused) {
 	now := time.Now()
 	r.left = []checkpoint.Refused{} // none, which is more than not known
@@ -146,7 +149,8 @@ func (r *reader) join() {
 	r.atTip, r.silentUntil = false, time.Now().Add(silenceCheck)
 }
 
-// joined finishes a page of all types: it says which of its events are late, and what is left out once it is committed.
+// joined finishes a page of all types: it says which of its events are late, and what is left out
+// once it is committed.
 func (r *reader) joined(p Page) Page {
 	p.Joining = slices.Clone(r.joining)
 	for _, name := range slices.Clone(r.joining) {
@@ -171,8 +175,8 @@ func (r *reader) joined(p Page) Page {
 	return p
 }
 
-// lateFirst reports whether late events are to be read now rather than the next page of all types: in turn, and while nothing
-// else is due.
+// lateFirst reports whether late events are to be read now rather than the next page of all types:
+// in turn, and while nothing else is due.
 func (r *reader) lateFirst() bool {
 	if r.work == nil {
 		return false
@@ -197,8 +201,8 @@ func (r *reader) late(ctx context.Context) (Page, error) {
 	return r.lateEnd(ctx)
 }
 
-// lateBulk reads up to a while before the position: all types at first, since `after` may be an event of any of them and of the
-// same instant as some that were read, then the type alone.
+// lateBulk reads up to a while before the position: all types at first, since `after` may be an
+// event of any of them and of the same instant as some that were read, then the type alone.
 func (r *reader) lateBulk(ctx context.Context) (Page, error) {
 	w := r.work
 	opts := r.query([]string{w.name})
@@ -250,8 +254,9 @@ func (r *reader) lateBulk(ctx context.Context) (Page, error) {
 	return r.latePage(a, late), nil
 }
 
-// lateRepeats gives the work on late events up for a while if the API sends again what was read, and nothing new: a full page of it, or one
-// that begins long before the event of the time at, after which it was asked for. The events stay recorded as left out.
+// lateRepeats gives the work on late events up for a while if the API sends again what was read,
+// and nothing new: a full page of it, or one that begins long before the event of the time at,
+// after which it was asked for. The events stay recorded as left out.
 func (r *reader) lateRepeats(a answer, opts ListEventsOpts, at time.Time) bool {
 	w := r.work
 	goesOn := !a.full(opts)
@@ -292,7 +297,8 @@ func (r *reader) beginEnd(ctx context.Context) error {
 	return nil
 }
 
-// lateEnd reads all types from shortly before the position up to its event, and yields those of the one type.
+// lateEnd reads all types from shortly before the position up to its event, and yields those of the
+// one type.
 func (r *reader) lateEnd(ctx context.Context) (Page, error) {
 	w, end := r.work, r.work.end
 	opts := r.query(append(slices.Clone(r.types.active), w.name))

@@ -111,8 +111,8 @@ func TestEventsOfARefusedTypeComeLate(t *testing.T) {
 	}
 }
 
-// TestARefusalAtAnyTime: relay dies and starts again between any two commits, also with a part of a page committed, types come and go, and
-// nothing is lost or repeated.
+// TestARefusalAtAnyTime: relay dies and starts again between any two commits, also with a part of a
+// page committed, types come and go, and nothing is lost or repeated.
 func TestARefusalAtAnyTime(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(40) {

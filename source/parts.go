@@ -6,10 +6,13 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// partSize is the size, in bytes of events, of which a large page is yielded in parts: whoever holds some of them does not hold all of it.
+// partSize is the size, in bytes of events, of which a large page is yielded in parts: whoever
+// holds some of them does not hold all of it.
 const partSize = 1 << 20
 
-// yieldPage yields a page, in parts if it is large, and reports whether the loop over the pages goes on. A part has a copy of its bytes, unless it is one large event, and so does not keep the page in memory. p.Events is not to be used
+// yieldPage yields a page, in parts if it is large, and reports whether the loop over the pages
+// goes on. A part has a copy of its bytes, unless it is one large event, and so does not keep the
+// page in memory. p.Events is not to be used
 // afterwards.
 func yieldPage(p Page, yield func(Page, error) bool) bool {
 	events := p.Events
@@ -46,7 +49,8 @@ func yieldPage(p Page, yield func(Page, error) bool) bool {
 	return yield(p, nil)
 }
 
-// RefusedAt returns what Checkpoint.Refused must say once the page is committed up to one of its events, whose position is at.
+// RefusedAt returns what Checkpoint.Refused must say once the page is committed up to one of its
+// events, whose position is at.
 func (p *Page) RefusedAt(at checkpoint.Position) []checkpoint.Refused {
 	published := func(r checkpoint.Refused) bool { return r.Type == p.Late || slices.Contains(p.Joining, r.Type) }
 	if !slices.ContainsFunc(p.Refused, published) {

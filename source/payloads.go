@@ -10,21 +10,22 @@ import (
 )
 
 const (
-	// Of each type the first events are all compared with the schema, and later ones now and then: a payload that changes for good is
-	// found soon, and a backlog is not slowed down.
+	// Of each type the first events are all compared with the schema, and later ones now and then:
+	// a payload that changes for good is found soon, and a backlog is not slowed down.
 	payloadsCompared = 200
 	payloadsBetween  = 32
 )
 
-// payloadCheck compares payloads with the schemas that WorkOS publishes. An event whose payload does not fit is relayed like any other.
-// It is safe for concurrent use.
+// payloadCheck compares payloads with the schemas that WorkOS publishes. An event whose payload
+// does not fit is relayed like any other. It is safe for concurrent use.
 type payloadCheck struct {
 	mu   sync.Mutex // guards what follows
 	seen map[string]int
 	odd  map[string]bool // types that were reported
 }
 
-// compare looks at the events and tells the hooks, and once for each type the log, which do not fit.
+// compare looks at the events and tells the hooks, and once for each type the log, which do not
+// fit.
 func (c *payloadCheck) compare(events []Event, hooks *Hooks, log *zap.Logger) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

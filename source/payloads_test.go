@@ -12,8 +12,8 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// TestOddPayloadsAreRelayed serves events whose payload does not fit the schema. They are yielded like any other, reported by type, and
-// named once in the log.
+// TestOddPayloadsAreRelayed serves events whose payload does not fit the schema. They are yielded
+// like any other, reported by type, and named once in the log.
 func TestOddPayloadsAreRelayed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -8,10 +8,10 @@ import (
 	"slices"
 )
 
-// Reach asks for one event of these types, to see whether the endpoint, the key, the types and the organization are right. It
-// retries nothing. If the API refuses some of the types, it finds all of them with further requests and names them in a
-// *RefusedTypesError. An empty organizationID stands for all organizations. Other errors are those of ListEvents, with what to
-// look at.
+// Reach asks for one event of these types, to see whether the endpoint, the key, the types and the
+// organization are right. It retries nothing. If the API refuses some of the types, it finds all of
+// them with further requests and names them in a *RefusedTypesError. An empty organizationID stands
+// for all organizations. Other errors are those of ListEvents, with what to look at.
 func (c *Client) Reach(ctx context.Context, events []string, organizationID string) error {
 	send := func(ctx context.Context, opts ListEventsOpts) (answer, error) {
 		if _, err := c.wait(ctx); err != nil {

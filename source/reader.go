@@ -20,7 +20,8 @@ const (
 	rangeMargin = time.Millisecond
 	// maxRange stays under the 30 days that one query with a range may span.
 	maxRange = 29 * 24 * time.Hour
-	// heldBack is well over the seconds for which the API keeps new events back: older stretches that were empty stay so.
+	// heldBack is well over the seconds for which the API keeps new events back: older stretches
+	// that were empty stay so.
 	heldBack = 5 * time.Minute
 	// growAfter is the number of good pages after which a limit that was halved is doubled again.
 	growAfter = 10
@@ -28,7 +29,8 @@ const (
 	apiTime = "2006-01-02T15:04:05.000Z"
 )
 
-// reader is one cursor over the source: the state of one call of Pages. It is used by one goroutine.
+// reader is one cursor over the source: the state of one call of Pages. It is used by one
+// goroutine.
 type reader struct {
 	s      *Stream
 	client *Client
@@ -192,7 +194,8 @@ func (r *reader) poll(ctx context.Context) (Page, error) {
 	return page, err
 }
 
-// pause keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill was asked for.
+// pause keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill was
+// asked for.
 func (r *reader) pause(ctx context.Context) error {
 	if !r.atTip {
 		return sleep(ctx, time.Until(r.quietUntil()))
@@ -224,8 +227,8 @@ func (r *reader) interval() time.Duration {
 	return r.s.PollInterval
 }
 
-// quietUntil is when the silence ends that a backfill was asked for; zero if it never was. The requests of a backfill read it
-// while they wait for their turn.
+// quietUntil is when the silence ends that a backfill was asked for; zero if it never was. The
+// requests of a backfill read it while they wait for their turn.
 func (r *reader) quietUntil() time.Time {
 	if t := r.quiet.Load(); t != nil {
 		return *t
@@ -263,7 +266,8 @@ func (r *reader) clock() time.Time {
 	return r.now.Add(time.Since(r.polled))
 }
 
-// accept checks a page against the position, moves the position to its end, and returns what of it is to be yielded.
+// accept checks a page against the position, moves the position to its end, and returns what of it
+// is to be yielded.
 func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	if err := r.checkOrder(a); err != nil {
 		return Page{}, err
@@ -308,7 +312,8 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	return r.joined(page), nil
 }
 
-// cutFloor leaves out the events before the time at which the stream begins. Once one is not older, order alone decides.
+// cutFloor leaves out the events before the time at which the stream begins. Once one is not older,
+// order alone decides.
 func (r *reader) cutFloor(events []Event) []Event {
 	if r.floor.IsZero() {
 		return events
@@ -322,7 +327,8 @@ func (r *reader) cutFloor(events []Event) []Event {
 	return nil
 }
 
-// shrinkLimit halves the limit after a response that was too large. If the limit is 1 already, err becomes final.
+// shrinkLimit halves the limit after a response that was too large. If the limit is 1 already, err
+// becomes final.
 func (r *reader) shrinkLimit(opts ListEventsOpts, err error) error {
 	r.goodPages = 0
 	if opts.Limit <= 1 {
@@ -385,7 +391,8 @@ func (r *reader) sent(a answer, waited time.Duration) {
 	}
 }
 
-// exchange gets the next page, however long that takes, and returns it with the query that it answers. Its errors are final.
+// exchange gets the next page, however long that takes, and returns it with the query that it
+// answers. Its errors are final.
 func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 	for {
 		opts := r.options()

@@ -62,8 +62,8 @@ func (t *typeSet) due(now time.Time) string {
 	return ""
 }
 
-// refuse leaves name out for a minute, and each time that it is refused again for twice as long, up to an hour. It reports whether
-// it was left out before.
+// refuse leaves name out for a minute, and each time that it is refused again for twice as long, up
+// to an hour. It reports whether it was left out before.
 func (t *typeSet) refuse(name string, now time.Time) (r refusal, again bool) {
 	r, again = t.refused[name]
 	r.wait = min(max(2*r.wait, refusedFirst), refusedMost)
@@ -98,8 +98,8 @@ func (t *typeSet) update() {
 	})
 }
 
-// mayRefuseTypes reports whether err is an answer of the API that may be about the event types asked for: 400 or 422, in any
-// wording. A body that is not WorkOS's must name events.
+// mayRefuseTypes reports whether err is an answer of the API that may be about the event types
+// asked for: 400 or 422, in any wording. A body that is not WorkOS's must name events.
 func mayRefuseTypes(err error) bool {
 	var e *APIError
 	if !errors.As(err, &e) || e.Status != http.StatusBadRequest && e.Status != http.StatusUnprocessableEntity {
@@ -108,13 +108,15 @@ func mayRefuseTypes(err error) bool {
 	return !e.Foreign || e.blamesEvents()
 }
 
-// blamesEvents reports whether err is an answer that is about the event types asked for, going by its words.
+// blamesEvents reports whether err is an answer that is about the event types asked for, going by
+// its words.
 func blamesEvents(err error) bool {
 	var e *APIError
 	return mayRefuseTypes(err) && errors.As(err, &e) && e.blamesEvents()
 }
 
-// leaveOut leaves out the types that the API was found to refuse while it accepts others. It returns errAskAgain.
+// leaveOut leaves out the types that the API was found to refuse while it accepts others. It
+// returns errAskAgain.
 func (r *reader) leaveOut(found *typeSearch) error {
 	now := time.Now()
 	r.noRanges = false // a range may have been refused for the sake of these types

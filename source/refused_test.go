@@ -16,7 +16,8 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// typeRefusals are ways to refuse an event type. Each is given the first name that is refused, and all names asked for.
+// typeRefusals are ways to refuse an event type. Each is given the first name that is refused, and
+// all names asked for.
 var typeRefusals = map[string]func(name string, asked []string) *http.Response{
 	"live": func(name string, _ []string) *http.Response {
 		return respond(400, `{"message":"Invalid event '`+name+`'","code":"invalid_events_request"}`)

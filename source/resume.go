@@ -15,15 +15,17 @@ import (
 const (
 	// surelyKept is how long the API keeps events at the very least, whatever its retention is.
 	surelyKept = 24 * time.Hour
-	// documentedRetention is the shortest retention that any page of WorkOS's documentation has named. Newer pages say 90 days.
+	// documentedRetention is the shortest retention that any page of WorkOS's documentation has
+	// named. Newer pages say 90 days.
 	documentedRetention = 30 * 24 * time.Hour
 	// maxLostInRow is how often in a row the cursor may be lost before a good page comes.
 	maxLostInRow = 3
 )
 
-// Resume is Pages for a lane that goes on from a checkpoint. It reads from its Position, and uses the rest if the API does not
-// know that position any more: it then goes on by time, from the instant up to which everything is known to be read, and leaves
-// out what was already relayed. It returns ErrCursorLost only if events may be missing, or if it cannot tell which ones were
+// Resume is Pages for a lane that goes on from a checkpoint. It reads from its Position, and uses
+// the rest if the API does not know that position any more: it then goes on by time, from the
+// instant up to which everything is known to be read, and leaves out what was already relayed. It
+// returns ErrCursorLost only if events may be missing, or if it cannot tell which ones were
 // relayed.
 func (s *Stream) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[Page, error] {
 	return func(yield func(Page, error) bool) {
@@ -53,18 +55,22 @@ func (s *Stream) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Se
 	}
 }
 
-// anchor is where a reader goes on by time because the API does not know its position any more. It lasts until an event follows.
+// anchor is where a reader goes on by time because the API does not know its position any more. It
+// lasts until an event follows.
 type anchor struct {
 	lost  *CursorLostError // why
 	after string           // an event that was left out and whose page was read to its end; empty for none
-	// old is an instant: every event created before it was relayed or is younger than the ones that are remembered.
+	// old is an instant: every event created before it was relayed or is younger than the ones that
+	// are remembered.
 	old time.Time
-	// exact: the event of the position is still listed, so that everything up to it was relayed; met once it has come.
+	// exact: the event of the position is still listed, so that everything up to it was relayed;
+	// met once it has come.
 	exact, met bool
 	read       *recentIDs // what has come since
 }
 
-// reanchor goes on by time after the cursor was lost, if no event can be missing. Otherwise it returns the error to end with.
+// reanchor goes on by time after the cursor was lost, if no event can be missing. Otherwise it
+// returns the error to end with.
 func (r *reader) reanchor(ctx context.Context, lost *CursorLostError) error {
 	r.lostInRow++
 	p := r.pos
@@ -121,8 +127,9 @@ func (e *CursorLostError) because(reason string) error {
 	return &decided
 }
 
-// checkStart looks at the first answer of a stream. It refuses to go on if events that follow the position may have expired while
-// nobody read them: if there is no event to go on after, and if the API may have ignored the one that there is.
+// checkStart looks at the first answer of a stream. It refuses to go on if events that follow the
+// position may have expired while nobody read them: if there is no event to go on after, and if the
+// API may have ignored the one that there is.
 func (r *reader) checkStart(ctx context.Context, a answer, opts ListEventsOpts) error {
 	switch {
 	case r.pos.EventID == "" && r.seenTo.After(r.pos.CreatedAt):
@@ -150,7 +157,8 @@ func (r *reader) checkStart(ctx context.Context, a answer, opts ListEventsOpts) 
 	}
 }
 
-// isListed reports whether the event of p is in the list by time. It returns an error if the API does not answer by time.
+// isListed reports whether the event of p is in the list by time. It returns an error if the API
+// does not answer by time.
 func (r *reader) isListed(ctx context.Context, p checkpoint.Position) (bool, error) {
 	const most = 100 // pages of one instant
 	opts := r.byTime(p.CreatedAt.Add(-rangeMargin), p.CreatedAt.Add(2*rangeMargin))
@@ -180,8 +188,9 @@ func (r *reader) isListed(ctx context.Context, p checkpoint.Position) (bool, err
 // errNoRanges: the API does not answer by time.
 var errNoRanges = errors.New("the Events API does not answer by time")
 
-// isKept reports whether the API surely still keeps every event that was created at old or later. Time is the API's, except that
-// a process that has just seen the tip trusts its own clocks, whatever a Date header says.
+// isKept reports whether the API surely still keeps every event that was created at old or later.
+// Time is the API's, except that a process that has just seen the tip trusts its own clocks,
+// whatever a Date header says.
 func (r *reader) isKept(ctx context.Context, old time.Time) (bool, error) {
 	age := r.clock().Sub(old)
 	switch {
@@ -192,7 +201,8 @@ func (r *reader) isKept(ctx context.Context, old time.Time) (bool, error) {
 	case age <= documentedRetention-24*time.Hour && (r.pos.EventID == "" || r.clock().Sub(r.pos.CreatedAt) >= documentedRetention):
 		return true, nil // and if the position has an event, its age is why it is gone
 	}
-	// An event that is older still, of whatever type, shows that the API keeps the younger ones too.
+	// An event that is older still, of whatever type, shows that the API keeps the younger ones
+	// too.
 	opts := r.byTime(old.Add(-maxRange), old)
 	opts.Limit = 1
 	wide := opts
@@ -212,18 +222,19 @@ func (r *reader) isKept(ctx context.Context, old time.Time) (bool, error) {
 	return false, nil
 }
 
-// sawTip reports whether the API has ever said that nothing follows the position. Otherwise whatever made its event disappear may
-// have taken others along that follow it.
+// sawTip reports whether the API has ever said that nothing follows the position. Otherwise
+// whatever made its event disappear may have taken others along that follow it.
 func (r *reader) sawTip() bool {
 	if r.pos.EventID == "" || r.tip == r.pos.EventID {
 		return true
 	}
-	// seenTo lies heldBack before the time when nothing followed what had been read. If the event was older than maxStepBack then,
-	// it was among that.
+	// seenTo lies heldBack before the time when nothing followed what had been read. If the event
+	// was older than maxStepBack then, it was among that.
 	return !r.seenTo.IsZero() && !r.seenTo.Add(heldBack-maxStepBack).Before(r.pos.CreatedAt)
 }
 
-// startsOver reports whether a page that began with the event first was the list from its start, as if no cursor had been sent.
+// startsOver reports whether a page that began with the event first was the list from its start, as
+// if no cursor had been sent.
 func (r *reader) startsOver(ctx context.Context, first string) (bool, error) {
 	opts := r.query(r.types.active)
 	opts.Limit = 1
@@ -231,8 +242,8 @@ func (r *reader) startsOver(ctx context.Context, first string) (bool, error) {
 	return err == nil && len(a.Data) > 0 && a.Data[0].ID == first, err
 }
 
-// elapsed is how much time has passed since t, by the monotonic clock or the wall clock, whichever says more: one of them stands
-// still while the machine sleeps, the other can be set.
+// elapsed is how much time has passed since t, by the monotonic clock or the wall clock, whichever
+// says more: one of them stands still while the machine sleeps, the other can be set.
 func elapsed(t time.Time) time.Duration {
 	return max(time.Since(t), time.Now().Round(0).Sub(t.Round(0)))
 }
@@ -244,8 +255,8 @@ func (r *reader) byTime(from, to time.Time) ListEventsOpts {
 	return opts
 }
 
-// ask gets the answer to a query apart from the next page. It waits out what may pass, and asks for fewer events if an answer is
-// too large. Any other refusal is an error.
+// ask gets the answer to a query apart from the next page. It waits out what may pass, and asks for
+// fewer events if an answer is too large. Any other refusal is an error.
 func (r *reader) ask(ctx context.Context, opts ListEventsOpts) (answer, error) {
 	for {
 		a, err := r.send(ctx, opts)
@@ -267,8 +278,9 @@ func (r *reader) ask(ctx context.Context, opts ListEventsOpts) (answer, error) {
 	}
 }
 
-// leaveOutOld removes from a page that came by time what was already relayed. It returns the error to end with if it cannot tell, and
-// errNothingNew if a full page brought nothing that was not in the pages before it.
+// leaveOutOld removes from a page that came by time what was already relayed. It returns the error
+// to end with if it cannot tell, and errNothingNew if a full page brought nothing that was not in
+// the pages before it.
 func (r *reader) leaveOutOld(a *answer, opts ListEventsOpts) error {
 	n, events, goesOn := r.anchor, a.Data, !a.full(opts)
 	a.Data = nil

@@ -36,7 +36,8 @@ type quiet struct {
 	got   []string
 	late  []string    // those of got that were late
 	stop  func() bool // ends a life before its time, between two commits; may be nil
-	// part is how many of n events of a page are committed before a life ends within the page; 0 for all. It may be nil.
+	// part is how many of n events of a page are committed before a life ends within the page; 0
+	// for all. It may be nil.
 	part func(n int) int
 }
 
@@ -153,7 +154,8 @@ func TestNewsAfterTheCursorIsLostComesSoon(t *testing.T) {
 	})
 }
 
-// The API's clock leaps while the lane is at the tip: its own clocks say that it has missed nothing.
+// The API's clock leaps while the lane is at the tip: its own clocks say that it has missed
+// nothing.
 func TestALeapOfTheAPIsClock(t *testing.T) {
 	t.Parallel()
 	eachLostCursor(t, func(t *testing.T, how sourcetest.Option) {
@@ -169,7 +171,8 @@ func TestALeapOfTheAPIsClock(t *testing.T) {
 	})
 }
 
-// The event of the position is removed, however young it is, while the lane has nothing left to read.
+// The event of the position is removed, however young it is, while the lane has nothing left to
+// read.
 func TestAYoungEventDisappears(t *testing.T) {
 	t.Parallel()
 	eachLostCursor(t, func(t *testing.T, how sourcetest.Option) {
@@ -265,7 +268,8 @@ func TestWhatWasRelayedIsNotRelayedAgain(t *testing.T) {
 		q.cp.Events = []string{source.ConnectionDeleted, source.UserCreated}
 		require.NoError(t, q.run(30*time.Minute))
 		require.Len(t, q.got, 6)
-		// The type of the last event is no longer asked for, so the API does not know the position, and does not list it.
+		// The type of the last event is no longer asked for, so the API does not know the position,
+		// and does not list it.
 		q.cp.Events = []string{source.UserCreated}
 		q.add("event_6", source.UserCreated, 30*time.Minute) // of the same instant too, and listed late
 		q.add("event_7", source.UserCreated, 0)

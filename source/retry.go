@@ -73,8 +73,9 @@ func isSlowReason(reason RetryReason) bool {
 	return reason == RetryUnauthorized || reason == RetryRedirect || reason == RetryRefused
 }
 
-// retryWait is how long to wait after the n-th failure in a row, from 1: doubling, with a random part, so that many relays do
-// not come back all at once. after is what the API asked for, zero for nothing.
+// retryWait is how long to wait after the n-th failure in a row, from 1: doubling, with a random
+// part, so that many relays do not come back all at once. after is what the API asked for, zero for
+// nothing.
 func retryWait(reason RetryReason, n int, after time.Duration) time.Duration {
 	first, most := retryFirst, retryMax
 	slow := isSlowReason(reason)
@@ -97,7 +98,8 @@ func retryWait(reason RetryReason, n int, after time.Duration) time.Duration {
 
 func jitter(most time.Duration) time.Duration { return rand.N(most + 1) } // #nosec G404 -- spreads load, keeps no secret
 
-// backOff waits out err. It returns err if no repetition can mend it, and a *RefusalError if WorkOS itself has refused the request for
+// backOff waits out err. It returns err if no repetition can mend it, and a *RefusalError if WorkOS
+// itself has refused the request for
 // refusedLimit.
 func (r *reader) backOff(ctx context.Context, err error) error {
 	reason := retryReason(err)
@@ -141,14 +143,15 @@ func (r *reader) waitAfter(err error, reason RetryReason, attempt int) time.Dura
 	return wait
 }
 
-// isStanding reports whether err is a refusal by WorkOS itself, which becomes final if it does not pass.
+// isStanding reports whether err is a refusal by WorkOS itself, which becomes final if it does not
+// pass.
 func isStanding(err error) bool {
 	var e *APIError
 	return errors.As(err, &e) && isClientFault(err) && e.isWorkOS()
 }
 
-// failed takes note of err and returns how long to wait before the request is made again; attempt is how often in a row it
-// has failed.
+// failed takes note of err and returns how long to wait before the request is made again; attempt
+// is how often in a row it has failed.
 func (r *reader) failed(err error, reason RetryReason, attempt int) time.Duration {
 	wait := r.waitAfter(err, reason, attempt)
 	r.note(err, reason, attempt, wait)

@@ -5,12 +5,15 @@ import "sync"
 // headShare is the part of the memory of a backfill that only the head may use: 1/headShare.
 const headShare = 8
 
-// room is the memory of a backfill, for the pages that it holds and for the responses under way. It is safe for concurrent use.
+// room is the memory of a backfill, for the pages that it holds and for the responses under way. It
+// is safe for concurrent use.
 //
-// A response takes its expected size in advance, and grows beyond that only as far as there is room. So the sum stays within the memory,
-// whatever the server sends. If there is none the response is given up, not made to wait: readers that wait for each other, each with
-// half a page, would wait forever. The head may use a share that is closed to all others. It may always grow if nothing else is held
-// apart from the page that is being yielded, so a page that is larger than all of the memory is read too, alone.
+// A response takes its expected size in advance, and grows beyond that only as far as there is
+// room. So the sum stays within the memory, whatever the server sends. If there is none the
+// response is given up, not made to wait: readers that wait for each other, each with half a page,
+// would wait forever. The head may use a share that is closed to all others. It may always grow if
+// nothing else is held apart from the page that is being yielded, so a page that is larger than all
+// of the memory is read too, alone.
 type room struct {
 	memory int64
 	ahead  int64 // what others than the head may use

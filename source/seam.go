@@ -7,16 +7,18 @@ import (
 )
 
 const (
-	// minOverlap is the least number of events by which a page that came by time is checked against the cursor's.
+	// minOverlap is the least number of events by which a page that came by time is checked against
+	// the cursor's.
 	minOverlap = 10
 	// fullChecks is how many pages that came by time are checked wholly at the start of a backfill.
 	fullChecks = 2
 	// maxBad is how many seams in a row may fail before ranges count as unsupported.
 	maxBad = 3
-	// maxFutile is how many looks for a seam in a row may bring none, which silent stretches and wrong guesses explain only
-	// so far.
+	// maxFutile is how many looks for a seam in a row may bring none, which silent stretches and
+	// wrong guesses explain only so far.
 	maxFutile = 20
-	// maxSegmentsPerReader bounds the segments of a window, which all but the readers' are held whole.
+	// maxSegmentsPerReader bounds the segments of a window, which all but the readers' are held
+	// whole.
 	maxSegmentsPerReader = 8
 )
 
@@ -56,8 +58,9 @@ func (w *window) grow() bool {
 	return true
 }
 
-// gap returns the nearest place where a segment has far more to read than it was made for, or the one ahead of the last
-// segment, if what the segments before it are going to hold leaves memory for another.
+// gap returns the nearest place where a segment has far more to read than it was made for, or the
+// one ahead of the last segment, if what the segments before it are going to hold leaves memory for
+// another.
 func (w *window) gap() (gap, bool) {
 	var claimed int64
 	segment := int64(w.ahead) * w.pageCost
@@ -80,8 +83,9 @@ func (w *window) gap() (gap, bool) {
 	return w.lastGap()
 }
 
-// lastGap returns a place for a new seam if no segment is longer than it was made for: in the middle of the one that has most left,
-// so that readers which have nothing more to do share what remains.
+// lastGap returns a place for a new seam if no segment is longer than it was made for: in the
+// middle of the one that has most left, so that readers which have nothing more to do share what
+// remains.
 func (w *window) lastGap() (gap, bool) {
 	most, at := 2*minSegmentPages, -1
 	for i, s := range w.segs {
@@ -97,8 +101,9 @@ func (w *window) lastGap() (gap, bool) {
 	return gap{after: at, at: middle, split: at+1 < len(w.segs)}, true
 }
 
-// claim is what segment i is going to hold in memory, as far as that can be told. The head flows out, but keeps room to be divided
-// if it is long, or it would be read by one reader alone; and the last segment ends where the next seam is going to be set.
+// claim is what segment i is going to hold in memory, as far as that can be told. The head flows
+// out, but keeps room to be divided if it is long, or it would be read by one reader alone; and the
+// last segment ends where the next seam is going to be set.
 func (w *window) claim(i int) int64 {
 	s := w.segs[i]
 	ahead := s.left(w.end(i))
@@ -159,10 +164,11 @@ func (w *window) found(s *segment, p segmentPage, res result) {
 	w.useless(s)
 }
 
-// wholeFrom returns the index of the first event of a page that came by time from which on the page can leave nothing out, although
-// the list may be in another order than its times: what follows it in the list is at most maxStepBack older, so within the range; and
-// so is everything up to the last one, which must be as much older than the end. The bounds themselves count as outside, since no
-// document says whether the API includes them. It is 0 if there is none.
+// wholeFrom returns the index of the first event of a page that came by time from which on the page
+// can leave nothing out, although the list may be in another order than its times: what follows it
+// in the list is at most maxStepBack older, so within the range; and so is everything up to the
+// last one, which must be as much older than the end. The bounds themselves count as outside, since
+// no document says whether the API includes them. It is 0 if there is none.
 func wholeFrom(events []Event, from, end time.Time) int {
 	if end.Sub(events[len(events)-1].CreatedAt) <= maxStepBack {
 		return 0
@@ -170,7 +176,8 @@ func wholeFrom(events []Event, from, end time.Time) int {
 	return max(0, slices.IndexFunc(events, func(e Event) bool { return e.CreatedAt.Sub(from) > maxStepBack }))
 }
 
-// useless drops a segment for which no seam was found. If that is for want of events, the segment before ends there.
+// useless drops a segment for which no seam was found. If that is for want of events, the segment
+// before ends there.
 func (w *window) useless(s *segment) {
 	prev := w.segs[w.index(s)-1]
 	w.remove(s)
@@ -180,7 +187,8 @@ func (w *window) useless(s *segment) {
 	}
 }
 
-// knownBefore is the nearest segment before index i whose seam is known; there is one, the head at the latest.
+// knownBefore is the nearest segment before index i whose seam is known; there is one, the head at
+// the latest.
 func (w *window) knownBefore(i int) *segment {
 	i--
 	for w.segs[i].probing {
@@ -263,9 +271,10 @@ func (w *window) miss(next *segment) {
 	w.remove(next)
 }
 
-// confirm compares what a segment read from the next seam on with what the next segment holds. Once that is enough, the
-// segment has ended. A page that came by time can leave out an event that stands behind younger ones. If that is possible, all of
-// it is compared; elsewhere some of it, in case the API does not filter as it says.
+// confirm compares what a segment read from the next seam on with what the next segment holds. Once
+// that is enough, the segment has ended. A page that came by time can leave out an event that
+// stands behind younger ones. If that is possible, all of it is compared; elsewhere some of it, in
+// case the API does not filter as it says.
 func (w *window) confirm(s *segment) {
 	next := w.segs[w.index(s)+1]
 	need := next.probeLen
@@ -322,7 +331,8 @@ func (w *window) join(s *segment, at int) {
 	w.proven, w.bad = true, 0
 }
 
-// disagree drops the segment whose seam was met, since what it holds is not what follows the seam; the one before it reads on.
+// disagree drops the segment whose seam was met, since what it holds is not what follows the seam;
+// the one before it reads on.
 func (w *window) disagree(s *segment) {
 	w.dropped++
 	w.remove(w.segs[w.index(s)+1])

@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An event may follow one that is a minute younger, and whether a range holds what happened at its bounds is not known.
+// An event may follow one that is a minute younger, and whether a range holds what happened at its
+// bounds is not known.
 func TestWhereAPageByTimeIsWhole(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond

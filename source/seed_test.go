@@ -17,8 +17,8 @@ import (
 	"workos-relay/source/common"
 )
 
-// The tests below are a program for the events package of WorkOS's Go SDK, written from its documentation. Only its import paths are
-// those of this module.
+// The tests below are a program for the events package of WorkOS's Go SDK, written from its
+// documentation. Only its import paths are those of this module.
 
 // listed is the response that the program expects: nothing but what the SDK's type has.
 var listed = events.ListEventsResponse{
@@ -29,7 +29,8 @@ var listed = events.ListEventsResponse{
 	ListMetadata: common.ListMetadata{After: "event_01HZX3"},
 }
 
-// serveListed answers as a test server of such a program does: with the marshalled response, which has no "object".
+// serveListed answers as a test server of such a program does: with the marshalled response, which
+// has no "object".
 func serveListed(t *testing.T, seen *url.Values) *httptest.Server {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -51,8 +51,8 @@ type segmentPage struct {
 // eventCost is what an event takes beside its page's bytes: the struct and its id.
 const eventCost = 144
 
-// pageCost is what the page takes of Go's heap, whose objects beyond 32 KiB are made of whole pages of 8 KiB: of a body of a hundred
-// small events that is some five percent more than its bytes.
+// pageCost is what the page takes of Go's heap, whose objects beyond 32 KiB are made of whole pages
+// of 8 KiB: of a body of a hundred small events that is some five percent more than its bytes.
 func pageCost(events []Event, size int) int64 {
 	const large, heapPage = 32 << 10, 8 << 10
 	if size > large {
@@ -68,16 +68,16 @@ func newSegmentPage(a answer, opts ListEventsOpts) segmentPage {
 	}
 }
 
-// segmentPages is the number of pages that a segment is made for: so many readers together fill half of the memory, and the other
-// half is for those that turn out larger.
+// segmentPages is the number of pages that a segment is made for: so many readers together fill
+// half of the memory, and the other half is for those that turn out larger.
 func segmentPages(readers int, memory, page int64) int {
 	const most = 1000
 	n := memory / (2 * int64(readers)) / max(page, 1)
 	return int(min(max(n, minSegmentPages), most))
 }
 
-// pagesIn estimates the number of pages within d if one spans per. Events of one instant count as one millisecond, the
-// least that a query can tell apart.
+// pagesIn estimates the number of pages within d if one spans per. Events of one instant count as
+// one millisecond, the least that a query can tell apart.
 func pagesIn(d, per time.Duration) int {
 	const most = 1 << 20
 	if d <= 0 {
@@ -169,8 +169,8 @@ func (s *segment) suspicious(events []Event) string {
 	return ""
 }
 
-// withoutRepeated returns events without those that the segment's reader has read before, and without those that stand in them twice.
-// yielded are the ids of what it holds no more.
+// withoutRepeated returns events without those that the segment's reader has read before, and
+// without those that stand in them twice. yielded are the ids of what it holds no more.
 func (s *segment) withoutRepeated(events []Event, yielded *recentIDs) []Event {
 	after := s.cursor()
 	known := make(map[string]struct{}, MaxLimit)

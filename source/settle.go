@@ -9,7 +9,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// plainness is what the API was found to refuse of the optional parameters. A stream asks without them from then on.
+// plainness is what the API was found to refuse of the optional parameters. A stream asks without
+// them from then on.
 type plainness struct {
 	noOrder      bool // order
 	wholeSeconds bool // milliseconds in a time
@@ -25,7 +26,8 @@ func (p *plainness) order() string {
 	return "asc"
 }
 
-// margin is by how much a range is widened, since no document says whether it includes its own bounds.
+// margin is by how much a range is widened, since no document says whether it includes its own
+// bounds.
 func (p *plainness) margin() time.Duration {
 	if p.wholeSeconds {
 		return time.Second
@@ -49,8 +51,8 @@ func (p *plainness) endTime(t time.Time) string {
 	return p.time(t)
 }
 
-// worthSettling reports whether further requests may tell what an answer that blames the request means. An answer that is not
-// WorkOS's is first waited out.
+// worthSettling reports whether further requests may tell what an answer that blames the request
+// means. An answer that is not WorkOS's is first waited out.
 func (r *reader) worthSettling(err error) bool {
 	var e *APIError
 	if !errors.As(err, &e) || !isClientFault(err) {
@@ -59,8 +61,9 @@ func (r *reader) worthSettling(err error) bool {
 	return !e.Foreign || mayRefuseTypes(err) || r.failures.count > 0
 }
 
-// settle finds out what an answer that blames the request means, by leaving out parts of the request. It returns errAskAgain, an
-// answer after all, a *CursorLostError, or an error that may pass.
+// settle finds out what an answer that blames the request means, by leaving out parts of the
+// request. It returns errAskAgain, an answer after all, a *CursorLostError, or an error that may
+// pass.
 func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
 	bare := ListEventsOpts{Events: opts.Events, OrganizationId: opts.OrganizationId, Limit: 1}
 	var cause *APIError
@@ -110,7 +113,8 @@ func (r *reader) try(ctx context.Context, opts ListEventsOpts) error {
 	return err
 }
 
-// settleRest finds out which of order and limit the API refuses. least is a request without them that it accepts.
+// settleRest finds out which of order and limit the API refuses. least is a request without them
+// that it accepts.
 func (r *reader) settleRest(ctx context.Context, least, opts ListEventsOpts, err error) error {
 	if opts.Order != "" {
 		ordered := least
@@ -134,7 +138,8 @@ func (r *reader) settleRest(ctx context.Context, least, opts ListEventsOpts, err
 	return err
 }
 
-// settleRange finds a way to write the bounds of a range that the API accepts. Events before the start are cut off in any case.
+// settleRange finds a way to write the bounds of a range that the API accepts. Events before the
+// start are cut off in any case.
 func (r *reader) settleRange(ctx context.Context, least ListEventsOpts, err error) error {
 	open := least
 	open.RangeEnd = ""
@@ -184,8 +189,8 @@ func (r *reader) without(parameter string, err error) {
 }
 
 const (
-	// cursorLimit is how long the API must refuse the cursor, in words that name it, before that counts. Another refusal must stand
-	// for refusedLimit.
+	// cursorLimit is how long the API must refuse the cursor, in words that name it, before that
+	// counts. Another refusal must stand for refusedLimit.
 	cursorLimit = 15 * time.Second
 	// cursorRounds is how often it must refuse it.
 	cursorRounds = 3
@@ -198,7 +203,8 @@ type cursorDoubt struct {
 	rounds int
 }
 
-// cursorRefused returns the error for a request with a cursor that is refused, while the same request without it succeeds.
+// cursorRefused returns the error for a request with a cursor that is refused, while the same
+// request without it succeeds.
 func (r *reader) cursorRefused(refusal error) error {
 	e := &CursorLostError{
 		Position: r.pos,
@@ -212,7 +218,8 @@ func (r *reader) cursorRefused(refusal error) error {
 	return e
 }
 
-// doubtCursor waits before the next request if the cursor was not yet refused for long enough. It returns lost if it was.
+// doubtCursor waits before the next request if the cursor was not yet refused for long enough. It
+// returns lost if it was.
 func (r *reader) doubtCursor(ctx context.Context, opts ListEventsOpts, lost error) error {
 	var refusal *APIError
 	if !errors.As(lost, &refusal) {

@@ -32,8 +32,9 @@ var pages = map[string]func(status int) *http.Response{
 
 var pageStatuses = []int{400, 404, 405, 406, 409, 410, 411, 413, 414, 415, 421, 422, 426, 431, 451}
 
-// TestAnErrorPageIsWaitedOut: a page that is not WorkOS's is never final, however long it stays, and it leaves no trace in the
-// sequence: at the first request, at the tip, and at a request for the time.
+// TestAnErrorPageIsWaitedOut: a page that is not WorkOS's is never final, however long it stays,
+// and it leaves no trace in the sequence: at the first request, at the tip, and at a request for
+// the time.
 func TestAnErrorPageIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	for name, page := range pages {
@@ -134,7 +135,8 @@ func TestARefusalByWorkOSMayPass(t *testing.T) {
 	}
 }
 
-// refuseParameter answers every request with a parameter as how does, unless fits accepts its value.
+// refuseParameter answers every request with a parameter as how does, unless fits accepts its
+// value.
 func refuseParameter(name string, how func() *http.Response, fits func(value string) bool) func(int, url.Values) (*http.Response, error) {
 	return func(_ int, q url.Values) (*http.Response, error) {
 		if !q.Has(name) || fits != nil && fits(q.Get(name)) {
@@ -144,7 +146,8 @@ func refuseParameter(name string, how func() *http.Response, fits func(value str
 	}
 }
 
-// TestOptionalParametersAreLeftOut: whatever optional parameter the API refuses, in whatever words, reading goes on without it.
+// TestOptionalParametersAreLeftOut: whatever optional parameter the API refuses, in whatever words,
+// reading goes on without it.
 func TestOptionalParametersAreLeftOut(t *testing.T) {
 	t.Parallel()
 	words := map[string]func(name string) *http.Response{
@@ -219,7 +222,8 @@ func TestOptionalParametersAreLeftOut(t *testing.T) {
 	}
 }
 
-// TestOrderIsCheckedWithoutTheParameter: an API that refuses order and answers newest first is found out.
+// TestOrderIsCheckedWithoutTheParameter: an API that refuses order and answers newest first is
+// found out.
 func TestOrderIsCheckedWithoutTheParameter(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

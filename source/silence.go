@@ -12,15 +12,18 @@ import (
 const (
 	// silenceCheck is how long a reader that is told "nothing new" believes it.
 	silenceCheck = time.Minute
-	// maxStretches bounds how far a check for silence looks back, in stretches of maxRange: far more than the API keeps.
+	// maxStretches bounds how far a check for silence looks back, in stretches of maxRange: far
+	// more than the API keeps.
 	maxStretches = 13
 )
 
-// checkSilence guards against an API that answers an unknown cursor with an empty page, without end. At the first answer of a
-// stream that brings nothing, and once a minute while nothing comes, it asks by time for an event that is clearly newer than the
-// position and clearly older than what the API may hold back. If there is one, and the cursor still brings nothing, the cursor is
-// lost. If there is none, and the API surely keeps what is that old, everything up to there has been seen; then the cursor counts
-// as lost if the API does not list its event any more. If the API does not answer by time, nothing is concluded.
+// checkSilence guards against an API that answers an unknown cursor with an empty page, without
+// end. At the first answer of a stream that brings nothing, and once a minute while nothing comes,
+// it asks by time for an event that is clearly newer than the position and clearly older than what
+// the API may hold back. If there is one, and the cursor still brings nothing, the cursor is lost.
+// If there is none, and the API surely keeps what is that old, everything up to there has been
+// seen; then the cursor counts as lost if the API does not list its event any more. If the API does
+// not answer by time, nothing is concluded.
 func (r *reader) checkSilence(ctx context.Context, a answer, opts ListEventsOpts) error {
 	if len(a.Data) > 0 {
 		r.silentUntil = time.Now().Add(silenceCheck)
@@ -81,7 +84,8 @@ func (r *reader) confirmSilence(ctx context.Context, opts ListEventsOpts, found 
 	}
 }
 
-// unread asks by time for an event that was not read. It returns nil if there is none, and an error if that is not known.
+// unread asks by time for an event that was not read. It returns nil if there is none, and an error
+// if that is not known.
 func (r *reader) unread(ctx context.Context, from, until time.Time) (*Event, error) {
 	for from = later(from, until.Add(-maxStretches*maxRange)); from.Before(until); {
 		end := earlier(from.Add(maxRange), until)

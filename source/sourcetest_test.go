@@ -144,7 +144,8 @@ func TestEachLostCursor(t *testing.T) {
 	})
 }
 
-// TestRepeatedEventsAreLeftOut: pages that overlap, or hold an event twice, cost nothing but themselves.
+// TestRepeatedEventsAreLeftOut: pages that overlap, or hold an event twice, cost nothing but
+// themselves.
 func TestRepeatedEventsAreLeftOut(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

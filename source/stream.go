@@ -21,25 +21,30 @@ const (
 	MaxReaders = 64
 )
 
-// Stream reads events in the order of the source, for ever. Its fields are not changed while it is in use; Pages and Now may
-// then be called more than once and concurrently, each call being a reader of its own that shares only the Client and Wake.
+// Stream reads events in the order of the source, for ever. Its fields are not changed while it is
+// in use; Pages and Now may then be called more than once and concurrently, each call being a
+// reader of its own that shares only the Client and Wake.
 type Stream struct {
 	Client *Client // nil for DefaultClient
-	// Events are the types asked for, each by its full name: see Expand. There must be at least one.
+	// Events are the types asked for, each by its full name: see Expand. There must be at least
+	// one.
 	Events         []string
 	OrganizationID string // only this organization's events; empty for all
 	Limit          int    // events per request, 1 to MaxLimit; MaxLimit if zero
 	PollInterval   time.Duration
-	// RelayUnexpected yields events of types that were not asked for; without it they are left out. They are reported in either case.
+	// RelayUnexpected yields events of types that were not asked for; without it they are left out.
+	// They are reported in either case.
 	RelayUnexpected bool
-	// Wake ends a wait at the tip, so that the next poll comes at once; nil for none. Polls still keep minPollGap between
-	// them, however often it is sent to. It is not looked at while there are events to read, or while a retry waits.
+	// Wake ends a wait at the tip, so that the next poll comes at once; nil for none. Polls still
+	// keep minPollGap between them, however often it is sent to. It is not looked at while there
+	// are events to read, or while a retry waits.
 	Wake <-chan struct{}
-	// Readers is how many requests may be under way at once while the position is far behind; 0 or 1 for one after another
-	// all the time. What is read, and its order, is the same.
+	// Readers is how many requests may be under way at once while the position is far behind; 0 or
+	// 1 for one after another all the time. What is read, and its order, is the same.
 	Readers int
-	// Memory bounds the bytes that Readers hold ahead of what has been yielded, the responses that are being received and the page
-	// that is being yielded included; DefaultMemory if zero. A page that is larger is read alone.
+	// Memory bounds the bytes that Readers hold ahead of what has been yielded, the responses that
+	// are being received and the page that is being yielded included; DefaultMemory if zero. A page
+	// that is larger is read alone.
 	Memory int64
 	Hooks  *Hooks
 	Logger *zap.Logger // nil for none
@@ -47,7 +52,8 @@ type Stream struct {
 	payloads payloadCheck
 }
 
-// Pages reads the events that follow the position after, oldest first. Each page begins where the one before it ended:
+// Pages reads the events that follow the position after, oldest first. Each page begins where the
+// one before it ended:
 //
 //   - While there is more to read, one request follows the other. A page that is not full was the last one for now: it has Tip
 //     set, and the next poll comes a PollInterval after it, or when Wake says so. A poll that finds nothing yields an empty
@@ -70,15 +76,17 @@ type Stream struct {
 //   - While the position is far behind, up to Readers requests are under way at once, see backfill. If the API does not
 //     answer by time as that needs, one request follows the other there too.
 //
-// An error is final and the last thing yielded: the error of ctx, or one that matches ErrCursorLost, ErrDescending,
-// ErrTooLarge (one event alone is too large) or ErrMisconfigured, or a *RefusalError, which wraps an *APIError and may match
-// ErrAllRefused. When the loop over Pages is left, no request is under way.
+// An error is final and the last thing yielded: the error of ctx, or one that matches
+// ErrCursorLost, ErrDescending, ErrTooLarge (one event alone is too large) or ErrMisconfigured, or
+// a *RefusalError, which wraps an *APIError and may match ErrAllRefused. When the loop over Pages
+// is left, no request is under way.
 func (s *Stream) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[Page, error] {
 	return s.Resume(ctx, checkpoint.Checkpoint{Position: after})
 }
 
-// Now asks the API for its time, for a stream that is to start with what happens from now on. If its answer has no Date
-// header it is the local time. It retries as Pages does and has the same errors.
+// Now asks the API for its time, for a stream that is to start with what happens from now on. If
+// its answer has no Date header it is the local time. It retries as Pages does and has the same
+// errors.
 func (s *Stream) Now(ctx context.Context) (time.Time, error) {
 	r, err := newReader(s, checkpoint.Checkpoint{})
 	if err != nil {

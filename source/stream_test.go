@@ -140,7 +140,8 @@ func TestStartAtATime(t *testing.T) {
 		api.add(10, at)
 		s, _ := api.stream()
 		s.OrganizationID = "org_1"
-		// 5 ms after the first event: the event of that very instant is wanted, the one that the margin brings along is not.
+		// 5 ms after the first event: the event of that very instant is wanted, the one that the
+		// margin brings along is not.
 		pages, err := take(t, s, checkpoint.Position{CreatedAt: at.Add(5 * time.Millisecond)}, 2)
 		require.NoError(t, err)
 		require.Equal(t, numbered(5, 9), ids(pages))
@@ -191,7 +192,8 @@ func TestStartLongAgoGoesByStretches(t *testing.T) {
 		}
 		require.False(t, api.queries[2].Has("range_end"), "the last stretch is open")
 
-		// With nothing at all, the start stays far enough behind the tip for events that are held back.
+		// With nothing at all, the start stays far enough behind the tip for events that are held
+		// back.
 		api.events, api.queries, api.times = nil, nil, nil
 		_, err = take(t, s, checkpoint.Position{CreatedAt: epoch.Add(-maxRange - heldBack + time.Minute)}, 300)
 		require.NoError(t, err)

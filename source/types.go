@@ -14,14 +14,16 @@ type Type struct {
 	Domain     string // the first token of the name, such as dsync
 	Default    bool   // subscribable, and part of the default set
 	Deprecated bool   // gone from the API; never requested unless named in full
-	// Successor is the type that replaces this one, empty if there is none. While both can be subscribed to, events of either may
-	// come: WorkOS likely sends further events of one owner under the new name only.
+	// Successor is the type that replaces this one, empty if there is none. While both can be
+	// subscribed to, events of either may come: WorkOS likely sends further events of one owner
+	// under the new name only.
 	Successor string
 }
 
 var families = buildFamilies()
 
-// buildFamilies lists every pattern such as dsync.* and dsync.user.*: what a mistyped pattern may have meant.
+// buildFamilies lists every pattern such as dsync.* and dsync.user.*: what a mistyped pattern may
+// have meant.
 func buildFamilies() []string {
 	var out []string
 	for _, t := range types {
@@ -35,8 +37,8 @@ func buildFamilies() []string {
 	return slices.Compact(out)
 }
 
-// Catalogue returns every known event type sorted by name: those of the schemas that WorkOS publishes with its clients, and those that
-// are Deprecated. The slice belongs to the caller.
+// Catalogue returns every known event type sorted by name: those of the schemas that WorkOS
+// publishes with its clients, and those that are Deprecated. The slice belongs to the caller.
 func Catalogue() []Type { return slices.Clone(types) }
 
 // Lookup returns what is known of the event type name.
@@ -68,7 +70,8 @@ func (e *PatternError) Error() string {
 	}
 }
 
-// Expand turns patterns into the event types they stand for, sorted and each once. A pattern is one of:
+// Expand turns patterns into the event types they stand for, sorted and each once. A pattern is one
+// of:
 //   - a name: that type, opt-in and deprecated ones included;
 //   - a glob, in which * stands for any run of characters, dots included: the types of the default set that match, so that
 //   - alone is the default set; if none of those matches, the opt-in types that do (vault.*). Never a deprecated type;
@@ -120,8 +123,9 @@ func expand(pattern string) ([]string, error) {
 	return optIn, nil
 }
 
-// Match reports whether the event type name matches pattern: a name, with or without + before it, or a glob in which * stands
-// for any run of characters, none and dots included. It knows no catalogue: * matches every name.
+// Match reports whether the event type name matches pattern: a name, with or without + before it,
+// or a glob in which * stands for any run of characters, none and dots included. It knows no
+// catalogue: * matches every name.
 func Match(pattern, name string) bool {
 	pattern = strings.TrimPrefix(pattern, "+")
 	var p, n int
@@ -147,7 +151,8 @@ func Match(pattern, name string) bool {
 	return p == len(pattern)
 }
 
-// wellFormedName reports whether name has the form of WorkOS's type names: tokens of a-z, 0-9 and _, with dots between them.
+// wellFormedName reports whether name has the form of WorkOS's type names: tokens of a-z, 0-9 and
+// _, with dots between them.
 func wellFormedName(name string) bool {
 	if len(name) > maxNameBytes {
 		return false
@@ -165,8 +170,8 @@ func wellFormedName(name string) bool {
 	return true
 }
 
-// nearest returns the known name, or for a glob the known family, that is fewest edits away; empty if that is too many to
-// be a slip of the pen.
+// nearest returns the known name, or for a glob the known family, that is fewest edits away; empty
+// if that is too many to be a slip of the pen.
 func nearest(pattern string) string {
 	if len(pattern) > maxNameBytes {
 		return ""

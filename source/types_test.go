@@ -185,7 +185,8 @@ func FuzzPattern(f *testing.F) {
 		if len(pattern) > 100 || len(name) > 200 {
 			t.Skip()
 		}
-		// Match is what a regular expression says; bytes are mapped to runes so that invalid UTF-8 compares bytewise too.
+		// Match is what a regular expression says; bytes are mapped to runes so that invalid UTF-8
+		// compares bytewise too.
 		latin := func(s string) string {
 			var b strings.Builder
 			for _, c := range []byte(s) {

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// window is a backfill at work: the segments just ahead of the position. All of it belongs to the goroutine that runs the
-// iterator; the requests run in goroutines of their own, which hand their answers over by results.
+// window is a backfill at work: the segments just ahead of the position. All of it belongs to the
+// goroutine that runs the iterator; the requests run in goroutines of their own, which hand their
+// answers over by results.
 type window struct {
 	r       *reader
 	ctx     context.Context
@@ -57,8 +58,9 @@ func newWindow(ctx context.Context, r *reader) *window {
 	return w
 }
 
-// useful is how many readers at once the rate limit has use for, and a quarter more, since a request takes longer at times. The fewer
-// they are, the longer segments may be, and each costs most of a page more than it yields.
+// useful is how many readers at once the rate limit has use for, and a quarter more, since a
+// request takes longer at times. The fewer they are, the longer segments may be, and each costs
+// most of a page more than it yields.
 func (w *window) useful() int {
 	const least = 2
 	if w.r.client.Limiter == nil {
@@ -76,7 +78,8 @@ func (w *window) close() {
 	w.report()
 }
 
-// over moves on to the segment whose turn it is, and reports whether the plain cursor has to go on instead.
+// over moves on to the segment whose turn it is, and reports whether the plain cursor has to go on
+// instead.
 func (w *window) over() bool {
 	if w.left || w.err != nil {
 		return true
@@ -119,7 +122,8 @@ func (w *window) take() (segmentPage, bool) {
 	return p, true
 }
 
-// schedule starts what may be under way at now: the segments' next pages, the nearest first, then looks for new seams.
+// schedule starts what may be under way at now: the segments' next pages, the nearest first, then
+// looks for new seams.
 func (w *window) schedule(now time.Time) {
 	if w.left || now.Before(w.r.quietUntil()) || len(w.segs) == 1 && !w.canGrow() {
 		return
@@ -141,8 +145,8 @@ func (w *window) schedule(now time.Time) {
 	}
 }
 
-// fits reports whether there is memory for another page of a segment, if that segment and those before it have a claim
-// to so many bytes already.
+// fits reports whether there is memory for another page of a segment, if that segment and those
+// before it have a claim to so many bytes already.
 func (w *window) fits(claimed int64) bool {
 	// P12: no request without room for the largest page that it may bring.
 	return w.room.fits(w.maxCost) && claimed+w.maxCost <= w.room.ahead
@@ -190,7 +194,8 @@ func (w *window) count(bytes int64) {
 	w.room.add(bytes)
 }
 
-// wait sleeps until an answer comes or a pause is over. now is when schedule last looked: a pause that has ended since then is over.
+// wait sleeps until an answer comes or a pause is over. now is when schedule last looked: a pause
+// that has ended since then is over.
 func (w *window) wait(now time.Time) {
 	var pause <-chan time.Time
 	if at := w.nextStart(now); !at.IsZero() {

@@ -49,7 +49,8 @@ func TestHowManyReadersAreOfUse(t *testing.T) {
 	}
 }
 
-// Where no segment is longer than it was made for, the one that has most left is divided, so that nobody is idle at the end.
+// Where no segment is longer than it was made for, the one that has most left is divided, so that
+// nobody is idle at the end.
 func TestWhatIsLeftIsShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -89,8 +90,8 @@ func TestAHeadKeepsRoomToBeDivided(t *testing.T) {
 	})
 }
 
-// A pause that ends after the last look at what may be started, and before the window goes to sleep, wakes it all the same. With
-// nothing under way nothing else would.
+// A pause that ends after the last look at what may be started, and before the window goes to
+// sleep, wakes it all the same. With nothing under way nothing else would.
 func TestAPauseThatIsJustOverIsNotSleptThrough(t *testing.T) {
 	t.Parallel()
 	for name, pause := range map[string]func(w *window, until time.Time){

@@ -7,8 +7,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// overWire reports whether the test reaches the API over TLS and HTTP/2 instead of by function calls, as all tests do that
-// TestTheKitOverHTTP2 runs.
+// overWire reports whether the test reaches the API over TLS and HTTP/2 instead of by function
+// calls, as all tests do that TestTheKitOverHTTP2 runs.
 func overWire(t *testing.T) bool { return strings.HasPrefix(t.Name(), "TestTheKitOverHTTP2/") }
 
 // wire serves srv over TLS and HTTP/2 in memory until the test ends.

@@ -1,5 +1,6 @@
-// Command watermill is the relay that a team would write on Watermill in a day: it fetches a page after the cursor, publishes its events
-// one after another, each acknowledged before the next, and saves the cursor after the page. The benchmark runs it as a rival.
+// Command watermill is the relay that a team would write on Watermill in a day: it fetches a page
+// after the cursor, publishes its events one after another, each acknowledged before the next, and
+// saves the cursor after the page. The benchmark runs it as a rival.
 //
 // It is a module of its own, so that what it needs stays out of relay's.
 package main

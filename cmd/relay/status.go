@@ -71,12 +71,14 @@ type overview struct {
 	admin.Status
 }
 
-// required says what an operator has to do so that a lane runs again. It is empty if no lane has stopped until then.
+// required says what an operator has to do so that a lane runs again. It is empty if no lane has
+// stopped until then.
 func (o *overview) required() string {
 	var actions []string
 	for i := range o.Lanes {
 		l := &o.Lanes[i]
-		// Positions that are read instead of asking a relay show no state; what is required to use them would stop the lane.
+		// Positions that are read instead of asking a relay show no state; what is required to use
+		// them would stop the lane.
 		if l.Action != "" && (l.State == pipeline.Stopped || o.Source == "") {
 			actions = append(actions, "lane "+l.Name+": "+l.Action)
 		}

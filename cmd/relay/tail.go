@@ -24,8 +24,8 @@ type tailCmd struct {
 	Envelope bool     `help:"Print {topic, key, headers, body} instead of the body alone."`
 }
 
-// Run prints events until ctx ends or the reader of the output is gone. On a terminal it escapes what
-// could control the terminal.
+// Run prints events until ctx ends or the reader of the output is gone. On a terminal it escapes
+// what could control the terminal.
 func (c *tailCmd) Run(ctx context.Context, env *environment) error {
 	var start config.Start
 	if err := start.UnmarshalText([]byte(c.Since)); err != nil {

@@ -1,7 +1,8 @@
-// Package livefile reads files that hold secrets, certificates, keys, authorities and tokens again when they change, so that
-// whoever renews one only replaces the file. Content is compared, not times: a file that is renamed over the old one, written
-// in place, deleted and written again, or swapped by a symbolic link is noticed the same way. Content that cannot be used
-// leaves the content before it in use.
+// Package livefile reads files that hold secrets, certificates, keys, authorities and tokens again
+// when they change, so that whoever renews one only replaces the file. Content is compared, not
+// times: a file that is renamed over the old one, written in place, deleted and written again, or
+// swapped by a symbolic link is noticed the same way. Content that cannot be used leaves the
+// content before it in use.
 package livefile
 
 import (
@@ -40,8 +41,9 @@ type File struct {
 	Kept bool // Set.Retain keeps it: it is not of the configuration
 }
 
-// Set holds the files of one process. Values that are opened with the same files are the same, so that a change is read and
-// logged once. A nil *Set is valid: each value then stands alone and logs nothing. It is safe for concurrent use.
+// Set holds the files of one process. Values that are opened with the same files are the same, so
+// that a change is read and logged once. A nil *Set is valid: each value then stands alone and logs
+// nothing. It is safe for concurrent use.
 type Set struct {
 	log *zap.Logger
 	now func() time.Time
@@ -64,8 +66,8 @@ func NewSet(log *zap.Logger) *Set {
 	return &Set{log: log, now: time.Now, values: map[string]value{}}
 }
 
-// Run looks at every file each Interval until ctx ends. It blocks: the caller owns the goroutine. Without it files are looked
-// at only when their values are used.
+// Run looks at every file each Interval until ctx ends. It blocks: the caller owns the goroutine.
+// Without it files are looked at only when their values are used.
 func (s *Set) Run(ctx context.Context) {
 	s.running.Store(true)
 	defer s.running.Store(false)
@@ -93,7 +95,8 @@ func (s *Set) all() []value {
 	return out
 }
 
-// Retain makes Run look no longer at values with a file that inUse does not report. Such a value stays usable.
+// Retain makes Run look no longer at values with a file that inUse does not report. Such a value
+// stays usable.
 func (s *Set) Retain(inUse func(path string) bool) {
 	if s == nil {
 		return
@@ -122,7 +125,8 @@ func (s *Set) hide(secrets []string) {
 	s.hidden = s.hidden[max(0, len(s.hidden)-maxHidden):]
 }
 
-// Secrets returns every secret that a value of the set holds or has held, for whoever takes them out of a text before it is
+// Secrets returns every secret that a value of the set holds or has held, for whoever takes them
+// out of a text before it is
 // shown.
 func (s *Set) Secrets() []string {
 	if s == nil {
@@ -139,7 +143,8 @@ type Parsed[T any] struct {
 	Secrets []string // texts that must never be shown; for Set.Secrets
 }
 
-// Value is what one or several files hold that belong together, such as a certificate and its key. It is safe for concurrent
+// Value is what one or several files hold that belong together, such as a certificate and its key.
+// It is safe for concurrent
 // use.
 type Value[T any] struct {
 	set   *Set
@@ -172,12 +177,13 @@ type rejection struct {
 	told   bool
 }
 
-// patience is how long content must stay unusable before that is logged: files that belong together, or that are written in
-// place, do not change all at once.
+// patience is how long content must stay unusable before that is logged: files that belong
+// together, or that are written in place, do not change all at once.
 const patience = time.Second
 
-// Open reads the files and returns their value. parse gets the contents in the order of files; its error continues a sentence
-// that names the files and must not repeat what they hold. Open fails if the files cannot be used now.
+// Open reads the files and returns their value. parse gets the contents in the order of files; its
+// error continues a sentence that names the files and must not repeat what they hold. Open fails if
+// the files cannot be used now.
 func Open[T any](set *Set, files []File, parse func(contents [][]byte) (Parsed[T], error)) (*Value[T], error) {
 	return open(set, files, fmt.Sprintf("%p", parse), parse)
 }
@@ -211,7 +217,8 @@ func open[T any](set *Set, files []File, parser string, parse func(contents [][]
 	return v, nil
 }
 
-// identity is the same for two sinks that name one file under the same key of theirs, so that they share its value.
+// identity is the same for two sinks that name one file under the same key of theirs, so that they
+// share its value.
 func identity(files []File) string {
 	id := ""
 	for _, f := range files {
@@ -258,8 +265,8 @@ func (v *Value[T]) first() error {
 	return nil
 }
 
-// Get returns the value. It is for what happens often: while Set.Run is at work it reads no file, and the value is as fresh as its
-// last look; otherwise it reads the files once a second.
+// Get returns the value. It is for what happens often: while Set.Run is at work it reads no file,
+// and the value is as fresh as its last look; otherwise it reads the files once a second.
 func (v *Value[T]) Get() T {
 	if v.set == nil || !v.set.running.Load() {
 		v.mu.Lock()
@@ -271,7 +278,8 @@ func (v *Value[T]) Get() T {
 	return v.current.Load().value
 }
 
-// Latest reads the files and returns the value: for a connection that is about to be made, or after a refusal.
+// Latest reads the files and returns the value: for a connection that is about to be made, or after
+// a refusal.
 func (v *Value[T]) Latest() T {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -290,7 +298,8 @@ func (v *Value[T]) lookNow() error {
 	return v.refresh()
 }
 
-// refresh takes new content into use. The error says why what the files hold now cannot be used; the value is then unchanged.
+// refresh takes new content into use. The error says why what the files hold now cannot be used;
+// the value is then unchanged.
 func (v *Value[T]) refresh() error {
 	if v.fixed {
 		return nil
@@ -342,8 +351,8 @@ func (v *Value[T]) fields() []zap.Field {
 	return []zap.Field{zap.Strings("keys", v.keys), zap.Strings("files", paths)}
 }
 
-// largeFile is the size from which a file is not read again if its metadata is the same and not so fresh that it could stay the same
-// after another write.
+// largeFile is the size from which a file is not read again if its metadata is the same and not so
+// fresh that it could stay the same after another write.
 const largeFile = 64 << 10
 
 // surelySame reports whether large files need not be read again.

@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// Secret opens a file that holds one secret, whose white space at the end is dropped. check, if not nil, says what is wrong
-// with a secret; its error continues a sentence that begins with the file, and does not repeat the secret.
+// Secret opens a file that holds one secret, whose white space at the end is dropped. check, if not
+// nil, says what is wrong with a secret; its error continues a sentence that begins with the file,
+// and does not repeat the secret.
 func Secret(set *Set, f File, check func(string) error) (*Value[string], error) {
 	return open(set, []File{f}, fmt.Sprintf("secret %p", check), func(contents [][]byte) (Parsed[string], error) {
 		text := strings.TrimRight(string(contents[0]), " \t\r\n")
@@ -40,8 +41,8 @@ var (
 	errCutOff        = errors.New("ends within a certificate or a key")
 )
 
-// CheckAuthorities says what is wrong with a PEM file of authorities. It is strict if the file ends within a certificate, which is
-// how a file looks that is being written.
+// CheckAuthorities says what is wrong with a PEM file of authorities. It is strict if the file ends
+// within a certificate, which is how a file looks that is being written.
 func CheckAuthorities(text []byte) error {
 	if block, _ := pem.Decode(text); block == nil {
 		return errNoCertificate

@@ -2,7 +2,8 @@ package livefile
 
 import "workos-relay/conf/secret"
 
-// Current is a secret as it is now: a fixed one, or what a file holds. The zero value is no secret. It is safe for concurrent
+// Current is a secret as it is now: a fixed one, or what a file holds. The zero value is no secret.
+// It is safe for concurrent
 // use.
 type Current struct {
 	fixed secret.String
@@ -27,7 +28,8 @@ func (c *Current) Get() secret.String {
 	}
 }
 
-// Latest reads the file, if there is one, and returns the secret: for a connection that is about to be made, or after a
+// Latest reads the file, if there is one, and returns the secret: for a connection that is about to
+// be made, or after a
 // refusal.
 func (c *Current) Latest() secret.String {
 	if c == nil || c.file == nil {

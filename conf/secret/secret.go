@@ -1,6 +1,6 @@
-// Package secret keeps passwords, tokens and keys out of logs, errors and pages. A String prints as a
-// placeholder, whatever verb or encoder meets it. The one exception is %p, which fmt does not pass to the
-// type, and which go vet rejects for a string.
+// Package secret keeps passwords, tokens and keys out of logs, errors and pages. A String prints as
+// a placeholder, whatever verb or encoder meets it. The one exception is %p, which fmt does not
+// pass to the type, and which go vet rejects for a string.
 package secret
 
 import (
@@ -29,11 +29,12 @@ func (s String) String() string {
 	return placeholder
 }
 
-// GoString implements fmt.GoStringer. Format already covers %#v; some encoders call GoString by itself.
+// GoString implements fmt.GoStringer. Format already covers %#v; some encoders call GoString by
+// itself.
 func (s String) GoString() string { return s.String() }
 
-// Format implements fmt.Formatter. Without it fmt would print the text itself for a verb that does not suit a
-// string, such as %d.
+// Format implements fmt.Formatter. Without it fmt would print the text itself for a verb that does
+// not suit a string, such as %d.
 func (s String) Format(f fmt.State, verb rune) {
 	text := s.String()
 	if verb == 'q' {
@@ -42,7 +43,8 @@ func (s String) Format(f fmt.State, verb rune) {
 	_, _ = io.WriteString(f, text) // fmt sees to the errors of its writer
 }
 
-// List is several secrets, each as good as any other, such as the old and the new one while they are exchanged.
+// List is several secrets, each as good as any other, such as the old and the new one while they
+// are exchanged.
 type List []String
 
 // IsSet reports whether there is one.

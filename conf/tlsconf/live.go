@@ -15,8 +15,9 @@ type Live struct {
 	pair    *livefile.Value[*tls.Certificate] // nil without a client certificate
 }
 
-// Open reads the files. prefix is put before the keys of the section in messages, such as "sinks[kafka].". It returns nil, nil
-// if TLS is not in use. An error means that the section cannot work as it is.
+// Open reads the files. prefix is put before the keys of the section in messages, such as
+// "sinks[kafka].". It returns nil, nil if TLS is not in use. An error means that the section cannot
+// work as it is.
 func (t TLS) Open(set *livefile.Set, prefix string) (*Live, error) {
 	if !t.InUse() {
 		return nil, nil
@@ -43,7 +44,8 @@ func (t TLS) Open(set *livefile.Set, prefix string) (*Live, error) {
 	return l, nil
 }
 
-// Config reads the files and returns the configuration for one connection that is about to be made. The caller may change it.
+// Config reads the files and returns the configuration for one connection that is about to be made.
+// The caller may change it.
 func (l *Live) Config() *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: l.section.ServerName, InsecureSkipVerify: l.section.InsecureSkipVerify} //nolint:gosec // asked for by name, documented as unsafe
 	if l.cas != nil {

@@ -15,7 +15,8 @@ import (
 	"workos-relay/conf/livefile"
 )
 
-// bundles are the files in which Go looks for the system's authorities; the first that exists holds them.
+// bundles are the files in which Go looks for the system's authorities; the first that exists holds
+// them.
 var bundles = []string{
 	"/etc/ssl/certs/ca-certificates.crt",                // Debian, Alpine
 	"/etc/pki/tls/certs/ca-bundle.crt",                  // Fedora, RHEL
@@ -25,8 +26,9 @@ var bundles = []string{
 	"/etc/ssl/cert.pem",                                 // Alpine, BSD
 }
 
-// systemBundle returns the file with the system's authorities, SSL_CERT_FILE if that is set, and the name under which messages
-// speak of it. It returns nil if there is none, or if Go asks the system by other means.
+// systemBundle returns the file with the system's authorities, SSL_CERT_FILE if that is set, and
+// the name under which messages speak of it. It returns nil if there is none, or if Go asks the
+// system by other means.
 func systemBundle() *livefile.File {
 	switch runtime.GOOS {
 	case "darwin", "ios", "windows":
@@ -43,7 +45,8 @@ func systemBundle() *livefile.File {
 	return nil
 }
 
-// System are the system's authorities as their file and directories are now: Go itself reads them once. It is safe for concurrent use.
+// System are the system's authorities as their file and directories are now: Go itself reads them
+// once. It is safe for concurrent use.
 type System struct {
 	file *livefile.Value[[]byte] // nil if the file cannot be followed
 	dirs *directories            // nil if Go asks the system by other means
@@ -53,8 +56,9 @@ type System struct {
 	at   [2]uint64      // versions of file and dirs
 }
 
-// SystemRoots opens the system's authorities: the file that SSL_CERT_FILE names or the bundle of the Linux distribution, and the
-// directories that SSL_CERT_DIR names or those of the distribution. It cannot fail: what cannot be followed stays as Go has read it.
+// SystemRoots opens the system's authorities: the file that SSL_CERT_FILE names or the bundle of
+// the Linux distribution, and the directories that SSL_CERT_DIR names or those of the distribution.
+// It cannot fail: what cannot be followed stays as Go has read it.
 func SystemRoots(set *livefile.Set) *System {
 	file, dirs := systemBundle(), systemDirectories()
 	s := &System{dirs: dirs, at: [2]uint64{1, 1}}
@@ -74,8 +78,9 @@ func SystemRoots(set *livefile.Set) *System {
 	return s
 }
 
-// Pool returns the authorities for a connection that is about to be made; nil for those that Go has read, as long as nothing has
-// changed. It returns the same pool until something changes again. If nothing is left, as while all is being replaced, the pool before
+// Pool returns the authorities for a connection that is about to be made; nil for those that Go has
+// read, as long as nothing has changed. It returns the same pool until something changes again. If
+// nothing is left, as while all is being replaced, the pool before
 // stays.
 func (s *System) Pool() *x509.CertPool {
 	if s.dirs == nil {
@@ -137,7 +142,8 @@ type directories struct {
 	n      uint64 // rises each time certs changes, from 1
 }
 
-// systemDirectories returns the directories of the system's authorities, nil if Go asks the system by other means.
+// systemDirectories returns the directories of the system's authorities, nil if Go asks the system
+// by other means.
 func systemDirectories() *directories {
 	d := &directories{}
 	switch runtime.GOOS {
@@ -180,7 +186,8 @@ func (d *directories) list() string {
 	return b.String()
 }
 
-// each calls f with the path of every file that Go reads: links to a file of the same directory stand for the same authority.
+// each calls f with the path of every file that Go reads: links to a file of the same directory
+// stand for the same authority.
 func (d *directories) each(f func(path string)) {
 	for _, dir := range d.paths {
 		entries, _ := os.ReadDir(dir) // one that is not there holds none

@@ -3,7 +3,8 @@ package tlsconf
 
 import "errors"
 
-// TLS names the files of a TLS connection. The zero value means: the system's authorities, no client certificate.
+// TLS names the files of a TLS connection. The zero value means: the system's authorities, no
+// client certificate.
 type TLS struct {
 	Enabled            bool   `yaml:"enabled" default:"false" doc:"Use TLS. Implied by any other key of this section."`
 	CAFile             string `yaml:"ca_file" doc:"PEM file with the authorities to trust instead of the system's. New content is used for the next connection."`

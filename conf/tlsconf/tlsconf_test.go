@@ -68,7 +68,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestFilesAreFollowed: the next connection uses what the files hold then, and the version tells that something has changed.
+// TestFilesAreFollowed: the next connection uses what the files hold then, and the version tells
+// that something has changed.
 func TestFilesAreFollowed(t *testing.T) {
 	cert, key := writePair(t)
 	l, err := tlsconf.TLS{CAFile: cert, CertFile: cert, KeyFile: key}.Open(nil, "sinks[nats].")
@@ -104,8 +105,8 @@ func authority(t *testing.T) []byte {
 	return text
 }
 
-// TestSystemRoots: Go has read the system's authorities once; what is added to their file later counts too, and what is taken out does not
-// any more.
+// TestSystemRoots: Go has read the system's authorities once; what is added to their file later
+// counts too, and what is taken out does not any more.
 func TestSystemRoots(t *testing.T) {
 	first, second := authority(t), authority(t)
 	file := filepath.Join(t.TempDir(), "ca.pem")
@@ -133,8 +134,9 @@ func TestSystemRoots(t *testing.T) {
 	require.Nil(t, tlsconf.SystemRoots(nil).Pool(), "a file that cannot be read leaves it to Go")
 }
 
-// TestSystemDirectories: the directories of SSL_CERT_DIR are followed as the file is: files that come, go and change, links, and directories
-// that are not there yet. Files that are no certificates are of no account.
+// TestSystemDirectories: the directories of SSL_CERT_DIR are followed as the file is: files that
+// come, go and change, links, and directories that are not there yet. Files that are no
+// certificates are of no account.
 func TestSystemDirectories(t *testing.T) {
 	base := authority(t)
 	file, one, two := filepath.Join(t.TempDir(), "ca.pem"), t.TempDir(), filepath.Join(t.TempDir(), "later")

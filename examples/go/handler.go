@@ -11,12 +11,14 @@ import (
 	"time"
 )
 
-// errPoison is in the error of an event that can never be handled, however often it is tried. After any other error it is tried
+// errPoison is in the error of an event that can never be handled, however often it is tried. After
+// any other error it is tried
 // again.
 var errPoison = errors.New("poison")
 
-// apply is your work. What it returns is stored together with the id of the event. event.go has the type of the event, generated from
-// the JSON Schema that `relay types --schema dsync.user.created` prints.
+// apply is your work. What it returns is stored together with the id of the event. event.go has the
+// type of the event, generated from the JSON Schema that `relay types --schema dsync.user.created`
+// prints.
 func apply(body []byte) (map[string]any, error) {
 	var event struct { // Data is nil if the body has none
 		Event string
@@ -31,9 +33,10 @@ func apply(body []byte) (map[string]any, error) {
 	return map[string]any{"event": event.Event, "about": event.Data.ID}, nil
 }
 
-// ledger holds the results, and the ids of the events that they came from: one line each, written to the disk before the message is
-// acknowledged. In a service this is a table whose primary key is the event id, and id and result are written in one transaction. One
-// process has the files at a time, and one goroutine the ledger.
+// ledger holds the results, and the ids of the events that they came from: one line each, written
+// to the disk before the message is acknowledged. In a service this is a table whose primary key is
+// the event id, and id and result are written in one transaction. One process has the files at a
+// time, and one goroutine the ledger.
 type ledger struct {
 	seen            map[string]bool
 	handled, parked *os.File
@@ -69,7 +72,8 @@ func openLedger(folder string) (*ledger, error) {
 	return l, l.handled.Truncate(int64(whole))
 }
 
-// handle returns nil when the message may be acknowledged: the event has been handled, was before, or is parked.
+// handle returns nil when the message may be acknowledged: the event has been handled, was before,
+// or is parked.
 func (l *ledger) handle(id string, body []byte) error {
 	if l.seen[id] {
 		return nil

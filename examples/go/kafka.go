@@ -10,7 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// consumeKafka reads committed messages only and commits their offsets after they have been handled.
+// consumeKafka reads committed messages only and commits their offsets after they have been
+// handled.
 func consumeKafka(ctx context.Context, l *ledger) error {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(strings.Split(env("KAFKA_BROKERS", "127.0.0.1:9092"), ",")...),
@@ -36,7 +37,8 @@ func consumeKafka(ctx context.Context, l *ledger) error {
 		})
 		records := fetches.Records()
 		for _, r := range records {
-			// After an error nothing more is committed, and the process, started again, goes on from the last commit.
+			// After an error nothing more is committed, and the process, started again, goes on
+			// from the last commit.
 			if err := l.handle(header(r, "event-id"), r.Value); err != nil {
 				return fmt.Errorf("topic %s, partition %d, offset %d: %w", r.Topic, r.Partition, r.Offset, err)
 			}

@@ -1,4 +1,5 @@
-// Command go is an example of a service that consumes one topic of relay:  go run ./examples/go nats|kafka.
+// Command go is an example of a service that consumes one topic of relay:  go run ./examples/go
+// nats|kafka.
 package main
 
 import (

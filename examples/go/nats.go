@@ -14,7 +14,8 @@ import (
 // retryAfter is for what may go better later.
 const retryAfter = 5 * time.Second
 
-// consumeNATS reads by a durable pull consumer and acknowledges each message after it has been handled.
+// consumeNATS reads by a durable pull consumer and acknowledges each message after it has been
+// handled.
 func consumeNATS(ctx context.Context, l *ledger) error {
 	ackWait, err := time.ParseDuration(env("ACK_WAIT", "30") + "s")
 	if err != nil {

@@ -15,12 +15,12 @@ import (
 	"workos-relay/internal/listener"
 )
 
-// Header must be sent, with any value, with a request that changes something and does not carry the token as a bearer. A web page
-// of another origin cannot make a browser send it.
+// Header must be sent, with any value, with a request that changes something and does not carry the
+// token as a bearer. A web page of another origin cannot make a browser send it.
 const Header = "Relay-Request"
 
-// Security says who may do what. Without a token and without ClientCAFile everybody who reaches the address may do everything, so
-// it must be a loopback address then.
+// Security says who may do what. Without a token and without ClientCAFile everybody who reaches the
+// address may do everything, so it must be a loopback address then.
 type Security struct {
 	Token       secret.String
 	TLS         TLS
@@ -41,8 +41,8 @@ func (s *Security) token() secret.String {
 // guarded reports whether a request needs credentials.
 func (s *Security) guarded() bool { return s.Token.IsSet() || s.TLS.ClientCAFile != "" }
 
-// access is what a request may do. The server decides it once for each request, before any handler sees it. Its zero value may
-// do nothing: it learns whether relay is ready, and no more.
+// access is what a request may do. The server decides it once for each request, before any handler
+// sees it. Its zero value may do nothing: it learns whether relay is ready, and no more.
 type access struct{ read, write bool }
 
 type accessKey struct{}
@@ -56,15 +56,15 @@ func accessOf(r *http.Request) access {
 	return a
 }
 
-// MayWrite reports whether the sender of r may steer the relay: pause, resume, poll, reload, move checkpoints. It is false for
-// every request that the Server has not passed to a handler.
+// MayWrite reports whether the sender of r may steer the relay: pause, resume, poll, reload, move
+// checkpoints. It is false for every request that the Server has not passed to a handler.
 func MayWrite(r *http.Request) bool { return accessOf(r).write }
 
 // mayRead reports whether the sender of r may see more than whether relay lives and is ready.
 func mayRead(r *http.Request) bool { return accessOf(r).read }
 
-// admit decides what r may do on a path, given what r proves. The error says why r may do nothing, and is a *Refusal with a
-// Reason. A probe is never refused: it returns the zero access instead.
+// admit decides what r may do on a path, given what r proves. The error says why r may do nothing,
+// and is a *Refusal with a Reason. A probe is never refused: it returns the zero access instead.
 func (s *Security) admit(r *http.Request, p *path, proof proof) (access, error) {
 	a, err := s.reading(r, p, proof)
 	if p.probe {
@@ -123,8 +123,8 @@ var sameOrigin = http.NewCrossOriginProtection()
 
 func isSafe(method string) bool { return method == http.MethodGet || method == http.MethodHead }
 
-// proof is what a request proves about its sender. A browser sends a password or a certificate by itself, so these do not show
-// that the user wanted the request.
+// proof is what a request proves about its sender. A browser sends a password or a certificate by
+// itself, so these do not show that the user wanted the request.
 type proof int
 
 const (
@@ -184,8 +184,8 @@ func IsLoopback(listen string) bool { return listener.IsLoopback(listen) }
 // errOpen says that other machines can reach the address although it asks for no credentials.
 var errOpen = errors.New("can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file")
 
-// Check refuses an address that is not loopback if there is neither a token nor a client CA. The error continues a sentence that
-// begins with the address.
+// Check refuses an address that is not loopback if there is neither a token nor a client CA. The
+// error continues a sentence that begins with the address.
 func (s *Security) Check(listen string) error {
 	if listen == "" || s.guarded() || IsLoopback(listen) {
 		return nil
@@ -193,7 +193,8 @@ func (s *Security) Check(listen string) error {
 	return errOpen
 }
 
-// Refusal is a request that was not carried out, with its HTTP status code. A Control returns it if the request is at fault.
+// Refusal is a request that was not carried out, with its HTTP status code. A Control returns it if
+// the request is at fault.
 type Refusal struct {
 	Code   int
 	Reason Reason // why access was refused; empty if the sender has access

@@ -17,9 +17,10 @@ import (
 // maxBodySize bounds the body of a request.
 const maxBodySize = 4 << 10
 
-// readBody decodes the body of r, one JSON object, into out. It refuses what it does not fully understand: another content type,
-// an unknown or repeated member, invalid UTF-8, trailing data, and more than maxBodySize. The error names the fault, and is a
-// *Refusal. A request without a content type is taken for JSON.
+// readBody decodes the body of r, one JSON object, into out. It refuses what it does not fully
+// understand: another content type, an unknown or repeated member, invalid UTF-8, trailing data,
+// and more than maxBodySize. The error names the fault, and is a *Refusal. A request without a
+// content type is taken for JSON.
 func readBody(w http.ResponseWriter, r *http.Request, out any) error {
 	if err := checkContentType(r); err != nil {
 		return err
@@ -79,7 +80,8 @@ func readNothing(r *http.Request) error {
 	return nil
 }
 
-// readQuery returns the query of r. It refuses a malformed one, and parameters other than those known.
+// readQuery returns the query of r. It refuses a malformed one, and parameters other than those
+// known.
 func readQuery(r *http.Request, known ...string) (url.Values, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzDestination reads the body of PUT /api/v1/lanes/{sink}/checkpoint, with any content type and query. What is accepted is one JSON
-// object that every other reader of JSON understands in the same way.
+// FuzzDestination reads the body of PUT /api/v1/lanes/{sink}/checkpoint, with any content type and
+// query. What is accepted is one JSON object that every other reader of JSON understands in the
+// same way.
 func FuzzDestination(f *testing.F) {
 	f.Add(`{"to":"latest"}`, "application/json", "")
 	f.Fuzz(func(t *testing.T, body, contentType, query string) {
@@ -60,7 +61,8 @@ func FuzzDestination(f *testing.F) {
 	})
 }
 
-// FuzzSteering reads the query and the body of POST /api/v1/pause and its like: it accepts only lanes by name.
+// FuzzSteering reads the query and the body of POST /api/v1/pause and its like: it accepts only
+// lanes by name.
 func FuzzSteering(f *testing.F) {
 	f.Add("lane=nats", "")
 	f.Fuzz(func(t *testing.T, query, body string) {

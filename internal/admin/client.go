@@ -22,7 +22,8 @@ import (
 // maxAnswer bounds what a Client reads of an answer.
 const maxAnswer = 16 << 20
 
-// Client talks to the Server of a relay that runs, as the configuration of that relay describes it. It is safe for concurrent use.
+// Client talks to the Server of a relay that runs, as the configuration of that relay describes it.
+// It is safe for concurrent use.
 type Client struct {
 	base  string
 	token secret.String
@@ -56,9 +57,10 @@ func (e *UnreachableError) Error() string {
 // Unwrap returns the cause.
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// NewClient returns a client of the relay that listens there under that security. An address for every interface is reached by
-// loopback. With TLS it trusts the server's own certificate as it is on this machine, besides the system's authorities, and shows
-// the same certificate itself where client certificates are asked for.
+// NewClient returns a client of the relay that listens there under that security. An address for
+// every interface is reached by loopback. With TLS it trusts the server's own certificate as it is
+// on this machine, besides the system's authorities, and shows the same certificate itself where
+// client certificates are asked for.
 func NewClient(listen string, s Security) (*Client, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -81,7 +83,8 @@ func NewClient(listen string, s Security) (*Client, error) {
 	}}, nil
 }
 
-// client is the other end of config: the certificate need not be of the address, where it is the very one of the server.
+// client is the other end of config: the certificate need not be of the address, where it is the
+// very one of the server.
 func (t TLS) client(host string) (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 	if err != nil {
@@ -126,8 +129,8 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return out, c.do(ctx, http.MethodGet, "/api/v1/status", nil, &out)
 }
 
-// Steer asks for "pause", "resume" or "poll" of the named lanes, or of all where none is named. It returns how each is then, which for
-// a pause may be that an Append is still under way.
+// Steer asks for "pause", "resume" or "poll" of the named lanes, or of all where none is named. It
+// returns how each is then, which for a pause may be that an Append is still under way.
 func (c *Client) Steer(ctx context.Context, what string, lanes []string) ([]LaneState, error) {
 	path := "/api/v1/" + what
 	if len(lanes) > 0 {
@@ -149,7 +152,8 @@ func (c *Client) SetCheckpoint(ctx context.Context, lane string, to Destination)
 	return out, c.do(ctx, http.MethodPut, "/api/v1/lanes/"+url.PathEscape(lane)+"/checkpoint", to, &out)
 }
 
-// do sends a request and reads the answer into out. The error is an *UnreachableError, an *AnswerError or about an answer that is
+// do sends a request and reads the answer into out. The error is an *UnreachableError, an
+// *AnswerError or about an answer that is
 // none.
 func (c *Client) do(ctx context.Context, method, path string, body, out any) error {
 	var sent io.Reader

@@ -14,17 +14,18 @@ import (
 	"workos-relay/sink"
 )
 
-// Control steers the relay that runs. Its methods are called from several goroutines at once. They return a *Refusal where the request
-// is at fault; any other error is relay's own.
+// Control steers the relay that runs. Its methods are called from several goroutines at once. They
+// return a *Refusal where the request is at fault; any other error is relay's own.
 type Control interface {
 	// Pause, Resume and Poll act on the lane of that name, and do not wait.
 	Pause(lane string) error
 	Resume(lane string) error
 	Poll(lane string) error
-	// Reload reads the configuration again and puts it in force, as far as that can be without a stop; else it changes nothing.
+	// Reload reads the configuration again and puts it in force, as far as that can be without a
+	// stop; else it changes nothing.
 	Reload(ctx context.Context) (Reloaded, error)
-	// SetCheckpoint makes a lane go on from elsewhere. It bounds its time itself, by MoveTime and by what it takes to see whether
-	// another relay is active.
+	// SetCheckpoint makes a lane go on from elsewhere. It bounds its time itself, by MoveTime and
+	// by what it takes to see whether another relay is active.
 	SetCheckpoint(ctx context.Context, lane string, to Destination) (Moved, error)
 }
 
@@ -32,21 +33,23 @@ type Control interface {
 type Reloaded struct {
 	Changes []string `json:"changes"` // key by key, secrets only as changed; never null
 	Lanes   []string `json:"lanes"`   // what became of each lane that did not stay as it was; never null
-	// Settings are those of the destinations of these lanes that differ from the new configuration: what relay changes now, and what
-	// it does not and why. Never null.
+	// Settings are those of the destinations of these lanes that differ from the new configuration:
+	// what relay changes now, and what it does not and why. Never null.
 	Settings []sink.Setting `json:"settings"`
 }
 
-// Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of To, From and Reset is set.
+// Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of
+// To, From and Reset is set.
 type Destination struct {
 	// To is an event id (go on after it), an RFC 3339 time, earliest or latest.
 	To string `json:"to,omitempty"`
-	// From takes the position from elsewhere: another lane, by the name of its sink; file or bus, where this lane's own position was in
-	// the other mode of delivery.
+	// From takes the position from elsewhere: another lane, by the name of its sink; file or bus,
+	// where this lane's own position was in the other mode of delivery.
 	From string `json:"from,omitempty"`
 	// Reset begins where a lane without a checkpoint would: at source.start.
 	Reset bool `json:"reset,omitempty"`
-	// Skip permits a move that skips events which are not published. Without it such a move is refused.
+	// Skip permits a move that skips events which are not published. Without it such a move is
+	// refused.
 	Skip bool `json:"skip,omitempty"`
 }
 
@@ -58,8 +61,9 @@ type Moved struct {
 	Before     *Position       `json:"before"` // null where there was none, or, with Unreadable, none that could be read
 	After      Position        `json:"after"`
 	Unreadable bool            `json:"unreadable"`
-	// Skipped is how many events that are not published the move has skipped; null if that is not known. SkippedFirst and
-	// SkippedLast are the first and the last of them. SkippedUnknown is why they could not be counted.
+	// Skipped is how many events that are not published the move has skipped; null if that is not
+	// known. SkippedFirst and SkippedLast are the first and the last of them. SkippedUnknown is why
+	// they could not be counted.
 	Skipped        *int   `json:"skipped"`
 	SkippedFirst   string `json:"skipped_first,omitempty"`
 	SkippedLast    string `json:"skipped_last,omitempty"`
@@ -75,12 +79,15 @@ type LaneState struct {
 }
 
 const (
-	// settleTime is how long an answer waits for lanes to come to rest. It stays below listener.Admin.WriteTime.
+	// settleTime is how long an answer waits for lanes to come to rest. It stays below
+	// listener.Admin.WriteTime.
 	settleTime = 15 * time.Second
 	settleLook = 10 * time.Millisecond
-	// MoveTime is how long a move of a position may take, beside the time that it takes to see whether another relay is active.
+	// MoveTime is how long a move of a position may take, beside the time that it takes to see
+	// whether another relay is active.
 	MoveTime = 25 * time.Second
-	// maxMoveTime bounds a move whatever the Control says. No takeover_after is longer than an hour.
+	// maxMoveTime bounds a move whatever the Control says. No takeover_after is longer than an
+	// hour.
 	maxMoveTime = time.Hour + time.Minute
 	reloadTime  = 10 * time.Minute
 )
@@ -98,7 +105,8 @@ func (s *Server) controls() []*path {
 func isAtRest(s pipeline.State) bool    { return s == pipeline.Paused || s == pipeline.Stopped }
 func isNotPaused(s pipeline.State) bool { return s != pipeline.Paused }
 
-// steering does something with the lanes that the query names, or all, and waits a while for them to come to that.
+// steering does something with the lanes that the query names, or all, and waits a while for them
+// to come to that.
 func (s *Server) steering(do func(lane string) error, settled func(pipeline.State) bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		names, err := s.choose(r)
@@ -122,8 +130,9 @@ func (s *Server) steering(do func(lane string) error, settled func(pipeline.Stat
 	}
 }
 
-// choose returns the lanes that a request is about: those it names, else all that have not stopped. It accepts nothing that it
-// does not understand, since a misspelled name would otherwise mean every lane.
+// choose returns the lanes that a request is about: those it names, else all that have not stopped.
+// It accepts nothing that it does not understand, since a misspelled name would otherwise mean
+// every lane.
 func (s *Server) choose(r *http.Request) ([]string, error) {
 	query, err := readQuery(r, "lane")
 	if err != nil {
@@ -186,7 +195,8 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log(r)
-	// It may take longer than an answer may, and must not stop halfway because whoever asked has gone.
+	// It may take longer than an answer may, and must not stop halfway because whoever asked has
+	// gone.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		fail(w, err)
 		return

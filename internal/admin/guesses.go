@@ -11,7 +11,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Reason is why a request was refused access. The values are few and fixed, so that they can label a metric.
+// Reason is why a request was refused access. The values are few and fixed, so that they can label
+// a metric.
 type Reason string
 
 // The reasons.
@@ -37,22 +38,25 @@ const (
 	guessWaiters = 32              // requests that wait at once, of all clients
 )
 
-// guesses slows down guesses of the token, for each client by itself: a client that guesses does not delay another. A request
-// that is over the rate waits for its turn, and is refused without comparing its token if it would wait too long, so that the
-// answer tells nothing. The zero value is ready to use, and it is safe for concurrent use.
+// guesses slows down guesses of the token, for each client by itself: a client that guesses does
+// not delay another. A request that is over the rate waits for its turn, and is refused without
+// comparing its token if it would wait too long, so that the answer tells nothing. The zero value
+// is ready to use, and it is safe for concurrent use.
 type guesses struct {
 	mu      sync.Mutex
 	clients map[netip.Prefix]*guesser
 	waiters int
 }
 
-// guesser is how far a client has gone. level grows by one for each token under comparison or wrong, and drains at guessRate.
+// guesser is how far a client has gone. level grows by one for each token under comparison or
+// wrong, and drains at guessRate.
 type guesser struct {
 	level float64
 	at    time.Time
 }
 
-// enter waits until the client may have a token compared, for at most most. It reports false if the client has to come back
+// enter waits until the client may have a token compared, for at most most. It reports false if the
+// client has to come back
 // later.
 func (g *guesses) enter(ctx context.Context, client netip.Prefix, most time.Duration) bool {
 	wait, ok := g.reserve(client, most, time.Now())
@@ -74,7 +78,8 @@ func (g *guesses) enter(ctx context.Context, client netip.Prefix, most time.Dura
 	}
 }
 
-// reserve counts a guess and returns how long it has to wait. A wait that is not zero counts as a waiter.
+// reserve counts a guess and returns how long it has to wait. A wait that is not zero counts as a
+// waiter.
 func (g *guesses) reserve(client netip.Prefix, most time.Duration, now time.Time) (wait time.Duration, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -100,7 +105,8 @@ func (g *guesses) right(client netip.Prefix) {
 	}
 }
 
-// client returns the state of a client at now. If there are too many, it forgets the one that has been silent for longest.
+// client returns the state of a client at now. If there are too many, it forgets the one that has
+// been silent for longest.
 func (g *guesses) client(key netip.Prefix, now time.Time) *guesser {
 	if c := g.clients[key]; c != nil {
 		c.level = max(0, c.level-max(0, now.Sub(c.at).Seconds())*guessRate)
@@ -124,8 +130,8 @@ func (g *guesses) client(key netip.Prefix, now time.Time) *guesser {
 	return c
 }
 
-// ClientOf returns the network that stands for the client of r in every bound per client: its IPv4 address, or its IPv6 /64,
-// which one host can use as a whole.
+// ClientOf returns the network that stands for the client of r in every bound per client: its IPv4
+// address, or its IPv6 /64, which one host can use as a whole.
 func ClientOf(r *http.Request) netip.Prefix {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -150,8 +156,8 @@ func ClientOf(r *http.Request) netip.Prefix {
 // refusedEvery is the time between two log lines of one Reason.
 const refusedEvery = time.Minute
 
-// refusedLog tells of requests that were refused access, at most once in refusedEvery for each Reason. The zero value is ready
-// to use, and it is safe for concurrent use.
+// refusedLog tells of requests that were refused access, at most once in refusedEvery for each
+// Reason. The zero value is ready to use, and it is safe for concurrent use.
 type refusedLog struct {
 	mu    sync.Mutex
 	lines map[Reason]*refusedLine
@@ -162,7 +168,8 @@ type refusedLine struct {
 	more int // requests since the line
 }
 
-// note counts a refused request and reports whether to log it, and for how many requests the line stands.
+// note counts a refused request and reports whether to log it, and for how many requests the line
+// stands.
 func (l *refusedLog) note(reason Reason, now time.Time) (requests int, tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -182,8 +189,8 @@ func (l *refusedLog) note(reason Reason, now time.Time) (requests int, tell bool
 	return requests, true
 }
 
-// prove returns what r proves about its sender. It slows down a client that sends wrong tokens; ok is false if such a client has
-// to come back later than after wait.
+// prove returns what r proves about its sender. It slows down a client that sends wrong tokens; ok
+// is false if such a client has to come back later than after wait.
 func (s *Server) prove(r *http.Request, security *Security, wait time.Duration) (p proof, ok bool) {
 	if !security.sendsToken(r) {
 		return security.proof(r), true

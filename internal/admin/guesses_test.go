@@ -90,7 +90,8 @@ func TestClientOf(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreCountedAndTold sends wrong tokens until they are not compared any more, and a right one afterwards.
+// TestRefusalsAreCountedAndTold sends wrong tokens until they are not compared any more, and a
+// right one afterwards.
 func TestRefusalsAreCountedAndTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const token = "0123456789abcdef-the-token"

@@ -140,10 +140,12 @@ func fail(w http.ResponseWriter, err error) {
 	reply(w, code, failure{printable.Block(hint.Text("", err), maxError), printable.Block(hint.Action("", err), maxError)})
 }
 
-// maxError bounds the text of an error in an answer, in bytes. A configuration may have many mistakes.
+// maxError bounds the text of an error in an answer, in bytes. A configuration may have many
+// mistakes.
 const maxError = 64 << 10
 
-// failure is the answer to a request that was not done. Action is what an operator has to do if only an operator can resolve it.
+// failure is the answer to a request that was not done. Action is what an operator has to do if
+// only an operator can resolve it.
 type failure struct {
 	Error  string `json:"error"`
 	Action string `json:"action,omitempty"`

@@ -10,20 +10,23 @@ import (
 )
 
 const (
-	// unackedLimit is how long an event that was read may wait to be acknowledged, and how long a lane that was at work may keep
-	// trying again, before it counts as stuck.
+	// unackedLimit is how long an event that was read may wait to be acknowledged, and how long a
+	// lane that was at work may keep trying again, before it counts as stuck.
 	unackedLimit = time.Minute
-	// pollLimit is how long the Events API may give no good answer, at least; pollsMissed poll intervals where those are longer.
+	// pollLimit is how long the Events API may give no good answer, at least; pollsMissed poll
+	// intervals where those are longer.
 	pollLimit   = time.Minute
 	pollsMissed = 5
 )
 
-// Judge reports whether a lane makes progress at now, by the local clock, and otherwise why not. poll is the interval between polls.
-// To be connected is not enough: a lane is ready if it runs, the Events API has given a good answer lately, and the committed position
-// moves while events wait. A lane in standby is ready to take over, unless it knows that events wait and the position does not move:
-// then a takeover would not help either. A paused lane is not ready, so that nobody forgets to resume it. A lane that retries is ready
-// for a while, unless an operator has to act. While events wait, the lane's budget may have held up reading, so what waits decides
-// alone. Each reason ends with what an operator has to do.
+// Judge reports whether a lane makes progress at now, by the local clock, and otherwise why not.
+// poll is the interval between polls. To be connected is not enough: a lane is ready if it runs,
+// the Events API has given a good answer lately, and the committed position moves while events
+// wait. A lane in standby is ready to take over, unless it knows that events wait and the position
+// does not move: then a takeover would not help either. A paused lane is not ready, so that nobody
+// forgets to resume it. A lane that retries is ready for a while, unless an operator has to act.
+// While events wait, the lane's budget may have held up reading, so what waits decides alone. Each
+// reason ends with what an operator has to do.
 //
 // P4: readiness follows from the position, which status and page show too.
 func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, reasons []string) {
@@ -64,8 +67,8 @@ func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, re
 	return false, []string{reason}
 }
 
-// stuck says for how long the committed position has not moved although events wait, if that is too long. An event may wait for long
-// while others before it are committed.
+// stuck says for how long the committed position has not moved although events wait, if that is too
+// long. An event may wait for long while others before it are committed.
 func stuck(s pipeline.Status, now time.Time) string {
 	moved := !s.MovedAt.IsZero() && now.Sub(s.MovedAt) < unackedLimit
 	switch {
@@ -78,7 +81,8 @@ func stuck(s pipeline.Status, now time.Time) string {
 	}
 }
 
-// silence says for how long a running lane has had no good answer from the Events API, where that is too long.
+// silence says for how long a running lane has had no good answer from the Events API, where that
+// is too long.
 func silence(s pipeline.Status, now time.Time, poll time.Duration) string {
 	switch {
 	case !s.Unacked.IsZero():
@@ -107,5 +111,6 @@ func forTime(now, t time.Time) string {
 	return " for " + since(now, t).String()
 }
 
-// since is how long ago t was, in whole seconds, and never negative: the clock may have been set back.
+// since is how long ago t was, in whole seconds, and never negative: the clock may have been set
+// back.
 func since(now, t time.Time) time.Duration { return max(0, now.Sub(t)).Truncate(time.Second) }

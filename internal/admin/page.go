@@ -17,7 +17,8 @@ type Page interface {
 	http.Handler
 	// Paths is what belongs to the page, beside "/".
 	Paths() []Path
-	// Close ends every answer that would go on for ever. It is called when the server begins to close.
+	// Close ends every answer that would go on for ever. It is called when the server begins to
+	// close.
 	Close()
 }
 

@@ -1,4 +1,5 @@
-// Package admin is relay's HTTP server: for probes, metrics and status, and to steer the relay that runs. It shows no secret.
+// Package admin is relay's HTTP server: for probes, metrics and status, and to steer the relay that
+// runs. It shows no secret.
 package admin
 
 import (
@@ -28,9 +29,11 @@ type Config struct {
 	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
 	Security     Security
 	Control      Control // nil where nothing can be steered
-	// OnRefused is called for each request that is refused access, for metrics; nil for none. It must not block.
+	// OnRefused is called for each request that is refused access, for metrics; nil for none. It
+	// must not block.
 	OnRefused func(Reason)
-	// Unasked returns the event types that webhooks name and that relay does not ask for; nil for none.
+	// Unasked returns the event types that webhooks name and that relay does not ask for; nil for
+	// none.
 	Unasked func() []UnaskedType
 	Version string
 	Logger  *zap.Logger      // nil logs nothing
@@ -52,8 +55,8 @@ type Server struct {
 	refusedLog refusedLog
 }
 
-// Listen binds cfg.Listen and serves from then on, in a goroutine that Close waits for. ctx bounds the binding alone. The error
-// names admin.listen and says what to do.
+// Listen binds cfg.Listen and serves from then on, in a goroutine that Close waits for. ctx bounds
+// the binding alone. The error names admin.listen and says what to do.
 func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
@@ -93,8 +96,9 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Secure puts other security in force for every request from now on: another token, other authorities. Whether TLS is spoken at all
-// stays as it was at Listen, and is refused otherwise. After an error nothing has changed.
+// Secure puts other security in force for every request from now on: another token, other
+// authorities. Whether TLS is spoken at all stays as it was at Listen, and is refused otherwise.
+// After an error nothing has changed.
 func (s *Server) Secure(to Security) error {
 	if err := to.Check(s.cfg.Listen); err != nil {
 		return fmt.Errorf("admin.listen: %s %w", s.cfg.Listen, err)
@@ -143,8 +147,8 @@ func (s *Server) serve() {
 // Addr is the address in use, which tells the port where cfg.Listen had port 0.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Close takes no further request, lets those under way finish until ctx ends, and cuts off the rest, which is no error. When it
-// returns the address is free. It may be called again.
+// Close takes no further request, lets those under way finish until ctx ends, and cuts off the
+// rest, which is no error. When it returns the address is free. It may be called again.
 func (s *Server) Close(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {

@@ -185,8 +185,8 @@ func TestReadyzNeedsEveryLane(t *testing.T) {
 	}, r.json(t))
 }
 
-// stuck is a world in which everything is connected: the API answers, the bus has taken the lane on, and Append waits for an
-// acknowledgement that does not come until acks is closed.
+// stuck is a world in which everything is connected: the API answers, the bus has taken the lane
+// on, and Append waits for an acknowledgement that does not come until acks is closed.
 type stuck struct {
 	acks chan struct{}
 	cp   checkpoint.Checkpoint

@@ -26,8 +26,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// link forwards TCP connections to a server. While it is mute, nothing that the server says gets through: what is published arrives,
-// and its acknowledgement does not come back.
+// link forwards TCP connections to a server. While it is mute, nothing that the server says gets
+// through: what is published arrives, and its acknowledgement does not come back.
 type link struct {
 	listener net.Listener
 	server   string
@@ -96,7 +96,8 @@ func (w writer) Write(b []byte) (int, error) {
 	return w.to.Write(b)
 }
 
-// newLaneOn is a real lane: from an Events API to a JetStream server, with its checkpoint in a file.
+// newLaneOn is a real lane: from an Events API to a JetStream server, with its checkpoint in a
+// file.
 func newLaneOn(t *testing.T, api *sourcetest.Server, url string) *pipeline.Lane {
 	t.Helper()
 	id := checkpoint.Identity{Relay: "test", Lane: "nats", Endpoint: api.URL(), Destination: "nats stream WORKOS"}
@@ -124,8 +125,9 @@ func event(id, at string) []byte {
 	return []byte(`{"object":"event","id":"` + id + `","event":"user.created","data":{},"created_at":"` + at + `"}`)
 }
 
-// TestConnectedButStuckOnARealBus: the API answers, the bus is connected and even has the event, and only its acknowledgement does not
-// come. The clock of the judge is set; nothing waits for a minute.
+// TestConnectedButStuckOnARealBus: the API answers, the bus is connected and even has the event,
+// and only its acknowledgement does not come. The clock of the judge is set; nothing waits for a
+// minute.
 func TestConnectedButStuckOnARealBus(t *testing.T) {
 	bus, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
 	require.NoError(t, err)

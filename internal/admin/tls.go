@@ -9,8 +9,8 @@ import (
 	"workos-relay/conf/livefile"
 )
 
-// TLS names the files of the server's own certificate, and of the authorities whose client certificates may do everything. The zero
-// value means: no TLS.
+// TLS names the files of the server's own certificate, and of the authorities whose client
+// certificates may do everything. The zero value means: no TLS.
 type TLS struct {
 	CertFile, KeyFile, ClientCAFile string
 }
@@ -52,7 +52,8 @@ func (t TLS) load(files *livefile.Set) (*credentials, error) {
 	return c, nil
 }
 
-// config is for one connection. Probes come without a certificate, so that none is demanded here: Security asks for it.
+// config is for one connection. Probes come without a certificate, so that none is demanded here:
+// Security asks for it.
 func (c *credentials) config() *tls.Config {
 	t := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, Certificates: []tls.Certificate{*c.pair.Latest()}}
 	if c.cas != nil {

@@ -130,7 +130,8 @@ func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 	return done, err
 }
 
-// moveTime bounds a move. A position that another relay has not released is watched for takeover_after
+// moveTime bounds a move. A position that another relay has not released is watched for
+// takeover_after
 // first.
 func moveTime(cfg *config.Config) time.Duration { return admin.MoveTime + cfg.TakeoverAfter }
 

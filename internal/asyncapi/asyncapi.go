@@ -1,4 +1,5 @@
-// Package asyncapi describes what relay puts on the buses as an AsyncAPI 3 document: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+// Package asyncapi describes what relay puts on the buses as an AsyncAPI 3 document:
+// https://www.asyncapi.com/docs/reference/specification/v3.0.0
 package asyncapi
 
 import (
@@ -29,10 +30,12 @@ type Topic struct {
 	Types []string
 }
 
-// object is a JSON object; YAML writes its members sorted by name, so that a document is always the same.
+// object is a JSON object; YAML writes its members sorted by name, so that a document is always the
+// same.
 type object = map[string]any
 
-// Document returns the document in YAML. It describes relay, whose operations send; id is the relay's, and encoding the form of its
+// Document returns the document in YAML. It describes relay, whose operations send; id is the
+// relay's, and encoding the form of its
 // messages.
 func Document(id string, encoding router.Encoding, buses []Bus) ([]byte, error) {
 	d := document{encoding: encoding, channels: object{}, operations: object{}, servers: object{}, messages: object{}}
@@ -121,7 +124,8 @@ func (d *document) channel(b Bus, topic, description string, types []string) {
 	}
 }
 
-// ref is a reference to an element of the document. The names of sinks, topics and types need no escape in it.
+// ref is a reference to an element of the document. The names of sinks, topics and types need no
+// escape in it.
 func ref(path ...string) object { return object{"$ref": "#/" + strings.Join(path, "/")} }
 
 func (d *document) message(eventType string) object {

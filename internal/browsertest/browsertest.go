@@ -1,5 +1,5 @@
-// Package browsertest drives a real Chromium without a window, for tests of what relay shows to a browser. Such a test is skipped where
-// RELAY_TEST_CHROMIUM does not name the program.
+// Package browsertest drives a real Chromium without a window, for tests of what relay shows to a
+// browser. Such a test is skipped where RELAY_TEST_CHROMIUM does not name the program.
 package browsertest
 
 import (
@@ -35,8 +35,8 @@ type Tab struct {
 	heard chan string // the marks that the console has brought, see Complaints
 }
 
-// Open starts a browser with one empty tab. Both end with the test, which fails where the browser's console had an error or a warning
-// that the test has not taken by Complaints.
+// Open starts a browser with one empty tab. Both end with the test, which fails where the browser's
+// console had an error or a warning that the test has not taken by Complaints.
 func Open(t testing.TB) *Tab {
 	t.Helper()
 	program := os.Getenv("RELAY_TEST_CHROMIUM")
@@ -90,8 +90,8 @@ func (tab *Tab) hear(console iter.Seq2[chromedp.ConsoleMessage, error]) {
 // mark begins what Complaints writes to the console itself.
 const mark = "browsertest: mark "
 
-// Complaints returns the errors and warnings of the console since the last call. They come in their order, so that it writes a mark and
-// waits for it: then everything from before is there.
+// Complaints returns the errors and warnings of the console since the last call. They come in their
+// order, so that it writes a mark and waits for it: then everything from before is there.
 func (tab *Tab) Complaints() []string {
 	tab.t.Helper()
 	tab.marks++
@@ -180,7 +180,8 @@ func (tab *Tab) Text(selector string) string {
 	return Eval[string](tab, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector))
 }
 
-// Until waits for an expression of JavaScript to become true. It cannot be evaluated while a page is loaded; that is waited for, too.
+// Until waits for an expression of JavaScript to become true. It cannot be evaluated while a page
+// is loaded; that is waited for, too.
 func (tab *Tab) Until(expression string) {
 	tab.t.Helper()
 	ctx, cancel := tab.within()

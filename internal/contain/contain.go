@@ -1,4 +1,5 @@
-// Package contain turns panics into errors, so that a fault in one lane, or in a reload, leaves the rest of relay running.
+// Package contain turns panics into errors, so that a fault in one lane, or in a reload, leaves the
+// rest of relay running.
 package contain
 
 import (
@@ -19,7 +20,8 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("a fault of relay itself: panic: %s; please report it with the stack from the log", printable.Text(fmt.Sprint(e.Value)))
 }
 
-// Recover stores a panic of the calling function in err. It must be deferred directly. A function that returns normally keeps its error.
+// Recover stores a panic of the calling function in err. It must be deferred directly. A function
+// that returns normally keeps its error.
 func Recover(err *error) {
 	if v := recover(); v != nil {
 		*err = &PanicError{Value: v, Stack: string(debug.Stack())}

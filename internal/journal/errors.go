@@ -51,7 +51,8 @@ func (l *Lane) record(e Error) {
 	l.errors.add(e)
 }
 
-// clean makes a text one printable line of at most n bytes. It hides secrets before it cuts, so that none is left in part.
+// clean makes a text one printable line of at most n bytes. It hides secrets before it cuts, so
+// that none is left in part.
 func (l *Lane) clean(s string, n int) string {
 	const most, longestSecret = 64 << 10, 4 << 10
 	hidden := l.cfg.Hide(s[:min(len(s), most)])
@@ -61,7 +62,8 @@ func (l *Lane) clean(s string, n int) string {
 	return strings.Clone(printable.Clip(hidden, n))
 }
 
-// requestID is the X-Request-Id that the Events API gave with the answer err is about; empty where there was none.
+// requestID is the X-Request-Id that the Events API gave with the answer err is about; empty where
+// there was none.
 func requestID(err error) string {
 	if e, ok := errors.AsType[*source.APIError](err); ok {
 		return e.RequestID
@@ -78,7 +80,8 @@ func requestID(err error) string {
 	return ""
 }
 
-// withoutRequest takes the request id out of the text of an error of source, so that a failure that repeats has one text.
+// withoutRequest takes the request id out of the text of an error of source, so that a failure that
+// repeats has one text.
 func withoutRequest(text, id string) string {
 	if id == "" {
 		return text
@@ -94,7 +97,8 @@ func (l *Lane) stopped(now time.Time, s *pipeline.Status) {
 	}
 }
 
-// Hooks returns hooks that record failed requests, and do all that next does, which may be nil. They may be given to several
+// Hooks returns hooks that record failed requests, and do all that next does, which may be nil.
+// They may be given to several
 // streams.
 func (l *Lane) Hooks(next *source.Hooks) *source.Hooks {
 	var out source.Hooks

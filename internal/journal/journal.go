@@ -1,6 +1,6 @@
-// Package journal remembers what the lanes of this process did of late, for the status page: an hour of lag and rate, the last
-// errors, the envelopes of the last events, and how many events of each type there were. All of it is in memory and bounded,
-// whatever the events and the errors are.
+// Package journal remembers what the lanes of this process did of late, for the status page: an
+// hour of lag and rate, the last errors, the envelopes of the last events, and how many events of
+// each type there were. All of it is in memory and bounded, whatever the events and the errors are.
 package journal
 
 import (
@@ -58,7 +58,8 @@ func New(cfg Config) *Journal {
 	return &Journal{cfg: cfg, lanes: map[string]*Lane{}}
 }
 
-// Lane returns what is remembered of the lane called name: the same for a name for as long as Sample is told of the lane.
+// Lane returns what is remembered of the lane called name: the same for a name for as long as
+// Sample is told of the lane.
 func (j *Journal) Lane(name string) *Lane {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -84,7 +85,8 @@ func (j *Journal) Run(ctx context.Context, status func() []pipeline.Status) {
 	}
 }
 
-// Sample records the state of all lanes now, which is what Run does each second. A lane that is missing, and was there before, is
+// Sample records the state of all lanes now, which is what Run does each second. A lane that is
+// missing, and was there before, is
 // forgotten.
 func (j *Journal) Sample(lanes []pipeline.Status) {
 	now := j.cfg.Now()
@@ -111,7 +113,8 @@ func (j *Journal) Errors(n int) []Error {
 	})
 }
 
-// Events returns the envelopes of events that were committed of late, the newest first, and no more than n.
+// Events returns the envelopes of events that were committed of late, the newest first, and no more
+// than n.
 func (j *Journal) Events(n int) []Envelope {
 	return newest(j.all(), n, func(l *Lane) []Envelope { return l.events.all() }, func(a, b Envelope) int {
 		return cmp.Or(b.Committed.Compare(a.Committed), cmp.Compare(a.Lane, b.Lane))

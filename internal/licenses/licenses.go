@@ -1,5 +1,5 @@
-// Package licenses lists the modules that the relay binary is made of, under which licences they stand, and the texts that have to
-// go with a copy of it.
+// Package licenses lists the modules that the relay binary is made of, under which licences they
+// stand, and the texts that have to go with a copy of it.
 package licenses
 
 import (
@@ -22,14 +22,16 @@ import (
 
 //go:generate go run ./gen ../..
 
-// Platforms are those that a release is built for, as GOOS/GOARCH: what is linked differs between them.
+// Platforms are those that a release is built for, as GOOS/GOARCH: what is linked differs between
+// them.
 var Platforms = []string{"linux/amd64", "linux/arm64", "darwin/amd64", "darwin/arm64", "windows/amd64", "windows/arm64"}
 
-// permitted are the licences that let a program under Apache-2.0 be built from a module and handed on, by SPDX identifier. Each asks
-// for no more than that its text goes along.
+// permitted are the licences that let a program under Apache-2.0 be built from a module and handed
+// on, by SPDX identifier. Each asks for no more than that its text goes along.
 var permitted = []string{"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "Unlicense", "Zlib"}
 
-// recognised is the least share of a licence file, in percent, that must be the text of known licences; the rest is names and years.
+// recognised is the least share of a licence file, in percent, that must be the text of known
+// licences; the rest is names and years.
 const recognised = 75
 
 // Module is a module that is linked into the binary on at least one platform.
@@ -45,9 +47,10 @@ type Text struct {
 	Body []byte
 }
 
-// Collect returns the modules that pkg, a package of the module in the folder root, is linked from, sorted by path, the Go standard
-// library as "std" among them. It runs the go command, which must find the modules in its cache or by its proxy. The error joins one for
-// each module without a licence or under one that is not permitted, by path and file.
+// Collect returns the modules that pkg, a package of the module in the folder root, is linked from,
+// sorted by path, the Go standard library as "std" among them. It runs the go command, which must
+// find the modules in its cache or by its proxy. The error joins one for each module without a
+// licence or under one that is not permitted, by path and file.
 func Collect(ctx context.Context, root, pkg string) ([]Module, error) {
 	dirs := map[string]origin{} // by folder of the package
 	for _, platform := range Platforms {
@@ -90,7 +93,8 @@ type origin struct {
 	Main      bool
 }
 
-// listDeps adds the folders of the packages that pkg needs on a platform, but those of the main module and of the standard library.
+// listDeps adds the folders of the packages that pkg needs on a platform, but those of the main
+// module and of the standard library.
 func listDeps(ctx context.Context, root, pkg, platform string, dirs map[string]origin) error {
 	system, arch, _ := strings.Cut(platform, "/")
 	env := []string{"GOOS=" + system, "GOARCH=" + arch, "CGO_ENABLED=0"}
@@ -211,7 +215,8 @@ func identify(text []byte) ([]string, error) {
 	return ids, nil
 }
 
-// Table returns docs/licenses.md. It names no versions, so that it changes only where a module or a licence does.
+// Table returns docs/licenses.md. It names no versions, so that it changes only where a module or a
+// licence does.
 func Table(modules []Module) []byte {
 	var b bytes.Buffer
 	b.WriteString(`# Licences of what relay is built from

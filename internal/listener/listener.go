@@ -1,5 +1,5 @@
-// Package listener bounds what the clients of relay's HTTP listeners can make it hold: memory, connections and time. Every listener of relay
-// uses it.
+// Package listener bounds what the clients of relay's HTTP listeners can make it hold: memory,
+// connections and time. Every listener of relay uses it.
 package listener
 
 import (
@@ -23,14 +23,15 @@ type Limits struct {
 	IdleTime    time.Duration // between two requests of a connection
 }
 
-// Webhooks are the limits of a listener that everybody may reach and that takes small requests. A connection is closed soon, so that
-// others get its place.
+// Webhooks are the limits of a listener that everybody may reach and that takes small requests. A
+// connection is closed soon, so that others get its place.
 var Webhooks = Limits{
 	Connections: 256, HeaderBytes: 8 << 10,
 	HeaderTime: 5 * time.Second, ReadTime: 15 * time.Second, WriteTime: 15 * time.Second, IdleTime: 5 * time.Second,
 }
 
-// Admin are the limits of the listener for probes, metrics and the status page, whose live streams stay open.
+// Admin are the limits of the listener for probes, metrics and the status page, whose live streams
+// stay open.
 var Admin = Limits{
 	Connections: 128, HeaderBytes: 8 << 10,
 	HeaderTime: 5 * time.Second, ReadTime: 10 * time.Second, WriteTime: 30 * time.Second, IdleTime: 10 * time.Second,
@@ -58,8 +59,8 @@ func Bound(l net.Listener, limits Limits) net.Listener {
 	return netutil.LimitListener(l, limits.Connections)
 }
 
-// IsLoopback reports whether a listening address, host:port, can be reached from this machine only. A host that is empty or
-// unspecified stands for every address of the machine.
+// IsLoopback reports whether a listening address, host:port, can be reached from this machine only.
+// A host that is empty or unspecified stands for every address of the machine.
 func IsLoopback(listen string) bool {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {

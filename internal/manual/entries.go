@@ -8,7 +8,8 @@ import (
 	"workos-relay/docs"
 )
 
-// Gap stands in a pattern, and in the headings of docs/troubleshoot.md, for what differs from message to message.
+// Gap stands in a pattern, and in the headings of docs/troubleshoot.md, for what differs from
+// message to message.
 const Gap = "…"
 
 // Entry is what docs/troubleshoot.md says of one kind of fault.

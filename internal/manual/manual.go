@@ -1,4 +1,5 @@
-// Package manual is the pages of docs, for a terminal: whole pages by topic, and what docs/troubleshoot.md says of a message.
+// Package manual is the pages of docs, for a terminal: whole pages by topic, and what
+// docs/troubleshoot.md says of a message.
 package manual
 
 import (
@@ -44,8 +45,8 @@ var (
 	escape  = regexp.MustCompile(`\\([|*_<>])`)
 )
 
-// Plain is Markdown made readable where nothing renders it: fences become indentation, links their text, or their page where that
-// says more, tables columns.
+// Plain is Markdown made readable where nothing renders it: fences become indentation, links their
+// text, or their page where that says more, tables columns.
 func Plain(markdown string) string {
 	var out strings.Builder
 	fenced := false

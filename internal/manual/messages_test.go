@@ -27,7 +27,8 @@ var written = []string{
 	"internal/telemetry/families.go", "internal/telemetry/reference.go",
 }
 
-// quiet are calls whose texts are no faults: what a command prints on success, logs of what is as it should be, mistakes in the program.
+// quiet are calls whose texts are no faults: what a command prints on success, logs of what is as
+// it should be, mistakes in the program.
 var quiet = regexp.MustCompile(`^(Fprintf|Fprintln|Fprint|Appendf|WriteString|Info|Debug|printf|good|begin|note|panic|Set|Reason|describe|leave|Description|String|Contains|HasPrefix|MustCompile)$`)
 
 const (
@@ -39,8 +40,8 @@ const (
 	acl       = "a part of the command in a message that is found"
 )
 
-// noFault are texts, beside those, that a person meets as something else than a fault, or only inside of a message that is found by its
-// other words.
+// noFault are texts, beside those, that a person meets as something else than a fault, or only
+// inside of a message that is found by its other words.
 var noFault = map[string]string{
 	"; … more are dropped by the routes":         summary,
 	"; … of them are dead letters":               summary,
@@ -213,13 +214,15 @@ func literal(e ast.Expr) (string, bool) {
 
 var (
 	verb = regexp.MustCompile(`%[-+#0-9.\[\]]*[a-zA-Z]`)
-	// doing is what was under way when something failed. What failed is said behind it, and is found by its own words.
+	// doing is what was under way when something failed. What failed is said behind it, and is
+	// found by its own words.
 	doing = regexp.MustCompile(`^[a-z]+ing( [^:;]*)?: …$`)
 )
 
 func normal(text string) string { return strings.TrimSpace(verb.ReplaceAllString(text, Gap)) }
 
-// speaks reports whether text is long enough to be looked for. Shorter ones stand within others, or are names.
+// speaks reports whether text is long enough to be looked for. Shorter ones stand within others, or
+// are names.
 func speaks(text string) bool {
 	const words = 4
 	return len(strings.Fields(strings.ReplaceAll(text, Gap, " "))) >= words && !doing.MatchString(text)

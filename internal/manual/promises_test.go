@@ -35,8 +35,9 @@ func goFiles(t *testing.T) map[string]string {
 	return files
 }
 
-// TestEveryPromiseIsKeptAndShown compares the promises of docs/guarantees.md with the lines that cite them: each must be cited by the
-// code that keeps it and by a test, and nothing may cite a promise that is not there.
+// TestEveryPromiseIsKeptAndShown compares the promises of docs/guarantees.md with the lines that
+// cite them: each must be cited by the code that keeps it and by a test, and nothing may cite a
+// promise that is not there.
 func TestEveryPromiseIsKeptAndShown(t *testing.T) {
 	page, ok := Page("guarantees")
 	require.True(t, ok)

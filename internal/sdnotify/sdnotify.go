@@ -1,5 +1,5 @@
-// Package sdnotify tells a service manager such as systemd that relay has started, that it stops, and
-// that it is alive, by the protocol of sd_notify(3).
+// Package sdnotify tells a service manager such as systemd that relay has started, that it stops,
+// and that it is alive, by the protocol of sd_notify(3).
 package sdnotify
 
 import (
@@ -15,11 +15,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// Start sends READY=1, and then WATCHDOG=1 three times within each interval that the service manager
-// asks for, each after alive has returned. An alive that does not return ends that, so that the
-// service manager restarts the process. When ctx ends, or at the latest when the function that Start
-// returns is called, STOPPING=1 is sent. That function waits for what Start began, but no more than
-// a second for an alive that hangs. If no service manager listens, Start does nothing and never calls
+// Start sends READY=1, and then WATCHDOG=1 three times within each interval that the service
+// manager asks for, each after alive has returned. An alive that does not return ends that, so that
+// the service manager restarts the process. When ctx ends, or at the latest when the function that
+// Start returns is called, STOPPING=1 is sent. That function waits for what Start began, but no
+// more than a second for an alive that hangs. If no service manager listens, Start does nothing and
+// never calls
 // alive.
 //
 // What cannot be sent is logged and otherwise ignored: the service manager notices by itself.
@@ -56,7 +57,8 @@ func Start(ctx context.Context, lookup func(string) (string, bool), alive func()
 	}
 }
 
-// grace is how long a stop waits for an alive that hangs, and for the service manager to take a state.
+// grace is how long a stop waits for an alive that hangs, and for the service manager to take a
+// state.
 const grace = time.Second
 
 // watch calls alive and then ping until ctx ends.
@@ -77,7 +79,8 @@ func watch(ctx context.Context, every time.Duration, alive, ping func()) {
 	}
 }
 
-// interval returns within which time the service manager wants to hear of this process, 0 for never.
+// interval returns within which time the service manager wants to hear of this process, 0 for
+// never.
 func interval(lookup func(string) (string, bool)) time.Duration {
 	if pid, ok := lookup("WATCHDOG_PID"); ok && pid != strconv.Itoa(os.Getpid()) {
 		return 0

@@ -12,7 +12,8 @@ import (
 // defaultExport bounds one request to the collector, as OpenTelemetry's exporter does by default.
 const defaultExport = 10 * time.Second
 
-// newCollectorClient returns an HTTP client whose headers and TLS files are those of the moment of each request.
+// newCollectorClient returns an HTTP client whose headers and TLS files are those of the moment of
+// each request.
 func newCollectorClient(cfg TracesConfig) *http.Client {
 	timeout := cfg.Timeout
 	if timeout <= 0 {
@@ -21,8 +22,8 @@ func newCollectorClient(cfg TracesConfig) *http.Client {
 	return &http.Client{Timeout: timeout, Transport: &collectorTransport{headers: cfg.Headers, tls: cfg.TLS}}
 }
 
-// collectorTransport is a transport that is replaced when a file of its TLS section changes: http.Transport keeps one TLS
-// configuration for good. It is safe for concurrent use.
+// collectorTransport is a transport that is replaced when a file of its TLS section changes:
+// http.Transport keeps one TLS configuration for good. It is safe for concurrent use.
 type collectorTransport struct {
 	headers map[string]func() string
 	tls     *tlsconf.Live // nil for the system's authorities
@@ -43,7 +44,8 @@ func (t *collectorTransport) RoundTrip(req *http.Request) (*http.Response, error
 	return t.current().RoundTrip(req)
 }
 
-// current returns the transport for the files as they are. Requests under way end on the one before.
+// current returns the transport for the files as they are. Requests under way end on the one
+// before.
 func (t *collectorTransport) current() *http.Transport {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -89,7 +89,8 @@ var (
 	grouping   = regexp.MustCompile(`\b(?:by|without|on|ignoring) \([^)]*\)`)
 )
 
-// served is every metric that relay serves, with its labels; those of a histogram under the names that queries use.
+// served is every metric that relay serves, with its labels; those of a histogram under the names
+// that queries use.
 func served(t *testing.T) map[string][]string {
 	t.Helper()
 	out := map[string][]string{}
@@ -163,7 +164,8 @@ func TestDashboardIsWellLaidOut(t *testing.T) {
 	require.Equal(t, []string{"Overview", "Source: the Events API", "Bus", "Process"}, rows)
 }
 
-// TestPromtool has Prometheus's own tool look at everything in deploy/prometheus, and at the dashboard's queries.
+// TestPromtool has Prometheus's own tool look at everything in deploy/prometheus, and at the
+// dashboard's queries.
 func TestPromtool(t *testing.T) {
 	tool := os.Getenv("RELAY_TEST_PROMTOOL")
 	if tool == "" {

@@ -14,13 +14,15 @@ import (
 	"workos-relay/source"
 )
 
-// other stands for every value of a label that is not among those known, so that the number of series is bounded.
+// other stands for every value of a label that is not among those known, so that the number of
+// series is bounded.
 const other = "other"
 
 // The values of the label doing, in pipeline's words.
 var doings = append(pipeline.Doings(), other)
 
-// LaneMetrics counts what one lane does. It is safe for concurrent use, though a lane calls it from one goroutine.
+// LaneMetrics counts what one lane does. It is safe for concurrent use, though a lane calls it from
+// one goroutine.
 type LaneMetrics struct {
 	name                                             string
 	events, dropped, deadLetters, messages, bytes    prometheus.Counter
@@ -105,8 +107,8 @@ func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 	l.batchBytes.Observe(float64(o.Bytes))
 }
 
-// countTypes counts each event under its outcome. Every event that is neither dropped nor parked is published, so that a batch of
-// nothing else is gone through once.
+// countTypes counts each event under its outcome. Every event that is neither dropped nor parked is
+// published, so that a batch of nothing else is gone through once.
 func (l *LaneMetrics) countTypes(o *pipeline.Outcome) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -140,10 +142,12 @@ func (l *LaneMetrics) move(eventType string, to *typeCounter) {
 // Retrying implements pipeline.Observer.
 func (l *LaneMetrics) Retrying(doing string, _ error) { choose(l.failures, doing).Inc() }
 
-// SourceHooks returns hooks that count what the lane's stream does. They may be given to several streams.
+// SourceHooks returns hooks that count what the lane's stream does. They may be given to several
+// streams.
 func (l *LaneMetrics) SourceHooks() *source.Hooks { return l.source.hooks() }
 
-// Begin implements pipeline.StageObserver: it takes the time of what succeeds, and traces it where traces are on.
+// Begin implements pipeline.StageObserver: it takes the time of what succeeds, and traces it where
+// traces are on.
 func (l *LaneMetrics) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
 	traced := func(error) {}
 	if l.trace != nil {
@@ -158,8 +162,8 @@ func (l *LaneMetrics) Begin(ctx context.Context, s pipeline.Stage, batch []sink.
 	}
 }
 
-// Trace makes the lane send spans, and returns its Tracer; nil where traces is nil. It is called while the lane does not run. system
-// is the kind of its bus.
+// Trace makes the lane send spans, and returns its Tracer; nil where traces is nil. It is called
+// while the lane does not run. system is the kind of its bus.
 func (l *LaneMetrics) Trace(traces *Traces, system string) pipeline.Tracer {
 	if traces == nil {
 		l.trace = nil

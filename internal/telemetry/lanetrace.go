@@ -16,20 +16,22 @@ import (
 	"workos-relay/source"
 )
 
-// The headers that a message carries where traces are on, as https://www.w3.org/TR/trace-context/ wants them.
+// The headers that a message carries where traces are on, as https://www.w3.org/TR/trace-context/
+// wants them.
 const (
 	headerTraceParent = "traceparent"
 	headerTraceState  = "tracestate"
 )
 
-// The names of the spans. A delivery is the root, and lasts from the first of its requests until all that it brought is committed.
+// The names of the spans. A delivery is the root, and lasts from the first of its requests until
+// all that it brought is committed.
 const (
 	spanDeliver = "relay deliver"
 	spanFetch   = "fetch"
 )
 
-// laneTracer makes the spans of one lane: a trace for each delivery. Spans tell counts, event ids and request ids, never what an
-// event holds.
+// laneTracer makes the spans of one lane: a trace for each delivery. Spans tell counts, event ids
+// and request ids, never what an event holds.
 type laneTracer struct {
 	traces *Traces
 	lane   attribute.KeyValue
@@ -38,7 +40,8 @@ type laneTracer struct {
 
 var _ pipeline.Tracer = (*laneTracer)(nil)
 
-// Deliver implements pipeline.Tracer. The requests are over by then: their spans are written down with the times at which they were.
+// Deliver implements pipeline.Tracer. The requests are over by then: their spans are written down
+// with the times at which they were.
 func (t *laneTracer) Deliver(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
 	events := 0
 	var began time.Time
@@ -75,7 +78,8 @@ func (t *laneTracer) fetched(ctx context.Context, p *source.Page) {
 	span.End(trace.WithTimestamp(p.Sent.Add(p.Took)))
 }
 
-// Begin implements pipeline.StageObserver. The messages carry on the trace of the span that publishes them.
+// Begin implements pipeline.StageObserver. The messages carry on the trace of the span that
+// publishes them.
 func (t *laneTracer) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx, func(error) {} // outside of a delivery: a standby is kept off

@@ -8,10 +8,11 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// NewLogger returns a logger that writes to w, which need not be safe for concurrent use. level is debug, info, warn or error;
-// format is console, for people, or json, one object a line with times in RFC 3339 and UTC. There are no stack traces, and
-// nothing is sampled. Texts are made printable and bounded, so that a line has about 4 KB at most, whoever a text came from. The
-// error names the value at fault and what it may be.
+// NewLogger returns a logger that writes to w, which need not be safe for concurrent use. level is
+// debug, info, warn or error; format is console, for people, or json, one object a line with times
+// in RFC 3339 and UTC. There are no stack traces, and nothing is sampled. Texts are made printable
+// and bounded, so that a line has about 4 KB at most, whoever a text came from. The error names the
+// value at fault and what it may be.
 func NewLogger(w zapcore.WriteSyncer, level, format string) (*zap.Logger, error) {
 	minimum, ok := map[string]zapcore.Level{
 		"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "warn": zapcore.WarnLevel, "error": zapcore.ErrorLevel,

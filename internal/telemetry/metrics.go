@@ -26,7 +26,8 @@ type Metrics struct {
 	lanes map[string]*LaneMetrics
 }
 
-// NewMetrics returns the metrics of a process of this version of relay, with those of the Go runtime and the operating system.
+// NewMetrics returns the metrics of a process of this version of relay, with those of the Go
+// runtime and the operating system.
 func NewMetrics(version string) *Metrics {
 	m := &Metrics{
 		registry:   prometheus.NewRegistry(),
@@ -70,8 +71,9 @@ func (m *Metrics) register(f *family) {
 	}
 }
 
-// Handler serves the metrics in the text format of Prometheus or in OpenMetrics, as the client asks. Where one collector fails,
-// the others are served all the same and promhttp_metric_handler_errors_total counts it.
+// Handler serves the metrics in the text format of Prometheus or in OpenMetrics, as the client
+// asks. Where one collector fails, the others are served all the same and
+// promhttp_metric_handler_errors_total counts it.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, Registry: m.registry, EnableOpenMetrics: true,
@@ -86,7 +88,8 @@ func (m *Metrics) Reloaded(err error) {
 	}
 }
 
-// AdminRefused counts a request to the admin address that was refused access. It may be called from any goroutine.
+// AdminRefused counts a request to the admin address that was refused access. It may be called from
+// any goroutine.
 func (m *Metrics) AdminRefused(reason admin.Reason) {
 	m.counters[adminRefused].WithLabelValues(string(reason)).Inc()
 }
@@ -105,8 +108,8 @@ func (m *Metrics) exportedSpans(n int, err error) {
 	m.counters[traceSpans].WithLabelValues(result).Add(float64(n))
 }
 
-// Lane returns the metrics of the lane called name, always the same for a name. All its series of fixed labels exist from then
-// on, at zero.
+// Lane returns the metrics of the lane called name, always the same for a name. All its series of
+// fixed labels exist from then on, at zero.
 func (m *Metrics) Lane(name string) *LaneMetrics {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -118,16 +121,16 @@ func (m *Metrics) Lane(name string) *LaneMetrics {
 	return l
 }
 
-// JudgeBy sets who says whether a lane is ready; without it the metric relay_lane_ready is absent. ready may be called from several
-// goroutines at once.
+// JudgeBy sets who says whether a lane is ready; without it the metric relay_lane_ready is absent.
+// ready may be called from several goroutines at once.
 func (m *Metrics) JudgeBy(ready func(pipeline.Status) bool) {
 	m.watched.mu.Lock()
 	defer m.watched.mu.Unlock()
 	m.watched.ready = ready
 }
 
-// Watch adds the metrics that are read from the lane's status, by calling status at each scrape, possibly from several
-// goroutines at once. A second call with the same name replaces the first.
+// Watch adds the metrics that are read from the lane's status, by calling status at each scrape,
+// possibly from several goroutines at once. A second call with the same name replaces the first.
 func (m *Metrics) Watch(name string, status func() pipeline.Status) { m.watched.add(name, status) }
 
 // Unwatch ends what Watch began. What the lane counted stays.

@@ -11,7 +11,8 @@ import (
 	"workos-relay/source/webhook"
 )
 
-// statuses is every value of the label status: the codes that the Events API is known to give, and the rest by class.
+// statuses is every value of the label status: the codes that the Events API is known to give, and
+// the rest by class.
 var statuses = []string{
 	"200", "400", "401", "403", "404", "408", "422", "429", "500", "502", "503", "504", "2xx", "3xx", "4xx", "5xx", other,
 }
@@ -92,7 +93,8 @@ func (s *sourceMetrics) response(i source.ResponseInfo) {
 	s.events.Add(float64(i.Events))
 }
 
-// refusedTypes keeps the gauge of refused types. It knows their names, since a stream that starts again reports them again.
+// refusedTypes keeps the gauge of refused types. It knows their names, since a stream that starts
+// again reports them again.
 type refusedTypes struct {
 	lane  string
 	gauge *prometheus.GaugeVec
@@ -124,7 +126,8 @@ func (m *Metrics) Webhook(result webhook.Result) {
 	m.counters[webhookRequests].WithLabelValues(string(result)).Inc()
 }
 
-// WebhookUnasked counts an accepted webhook of an event type that relay does not ask for. It may be called from any goroutine.
+// WebhookUnasked counts an accepted webhook of an event type that relay does not ask for. It may be
+// called from any goroutine.
 func (m *Metrics) WebhookUnasked(eventType string) {
 	m.counters[webhookUnasked].WithLabelValues(types[indexOf(eventType)]).Inc()
 }

@@ -23,8 +23,9 @@ import (
 
 // TracesConfig says where spans go, by OTLP over HTTP with protobuf.
 type TracesConfig struct {
-	// Endpoint is the address of the collector, such as http://127.0.0.1:4318; /v1/traces is added where it has no path. Empty: what
-	// the standard variables OTEL_EXPORTER_OTLP_* of the environment say.
+	// Endpoint is the address of the collector, such as http://127.0.0.1:4318; /v1/traces is added
+	// where it has no path. Empty: what the standard variables OTEL_EXPORTER_OTLP_* of the
+	// environment say.
 	Endpoint    string
 	Headers     map[string]func() string // of each request, called for each; may hold secrets
 	TLS         *tlsconf.Live            // nil for the system's authorities
@@ -37,8 +38,8 @@ type TracesConfig struct {
 	Logger      *zap.Logger         // nil logs nothing
 }
 
-// Traces sends what lanes do to a collector, as spans, in the background: a collector that is slow or away costs spans and nothing
-// else. It is safe for concurrent use.
+// Traces sends what lanes do to a collector, as spans, in the background: a collector that is slow
+// or away costs spans and nothing else. It is safe for concurrent use.
 type Traces struct {
 	provider *sdktrace.TracerProvider
 	out      sdktrace.SpanExporter
@@ -46,7 +47,8 @@ type Traces struct {
 	hide     func(string) string
 }
 
-// flushTimeout bounds one attempt to hand spans over; queuedSpans bounds what waits for it, and what is more is dropped.
+// flushTimeout bounds one attempt to hand spans over; queuedSpans bounds what waits for it, and
+// what is more is dropped.
 const (
 	flushTimeout = 10 * time.Second
 	queuedSpans  = 4096
@@ -97,7 +99,8 @@ func NewTraces(ctx context.Context, cfg TracesConfig) (*Traces, error) {
 	return &Traces{provider: provider, out: out, tracer: provider.Tracer("workos-relay", trace.WithInstrumentationVersion(cfg.Version)), hide: cfg.Hide}, nil
 }
 
-// described is what the spans say of the process. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before.
+// described is what the spans say of the process. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go
+// before.
 func described(ctx context.Context, cfg TracesConfig) *resource.Resource {
 	own := resource.NewSchemaless(
 		attribute.String("service.name", "relay"), attribute.String("service.version", cfg.Version), attribute.String("relay.id", cfg.RelayID))
@@ -112,7 +115,8 @@ func described(ctx context.Context, cfg TracesConfig) *resource.Resource {
 	return both
 }
 
-// Close hands over what still waits, as long as ctx lets it, and drops the rest, which is no error. Nothing is traced afterwards.
+// Close hands over what still waits, as long as ctx lets it, and drops the rest, which is no error.
+// Nothing is traced afterwards.
 func (t *Traces) Close(ctx context.Context) {
 	if err := t.provider.Shutdown(ctx); err != nil {
 		_ = t.out.Shutdown(ctx) // cuts off a request that hangs; the exporter tells what was lost

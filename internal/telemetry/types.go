@@ -6,7 +6,8 @@ import (
 	"workos-relay/source"
 )
 
-// types is every value of the label type: the catalogue, and at the end other. typeIndex is where a type stands in it.
+// types is every value of the label type: the catalogue, and at the end other. typeIndex is where a
+// type stands in it.
 var types, typeIndex = knownTypes()
 
 func knownTypes() (names []string, index map[string]int) {
@@ -25,8 +26,8 @@ func indexOf(eventType string) int {
 	return len(types) - 1
 }
 
-// typeCounter counts events of one lane and outcome by type. It gathers a batch before it touches a counter. One goroutine uses it at
-// a time.
+// typeCounter counts events of one lane and outcome by type. It gathers a batch before it touches a
+// counter. One goroutine uses it at a time.
 type typeCounter struct {
 	vec           *prometheus.CounterVec
 	lane, outcome string

@@ -9,8 +9,9 @@ import (
 // parallelTests is how many tests run at once.
 const parallelTests = 16
 
-// ManyAtOnce raises the number of parallel tests of the calling test binary, unless -parallel is given. It is for packages whose
-// tests mostly wait, for timeouts and for other processes, so that the number of cores does not matter. Call it first in TestMain.
+// ManyAtOnce raises the number of parallel tests of the calling test binary, unless -parallel is
+// given. It is for packages whose tests mostly wait, for timeouts and for other processes, so that
+// the number of cores does not matter. Call it first in TestMain.
 func ManyAtOnce() {
 	flag.Parse()
 	given := false

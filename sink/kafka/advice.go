@@ -15,8 +15,9 @@ import (
 	"workos-relay/sink"
 )
 
-// Advice is what `relay check` says of the cluster as a whole. It asks the leaders of the topics that exist whether they take the
-// codec, and stores nothing. The error is for a cluster that could not be asked.
+// Advice is what `relay check` says of the cluster as a whole. It asks the leaders of the topics
+// that exist whether they take the codec, and stores nothing. The error is for a cluster that could
+// not be asked.
 func (s *Sink) Advice(ctx context.Context, topics []string) (a sink.Advice, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
@@ -67,8 +68,9 @@ func (s *Sink) codecTooNew(ctx context.Context, codec compress.Codec) error {
 	return nil
 }
 
-// tryCodec returns why the cluster does not take a codec. It sends a record batch without a record and with a wrong checksum, which no
-// broker stores: one that takes the codec refuses it as corrupt.
+// tryCodec returns why the cluster does not take a codec. It sends a record batch without a record
+// and with a wrong checksum, which no broker stores: one that takes the codec refuses it as
+// corrupt.
 func (s *Sink) tryCodec(ctx context.Context, topics []string, codec compress.Codec) (refusal, err error) {
 	if codec == nil {
 		return nil, nil

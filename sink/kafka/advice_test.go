@@ -7,7 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// TestAdviceStoresNothing asks a cluster whether it takes each codec: it does, and nothing is in the topic afterwards.
+// TestAdviceStoresNothing asks a cluster whether it takes each codec: it does, and nothing is in
+// the topic afterwards.
 func TestAdviceStoresNothing(t *testing.T) {
 	t.Parallel()
 	for name, brokers := range map[string]func(t *testing.T) []string{

@@ -18,12 +18,14 @@ import (
 const (
 	acksAll = -1
 
-	// patience is how many failures in a row lengthen the wait for a leader that has moved: up to 400 ms.
+	// patience is how many failures in a row lengthen the wait for a leader that has moved: up to
+	// 400 ms.
 	patience = 3
 )
 
-// send encodes the heads of the queues where that is still to be done and sends them, for all in-sync replicas to acknowledge. The
-// queues belong to it until it returns; what it sends may be read a moment longer by a request that was given up, so it is never
+// send encodes the heads of the queues where that is still to be done and sends them, for all
+// in-sync replicas to acknowledge. The queues belong to it until it returns; what it sends may be
+// read a moment longer by a request that was given up, so it is never
 // changed.
 func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce.Response, error) {
 	// The broker is to answer before the connection is given up.
@@ -113,7 +115,8 @@ func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
 	}
 }
 
-// hopeless deals with an answer that every batch like this one gets: relay sends another kind if it can.
+// hopeless deals with an answer that every batch like this one gets: relay sends another kind if it
+// can.
 func (d *delivery) hopeless(q *partitionQueue, err error) {
 	p := q.pending
 	packed := codecIn(p.set) != 0
@@ -156,11 +159,13 @@ func (d *delivery) acknowledge(q *partitionQueue) {
 	}
 }
 
-// reorder deals with a leader that does not accept the sequence number or the session. It no longer knows what this producer
-// stored before: the topic was made anew, or acknowledged records were lost by an election of a replica that was not in sync.
+// reorder deals with a leader that does not accept the sequence number or the session. It no longer
+// knows what this producer stored before: the topic was made anew, or acknowledged records were
+// lost by an election of a replica that was not in sync.
 //
-// Where the head is in no doubt, it is not stored, and it goes on in a new session. Otherwise nobody can tell whether an earlier
-// try of it is stored: the error says so, and what the caller publishes again may be a duplicate of this one record batch.
+// Where the head is in no doubt, it is not stored, and it goes on in a new session. Otherwise
+// nobody can tell whether an earlier try of it is stored: the error says so, and what the caller
+// publishes again may be a duplicate of this one record batch.
 func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
 	if d.txn != nil {
 		d.fail(q.index[0], d.txn.refused(err))
@@ -181,8 +186,9 @@ func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
 	d.retry(q, err)
 }
 
-// narrow looks for the record that the leader refuses: in ever smaller batches, or at once where the leader names it (culprit is
-// its place in the batch, else -1). The batch in which it is was not stored, so its sequence numbers are free.
+// narrow looks for the record that the leader refuses: in ever smaller batches, or at once where
+// the leader names it (culprit is its place in the batch, else -1). The batch in which it is was
+// not stored, so its sequence numbers are free.
 func (d *delivery) narrow(q *partitionQueue, err error, inDoubt bool, culprit int) {
 	p := q.pending
 	switch {

@@ -21,10 +21,12 @@ import (
 	"workos-relay/sink"
 )
 
-// BenchmarkPublish publishes pages of lifelike events of about 1.5 KB over eight topics: by relay with each codec, by a bare
-// kafka.Writer at its best setting for pages, and by franz-go's synchronous produce with its defaults (idempotent, all acks), on
-// kfake and, where RELAY_TEST_KAFKA is set, on a real broker. One iteration is one page by each of them in turn, so that whatever
-// else the machine does meets all alike; what is reported is the rate of each one's median page.
+// BenchmarkPublish publishes pages of lifelike events of about 1.5 KB over eight topics: by relay
+// with each codec, by a bare kafka.Writer at its best setting for pages, and by franz-go's
+// synchronous produce with its defaults (idempotent, all acks), on kfake and, where
+// RELAY_TEST_KAFKA is set, on a real broker. One iteration is one page by each of them in turn, so
+// that whatever else the machine does meets all alike; what is reported is the rate of each one's
+// median page.
 func BenchmarkPublish(b *testing.B) {
 	b.Run("kfake", func(b *testing.B) {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DefaultNumPartitions(6))
@@ -123,7 +125,8 @@ func franz(b *testing.B, brokers []string, codec string) publisher {
 	}
 }
 
-// lifelike makes a page of events that compress about as well as those of WorkOS: JSON with many ids and names.
+// lifelike makes a page of events that compress about as well as those of WorkOS: JSON with many
+// ids and names.
 func lifelike(n int, topics []string) []sink.Message {
 	random := rand.New(rand.NewPCG(1, 2))
 	id := func(prefix string) string {

@@ -11,7 +11,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
-// errNoRequest is a request that was not sent, because the brokers do not know it. It matches UNSUPPORTED_VERSION.
+// errNoRequest is a request that was not sent, because the brokers do not know it. It matches
+// UNSUPPORTED_VERSION.
 type errNoRequest struct {
 	key   protocol.ApiKey
 	known *versions // that the brokers know; nil if they know none
@@ -47,7 +48,8 @@ func (c *cluster) noteAnswer(address string) {
 	c.answers++
 }
 
-// hasAnswered reports whether the broker at the address, or any if it is empty, has ever answered a request.
+// hasAnswered reports whether the broker at the address, or any if it is empty, has ever answered a
+// request.
 func (c *cluster) hasAnswered(address string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,8 +66,8 @@ func (c *cluster) answerCount() int {
 	return c.answers
 }
 
-// offers returns an *errNoRequest if the brokers do not know a request that relay could send. Most of them just close the connection
-// on one that they do not know.
+// offers returns an *errNoRequest if the brokers do not know a request that relay could send. Most
+// of them just close the connection on one that they do not know.
 func (c *cluster) offers(ctx context.Context, key protocol.ApiKey) error {
 	known, err := c.known(ctx)
 	if err != nil || known == nil {
@@ -81,8 +83,8 @@ func (c *cluster) offers(ctx context.Context, key protocol.ApiKey) error {
 	return nil
 }
 
-// known returns the requests that the brokers say they know, after the first connection if there was none yet; nil if they did not
-// say it in a way that relay understands.
+// known returns the requests that the brokers say they know, after the first connection if there
+// was none yet; nil if they did not say it in a way that relay understands.
 func (c *cluster) known(ctx context.Context) (map[protocol.ApiKey]versions, error) {
 	c.mu.Lock()
 	known := c.requests

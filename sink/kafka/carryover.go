@@ -6,13 +6,15 @@ import (
 	"workos-relay/sink"
 )
 
-// What a Publish leaves behind that did not end well, so that the next one, which begins after the durable prefix, stores nothing twice
-// and nothing out of order. It holds no memory of the caller but strings.
+// What a Publish leaves behind that did not end well, so that the next one, which begins after the
+// durable prefix, stores nothing twice and nothing out of order. It holds no memory of the caller
+// but strings.
 
 // carryOverForget is when what was left behind is given up because nobody has come back to it.
 const carryOverForget = 10 * time.Minute
 
-// messageKey identifies a message over several calls of Publish: it is the nth of its event to its topic.
+// messageKey identifies a message over several calls of Publish: it is the nth of its event to its
+// topic.
 type messageKey struct {
 	topic, event string
 	nth          int
@@ -56,7 +58,8 @@ func keysOf(batch []sink.Message) []messageKey {
 	return keys
 }
 
-// takeOver prepares the delivery for what earlier ones have left behind: messages that are stored are not sent again.
+// takeOver prepares the delivery for what earlier ones have left behind: messages that are stored
+// are not sent again.
 func (d *delivery) takeOver() {
 	left := &d.s.left
 	for key, at := range left.stored {
@@ -88,8 +91,8 @@ func (d *delivery) takeOver() {
 	}
 }
 
-// resume makes what is in doubt in the partition of q the head of q. If q does not begin with the same messages, the caller goes on
-// from elsewhere, and the next epoch shuts the old ones out.
+// resume makes what is in doubt in the partition of q the head of q. If q does not begin with the
+// same messages, the caller goes on from elsewhere, and the next epoch shuts the old ones out.
 func (d *delivery) resume(q *partitionQueue) {
 	p := partitionID{q.topic, q.partition}
 	b := d.s.left.doubt[p]
@@ -127,8 +130,9 @@ func (d *delivery) leave() {
 			d.s.left.doubt[partitionID{q.topic, q.partition}] = p
 			continue
 		}
-		// The messages may yet arrive at the broker, and the caller may publish them again. The next epoch shuts the late ones out as
-		// soon as the partition has taken a message of it; it cannot tell whether they are stored already.
+		// The messages may yet arrive at the broker, and the caller may publish them again. The
+		// next epoch shuts the late ones out as soon as the partition has taken a message of it; it
+		// cannot tell whether they are stored already.
 		d.s.restart(q.place)
 	}
 }

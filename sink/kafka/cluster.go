@@ -25,10 +25,12 @@ import (
 )
 
 const (
-	// defaultMessageBytes is max.message.bytes where neither topic nor broker sets it; what is assumed where relay may not read it.
+	// defaultMessageBytes is max.message.bytes where neither topic nor broker sets it; what is
+	// assumed where relay may not read it.
 	defaultMessageBytes = 1<<20 + 12
-	// maxMessageBytes is the largest message that is sent at all: brokers drop a connection at socket.request.max.bytes, 100 MiB
-	// unless set otherwise, without an answer that names the message.
+	// maxMessageBytes is the largest message that is sent at all: brokers drop a connection at
+	// socket.request.max.bytes, 100 MiB unless set otherwise, without an answer that names the
+	// message.
 	maxMessageBytes = 64 << 20
 
 	dialTimeout = 3 * time.Second // of one address; TLS and SASL come on top, all within request_timeout
@@ -45,8 +47,8 @@ func init() {
 	protocol.RegisterOverride(&endTransaction{}, &endtxn.Response{}, ownRequests)
 }
 
-// cluster is the connection to the brokers: routing by kafka-go's Transport, and what is known of the topics. It is safe for
-// concurrent use.
+// cluster is the connection to the brokers: routing by kafka-go's Transport, and what is known of
+// the topics. It is safe for concurrent use.
 type cluster struct {
 	brokers        []string
 	addr           net.Addr
@@ -58,8 +60,9 @@ type cluster struct {
 
 	mu        sync.Mutex // guards what follows
 	transport *kafkago.Transport
-	// producing is another transport for produce requests, from the first time that a broker throttles them: it then reads nothing more
-	// from the connection for a while, which must not hold up anything else. nil before that.
+	// producing is another transport for produce requests, from the first time that a broker
+	// throttles them: it then reads nothing more from the connection for a while, which must not
+	// hold up anything else. nil before that.
 	producing *kafkago.Transport
 	watched   []string // topics in the transports' metadata, sorted
 	limits    map[string]limit
@@ -119,8 +122,8 @@ func (c *cluster) newTransport() *kafkago.Transport {
 	}
 }
 
-// watch makes the topics part of the metadata. A transport's topics are fixed, so new ones bring a new transport; requests under
-// way end on the old one.
+// watch makes the topics part of the metadata. A transport's topics are fixed, so new ones bring a
+// new transport; requests under way end on the old one.
 func (c *cluster) watch(topics []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,7 +146,8 @@ func (c *cluster) watch(topics []string) {
 	}
 }
 
-// refresh drops connections and cached metadata, so that the next request learns the present leaders.
+// refresh drops connections and cached metadata, so that the next request learns the present
+// leaders.
 func (c *cluster) refresh() {
 	c.mu.Lock()
 	producing := c.producing
@@ -180,8 +184,9 @@ func (c *cluster) separateProducing() {
 	}
 }
 
-// roundTrip sends one request and waits for its answer for at most the request timeout, which begins when the brokers no longer
-// throttle relay. It returns an *errNoRequest if they do not know the request. Errors inside the answer are the caller's to look at.
+// roundTrip sends one request and waits for its answer for at most the request timeout, which
+// begins when the brokers no longer throttle relay. It returns an *errNoRequest if they do not know
+// the request. Errors inside the answer are the caller's to look at.
 func (c *cluster) roundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err // the transport itself would still send on a connection that is free
@@ -200,8 +205,8 @@ func (c *cluster) roundTrip(ctx context.Context, req protocol.Message) (protocol
 	return c.transportFor(key).RoundTrip(ctx, c.addr, req)
 }
 
-// locate returns the layout of the topics from the transport's cache, which is at most seconds old, and reads the limits that are
-// missing or older than limitsSince.
+// locate returns the layout of the topics from the transport's cache, which is at most seconds old,
+// and reads the limits that are missing or older than limitsSince.
 func (c *cluster) locate(ctx context.Context, topics []string, limitsSince time.Time) (*layout, error) {
 	answer, err := c.describe(ctx, topics)
 	if err != nil {
@@ -238,7 +243,8 @@ func (c *cluster) locate(ctx context.Context, topics []string, limitsSince time.
 	return l, nil
 }
 
-// describe returns the metadata of the topics, in their order. No partition in it has a negative number.
+// describe returns the metadata of the topics, in their order. No partition in it has a negative
+// number.
 func (c *cluster) describe(ctx context.Context, topics []string) (*metadata.Response, error) {
 	c.watch(topics)
 	res, err := c.roundTrip(ctx, &metadata.Request{TopicNames: append([]string{}, topics...)}) // nil would ask for every topic
@@ -299,8 +305,9 @@ const (
 	settingsForget = 10 * time.Minute // until it is asked again
 )
 
-// settings reads the named settings of topics. Each topic has its own error; a missing permission is the usual one. A cluster that does
-// not answer this request although it answers others is one whose settings cannot be read.
+// settings reads the named settings of topics. Each topic has its own error; a missing permission
+// is the usual one. A cluster that does not answer this request although it answers others is one
+// whose settings cannot be read.
 func (c *cluster) settings(ctx context.Context, topics []string, names ...string) (map[string]topicSettings, error) {
 	if err := c.noSettings(); err != nil {
 		return unread(topics, err), nil

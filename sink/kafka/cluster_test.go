@@ -48,7 +48,8 @@ func (c *realCluster) node(t *testing.T, number int32, action string) {
 // Brokers are the addresses of the cluster.
 func (c *realCluster) Brokers() []string { return c.brokers }
 
-// KillAndStart kills a node and returns once it is up again and every replica of the topics is in sync.
+// KillAndStart kills a node and returns once it is up again and every replica of the topics is in
+// sync.
 func (c *realCluster) KillAndStart(t *testing.T, number int32, topics ...string) {
 	c.node(t, number, "kill")
 	c.node(t, number, "start")
@@ -85,7 +86,8 @@ func (c *realCluster) inSync(t *testing.T, topics ...string) bool {
 	return true
 }
 
-// open returns a sink for topics of this test, which keep every acknowledged message through the loss of one node.
+// open returns a sink for topics of this test, which keep every acknowledged message through the
+// loss of one node.
 func (c *realCluster) open(t *testing.T, topics ...string) *Sink {
 	cfg := config(t, c.brokers)
 	cfg.RequestTimeout = 5 * time.Second
@@ -97,7 +99,8 @@ func (c *realCluster) open(t *testing.T, topics ...string) *Sink {
 	return s
 }
 
-// publishWhile publishes page after page until trouble has returned and a few more are through, and returns what it published.
+// publishWhile publishes page after page until trouble has returned and a few more are through, and
+// returns what it published.
 func publishWhile(t *testing.T, s *Sink, topics []string, trouble func()) []sink.Message {
 	over := make(chan struct{})
 	go func() { defer close(over); trouble() }()
@@ -158,8 +161,9 @@ func TestRealLeadersMove(t *testing.T) {
 	requireStored(t, c.brokers, sent, topics...)
 }
 
-// TestRealBrokerKilled kills one node after the other by SIGKILL in mid-publish and starts it again: nothing acknowledged is lost,
-// nothing is stored twice by a retry, and the order of each key is kept.
+// TestRealBrokerKilled kills one node after the other by SIGKILL in mid-publish and starts it
+// again: nothing acknowledged is lost, nothing is stored twice by a retry, and the order of each
+// key is kept.
 func TestRealBrokerKilled(t *testing.T) {
 	c := newRealCluster(t)
 	topics := unique(t, "a", "b")

@@ -12,10 +12,12 @@ import (
 // compressionAuto takes the codec that costs the least, and another one if the cluster refuses it.
 const compressionAuto = "auto"
 
-// autoCodecs are the codecs of compressionAuto, best first. Every service that takes any compressed batch takes gzip.
+// autoCodecs are the codecs of compressionAuto, best first. Every service that takes any compressed
+// batch takes gzip.
 var autoCodecs = []string{"lz4", "gzip", "none"}
 
-// codecsOf returns the codecs of a compression as the configuration names it, best first. A nil codec stands for none.
+// codecsOf returns the codecs of a compression as the configuration names it, best first. A nil
+// codec stands for none.
 func codecsOf(name string) ([]compress.Codec, error) {
 	names := []string{name}
 	if name == compressionAuto {
@@ -39,12 +41,14 @@ func codecName(c compress.Codec) string {
 	return c.Name()
 }
 
-// refusesCodec reports whether an answer may mean that the cluster does not take the codec of a record batch.
+// refusesCodec reports whether an answer may mean that the cluster does not take the codec of a
+// record batch.
 func refusesCodec(err error) bool {
 	return errors.Is(err, kafkago.UnsupportedForMessageFormat) || errors.Is(err, kafkago.UnsupportedCompressionType)
 }
 
-// fallBack makes the sink use the next codec after one that the cluster has refused with err. It reports false if there is none.
+// fallBack makes the sink use the next codec after one that the cluster has refused with err. It
+// reports false if there is none.
 func (s *Sink) fallBack(refused compress.Codec, err error) bool {
 	if codecName(s.codec) != codecName(refused) {
 		return true // somebody else's batch was refused before

@@ -32,10 +32,12 @@ type Config struct {
 	Files *livefile.Set `yaml:"-"`
 	// Password is sasl.password if a file holds it; nil for SASL.Password.
 	Password *livefile.Current `yaml:"-"`
-	// RelayID and Lane name the relay and its lane; with them the sink names what it owns on the cluster.
+	// RelayID and Lane name the relay and its lane; with them the sink names what it owns on the
+	// cluster.
 	RelayID string `yaml:"-"`
 	Lane    string `yaml:"-"`
-	// OwnedFile is where the sink remembers which topics it has created. Empty: it remembers none, and changes none later.
+	// OwnedFile is where the sink remembers which topics it has created. Empty: it remembers none,
+	// and changes none later.
 	OwnedFile string `yaml:"-"`
 	// Logger may be nil.
 	Logger *zap.Logger `yaml:"-"`
@@ -101,7 +103,8 @@ func (e *keyError) Unwrap() error { return e.err }
 // Key returns the dotted path of the key at fault, relative to Config.
 func (e *keyError) Key() string { return e.key }
 
-// Validate reports the first fault that the tags cannot express. Empty strings stand for the defaults.
+// Validate reports the first fault that the tags cannot express. Empty strings stand for the
+// defaults.
 func (c Config) Validate() error {
 	if len(c.Brokers) == 0 {
 		return &keyError{"brokers", errors.New("no broker is named: give at least one host:port")}

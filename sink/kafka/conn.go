@@ -17,9 +17,9 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// dial opens a connection to a broker for kafka-go's Transport, with TLS if it is configured. kafka-go would keep one TLS
-// configuration for good; here each connection reads the files again. dial waits while the brokers throttle relay: a new connection
-// must not be a way around that.
+// dial opens a connection to a broker for kafka-go's Transport, with TLS if it is configured.
+// kafka-go would keep one TLS configuration for good; here each connection reads the files again.
+// dial waits while the brokers throttle relay: a new connection must not be a way around that.
 func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := c.awaitThrottle(ctx); err != nil {
 		return nil, err
@@ -50,14 +50,18 @@ func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 	return conn, nil
 }
 
-// brokerConn is a connection to a broker that follows the requests which kafka-go sends on it and their answers, one after the other.
+// brokerConn is a connection to a broker that follows the requests which kafka-go sends on it and
+// their answers, one after the other.
 //
-// It stands between the broker and kafka-go's decoder: kafka-go gets an answer only when it is complete and checkAnswer finds nothing
-// wrong with it, never a byte behind it, and an *errBadAnswer in place of one that is wrong. Answers that decodedHere names pass through
-// once their size and their correlation id are checked. It takes memory as bytes come in, not as a size field claims.
+// It stands between the broker and kafka-go's decoder: kafka-go gets an answer only when it is
+// complete and checkAnswer finds nothing wrong with it, never a byte behind it, and an
+// *errBadAnswer in place of one that is wrong. Answers that decodedHere names pass through once
+// their size and their correlation id are checked. It takes memory as bytes come in, not as a size
+// field claims.
 //
-// It learns what kafka-go does not tell: which requests the broker knows, whether it has ever answered, for how long it throttles
-// relay, and how large the request was on which it closed the connection.
+// It learns what kafka-go does not tell: which requests the broker knows, whether it has ever
+// answered, for how long it throttles relay, and how large the request was on which it closed the
+// connection.
 //
 // Write and Read are called by one goroutine. Close may be called by another.
 type brokerConn struct {
@@ -96,7 +100,8 @@ const (
 	answerHead     = 9                  // correlation id, an empty list of tags, throttle time
 )
 
-// errHungUp is an answer that never came, because the broker, or something before it, closed the connection.
+// errHungUp is an answer that never came, because the broker, or something before it, closed the
+// connection.
 type errHungUp struct {
 	address  string
 	request  int  // bytes of the request under way; 0 if there was none
@@ -109,8 +114,9 @@ func (e *errHungUp) Error() string {
 }
 func (e *errHungUp) Unwrap() error { return e.err }
 
-// errBadAnswer is an answer that relay does not read further: it is not one of Kafka's protocol, or not to the request, or it claims
-// what is not there, or takes more memory than relay gives it. It says nothing about whether the broker has carried out the request.
+// errBadAnswer is an answer that relay does not read further: it is not one of Kafka's protocol, or
+// not to the request, or it claims what is not there, or takes more memory than relay gives it. It
+// says nothing about whether the broker has carried out the request.
 type errBadAnswer struct {
 	address string // "" if it is not known here
 	key     protocol.ApiKey
@@ -133,7 +139,8 @@ func (e *errBadAnswer) Unwrap() error { return e.err }
 // errExpectsTLS is an alert of TLS in place of an answer.
 var errExpectsTLS = errors.New("it is an alert of TLS")
 
-// explain adds to an error of the connection what is known of it. kafka-go must not see a plain io.EOF, which it would replace.
+// explain adds to an error of the connection what is known of it. kafka-go must not see a plain
+// io.EOF, which it would replace.
 func (c *brokerConn) explain(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -149,8 +156,8 @@ func (c *brokerConn) bad(err error) error {
 	return &errBadAnswer{address: c.address, key: c.request.key, token: c.request.size == 0, err: err}
 }
 
-// Write implements net.Conn. Before the first byte of a request for metadata it waits for as long as the brokers throttle relay, which
-// does not count against the deadline.
+// Write implements net.Conn. Before the first byte of a request for metadata it waits for as long
+// as the brokers throttle relay, which does not count against the deadline.
 func (c *brokerConn) Write(b []byte) (int, error) {
 	if c.unsent == 0 {
 		c.begin(b)
@@ -185,8 +192,9 @@ func (c *brokerConn) begin(b []byte) {
 	}
 }
 
-// isRequest reports whether b begins with the header of a request. Brokers older than Kafka 1.0 take the tokens of SASL without one.
-// Requests are told from tokens by their correlation id, which kafka-go counts up from 1 on each connection.
+// isRequest reports whether b begins with the header of a request. Brokers older than Kafka 1.0
+// take the tokens of SASL without one. Requests are told from tokens by their correlation id, which
+// kafka-go counts up from 1 on each connection.
 func (c *brokerConn) isRequest(b []byte) bool {
 	if len(b) < requestHead {
 		return false
@@ -229,8 +237,9 @@ func (c *brokerConn) awaitThrottle() error {
 // RemoteAddr implements net.Conn: the address as brokers or the cluster gave it, with its name.
 func (c *brokerConn) RemoteAddr() net.Addr { return kafkago.TCP(c.address) }
 
-// SetDeadline implements net.Conn. Until the broker has let relay in, there is always a deadline: kafka-go sets none for SASL, and a
-// broker that says nothing there would keep the connection and its goroutine for good.
+// SetDeadline implements net.Conn. Until the broker has let relay in, there is always a deadline:
+// kafka-go sets none for SASL, and a broker that says nothing there would keep the connection and
+// its goroutine for good.
 func (c *brokerConn) SetDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -277,7 +286,8 @@ func (c *brokerConn) Read(b []byte) (int, error) {
 	return n, c.failed
 }
 
-// receive reads the answer to the request under way, or as much of it as is checked before it passes, and makes it ready for Read.
+// receive reads the answer to the request under way, or as much of it as is checked before it
+// passes, and makes it ready for Read.
 func (c *brokerConn) receive() error {
 	var head [frameSizeBytes]byte
 	if _, err := io.ReadFull(c.in, head[:]); err != nil {
@@ -360,19 +370,21 @@ func (c *brokerConn) note(body []byte) {
 	}
 }
 
-// looksLikeTLS reports whether an answer begins with an alert of TLS, which a listener for TLS sends to a client that begins without.
+// looksLikeTLS reports whether an answer begins with an alert of TLS, which a listener for TLS
+// sends to a client that begins without.
 func looksLikeTLS(head [frameSizeBytes]byte) bool {
 	const alert, major = 0x15, 0x03
 	return head[0] == alert && head[1] == major
 }
 
-// unauthenticated reports whether a listener that expects SASL answers the request before that is done.
+// unauthenticated reports whether a listener that expects SASL answers the request before that is
+// done.
 func unauthenticated(key protocol.ApiKey) bool {
 	return key == protocol.ApiVersions || key == protocol.SaslHandshake || key == protocol.SaslAuthenticate
 }
 
-// Close implements net.Conn. If an answer is still to come, it drops what the system has not sent yet: a request that was given up
-// must not take a slow link from the next one.
+// Close implements net.Conn. If an answer is still to come, it drops what the system has not sent
+// yet: a request that was given up must not take a slow link from the next one.
 func (c *brokerConn) Close() error {
 	c.once.Do(func() {
 		close(c.closed)
@@ -389,7 +401,8 @@ func (c *brokerConn) Close() error {
 // versions is the range of versions of a request that a broker knows.
 type versions struct{ least, most int16 }
 
-// parseRequests reads the body of an answer of ApiVersions, version 0: an error code and a list. It returns nil if that is none.
+// parseRequests reads the body of an answer of ApiVersions, version 0: an error code and a list. It
+// returns nil if that is none.
 func parseRequests(body []byte) map[protocol.ApiKey]versions {
 	const entry = 6
 	if len(body) < 6 || binary.BigEndian.Uint16(body) != 0 {

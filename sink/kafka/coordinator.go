@@ -19,13 +19,15 @@ import (
 const (
 	keyTypeTransaction = 1 // https://kafka.apache.org/protocol: the key types of FindCoordinator
 
-	// The coordinator answers CONCURRENT_TRANSACTIONS until it has written the end of the last transaction to every partition, which
-	// takes milliseconds. Waiting starts at markersFirst and doubles to markersMost.
+	// The coordinator answers CONCURRENT_TRANSACTIONS until it has written the end of the last
+	// transaction to every partition, which takes milliseconds. Waiting starts at markersFirst and
+	// doubles to markersMost.
 	markersFirst = time.Millisecond
 	markersMost  = 100 * time.Millisecond
 )
 
-// coordinator is the broker that rules over the transactions of one transactional id. It is safe for concurrent use.
+// coordinator is the broker that rules over the transactions of one transactional id. It is safe
+// for concurrent use.
 type coordinator struct {
 	cluster *cluster
 	id      string // transactional id
@@ -45,8 +47,9 @@ type question struct {
 	once bool
 }
 
-// ask sends a request to the coordinator and repeats it while the answer is one that passes: the coordinator has moved, is loading
-// its state, or is still ending the last transaction. The error of an answer that does not pass is returned as it is.
+// ask sends a request to the coordinator and repeats it while the answer is one that passes: the
+// coordinator has moved, is loading its state, or is still ending the last transaction. The error
+// of an answer that does not pass is returned as it is.
 func (c *coordinator) ask(ctx context.Context, q question) (protocol.Message, error) {
 	markers := markersFirst
 	for failures := 0; ; {
@@ -69,10 +72,12 @@ func (c *coordinator) ask(ctx context.Context, q question) (protocol.Message, er
 	}
 }
 
-// repeats reports whether q may and should be sent again after err, which is the broker's answer, or why there was none.
+// repeats reports whether q may and should be sent again after err, which is the broker's answer,
+// or why there was none.
 //
-// What a coordinator answers while it moves or loads leaves a commit safe to repeat, even where the one before it was written: as long
-// as the producer has begun nothing else, a second commit in the same epoch finds the transaction open and commits it, or committed.
+// What a coordinator answers while it moves or loads leaves a commit safe to repeat, even where the
+// one before it was written: as long as the producer has begun nothing else, a second commit in the
+// same epoch finds the transaction open and commits it, or committed.
 func (q question) repeats(answered bool, err error) bool {
 	var code kafkago.Error
 	if errors.As(err, &code) {
@@ -93,7 +98,8 @@ func (q question) repeats(answered bool, err error) bool {
 	return !q.once || errors.As(err, &lost) || unsent(err)
 }
 
-// askOnce returns a response together with the error in it, or no response and the error of the way there.
+// askOnce returns a response together with the error in it, or no response and the error of the way
+// there.
 func (c *coordinator) askOnce(ctx context.Context, q question) (protocol.Message, error) {
 	node, err := c.find(ctx)
 	if err != nil {
@@ -147,8 +153,9 @@ func (c *coordinator) forget() {
 	c.node = anyBroker
 }
 
-// fence takes the transactional id over: the coordinator ends what an earlier session left open, commit or abort as it had decided, and
-// refuses that session from then on. A transaction that stays open for longer than timeout is aborted by the coordinator.
+// fence takes the transactional id over: the coordinator ends what an earlier session left open,
+// commit or abort as it had decided, and refuses that session from then on. A transaction that
+// stays open for longer than timeout is aborted by the coordinator.
 func (c *coordinator) fence(ctx context.Context, timeout time.Duration) (session, error) {
 	res, err := c.ask(ctx, question{
 		doing: "taking over transactional id " + c.id,
@@ -186,7 +193,8 @@ func (c *coordinator) addition(doing string, s session, partitions []partitionID
 	}
 }
 
-// added returns the first error that stands for itself: OPERATION_NOT_ATTEMPTED is only that of another partition.
+// added returns the first error that stands for itself: OPERATION_NOT_ATTEMPTED is only that of
+// another partition.
 func added(m protocol.Message) error {
 	var skipped error
 	for _, t := range m.(*addpartitionstotxn.Response).Results {
@@ -203,7 +211,8 @@ func added(m protocol.Message) error {
 	return skipped
 }
 
-// operationNotAttempted is OPERATION_NOT_ATTEMPTED of https://kafka.apache.org/protocol, to which kafka-go gives another name.
+// operationNotAttempted is OPERATION_NOT_ATTEMPTED of https://kafka.apache.org/protocol, to which
+// kafka-go gives another name.
 const operationNotAttempted = kafkago.BrokerAuthorizationFailed
 
 func byTopic(partitions []partitionID) []addpartitionstotxn.RequestTopic {
@@ -221,9 +230,10 @@ func byTopic(partitions []partitionID) []addpartitionstotxn.RequestTopic {
 	return topics
 }
 
-// commit ends the transaction of s. It is not sent again where it may have arrived, unless the coordinator asked for that. An error that
-// is one of isFenced says for certain that nothing was committed only where it answers the first of tries, which are those that may have
-// had an effect: what is answered by CONCURRENT_TRANSACTIONS, as while a rival's takeover is under way, had none.
+// commit ends the transaction of s. It is not sent again where it may have arrived, unless the
+// coordinator asked for that. An error that is one of isFenced says for certain that nothing was
+// committed only where it answers the first of tries, which are those that may have had an effect:
+// what is answered by CONCURRENT_TRANSACTIONS, as while a rival's takeover is under way, had none.
 func (c *coordinator) commit(ctx context.Context, s session) (tries int, err error) {
 	_, err = c.ask(ctx, question{
 		doing: "committing a transaction",
@@ -250,8 +260,8 @@ func errorOf(code int16) error {
 	return kafkago.Error(code)
 }
 
-// addPartitions is kafka-go's addpartitionstotxn.Request to a coordinator that is known already. kafka-go's own asks for it anew each
-// time, and takes no note of an error in that answer.
+// addPartitions is kafka-go's addpartitionstotxn.Request to a coordinator that is known already.
+// kafka-go's own asks for it anew each time, and takes no note of an error in that answer.
 type addPartitions struct {
 	_ struct{} `kafka:"min=v3,max=v3,tag"` // marks the flexible version
 

@@ -14,10 +14,11 @@ import (
 )
 
 const (
-	// deniedGrace is how long a refused permission is tried again before it counts as final: authorizers that are restarted or read
-	// their rules late refuse for a moment.
+	// deniedGrace is how long a refused permission is tried again before it counts as final:
+	// authorizers that are restarted or read their rules late refuse for a moment.
 	deniedGrace = 20 * time.Second
-	// complainAfter and complainEvery keep the log quiet about faults that pass by themselves, such as an election.
+	// complainAfter and complainEvery keep the log quiet about faults that pass by themselves, such
+	// as an election.
 	complainAfter = 2 * time.Second
 	complainEvery = 10 * time.Second
 )
@@ -30,8 +31,8 @@ type bounds struct {
 	away  time.Duration // idle, if nothing was stored during the last Publish either
 }
 
-// boundsOf returns the bounds for a request_timeout. A Publish that meets brokers that are away shows it within ten seconds with the
-// default of ten.
+// boundsOf returns the bounds for a request_timeout. A Publish that meets brokers that are away
+// shows it within ten seconds with the default of ten.
 func boundsOf(requestTimeout time.Duration) bounds {
 	d := max(requestTimeout, 10*time.Second)
 	return bounds{begin: d, idle: d / 2, quit: d * 4 / 5, away: min(d/2, 2*time.Second)}
@@ -40,8 +41,9 @@ func boundsOf(requestTimeout time.Duration) bounds {
 // longestPause is for how long a Publish waits for leaders that throttle relay.
 const longestPause = 30 * time.Second
 
-// delivery is one Publish. Its state belongs to the goroutine that calls run; what waits for brokers runs in goroutines of its
-// own, which report by a function on done, and none is left when run returns.
+// delivery is one Publish. Its state belongs to the goroutine that calls run; what waits for
+// brokers runs in goroutines of its own, which report by a function on done, and none is left when
+// run returns.
 type delivery struct {
 	s       *Sink
 	ctx     context.Context
@@ -116,7 +118,8 @@ type partitionQueue struct {
 	backoff
 }
 
-// recordBatch is the head of a partition's queue as it was sent, or is about to be. While it is in doubt it is sent again as it is.
+// recordBatch is the head of a partition's queue as it was sent, or is about to be. While it is in
+// doubt it is sent again as it is.
 type recordBatch struct {
 	session  session
 	sequence int32
@@ -161,8 +164,8 @@ func (d *delivery) run() error {
 	return d.stop()
 }
 
-// over reports whether the delivery has gone on for long enough, and stops it from sending more before that. The time of a
-// transaction is bounded by its context.
+// over reports whether the delivery has gone on for long enough, and stops it from sending more
+// before that. The time of a transaction is bounded by its context.
 func (d *delivery) over(now time.Time) bool {
 	if d.txn != nil {
 		return false
@@ -174,7 +177,8 @@ func (d *delivery) over(now time.Time) bool {
 	return d.closing && d.running == 0 || !now.Before(quit)
 }
 
-// closeAt returns when the bounds of the delivery are reached: see bounds. A leader that throttles relay is waited for.
+// closeAt returns when the bounds of the delivery are reached: see bounds. A leader that throttles
+// relay is waited for.
 func (d *delivery) closeAt() (begin, idle, quit time.Time) {
 	b := d.s.publish
 	if d.s.away && !d.progressed {
@@ -222,15 +226,16 @@ func (d *delivery) finished() bool {
 	return d.durable >= d.cut && len(d.busy) == 0
 }
 
-// fail notes that batch[i] cannot be published. What comes before it still is; what comes after it is not begun any more.
+// fail notes that batch[i] cannot be published. What comes before it still is; what comes after it
+// is not begun any more.
 func (d *delivery) fail(i int, err error) {
 	if i < d.cut {
 		d.cut, d.failure = i, err
 	}
 }
 
-// sendable returns where the messages end that may be sent now. A transaction sends none until all of them are known to fit, and none
-// any more once one has failed.
+// sendable returns where the messages end that may be sent now. A transaction sends none until all
+// of them are known to fit, and none any more once one has failed.
 func (d *delivery) sendable() int {
 	if d.txn != nil && (!d.txn.enlisted || d.failure != nil) || d.closing {
 		return 0
@@ -238,8 +243,9 @@ func (d *delivery) sendable() int {
 	return min(d.cut, d.held, d.horizon())
 }
 
-// horizon returns where the messages end that may be sent before those in front of them are durable. The less may be under way, the
-// nearer it is, so that what is stored is a long prefix of the batch and not a little of everything.
+// horizon returns where the messages end that may be sent before those in front of them are
+// durable. The less may be under way, the nearer it is, so that what is stored is a long prefix of
+// the batch and not a little of everything.
 func (d *delivery) horizon() int {
 	window := d.s.pace.window
 	if d.txn != nil || window >= windowMost {
@@ -257,7 +263,8 @@ func (d *delivery) horizon() int {
 	return max(from+1, sort.SearchInts(d.behind, d.behind[from]+2*window))
 }
 
-// spawn runs work in a goroutine; the function that it returns runs in the delivery's own. A panic of work is raised there too.
+// spawn runs work in a goroutine; the function that it returns runs in the delivery's own. A panic
+// of work is raised there too.
 func (d *delivery) spawn(work func(ctx context.Context) func()) {
 	d.running++
 	go func() {
@@ -269,7 +276,8 @@ func (d *delivery) spawn(work func(ctx context.Context) func()) {
 	}()
 }
 
-// wait returns when something has changed since now, the time of the last launch: an answer came, a pause is over, or the context has
+// wait returns when something has changed since now, the time of the last launch: an answer came, a
+// pause is over, or the context has
 // ended.
 func (d *delivery) wait(now time.Time) {
 	if d.finished() {
@@ -290,8 +298,9 @@ func (d *delivery) wait(now time.Time) {
 	}
 }
 
-// nextTry returns when the first of the pauses ends that are not over at now, or when the delivery must end. now is the time at which
-// the delivery looked last at what is due: a pause that has ended since is over.
+// nextTry returns when the first of the pauses ends that are not over at now, or when the delivery
+// must end. now is the time at which the delivery looked last at what is due: a pause that has
+// ended since is over.
 func (d *delivery) nextTry(now time.Time) (time.Time, bool) {
 	var first time.Time
 	consider := func(t time.Time) {

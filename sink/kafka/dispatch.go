@@ -15,15 +15,19 @@ import (
 )
 
 const (
-	// requestBytes is where a request is full, before compression; a record batch that is larger goes alone.
+	// requestBytes is where a request is full, before compression; a record batch that is larger
+	// goes alone.
 	requestBytes = 256 << 10
-	// requestsPerLeader bounds the requests side by side to one broker, each on a connection of its own.
+	// requestsPerLeader bounds the requests side by side to one broker, each on a connection of its
+	// own.
 	requestsPerLeader = 4
 
-	// In a transaction a broker asks the coordinator, before it takes the first records of a partition, whether the partition belongs to
-	// it (KIP-890). It has only one such question under way for a transaction and refuses a second produce request meanwhile, so
-	// much goes in one request to a leader, and the next one follows the answer. More than a megabyte is what proxies and services refuse:
-	// Kafka's Java client sends no more unless it is told to (max.request.size).
+	// In a transaction a broker asks the coordinator, before it takes the first records of a
+	// partition, whether the partition belongs to it (KIP-890). It has only one such question under
+	// way for a transaction and refuses a second produce request meanwhile, so much goes in one
+	// request to a leader, and the next one follows the answer. More than a megabyte is what
+	// proxies and services refuse: Kafka's Java client sends no more unless it is told to
+	// (max.request.size).
 	transactionRequestBytes     = 1_000_000
 	transactionRequestsByLeader = 1
 )
@@ -74,14 +78,15 @@ type request struct {
 	beside int // bytes under way when it was sent, its own included
 }
 
-// isPaused reports whether the leader throttles relay. A position alone does not wait: it keeps the lease.
+// isPaused reports whether the leader throttles relay. A position alone does not wait: it keeps the
+// lease.
 func (d *delivery) isPaused(leader int32, now time.Time) bool {
 	return d.s.pace.paused[leader].After(now) && (d.txn == nil || len(d.batch) > 1)
 }
 
-// ready groups the queues that have something to send into requests to leaders that take more, and says what is missing for the
-// others. A leader gets its share in a few requests side by side, each with other partitions, so that it works on one while the next
-// is still encoded.
+// ready groups the queues that have something to send into requests to leaders that take more, and
+// says what is missing for the others. A leader gets its share in a few requests side by side, each
+// with other partitions, so that it works on one while the next is still encoded.
 func (d *delivery) ready(now time.Time) []*request {
 	var ready []*request
 	open := make(map[int32]*request) // by leader: the one that takes more
@@ -130,7 +135,8 @@ func (d *delivery) ready(now time.Time) []*request {
 	return ready
 }
 
-// leader returns the broker that leads the queue's partition, and asks for a fresh layout where none is known.
+// leader returns the broker that leads the queue's partition, and asks for a fresh layout where
+// none is known.
 func (d *delivery) leader(q *partitionQueue) (int32, bool) {
 	leaders := d.layout.topics[q.topic].leaders
 	if len(leaders) > 0 && int(q.partition) >= len(leaders) {
@@ -146,7 +152,8 @@ func (d *delivery) leader(q *partitionQueue) (int32, bool) {
 	return leaders[q.partition], true
 }
 
-// enrolled reports whether the partition has a producer session, and asks for one where none is open.
+// enrolled reports whether the partition has a producer session, and asks for one where none is
+// open.
 func (d *delivery) enrolled(q *partitionQueue) bool {
 	if q.place.valid() || d.s.unnumbered && d.txn == nil {
 		return true
@@ -159,7 +166,8 @@ func (d *delivery) enrolled(q *partitionQueue) bool {
 	return true
 }
 
-// next returns how many records go into the next record batch of q, and their size before compression: at most full, but at least one.
+// next returns how many records go into the next record batch of q, and their size before
+// compression: at most full, but at least one.
 func (d *delivery) next(q *partitionQueue, full int) (records, size int) {
 	if q.pending != nil {
 		return q.pending.records, len(q.pending.set)
@@ -244,11 +252,12 @@ func (d *delivery) opened(given session, err error) {
 	d.complain(d.s.explain(err), "", -1)
 }
 
-// mutesUntilUnnumbered is how often a request for a producer id is not answered, although others are, until relay does without.
+// mutesUntilUnnumbered is how often a request for a producer id is not answered, although others
+// are, until relay does without.
 const mutesUntilUnnumbered = 2
 
-// doesWithout decides, after a request for a producer id has failed, whether the sink goes on without one: if the cluster gives none,
-// or answers everything but this request.
+// doesWithout decides, after a request for a producer id has failed, whether the sink goes on
+// without one: if the cluster gives none, or answers everything but this request.
 func (s *Sink) doesWithout(err error) bool {
 	if s.unnumbered {
 		return true
@@ -271,7 +280,8 @@ func unnumberedText(err error) string {
 	return fmt.Sprintf("the cluster gives relay no producer id, so it does not recognise what is sent twice: after a fault, what was in flight may be stored twice: %v", err)
 }
 
-// complain remembers a fault that is being retried, and logs it now and then once it does not pass by itself.
+// complain remembers a fault that is being retried, and logs it now and then once it does not pass
+// by itself.
 func (d *delivery) complain(err error, topic string, partition int32) {
 	if d.ctx.Err() != nil {
 		return // the fault is only that the context ended
@@ -351,8 +361,8 @@ func (d *delivery) produced(r *request, res *produce.Response, err error) {
 	}
 }
 
-// throttled notes that a leader takes no records for a while. A transaction that would be open for too long is given up, before more
-// of it has to be stored again.
+// throttled notes that a leader takes no records for a while. A transaction that would be open for
+// too long is given up, before more of it has to be stored again.
 func (d *delivery) throttled(leader int32, throttle time.Duration, now time.Time) {
 	d.s.cluster.separateProducing()
 	d.s.pace.pause(leader, throttle, now)
@@ -397,11 +407,13 @@ func (d *delivery) lost(r *request, err error) {
 	d.relocate()
 }
 
-// silentUntilCut is how often a record batch is sent as it is without an answer before it is cut into smaller ones.
+// silentUntilCut is how often a record batch is sent as it is without an answer before it is cut
+// into smaller ones.
 const silentUntilCut = 3
 
-// tooLargeToSend deals with a request on which the connection was closed, as something before the broker does if a request is too large
-// for it. A request with several record batches is sent in several ones by itself.
+// tooLargeToSend deals with a request on which the connection was closed, as something before the
+// broker does if a request is too large for it. A request with several record batches is sent in
+// several ones by itself.
 func (d *delivery) tooLargeToSend(r *request, err *errHungUp, now time.Time) {
 	if len(r.queues) != 1 {
 		return
@@ -423,8 +435,9 @@ func (d *delivery) tooLargeToSend(r *request, err *errHungUp, now time.Time) {
 	}
 }
 
-// retry schedules the head of q again: as it was if it is in doubt, else cut according to what fits now. What gets no answer although it
-// was sent several times is cut, too: the leader then takes it in the next epoch, and may have stored it before.
+// retry schedules the head of q again: as it was if it is in doubt, else cut according to what fits
+// now. What gets no answer although it was sent several times is cut, too: the leader then takes it
+// in the next epoch, and may have stored it before.
 func (d *delivery) retry(q *partitionQueue, err error) {
 	q.failed()
 	p := q.pending

@@ -16,7 +16,8 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 )
 
-// placed returns a delivery to topic "a" with its messages in the queues of partitions that these brokers lead.
+// placed returns a delivery to topic "a" with its messages in the queues of partitions that these
+// brokers lead.
 func placed(t *testing.T, leaders ...int32) *delivery {
 	t.Helper()
 	d := newDelivery(t.Context(), open(t, config(t, []string{"127.0.0.1:1"})), messages(0, 40, "a"))
@@ -29,7 +30,8 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 	return d
 }
 
-// TestLeaderIsLookedForBesideOtherRequests: what is under way to another broker may take as long as request_timeout.
+// TestLeaderIsLookedForBesideOtherRequests: what is under way to another broker may take as long as
+// request_timeout.
 func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1, -1)
@@ -39,7 +41,8 @@ func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 	require.True(t, d.locating.busy)
 }
 
-// TestFailedTransactionSendsNothingMore: what is under way is waited for, and nothing is sent that would only be aborted.
+// TestFailedTransactionSendsNothingMore: what is under way is waited for, and nothing is sent that
+// would only be aborted.
 func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1, 2)
@@ -51,7 +54,8 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	require.True(t, d.finished())
 }
 
-// TestSessionThatAPartitionForgot: another epoch of the same producer id is no new session. The leader may remember batches of it.
+// TestSessionThatAPartitionForgot: another epoch of the same producer id is no new session. The
+// leader may remember batches of it.
 func TestSessionThatAPartitionForgot(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1)
@@ -76,8 +80,8 @@ func (c *watchedCodec) NewWriter(w io.Writer) io.WriteCloser {
 	return c.Codec.NewWriter(w)
 }
 
-// TestNothingReadsTheBatchAfterwards ends the context while messages are encoded: their memory is the caller's again afterwards, so what
-// reads it is waited for.
+// TestNothingReadsTheBatchAfterwards ends the context while messages are encoded: their memory is
+// the caller's again afterwards, so what reads it is waited for.
 func TestNothingReadsTheBatchAfterwards(t *testing.T) {
 	t.Parallel()
 	c := fake(t)

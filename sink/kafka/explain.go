@@ -19,8 +19,9 @@ import (
 	"workos-relay/internal/printable"
 )
 
-// explain puts what err most likely means before it. A broker that does not like a client usually just hangs up, so the likely
-// reason follows from the configuration. An error that says so already, on its own or inside, is left as it is.
+// explain puts what err most likely means before it. A broker that does not like a client usually
+// just hangs up, so the likely reason follows from the configuration. An error that says so
+// already, on its own or inside, is left as it is.
 func (s *Sink) explain(err error) error { return explained(s.hint(err), err) }
 
 func explained(hint string, err error) error {
@@ -42,7 +43,8 @@ func (e *explanation) Error() string {
 }
 func (e *explanation) Unwrap() error { return e.err }
 
-// OperatorAdvice says what an operator should do if the brokers refuse the connection for what it proves.
+// OperatorAdvice says what an operator should do if the brokers refuse the connection for what it
+// proves.
 func (e *explanation) OperatorAdvice() string {
 	switch {
 	case !needsPerson(e.err):
@@ -151,11 +153,12 @@ func (s *Sink) dialHint(op *net.OpError) string {
 	return hint
 }
 
-// suspiciousRequest is the size from which a request may be too large for something between relay and the broker. Limits of requests
-// that are known from practice are far above it.
+// suspiciousRequest is the size from which a request may be too large for something between relay
+// and the broker. Limits of requests that are known from practice are far above it.
 const suspiciousRequest = 16 << 10
 
-// hangUpHint says why a broker may have closed the connection. TLS and SASL cannot be the reason if it has answered a request before.
+// hangUpHint says why a broker may have closed the connection. TLS and SASL cannot be the reason if
+// it has answered a request before.
 func (s *Sink) hangUpHint(err error) string {
 	var hungUp *errHungUp
 	if known := errors.As(err, &hungUp); known && hungUp.answered || !known && s.cluster.hasAnswered("") {
@@ -180,7 +183,8 @@ func hungUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// needsPerson reports whether the brokers have refused the connection for a reason that only a change of configuration removes.
+// needsPerson reports whether the brokers have refused the connection for a reason that only a
+// change of configuration removes.
 func needsPerson(err error) bool {
 	var (
 		verification *tls.CertificateVerificationError
@@ -190,8 +194,8 @@ func needsPerson(err error) bool {
 		errors.Is(err, errTokenRefused) || errors.As(err, &verification) || errors.As(err, &header)
 }
 
-// mendedByFile reports whether a file that relay follows may end what needsPerson reports: whoever renews a secret or an authority
-// may do so after the brokers have changed.
+// mendedByFile reports whether a file that relay follows may end what needsPerson reports: whoever
+// renews a secret or an authority may do so after the brokers have changed.
 func (c Config) mendedByFile(err error) bool {
 	var authority x509.UnknownAuthorityError
 	switch {
@@ -254,7 +258,8 @@ func (s *Sink) principal() string {
 	return "User:ANONYMOUS"
 }
 
-// topicACL is the command of Kafka's own tools that grants operations on a topic; clusterACL the one for the cluster.
+// topicACL is the command of Kafka's own tools that grants operations on a topic; clusterACL the
+// one for the cluster.
 func (s *Sink) topicACL(topic string, operations ...string) string {
 	return s.acl(operations) + " --topic " + topic
 }
@@ -269,7 +274,8 @@ func (s *Sink) acl(operations []string) string {
 	return command
 }
 
-// transactionalACL is the command of Kafka's own tools that lets relay make transactions under a transactional id.
+// transactionalACL is the command of Kafka's own tools that lets relay make transactions under a
+// transactional id.
 func (s *Sink) transactionalACL(id string) string {
 	return s.acl([]string{"Write", "Describe"}) + " --transactional-id " + id
 }

@@ -15,7 +15,8 @@ import (
 	"workos-relay/internal/operator"
 )
 
-// TestExplainedOnce: an error that several hands pass on says once what it most likely means, and still is what it was.
+// TestExplainedOnce: an error that several hands pass on says once what it most likely means, and
+// still is what it was.
 func TestExplainedOnce(t *testing.T) {
 	t.Parallel()
 	s := open(t, config(t, []string{"127.0.0.1:1"}))

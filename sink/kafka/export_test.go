@@ -1,6 +1,7 @@
 package kafka
 
-// What the tests of whole lanes, which are outside of the package since they need the pipeline, share with those inside.
+// What the tests of whole lanes, which are outside of the package since they need the pipeline,
+// share with those inside.
 var (
 	Fake        = fake
 	RealBrokers = realBrokers

@@ -19,8 +19,9 @@ import (
 	"workos-relay/sink"
 )
 
-// TestPassingFaults injects what a broker answers when something passes by itself, on the first message of a partition and in the
-// middle of the flow: nothing is lost, stored twice or reordered, and Publish reports no error.
+// TestPassingFaults injects what a broker answers when something passes by itself, on the first
+// message of a partition and in the middle of the flow: nothing is lost, stored twice or reordered,
+// and Publish reports no error.
 func TestPassingFaults(t *testing.T) {
 	t.Parallel()
 	for _, err := range []*kerr.Error{
@@ -66,8 +67,9 @@ func TestProducerIDFaultsPass(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), batch, "a")
 }
 
-// moveLeaders moves the leaders of all partitions at every n-th produce request, and counts how often. It follows the traffic and not a
-// clock, by which a slow machine would never reach a leader before that has moved.
+// moveLeaders moves the leaders of all partitions at every n-th produce request, and counts how
+// often. It follows the traffic and not a clock, by which a slow machine would never reach a leader
+// before that has moved.
 func moveLeaders(c *kfake.Cluster, n int) *atomic.Int64 {
 	var moves atomic.Int64
 	requests := 0
@@ -98,8 +100,8 @@ func TestLeadersMove(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), sent, "a", "b", "c")
 }
 
-// TestConnectionsDrop cuts connections at every stage: before the request is through, and after the broker has stored the batch
-// but before its answer is through.
+// TestConnectionsDrop cuts connections at every stage: before the request is through, and after the
+// broker has stored the batch but before its answer is through.
 func TestConnectionsDrop(t *testing.T) {
 	t.Parallel()
 	var cut atomic.Int64
@@ -120,8 +122,8 @@ func TestConnectionsDrop(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), sent, "a", "b")
 }
 
-// cuttingListener makes connections of which one breaks at the n-th read or write after n was set: once, or for as long as again
-// sets the next n.
+// cuttingListener makes connections of which one breaks at the n-th read or write after n was set:
+// once, or for as long as again sets the next n.
 type cuttingListener struct {
 	net.Listener
 	after *atomic.Int64
@@ -204,8 +206,8 @@ func TestSlowBroker(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), sent, "a")
 }
 
-// TestStuckLeaderHoldsBackNobody stops one partition only: the others go on, and the durable prefix ends before the first message
-// of the stuck one.
+// TestStuckLeaderHoldsBackNobody stops one partition only: the others go on, and the durable prefix
+// ends before the first message of the stuck one.
 func TestStuckLeaderHoldsBackNobody(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
@@ -229,8 +231,8 @@ func TestStuckLeaderHoldsBackNobody(t *testing.T) {
 	require.Len(t, readAll(t, c.ListenAddrs(), "b"), 1)
 }
 
-// TestDoubtAfterCancel ends the context while a batch is stored but not acknowledged. What is published again is recognised, and nothing
-// is there twice.
+// TestDoubtAfterCancel ends the context while a batch is stored but not acknowledged. What is
+// published again is recognised, and nothing is there twice.
 func TestDoubtAfterCancel(t *testing.T) {
 	t.Parallel()
 	c := fake(t, kfake.NumBrokers(1))
@@ -253,7 +255,8 @@ func TestDoubtAfterCancel(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), messages(0, 60, "a"), "a")
 }
 
-// TestTopicMadeAnew deletes and creates a topic between two batches: the partition no longer knows the sequence numbers.
+// TestTopicMadeAnew deletes and creates a topic between two batches: the partition no longer knows
+// the sequence numbers.
 func TestTopicMadeAnew(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
@@ -271,7 +274,8 @@ func TestTopicMadeAnew(t *testing.T) {
 	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), len(batch))
 }
 
-// TestPartitionsChange raises the count of a topic, and then makes it anew with fewer: the sink goes on, and says what it means.
+// TestPartitionsChange raises the count of a topic, and then makes it anew with fewer: the sink
+// goes on, and says what it means.
 func TestPartitionsChange(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
@@ -299,8 +303,9 @@ func TestPartitionsChange(t *testing.T) {
 	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), 100)
 }
 
-// TestPartitionsOutOfSight: a layout that is out of date shows fewer partitions for a moment. In those that come back the numbers go on;
-// beginning anew, the broker would take the next record for a second copy of the first and store nothing.
+// TestPartitionsOutOfSight: a layout that is out of date shows fewer partitions for a moment. In
+// those that come back the numbers go on; beginning anew, the broker would take the next record for
+// a second copy of the first and store nothing.
 func TestPartitionsOutOfSight(t *testing.T) {
 	t.Parallel()
 	s := open(t, config(t, []string{"127.0.0.1:1"}))
@@ -328,8 +333,8 @@ func TestPartitionsOutOfSight(t *testing.T) {
 	}
 }
 
-// TestSequenceErrors covers answers about the sequence number: in no doubt the sink goes on by itself, in doubt it hands the
-// question to its caller.
+// TestSequenceErrors covers answers about the sequence number: in no doubt the sink goes on by
+// itself, in doubt it hands the question to its caller.
 func TestSequenceErrors(t *testing.T) {
 	t.Parallel()
 	for _, answer := range []*kerr.Error{kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch, kerr.InvalidProducerIDMapping} {
@@ -355,7 +360,8 @@ func TestSequenceErrors(t *testing.T) {
 	}
 }
 
-// TestDuplicateSequenceCounts takes the answer of a broker that has stored the batch already as an acknowledgement.
+// TestDuplicateSequenceCounts takes the answer of a broker that has stored the batch already as an
+// acknowledgement.
 func TestDuplicateSequenceCounts(t *testing.T) {
 	t.Parallel()
 	c := fake(t)

@@ -32,7 +32,8 @@ type fetched struct {
 	records []byte                      // a record set, for walk
 }
 
-// fetch reads from the leader of a partition, beginning at or before offset, which must lie before the partition's end.
+// fetch reads from the leader of a partition, beginning at or before offset, which must lie before
+// the partition's end.
 func (s *Sink) fetch(ctx context.Context, p partitionID, isolation int8, offset int64) (*fetched, error) {
 	s.cluster.watch([]string{p.topic})
 	req := fetch.Request{

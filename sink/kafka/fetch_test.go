@@ -12,7 +12,8 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 )
 
-// TestWalk goes through what compaction may leave: batches that lack records, at either end or altogether.
+// TestWalk goes through what compaction may leave: batches that lack records, at either end or
+// altogether.
 func TestWalk(t *testing.T) {
 	t.Parallel()
 	batch := func(base int64, offsets ...int64) []byte {
@@ -52,8 +53,9 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-// TestPositionTopicBecomesShorter: an election of a replica that was behind takes away the end that the old leader named. The position is
-// looked for anew, and not waited for where nothing will come.
+// TestPositionTopicBecomesShorter: an election of a replica that was behind takes away the end that
+// the old leader named. The position is looked for anew, and not waited for where nothing will
+// come.
 func TestPositionTopicBecomesShorter(t *testing.T) {
 	t.Parallel()
 	c := fake(t)

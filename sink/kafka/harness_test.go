@@ -32,7 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// realBrokers returns the address of the Apache Kafka that RELAY_TEST_KAFKA names, and skips the test without one.
+// realBrokers returns the address of the Apache Kafka that RELAY_TEST_KAFKA names, and skips the
+// test without one.
 func realBrokers(t testing.TB) []string {
 	addrs := os.Getenv("RELAY_TEST_KAFKA")
 	if addrs == "" {
@@ -123,8 +124,8 @@ func reader(t testing.TB, brokers []string, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
-// ends returns where the partitions of the topics end. A topic that is missing has none; a partition whose leader does not answer now is
-// asked about again, until ctx ends.
+// ends returns where the partitions of the topics end. A topic that is missing has none; a
+// partition whose leader does not answer now is asked about again, until ctx ends.
 func ends(ctx context.Context, admin *kadm.Client, topics ...string) (kadm.ListedOffsets, error) {
 	for {
 		found, err := admin.ListEndOffsets(ctx, topics...)
@@ -180,7 +181,8 @@ func readAll(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
 	return records
 }
 
-// requireStored checks that the topics hold exactly the messages, each once, those of a topic and key in order, with their bytes.
+// requireStored checks that the topics hold exactly the messages, each once, those of a topic and
+// key in order, with their bytes.
 func requireStored(t testing.TB, brokers []string, want []sink.Message, topics ...string) {
 	t.Helper()
 	got := readAll(t, brokers, topics...)

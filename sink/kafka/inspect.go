@@ -141,7 +141,8 @@ func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, s
 	st.Exists = len(st.Problems) == 0
 }
 
-// cannotBeCreated says that a missing topic is one that the cluster lets nobody create over its protocol.
+// cannotBeCreated says that a missing topic is one that the cluster lets nobody create over its
+// protocol.
 func cannotBeCreated(err error) string {
 	return fmt.Sprintf("does not exist, and relay cannot create it: %v; create it with the tools of the cluster", err)
 }
@@ -164,7 +165,8 @@ func (s *Sink) weigh(st *sink.TopicStatus, replicas int, minInSync string) {
 	}
 }
 
-// replicaCounts returns the fewest replicas of a partition, the fewest in sync, and the partitions without a leader.
+// replicaCounts returns the fewest replicas of a partition, the fewest in sync, and the partitions
+// without a leader.
 func replicaCounts(t metadata.ResponseTopic) (replicas, inSync, leaderless int) {
 	for i, p := range t.Partitions {
 		if i == 0 || len(p.ReplicaNodes) < replicas {
@@ -200,8 +202,9 @@ type access struct {
 	err   error // why not
 }
 
-// access asks the leaders of the topics' first partitions whether relay may write there, by a produce request without a record: a
-// broker checks the permission first, and then refuses the request for having none, so nothing is stored.
+// access asks the leaders of the topics' first partitions whether relay may write there, by a
+// produce request without a record: a broker checks the permission first, and then refuses the
+// request for having none, so nothing is stored.
 func (s *Sink) access(ctx context.Context, topics []string) (found map[string]access, err error) {
 	if len(topics) == 0 {
 		return nil, nil
@@ -216,7 +219,8 @@ func (s *Sink) access(ctx context.Context, topics []string) (found map[string]ac
 	return found, err
 }
 
-// accessNow asks once. A leader that passes the question on is an error, beside what is known of the other topics.
+// accessNow asks once. A leader that passes the question on is an error, beside what is known of
+// the other topics.
 func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]access, error) {
 	found := make(map[string]access, len(topics))
 	l, err := s.cluster.locate(ctx, topics, time.Time{})
@@ -269,7 +273,8 @@ func (s *Sink) noteProduceThrottle(res *produce.Response) {
 	}
 }
 
-// settle repeats a question while its answer is an error that passes by itself, for as long as elections take.
+// settle repeats a question while its answer is an error that passes by itself, for as long as
+// elections take.
 func (s *Sink) settle(ctx context.Context, ask func(ctx context.Context) error) error {
 	deadline := time.Now().Add(settleWait)
 	for try := 0; ; try++ {

@@ -25,7 +25,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// The environment of a child: where the cluster is, which relay it is, and how many events the source holds.
+// The environment of a child: where the cluster is, which relay it is, and how many events the
+// source holds.
 const (
 	childBrokers = "RELAY_TEST_CHILD_BROKERS"
 	childRelay   = "RELAY_TEST_CHILD_RELAY"
@@ -74,8 +75,8 @@ func killed(t testing.TB, cmd *exec.Cmd) {
 	require.Equal(t, -1, exit.ExitCode(), "the relay ended by itself: %s", cmd.Stdout)
 }
 
-// TestKilledInATransaction kills a relay at a chosen request of a transaction: when the broker has received it, and does it or not.
-// Each time another process of the same relay takes over at once.
+// TestKilledInATransaction kills a relay at a chosen request of a transaction: when the broker has
+// received it, and does it or not. Each time another process of the same relay takes over at once.
 func TestKilledInATransaction(t *testing.T) {
 	t.Parallel()
 	c := kafka.Fake(t)
@@ -97,7 +98,8 @@ func TestKilledInATransaction(t *testing.T) {
 	require.Positive(t, aborted(t, w), "no kill left a transaction open")
 }
 
-// killAt runs a relay until it sends the n-th request of a kind that belongs to a transaction, and kills it there.
+// killAt runs a relay until it sends the n-th request of a kind that belongs to a transaction, and
+// kills it there.
 func (w *world) killAt(t testing.TB, c *kfake.Cluster, key kmsg.Key, nth int, applied bool) {
 	var mu sync.Mutex
 	var process *os.Process
@@ -160,7 +162,8 @@ func aborted(t testing.TB, w *world) int {
 	return n
 }
 
-// TestKilledAnywhere kills relays at random moments after they have begun to commit, on the real broker too.
+// TestKilledAnywhere kills relays at random moments after they have begun to commit, on the real
+// broker too.
 func TestKilledAnywhere(t *testing.T) {
 	for name, brokers := range map[string]func(testing.TB) []string{
 		"real": kafka.RealBrokers,
@@ -197,7 +200,8 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-// TestRealLaneWhileBrokersDie kills one of three brokers after the other, and with it the coordinator and the leaders that it was.
+// TestRealLaneWhileBrokersDie kills one of three brokers after the other, and with it the
+// coordinator and the leaders that it was.
 func TestRealLaneWhileBrokersDie(t *testing.T) {
 	c := kafka.RealCluster(t)
 	w := newWorld(t, c.Brokers(), 60_000)

@@ -23,7 +23,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// world is an Events API, a cluster, and the configuration of a lane between them that is this test's own.
+// world is an Events API, a cluster, and the configuration of a lane between them that is this
+// test's own.
 type world struct {
 	cfg    kafka.Config
 	events int
@@ -129,8 +130,8 @@ func (w *world) finish(t testing.TB, lanes ...*pipeline.Lane) {
 	}
 }
 
-// requireExactlyOnce reads what a consumer sees that reads committed: every event of the source once, in the order of the source
-// within each partition.
+// requireExactlyOnce reads what a consumer sees that reads committed: every event of the source
+// once, in the order of the source within each partition.
 func (w *world) requireExactlyOnce(t testing.TB) {
 	t.Helper()
 	place := make(map[string]int)

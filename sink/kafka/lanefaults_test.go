@@ -22,8 +22,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// every is a fault that hits each n-th request of a kind, as a whole, and ends after a while: a transaction of n requests or more would
-// never get through otherwise.
+// every is a fault that hits each n-th request of a kind, as a whole, and ends after a while: a
+// transaction of n requests or more would never get through otherwise.
 func every(n int, key kmsg.Key, err *kerr.Error, topLevel bool) kfake.Fault {
 	const most = 12
 	var last kmsg.Request
@@ -37,8 +37,8 @@ func every(n int, key kmsg.Key, err *kerr.Error, topLevel bool) kfake.Fault {
 	}}
 }
 
-// TestLaneThroughFaults injects what brokers answer when something goes wrong, into each kind of request that a transaction is made
-// of, again and again.
+// TestLaneThroughFaults injects what brokers answer when something goes wrong, into each kind of
+// request that a transaction is made of, again and again.
 func TestLaneThroughFaults(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -84,8 +84,8 @@ func TestLaneThroughFaults(t *testing.T) {
 	}
 }
 
-// TestLaneThroughLateCommits has the broker take up every second commit only when relay has given up waiting for the answer: before
-// relay's next epoch, or after it.
+// TestLaneThroughLateCommits has the broker take up every second commit only when relay has given
+// up waiting for the answer: before relay's next epoch, or after it.
 func TestLaneThroughLateCommits(t *testing.T) {
 	t.Parallel()
 	c := kafka.Fake(t)
@@ -145,7 +145,8 @@ func TestLaneStartsThroughFaults(t *testing.T) {
 	}
 }
 
-// TestLaneWhileLeadersMove moves leaders, and with them everything that a broker is asked for, all the while.
+// TestLaneWhileLeadersMove moves leaders, and with them everything that a broker is asked for, all
+// the while.
 func TestLaneWhileLeadersMove(t *testing.T) {
 	t.Parallel()
 	c := kafka.Fake(t)
@@ -159,8 +160,9 @@ func TestLaneWhileLeadersMove(t *testing.T) {
 	w.requireExactlyOnce(t)
 }
 
-// TestLaneWhileConnectionsDrop cuts a connection at every few reads and writes, so that requests of every kind are lost on the way
-// there, and answers on the way back. The cuts follow the traffic and not a clock, so that there are as many on a fast machine.
+// TestLaneWhileConnectionsDrop cuts a connection at every few reads and writes, so that requests of
+// every kind are lost on the way there, and answers on the way back. The cuts follow the traffic
+// and not a clock, so that there are as many on a fast machine.
 func TestLaneWhileConnectionsDrop(t *testing.T) {
 	t.Parallel()
 	var cut, cuts atomic.Int64
@@ -186,8 +188,8 @@ func TestLaneWhileConnectionsDrop(t *testing.T) {
 	w.requireExactlyOnce(t)
 }
 
-// sleeper is a ledger in a process that is stopped in mid-page: after the first pages, one Commit of events waits before it begins until
-// the process is woken.
+// sleeper is a ledger in a process that is stopped in mid-page: after the first pages, one Commit
+// of events waits before it begins until the process is woken.
 type sleeper struct {
 	*kafka.Ledger
 	pages  int           // before it falls asleep
@@ -238,7 +240,8 @@ func receive[T any](t testing.TB, c <-chan T, what string, lanes ...*pipeline.La
 	return v
 }
 
-// TestRivals stops one relay in mid-page for so long that another takes over. When it wakes up its commit is refused, and it stands by.
+// TestRivals stops one relay in mid-page for so long that another takes over. When it wakes up its
+// commit is refused, and it stands by.
 //
 // P6: on Kafka.
 func TestRivals(t *testing.T) {
@@ -247,7 +250,8 @@ func TestRivals(t *testing.T) {
 		w := newWorld(t, brokers, 4000)
 		ledger := newSleeper(w.ledger(t), 6)
 		first, second := w.lane(t, "a", ledger), w.lane(t, "b", w.ledger(t))
-		// A fifth of it is the time between two looks of the standby, which count only where they come that often.
+		// A fifth of it is the time between two looks of the standby, which count only where they
+		// come that often.
 		first.TakeoverAfter, second.TakeoverAfter = 2500*time.Millisecond, 2500*time.Millisecond
 		stopA := start(t, first)
 		receive(t, ledger.asleep, "the first did not get as far as to fall asleep", first)
@@ -263,8 +267,8 @@ func TestRivals(t *testing.T) {
 	})
 }
 
-// TestPoisonIsParked has the source hold events that are larger than their topic takes: they go to the dead letter topic in the
-// transaction of their page.
+// TestPoisonIsParked has the source hold events that are larger than their topic takes: they go to
+// the dead letter topic in the transaction of their page.
 func TestPoisonIsParked(t *testing.T) {
 	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
@@ -289,7 +293,8 @@ func TestPoisonIsParked(t *testing.T) {
 	})
 }
 
-// TestLostPosition takes the position away from a lane whose topics hold events: nothing is sent until a person has decided.
+// TestLostPosition takes the position away from a lane whose topics hold events: nothing is sent
+// until a person has decided.
 func TestLostPosition(t *testing.T) {
 	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {

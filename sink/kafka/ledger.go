@@ -15,19 +15,22 @@ import (
 	"workos-relay/sink"
 )
 
-// fenceWait bounds one Fence: as long as the coordinator may take to end what an earlier relay left open.
+// fenceWait bounds one Fence: as long as the coordinator may take to end what an earlier relay left
+// open.
 const fenceWait = 30 * time.Second
 
-// Ledger publishes to the topics of one cluster in transactions, each of which carries the position that comes after its messages, so
-// that for a consumer that reads committed there is no moment at which one is stored without the other. It holds positions for one lane
-// of one relay, and the cluster itself refuses the relay that has been overtaken.
+// Ledger publishes to the topics of one cluster in transactions, each of which carries the position
+// that comes after its messages, so that for a consumer that reads committed there is no moment at
+// which one is stored without the other. It holds positions for one lane of one relay, and the
+// cluster itself refuses the relay that has been overtaken.
 //
-// The position is a record in a compacted topic of its own, relay.position.<relay>.<lane>. The transactional id is
+// The position is a record in a compacted topic of its own, relay.position.<relay>.<lane>. The
+// transactional id is
 // relay-<relay>-<lane>.
 //
-// Fence begins a session. An error of Commit ends it, unless the message or the position was refused before anything was sent: what it
-// may have left open is ended by the next Fence, of whichever relay. Commit and Fence wait for each other; everything else may be
-// called at any time.
+// Fence begins a session. An error of Commit ends it, unless the message or the position was
+// refused before anything was sent: what it may have left open is ended by the next Fence, of
+// whichever relay. Commit and Fence wait for each other; everything else may be called at any time.
 type Ledger struct {
 	sink        *Sink // for all but Publish; its session and sequences are those of the ledger
 	id          checkpoint.Identity
@@ -43,8 +46,9 @@ type Ledger struct {
 	revision uint64 // 0: none
 }
 
-// NewLedger returns a ledger for the checkpoint of id without connecting. cfg.RelayID and cfg.Lane name the position's topic and the
-// transactional id. It fails where New does, and where these names are too long for Kafka or hold characters that it does not allow.
+// NewLedger returns a ledger for the checkpoint of id without connecting. cfg.RelayID and cfg.Lane
+// name the position's topic and the transactional id. It fails where New does, and where these
+// names are too long for Kafka or hold characters that it does not allow.
 func NewLedger(cfg Config, id checkpoint.Identity) (*Ledger, error) {
 	topic := PositionTopic(cfg.RelayID, cfg.Lane)
 	if reason := illegalTopicName(topic); reason != "" {
@@ -70,7 +74,8 @@ func TransactionalID(relayID, lane string) string { return "relay-" + relayID + 
 // Identity names what the ledger writes to, as that of a Sink with the same configuration does.
 func (l *Ledger) Identity() string { return l.sink.Identity() }
 
-// Holds is that of the Sink. What was written by transactions that were aborted counts, too, as long as Kafka keeps it.
+// Holds is that of the Sink. What was written by transactions that were aborted counts, too, as
+// long as Kafka keeps it.
 func (l *Ledger) Holds(ctx context.Context, topics []string) (bool, error) {
 	return l.sink.Holds(ctx, topics)
 }
@@ -78,11 +83,12 @@ func (l *Ledger) Holds(ctx context.Context, topics []string) (bool, error) {
 // Close ends what is under way and closes the connections. It never fails.
 func (l *Ledger) Close() error { return l.sink.Close() }
 
-// Fence takes the lane's transactional id over. When it returns nil, a transaction that an earlier session had open is aborted, one
-// that it was committing is committed, and nothing more of it can be stored.
+// Fence takes the lane's transactional id over. When it returns nil, a transaction that an earlier
+// session had open is aborted, one that it was committing is committed, and nothing more of it can
+// be stored.
 //
-// Faults that pass are tried again for half a minute. It returns a *sink.FatalError where a person must act, one that matches
-// ErrNoTransactions where the cluster cannot do transactions.
+// Faults that pass are tried again for half a minute. It returns a *sink.FatalError where a person
+// must act, one that matches ErrNoTransactions where the cluster cannot do transactions.
 func (l *Ledger) Fence(ctx context.Context) error {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
@@ -116,20 +122,24 @@ func (l *Ledger) end() {
 // errNoSession: something went wrong in the session, or there was none yet.
 var errNoSession = errors.New("the ledger has no session that could go on: fence first")
 
-// Commit stores the batch and replaces prev by next in transactions, and returns the checkpoint that is in effect then, with its
-// revision. It keeps the order of the batch in each partition, as Publish of a Sink does, and retries faults that pass for as long as
-// a transaction may be open, but not longer than about request_timeout.
+// Commit stores the batch and replaces prev by next in transactions, and returns the checkpoint
+// that is in effect then, with its revision. It keeps the order of the batch in each partition, as
+// Publish of a Sink does, and retries faults that pass for as long as a transaction may be open,
+// but not longer than about request_timeout.
 //
-// Usually there is one transaction. A batch that is too large for what the cluster takes in time goes in several ones, each with whole
-// events and the position of its last event. After about request_timeout Commit begins no further one: the checkpoint that it returns
-// is then the one of a part of the batch, without an error. An error that comes after some of the transactions is returned as it is,
-// and Load tells how far the batch is stored.
+// Usually there is one transaction. A batch that is too large for what the cluster takes in time
+// goes in several ones, each with whole events and the position of its last event. After about
+// request_timeout Commit begins no further one: the checkpoint that it returns is then the one of a
+// part of the batch, without an error. An error that comes after some of the transactions is
+// returned as it is, and Load tells how far the batch is stored.
 //
-// It returns checkpoint.ErrConflict, and changes nothing more, if the checkpoint in effect is not prev or a later session has fenced
-// this one; the coordinator does that, too, if a transaction was open for too long. If a message can never be stored it returns a
-// *sink.PublishError with the index of the message and a *sink.RejectedError as its cause; of the transaction that the message belongs
-// to nothing is stored. An error that matches sink.ErrTimeout means that a smaller batch may be stored. After any other error either
-// prev, next or the position of an event between them is in effect, and which of them is certain after the next Fence.
+// It returns checkpoint.ErrConflict, and changes nothing more, if the checkpoint in effect is not
+// prev or a later session has fenced this one; the coordinator does that, too, if a transaction was
+// open for too long. If a message can never be stored it returns a *sink.PublishError with the
+// index of the message and a *sink.RejectedError as its cause; of the transaction that the message
+// belongs to nothing is stored. An error that matches sink.ErrTimeout means that a smaller batch
+// may be stored. After any other error either prev, next or the position of an event between them
+// is in effect, and which of them is certain after the next Fence.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
@@ -165,8 +175,8 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	}
 }
 
-// partly is the checkpoint after a part of the batch that moves prev to next. What next says beside of prev may hold for its own
-// position only.
+// partly is the checkpoint after a part of the batch that moves prev to next. What next says beside
+// of prev may hold for its own position only.
 func partly(prev, next checkpoint.Checkpoint, at checkpoint.Position) checkpoint.Checkpoint {
 	c := prev
 	if prev.Generation == 0 { // none
@@ -176,7 +186,8 @@ func partly(prev, next checkpoint.Checkpoint, at checkpoint.Position) checkpoint
 	return c
 }
 
-// part returns how many messages of the batch, which are those of whole events, go into the next transaction.
+// part returns how many messages of the batch, which are those of whole events, go into the next
+// transaction.
 func (l *Ledger) part(batch []sink.Message) int {
 	l.sink.publishing.Lock()
 	most := l.sink.pace.transaction
@@ -213,8 +224,8 @@ func (l *Ledger) commitPart(ctx context.Context, batch []sink.Message, prev, nex
 	return kept, nil
 }
 
-// encode returns next as it will be read, and as it is written. A document that could not be read again must never take the place of
-// one that can.
+// encode returns next as it will be read, and as it is written. A document that could not be read
+// again must never take the place of one that can.
 func (l *Ledger) encode(next checkpoint.Checkpoint) (checkpoint.Checkpoint, []byte, error) {
 	if err := l.id.Check(next.Source); err != nil {
 		return next, nil, fmt.Errorf("refused to commit for another: %w", err)
@@ -228,8 +239,8 @@ func (l *Ledger) encode(next checkpoint.Checkpoint) (checkpoint.Checkpoint, []by
 	return kept, document, nil
 }
 
-// compare returns ErrConflict where the position in force is not prev. What a session has read or committed last stays in force for as
-// long as the cluster accepts the session.
+// compare returns ErrConflict where the position in force is not prev. What a session has read or
+// committed last stays in force for as long as the cluster accepts the session.
 func (l *Ledger) compare(ctx context.Context, prev checkpoint.Checkpoint) error {
 	live, known, revision := l.state()
 	if !live {
@@ -259,7 +270,8 @@ func (l *Ledger) isKnown() bool {
 	return known
 }
 
-// transact stores the messages, the position last, in one transaction, and returns the position's offset.
+// transact stores the messages, the position last, in one transaction, and returns the position's
+// offset.
 func (l *Ledger) transact(ctx context.Context, messages []sink.Message) (int64, error) {
 	l.sink.publishing.Lock()
 	defer l.sink.publishing.Unlock()
@@ -336,7 +348,8 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 	return t.position, nil
 }
 
-// explain puts what err most likely means before it, and marks what only a person can change as fatal.
+// explain puts what err most likely means before it, and marks what only a person can change as
+// fatal.
 func (l *Ledger) explain(err error) error {
 	var fatal *sink.FatalError
 	var rejected *sink.RejectedError

@@ -20,7 +20,8 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 )
 
-// worlds are the clusters that a ledger is tried on. A fake at 3.9 does not have what KIP-890 added in Kafka 4.
+// worlds are the clusters that a ledger is tried on. A fake at 3.9 does not have what KIP-890 added
+// in Kafka 4.
 func worlds(t *testing.T, test func(t *testing.T, brokers []string)) {
 	t.Run("fake", func(t *testing.T) { test(t, fake(t).ListenAddrs()) })
 	t.Run("fake at 3.9", func(t *testing.T) { test(t, fake(t, kfake.MaxVersions(kversion.V3_9_0())).ListenAddrs()) })
@@ -69,7 +70,8 @@ func (s asStore) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (
 	return c, err
 }
 
-// lanePlace opens stores that take UNKNOWN_SERVER_ERROR, with which a broker may answer a commit that a rival overtakes, for no decision.
+// lanePlace opens stores that take UNKNOWN_SERVER_ERROR, with which a broker may answer a commit
+// that a rival overtakes, for no decision.
 type lanePlace struct{ cfg Config }
 
 func (p lanePlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
@@ -89,7 +91,8 @@ func TestLedgerIsAStore(t *testing.T) {
 	})
 }
 
-// TestPlacesGoOnWithoutADecision: what lanePlace opens finds out what became of a commit that a broker did not decide on.
+// TestPlacesGoOnWithoutADecision: what lanePlace opens finds out what became of a commit that a
+// broker did not decide on.
 func TestPlacesGoOnWithoutADecision(t *testing.T) {
 	t.Parallel()
 	c := fake(t)

@@ -19,8 +19,9 @@ import (
 	"workos-relay/sink"
 )
 
-// BenchmarkCommit compares the two ways to deliver a page and move the position: a transaction, and an idempotent publish followed by
-// a commit to the file store. One iteration is one page by each of them in turn; what is reported is the rate of each one's median.
+// BenchmarkCommit compares the two ways to deliver a page and move the position: a transaction, and
+// an idempotent publish followed by a commit to the file store. One iteration is one page by each
+// of them in turn; what is reported is the rate of each one's median.
 func BenchmarkCommit(b *testing.B) {
 	b.Run("kfake", func(b *testing.B) {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1))

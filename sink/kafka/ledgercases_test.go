@@ -122,8 +122,8 @@ func TestPositionTopicRefused(t *testing.T) {
 	})
 }
 
-// TestPositionBehindOpenTransaction has somebody else hold a transaction open on the position's own partition: the last stable offset
-// stands still, the position does not.
+// TestPositionBehindOpenTransaction has somebody else hold a transaction open on the position's own
+// partition: the last stable offset stands still, the position does not.
 func TestPositionBehindOpenTransaction(t *testing.T) {
 	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
@@ -150,7 +150,8 @@ func TestPositionBehindOpenTransaction(t *testing.T) {
 	})
 }
 
-// TestAmbiguousCommit loses the answer of the commit: what is in force is what the cluster did, for whoever looks.
+// TestAmbiguousCommit loses the answer of the commit: what is in force is what the cluster did, for
+// whoever looks.
 func TestAmbiguousCommit(t *testing.T) {
 	t.Parallel()
 	for name, applied := range map[string]bool{"applied": true, "not applied": false} {
@@ -196,8 +197,8 @@ func TestAmbiguousCommit(t *testing.T) {
 	}
 }
 
-// TestCommitCutShort ends the context in the middle of a transaction. It must not be gone on with: what it stored already would be
-// committed together with what comes next.
+// TestCommitCutShort ends the context in the middle of a transaction. It must not be gone on with:
+// what it stored already would be committed together with what comes next.
 func TestCommitCutShort(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]kfake.Fault{
@@ -239,7 +240,8 @@ func TestCommitCutShort(t *testing.T) {
 	}
 }
 
-// TestCommitWhileARivalTakesOver: the coordinator asks for patience first, and then knows the rival alone.
+// TestCommitWhileARivalTakesOver: the coordinator asks for patience first, and then knows the rival
+// alone.
 func TestCommitWhileARivalTakesOver(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -295,7 +297,8 @@ func TestPositionFarFromTheEnd(t *testing.T) {
 	require.Equal(t, first.Revision, have.Revision)
 }
 
-// TestCommitRejectsWhatIsTooLarge finds the message before anything is begun, so that the session goes on.
+// TestCommitRejectsWhatIsTooLarge finds the message before anything is begun, so that the session
+// goes on.
 func TestCommitRejectsWhatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {
@@ -334,7 +337,8 @@ func readAllControlled(t testing.TB, brokers []string, topic string) []*kgo.Reco
 	return records
 }
 
-// TestWhoCannotDoTransactions tells a cluster without transactions from one that does not let relay use them now.
+// TestWhoCannotDoTransactions tells a cluster without transactions from one that does not let relay
+// use them now.
 func TestWhoCannotDoTransactions(t *testing.T) {
 	t.Parallel()
 	t.Run("old cluster", func(t *testing.T) {
@@ -370,8 +374,8 @@ func TestWhoCannotDoTransactions(t *testing.T) {
 	}
 }
 
-// TestTransactionTimesOut leaves a transaction open until the coordinator aborts it: the session is refused as if it had been fenced,
-// the position is the last one, and the next Fence goes on.
+// TestTransactionTimesOut leaves a transaction open until the coordinator aborts it: the session is
+// refused as if it had been fenced, the position is the last one, and the next Fence goes on.
 func TestTransactionTimesOut(t *testing.T) {
 	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {

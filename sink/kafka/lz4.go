@@ -8,8 +8,9 @@ import (
 	kafkalz4 "github.com/segmentio/kafka-go/compress/lz4"
 )
 
-// lz4Codec is kafka-go's but for what it writes: blocks of 64 KiB, as Kafka's Java client does, in place of 4 MiB, each of which
-// would hold a buffer of that size; and no checksum of the content, since a record batch has one of its own.
+// lz4Codec is kafka-go's but for what it writes: blocks of 64 KiB, as Kafka's Java client does, in
+// place of 4 MiB, each of which would hold a buffer of that size; and no checksum of the content,
+// since a record batch has one of its own.
 type lz4Codec struct{ kafkalz4.Codec }
 
 // NewWriter implements compress.Codec.

@@ -33,8 +33,9 @@ func illegalTopicCharacters(name string) string {
 	return ""
 }
 
-// collisions returns, for each topic that has one, the other topic that differs from it only by '.' and '_'. Kafka's metric names
-// do not tell the two apart, and a broker refuses to create the second.
+// collisions returns, for each topic that has one, the other topic that differs from it only by '.'
+// and '_'. Kafka's metric names do not tell the two apart, and a broker refuses to create the
+// second.
 func collisions(topics []string) map[string]string {
 	seen := make(map[string]string, len(topics))
 	found := make(map[string]string)

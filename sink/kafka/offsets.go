@@ -83,8 +83,8 @@ func (s *Sink) offsets(ctx context.Context, partitions []partitionID, timestamp 
 	return s.offsetsSeenBy(ctx, readUncommitted, partitions, timestamp)
 }
 
-// offsetsSeenBy is offsets for a consumer of the isolation level: to one that reads committed, a partition ends where the first
-// transaction begins that is still open.
+// offsetsSeenBy is offsets for a consumer of the isolation level: to one that reads committed, a
+// partition ends where the first transaction begins that is still open.
 func (s *Sink) offsetsSeenBy(ctx context.Context, isolation int8, partitions []partitionID, timestamp int64) (map[partitionID]int64, error) {
 	req := &listOffsets{ReplicaID: -1, IsolationLevel: isolation}
 	for _, p := range partitions {
@@ -120,8 +120,8 @@ func (s *Sink) offsetsSeenBy(ctx context.Context, isolation int8, partitions []p
 	return found, nil
 }
 
-// listOffsets is kafka-go's listoffsets.Request for partitions with the same leader. kafka-go's own becomes a request, and a
-// connection, for each partition.
+// listOffsets is kafka-go's listoffsets.Request for partitions with the same leader. kafka-go's own
+// becomes a request, and a connection, for each partition.
 type listOffsets struct {
 	ReplicaID      int32                      `kafka:"min=v1,max=v5"`
 	IsolationLevel int8                       `kafka:"min=v2,max=v5"`

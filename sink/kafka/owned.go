@@ -12,8 +12,8 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// ownedTopics remembers in a file which topics relay has created, since Kafka keeps no mark with a topic. It is safe for concurrent
-// use. The zero value, and one without a path, remembers nothing.
+// ownedTopics remembers in a file which topics relay has created, since Kafka keeps no mark with a
+// topic. It is safe for concurrent use. The zero value, and one without a path, remembers nothing.
 type ownedTopics struct {
 	path string
 
@@ -25,7 +25,8 @@ const maxOwned = 4 << 20
 
 // ownedFile is what the file holds.
 type ownedFile struct {
-	// Topics are the topics by cluster id and name. Their values are the ids of the topics, empty if the cluster tells none.
+	// Topics are the topics by cluster id and name. Their values are the ids of the topics, empty
+	// if the cluster tells none.
 	Topics map[string]map[string]string `json:"topics"`
 }
 

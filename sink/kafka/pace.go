@@ -8,9 +8,10 @@ import (
 	"workos-relay/sink"
 )
 
-// How much relay sends at once. A request larger than what the link carries within request_timeout, than the quota of the brokers or
-// than what a proxy lets through never arrives, however often it is sent. So a sink begins with little, sends more while answers come
-// quickly, and less when they come late or not at all.
+// How much relay sends at once. A request larger than what the link carries within request_timeout,
+// than the quota of the brokers or than what a proxy lets through never arrives, however often it
+// is sent. So a sink begins with little, sends more while answers come quickly, and less when they
+// come late or not at all.
 const (
 	windowFirst = 256 << 10 // bytes of record batches under way in all requests together
 	windowMost  = 16 << 20
@@ -19,20 +20,23 @@ const (
 	transactionFirst = 512 << 10 // bytes of records in one transaction
 	transactionMost  = 64 << 20
 
-	// An answer or a commit within quick asks for more, one after slow for less: so much that it would take steady.
+	// An answer or a commit within quick asks for more, one after slow for less: so much that it
+	// would take steady.
 	quick  = time.Second
 	steady = 2 * time.Second
 	slow   = 4 * time.Second
-	// slowLeast is what a late answer leaves: below it, it is late for another reason than the size.
+	// slowLeast is what a late answer leaves: below it, it is late for another reason than the
+	// size.
 	slowLeast = 64 << 10
 
-	// hangUpsUntilLimit is how often in a row a connection is closed on a large request until that counts as a limit. Brokers that end
-	// do that once.
+	// hangUpsUntilLimit is how often in a row a connection is closed on a large request until that
+	// counts as a limit. Brokers that end do that once.
 	hangUpsUntilLimit = 2
 	// limitForget is when a limit is tried again, because it may have been raised.
 	limitForget = 15 * time.Minute
-	// hangUpsUntilRejected is how often connections are closed on a request with one and the same record, while the brokers answer
-	// other requests, until the record counts as one that can never be published.
+	// hangUpsUntilRejected is how often connections are closed on a request with one and the same
+	// record, while the brokers answer other requests, until the record counts as one that can
+	// never be published.
 	hangUpsUntilRejected = 5
 )
 
@@ -69,7 +73,8 @@ func (p *pace) request(full int, now time.Time) int {
 	return full
 }
 
-// answered notes an answer to a request of size bytes, of which so many were under way together when it was sent.
+// answered notes an answer to a request of size bytes, of which so many were under way together
+// when it was sent.
 func (p *pace) answered(size, underWay int, took, throttle time.Duration) {
 	if size >= p.hungUpOn {
 		p.hangUps, p.hungUpOn = 0, 0
@@ -104,7 +109,8 @@ func (p *pace) hungUp(size int, now time.Time) {
 	p.hangUps = 0
 }
 
-// committed notes a transaction of size bytes that took so long, with the time for which the brokers throttle relay after it.
+// committed notes a transaction of size bytes that took so long, with the time for which the
+// brokers throttle relay after it.
 func (p *pace) committed(size int, took time.Duration) {
 	switch {
 	case took <= quick && 2*size >= p.transaction:
@@ -144,8 +150,9 @@ func (p *pace) pausedFor(now time.Time) time.Duration {
 	return longest
 }
 
-// suspect notes that a connection was closed on a request with this one record, and reports whether the record is to blame: that
-// happens again and again, although the brokers answer other requests meanwhile.
+// suspect notes that a connection was closed on a request with this one record, and reports whether
+// the record is to blame: that happens again and again, although the brokers answer other requests
+// meanwhile.
 func (p *pace) suspect(key messageKey, answers int) bool {
 	s := p.suspects[key]
 	if s == nil {

@@ -17,7 +17,8 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 )
 
-// TestNextTryLooksAtOneTime: a pause that ends between the look at what is due and the choice of the next look is not slept through.
+// TestNextTryLooksAtOneTime: a pause that ends between the look at what is due and the choice of
+// the next look is not slept through.
 func TestNextTryLooksAtOneTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -61,8 +62,8 @@ func TestPaceFollowsAnswers(t *testing.T) {
 	require.Equal(t, 256<<10, p.request(transactionRequestBytes, now.Add(time.Hour)))
 }
 
-// throttling is a broker's side of a connection that puts a throttle time into the first answers of a kind, and counts what comes
-// although it is not to come yet.
+// throttling is a broker's side of a connection that puts a throttle time into the first answers of
+// a kind, and counts what comes although it is not to come yet.
 type throttling struct {
 	key      kmsg.Key
 	throttle time.Duration
@@ -151,7 +152,8 @@ func (c *throttlingConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestThrottleIsHonoured has each kind of request answered with a throttle time: relay sends nothing more meanwhile, and no deadline
+// TestThrottleIsHonoured has each kind of request answered with a throttle time: relay sends
+// nothing more meanwhile, and no deadline
 // counts.
 func TestThrottleIsHonoured(t *testing.T) {
 	t.Parallel()

@@ -11,7 +11,8 @@ import (
 	"workos-relay/sink"
 )
 
-// place moves the messages of every topic whose partitions are known to the queues of their partitions.
+// place moves the messages of every topic whose partitions are known to the queues of their
+// partitions.
 func (d *delivery) place() {
 	if d.layout == nil {
 		return
@@ -33,7 +34,8 @@ func (d *delivery) place() {
 	}
 }
 
-// missing deals with a topic that the cluster does not show: it is looked for again, since somebody may create it.
+// missing deals with a topic that the cluster does not show: it is looked for again, since somebody
+// may create it.
 func (d *delivery) missing(t *topicQueue, err error) {
 	if err == nil {
 		err = kafkago.UnknownTopicOrPartition
@@ -51,8 +53,9 @@ func (d *delivery) missing(t *topicQueue, err error) {
 	d.relocate()
 }
 
-// sized holds each message against the topic's limit, and fails the first one that is too large. It reports false where the limit
-// must be read afresh first: a limit that was raised meanwhile must not cost an event.
+// sized holds each message against the topic's limit, and fails the first one that is too large. It
+// reports false where the limit must be read afresh first: a limit that was raised meanwhile must
+// not cost an event.
 func (d *delivery) sized(t *topicQueue, lim limit) bool {
 	for n, i := range t.index {
 		if i >= d.cut {
@@ -77,8 +80,9 @@ func (d *delivery) sized(t *topicQueue, lim limit) bool {
 	return true
 }
 
-// oversize returns why batch[i], a record batch of size bytes before compression, can never be published; nil where compression
-// makes it fit, or where the limit may not be read and the broker must judge.
+// oversize returns why batch[i], a record batch of size bytes before compression, can never be
+// published; nil where compression makes it fit, or where the limit may not be read and the broker
+// must judge.
 func (d *delivery) oversize(i, size int, lim limit) *sink.RejectedError {
 	m := &d.batch[i]
 	if size > maxMessageBytes {
@@ -115,7 +119,8 @@ func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 			p = partitionOf(key, numbers)
 		case d.wasIn(i, len(queues), &p):
 		case p < 0:
-			// Messages without a key ask for no order: one partition for those of the batch, the next one for the next batch.
+			// Messages without a key ask for no order: one partition for those of the batch, the
+			// next one for the next batch.
 			unkeyed = int32(d.s.unkeyed % len(queues)) //nolint:gosec // a partition number
 			d.s.unkeyed++
 			p = unkeyed
@@ -136,7 +141,8 @@ func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 	}
 }
 
-// wasIn reports whether an earlier Publish has left batch[i] in doubt in a partition, and sets p to that.
+// wasIn reports whether an earlier Publish has left batch[i] in doubt in a partition, and sets p to
+// that.
 func (d *delivery) wasIn(i, partitions int, p *int32) bool {
 	if len(d.doubtIn) == 0 {
 		return false
@@ -149,7 +155,8 @@ func (d *delivery) wasIn(i, partitions int, p *int32) bool {
 	return true
 }
 
-// counted warns where the topic's number of partitions is not what it was: keys go to other partitions than before.
+// counted warns where the topic's number of partitions is not what it was: keys go to other
+// partitions than before.
 func (s *Sink) counted(topic string, partitions int) {
 	if known := s.partitions[topic]; known > 0 && known != partitions {
 		s.log.Warn("the number of partitions has changed: the order of a key is not kept across the change, since it may go to another partition now",
@@ -158,8 +165,9 @@ func (s *Sink) counted(topic string, partitions int) {
 	s.partitions[topic] = partitions
 }
 
-// placeIn returns where this producer is in the partition. It is kept while the partition is out of sight, as when a broker answers with
-// a layout that is out of date: a leader takes sequence numbers that begin anew for a second copy of what it has, and stores nothing.
+// placeIn returns where this producer is in the partition. It is kept while the partition is out of
+// sight, as when a broker answers with a layout that is out of date: a leader takes sequence
+// numbers that begin anew for a second copy of what it has, and stores nothing.
 func (s *Sink) placeIn(p partitionID) *sequence {
 	place := s.places[p]
 	if place == nil {
@@ -171,8 +179,8 @@ func (s *Sink) placeIn(p partitionID) *sequence {
 
 var javaPartitioner = kafkago.Murmur2Balancer{Consistent: true}
 
-// partitionOf returns the partition that Kafka's Java client chooses for a key: murmur2, made positive, modulo the count. numbers
-// are the partitions, 0 to n-1.
+// partitionOf returns the partition that Kafka's Java client chooses for a key: murmur2, made
+// positive, modulo the count. numbers are the partitions, 0 to n-1.
 //
 // P2: a key has one partition, which keeps its order.
 func partitionOf(key []byte, numbers []int) int32 {

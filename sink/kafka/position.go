@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// tailOffsets is how far from the end the first look for the position begins; each further look goes twice as far. A transaction
-	// takes two offsets, one for the position and one for its end.
+	// tailOffsets is how far from the end the first look for the position begins; each further look
+	// goes twice as far. A transaction takes two offsets, one for the position and one for its end.
 	tailOffsets = 64
 
-	// missingLooks is how often a topic that is not there is looked for, over about a second, before that is believed: a broker that
-	// has just started may not know of it yet.
+	// missingLooks is how often a topic that is not there is looked for, over about a second,
+	// before that is believed: a broker that has just started may not know of it yet.
 	missingLooks = 4
 )
 
@@ -31,8 +31,9 @@ var positionKey = []byte("position")
 // revisionOf is the revision of the position at an offset. 0 stands for none.
 func revisionOf(offset int64) uint64 { return uint64(offset) + 1 } //nolint:gosec // offsets are not negative
 
-// Load reads the position in force and fences nobody. What another relay is about to commit, and has not committed yet, is not in
-// force. The errors are those of checkpoint.Store, and checkpoint.ErrLost where the topic once held a position and has none any more.
+// Load reads the position in force and fences nobody. What another relay is about to commit, and
+// has not committed yet, is not in force. The errors are those of checkpoint.Store, and
+// checkpoint.ErrLost where the topic once held a position and has none any more.
 func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
@@ -58,7 +59,8 @@ func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return c, err
 }
 
-// load reads the position in force. Where replaceable says so of the outcome, the session goes on from that.
+// load reads the position in force. Where replaceable says so of the outcome, the session goes on
+// from that.
 func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkpoint.Checkpoint, error) {
 	l.mu.Lock()
 	live, session, own := l.live, l.sessions, int64(-1)
@@ -78,7 +80,8 @@ func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkp
 	return c, err
 }
 
-// settled reports whether err tells for certain what is in force: nothing, or something that cannot be used.
+// settled reports whether err tells for certain what is in force: nothing, or something that cannot
+// be used.
 func settled(err error) bool {
 	return errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) ||
 		errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
@@ -97,8 +100,9 @@ func (l *Ledger) open(document []byte, revision uint64) (checkpoint.Checkpoint, 
 	return c, nil
 }
 
-// read returns the position in force, and the revision that the next one replaces. own is the offset of a position that this ledger
-// has committed, for which no mark need be there yet; -1 for none.
+// read returns the position in force, and the revision that the next one replaces. own is the
+// offset of a position that this ledger has committed, for which no mark need be there yet; -1 for
+// none.
 func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, revision uint64, err error) {
 	var document []byte
 	err = l.sink.settle(ctx, func(ctx context.Context) error {
@@ -128,8 +132,9 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 	return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, l.sink.explain(err))
 }
 
-// A broker answers that a transaction is committed a moment before its mark is in the topic. Load waits that long for what is not decided;
-// a transaction that a dead relay left open stays undecided, and the position before it is then the one in force.
+// A broker answers that a transaction is committed a moment before its mark is in the topic. Load
+// waits that long for what is not decided; a transaction that a dead relay left open stays
+// undecided, and the position before it is then the one in force.
 const (
 	undecidedLooks = 5
 	undecidedPause = 50 * time.Millisecond
@@ -170,7 +175,8 @@ func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revis
 	}
 }
 
-// find makes sure that the topic is there and has a leader, and returns ErrNotFound where it is certain that it is not.
+// find makes sure that the topic is there and has a leader, and returns ErrNotFound where it is
+// certain that it is not.
 func (l *Ledger) find(ctx context.Context) error {
 	for look := 1; ; look++ {
 		answer, err := l.sink.cluster.describe(ctx, []string{l.topic})
@@ -234,12 +240,14 @@ func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
 // positionBounds hold for topics of positions: what a transaction leaves there is small.
 var positionBounds = readBounds{record: checkpoint.MaxEncoded + 64<<10, batch: largestFetch}
 
-// largestOpen bounds the positions in transactions that are not decided, in bytes. There is seldom more than one.
+// largestOpen bounds the positions in transactions that are not decided, in bytes. There is seldom
+// more than one.
 const largestOpen = 4 * checkpoint.MaxEncoded
 
 const controlKeyBytes = 4
 
-// The types of control records that end a transaction: https://kafka.apache.org/documentation/#controlbatch
+// The types of control records that end a transaction:
+// https://kafka.apache.org/documentation/#controlbatch
 const (
 	controlAbort  = 0
 	controlCommit = 1

@@ -17,13 +17,15 @@ import (
 const (
 	cleanupPolicy = "cleanup.policy"
 	compact       = "compact"
-	// positionSegment lets compaction begin before a lane's positions take a gigabyte, the size of Kafka's default.
+	// positionSegment lets compaction begin before a lane's positions take a gigabyte, the size of
+	// Kafka's default.
 	positionSegment = "104857600"
 )
 
-// Prepare is that of the Sink, and makes the position's topic ready as well: one partition, kept by compaction alone, and refused
-// otherwise, since a topic cleaned by time or size would lose the position. Before it creates anything it returns an error that matches
-// ErrNoTransactions if the cluster cannot do what exactly_once needs: see Transactions.
+// Prepare is that of the Sink, and makes the position's topic ready as well: one partition, kept by
+// compaction alone, and refused otherwise, since a topic cleaned by time or size would lose the
+// position. Before it creates anything it returns an error that matches ErrNoTransactions if the
+// cluster cannot do what exactly_once needs: see Transactions.
 func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	if err := l.Transactions(ctx); err != nil {
 		return err
@@ -55,7 +57,8 @@ func (l *Ledger) preparePosition(ctx context.Context) error {
 	return l.checkPosition(ctx)
 }
 
-// ErrNoPositionTopic means that the cluster cannot have a topic that keeps a position, so that delivery can only be at_least_once there.
+// ErrNoPositionTopic means that the cluster cannot have a topic that keeps a position, so that
+// delivery can only be at_least_once there.
 var ErrNoPositionTopic = errors.New("the kafka cluster cannot keep a position")
 
 func noPositionTopic(err error) error {
@@ -78,7 +81,8 @@ func (l *Ledger) creation() Create {
 	return spec
 }
 
-// checkPosition returns a *sink.FatalError if the position's topic, which is there, cannot hold one safely.
+// checkPosition returns a *sink.FatalError if the position's topic, which is there, cannot hold one
+// safely.
 func (l *Ledger) checkPosition(ctx context.Context) error {
 	problems, doubt, err := l.positionProblems(ctx)
 	if doubt != "" {
@@ -90,7 +94,8 @@ func (l *Ledger) checkPosition(ctx context.Context) error {
 	return l.refusal(problems)
 }
 
-// refusal returns the problems of the position's topic as a *sink.FatalError, nil if there are none.
+// refusal returns the problems of the position's topic as a *sink.FatalError, nil if there are
+// none.
 func (l *Ledger) refusal(problems []string) error {
 	if len(problems) == 0 {
 		return nil
@@ -98,7 +103,8 @@ func (l *Ledger) refusal(problems []string) error {
 	return &sink.FatalError{Err: fmt.Errorf("kafka topic %s cannot keep relay's position: %s", l.topic, strings.Join(problems, "; "))}
 }
 
-// positionProblems returns why the position's topic cannot be used, and what relay cannot find out about it.
+// positionProblems returns why the position's topic cannot be used, and what relay cannot find out
+// about it.
 func (l *Ledger) positionProblems(ctx context.Context) (problems []string, doubt string, err error) {
 	answer, err := l.sink.cluster.describe(ctx, []string{l.topic})
 	if err != nil {
@@ -191,9 +197,10 @@ func (l *Ledger) inspectPosition(ctx context.Context, st *sink.TopicStatus) erro
 // transactionRequests are those without which there is no transaction.
 var transactionRequests = []protocol.ApiKey{protocol.InitProducerId, protocol.FindCoordinator, protocol.AddPartitionsToTxn, protocol.EndTxn}
 
-// Transactions finds out, without touching any, whether relay can do transactions on the cluster. `relay check` and a start decide by
-// it. It returns nil if relay can, a *sink.FatalError that matches ErrNoTransactions if the cluster has none, another *sink.FatalError
-// if relay may not, and any other error if that could not be found out now.
+// Transactions finds out, without touching any, whether relay can do transactions on the cluster.
+// `relay check` and a start decide by it. It returns nil if relay can, a *sink.FatalError that
+// matches ErrNoTransactions if the cluster has none, another *sink.FatalError if relay may not, and
+// any other error if that could not be found out now.
 func (l *Ledger) Transactions(ctx context.Context) error {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
@@ -204,7 +211,8 @@ func (l *Ledger) Transactions(ctx context.Context) error {
 	if len(missing) > 0 {
 		return noTransactions(fmt.Errorf("it does not know the request %s", strings.Join(missing, ", ")))
 	}
-	// A coordinator looks at the permission before it looks at the producer, which is none of its own here.
+	// A coordinator looks at the permission before it looks at the producer, which is none of its
+	// own here.
 	asking, stop := withAllowance(ctx, settleWait, context.DeadlineExceeded)
 	defer stop()
 	q := l.coordinator.addition("asking the transaction coordinator", noSession, []partitionID{{l.topic, 0}})
@@ -221,7 +229,8 @@ func (l *Ledger) Transactions(ctx context.Context) error {
 	return l.explain(err)
 }
 
-// silentOnTransactions reports whether the cluster leaves q without an answer time and again, although it answers other requests.
+// silentOnTransactions reports whether the cluster leaves q without an answer time and again,
+// although it answers other requests.
 func (l *Ledger) silentOnTransactions(ctx context.Context, answers int, q question) bool {
 	const tries = 2
 	for range tries {

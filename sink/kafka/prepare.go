@@ -21,8 +21,9 @@ import (
 // leaderWait bounds how long Prepare waits for created topics to have leaders everywhere.
 const leaderWait = 10 * time.Second
 
-// Prepare implements sink.Destination: it creates the topics that are missing where create.enabled, waits until each partition has a
-// leader, and asks the brokers whether relay may write to each topic, storing nothing.
+// Prepare implements sink.Destination: it creates the topics that are missing where create.enabled,
+// waits until each partition has a leader, and asks the brokers whether relay may write to each
+// topic, storing nothing.
 func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
@@ -101,7 +102,8 @@ func (s *Sink) checkCodec(ctx context.Context) error {
 	return nil
 }
 
-// faults holds why topics cannot be used, by reason, so that a hundred topics with one reason make one sentence.
+// faults holds why topics cannot be used, by reason, so that a hundred topics with one reason make
+// one sentence.
 type faults struct {
 	topics map[string][]string // by reason
 	causes []error             // that a caller may tell apart; their text is that of a reason
@@ -205,7 +207,8 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 	return s.created(ctx, answer, spec, found)
 }
 
-// created sorts the answers: those that a person must act on go to found, one that may pass is returned.
+// created sorts the answers: those that a person must act on go to found, one that may pass is
+// returned.
 func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Create, found *faults) error {
 	var passing error
 	var made []string

@@ -11,8 +11,9 @@ import (
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
 )
 
-// session is an identity that a broker gave to a producer: in each partition it accepts the sequence numbers of one session in
-// order, recognises a batch that it has stored already, and shuts out a session of the same id with a lower epoch.
+// session is an identity that a broker gave to a producer: in each partition it accepts the
+// sequence numbers of one session in order, recognises a batch that it has stored already, and
+// shuts out a session of the same id with a lower epoch.
 type session struct {
 	id    int64
 	epoch int16
@@ -32,14 +33,15 @@ type sequence struct {
 // take returns the place of a batch and is no claim yet: only advance moves on.
 func (s *sequence) take() (session, int32) { return s.session, s.next }
 
-// advance moves on by the n records of a batch that is stored. Sequence numbers go from 2^31-1 to 0.
+// advance moves on by the n records of a batch that is stored. Sequence numbers go from 2^31-1 to
+// 0.
 func (s *sequence) advance(n int) {
 	s.next = int32((int64(s.next) + int64(n)) & math.MaxInt32)
 }
 
-// restart begins anew in the next epoch: the partition takes sequence 0 again, and whatever is still under way in the old epoch is
-// refused once it took it. A producer without transactions may raise its epoch by itself (KIP-360). Epochs that have run out ask
-// for a new producer id.
+// restart begins anew in the next epoch: the partition takes sequence 0 again, and whatever is
+// still under way in the old epoch is refused once it took it. A producer without transactions may
+// raise its epoch by itself (KIP-360). Epochs that have run out ask for a new producer id.
 func (s *sequence) restart() {
 	s.next = 0
 	if !s.valid() {
@@ -77,9 +79,9 @@ const openSessionWait = 4 * time.Second
 // anyBroker stands where a request need not go to a certain broker.
 const anyBroker int32 = -1
 
-// initProducer is kafka-go's initproducerid.Request to a coordinator that is known already, or to any broker for a producer without
-// transactions. kafka-go's own asks for the coordinator of its transactional id first, even of an empty one, and that makes a broker
-// create __transaction_state.
+// initProducer is kafka-go's initproducerid.Request to a coordinator that is known already, or to
+// any broker for a producer without transactions. kafka-go's own asks for the coordinator of its
+// transactional id first, even of an empty one, and that makes a broker create __transaction_state.
 type initProducer struct {
 	_ struct{} `kafka:"min=v2,max=v4,tag"` // marks the flexible versions
 

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRealReadback has kcat read what the sink wrote with each codec: bodies, headers, keys and partitions. kcat is librdkafka, so
-// neither franz-go nor kafka-go has a part in it.
+// TestRealReadback has kcat read what the sink wrote with each codec: bodies, headers, keys and
+// partitions. kcat is librdkafka, so neither franz-go nor kafka-go has a part in it.
 func TestRealReadback(t *testing.T) {
 	t.Parallel()
 	brokers := realBrokers(t)

@@ -66,8 +66,9 @@ type batchSpec struct {
 	time          time.Time      // of every record: when it was published, so that retention counts from then
 }
 
-// encodeBatch writes the messages batch[i], for each i of index, as one record batch and returns it as the record set of a
-// produce request, size first. Messages keep their order. A compression that makes the batch larger is left out.
+// encodeBatch writes the messages batch[i], for each i of index, as one record batch and returns it
+// as the record set of a produce request, size first. Messages keep their order. A compression that
+// makes the batch larger is left out.
 func encodeBatch(spec batchSpec, batch []sink.Message, index []int) ([]byte, error) {
 	size := setSizeBytes + batchHeaderBytes
 	for n, i := range index {
@@ -161,7 +162,8 @@ func finishBatch(set []byte, spec batchSpec, attributes int16, records int) {
 	put.PutUint32(b[offsetCRC:], crc32.Checksum(b[offsetAttributes:], castagnoli))
 }
 
-// appendRecord writes m as record n of its batch. A nil key is written as null, the body never: null would be a tombstone.
+// appendRecord writes m as record n of its batch. A nil key is written as null, the body never:
+// null would be a tombstone.
 func appendRecord(b []byte, m *sink.Message, n int) []byte {
 	b = binary.AppendVarint(b, int64(recordBodySize(m, n)))
 	b = append(b, 0)              // attributes: none are defined
@@ -211,7 +213,8 @@ func varintSize(v int64) int {
 	return (bits.Len64(zigzag|1) + 6) / 7
 }
 
-// batchBytes is the size that a broker holds against max.message.bytes: the batch without the size before it.
+// batchBytes is the size that a broker holds against max.message.bytes: the batch without the size
+// before it.
 func batchBytes(set []byte) int { return len(set) - setSizeBytes }
 
 // codecIn returns the number of the codec that set is compressed with, 0 for none.

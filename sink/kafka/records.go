@@ -18,8 +18,9 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// Record sets are read here and not by kafka-go, which allocates what a record batch claims to hold, and decompresses all of it before
-// it looks at the first record. Here one record is in memory at a time, and nothing is allocated before the bytes for it are there.
+// Record sets are read here and not by kafka-go, which allocates what a record batch claims to
+// hold, and decompresses all of it before it looks at the first record. Here one record is in
+// memory at a time, and nothing is allocated before the bytes for it are there.
 
 // readBounds bounds what reading a record set may take.
 type readBounds struct {
@@ -36,7 +37,8 @@ const (
 // messageBounds hold for topics of messages: relay publishes none that is larger.
 var messageBounds = readBounds{record: maxMessageBytes + 1<<20, batch: largestBatch}
 
-// entry is a record, and what its record batch says of it. It is valid until the function returns that it is given to.
+// entry is a record, and what its record batch says of it. It is valid until the function returns
+// that it is given to.
 type entry struct {
 	offset        int64
 	time          time.Time
@@ -52,9 +54,9 @@ type entryHeader struct {
 	value []byte
 }
 
-// walk calls fn for each record of an answer from an offset on, and returns the offset to go on from. That is at least one more:
-// compaction leaves record batches without a record. It returns the errors of fn as they are, and an *errBadAnswer if the records are
-// not valid.
+// walk calls fn for each record of an answer from an offset on, and returns the offset to go on
+// from. That is at least one more: compaction leaves record batches without a record. It returns
+// the errors of fn as they are, and an *errBadAnswer if the records are not valid.
 func walk(answer *fetched, from int64, bounds readBounds, fn func(entry) error) (next int64, err error) {
 	w := recordWalker{bounds: bounds, next: from, fn: fn}
 	rest := answer.records
@@ -79,7 +81,8 @@ func walk(answer *fetched, from int64, bounds readBounds, fn func(entry) error) 
 	return max(w.next, from+1), nil
 }
 
-// batchPrefix is the size of what all versions of a record batch begin with: offset, length, 4 bytes, version.
+// batchPrefix is the size of what all versions of a record batch begin with: offset, length, 4
+// bytes, version.
 const batchPrefix = offsetMagic + 1
 
 func batchOffset(b []byte) int64 {
@@ -89,7 +92,8 @@ func batchOffset(b []byte) int64 {
 	return int64(binary.BigEndian.Uint64(b)) //nolint:gosec // as it is encoded
 }
 
-// nextBatch returns the record batch, or the message of an older version, that b begins with; nil if it is not all there.
+// nextBatch returns the record batch, or the message of an older version, that b begins with; nil
+// if it is not all there.
 func nextBatch(b []byte) ([]byte, error) {
 	if len(b) < batchPrefix {
 		return nil, nil
@@ -192,11 +196,13 @@ func (w *recordWalker) batch2(b []byte) error {
 
 func timeOf(milliseconds int64) time.Time { return time.UnixMilli(milliseconds) }
 
-// messageLeast is what a message of version 0 or 1 takes behind its offset and length: checksum, version, attributes and two lengths.
+// messageLeast is what a message of version 0 or 1 takes behind its offset and length: checksum,
+// version, attributes and two lengths.
 const messageLeast = 14
 
-// message reads a message of version 0 or 1: https://kafka.apache.org/documentation/#messageset. If it is compressed, it holds others.
-// place gives the offset of one that lies within another; nil for one that does not.
+// message reads a message of version 0 or 1: https://kafka.apache.org/documentation/#messageset. If
+// it is compressed, it holds others. place gives the offset of one that lies within another; nil
+// for one that does not.
 func (w *recordWalker) message(b []byte, place func(int64) int64) error {
 	if sum := crc32.ChecksumIEEE(b[offsetMagic:]); sum != binary.BigEndian.Uint32(b[offsetLeaderEpoch:]) {
 		return errors.New("its checksum does not fit its content")
@@ -235,8 +241,8 @@ func (w *recordWalker) message(b []byte, place func(int64) int64) error {
 	return w.messagesWithin(inner, e.offset, b[offsetMagic])
 }
 
-// messagesWithin reads the messages that were compressed in one at the offset. In version 1 their own offsets count from 0, and the
-// outer one has that of the last.
+// messagesWithin reads the messages that were compressed in one at the offset. In version 1 their
+// own offsets count from 0, and the outer one has that of the last.
 func (w *recordWalker) messagesWithin(set []byte, offset int64, version byte) error {
 	last := int64(0)
 	var messages [][]byte
@@ -273,7 +279,8 @@ type recordSource struct {
 	buffer []byte        // of the record that was read from packed
 }
 
-// next returns the next record without its length. It is valid until the next call. most bounds its size.
+// next returns the next record without its length. It is valid until the next call. most bounds its
+// size.
 func (s *recordSource) next(most int) ([]byte, error) {
 	if s.packed == nil {
 		r := wireReader{data: s.plain}
@@ -298,7 +305,8 @@ func (s *recordSource) next(most int) ([]byte, error) {
 // recordStep is how much memory is allocated for a record before more of it has come.
 const recordStep = 64 << 10
 
-// appendFrom appends the next n bytes of r. It allocates no more than step bytes beyond what has come.
+// appendFrom appends the next n bytes of r. It allocates no more than step bytes beyond what has
+// come.
 func appendFrom(b []byte, r io.Reader, n, step int) ([]byte, error) {
 	for n > 0 {
 		piece := min(n, max(cap(b)-len(b), step))
@@ -319,7 +327,8 @@ func cutShort(err error) error {
 	return err
 }
 
-// open returns the records in payload, which is compressed with the codec of that number, 0 for none. done gives back what that takes.
+// open returns the records in payload, which is compressed with the codec of that number, 0 for
+// none. done gives back what that takes.
 func (w *recordWalker) open(codec uint16, payload []byte) (s *recordSource, done func(), err error) {
 	if codec == 0 {
 		return &recordSource{plain: payload}, func() {}, nil
@@ -355,8 +364,8 @@ func (g *guarded) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// decompress returns a reader of what payload holds. It takes little memory beside what it returns, but for a window of zstd and for a
-// chunk of snappy, which are bounded here.
+// decompress returns a reader of what payload holds. It takes little memory beside what it returns,
+// but for a window of zstd and for a chunk of snappy, which are bounded here.
 func decompress(codec uint16, payload []byte) (io.ReadCloser, error) {
 	var c compress.Codec
 	if int(codec) < len(compress.Codecs) {
@@ -400,7 +409,8 @@ var xerialHeader = []byte{0x82, 'S', 'N', 'A', 'P', 'P', 'Y', 0}
 
 const xerialHeaderBytes = 16 // with versions behind it
 
-// checkSnappy returns an error if a chunk of snappy is not all there, or claims to be larger than a record batch may be.
+// checkSnappy returns an error if a chunk of snappy is not all there, or claims to be larger than a
+// record batch may be.
 func checkSnappy(payload []byte) error {
 	chunk := func(b []byte) error {
 		if size, n := binary.Uvarint(b); n <= 0 || size > largestChunk {

@@ -92,7 +92,8 @@ func encodedMessage(version byte, offset int64, codec compress.Codec, key, value
 	return append(m, body...)
 }
 
-// TestWalkReadsEveryFormat reads records of each codec, and messages of the formats before Kafka 0.11, alone and compressed.
+// TestWalkReadsEveryFormat reads records of each codec, and messages of the formats before Kafka
+// 0.11, alone and compressed.
 func TestWalkReadsEveryFormat(t *testing.T) {
 	type seen struct {
 		offset     int64
@@ -148,8 +149,9 @@ func bomb(codec compress.Codec, megabytes int, prefix []byte) []byte {
 	return out.Bytes()
 }
 
-// TestWalkRefusesWhatIsNotThere reads record sets that claim more than they hold, or expand to more than relay takes. Each is an error
-// that names the broker, and none takes memory for what is not there.
+// TestWalkRefusesWhatIsNotThere reads record sets that claim more than they hold, or expand to more
+// than relay takes. Each is an error that names the broker, and none takes memory for what is not
+// there.
 func TestWalkRefusesWhatIsNotThere(t *testing.T) {
 	bounds := readBounds{record: 1 << 20, batch: 8 << 20}
 	varint := func(v int64, rest ...byte) []byte { return append(binary.AppendVarint(nil, v), rest...) }

@@ -14,8 +14,8 @@ import (
 	"workos-relay/conf/livefile"
 )
 
-// mechanism returns kafka-go's form of the section sasl, nil if SASL is not in use. It reads the password or the token again
-// for each connection.
+// mechanism returns kafka-go's form of the section sasl, nil if SASL is not in use. It reads the
+// password or the token again for each connection.
 func (c Config) mechanism() (sasl.Mechanism, error) {
 	password := c.Password
 	if password == nil {
@@ -47,7 +47,8 @@ type fresh struct {
 	make func() (sasl.Mechanism, error)
 }
 
-// newFresh makes one mechanism at once, so that a password that the mechanism cannot use is known at the start.
+// newFresh makes one mechanism at once, so that a password that the mechanism cannot use is known
+// at the start.
 func newFresh(build func() (sasl.Mechanism, error)) (sasl.Mechanism, error) {
 	m, err := build()
 	if err != nil {
@@ -72,8 +73,8 @@ func (f fresh) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
 	return scramExchange{exchange}, first, nil
 }
 
-// mostIterations bounds what a broker may make relay compute for a password, which takes about a second. Kafka's own tools store
-// passwords with 4,096 to 16,384 iterations.
+// mostIterations bounds what a broker may make relay compute for a password, which takes about a
+// second. Kafka's own tools store passwords with 4,096 to 16,384 iterations.
 const mostIterations = 1_000_000
 
 // scramExchange is an exchange of SCRAM that a broker cannot make last for hours.
@@ -117,7 +118,8 @@ type bearerExchange struct{}
 // errTokenRefused is the answer of a broker that does not accept the bearer token.
 var errTokenRefused = errors.New("the broker refused the bearer token of sasl.token_file")
 
-// Next implements sasl.StateMachine: a challenge after the token is the broker's reason for refusing it.
+// Next implements sasl.StateMachine: a challenge after the token is the broker's reason for
+// refusing it.
 func (bearerExchange) Next(_ context.Context, challenge []byte) (bool, []byte, error) {
 	if len(challenge) > 0 {
 		return false, nil, fmt.Errorf("%w: %s", errTokenRefused, challenge)

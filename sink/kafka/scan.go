@@ -19,7 +19,8 @@ const scanTries = 8 // fetches in a row without an answer, until a scan gives up
 
 var _ sink.Scanner = (*Sink)(nil)
 
-// Logs implements sink.Scanner: a log for each partition that holds something, up to the first transaction that is still open.
+// Logs implements sink.Scanner: a log for each partition that holds something, up to the first
+// transaction that is still open.
 func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) (logs []sink.Log, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
@@ -65,7 +66,8 @@ func (s *Sink) logsNow(ctx context.Context, topics []string, since time.Time) ([
 	return logs, nil
 }
 
-// notePolicies adds to the logs whether their topics are compacted. That this cannot be read is no reason not to read the logs.
+// notePolicies adds to the logs whether their topics are compacted. That this cannot be read is no
+// reason not to read the logs.
 func (s *Sink) notePolicies(ctx context.Context, logs []sink.Log) {
 	var topics []string
 	for _, l := range logs {
@@ -169,14 +171,16 @@ func handOn(log sink.Log, e entry, fn func(*sink.Stored) error) error {
 	return fn(&m)
 }
 
-// abortedTransactions says which producers are within a transaction that was aborted, at the place reached. A broker names, beside the
-// records, the transactions that were aborted and at which offset each began; a control record ends it.
+// abortedTransactions says which producers are within a transaction that was aborted, at the place
+// reached. A broker names, beside the records, the transactions that were aborted and at which
+// offset each began; a control record ends it.
 type abortedTransactions struct {
 	waiting []fetch.ResponseTransaction // by first offset
 	open    map[int64]bool              // by producer id
 }
 
-// hides reports whether a consumer that reads committed does not see e. It is asked about one record after the other.
+// hides reports whether a consumer that reads committed does not see e. It is asked about one
+// record after the other.
 func (a *abortedTransactions) hides(e entry) bool {
 	a.advance(e.offset)
 	if e.control {

@@ -86,7 +86,8 @@ func bodies(list []sink.Stored) []string {
 	return out
 }
 
-// TestScanReadsCommitted interleaves transactions of two producers with records outside of any, and ends with one that is open.
+// TestScanReadsCommitted interleaves transactions of two producers with records outside of any, and
+// ends with one that is open.
 func TestScanReadsCommitted(t *testing.T) {
 	t.Parallel()
 	c := fake(t)

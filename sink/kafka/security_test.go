@@ -37,8 +37,8 @@ import (
 	"workos-relay/sink"
 )
 
-// certificates makes an authority of its own and a server certificate for 127.0.0.1, and returns the server's side and the
-// authority's file.
+// certificates makes an authority of its own and a server certificate for 127.0.0.1, and returns
+// the server's side and the authority's file.
 func certificates(t *testing.T) (*tls.Config, string) {
 	t.Helper()
 	make := func(template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
@@ -63,8 +63,8 @@ func certificates(t *testing.T) (*tls.Config, string) {
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}}, file
 }
 
-// TestConnectionFaults checks that a connection which cannot work says what is most likely wrong, and that what no waiting mends
-// is told apart from what it may.
+// TestConnectionFaults checks that a connection which cannot work says what is most likely wrong,
+// and that what no waiting mends is told apart from what it may.
 func TestConnectionFaults(t *testing.T) {
 	t.Parallel()
 	serverTLS, authority := certificates(t)
@@ -210,8 +210,8 @@ func TestMayNotCreate(t *testing.T) {
 	require.ErrorContains(t, err, "--operation Create")
 }
 
-// TestPermissionRevoked takes a permission away while messages flow: Publish ends once the refusal has lasted, and says what was
-// stored before.
+// TestPermissionRevoked takes a permission away while messages flow: Publish ends once the refusal
+// has lasted, and says what was stored before.
 func TestPermissionRevoked(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
@@ -239,7 +239,8 @@ func TestProducerIDRefused(t *testing.T) {
 	require.Zero(t, sink.Durable(err, 10))
 }
 
-// TestRealLeastPrivilege checks on a real broker that Write and Describe on a topic are all that publishing needs.
+// TestRealLeastPrivilege checks on a real broker that Write and Describe on a topic are all that
+// publishing needs.
 func TestRealLeastPrivilege(t *testing.T) {
 	plain := realBrokers(t)
 	topic := unique(t, "granted")[0]
@@ -373,7 +374,8 @@ func TestIterationsOfSCRAM(t *testing.T) {
 	}
 }
 
-// TestBrokerIsSilentInTheHandshake: kafka-go sets no deadline for SASL, and would leave the connection and its goroutine behind.
+// TestBrokerIsSilentInTheHandshake: kafka-go sets no deadline for SASL, and would leave the
+// connection and its goroutine behind.
 func TestBrokerIsSilentInTheHandshake(t *testing.T) {
 	c := fake(t, kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser("PLAIN", "relay", "secret"))
 	closed := make(chan struct{}, 100)

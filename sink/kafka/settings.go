@@ -233,7 +233,8 @@ func (c *comparison) raises(n int) bool {
 	return c.spec.Has("replication_factor", c.spec.ReplicationFactor != 0) && c.spec.ReplicationFactor >= n && len(c.brokers) >= n
 }
 
-// deletes reports whether a change of a topic setting lets Kafka delete messages that it would keep otherwise.
+// deletes reports whether a change of a topic setting lets Kafka delete messages that it would keep
+// otherwise.
 func deletes(name, have, want string) bool {
 	switch name {
 	case cleanupPolicy:
@@ -265,8 +266,8 @@ func sameValue(a, b string) bool {
 	return err1 == nil && err2 == nil && x == y || slices.Equal(list(a), list(b))
 }
 
-// add adds what holds for every setting: relay leaves topics alone that it does not know to be its own, and does not change a setting
-// a second time.
+// add adds what holds for every setting: relay leaves topics alone that it does not know to be its
+// own, and does not change a setting a second time.
 func (c *comparison) add(d topicDifference) {
 	id, own := c.owned[d.topic]
 	if now := c.ids[d.topic]; id != "" && now != "" && id != now { // it was deleted, and another made in its place
@@ -285,7 +286,8 @@ func (c *comparison) add(d topicDifference) {
 	c.found = append(c.found, d)
 }
 
-// enlarge adds brokers to the replicas of each partition: those with the fewest replicas of the topic, in racks without one first.
+// enlarge adds brokers to the replicas of each partition: those with the fewest replicas of the
+// topic, in racks without one first.
 func (c *comparison) enlarge(t metadata.ResponseTopic, want int) [][]int32 {
 	load, rack := map[int32]int{}, map[int32]string{}
 	for _, b := range c.brokers {
@@ -337,7 +339,8 @@ func compareBool(a, b bool) int {
 	}
 }
 
-// apply makes the changes that can be made: replicas first, then one setting after the other for all topics.
+// apply makes the changes that can be made: replicas first, then one setting after the other for
+// all topics.
 func (c *comparison) apply(ctx context.Context) {
 	byKey := map[string][]*topicDifference{}
 	for i := range c.found {

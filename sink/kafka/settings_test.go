@@ -54,7 +54,8 @@ func TestMoreReplicasAreSpread(t *testing.T) {
 	require.Equal(t, [][]int32{{1, 2}}, c.enlarge(topicOf([]int32{1}), 2))
 }
 
-// TestMinInsyncReplicasWaitForReplicas: raised before the replicas are in sync, it would stop the lane.
+// TestMinInsyncReplicasWaitForReplicas: raised before the replicas are in sync, it would stop the
+// lane.
 func TestMinInsyncReplicasWaitForReplicas(t *testing.T) {
 	t.Parallel()
 	brokers := []metadata.ResponseBroker{{NodeID: 1}, {NodeID: 2}, {NodeID: 3}}
@@ -82,7 +83,8 @@ func TestMinInsyncReplicasWaitForReplicas(t *testing.T) {
 	require.Equal(t, sink.Changes, judged(t, topicOf([]int32{1, 2, 3}), 3).Outcome)
 }
 
-// TestATopicMadeAgainIsAnothers: who deletes a topic of relay and makes one with its name owns that.
+// TestATopicMadeAgainIsAnothers: who deletes a topic of relay and makes one with its name owns
+// that.
 func TestATopicMadeAgainIsAnothers(t *testing.T) {
 	t.Parallel()
 	outcome := func(remembered, now map[string]string) sink.Outcome {

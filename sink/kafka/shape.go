@@ -27,23 +27,29 @@ import (
 	"github.com/segmentio/kafka-go/protocol/saslhandshake"
 )
 
-// kafka-go decodes answers in goroutines of its own, and trusts them: it allocates what an array or a string claims to hold before it
-// has looked whether that is there, slices with negative sizes, and counts tags that are not there one by one. A panic in such a
-// goroutine ends the process. So nothing reaches its decoder that has not been walked here first, by the same types and tags that the
-// decoder follows: every length lies within the frame, every value is there, and what decoding allocates is bounded.
+// kafka-go decodes answers in goroutines of its own, and trusts them: it allocates what an array or
+// a string claims to hold before it has looked whether that is there, slices with negative sizes,
+// and counts tags that are not there one by one. A panic in such a goroutine ends the process. So
+// nothing reaches its decoder that has not been walked here first, by the same types and tags that
+// the decoder follows: every length lies within the frame, every value is there, and what decoding
+// allocates is bounded.
 
 const (
-	// largestSmallAnswer bounds the answers of the handshake: the requests that a broker knows, and SASL.
+	// largestSmallAnswer bounds the answers of the handshake: the requests that a broker knows, and
+	// SASL.
 	largestSmallAnswer = 64 << 10
-	// largestAnswer bounds every other answer without records. That is the metadata of about 150,000 partitions.
+	// largestAnswer bounds every other answer without records. That is the metadata of about
+	// 150,000 partitions.
 	largestAnswer = 8 << 20
-	// largestFetch bounds an answer with records: a broker keeps to fetchBytes, or sends one record batch that is larger.
+	// largestFetch bounds an answer with records: a broker keeps to fetchBytes, or sends one record
+	// batch that is larger.
 	largestFetch = fetchBytes + maxMessageBytes + 1<<20
 	// largestDecoded bounds the memory that the decoded form of an answer takes.
 	largestDecoded = 4 * largestAnswer
 )
 
-// sizeLimit returns the largest answer that relay takes to a request, in bytes without the size field.
+// sizeLimit returns the largest answer that relay takes to a request, in bytes without the size
+// field.
 func sizeLimit(key protocol.ApiKey) int {
 	switch key {
 	case protocol.ApiVersions, protocol.SaslHandshake, protocol.SaslAuthenticate:
@@ -55,7 +61,8 @@ func sizeLimit(key protocol.ApiKey) int {
 	}
 }
 
-// answerTypes are the answers that kafka-go decodes. Fetch and metadataVersion of Metadata are read by this package.
+// answerTypes are the answers that kafka-go decodes. Fetch and metadataVersion of Metadata are read
+// by this package.
 var answerTypes = map[protocol.ApiKey]reflect.Type{
 	protocol.Produce:                     reflect.TypeFor[produce.Response](),
 	protocol.ListOffsets:                 reflect.TypeFor[listoffsets.Response](),
@@ -73,12 +80,14 @@ var answerTypes = map[protocol.ApiKey]reflect.Type{
 	protocol.AlterPartitionReassignments: reflect.TypeFor[alterpartitionreassignments.Response](),
 }
 
-// decodedHere reports whether this package reads the answer itself, so that it does not reach kafka-go's decoder.
+// decodedHere reports whether this package reads the answer itself, so that it does not reach
+// kafka-go's decoder.
 func decodedHere(key protocol.ApiKey, version int16) bool {
 	return key == protocol.Fetch || key == protocol.Metadata && version == metadataVersion
 }
 
-// mostElements bounds lists whose elements cost kafka-go more than memory: it keeps connections by broker, and sorts topics.
+// mostElements bounds lists whose elements cost kafka-go more than memory: it keeps connections by
+// broker, and sorts topics.
 var mostElements = map[reflect.Type]int{
 	reflect.TypeFor[metadata.ResponseBroker](): 10_000,
 	reflect.TypeFor[metadata.ResponseTopic]():  10_000,
@@ -87,8 +96,9 @@ var mostElements = map[reflect.Type]int{
 // notNegative are numbers by which relay finds elements of its own lists.
 var notNegative = map[reflect.Type]string{reflect.TypeFor[metadata.ResponsePartition](): "PartitionIndex"}
 
-// checkAnswer returns what is wrong with an answer, nil if kafka-go can decode it safely. frame is all of it behind the size field. An
-// answer of a kind or version that is not known here is an error.
+// checkAnswer returns what is wrong with an answer, nil if kafka-go can decode it safely. frame is
+// all of it behind the size field. An answer of a kind or version that is not known here is an
+// error.
 func checkAnswer(key protocol.ApiKey, version int16, frame []byte) error {
 	s, err := shapeOf(key, version)
 	if err != nil {
@@ -208,7 +218,8 @@ func versionsOf(t reflect.Type) (least, most, flexibleSince int16) {
 
 var readerFrom = reflect.TypeFor[io.ReaderFrom]()
 
-// checkOf returns the check for a type as kafka-go decodes it. It panics on a type that kafka-go does not decode either.
+// checkOf returns the check for a type as kafka-go decodes it. It panics on a type that kafka-go
+// does not decode either.
 func checkOf(t reflect.Type, version int16, flexible bool) check {
 	if reflect.PointerTo(t).Implements(readerFrom) {
 		panic(fmt.Sprintf("records are not for kafka-go to decode: %s", t))
@@ -349,8 +360,8 @@ func (w *walker) array(length int, a array) {
 	}
 }
 
-// length reads the length of a value, a signed number of so many bytes, and checks that the value can be there. Negative lengths stand
-// for null and are returned as -1.
+// length reads the length of a value, a signed number of so many bytes, and checks that the value
+// can be there. Negative lengths stand for null and are returned as -1.
 func (w *walker) length(what string, bytes int) int {
 	var n int
 	switch head := w.rest; {
@@ -378,7 +389,8 @@ func (w *walker) compactLength(what string) int {
 	return w.within(what, n-1)
 }
 
-// within returns the length n of a value if so many bytes are left. Each element of an array takes at least one.
+// within returns the length n of a value if so many bytes are left. Each element of an array takes
+// at least one.
 func (w *walker) within(what string, n uint64) int {
 	if n > uint64(len(w.rest)) {
 		w.fail("it claims %s of length %d with %d bytes left", what, n, len(w.rest))
@@ -397,7 +409,8 @@ func (w *walker) uvarint() uint64 {
 	return v
 }
 
-// tags moves over tagged fields. Those that kafka-go knows are decoded without regard to the size before them.
+// tags moves over tagged fields. Those that kafka-go knows are decoded without regard to the size
+// before them.
 func (w *walker) tags(known map[int]check) {
 	for n := w.within("tagged fields", w.uvarint()); n > 0 && w.fault == ""; n-- {
 		id := w.uvarint()

@@ -1,8 +1,10 @@
-// Package kafka publishes to Apache Kafka and to brokers that speak its protocol. Each topic of a message is a Kafka topic, each
-// key goes to the partition that Kafka's Java client would choose, and a message counts as durable once all in-sync replicas have it.
+// Package kafka publishes to Apache Kafka and to brokers that speak its protocol. Each topic of a
+// message is a Kafka topic, each key goes to the partition that Kafka's Java client would choose,
+// and a message counts as durable once all in-sync replicas have it.
 //
-// Requests are built on the protocol packages of segmentio/kafka-go, with an idempotent producer id: within one process a retry,
-// whatever made it necessary, stores nothing twice and nothing out of order.
+// Requests are built on the protocol packages of segmentio/kafka-go, with an idempotent producer
+// id: within one process a retry, whatever made it necessary, stores nothing twice and nothing out
+// of order.
 package kafka
 
 import (
@@ -18,8 +20,8 @@ import (
 	"workos-relay/sink"
 )
 
-// Sink publishes to the topics of one cluster. It implements sink.Sink and sink.Destination. Publish is for one goroutine at a
-// time; the other methods may be called at any time.
+// Sink publishes to the topics of one cluster. It implements sink.Sink and sink.Destination.
+// Publish is for one goroutine at a time; the other methods may be called at any time.
 type Sink struct {
 	cfg     Config
 	log     *zap.Logger
@@ -69,8 +71,8 @@ var (
 
 var errClosed = errors.New("the kafka sink is closed")
 
-// New returns a sink without connecting: brokers that are down show in Prepare and Publish. It fails where the configuration is
-// at fault or a file that it names cannot be read.
+// New returns a sink without connecting: brokers that are down show in Prepare and Publish. It
+// fails where the configuration is at fault or a file that it names cannot be read.
 func New(cfg Config) (*Sink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -102,25 +104,30 @@ func New(cfg Config) (*Sink, error) {
 	}, nil
 }
 
-// Identity implements sink.Destination. It cannot name the cluster, whose id only a broker knows and whose addresses change, so
-// it names the topics: "kafka topics workos.*", or "kafka topics *" without a prefix.
+// Identity implements sink.Destination. It cannot name the cluster, whose id only a broker knows
+// and whose addresses change, so it names the topics: "kafka topics workos.*", or "kafka topics *"
+// without a prefix.
 func (s *Sink) Identity() string { return s.cfg.Identity() }
 
 // Publish implements sink.Sink.
 //
-// Each partition takes its messages in the order of the batch, one acknowledged record batch after the other; partitions do not
-// wait for each other. Faults that pass (a leader that moved, a lost connection, too few replicas, a topic that is not there yet)
-// are retried, under the same sequence numbers, so that a batch whose acknowledgement got lost is not stored twice.
+// Each partition takes its messages in the order of the batch, one acknowledged record batch after
+// the other; partitions do not wait for each other. Faults that pass (a leader that moved, a lost
+// connection, too few replicas, a topic that is not there yet) are retried, under the same sequence
+// numbers, so that a batch whose acknowledgement got lost is not stored twice.
 //
-// It returns after about request_timeout, and sooner if no broker stores anything, so that the caller knows the durable prefix. The
-// error matches sink.ErrTimeout if the brokers have stored messages meanwhile, or may take a smaller batch.
+// It returns after about request_timeout, and sooner if no broker stores anything, so that the
+// caller knows the durable prefix. The error matches sink.ErrTimeout if the brokers have stored
+// messages meanwhile, or may take a smaller batch.
 //
-// After an error the messages behind the durable prefix may be stored in other partitions, and those that were in flight may be
-// stored or not. The next call recognises them by the ids of their events if it begins with the rest of the batch or with a part of
-// it, and stores none of them twice. If it begins elsewhere, each of them can become a duplicate, once. Order stays, for what was in
-// flight can no longer be stored once its partition has taken a later message.
+// After an error the messages behind the durable prefix may be stored in other partitions, and
+// those that were in flight may be stored or not. The next call recognises them by the ids of their
+// events if it begins with the rest of the batch or with a part of it, and stores none of them
+// twice. If it begins elsewhere, each of them can become a duplicate, once. Order stays, for what
+// was in flight can no longer be stored once its partition has taken a later message.
 //
-// If the cluster gives no producer ids, a message that was in flight during a fault can be stored twice.
+// If the cluster gives no producer ids, a message that was in flight during a fault can be stored
+// twice.
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	if len(batch) == 0 {
 		return nil
@@ -149,7 +156,8 @@ func (s *Sink) within(ctx context.Context) (context.Context, context.CancelFunc)
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// retryDelay is how long to wait after so many failures in a row: 50 ms doubling to 2 s, and half of it by chance.
+// retryDelay is how long to wait after so many failures in a row: 50 ms doubling to 2 s, and half
+// of it by chance.
 func retryDelay(failures int, chance float64) time.Duration {
 	const least, most = 50 * time.Millisecond, 2 * time.Second
 	d := most

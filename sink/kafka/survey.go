@@ -20,8 +20,9 @@ import (
 	"workos-relay/sink"
 )
 
-// A topic that is missing, or that ends earlier than before, is looked at so often before that is believed: a broker that has just
-// started may not know of it yet, and a new leader may not know its end.
+// A topic that is missing, or that ends earlier than before, is looked at so often before that is
+// believed: a broker that has just started may not know of it yet, and a new leader may not know
+// its end.
 const (
 	surveyLooks  = 8
 	shorterLooks = 20
@@ -33,7 +34,8 @@ var (
 	_ sink.Surveyor = (*Ledger)(nil)
 )
 
-// Survey implements sink.Surveyor: a part is a topic. Brokers since Kafka 2.8 tell the id of a topic.
+// Survey implements sink.Surveyor: a part is a topic. Brokers since Kafka 2.8 tell the id of a
+// topic.
 func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
@@ -58,8 +60,8 @@ func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.P
 	}
 }
 
-// goneBack reports whether a known part on one of the topics is missing, was made again, or ends earlier than it did; missing that it is
-// not the last alone.
+// goneBack reports whether a known part on one of the topics is missing, was made again, or ends
+// earlier than it did; missing that it is not the last alone.
 func goneBack(known []checkpoint.Part, topics []string, now []checkpoint.Part) (back, missing bool) {
 	for _, k := range known {
 		if !k.Used || !slices.Contains(topics, k.Topic) {
@@ -139,7 +141,8 @@ func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint
 	return parts, err
 }
 
-// topicIDs returns the ids of those topics that exist, in hexadecimal, and those that do not. It returns nothing if the brokers know no
+// topicIDs returns the ids of those topics that exist, in hexadecimal, and those that do not. It
+// returns nothing if the brokers know no
 // ids.
 func (c *cluster) topicIDs(ctx context.Context, topics []string) (ids map[string]string, gone map[string]bool, err error) {
 	known, err := c.knowsTopicIDs(ctx)
@@ -179,7 +182,8 @@ func (c *cluster) knowsTopicIDs(ctx context.Context) (bool, error) {
 // metadataVersion is the first version of Metadata whose answer has the ids of topics.
 const metadataVersion = 10
 
-// metadataWithIDs is a Metadata request of a version that kafka-go does not know. It never creates topics. It is its own answer.
+// metadataWithIDs is a Metadata request of a version that kafka-go does not know. It never creates
+// topics. It is its own answer.
 type metadataWithIDs struct {
 	clientID string
 	topics   []string
@@ -198,7 +202,8 @@ func (*metadataWithIDs) ApiKey() protocol.ApiKey { return protocol.Metadata } //
 // Required implements protocol.RawExchanger.
 func (*metadataWithIDs) Required(map[protocol.ApiKey]int16) bool { return true }
 
-// RawExchange implements protocol.RawExchanger. https://kafka.apache.org/protocol: Metadata, version 10.
+// RawExchange implements protocol.RawExchanger. https://kafka.apache.org/protocol: Metadata,
+// version 10.
 func (m *metadataWithIDs) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	var b []byte
 	b = binary.BigEndian.AppendUint16(b, uint16(protocol.Metadata))

@@ -10,11 +10,13 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 )
 
-// Brokers that hold relay to a quota answer at once, say for how long they will not read the next request of the connection
-// (throttle_time_ms), and expect the client to wait. relay waits before it sends, so that no deadline counts meanwhile. A quota of
-// bytes produced is kept by the delivery, for each leader by itself; what the brokers say of fetches holds for fetches; everything
-// else holds for every request, since it comes from a quota of requests. The connections read the throttle times, since kafka-go does
-// not hand all of them on, and asks for metadata by itself.
+// Brokers that hold relay to a quota answer at once, say for how long they will not read the next
+// request of the connection (throttle_time_ms), and expect the client to wait. relay waits before
+// it sends, so that no deadline counts meanwhile. A quota of bytes produced is kept by the
+// delivery, for each leader by itself; what the brokers say of fetches holds for fetches;
+// everything else holds for every request, since it comes from a quota of requests. The connections
+// read the throttle times, since kafka-go does not hand all of them on, and asks for metadata by
+// itself.
 
 // quota is what a throttle time applies to.
 type quota int
@@ -36,7 +38,8 @@ func quotaOf(key protocol.ApiKey) quota {
 	}
 }
 
-// errThrottled is a request that was not sent, because the brokers throttle relay for longer than the request may wait.
+// errThrottled is a request that was not sent, because the brokers throttle relay for longer than
+// the request may wait.
 type errThrottled struct{ left time.Duration }
 
 func (e *errThrottled) Error() string {
@@ -64,8 +67,8 @@ func (c *cluster) throttled(q quota) time.Duration {
 	return max(time.Until(until), 0)
 }
 
-// awaitThrottle waits until brokers read requests again. The allowance of ctx is extended by the wait; if ctx has another deadline
-// before that, it returns an *errThrottled at once.
+// awaitThrottle waits until brokers read requests again. The allowance of ctx is extended by the
+// wait; if ctx has another deadline before that, it returns an *errThrottled at once.
 func (c *cluster) awaitThrottle(ctx context.Context) error { return c.awaitQuota(ctx, requestQuota) }
 
 func (c *cluster) awaitQuota(ctx context.Context, q quota) error {
@@ -83,8 +86,9 @@ func (c *cluster) awaitQuota(ctx context.Context, q quota) error {
 	return nil
 }
 
-// throttleFields says from which version on the answers of a kind begin with a throttle time, and from which version on the header
-// before it has tags: https://kafka.apache.org/protocol. Produce has its throttle time at the end.
+// throttleFields says from which version on the answers of a kind begin with a throttle time, and
+// from which version on the header before it has tags: https://kafka.apache.org/protocol. Produce
+// has its throttle time at the end.
 var throttleFields = map[protocol.ApiKey]struct{ since, tagged int16 }{
 	protocol.Fetch:                   {1, 12},
 	protocol.ListOffsets:             {2, 6},
@@ -101,7 +105,8 @@ var throttleFields = map[protocol.ApiKey]struct{ since, tagged int16 }{
 	protocol.IncrementalAlterConfigs: {0, 1},
 }
 
-// throttleTime returns the throttle time in an answer, of which body is what follows the correlation id.
+// throttleTime returns the throttle time in an answer, of which body is what follows the
+// correlation id.
 func throttleTime(key protocol.ApiKey, version int16, body []byte) time.Duration {
 	f, ok := throttleFields[key]
 	if !ok || version < f.since {
@@ -119,7 +124,8 @@ func throttleTime(key protocol.ApiKey, version int16, body []byte) time.Duration
 	return max(time.Duration(int32(binary.BigEndian.Uint32(body)))*time.Millisecond, 0) //nolint:gosec // its bits
 }
 
-// allowance bounds a context like a timeout, but is extended by the time for which brokers throttle relay.
+// allowance bounds a context like a timeout, but is extended by the time for which brokers throttle
+// relay.
 type allowance struct {
 	outer *allowance
 
@@ -159,7 +165,8 @@ func extend(ctx context.Context, d time.Duration) {
 	}
 }
 
-// allowanceLeft returns how long the innermost allowance of ctx still lasts; ok is false if there is none.
+// allowanceLeft returns how long the innermost allowance of ctx still lasts; ok is false if there
+// is none.
 func allowanceLeft(ctx context.Context) (left time.Duration, ok bool) {
 	p, _ := ctx.Value(allowanceKey{}).(*allowance)
 	if p == nil {

@@ -13,16 +13,18 @@ import (
 	"workos-relay/sink"
 )
 
-// What is best gathered while a lane is behind. However few messages of a batch go to a partition, they cost a record batch of their own,
-// and in a transaction a record at its end and a write of the brokers: on an Apache Kafka with 94 topics of six partitions three times as
-// many events in one are carried nearly twice as fast.
+// What is best gathered while a lane is behind. However few messages of a batch go to a partition,
+// they cost a record batch of their own, and in a transaction a record at its end and a write of
+// the brokers: on an Apache Kafka with 94 topics of six partitions three times as many events in
+// one are carried nearly twice as fast.
 const (
 	BatchMessages = 3000    // in one Publish or Commit
 	Prefetch      = 8 << 20 // bytes of pages read ahead, which are two such batches of usual events
 )
 
-// transaction makes a delivery all or nothing. Its partitions are enlisted once every message has a partition and is known to fit, so
-// that a message which can never be stored is found while nothing is begun.
+// transaction makes a delivery all or nothing. Its partitions are enlisted once every message has a
+// partition and is known to fit, so that a message which can never be stored is found while nothing
+// is begun.
 type transaction struct {
 	coordinator *coordinator
 	session     session
@@ -35,7 +37,8 @@ type transaction struct {
 	position  int64 // offset of the position; -1 until it is known
 }
 
-// enlist asks the coordinator to begin the transaction with every partition of the delivery, once these are all known.
+// enlist asks the coordinator to begin the transaction with every partition of the delivery, once
+// these are all known.
 func (d *delivery) enlist(now time.Time) {
 	t := d.txn
 	if t.enlisted || len(d.waiting) > 0 || d.held < len(d.batch) || d.failure != nil {
@@ -76,8 +79,9 @@ func (t *transaction) stored(q *partitionQueue, a *produce.ResponsePartition) {
 	}
 }
 
-// stopTransaction says what became of a delivery that is a transaction: nil where every record is stored, so that it can be committed.
-// After an error nothing is, whatever the partitions hold, once the transaction was aborted.
+// stopTransaction says what became of a delivery that is a transaction: nil where every record is
+// stored, so that it can be committed. After an error nothing is, whatever the partitions hold,
+// once the transaction was aborted.
 func (d *delivery) stopTransaction() error {
 	var rejected *sink.RejectedError
 	last := len(d.batch) - 1 // the position
@@ -111,15 +115,16 @@ func (t *transaction) fenced(err error) error {
 		checkpoint.ErrConflict, t.coordinator.id, err)
 }
 
-// isFenced reports whether the transaction is not this session's any more: a later session of the transactional id has shut it out, or
-// the coordinator has aborted what took too long. A partition that has seen the abort, and of the new session nothing else, answers
+// isFenced reports whether the transaction is not this session's any more: a later session of the
+// transactional id has shut it out, or the coordinator has aborted what took too long. A partition
+// that has seen the abort, and of the new session nothing else, answers
 // INVALID_TXN_STATE.
 func isFenced(err error) bool {
 	return errors.Is(err, kafkago.InvalidProducerEpoch) || errors.Is(err, kafkago.ProducerFenced) || errors.Is(err, kafkago.InvalidTransactionState)
 }
 
-// ErrNoTransactions means that the cluster cannot do transactions at all, so that delivery can only be at_least_once there. A missing
-// permission or a coordinator that is down is another error.
+// ErrNoTransactions means that the cluster cannot do transactions at all, so that delivery can only
+// be at_least_once there. A missing permission or a coordinator that is down is another error.
 var ErrNoTransactions = errors.New("the kafka cluster has no transactions")
 
 func noTransactions(err error) error {

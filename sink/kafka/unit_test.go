@@ -25,7 +25,8 @@ import (
 	"workos-relay/sink"
 )
 
-// TestPartitionOf holds the partitioning against vectors of the Java client's own tests and against franz-go's rendering of it.
+// TestPartitionOf holds the partitioning against vectors of the Java client's own tests and against
+// franz-go's rendering of it.
 func TestPartitionOf(t *testing.T) {
 	t.Parallel()
 	// murmur2 of these keys as in org.apache.kafka.common.utils.UtilsTest.
@@ -213,8 +214,8 @@ func TestRetryDelayIsBounded(t *testing.T) {
 	}
 }
 
-// TestBatchesUnderTheLimit publishes more to one partition than its limit takes at once: it is cut, in order, and each piece is
-// below the limit.
+// TestBatchesUnderTheLimit publishes more to one partition than its limit takes at once: it is cut,
+// in order, and each piece is below the limit.
 func TestBatchesUnderTheLimit(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
@@ -279,7 +280,8 @@ func TestCompressionDecides(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), batch, "a")
 }
 
-// TestBrokerFindsTheCulprit has the broker refuse what the sink held for small enough, as where the limit cannot be read.
+// TestBrokerFindsTheCulprit has the broker refuse what the sink held for small enough, as where the
+// limit cannot be read.
 func TestBrokerFindsTheCulprit(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
@@ -308,7 +310,8 @@ func TestBrokerFindsTheCulprit(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), append(append(append([]sink.Message{}, batch[:37]...), batch[38:44]...), batch[45:]...), "a")
 }
 
-// TestNothingBehindARejectedMessage checks that what can be known beforehand stops what comes after it in every topic.
+// TestNothingBehindARejectedMessage checks that what can be known beforehand stops what comes after
+// it in every topic.
 func TestNothingBehindARejectedMessage(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
@@ -321,7 +324,8 @@ func TestNothingBehindARejectedMessage(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), batch[:31], "a", "b")
 }
 
-// TestEndedContextSendsNothing covers the transport's own way to send on a free connection whatever the context says.
+// TestEndedContextSendsNothing covers the transport's own way to send on a free connection whatever
+// the context says.
 func TestEndedContextSendsNothing(t *testing.T) {
 	t.Parallel()
 	c := fake(t)

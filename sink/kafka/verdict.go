@@ -31,9 +31,10 @@ type outcome struct {
 	doubt bool
 }
 
-// judge interprets an error code of a produce response (https://kafka.apache.org/protocol#protocol_error_codes). A broker that
-// loses the leadership while it waits for its followers answers NOT_LEADER, so even that leaves a doubt. Codes unknown here are
-// tried again: idempotence makes that safe.
+// judge interprets an error code of a produce response
+// (https://kafka.apache.org/protocol#protocol_error_codes). A broker that loses the leadership
+// while it waits for its followers answers NOT_LEADER, so even that leaves a doubt. Codes unknown
+// here are tried again: idempotence makes that safe.
 func judge(code kafkago.Error) outcome {
 	switch code {
 	case 0, kafkago.DuplicateSequenceNumber:
@@ -63,7 +64,8 @@ func judge(code kafkago.Error) outcome {
 	}
 }
 
-// unsent reports whether err arose before a byte of the request could leave: no route to the leader, or no connection.
+// unsent reports whether err arose before a byte of the request could leave: no route to the
+// leader, or no connection.
 func unsent(err error) bool {
 	var route *rawproduce.Error
 	if errors.As(err, &route) || errors.Is(err, kafkago.BrokerNotAvailable) {

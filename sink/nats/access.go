@@ -12,7 +12,8 @@ import (
 	"workos-relay/conf/tlsconf"
 )
 
-// access is how the sink proves who it is and whom it trusts. It reads files again for each connection.
+// access is how the sink proves who it is and whom it trusts. It reads files again for each
+// connection.
 type access struct {
 	cfg    Config
 	tls    *tlsconf.Live // nil without TLS
@@ -104,8 +105,8 @@ func (a *access) identity() string {
 	return a.nkey.Get().public
 }
 
-// options are those of nats.go that files decide. nats.go calls what is in them for each connection that it makes. identity is
-// the public key that the options are bound to.
+// options are those of nats.go that files decide. nats.go calls what is in them for each connection
+// that it makes. identity is the public key that the options are bound to.
 func (a *access) options() (opts []nats.Option, identity string) {
 	switch auth := a.cfg.auth(); {
 	case a.creds != nil:

@@ -19,8 +19,9 @@ import (
 
 var (
 	errAckTimeout = errors.New("not acknowledged in time")
-	// errOutOfOrder: the message is stored, but before its predecessor. That happens where a hole was left by a leader election or
-	// a broken connection, and the copy that should come after the hole's filling was recognised as a second one and dropped.
+	// errOutOfOrder: the message is stored, but before its predecessor. That happens where a hole
+	// was left by a leader election or a broken connection, and the copy that should come after the
+	// hole's filling was recognised as a second one and dropped.
 	errOutOfOrder = errors.New("stored before its predecessor")
 )
 
@@ -29,7 +30,8 @@ type wrongStreamError struct{ stream string }
 
 func (e *wrongStreamError) Error() string { return fmt.Sprintf("acknowledged by stream %s", e.stream) }
 
-// attempt is one pass over messages: each is sent once, in order, and the acknowledgements are matched to them by number.
+// attempt is one pass over messages: each is sent once, in order, and the acknowledgements are
+// matched to them by number.
 type attempt struct {
 	number  uint64
 	batch   []sink.Message
@@ -89,7 +91,8 @@ func (a *attempt) failLocked(index int, err error) {
 	}
 }
 
-// refuse notes an answer that does not acknowledge the message at index, and may not be that of the stream.
+// refuse notes an answer that does not acknowledge the message at index, and may not be that of the
+// stream.
 func (a *attempt) refuse(index int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -101,7 +104,8 @@ func (a *attempt) refuse(index int, err error) {
 	}
 }
 
-// deny notes that the server refuses to take what the user publishes to a subject, or to deliver acknowledgements.
+// deny notes that the server refuses to take what the user publishes to a subject, or to deliver
+// acknowledgements.
 func (a *attempt) deny(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -176,7 +180,8 @@ func (a *attempt) end(cause error) outcome {
 	return o
 }
 
-// reply is the subject on which the acknowledgement of the message at index of an attempt comes back.
+// reply is the subject on which the acknowledgement of the message at index of an attempt comes
+// back.
 func reply(inbox string, number uint64, index int) string {
 	var b strings.Builder
 	b.Grow(len(inbox) + 16)
@@ -204,8 +209,8 @@ func parseReply(subject string) (number uint64, index int, ok bool) {
 	return number, int(i), err == nil //nolint:gosec // 31 bits
 }
 
-// onAck takes an acknowledgement. It runs on the one goroutine of the inbox subscription. What belongs to an earlier attempt is
-// of no interest any more.
+// onAck takes an acknowledgement. It runs on the one goroutine of the inbox subscription. What
+// belongs to an earlier attempt is of no interest any more.
 func (s *Sink) onAck(m *nats.Msg) {
 	number, index, ok := parseReply(m.Subject)
 	if !ok {
@@ -234,7 +239,8 @@ func (s *Sink) onAck(m *nats.Msg) {
 	}
 }
 
-// mayBeAnother reports whether an answer is, or may be, that of a stream in another domain: the one that counts may still come.
+// mayBeAnother reports whether an answer is, or may be, that of a stream in another domain: the one
+// that counts may still come.
 func (s *Sink) mayBeAnother(err error) bool {
 	var (
 		other  *wrongDomainError
@@ -257,7 +263,8 @@ func (s *Sink) elsewhere(domain string) bool {
 	return domain != h.domain
 }
 
-// plainAck reads the form that nearly all acknowledgements have, {"stream":"WORKOS","seq":17}, without a JSON decoder.
+// plainAck reads the form that nearly all acknowledgements have, {"stream":"WORKOS","seq":17},
+// without a JSON decoder.
 func (s *Sink) plainAck(data []byte) (seq uint64, ok bool) {
 	h := s.home.Load()
 	if h == nil {
@@ -293,8 +300,9 @@ type ack struct {
 // maxAck bounds an acknowledgement in bytes.
 const maxAck = 64 << 10
 
-// parseAck returns the acknowledgement of a message that the stream has stored. Anything else is an error: what is not exactly what a
-// server writes proves nothing. That includes names that stand twice or in another case.
+// parseAck returns the acknowledgement of a message that the stream has stored. Anything else is an
+// error: what is not exactly what a server writes proves nothing. That includes names that stand
+// twice or in another case.
 func (s *Sink) parseAck(m *nats.Msg) (ack, error) {
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
 		return ack{}, nats.ErrNoResponders

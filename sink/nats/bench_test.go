@@ -72,7 +72,8 @@ func benchmarkSink(b *testing.B, s *Sink) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
 }
 
-// BenchmarkClientLibrary is the same with the asynchronous publishing of nats.go's jetstream package, for comparison.
+// BenchmarkClientLibrary is the same with the asynchronous publishing of nats.go's jetstream
+// package, for comparison.
 func BenchmarkClientLibrary(b *testing.B) {
 	url := startProcess(b, "default").url()
 	s := open(b, Config{URL: url, Create: Create{Enabled: true}})

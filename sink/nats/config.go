@@ -22,8 +22,9 @@ import (
 // Embedded is the value of Config.URL that asks for a JetStream server inside this process.
 const Embedded = "embedded"
 
-// Config is what New needs to know. The zero value of a field without a default in its tag means what its description says; New
-// fills in the defaults of the numbers and durations itself, so a Config made in code may leave them out.
+// Config is what New needs to know. The zero value of a field without a default in its tag means
+// what its description says; New fills in the defaults of the numbers and durations itself, so a
+// Config made in code may leave them out.
 type Config struct {
 	URL             string         `yaml:"url" default:"nats://127.0.0.1:4222" example:"nats://nats-1:4222,nats://nats-2:4222" doc:"Address of the NATS server, or several of one cluster separated by commas; the word embedded runs a JetStream server inside relay."`
 	Stream          string         `yaml:"stream" default:"WORKOS" doc:"Name of the JetStream stream that binds the topics."`
@@ -51,8 +52,9 @@ type Config struct {
 	OnReconnect  func()            `yaml:"-"` // optional: the connection is there, at the first time as well. Must not block
 }
 
-// Create says whether relay may create the stream, and how. What the configuration file names here, relay also applies to a stream
-// that it created earlier; a default that is not written down changes no existing stream.
+// Create says whether relay may create the stream, and how. What the configuration file names here,
+// relay also applies to a stream that it created earlier; a default that is not written down
+// changes no existing stream.
 type Create struct {
 	Enabled       bool          `yaml:"enabled" default:"true" doc:"Create the stream if it is missing, and change one that relay created to what is configured here. A stream that others created is never changed."`
 	Replicas      int           `yaml:"replicas" named:"true" default:"1" doc:"Copies of the stream in the cluster: 1, 3 or 5. Only 3 or more outlive a broken disk or a lost server."`
@@ -105,7 +107,8 @@ func (e EmbeddedConfig) guarded() bool { return e.Token.IsSet() || e.User != "" 
 // minToken is the fewest characters of embedded.token: 16 random ones cannot be guessed.
 const minToken = 16
 
-// CheckToken checks a token of the embedded server. The error continues a sentence that begins with the token's key.
+// CheckToken checks a token of the embedded server. The error continues a sentence that begins with
+// the token's key.
 func CheckToken(token string) error {
 	if len(token) < minToken {
 		return fmt.Errorf("is shorter than %d characters; make one with: openssl rand -hex 24", minToken)
@@ -113,7 +116,8 @@ func CheckToken(token string) error {
 	return nil
 }
 
-// auth is how relay's own connection proves who it is: with the credentials of the embedded server if that is where it connects.
+// auth is how relay's own connection proves who it is: with the credentials of the embedded server
+// if that is where it connects.
 func (c Config) auth() Auth {
 	if c.URL != Embedded {
 		return c.Auth
@@ -121,8 +125,8 @@ func (c Config) auth() Auth {
 	return Auth{User: c.Embedded.User, Password: c.Embedded.Password, Token: c.Embedded.Token}
 }
 
-// Outside returns the configuration with which another process reaches the embedded server of c, or c itself if the server is not
-// embedded. Password and Token stay those of c.
+// Outside returns the configuration with which another process reaches the embedded server of c, or
+// c itself if the server is not embedded. Password and Token stay those of c.
 func (c Config) Outside() Config {
 	if c.URL != Embedded {
 		return c
@@ -133,7 +137,8 @@ func (c Config) Outside() Config {
 	return c
 }
 
-// EmbeddedAddress is the address, host:port, at which a program on this machine reaches the embedded server.
+// EmbeddedAddress is the address, host:port, at which a program on this machine reaches the
+// embedded server.
 func (c Config) EmbeddedAddress() string {
 	listen := c.withDefaults().Embedded.Listen
 	host, port, err := net.SplitHostPort(listen)
@@ -150,7 +155,8 @@ func (c Config) EmbeddedAddress() string {
 	}
 }
 
-// Identity names what a sink of this configuration writes to, without addresses: "nats stream WORKOS, domain hub".
+// Identity names what a sink of this configuration writes to, without addresses: "nats stream
+// WORKOS, domain hub".
 func (c Config) Identity() string {
 	name := "nats stream " + c.withDefaults().Stream
 	switch {

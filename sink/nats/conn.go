@@ -33,13 +33,15 @@ var (
 	errLost   = errors.New("the connection was lost before every answer was in")
 )
 
-// link is one connection of nats.go, which reconnects by itself until it is closed, together with what hangs on it. nats.go closes
-// a connection for good after some errors of the server; the sink then opens the next link.
+// link is one connection of nats.go, which reconnects by itself until it is closed, together with
+// what hangs on it. nats.go closes a connection for good after some errors of the server; the sink
+// then opens the next link.
 type link struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	inbox string // acknowledgements come back on inbox.<attempt>.<index>
-	// sameDomain is set once the server that the connection leads to is known to be in the stream's domain.
+	// sameDomain is set once the server that the connection leads to is known to be in the stream's
+	// domain.
 	sameDomain atomic.Bool
 
 	identity string // the public key that the connection was opened with; empty without auth.nkey_file
@@ -82,7 +84,8 @@ func (l *link) permissionDenied() error {
 	return l.denied
 }
 
-// state returns a channel that is closed at the next change, and why there is no connection, if known.
+// state returns a channel that is closed at the next change, and why there is no connection, if
+// known.
 func (l *link) state() (changed <-chan struct{}, reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,8 +96,8 @@ func (l *link) state() (changed <-chan struct{}, reason error) {
 	return l.changed, reason
 }
 
-// send hands msg to the connection, which keeps nothing of it. Where there is none the error is errLost, and the message did not
-// go out.
+// send hands msg to the connection, which keeps nothing of it. Where there is none the error is
+// errLost, and the message did not go out.
 func (l *link) send(msg *nats.Msg) error {
 	err := l.nc.PublishMsg(msg)
 	switch {
@@ -130,7 +133,8 @@ func reconnectDelay(attempts int) time.Duration {
 	return d/2 + rand.N(d/2) //nolint:gosec // jitter
 }
 
-// open makes a link. Without a server there it returns one that goes on trying; an error means that the configuration cannot work.
+// open makes a link. Without a server there it returns one that goes on trying; an error means that
+// the configuration cannot work.
 func (s *Sink) open() (*link, error) {
 	l := newLink()
 	credentials, identity := s.access.options()
@@ -205,8 +209,8 @@ func (s *Sink) onDown(l *link, err error) {
 	}
 }
 
-// onError takes what nats.go reports aside: a permission that is missing ends the attempt under way, since no acknowledgement
-// would ever come.
+// onError takes what nats.go reports aside: a permission that is missing ends the attempt under
+// way, since no acknowledgement would ever come.
 func (s *Sink) onError(l *link, err error) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		l.note(func() { l.lastErr = err })
@@ -221,8 +225,8 @@ func (s *Sink) onError(l *link, err error) {
 	}
 }
 
-// connected returns the link once its connection stands. It waits for at most ack_timeout, and not at all where the reason for
-// its absence will hardly mend by itself.
+// connected returns the link once its connection stands. It waits for at most ack_timeout, and not
+// at all where the reason for its absence will hardly mend by itself.
 func (s *Sink) connected(ctx context.Context) (*link, error) {
 	l, err := s.usableLink()
 	if err != nil {
@@ -259,7 +263,8 @@ func (s *Sink) connected(ctx context.Context) (*link, error) {
 	}
 }
 
-// gaveUp is the error of a wait for the connection that ctx ended: where it was a limit of time, with why there was none.
+// gaveUp is the error of a wait for the connection that ctx ended: where it was a limit of time,
+// with why there was none.
 func (s *Sink) gaveUp(ctx context.Context, reason error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", s.explainConnect(reason), ctx.Err())
@@ -267,8 +272,9 @@ func (s *Sink) gaveUp(ctx context.Context, reason error) error {
 	return ctx.Err()
 }
 
-// usableLink returns the link in use, or the next one if nats.go has given the last one up, or if the last one is not connected
-// and auth.nkey_file holds another key now: nats.go reconnects with the public key that it began with.
+// usableLink returns the link in use, or the next one if nats.go has given the last one up, or if
+// the last one is not connected and auth.nkey_file holds another key now: nats.go reconnects with
+// the public key that it began with.
 func (s *Sink) usableLink() (*link, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

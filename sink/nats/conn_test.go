@@ -45,7 +45,8 @@ func TestServerDownAtStart(t *testing.T) {
 	require.Equal(t, "e0 e1 e2 e3 e4", bodies(t, client(t, srv.url())))
 }
 
-// TestConnectionClosedForGood: nats.go gives a connection up after some errors. The sink opens the next.
+// TestConnectionClosedForGood: nats.go gives a connection up after some errors. The sink opens the
+// next.
 func TestConnectionClosedForGood(t *testing.T) {
 	t.Parallel()
 	s, js := prepared(t, Config{})
@@ -55,7 +56,8 @@ func TestConnectionClosedForGood(t *testing.T) {
 	require.Equal(t, "e0 e1 e2", bodies(t, js))
 }
 
-// TestAckTimeoutHoldsForEveryQuestion, also for those that nats.go asks for a reader, which has a limit of five seconds of its own.
+// TestAckTimeoutHoldsForEveryQuestion, also for those that nats.go asks for a reader, which has a
+// limit of five seconds of its own.
 func TestAckTimeoutHoldsForEveryQuestion(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
@@ -84,7 +86,8 @@ func TestWrongKindOfServer(t *testing.T) {
 	require.ErrorContains(t, s.Prepare(t.Context(), []string{topic}), ln.Addr().String())
 }
 
-// TestServerHangs checks that a server which takes bytes and never answers does not hold up a cancelled Publish, nor Close.
+// TestServerHangs checks that a server which takes bytes and never answers does not hold up a
+// cancelled Publish, nor Close.
 func TestServerHangs(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)

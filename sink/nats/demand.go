@@ -18,7 +18,8 @@ func (d demand) lacking(conf jetstream.StreamConfig) demand {
 	return demand{subjects: unbound(conf.Subjects, d.subjects), atomic: d.atomic && !takesPositions(conf)}
 }
 
-// takesPositions: batches, the roll-up that lets the next position take the place of the last, and the TTL that keeps it from
+// takesPositions: batches, the roll-up that lets the next position take the place of the last, and
+// the TTL that keeps it from
 // expiring.
 func takesPositions(conf jetstream.StreamConfig) bool {
 	return conf.AllowAtomicPublish && conf.AllowRollup && conf.AllowMsgTTL

@@ -24,14 +24,15 @@ const (
 	creator         = "relay"
 )
 
-// JetStream changes a stream without compare and swap, so two relays that add subjects at the same moment can undo each other's
-// change. Each looks again after a pause, and adds what is missing.
+// JetStream changes a stream without compare and swap, so two relays that add subjects at the same
+// moment can undo each other's change. Each looks again after a pause, and adds what is missing.
 const (
 	updateAttempts = 8
 	updateSettle   = 100 * time.Millisecond
 )
 
-// Prepare implements sink.Destination: the stream is there and binds every topic when it returns nil.
+// Prepare implements sink.Destination: the stream is there and binds every topic when it returns
+// nil.
 func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	if err := refuseIllegal(topics); err != nil {
 		return err
@@ -68,7 +69,8 @@ func refuseIllegal(topics []string) error {
 	return nil
 }
 
-// streamInfo asks the leader of the stream. What Publish and Commit check before they send is taken from the answer.
+// streamInfo asks the leader of the stream. What Publish and Commit check before they send is taken
+// from the answer.
 func (s *Sink) streamInfo(ctx context.Context, l *link) (*jetstream.StreamInfo, error) {
 	var stream jetstream.Stream
 	err := s.ask(ctx, func(ctx context.Context) (err error) {
@@ -87,7 +89,8 @@ func (s *Sink) noted(info *jetstream.StreamInfo) *jetstream.StreamInfo {
 	return info
 }
 
-// explainAPI says what an error of the JetStream API most likely means. What callers test for stays in it.
+// explainAPI says what an error of the JetStream API most likely means. What callers test for stays
+// in it.
 func (s *Sink) explainAPI(l *link, doing string, err error) error {
 	err = printable.Error(err)
 	if denied := l.permissionDenied(); denied != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)) {
@@ -130,7 +133,8 @@ func (s *Sink) refuse(conf jetstream.StreamConfig) error {
 	return nil
 }
 
-// create makes the stream, ready for a later change to exactly-once delivery. Servers before 2.12 ignore what they do not know.
+// create makes the stream, ready for a later change to exactly-once delivery. Servers before 2.12
+// ignore what they do not know.
 func (s *Sink) create(ctx context.Context, l *link, topics []string) (*jetstream.StreamInfo, error) {
 	conf := jetstream.StreamConfig{
 		Name:        s.cfg.Stream,
@@ -234,8 +238,9 @@ func (s *Sink) mayChange(conf jetstream.StreamConfig) bool {
 	return s.cfg.Create.Enabled && conf.Metadata[metadataCreator] == creator
 }
 
-// refuseToChange is the error where something is lacking in a stream that relay leaves alone. The topics may be routed elsewhere;
-// what exactly-once delivery needs takes a change of the stream, so the command for it is named.
+// refuseToChange is the error where something is lacking in a stream that relay leaves alone. The
+// topics may be routed elsewhere; what exactly-once delivery needs takes a change of the stream, so
+// the command for it is named.
 func (s *Sink) refuseToChange(conf jetstream.StreamConfig, lacks demand) error {
 	var err error
 	if !lacks.atomic && !lacks.position() {

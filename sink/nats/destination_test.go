@@ -133,8 +133,9 @@ func TestReplicasWithoutCluster(t *testing.T) {
 	require.ErrorContains(t, err, "replicas")
 }
 
-// TestRelaysAddSubjects lets relays with other routes prepare the same stream at once. A change that is made long after its relay has
-// looked may still take another's subjects away, for good only where that one never prepares again, as its lane does at the next failure.
+// TestRelaysAddSubjects lets relays with other routes prepare the same stream at once. A change
+// that is made long after its relay has looked may still take another's subjects away, for good
+// only where that one never prepares again, as its lane does at the next failure.
 func TestRelaysAddSubjects(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
@@ -160,7 +161,8 @@ func TestRelaysAddSubjects(t *testing.T) {
 	require.ElementsMatch(t, all, st.CachedInfo().Config.Subjects)
 }
 
-// TestAChangeThatIsUndoneIsMadeAgain: another relay, which has looked at the stream before, changes it just after this one.
+// TestAChangeThatIsUndoneIsMadeAgain: another relay, which has looked at the stream before, changes
+// it just after this one.
 func TestAChangeThatIsUndoneIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})

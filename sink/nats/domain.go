@@ -12,9 +12,10 @@ import (
 	"workos-relay/sink"
 )
 
-// home is the JetStream domain that the stream is in, as relay knows it since Prepare. Streams of other domains may bind the same
-// subjects, as on a hub and its leaf nodes, and answer what is published to them. An acknowledgement names its domain, and counts only
-// if that is home. A refusal names none.
+// home is the JetStream domain that the stream is in, as relay knows it since Prepare. Streams of
+// other domains may bind the same subjects, as on a hub and its leaf nodes, and answer what is
+// published to them. An acknowledgement names its domain, and counts only if that is home. A
+// refusal names none.
 type home struct {
 	domain    string // empty for a server without domains
 	created   string // of the stream
@@ -31,7 +32,8 @@ func newHome(stream, domain, created string) *home {
 	return h
 }
 
-// wrongDomainError: an acknowledgement came from another domain than the stream's. It says nothing about the stream.
+// wrongDomainError: an acknowledgement came from another domain than the stream's. It says nothing
+// about the stream.
 type wrongDomainError struct{ domain string }
 
 func (e *wrongDomainError) Error() string {
@@ -58,8 +60,8 @@ func createdText(info *jetstream.StreamInfo) string {
 	return info.Created.UTC().Format("2006-01-02T15:04:05.999999999Z")
 }
 
-// atHome returns an error if the connection leads to another domain than the one that relay prepared the stream in. With a configured
-// domain the API itself is that domain's.
+// atHome returns an error if the connection leads to another domain than the one that relay
+// prepared the stream in. With a configured domain the API itself is that domain's.
 func (s *Sink) atHome(ctx context.Context, l *link) error {
 	h := s.home.Load()
 	if h == nil || s.cfg.Domain != "" || l.sameDomain.Load() {
@@ -110,8 +112,8 @@ func (s *Sink) noteOther(domain string) {
 	}
 }
 
-// confirm returns an error if the stream itself, asked through the API of its domain, can take no message. It follows a refusal that may
-// be that of a stream in another domain.
+// confirm returns an error if the stream itself, asked through the API of its domain, can take no
+// message. It follows a refusal that may be that of a stream in another domain.
 func (s *Sink) confirm(ctx context.Context, l *link, refusal error) error {
 	info, err := s.streamInfo(ctx, l) // and its limits are known afresh for the next attempt
 	if err == nil && info.Config.Sealed {

@@ -11,8 +11,8 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 )
 
-// TestServerOfAnotherDomain has the connection move to a server in another JetStream domain: what its streams hold or lack says nothing
-// about the stream that was prepared.
+// TestServerOfAnotherDomain has the connection move to a server in another JetStream domain: what
+// its streams hold or lack says nothing about the stream that was prepared.
 func TestServerOfAnotherDomain(t *testing.T) {
 	t.Parallel()
 	for name, alike := range map[string]bool{"with a stream of the name": true, "without": false} {

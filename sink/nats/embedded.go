@@ -29,7 +29,8 @@ const (
 	embeddedLook  = 20 * time.Millisecond
 )
 
-// Bounds of what the clients of the embedded server can make it hold, besides embedded.max_connections.
+// Bounds of what the clients of the embedded server can make it hold, besides
+// embedded.max_connections.
 const (
 	clientAuthTime     = 2 * time.Second  // from the connection to the credentials
 	clientWriteTime    = 10 * time.Second // of one write to a client that does not read
@@ -118,8 +119,8 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	return embedded, nil
 }
 
-// portFree listens before the server does, which would only log a failure. It also refuses a name that leads to an address that other
-// machines reach if clients are not asked who they are.
+// portFree listens before the server does, which would only log a failure. It also refuses a name
+// that leads to an address that other machines reach if clients are not asked who they are.
 func portFree(ctx context.Context, e EmbeddedConfig) error {
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.Listen)
 	if err != nil {
@@ -165,8 +166,8 @@ func (e *embeddedServer) options() []nats.Option {
 	return []nats.Option{nats.InProcessServer(e)}
 }
 
-// InProcessConn implements nats.InProcessConnProvider. If every place is taken it disconnects clients, newest first, so that relay always
-// reaches its own server.
+// InProcessConn implements nats.InProcessConnProvider. If every place is taken it disconnects
+// clients, newest first, so that relay always reaches its own server.
 func (e *embeddedServer) InProcessConn() (net.Conn, error) {
 	if over := e.srv.NumClients() + ownConnections - e.most; over > 0 {
 		if err := e.disconnectNewest(over); err != nil {
@@ -210,8 +211,8 @@ func (e *embeddedServer) stop() error {
 	}
 }
 
-// serverLog hands the server's log to zap. It never ends the process: a fatal error is kept for whoever waits for the start.
-// The number of lines is bounded, since clients cause them.
+// serverLog hands the server's log to zap. It never ends the process: a fatal error is kept for
+// whoever waits for the start. The number of lines is bounded, since clients cause them.
 type serverLog struct {
 	log   *zap.SugaredLogger
 	limit *rate.Limiter
@@ -256,7 +257,8 @@ func (l *serverLog) bounded(say func(msg string, keysAndValues ...any), format s
 	say(text)
 }
 
-// Noticef implements server.Logger. What the server notices at each start is detail to a user of relay.
+// Noticef implements server.Logger. What the server notices at each start is detail to a user of
+// relay.
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debugf(format, v...) }
 
 // Warnf implements server.Logger.

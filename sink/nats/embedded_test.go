@@ -18,7 +18,8 @@ func embeddedConfig(dir string) Config {
 	}
 }
 
-// TestEmbeddedKeepsWhatItStored stops and starts the embedded server, and reads over TCP as another program would.
+// TestEmbeddedKeepsWhatItStored stops and starts the embedded server, and reads over TCP as another
+// program would.
 func TestEmbeddedKeepsWhatItStored(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -70,7 +71,8 @@ func TestEmbeddedFaults(t *testing.T) {
 	}
 }
 
-// TestTheEmbeddedServerKeepsAPlaceForItsOwnConnection takes every place of the server and breaks relay's connection.
+// TestTheEmbeddedServerKeepsAPlaceForItsOwnConnection takes every place of the server and breaks
+// relay's connection.
 func TestTheEmbeddedServerKeepsAPlaceForItsOwnConnection(t *testing.T) {
 	t.Parallel()
 	cfg := embeddedConfig(t.TempDir())

@@ -8,8 +8,8 @@ import (
 	"workos-relay/sink"
 )
 
-// encoder makes messages of the bus, one after the other. nats.go writes a message out before its PublishMsg returns, so that the
-// next one can be made in the place of it.
+// encoder makes messages of the bus, one after the other. nats.go writes a message out before its
+// PublishMsg returns, so that the next one can be made in the place of it.
 type encoder struct {
 	msg    nats.Msg
 	header nats.Header

@@ -59,8 +59,8 @@ func (s *Sink) explainConnect(err error) error {
 	return explainConnect(err, s.cfg)
 }
 
-// explainConnect says why there is no connection and what it most likely takes. No address in it holds a password, since the
-// configuration refuses those.
+// explainConnect says why there is no connection and what it most likely takes. No address in it
+// holds a password, since the configuration refuses those.
 func explainConnect(err error, c Config) error {
 	at := c.URL
 	switch {
@@ -82,19 +82,22 @@ func explainConnect(err error, c Config) error {
 	return fmt.Errorf("no connection to the NATS server at %s: %w", at, err)
 }
 
-// What an operator should do while relay goes on trying to connect. Both may also be repaired on the server, without a restart of relay.
+// What an operator should do while relay goes on trying to connect. Both may also be repaired on
+// the server, without a restart of relay.
 const (
 	correctAuth = "correct auth of this sink, or the user on the NATS server"
 	correctTLS  = "correct tls of this sink, or the certificates of the NATS server"
 )
 
-// noGreeting reports whether a server took the connection and then said nothing until it, or relay, hung up.
+// noGreeting reports whether a server took the connection and then said nothing until it, or relay,
+// hung up.
 func noGreeting(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &op) && op.Op == "read"
 }
 
-// orHandshakeFirst names the key that a server may want that waits for the TLS handshake before its greeting.
+// orHandshakeFirst names the key that a server may want that waits for the TLS handshake before its
+// greeting.
 func orHandshakeFirst(c Config) string {
 	if c.TLS.HandshakeFirst {
 		return ""

@@ -7,17 +7,19 @@ import (
 )
 
 const (
-	// minInFlight and maxInFlight bound how many bytes are sent before the server has answered for half of them. A stream takes 128
-	// MiB of messages that it has not looked at yet; beyond that it drops them.
+	// minInFlight and maxInFlight bound how many bytes are sent before the server has answered for
+	// half of them. A stream takes 128 MiB of messages that it has not looked at yet; beyond that
+	// it drops them.
 	minInFlight = 256 << 10
 	maxInFlight = 16 << 20
-	// A half that is answered within quickHalf doubles the bytes in flight; one that takes longer than slowHalf halves them.
+	// A half that is answered within quickHalf doubles the bytes in flight; one that takes longer
+	// than slowHalf halves them.
 	quickHalf = 500 * time.Millisecond
 	slowHalf  = 3 * time.Second
 )
 
-// flow adapts the bytes in flight to the link, so that what waits on a slow one is answered, or given up, within seconds. Only the
-// holder of the token in Sink.busy uses it.
+// flow adapts the bytes in flight to the link, so that what waits on a slow one is answered, or
+// given up, within seconds. Only the holder of the token in Sink.busy uses it.
 type flow struct{ bytes int }
 
 func (f *flow) inFlight() int { return max(f.bytes, minInFlight) }

@@ -12,8 +12,8 @@ import (
 	"workos-relay/conf/livefile"
 )
 
-// clientGuard decides which clients the embedded server takes. It follows the files that hold the token or the password: a client that
-// connected with what they held before is disconnected.
+// clientGuard decides which clients the embedded server takes. It follows the files that hold the
+// token or the password: a client that connected with what they held before is disconnected.
 type clientGuard struct {
 	user            string
 	token, password *livefile.Current
@@ -60,7 +60,8 @@ func (g *clientGuard) current(given digest, fresh bool) bool {
 	return subtle.ConstantTimeCompare(given[:], want[:]) == 1
 }
 
-// credentialsDigest is the digest of what a client sends. Each part goes in with its length, as its own digest.
+// credentialsDigest is the digest of what a client sends. Each part goes in with its length, as its
+// own digest.
 func credentialsDigest(user, password, token string) digest {
 	var all []byte
 	for _, part := range []string{user, password, token} {
@@ -72,7 +73,8 @@ func credentialsDigest(user, password, token string) digest {
 
 func (g *clientGuard) follows() bool { return g.token.Follows() || g.password.Follows() }
 
-// watch disconnects clients whose credentials are no longer valid, until the function that it returns is called. A nil guard watches
+// watch disconnects clients whose credentials are no longer valid, until the function that it
+// returns is called. A nil guard watches
 // nothing.
 func (g *clientGuard) watch(srv *server.Server) (stop func()) {
 	if g == nil || !g.follows() {
@@ -98,7 +100,8 @@ func (g *clientGuard) watch(srv *server.Server) (stop func()) {
 	})
 }
 
-// look disconnects each client whose credentials are no longer valid, and forgets those that have gone.
+// look disconnects each client whose credentials are no longer valid, and forgets those that have
+// gone.
 func (g *clientGuard) look(srv *server.Server) {
 	for id := range g.outdated(srv) {
 		_ = srv.DisconnectClientByID(id) // it may have gone by itself

@@ -112,8 +112,9 @@ func (s *Sink) storedFrom(ctx context.Context, l *link, seq uint64) (stored, err
 	return s.storedMessage(ctx, l, fmt.Sprintf("asking stream %s for messages from sequence %d on", s.cfg.Stream, seq), fmt.Appendf(nil, `{"seq":%d,"next_by_subj":">"}`, seq))
 }
 
-// storedMessage asks the leader of the stream for one message: this request, unlike a direct get, never goes to a replica. The error
-// wraps an *jetstream.APIError if the server refused it: codeMessageNotFound, codeStreamNotFound.
+// storedMessage asks the leader of the stream for one message: this request, unlike a direct get,
+// never goes to a replica. The error wraps an *jetstream.APIError if the server refused it:
+// codeMessageNotFound, codeStreamNotFound.
 func (s *Sink) storedMessage(ctx context.Context, l *link, doing string, which []byte) (stored, error) {
 	msg, err := s.request(ctx, l, "STREAM.MSG.GET."+s.cfg.Stream, which)
 	if err != nil {
@@ -131,7 +132,8 @@ func (s *Sink) storedMessage(ctx context.Context, l *link, doing string, which [
 	}
 }
 
-// parseStored reads the answer to a request for one message. The error is an *jetstream.APIError if the server refused it.
+// parseStored reads the answer to a request for one message. The error is an *jetstream.APIError if
+// the server refused it.
 func parseStored(data []byte) (stored, error) {
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -149,7 +151,8 @@ func parseStored(data []byte) (stored, error) {
 	}
 }
 
-// request calls the JetStream API and waits for the answer for at most ack_timeout, and no longer than the connection lasts.
+// request calls the JetStream API and waits for the answer for at most ack_timeout, and no longer
+// than the connection lasts.
 func (s *Sink) request(ctx context.Context, l *link, call string, body []byte) (msg *nats.Msg, err error) {
 	ctx, abort := context.WithCancelCause(ctx)
 	lost, watched := l.lostSignal(), make(chan struct{})
@@ -177,11 +180,12 @@ func (s *Sink) request(ctx context.Context, l *link, call string, body []byte) (
 	return msg, err
 }
 
-// askFirst is how long an answer is waited for until the question is put again, twice as long each time.
+// askFirst is how long an answer is waited for until the question is put again, twice as long each
+// time.
 const askFirst = 500 * time.Millisecond
 
-// ask puts a question that changes nothing until it is answered, for at most ack_timeout: one that arrives while a stream has no
-// leader stays without an answer for good.
+// ask puts a question that changes nothing until it is answered, for at most ack_timeout: one that
+// arrives while a stream has no leader stays without an answer for good.
 func (s *Sink) ask(ctx context.Context, question func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
 	defer cancel()
@@ -235,7 +239,8 @@ func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus
 	return status, nil
 }
 
-// largest returns how many bytes of a message the server and the stream take; 0 if that is not known.
+// largest returns how many bytes of a message the server and the stream take; 0 if that is not
+// known.
 func (s *Sink) largest(conf *jetstream.StreamConfig) int {
 	l, err := s.usableLink()
 	if err != nil {
@@ -248,7 +253,8 @@ func (s *Sink) largest(conf *jetstream.StreamConfig) int {
 	return n
 }
 
-// inspect looks at one topic. conf is nil where the stream does not exist; owner is another stream that binds the topic.
+// inspect looks at one topic. conf is nil where the stream does not exist; owner is another stream
+// that binds the topic.
 func (s *Sink) inspect(topic string, conf *jetstream.StreamConfig, owner string) sink.TopicStatus {
 	st := sink.TopicStatus{Topic: topic, MaxMessage: s.largest(conf)}
 	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }

@@ -49,7 +49,8 @@ func TestConformanceSingleServer(t *testing.T) {
 	sinktest.Run(t, h)
 }
 
-// TestConformanceCluster runs the kit on a stream of three replicas whose leader steps down and whose leading server is restarted.
+// TestConformanceCluster runs the kit on a stream of three replicas whose leader steps down and
+// whose leading server is restarted.
 func TestConformanceCluster(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)

@@ -105,7 +105,8 @@ func (w *laneWorld) awaitAll(t testing.TB, lanes ...*pipeline.Lane) {
 	}, patient, often, "the lane does not get to the end")
 }
 
-// requireOnce reads the stream as a consumer does and requires each event once, in the order of the source.
+// requireOnce reads the stream as a consumer does and requires each event once, in the order of the
+// source.
 func (w *laneWorld) requireOnce(t testing.TB, js jetstream.JetStream) {
 	t.Helper()
 	want, have := w.api.IDs(sourcetest.Filter{}), ids(readStream(t, js))
@@ -127,7 +128,8 @@ func (w *laneWorld) requireOnce(t testing.TB, js jetstream.JetStream) {
 	t.Logf("%d events, each once and in order", len(want))
 }
 
-// readStream returns all that is in the stream but positions. A filter with every topic would do, and take the server longer.
+// readStream returns all that is in the stream but positions. A filter with every topic would do,
+// and take the server longer.
 func readStream(t testing.TB, js jetstream.JetStream) (messages []sink.Message) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -204,8 +206,9 @@ func TestLaneOutlivesRestartsOfTheServer(t *testing.T) {
 	w.requireOnce(t, client(t, srv.url()))
 }
 
-// feedAndAwait makes n more events happen, and waits until the position in force is at one of them. What a lane has counted as
-// committed would not tell: all may be done before one begins to count, or be found done by a rival.
+// feedAndAwait makes n more events happen, and waits until the position in force is at one of them.
+// What a lane has counted as committed would not tell: all may be done before one begins to count,
+// or be found done by a rival.
 func (w *laneWorld) feedAndAwait(t testing.TB, n int, lanes ...*pipeline.Lane) {
 	t.Helper()
 	before := w.fed
@@ -232,7 +235,8 @@ func (l *committing) Commit(ctx context.Context, batch []sink.Message, prev, nex
 	return l.Ledger.Commit(ctx, batch, prev, next)
 }
 
-// TestServerKilledInMidBatch kills the server, most of the time, while a batch is on its way into the stream.
+// TestServerKilledInMidBatch kills the server, most of the time, while a batch is on its way into
+// the stream.
 func TestServerKilledInMidBatch(t *testing.T) {
 	t.Parallel()
 	srv := startProcess(t, "default")

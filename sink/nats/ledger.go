@@ -11,22 +11,24 @@ import (
 	"workos-relay/sink"
 )
 
-// Why a stream cannot take exactly-once delivery although it may well take at-least-once. Prepare returns them within a
-// *sink.FatalError; the error itself says what to do.
+// Why a stream cannot take exactly-once delivery although it may well take at-least-once. Prepare
+// returns them within a *sink.FatalError; the error itself says what to do.
 var (
 	// ErrNoAtomicPublish: the server is older than 2.12 and knows no atomic batches.
 	ErrNoAtomicPublish = errors.New("no atomic batches")
-	// ErrStreamUnfit: the stream is of a kind that can hold no position, or lacks settings that relay may not change.
+	// ErrStreamUnfit: the stream is of a kind that can hold no position, or lacks settings that
+	// relay may not change.
 	ErrStreamUnfit = errors.New("not fit for exactly_once")
 )
 
-// Ledger is a stream that stores the events of a lane and its position in one atomic batch (nats-server 2.12 and later). The
-// position is the only message on its subject, relay.position.<relay id>.<sink>: each takes the place of the one before it, and
-// names the sequence of that one, which the server compares. So a batch that comes late, or from a relay that was overtaken, is
-// refused as a whole, however stale the checkpoint is that it was made with.
+// Ledger is a stream that stores the events of a lane and its position in one atomic batch
+// (nats-server 2.12 and later). The position is the only message on its subject,
+// relay.position.<relay id>.<sink>: each takes the place of the one before it, and names the
+// sequence of that one, which the server compares. So a batch that comes late, or from a relay that
+// was overtaken, is refused as a whole, however stale the checkpoint is that it was made with.
 //
-// A Ledger shares the connection of its Sink and ends with it. Its methods are safe for concurrent use; commits wait for each
-// other, and for Publish.
+// A Ledger shares the connection of its Sink and ends with it. Its methods are safe for concurrent
+// use; commits wait for each other, and for Publish.
 type Ledger struct {
 	s       *Sink
 	id      checkpoint.Identity
@@ -47,8 +49,8 @@ func (p positionStore) Commit(ctx context.Context, prev, next checkpoint.Checkpo
 	return p.Ledger.Commit(ctx, nil, prev, next)
 }
 
-// Ledger returns the ledger of the lane that id names. Ids with the same Relay and Lane share one position; where they differ in
-// anything else it is foreign to one of them.
+// Ledger returns the ledger of the lane that id names. Ids with the same Relay and Lane share one
+// position; where they differ in anything else it is foreign to one of them.
 func (s *Sink) Ledger(id checkpoint.Identity) *Ledger {
 	return &Ledger{s: s, id: id, subject: positionSubject(id)}
 }
@@ -56,7 +58,8 @@ func (s *Sink) Ledger(id checkpoint.Identity) *Ledger {
 // Store is the position alone, for whoever moves it without events.
 func (l *Ledger) Store() checkpoint.Store { return positionStore{l} }
 
-// positionSubject is where the position of id is. No two lanes share one, whatever characters their names have.
+// positionSubject is where the position of id is. No two lanes share one, whatever characters their
+// names have.
 func positionSubject(id checkpoint.Identity) string {
 	return strings.TrimSuffix(positionSubjects, ">") + token(id.Relay) + "." + token(id.Lane)
 }
@@ -88,12 +91,14 @@ func (l *Ledger) Holds(ctx context.Context, topics []string) (bool, error) {
 	return l.s.Holds(ctx, topics)
 }
 
-// Fence does nothing: every commit moves the position to another sequence, which fences all who have seen an earlier one only.
+// Fence does nothing: every commit moves the position to another sequence, which fences all who
+// have seen an earlier one only.
 func (l *Ledger) Fence(context.Context) error { return nil }
 
-// Load reads the position through the leader of the stream, never from a replica, which may lag. A leader that was deposed and
-// does not know it yet may still answer with an earlier position; a commit made with that is refused. Besides the errors of
-// checkpoint.Store.Load it returns checkpoint.ErrLost where a position that this Ledger has seen is gone.
+// Load reads the position through the leader of the stream, never from a replica, which may lag. A
+// leader that was deposed and does not know it yet may still answer with an earlier position; a
+// commit made with that is refused. Besides the errors of checkpoint.Store.Load it returns
+// checkpoint.ErrLost where a position that this Ledger has seen is gone.
 func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if err := ctx.Err(); err != nil {
 		return checkpoint.Checkpoint{}, err
@@ -149,10 +154,12 @@ func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return cp, err
 }
 
-// Forget makes the ledger one that has seen no position: an operator has decided that what was there does not matter.
+// Forget makes the ledger one that has seen no position: an operator has decided that what was
+// there does not matter.
 func (l *Ledger) Forget() { l.saw(0) }
 
-// missing is the error where there is no position. One that was seen before cannot be waiting for its first start.
+// missing is the error where there is no position. One that was seen before cannot be waiting for
+// its first start.
 func (l *Ledger) missing() error {
 	if seen := l.seen(); seen > 0 {
 		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream was deleted; "+

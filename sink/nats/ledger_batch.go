@@ -23,12 +23,13 @@ const (
 
 	// denialWait is how long the reason of an incomplete batch may come after it.
 	denialWait = 250 * time.Millisecond
-	// slowBatch is how long the server takes at least to give up a batch because its messages come too slowly.
+	// slowBatch is how long the server takes at least to give up a batch because its messages come
+	// too slowly.
 	slowBatch = time.Second
 )
 
-// commit is one attempt at an atomic batch and its position, or at the position alone, which needs no batch. The server answers
-// for the position, the last message; for others only where they ask.
+// commit is one attempt at an atomic batch and its position, or at the position alone, which needs
+// no batch. The server answers for the position, the last message; for others only where they ask.
 type commit struct {
 	number   uint64
 	batch    []sink.Message
@@ -105,11 +106,13 @@ func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (ack, er
 	}
 }
 
-// errNotWhole: the server acknowledged the position, but not with the batch that it belongs to. It may have stored the position alone.
+// errNotWhole: the server acknowledged the position, but not with the batch that it belongs to. It
+// may have stored the position alone.
 var errNotWhole = operator.New("the server acknowledged the position without its batch of events",
 	"update every NATS server of the stream to one version, and look with `relay verify` for events that are missing")
 
-// proves returns an error unless an acknowledgement of the position proves that the whole batch is stored, behind the position before.
+// proves returns an error unless an acknowledgement of the position proves that the whole batch is
+// stored, behind the position before.
 func (c *commit) proves(a ack) error {
 	switch n := len(c.batch) + 1; {
 	case n > 1 && (a.Batch != c.id || a.Count != n):
@@ -121,7 +124,8 @@ func (c *commit) proves(a ack) error {
 	}
 }
 
-// fail notes the first failure. The server answers in order, so what fails later does so for want of what failed first.
+// fail notes the first failure. The server answers in order, so what fails later does so for want
+// of what failed first.
 func (c *commit) fail(index int, err error) {
 	c.note(func() { c.failLocked(index, err) })
 }
@@ -132,8 +136,8 @@ func (c *commit) failLocked(index int, err error) {
 	}
 }
 
-// deny notes that the server refuses to take what the user publishes to a subject, or to deliver answers. A subject of no message
-// here is that of something else on the same connection.
+// deny notes that the server refuses to take what the user publishes to a subject, or to deliver
+// answers. A subject of no message here is that of something else on the same connection.
 func (c *commit) deny(err error) {
 	c.note(func() {
 		if c.ended {
@@ -173,7 +177,8 @@ func (c *commit) progress() (staged int, failure error) {
 	return c.staged, c.failure
 }
 
-// outcome closes the books: where the position is stored, or which message failed and why. cause is what ended the attempt.
+// outcome closes the books: where the position is stored, or which message failed and why. cause is
+// what ended the attempt.
 func (c *commit) outcome(cause error) (sequence uint64, index int, failure error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -206,7 +211,8 @@ func isDomain(err error) bool {
 	return errors.As(err, &other)
 }
 
-// awaitDenial waits a moment for the reason of an incomplete batch that is a missing permission: the server tells that beside its
+// awaitDenial waits a moment for the reason of an incomplete batch that is a missing permission:
+// the server tells that beside its
 // answers.
 func (c *commit) awaitDenial(ctx context.Context) {
 	timeout := time.NewTimer(denialWait)
@@ -237,8 +243,9 @@ func (c *commit) tellTaken(err error) error {
 	return err
 }
 
-// sendCommit sends all messages in order and stops at the first sign of a failure. The first message asks for an answer, since the
-// server says there why it takes no batch at all; then the last one of each half of the bytes in flight does.
+// sendCommit sends all messages in order and stops at the first sign of a failure. The first
+// message asks for an answer, since the server says there why it takes no batch at all; then the
+// last one of each half of the bytes in flight does.
 func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan struct{}, overtaken func() error) error {
 	bytes, mark := 0, 0
 	asked := time.Now() // when the message at mark was sent
@@ -272,11 +279,12 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 	return nil
 }
 
-// awaitCommit waits until the first target messages have reached the server, which for all of them and the position means that
-// they are stored.
+// awaitCommit waits until the first target messages have reached the server, which for all of them
+// and the position means that they are stored.
 //
-// A refusal that may be another domain's does not end the wait. If it may be the stream's, overtaken is asked soon after it, and again and
-// again, whether another position is in force; its error does end it.
+// A refusal that may be another domain's does not end the wait. If it may be the stream's,
+// overtaken is asked soon after it, and again and again, whether another position is in force; its
+// error does end it.
 func (s *Sink) awaitCommit(ctx context.Context, c *commit, target int, lost <-chan struct{}, overtaken func() error) error {
 	timeout := time.NewTimer(s.cfg.AckTimeout)
 	defer timeout.Stop()

@@ -10,8 +10,9 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// BenchmarkDelivery compares the two modes on the same server process, in turn: batches of 999 messages of 1.5 KB, with their
-// position in one atomic act, and published one by one with a window of 4,096. One operation is one message.
+// BenchmarkDelivery compares the two modes on the same server process, in turn: batches of 999
+// messages of 1.5 KB, with their position in one atomic act, and published one by one with a window
+// of 4,096. One operation is one message.
 func BenchmarkDelivery(b *testing.B) {
 	for _, sync := range []string{"default", "always"} {
 		url := startProcess(b, sync).url()

@@ -15,10 +15,12 @@ import (
 	"workos-relay/sink"
 )
 
-// MaxBatch is how many messages Commit takes: a server takes 1,000 in an atomic batch, and the last is the position.
+// MaxBatch is how many messages Commit takes: a server takes 1,000 in an atomic batch, and the last
+// is the position.
 const MaxBatch = 999
 
-// askAfter is after how many batches in a row that were called incomplete the next one asks about each of its messages.
+// askAfter is after how many batches in a row that were called incomplete the next one asks about
+// each of its messages.
 const askAfter = 2
 
 // How long commitInTurn waits, at first and at most.
@@ -27,20 +29,23 @@ const (
 	turnMost  = 500 * time.Millisecond
 )
 
-// Error codes of JetStream about atomic batches and what they stand on, from the server's errors.json.
+// Error codes of JetStream about atomic batches and what they stand on, from the server's
+// errors.json.
 const (
 	codeWrongLastSequence jetstream.ErrorCode = 10071 // with the sequence in force
 	codeWrongLast         jetstream.ErrorCode = 10164 // another message on the subject is being stored
 	codeIncompleteBatch   jetstream.ErrorCode = 10176
 )
 
-// Commit stores batch, which may be empty, and replaces prev by next, in one atomic act. The revision of the checkpoint that it
-// returns is the sequence of the position in the stream. Nothing is sent twice inside, and no message carries an id to be
-// recognised by: a second copy anywhere in a batch would have all of it refused.
+// Commit stores batch, which may be empty, and replaces prev by next, in one atomic act. The
+// revision of the checkpoint that it returns is the sequence of the position in the stream. Nothing
+// is sent twice inside, and no message carries an id to be recognised by: a second copy anywhere in
+// a batch would have all of it refused.
 //
-// Where a message can never be stored nothing is, and the error is a *sink.PublishError with its index and a *sink.RejectedError
-// (or a *sink.FatalError where the stream does not bind its topic). checkpoint.ErrConflict means that the position in force is
-// not prev. After any other error either prev or next is in force; Load tells, and a commit that is late finds that out itself.
+// Where a message can never be stored nothing is, and the error is a *sink.PublishError with its
+// index and a *sink.RejectedError (or a *sink.FatalError where the stream does not bind its topic).
+// checkpoint.ErrConflict means that the position in force is not prev. After any other error either
+// prev or next is in force; Load tells, and a commit that is late finds that out itself.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	none := checkpoint.Checkpoint{}
 	if err := ctx.Err(); err != nil {
@@ -73,10 +78,11 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	return kept, nil
 }
 
-// commitInTurn commits again, for a second or two, where nothing was stored for a reason that passes. One is that nobody answers
-// for the stream, as in an election or just after it was made. The other is that another message on the subject of the position
-// was on its way into the stream. That may be a rival's, and then the position in force has changed; but the leader of a
-// replicated stream also says so for a moment after it has acknowledged the one before.
+// commitInTurn commits again, for a second or two, where nothing was stored for a reason that
+// passes. One is that nobody answers for the stream, as in an election or just after it was made.
+// The other is that another message on the subject of the position was on its way into the stream.
+// That may be a rival's, and then the position in force has changed; but the leader of a replicated
+// stream also says so for a moment after it has acknowledged the one before.
 func (l *Ledger) commitInTurn(ctx context.Context, batch []sink.Message, expected uint64, document []byte) (uint64, error) {
 	for wait := turnFirst; ; wait *= 2 {
 		sequence, err := l.commit(ctx, batch, expected, document)
@@ -141,7 +147,8 @@ func (l *Ledger) commit(ctx context.Context, batch []sink.Message, expected uint
 	return sequence, nil
 }
 
-// verify makes sure that what would be replaced is this lane's. It asks only about a sequence that this Ledger has not seen last.
+// verify makes sure that what would be replaced is this lane's. It asks only about a sequence that
+// this Ledger has not seen last.
 func (l *Ledger) verify(ctx context.Context, lk *link, expected uint64) error {
 	if expected == 0 || expected == l.seen() {
 		return nil
@@ -158,8 +165,8 @@ func (l *Ledger) verify(ctx context.Context, lk *link, expected uint64) error {
 	return nil
 }
 
-// overtaken returns checkpoint.ErrConflict if a position other than that at sequence expected is in force, and nil if it is not or that
-// cannot be found out soon.
+// overtaken returns checkpoint.ErrConflict if a position other than that at sequence expected is in
+// force, and nil if it is not or that cannot be found out soon.
 func (l *Ledger) overtaken(ctx context.Context, lk *link, expected uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, l.s.settle)
 	defer cancel()
@@ -183,11 +190,12 @@ func (l *Ledger) conflict(expected uint64, inForce string) error {
 		checkpoint.ErrConflict, inForce, l.subject, want)
 }
 
-// position is the message that carries the position: it takes the place of the one at sequence expected, 0 for none, and of no
-// other, and never expires.
+// position is the message that carries the position: it takes the place of the one at sequence
+// expected, 0 for none, and of no other, and never expires.
 func (l *Ledger) position(expected uint64, document []byte) sink.Message {
-	// P5: the position is the last message of the batch of its events, which is stored as a whole or not at all.
-	// P6: the server refuses the batch unless the position that it replaces is the one that this relay knows.
+	// P5: the position is the last message of the batch of its events, which is stored as a whole
+	// or not at all. P6: the server refuses the batch unless the position that it replaces is the
+	// one that this relay knows.
 	return sink.Message{Topic: l.subject, Body: document, Headers: []sink.Header{
 		{Key: jetstream.MsgRollup, Value: jetstream.MsgRollupSubject},
 		{Key: "Nats-TTL", Value: "never"},
@@ -195,7 +203,8 @@ func (l *Ledger) position(expected uint64, document []byte) sink.Message {
 	}}
 }
 
-// check finds what the server would refuse, before anything is sent: within a batch it says so in a way that looks like a timeout.
+// check finds what the server would refuse, before anything is sent: within a batch it says so in a
+// way that looks like a timeout.
 func (l *Ledger) check(ctx context.Context, lk *link, c *commit) error {
 	limits := l.s.limits(lk)
 	bound := make(stringSet) // the topics of the batch that are known to be

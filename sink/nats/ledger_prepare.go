@@ -15,9 +15,10 @@ import (
 	"workos-relay/sink"
 )
 
-// Prepare makes the stream ready for batches on these topics with the position among them: it creates it, or changes one that
-// relay created, where the configuration says so. Besides those of sink.Destination its errors are ErrNoAtomicPublish and
-// ErrStreamUnfit, and checkpoint.ErrLost where a stream that held a position before is gone.
+// Prepare makes the stream ready for batches on these topics with the position among them: it
+// creates it, or changes one that relay created, where the configuration says so. Besides those of
+// sink.Destination its errors are ErrNoAtomicPublish and ErrStreamUnfit, and checkpoint.ErrLost
+// where a stream that held a position before is gone.
 func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	if err := errors.Join(refuseIllegal(topics), takesNoEvents(topics)); err != nil {
 		return err
@@ -45,7 +46,8 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	return nil
 }
 
-// findOrCreate makes no second stream in the place of one that held a position: the lane would start over in it.
+// findOrCreate makes no second stream in the place of one that held a position: the lane would
+// start over in it.
 func (l *Ledger) findOrCreate(ctx context.Context, lk *link, subjects []string) (*jetstream.StreamInfo, error) {
 	seen := l.seen()
 	if seen == 0 {
@@ -94,7 +96,8 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 	return status, nil
 }
 
-// unfit says why a stream that takes events can take no atomic batches with a position; nil where it can, once it is changed.
+// unfit says why a stream that takes events can take no atomic batches with a position; nil where
+// it can, once it is changed.
 func (s *Sink) unfit(l *link, conf jetstream.StreamConfig) error {
 	if !conf.AllowAtomicPublish {
 		if version := serverVersion(l, conf); !knowsAtomicPublish(version) {
@@ -116,7 +119,8 @@ func (s *Sink) unfit(l *link, conf jetstream.StreamConfig) error {
 	return nil
 }
 
-// serverVersion is the version of the server that leads the stream, as far as that is told, else of the one connected to.
+// serverVersion is the version of the server that leads the stream, as far as that is told, else of
+// the one connected to.
 func serverVersion(l *link, conf jetstream.StreamConfig) string {
 	if v := conf.Metadata["_nats.ver"]; v != "" { // from 2.11 on, of the server that answered
 		return v

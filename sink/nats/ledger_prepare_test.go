@@ -104,7 +104,8 @@ func TestStreamsRefusedForPositions(t *testing.T) {
 	}
 }
 
-// TestOwnStreamIsMadeFit prepares a stream that relay created for at-least-once delivery on an older server, with messages in it.
+// TestOwnStreamIsMadeFit prepares a stream that relay created for at-least-once delivery on an
+// older server, with messages in it.
 func TestOwnStreamIsMadeFit(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
@@ -165,7 +166,8 @@ func TestStreamDoesNotExistAndIsNotCreated(t *testing.T) {
 	require.Contains(t, status[1].Problems[0], "does not exist")
 }
 
-// TestServerBefore212 answers for JetStream as 2.11.9 was seen to: what a configuration has that it does not know is dropped.
+// TestServerBefore212 answers for JetStream as 2.11.9 was seen to: what a configuration has that it
+// does not know is dropped.
 func TestServerBefore212(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, noJetStream)

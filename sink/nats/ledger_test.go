@@ -58,10 +58,12 @@ func again(t *testing.T, what string, do func(context.Context) error) {
 	}, patient, often)
 }
 
-// placesOn has one stream at a time, since all of them would bind the same position. No name comes twice: a stream of a single
-// server that was just deleted may still answer for one of its name. One more stream is there all the while: after the last of an
-// account a server removes the account's folder, in its own time, and perhaps from under the store of the next stream. That
-// member of a cluster then refuses the next stream, which is taken away again from those that have it.
+// placesOn has one stream at a time, since all of them would bind the same position. No name comes
+// twice: a stream of a single server that was just deleted may still answer for one of its name.
+// One more stream is there all the while: after the last of an account a server removes the
+// account's folder, in its own time, and perhaps from under the store of the next stream. That
+// member of a cluster then refuses the next stream, which is taken away again from those that have
+// it.
 func placesOn(t *testing.T, url string, replicas int) checkpointtest.Harness {
 	js := client(t, url)
 	again(t, "creating", func(ctx context.Context) error {
@@ -206,8 +208,8 @@ func TestTailShowsNoTraceOfBatches(t *testing.T) {
 	require.Equal(t, want, have)
 }
 
-// TestStaleCommitIsRefusedByTheServer commits with a checkpoint that was in force a moment ago, as one does who read it from a
-// deposed leader or was stopped for a while.
+// TestStaleCommitIsRefusedByTheServer commits with a checkpoint that was in force a moment ago, as
+// one does who read it from a deposed leader or was stopped for a while.
 func TestStaleCommitIsRefusedByTheServer(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
@@ -242,7 +244,8 @@ func TestCommitFindsWhatCannotBeStored(t *testing.T) {
 		change(&batch[7])
 		return batch
 	}
-	// What the headers of a batch add must count: 60 bytes below the limit by its own headers and body.
+	// What the headers of a batch add must count: 60 bytes below the limit by its own headers and
+	// body.
 	nearly := 1<<20 - headerLine - len("event-id") - len("event_000008") - headerEntry - 60
 	for name, c := range map[string]struct {
 		batch []sink.Message
@@ -273,7 +276,8 @@ func TestCommitFindsWhatCannotBeStored(t *testing.T) {
 	require.Len(t, readAll(t, js, defaultStream, []string{topic}), 20)
 }
 
-// TestCulpritIsFound lowers the stream's limit behind the ledger's back, so that the server answers as it does for a timeout.
+// TestCulpritIsFound lowers the stream's limit behind the ledger's back, so that the server answers
+// as it does for a timeout.
 func TestCulpritIsFound(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)

@@ -32,13 +32,14 @@ const (
 	codeMaxStreamBytes      jetstream.ErrorCode = 10122
 )
 
-// lastingRefusals are the codes that stay until an operator changes the configuration or the account. Missing peers and storage may
-// come back by themselves.
+// lastingRefusals are the codes that stay until an operator changes the configuration or the
+// account. Missing peers and storage may come back by themselves.
 var lastingRefusals = []jetstream.ErrorCode{
 	codeMaxStreams, codeInvalidStreamConfig, codeNotClustered, codeMaxBytesRequired, codeNoTier, codeMaxStreamBytes,
 }
 
-// refusalAdvice says which key to change if the server has refused a stream because of a limit; empty for any other error.
+// refusalAdvice says which key to change if the server has refused a stream because of a limit;
+// empty for any other error.
 func (s *Sink) refusalAdvice(err error) string {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
@@ -68,7 +69,8 @@ func (s *Sink) refusalAdvice(err error) string {
 	}
 }
 
-// storageAdvice is what to do if the account or the server has not as much storage left as the stream reserves.
+// storageAdvice is what to do if the account or the server has not as much storage left as the
+// stream reserves.
 func (s *Sink) storageAdvice() string {
 	const free = "free storage, or raise the storage limit of the account or max_file_store of the server"
 	switch {
@@ -100,8 +102,9 @@ func invalidAdvice(description string) string {
 	return ""
 }
 
-// explainUnmade returns the error of a request to create or change the stream. It is a *sink.FatalError if only an operator can
-// resolve it, and names the key to change. problems are what check says of the account; they know more than the server's refusal.
+// explainUnmade returns the error of a request to create or change the stream. It is a
+// *sink.FatalError if only an operator can resolve it, and names the key to change. problems are
+// what check says of the account; they know more than the server's refusal.
 func (s *Sink) explainUnmade(l *link, doing string, err error, problems []string) error {
 	advice, err := s.refusalAdvice(err), printable.Error(err)
 	switch {
@@ -116,17 +119,19 @@ func (s *Sink) explainUnmade(l *link, doing string, err error, problems []string
 	}
 }
 
-// refusedConfig reports whether the server understood a stream's configuration and will not have it until an operator acts.
+// refusedConfig reports whether the server understood a stream's configuration and will not have it
+// until an operator acts.
 func refusedConfig(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && slices.Contains(lastingRefusals, api.ErrorCode)
 }
 
-// accountPatience bounds the question for the account's limits, which a user may not be allowed to ask.
+// accountPatience bounds the question for the account's limits, which a user may not be allowed to
+// ask.
 const accountPatience = 2 * time.Second
 
-// accountProblems returns which limits of the account keep the stream from being created, each with the key to change. It returns
-// nil if the account cannot be asked: the server decides then.
+// accountProblems returns which limits of the account keep the stream from being created, each with
+// the key to change. It returns nil if the account cannot be asked: the server decides then.
 func (s *Sink) accountProblems(ctx context.Context, l *link) []string {
 	ctx, cancel := context.WithTimeout(ctx, accountPatience)
 	defer cancel()
@@ -137,7 +142,8 @@ func (s *Sink) accountProblems(ctx context.Context, l *link) []string {
 	return limitProblems(info, s.cfg.Create)
 }
 
-// limitProblems compares a stream that is to be created with what the account allows. Limits of -1, and of 0 but for storage, are
+// limitProblems compares a stream that is to be created with what the account allows. Limits of -1,
+// and of 0 but for storage, are
 // none.
 func limitProblems(info *jetstream.AccountInfo, want Create) []string {
 	account, copies := info.Tier, int64(max(want.Replicas, 1))
@@ -181,7 +187,8 @@ func limitProblems(info *jetstream.AccountInfo, want Create) []string {
 	return problems
 }
 
-// judgeByAccount says of each change to the stream that the limits of the account do not let it through.
+// judgeByAccount says of each change to the stream that the limits of the account do not let it
+// through.
 func (s *Sink) judgeByAccount(ctx context.Context, l *link, conf jetstream.StreamConfig, changes []tunable) {
 	affected := slices.ContainsFunc(changes, func(t tunable) bool { return t.takesMore() })
 	if !affected {

@@ -81,7 +81,8 @@ func TestRaisingBeyondTheAccount(t *testing.T) {
 	require.Len(t, limitProblems(withoutStream(tiers, have), Create{MaxBytes: gib, Replicas: 3}), 1, "the other tier is full")
 }
 
-// TestRefusalsNameTheKey: whatever limit makes a server refuse a stream, the error names what to change.
+// TestRefusalsNameTheKey: whatever limit makes a server refuse a stream, the error names what to
+// change.
 func TestRefusalsNameTheKey(t *testing.T) {
 	t.Parallel()
 	for code, c := range map[jetstream.ErrorCode]struct {

@@ -15,7 +15,8 @@ import (
 	"workos-relay/internal/testrun"
 )
 
-// serverProcess, where set, makes the test binary a NATS server that stores there, until its standard input closes.
+// serverProcess, where set, makes the test binary a NATS server that stores there, until its
+// standard input closes.
 const serverProcess = "RELAY_TEST_NATS_STORE"
 
 func TestMain(m *testing.M) {
@@ -48,7 +49,8 @@ func runServer(dir string, port int, syncAlways bool) {
 	srv.WaitForShutdown()
 }
 
-// processServer is a NATS server in a process of its own, which can be killed and started again on the same port and store.
+// processServer is a NATS server in a process of its own, which can be killed and started again on
+// the same port and store.
 type processServer struct {
 	dir, sync string
 	port      int

@@ -15,9 +15,11 @@ import (
 )
 
 const (
-	// settleTime is how long acknowledgements of what is in flight are waited for once nothing more is sent.
+	// settleTime is how long acknowledgements of what is in flight are waited for once nothing more
+	// is sent.
 	settleTime = 2 * time.Second
-	// Looks at a stream that seems to be gone, before it counts as deleted: a cluster that starts up must not look like that.
+	// Looks at a stream that seems to be gone, before it counts as deleted: a cluster that starts
+	// up must not look like that.
 	deletedLooks = 6
 	deletedPause = 500 * time.Millisecond
 )
@@ -34,10 +36,12 @@ const (
 	codeMessageNotFound jetstream.ErrorCode = 10037
 )
 
-// Publish implements sink.Sink. It sends in order and keeps up to Config.Window messages in flight, and no more bytes than the link
-// carries within seconds. Nothing is sent again inside, with one exception: where the sequences of the acknowledgements show that a message was stored before its predecessor (left over
-// from an earlier failure, and now recognised as a second copy), it and what follows are stored once more without their ids, so
-// that the stream holds the batch in order. Blanks at both ends of a header's value are not kept, for NATS does not.
+// Publish implements sink.Sink. It sends in order and keeps up to Config.Window messages in flight,
+// and no more bytes than the link carries within seconds. Nothing is sent again inside, with one
+// exception: where the sequences of the acknowledgements show that a message was stored before its
+// predecessor (left over from an earlier failure, and now recognised as a second copy), it and what
+// follows are stored once more without their ids, so that the stream holds the batch in order.
+// Blanks at both ends of a header's value are not kept, for NATS does not.
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	if len(batch) == 0 {
 		return nil
@@ -82,7 +86,8 @@ func (s *Sink) publish(ctx context.Context, batch []sink.Message) (durable int, 
 	return durable, nil
 }
 
-// sendable returns how many messages come before the first that can never be published, and why that one cannot.
+// sendable returns how many messages come before the first that can never be published, and why
+// that one cannot.
 func (s *Sink) sendable(l *link, batch []sink.Message) (int, error) {
 	limits := s.limits(l)
 	for i := range batch {
@@ -124,8 +129,8 @@ func (s *Sink) run(ctx context.Context, l *link, batch []sink.Message, withIDs b
 	return o.prefix, o.err
 }
 
-// remember keeps what the next attempt needs to see that order was broken: where the prefix ends, and which messages behind it
-// may be stored already.
+// remember keeps what the next attempt needs to see that order was broken: where the prefix ends,
+// and which messages behind it may be stored already.
 func (s *Sink) remember(a *attempt, o outcome) {
 	if o.prefix > 0 {
 		s.lastSeq = o.lastSeq
@@ -148,7 +153,8 @@ func (s *Sink) remember(a *attempt, o outcome) {
 	}
 }
 
-// send sends the messages in order, never more than the window beyond the prefix, and stops at the first sign of a failure.
+// send sends the messages in order, never more than the window beyond the prefix, and stops at the
+// first sign of a failure.
 func (s *Sink) send(ctx context.Context, l *link, a *attempt, lost <-chan struct{}) error {
 	prefix, inFlight := 0, 0 // bytes of batch[prefix:i]
 	var e encoder
@@ -201,8 +207,8 @@ func half(messages []sink.Message, size int) int {
 	return len(messages)
 }
 
-// await waits until the first target messages are acknowledged. It fails where something else ends the attempt, or where
-// ack_timeout goes by without progress.
+// await waits until the first target messages are acknowledged. It fails where something else ends
+// the attempt, or where ack_timeout goes by without progress.
 func (s *Sink) await(ctx context.Context, a *attempt, target int, lost <-chan struct{}) error {
 	timeout := time.NewTimer(s.cfg.AckTimeout)
 	defer timeout.Stop()
@@ -295,8 +301,8 @@ func (s *Sink) explainRefusal(ctx context.Context, l *link, topic string, api *j
 	}
 }
 
-// explainUnanswered looks why nobody took a message on topic: an election or a restart, which pass, or a stream that is gone or
-// was changed, which a person must mend.
+// explainUnanswered looks why nobody took a message on topic: an election or a restart, which pass,
+// or a stream that is gone or was changed, which a person must mend.
 func (s *Sink) explainUnanswered(ctx context.Context, l *link, topic string) error {
 	info, err := s.lookAgain(ctx, l)
 	switch {
@@ -314,7 +320,8 @@ func (s *Sink) explainUnanswered(ctx context.Context, l *link, topic string) err
 	}
 }
 
-// lookAgain looks for the stream, several times where it seems to be gone, for a cluster that starts up looks like that.
+// lookAgain looks for the stream, several times where it seems to be gone, for a cluster that
+// starts up looks like that.
 func (s *Sink) lookAgain(ctx context.Context, l *link) (*jetstream.StreamInfo, error) {
 	for look := 1; ; look++ {
 		info, err := s.streamInfo(ctx, l)

@@ -61,8 +61,9 @@ func preparedBehind(t *testing.T, cfg Config) (*Sink, jetstream.JetStream, *prox
 	return s, client(t, srv.url()), p
 }
 
-// publishHeld publishes batch and lets no answer through until the stream holds exactly stored: otherwise a refusal may come early
-// enough to keep the rest of the batch from being sent. The caller lets them go on, by proxy.replies. What Publish returns comes later.
+// publishHeld publishes batch and lets no answer through until the stream holds exactly stored:
+// otherwise a refusal may come early enough to keep the rest of the batch from being sent. The
+// caller lets them go on, by proxy.replies. What Publish returns comes later.
 func publishHeld(ctx context.Context, t *testing.T, s *Sink, js jetstream.JetStream, p *proxy, batch []sink.Message, stored string) (done <-chan error) {
 	t.Helper()
 	p.replies.Lock()
@@ -91,8 +92,8 @@ func TestFirstFailureEndsThePrefix(t *testing.T) {
 	}
 }
 
-// TestHoleIsFilledInOrder leaves messages behind a hole in the stream, as a leader election does: published again from the hole
-// on, they must follow it, although the stream knows their ids.
+// TestHoleIsFilledInOrder leaves messages behind a hole in the stream, as a leader election does:
+// published again from the hole on, they must follow it, although the stream knows their ids.
 //
 // P2: after a hole, on JetStream.
 func TestHoleIsFilledInOrder(t *testing.T) {
@@ -140,7 +141,8 @@ func TestHoleOfAnotherProcess(t *testing.T) {
 	require.Equal(t, "e3 e4 e5 e0 e1 e2 e3 e4 e5", bodies(t, js))
 }
 
-// TestSameIDTwiceInABatch: the stream takes the second message for a copy of the first. It is stored all the same.
+// TestSameIDTwiceInABatch: the stream takes the second message for a copy of the first. It is
+// stored all the same.
 func TestSameIDTwiceInABatch(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})
@@ -286,7 +288,8 @@ func TestFatalWhilePublishing(t *testing.T) {
 		},
 		"another stream took the subject": {
 			func(ctx context.Context, js jetstream.JetStream) error {
-				// After the last stream of an account a server removes the account's folder, also from under the next one.
+				// After the last stream of an account a server removes the account's folder, also
+				// from under the next one.
 				if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "STAYS", Subjects: []string{"stays"}}); err != nil {
 					return err
 				}
@@ -315,7 +318,8 @@ func TestFatalWhilePublishing(t *testing.T) {
 	}
 }
 
-// TestNothingIsSentAfterAFailure has the failure known before the attempt begins, which no server can be timed to do.
+// TestNothingIsSentAfterAFailure has the failure known before the attempt begins, which no server
+// can be timed to do.
 func TestNothingIsSentAfterAFailure(t *testing.T) {
 	t.Parallel()
 	s, js := prepared(t, Config{})
@@ -352,7 +356,8 @@ func TestWaitForACommitEnds(t *testing.T) {
 	require.Empty(t, bodies(t, js))
 }
 
-// TestOutcome: the reason must belong to the first message that is not durable, or a lane would drop the wrong one.
+// TestOutcome: the reason must belong to the first message that is not durable, or a lane would
+// drop the wrong one.
 func TestOutcome(t *testing.T) {
 	t.Parallel()
 	rejected := &sink.RejectedError{Topic: topic, Reason: "too large"}
@@ -377,7 +382,8 @@ func TestOutcome(t *testing.T) {
 	require.Equal(t, 2, a.end(rejected).prefix, "nothing counts after a failure")
 }
 
-// TestCancelledWithAcksInFlight: what is acknowledged shortly after the context has ended counts as durable.
+// TestCancelledWithAcksInFlight: what is acknowledged shortly after the context has ended counts as
+// durable.
 func TestCancelledWithAcksInFlight(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})
@@ -390,7 +396,8 @@ func TestCancelledWithAcksInFlight(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-// TestConnectionLostInMidBatch: without waiting for ack_timeout, and the second copies are recognised.
+// TestConnectionLostInMidBatch: without waiting for ack_timeout, and the second copies are
+// recognised.
 func TestConnectionLostInMidBatch(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{AckTimeout: time.Hour})

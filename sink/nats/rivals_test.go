@@ -15,7 +15,8 @@ import (
 	"workos-relay/sink"
 )
 
-// pausable is a ledger seen from a process that is stopped now and then: a call begins only when it runs again.
+// pausable is a ledger seen from a process that is stopped now and then: a call begins only when it
+// runs again.
 type pausable struct {
 	pipeline.Ledger
 	running sync.RWMutex
@@ -36,13 +37,15 @@ func (p *pausable) await() {
 	p.running.RUnlock() //nolint:staticcheck // it waits, no more
 }
 
-// takeover leaves a cluster that is busy the time to answer the looks of a standby: after one that comes late, by more than two fifths of
-// it, the standby takes itself for stopped and begins to count anew.
+// takeover leaves a cluster that is busy the time to answer the looks of a standby: after one that
+// comes late, by more than two fifths of it, the standby takes itself for stopped and begins to
+// count anew.
 const takeover = 5 * time.Second
 
-// TestRivalsOnACluster has two lanes with one identity on a stream of three replicas. While the active one works, leaders step
-// down and leading servers are restarted, which may already cost it its place. Then it is stopped until the other has taken over,
-// and wakes up with a commit of its own still to make.
+// TestRivalsOnACluster has two lanes with one identity on a stream of three replicas. While the
+// active one works, leaders step down and leading servers are restarted, which may already cost it
+// its place. Then it is stopped until the other has taken over, and wakes up with a commit of its
+// own still to make.
 func TestRivalsOnACluster(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)

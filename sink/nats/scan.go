@@ -14,18 +14,21 @@ import (
 
 const (
 	scanBytes = 8 << 20 // most that is in flight to a scan
-	// scanLook is how long a scan waits for a message until it asks the leader of the stream whether there is one.
+	// scanLook is how long a scan waits for a message until it asks the leader of the stream
+	// whether there is one.
 	scanLook = 3 * time.Second
-	// scanChange is how long it waits for a message that the leader has until it reads through another consumer, most likely on
-	// another replica.
+	// scanChange is how long it waits for a message that the leader has until it reads through
+	// another consumer, most likely on another replica.
 	scanChange = 15 * time.Second
-	// scanSilence is how long it waits for such a message at all, through elections and reconnections.
+	// scanSilence is how long it waits for such a message at all, through elections and
+	// reconnections.
 	scanSilence = time.Minute
 )
 
 var _ sink.Scanner = (*Sink)(nil)
 
-// Logs implements sink.Scanner: the one log is the stream, whatever the topics. A stream that does not exist is none.
+// Logs implements sink.Scanner: the one log is the stream, whatever the topics. A stream that does
+// not exist is none.
 func (s *Sink) Logs(ctx context.Context, _ []string, since time.Time) ([]sink.Log, error) {
 	l, err := s.connected(ctx)
 	if err != nil {
@@ -50,8 +53,9 @@ func (s *Sink) Logs(ctx context.Context, _ []string, since time.Time) ([]sink.Lo
 	}}, nil
 }
 
-// Scan implements sink.Scanner. Positions of relay are left out. A consumer reads one replica, which may lag behind the stream and
-// then says that there is no more. Whether that is so, the leader of the stream decides.
+// Scan implements sink.Scanner. Positions of relay are left out. A consumer reads one replica,
+// which may lag behind the stream and then says that there is no more. Whether that is so, the
+// leader of the stream decides.
 func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
 	if log.From >= log.End {
 		return nil
@@ -108,7 +112,8 @@ var (
 	errChange = errors.New("another consumer may deliver more")
 )
 
-// read reads through one consumer. It returns nil at the end of the log, and errChange if this consumer seems to be stuck.
+// read reads through one consumer. It returns nil at the end of the log, and errChange if this
+// consumer seems to be stuck.
 func (sc *scan) read(ctx context.Context, fn func(*sink.Stored) error) error {
 	messages, err := sc.open(ctx)
 	if err != nil {
@@ -160,7 +165,8 @@ func (sc *scan) handOn(msg jetstream.Msg, meta *jetstream.MsgMetadata, fn func(*
 	})
 }
 
-// wait is called when no message has come for a while. It reports whether the scan goes on waiting, else how it ends.
+// wait is called when no message has come for a while. It reports whether the scan goes on waiting,
+// else how it ends.
 func (sc *scan) wait(ctx context.Context, opened time.Time) (more bool, _ error) {
 	err := sc.left(ctx)
 	switch {
@@ -177,8 +183,8 @@ func (sc *scan) wait(ctx context.Context, opened time.Time) (more bool, _ error)
 	}
 }
 
-// left asks the leader of the stream what is left to read. It returns nil if that is nothing, errBehind if there is something, and
-// another error if that is not known now.
+// left asks the leader of the stream what is left to read. It returns nil if that is nothing,
+// errBehind if there is something, and another error if that is not known now.
 func (sc *scan) left(ctx context.Context) error {
 	// A leader that was deposed and does not know it yet may lack the end of the log.
 	info, err := sc.s.streamInfo(ctx, sc.link)
@@ -200,7 +206,8 @@ func (sc *scan) left(ctx context.Context) error {
 	}
 }
 
-// first returns the sequence from which on messages were stored at Log.Since or later; that of a message, or of none if there are
+// first returns the sequence from which on messages were stored at Log.Since or later; that of a
+// message, or of none if there are
 // none.
 func (sc *scan) first(ctx context.Context) (uint64, error) {
 	low, high := uint64(sc.log.From), sc.end //nolint:gosec // a sequence

@@ -11,7 +11,8 @@ import (
 	"workos-relay/sink"
 )
 
-// laggingConsumer reads a replica that has only the messages before a sequence, until it catches up, and says that there are no more.
+// laggingConsumer reads a replica that has only the messages before a sequence, until it catches
+// up, and says that there are no more.
 type laggingConsumer struct {
 	jetstream.MessagesContext
 
@@ -136,7 +137,8 @@ func TestScanNamesAReplicaThatNeverCatchesUp(t *testing.T) {
 	require.Equal(t, tenEvents[:3], ids, "sequences begin at 1")
 }
 
-// TestScanWaitsForTheEnd takes the end of the log from a leader that knew more than the one that answers now.
+// TestScanWaitsForTheEnd takes the end of the log from a leader that knew more than the one that
+// answers now.
 func TestScanWaitsForTheEnd(t *testing.T) {
 	t.Parallel()
 	s, _ := prepared(t, Config{})

@@ -41,7 +41,8 @@ func delivers(t *testing.T, cfg Config) {
 	require.True(t, held)
 }
 
-// fails checks that a sink is made, and that its Prepare says at once what is wrong, as nothing final.
+// fails checks that a sink is made, and that its Prepare says at once what is wrong, as nothing
+// final.
 func fails(t *testing.T, cfg Config, want ...string) {
 	t.Helper()
 	cfg.Create.Enabled = true
@@ -204,7 +205,8 @@ func TestDomain(t *testing.T) {
 	fails(t, Config{URL: srv.url(), Domain: "rim"}, "domain or api_prefix is wrong")
 }
 
-// TestDenialFindsItsMessage: another's denial must fail nothing, and a late one must not look at a batch that was handed back.
+// TestDenialFindsItsMessage: another's denial must fail nothing, and a late one must not look at a
+// batch that was handed back.
 func TestDenialFindsItsMessage(t *testing.T) {
 	t.Parallel()
 	const none = -1
@@ -331,7 +333,8 @@ func TestTLS(t *testing.T) {
 	delivers(t, Config{URL: mutual.url(), TLS: TLS{TLS: tlsconf.TLS{CAFile: a.file, CertFile: certFile, KeyFile: keyFile}}})
 }
 
-// TestLeastPermissions: what docs/nats.md lists is all that a lane needs, with a stream that it makes itself.
+// TestLeastPermissions: what docs/nats.md lists is all that a lane needs, with a stream that it
+// makes itself.
 func TestLeastPermissions(t *testing.T) {
 	t.Parallel()
 	w := newLaneWorld(t)

@@ -20,14 +20,17 @@ import (
 )
 
 const (
-	// patient is how long what must come is waited for, on a machine that is busy or has a slow disk.
+	// patient is how long what must come is waited for, on a machine that is busy or has a slow
+	// disk.
 	patient = 3 * time.Minute
 	often   = 20 * time.Millisecond
-	// question is how long a cluster may take to answer before it is asked again: without a leader it never does.
+	// question is how long a cluster may take to answer before it is asked again: without a leader
+	// it never does.
 	question = 10 * time.Second
 )
 
-// testServer is a NATS server in this process that can be stopped and started again on the same port and store.
+// testServer is a NATS server in this process that can be stopped and started again on the same
+// port and store.
 type testServer struct {
 	opts server.Options
 	mu   sync.Mutex
@@ -49,7 +52,8 @@ func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	return ts
 }
 
-// storeDir is removed with patience: a server that has stopped waits no longer than 100 ms for the state of a consumer to be written.
+// storeDir is removed with patience: a server that has stopped waits no longer than 100 ms for the
+// state of a consumer to be written.
 func storeDir(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
@@ -186,7 +190,8 @@ func tryReadAll(ctx context.Context, js jetstream.JetStream, stream string, topi
 		return nil, err
 	}
 	defer func() { _ = st.DeleteConsumer(ctx, c.CachedInfo().Name) }()
-	// The leader of the stream says how much there is, for the consumer may be on a replica that lags.
+	// The leader of the stream says how much there is, for the consumer may be on a replica that
+	// lags.
 	info, err := st.Info(ctx, jetstream.WithSubjectFilter(">"))
 	if err != nil {
 		return nil, err

@@ -41,7 +41,8 @@ type tunable struct {
 	set func(*jetstream.StreamConfig)
 }
 
-// Settings implements sink.Configurable: what the configuration says of the stream, whatever the topics.
+// Settings implements sink.Configurable: what the configuration says of the stream, whatever the
+// topics.
 func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Setting, error) {
 	l, err := s.connected(ctx)
 	if err != nil {
@@ -73,8 +74,8 @@ func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]s
 	return l.s.Settings(ctx, topics, apply)
 }
 
-// differences compares the stream with what the configuration file names. The order is the one in which relay applies them: a
-// longer duplicate window may need the longer max_age.
+// differences compares the stream with what the configuration file names. The order is the one in
+// which relay applies them: a longer duplicate window may need the longer max_age.
 func (s *Sink) differences(info *jetstream.StreamInfo) []tunable {
 	conf, want := info.Config, s.asked
 	var found []tunable
@@ -124,7 +125,8 @@ func (s *Sink) differences(info *jetstream.StreamInfo) []tunable {
 	return found
 }
 
-// judge adds what holds for every setting: relay leaves a stream of others alone, and does not change a setting a second time.
+// judge adds what holds for every setting: relay leaves a stream of others alone, and does not
+// change a setting a second time.
 func (s *Sink) judge(conf jetstream.StreamConfig, setting sink.Setting) sink.Setting {
 	switch {
 	case conf.Metadata[metadataCreator] != creator:
@@ -140,9 +142,9 @@ func (s *Sink) judge(conf jetstream.StreamConfig, setting sink.Setting) sink.Set
 
 const confirm = "set create.allow_deletion: true to confirm it, then reload relay"
 
-// judgeAge returns why relay does not set max_age to want as things are; an empty outcome means that it does. A first limit that
-// no stored message exceeds deletes nothing. A lower limit always needs the confirmation, for it takes time away that consumers
-// may count on.
+// judgeAge returns why relay does not set max_age to want as things are; an empty outcome means
+// that it does. A first limit that no stored message exceeds deletes nothing. A lower limit always
+// needs the confirmation, for it takes time away that consumers may count on.
 func (s *Sink) judgeAge(info *jetstream.StreamInfo, want time.Duration) (why string, _ sink.Outcome) {
 	have := info.Config.MaxAge
 	if want == 0 || have > 0 && want > have || info.State.Msgs == 0 {
@@ -165,8 +167,8 @@ func (s *Sink) judgeAge(info *jetstream.StreamInfo, want time.Duration) (why str
 	}
 }
 
-// leastBytes is the smallest max_bytes of a stream that holds positions. Below that a position could be dropped with the events before
-// it, and its lane would have to ask where to go on.
+// leastBytes is the smallest max_bytes of a stream that holds positions. Below that a position
+// could be dropped with the events before it, and its lane would have to ask where to go on.
 const leastBytes = 16 << 10
 
 // judgeBytes is judgeAge for max_bytes.
@@ -213,8 +215,8 @@ func copies(n int) string {
 	return fmt.Sprintf("%d copies of each stored message", n)
 }
 
-// apply changes one setting and records how that went. It reads the stream again just before, since the server has no compare and
-// swap for it.
+// apply changes one setting and records how that went. It reads the stream again just before, since
+// the server has no compare and swap for it.
 func (s *Sink) apply(ctx context.Context, l *link, t *tunable) {
 	info, err := s.streamInfo(ctx, l)
 	if err == nil {

@@ -142,7 +142,8 @@ func TestAChangeThatTheServerRefuses(t *testing.T) {
 	require.Equal(t, time.Hour, configOf(t, js).MaxAge)
 }
 
-// TestRelaysWithDifferentSettingsDoNotFight lets two relays take turns: each changes the stream once, and names the difference then.
+// TestRelaysWithDifferentSettingsDoNotFight lets two relays take turns: each changes the stream
+// once, and names the difference then.
 func TestRelaysWithDifferentSettingsDoNotFight(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)

@@ -1,9 +1,11 @@
-// Package nats publishes to a NATS JetStream stream, on a server of its own or on one embedded in this process: a Sink message by
-// message, at least once, a Ledger in atomic batches that carry the position with them, exactly once.
+// Package nats publishes to a NATS JetStream stream, on a server of its own or on one embedded in
+// this process: a Sink message by message, at least once, a Ledger in atomic batches that carry the
+// position with them, exactly once.
 //
-// An acknowledgement of JetStream means that the leader of the stream has stored the message, with several replicas that a
-// majority has. On a single server it is in the page cache until the server syncs, two minutes by default: for power loss use
-// three replicas, or sync_interval: always (the embedded server's default).
+// An acknowledgement of JetStream means that the leader of the stream has stored the message, with
+// several replicas that a majority has. On a single server it is in the page cache until the server
+// syncs, two minutes by default: for power loss use three replicas, or sync_interval: always (the
+// embedded server's default).
 package nats
 
 import (
@@ -19,11 +21,12 @@ import (
 	"workos-relay/sink"
 )
 
-// closeWait bounds how long Close waits for a Publish under way before it cuts the connection under it.
+// closeWait bounds how long Close waits for a Publish under way before it cuts the connection under
+// it.
 const closeWait = settleTime + writeTimeout
 
-// Sink publishes to one stream. It implements sink.Sink and sink.Destination; all methods but Publish may be called from any
-// goroutine at any time.
+// Sink publishes to one stream. It implements sink.Sink and sink.Destination; all methods but
+// Publish may be called from any goroutine at any time.
 type Sink struct {
 	cfg      Config
 	log      *zap.Logger
@@ -67,8 +70,9 @@ var (
 
 type stringSet map[string]struct{}
 
-// New returns a sink that connects, and goes on trying for ever, in the background: a server that is down is no error. An error
-// means that the configuration cannot work as it is, or that the embedded server did not start; ctx bounds that start.
+// New returns a sink that connects, and goes on trying for ever, in the background: a server that
+// is down is no error. An error means that the configuration cannot work as it is, or that the
+// embedded server did not start; ctx bounds that start.
 func New(ctx context.Context, cfg Config) (*Sink, error) {
 	asked := cfg.asks()
 	cfg = cfg.withDefaults()
@@ -94,7 +98,8 @@ func New(ctx context.Context, cfg Config) (*Sink, error) {
 	return s, nil
 }
 
-// Address is where a consumer connects: the address of the embedded server, else the configured one.
+// Address is where a consumer connects: the address of the embedded server, else the configured
+// one.
 func (s *Sink) Address() string {
 	if s.embedded != nil {
 		return s.embedded.url()
@@ -105,8 +110,9 @@ func (s *Sink) Address() string {
 // Identity implements sink.Destination.
 func (s *Sink) Identity() string { return s.cfg.Identity() }
 
-// Close ends a Publish under way, which waits a moment for the acknowledgements of what it has sent, then the connection and the
-// embedded server. It returns within about ten seconds, with an embedded server twenty; calls after the first wait for the first.
+// Close ends a Publish under way, which waits a moment for the acknowledgements of what it has
+// sent, then the connection and the embedded server. It returns within about ten seconds, with an
+// embedded server twenty; calls after the first wait for the first.
 func (s *Sink) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.closing)
@@ -149,7 +155,8 @@ func (s *Sink) begin(ctx context.Context) (done func(), err error) {
 	}
 }
 
-// ended returns why nothing more is to be sent; nil while there is no reason. lost is the signal of the link in use.
+// ended returns why nothing more is to be sent; nil while there is no reason. lost is the signal of
+// the link in use.
 func (s *Sink) ended(ctx context.Context, lost <-chan struct{}) error {
 	select {
 	case <-ctx.Done():

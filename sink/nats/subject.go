@@ -8,12 +8,13 @@ import (
 )
 
 const (
-	// maxSubject keeps a subject well below the protocol line that a server accepts (max_control_line, 4096 by default): a longer
-	// one ends the connection.
+	// maxSubject keeps a subject well below the protocol line that a server accepts
+	// (max_control_line, 4096 by default): a longer one ends the connection.
 	maxSubject = 1024
 	// maxHeaders is the size of the headers that a JetStream server refuses to exceed, error 10097.
 	maxHeaders = 65535
-	// headerLine and headerEntry are what the NATS encoding of headers adds: "NATS/1.0\r\n" and the closing "\r\n"; ": " and "\r\n".
+	// headerLine and headerEntry are what the NATS encoding of headers adds: "NATS/1.0\r\n" and the
+	// closing "\r\n"; ": " and "\r\n".
 	headerLine  = 12
 	headerEntry = 4
 	// msgIDHeader carries the id by which a stream recognises a second copy.
@@ -22,8 +23,8 @@ const (
 	positionSubjects = "relay.position.>"
 )
 
-// illegalSubject returns why subject cannot be published to, or "". It is stricter than the server, which takes wildcards
-// literally and answers empty tokens only with silence.
+// illegalSubject returns why subject cannot be published to, or "". It is stricter than the server,
+// which takes wildcards literally and answers empty tokens only with silence.
 func illegalSubject(subject string) string {
 	if subject == "" {
 		return "it is empty"
@@ -62,7 +63,8 @@ func binds(patterns []string, subject string) bool {
 	return false
 }
 
-// matches reports whether subject, which has no wildcards, matches pattern: * stands for one token, > for one or more at the end.
+// matches reports whether subject, which has no wildcards, matches pattern: * stands for one token,
+// > for one or more at the end.
 func matches(pattern, subject string) bool {
 	for {
 		p, restP, moreP := strings.Cut(pattern, ".")
@@ -88,7 +90,8 @@ type limits struct {
 	stream     string
 }
 
-// check returns why m can never be published as it is, or nil. added is the size of the headers that the sink puts to those of m.
+// check returns why m can never be published as it is, or nil. added is the size of the headers
+// that the sink puts to those of m.
 func (l limits) check(m *sink.Message, added int) *sink.RejectedError {
 	reject := func(format string, args ...any) *sink.RejectedError {
 		return &sink.RejectedError{Topic: m.Topic, Reason: fmt.Sprintf(format, args...)}

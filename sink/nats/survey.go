@@ -17,10 +17,12 @@ var (
 	_ sink.Surveyor = (*Ledger)(nil)
 )
 
-// shorterLooks is how often a stream that ends earlier than before is looked at: a new leader may have yet to apply what is committed.
+// shorterLooks is how often a stream that ends earlier than before is looked at: a new leader may
+// have yet to apply what is committed.
 const shorterLooks = 20
 
-// Survey implements sink.Surveyor: the one part is the stream, and its end is the sequence after the last.
+// Survey implements sink.Surveyor: the one part is the stream, and its end is the sequence after
+// the last.
 func (s *Sink) Survey(ctx context.Context, _ []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	l, err := s.connected(ctx)
 	if err != nil {

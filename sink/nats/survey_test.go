@@ -12,7 +12,8 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// TestSurveyOfAClusterThatStarts: a stream that seems to be gone, or to end earlier, for a moment is neither.
+// TestSurveyOfAClusterThatStarts: a stream that seems to be gone, or to end earlier, for a moment
+// is neither.
 func TestSurveyOfAClusterThatStarts(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, noJetStream)

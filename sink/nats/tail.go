@@ -25,9 +25,9 @@ type Stored struct {
 	Time         time.Time // when it was stored
 }
 
-// Tail reads the stream in order and calls fn for each message until ctx ends, which returns nil, or fn returns an error, which
-// is returned. Positions of relay are left out. It leaves no trace on the server, and goes on after a broken connection without
-// a gap.
+// Tail reads the stream in order and calls fn for each message until ctx ends, which returns nil,
+// or fn returns an error, which is returned. Positions of relay are left out. It leaves no trace on
+// the server, and goes on after a broken connection without a gap.
 func (s *Sink) Tail(ctx context.Context, opts TailOptions, fn func(Stored) error) error {
 	err := s.tail(ctx, opts, fn)
 	if ctx.Err() != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Bounds of what a server may send, in bytes. nats.go reserves what a line announces before it comes, and keeps a line until it ends.
+// Bounds of what a server may send, in bytes. nats.go reserves what a line announces before it
+// comes, and keeps a line until it ends.
 const (
 	maxInfo    = 1 << 20 // of the server's greeting, which lists a whole cluster
 	maxControl = 64 << 10
@@ -23,11 +24,12 @@ const tlsRecord = 0x16
 
 var errImpossible = errors.New("the server sends what no NATS server does")
 
-// boundedDialer makes connections on which a server cannot announce more than the bounds. It cannot look into TLS: there the server has
-// proved who it is.
+// boundedDialer makes connections on which a server cannot announce more than the bounds. It cannot
+// look into TLS: there the server has proved who it is.
 type boundedDialer struct{ dialer net.Dialer }
 
-// bounded returns the option for it, or none if a server is reached over a websocket, whose frames it does not know.
+// bounded returns the option for it, or none if a server is reached over a websocket, whose frames
+// it does not know.
 func (c Config) bounded() []nats.Option {
 	if c.overWebsocket() {
 		return nil
@@ -133,8 +135,8 @@ func isMessage(line []byte) bool {
 	return len(line) > 0 && (line[0] == 'M' || line[0] == 'm' || line[0] == 'H' || line[0] == 'h')
 }
 
-// announced returns the size of the payload that follows a line. A line that is no message has none, and one that nats.go refuses is left
-// to it.
+// announced returns the size of the payload that follows a line. A line that is no message has
+// none, and one that nats.go refuses is left to it.
 func announced(line []byte) (int, error) {
 	if !isMessage(line) {
 		return 0, nil

@@ -43,7 +43,8 @@ func TestWireBounds(t *testing.T) {
 	}
 }
 
-// FuzzWire shows that the pieces in which a server's bytes come change nothing, and that no more is kept of them than a line.
+// FuzzWire shows that the pieces in which a server's bytes come change nothing, and that no more is
+// kept of them than a line.
 func FuzzWire(f *testing.F) {
 	f.Add([]byte("INFO {}\r\nMSG a 1 5\r\nhello\r\n"), 3)
 	f.Add([]byte("HMSG a 1 12 17\r\nNATS/1.0\r\n\r\nhello\r\nPING\r\n"), 1)
@@ -56,7 +57,8 @@ func FuzzWire(f *testing.F) {
 	})
 }
 
-// FuzzAcknowledgement holds the quick reading of acknowledgements against the other, for single messages and for batches.
+// FuzzAcknowledgement holds the quick reading of acknowledgements against the other, for single
+// messages and for batches.
 func FuzzAcknowledgement(f *testing.F) {
 	for _, text := range []string{
 		`{"stream":"WORKOS","seq":17}`, `{"stream":"WORKOS","domain":"hub","seq":17,"duplicate":true}`, `{"stream":"WORKOS","seq":3,"batch":"b","count":3}`,

@@ -6,7 +6,8 @@ const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 const ulidLen = 26
 
-// appendULID appends a ULID made of a Unix time in milliseconds and 80 further bits. Ids compare like (ms, hi, lo).
+// appendULID appends a ULID made of a Unix time in milliseconds and 80 further bits. Ids compare
+// like (ms, hi, lo).
 func appendULID(b []byte, ms int64, hi uint16, lo uint64) []byte {
 	var s [ulidLen]byte
 	t := uint64(ms)
@@ -63,8 +64,8 @@ func parseULID(s string) (ms int64, hi uint16, lo uint64, ok bool) {
 	return int64(t), uint16(rest >> 4), lo, true
 }
 
-// appendTime appends a Unix time in milliseconds as WorkOS writes it: 2026-01-02T15:04:05.678Z. By hand, since a page holds
-// hundreds of them and time.AppendFormat would be its largest cost.
+// appendTime appends a Unix time in milliseconds as WorkOS writes it: 2026-01-02T15:04:05.678Z. By
+// hand, since a page holds hundreds of them and time.AppendFormat would be its largest cost.
 func appendTime(b []byte, ms int64) []byte {
 	const dayMS = 24 * 60 * 60 * 1000
 	days := ms / dayMS
@@ -89,8 +90,8 @@ func appendTime(b []byte, ms int64) []byte {
 
 func put2(b []byte, v int) { b[0], b[1] = '0'+byte(v/10), '0'+byte(v%10) }
 
-// civil turns days since 1970-01-01 into a Gregorian date. It counts in years that begin in March, so that the leap day comes
-// last, within eras of 400 years.
+// civil turns days since 1970-01-01 into a Gregorian date. It counts in years that begin in March,
+// so that the leap day comes last, within eras of 400 years.
 func civil(days int64) (year, month, day int) {
 	const eraDays = 146097
 	z := days + 719468 // since 0000-03-01
@@ -112,8 +113,8 @@ func civil(days int64) (year, month, day int) {
 	return year, month, day
 }
 
-// parseTime reads a created_at: ISO 8601, with the space in place of the T and the missing zone (UTC) that one of WorkOS's own
-// samples has.
+// parseTime reads a created_at: ISO 8601, with the space in place of the T and the missing zone
+// (UTC) that one of WorkOS's own samples has.
 func parseTime(s string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999"} {
 		if t, err := time.Parse(layout, s); err == nil {
@@ -123,7 +124,8 @@ func parseTime(s string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// mix is a hash of its arguments: the randomness of everything generated, so that event n needs none of its predecessors.
+// mix is a hash of its arguments: the randomness of everything generated, so that event n needs
+// none of its predecessors.
 func mix(seed, a, b uint64) uint64 {
 	x := seed ^ a*0x9E3779B97F4A7C15 ^ b*0xC2B2AE3D27D4EB4F
 	x ^= x >> 30

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Fault is one way for an answer to go wrong. The functions of this file make them; a Fault may be used any number of times.
+// Fault is one way for an answer to go wrong. The functions of this file make them; a Fault may be
+// used any number of times.
 type Fault struct {
 	name   string
 	delay  time.Duration
@@ -26,8 +27,9 @@ func (f Fault) String() string { return f.name }
 // OK is no fault: it lets one request through, within a script.
 func OK() Fault { return Fault{name: "ok"} }
 
-// Status answers with a status code and the body that goes with it: {message, code} and its documented variants, and no JSON
-// for 502, 503 and 504. A 429 carries no Retry-After; see TooManyRequests.
+// Status answers with a status code and the body that goes with it: {message, code} and its
+// documented variants, and no JSON for 502, 503 and 504. A 429 carries no Retry-After; see
+// TooManyRequests.
 func Status(code int) Fault {
 	contentType, body := statusBody(code)
 	f := Answer(code, contentType, body)
@@ -59,7 +61,8 @@ func Reset() Fault {
 	return Fault{name: "reset", answer: func(time.Time) *reply { return &reply{reset: true, cut: -1, header: http.Header{}} }}
 }
 
-// Cut breaks the connection after a share of the body, from 0 to 1, with Content-Length announcing the whole.
+// Cut breaks the connection after a share of the body, from 0 to 1, with Content-Length announcing
+// the whole.
 func Cut(share float64) Fault {
 	return Fault{name: "cut", reply: func(r *reply) { r.cut = min(int(share*float64(r.size())), r.size()-1) }}
 }
@@ -67,8 +70,8 @@ func Cut(share float64) Fault {
 // Hang never answers; the request ends with its context.
 func Hang() Fault { return Fault{name: "hang", hang: true} }
 
-// Stall sends the header and a share of the body, from 0 to 1, and nothing more; the request ends with its context. Over HTTP/2
-// the connection stays alive and answers pings.
+// Stall sends the header and a share of the body, from 0 to 1, and nothing more; the request ends
+// with its context. Over HTTP/2 the connection stays alive and answers pings.
 func Stall(share float64) Fault {
 	return Fault{name: "stall", reply: func(r *reply) {
 		r.cut, r.stalls = min(int(share*float64(r.size())), r.size()-1), true
@@ -83,7 +86,8 @@ func Trickle(d time.Duration) Fault {
 	return Fault{name: "trickle", reply: func(r *reply) { r.spread = d }}
 }
 
-// Mutate replaces the body of a page by what change makes of it, with a Content-Length that is right for it.
+// Mutate replaces the body of a page by what change makes of it, with a Content-Length that is
+// right for it.
 func Mutate(name string, change func(body []byte) []byte) Fault {
 	return Fault{name: name, reply: func(r *reply) { r.body = [][]byte{change(r.flat())} }}
 }
@@ -127,7 +131,8 @@ func Twice() Fault {
 	}}
 }
 
-// Overlap begins the page of a request with `after` n events too early, the event of `after` being the last of them.
+// Overlap begins the page of a request with `after` n events too early, the event of `after` being
+// the last of them.
 func Overlap(n int) Fault {
 	return Fault{name: "overlap", query: func(q *query) { q.overlap = n }}
 }
@@ -141,8 +146,8 @@ func Inversion() Fault {
 	}}
 }
 
-// Replay sends again what the client has: the page that ends with the event of `after`. It changes nothing without
-// `after`, and in descending order.
+// Replay sends again what the client has: the page that ends with the event of `after`. It changes
+// nothing without `after`, and in descending order.
 func Replay() Fault {
 	return Fault{name: "replay", query: func(q *query) { q.inclusive = q.after != "" && !q.desc }}
 }
@@ -167,7 +172,8 @@ type step struct {
 	fault Fault
 }
 
-// Fail applies f to the next n requests, after those of earlier calls; with a negative n to all until ClearFaults.
+// Fail applies f to the next n requests, after those of earlier calls; with a negative n to all
+// until ClearFaults.
 func (s *Server) Fail(n int, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,15 +182,16 @@ func (s *Server) Fail(n int, f Fault) {
 	}
 }
 
-// FailFor applies f to every request within d from now by the server's clock, once the script of Fail is done.
+// FailFor applies f to every request within d from now by the server's clock, once the script of
+// Fail is done.
 func (s *Server) FailFor(d time.Duration, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults.always, s.faults.until = &f, s.cfg.now().Add(d)
 }
 
-// FailRandomly applies one of faults to a share of requests, from 0 to 1, wherever neither Fail nor FailFor does. The same seed
-// gives the same sequence. A rate of 0 ends it.
+// FailRandomly applies one of faults to a share of requests, from 0 to 1, wherever neither Fail nor
+// FailFor does. The same seed gives the same sequence. A rate of 0 ends it.
 func (s *Server) FailRandomly(rate float64, seed uint64, faults ...Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -178,7 +178,8 @@ func TestDelaysFollowTheBubble(t *testing.T) {
 	})
 }
 
-// Readers that ask at once are answered in the same order each time, whichever of them the scheduler lets through first.
+// Readers that ask at once are answered in the same order each time, whichever of them the
+// scheduler lets through first.
 func TestJitterDoesNotDependOnTheOrderOfRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := five(t, WithLatency(time.Second, time.Minute))
@@ -236,7 +237,8 @@ func TestCloseWaitsForHandlers(t *testing.T) {
 	require.True(t, done.Load(), "a request was under way when Close returned")
 }
 
-// A request that has come in, and whose handler begins only when Close has returned, is not answered any more.
+// A request that has come in, and whose handler begins only when Close has returned, is not
+// answered any more.
 func TestARequestAfterCloseIsBroken(t *testing.T) {
 	s := New()
 	require.NoError(t, s.Start(""))

@@ -7,16 +7,16 @@ import (
 	"workos-relay/source"
 )
 
-// Generator renders the events of a Population. It is safe for concurrent use, holds no events, and renders each one from its
-// index alone.
+// Generator renders the events of a Population. It is safe for concurrent use, holds no events, and
+// renders each one from its index alone.
 type Generator struct {
 	seed uint64
 	tl   timeline
 	orgs []string // organization ids
 }
 
-// NewGenerator returns a Generator for p. It is for who wants the events themselves, to hand them to Server.Append or to
-// compare; a Server takes the Population directly.
+// NewGenerator returns a Generator for p. It is for who wants the events themselves, to hand them
+// to Server.Append or to compare; a Server takes the Population directly.
 func NewGenerator(p Population) *Generator {
 	if p.Start.IsZero() {
 		p.Start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -46,8 +46,8 @@ func (g *Generator) ID(n int) string { return string(g.appendID(nil, n, g.tl.ms(
 
 const eventPrefix = "event_"
 
-// appendID appends an event's id: a ULID whose random part begins with the index in 40 bits, so that ids ascend within one
-// millisecond and an index is found again from its id without a table.
+// appendID appends an event's id: a ULID whose random part begins with the index in 40 bits, so
+// that ids ascend within one millisecond and an index is found again from its id without a table.
 func (g *Generator) appendID(b []byte, n int, ms int64) []byte {
 	u := uint64(n)
 	return appendULID(append(b, eventPrefix...), ms, uint16(u>>24), u<<40|mix(g.seed, u, 2)>>24)
@@ -70,14 +70,16 @@ func (g *Generator) index(id string) (int, bool) {
 	return int(u), true
 }
 
-// appendEntity appends the id of an organization, user, directory...: the same for the same prefix and number.
+// appendEntity appends the id of an organization, user, directory...: the same for the same prefix
+// and number.
 func (g *Generator) appendEntity(b []byte, prefix string, k uint64) []byte {
 	const y2025 = 1735689600000
 	h := mix(g.seed, k, uint64(len(prefix))<<8|uint64(prefix[0]))
 	return appendULID(append(b, prefix...), y2025+int64(h%(300*24*3600*1000)), uint16(h>>48), mix(h, k, 3))
 }
 
-// Events come in blocks: the first sync of a new customer's directory, a nightly re-sync, or everyday life in scenes of four.
+// Events come in blocks: the first sync of a new customer's directory, a nightly re-sync, or
+// everyday life in scenes of four.
 const (
 	blockLen = 128
 	sceneLen = 4
@@ -134,7 +136,8 @@ func (g *Generator) plan(n int) event {
 	}
 }
 
-// orgOf returns the index of the organization that a filter by organization finds event e under, and whether there is one.
+// orgOf returns the index of the organization that a filter by organization finds event e under,
+// and whether there is one.
 func (g *Generator) orgOf(e event) (int, bool) {
 	return e.org, typePrograms()[e.typ].namesOrganization(e)
 }

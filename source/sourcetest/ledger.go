@@ -121,8 +121,9 @@ func (s *Server) Len() int {
 	return s.store.len()
 }
 
-// Events yields the JSON of the events held, in the order of the list, whatever hold-back, retention and Expire hide. The
-// bytes must not be changed. Events appended meanwhile may or may not be yielded.
+// Events yields the JSON of the events held, in the order of the list, whatever hold-back,
+// retention and Expire hide. The bytes must not be changed. Events appended meanwhile may or may
+// not be yielded.
 func (s *Server) Events(f Filter) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		s.each(f, func(n int) func() bool {
@@ -153,7 +154,8 @@ func (s *Server) Raw(id string) ([]byte, bool) {
 	return s.store.bytes(n), true
 }
 
-// each calls visit under the lock for each index that f chooses, and then what visit returned without the lock.
+// each calls visit under the lock for each index that f chooses, and then what visit returned
+// without the lock.
 func (s *Server) each(f Filter, visit func(n int) func() bool) {
 	st := s.store
 	for n := 0; ; n++ {

@@ -16,7 +16,8 @@ const (
 	RetryAfterAbsent
 )
 
-// header returns the value for a wait of d from now, rounded up to the second so that obeying it is enough; empty for none.
+// header returns the value for a wait of d from now, rounded up to the second so that obeying it is
+// enough; empty for none.
 func (r RetryAfter) header(now time.Time, d time.Duration) string {
 	switch r {
 	case RetryAfterDate:

@@ -16,8 +16,9 @@ type LiveConfig struct {
 	Max           int     // stop after so many events; 0: when the context ends
 }
 
-// Live makes lifelike events, appended as time passes, until ctx ends or Max is reached; it returns nil then. It blocks: the
-// caller owns the goroutine. Several calls, one after another or at once, go on with ids of their own.
+// Live makes lifelike events, appended as time passes, until ctx ends or Max is reached; it returns
+// nil then. It blocks: the caller owns the goroutine. Several calls, one after another or at once,
+// go on with ids of their own.
 func (s *Server) Live(ctx context.Context, c LiveConfig) error {
 	if !(c.Rate > 0) || math.IsInf(c.Rate, 0) {
 		return errors.New("sourcetest: live generation needs a positive rate")
@@ -42,8 +43,8 @@ func (s *Server) Live(ctx context.Context, c LiveConfig) error {
 	return nil
 }
 
-// happen appends event n of g. Its time is no earlier than the last event's, so that the list stays in order, and its id is
-// numbered by its place in the list, so that it is new.
+// happen appends event n of g. Its time is no earlier than the last event's, so that the list stays
+// in order, and its id is numbered by its place in the list, so that it is new.
 func (s *Server) happen(g *Generator, n int, at time.Time) error {
 	st := s.store
 	st.mu.Lock()
@@ -58,7 +59,8 @@ func (s *Server) happen(g *Generator, n int, at time.Time) error {
 	return st.appendRaw(r.b)
 }
 
-// pace spaces live events: exponential gaps, short within bursts, with the asked rate as the average.
+// pace spaces live events: exponential gaps, short within bursts, with the asked rate as the
+// average.
 type pace struct {
 	g          *Generator
 	burst, day time.Duration // mean gaps

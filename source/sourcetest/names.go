@@ -1,9 +1,11 @@
 package sourcetest
 
-// name is a name as JSON string content, in places escaped as some encoders do, and its form in an address.
+// name is a name as JSON string content, in places escaped as some encoders do, and its form in an
+// address.
 type name struct{ text, login string }
 
-// Invented; combined at random. The scripts, the escapes and the apostrophes are what bodies must survive.
+// Invented; combined at random. The scripts, the escapes and the apostrophes are what bodies must
+// survive.
 var (
 	firstNames = []name{
 		{"Ada", "ada"}, {"Bjørn", "bjorn"}, {"Chidi", "chidi"}, {"Dóra", "dora"}, {"Élodie", "elodie"}, {"Farah", "farah"},

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// LostCursor is what the server does with an `after` that it does not know: never issued, expired, or forgotten. No document
-// settles it.
+// LostCursor is what the server does with an `after` that it does not know: never issued, expired,
+// or forgotten. No document settles it.
 type LostCursor uint8
 
 // Each of these has been seen in, or is suspected of, a server or an emulator.
@@ -200,8 +200,9 @@ func (s *scan) down(lo, hi int) {
 // scratches are for rendering generated events, whose size is known only afterwards.
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
-// render writes the response body of a page. Appended events are not copied: the body points into the slabs, adjacent events
-// in one piece. It expects store.mu to be held; the body stays valid after.
+// render writes the response body of a page. Appended events are not copied: the body points into
+// the slabs, adjacent events in one piece. It expects store.mu to be held; the body stays valid
+// after.
 func (s *Server) render(p page) [][]byte {
 	st := s.store
 	body := [][]byte{[]byte(`{"object":"list","data":[`)}

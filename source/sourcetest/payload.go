@@ -10,19 +10,21 @@ import (
 	"workos-relay/internal/catalogue"
 )
 
-// part appends a part of an event. Parts are compiled once for each type, so that an event costs no look at its schema.
+// part appends a part of an event. Parts are compiled once for each type, so that an event costs no
+// look at its schema.
 type part func(r *renderer)
 
-// program renders the data of one event type: exactly the fields of its published schema, optional ones present most of the time and
-// otherwise null or absent, as the schema has it.
+// program renders the data of one event type: exactly the fields of its published schema, optional
+// ones present most of the time and otherwise null or absent, as the schema has it.
 type program struct {
 	steps []part
-	// organization are the ways to an organization in data: for each, the numbers of the optional fields on the way. An event names its
-	// organization if all fields of one way are present.
+	// organization are the ways to an organization in data: for each, the numbers of the optional
+	// fields on the way. An event names its organization if all fields of one way are present.
 	organization [][]int
 }
 
-// typePrograms holds the program of each type of the catalogue; a type that is gone renders as an object with an id.
+// typePrograms holds the program of each type of the catalogue; a type that is gone renders as an
+// object with an id.
 var typePrograms = sync.OnceValue(func() []program {
 	out := make([]program, len(eventTypes))
 	for i, t := range eventTypes {
@@ -79,7 +81,8 @@ func (c *compiler) flush() []part {
 	return c.steps[:len(c.steps)-1]
 }
 
-// object compiles an object with named properties. path is where it stands in data, way the optional fields that it depends on.
+// object compiles an object with named properties. path is where it stands in data, way the
+// optional fields that it depends on.
 func (c *compiler) object(s *catalogue.Schema, path string, way []int) {
 	c.lit("{")
 	known, perhaps := false, false // whether a field stands before the next one
@@ -119,8 +122,8 @@ func (c *compiler) object(s *catalogue.Schema, path string, way []int) {
 	c.lit("}")
 }
 
-// whenMissing returns what stands in the place of a property that has no value, and whether it may have none. A property that may be
-// absent is absent then, another is null.
+// whenMissing returns what stands in the place of a property that has no value, and whether it may
+// have none. A property that may be absent is absent then, another is null.
 func (c *compiler) whenMissing(s *catalogue.Schema, p *catalogue.Property) (text string, optional bool) {
 	switch {
 	case !s.IsRequired(p.Name):
@@ -186,7 +189,8 @@ func (c *compiler) value(s *catalogue.Schema, path string, way []int) {
 	}
 }
 
-// enum compiles one of the values. The one that the type's verb names is taken if there is such a value.
+// enum compiles one of the values. The one that the type's verb names is taken if there is such a
+// value.
 func (c *compiler) enum(values []any) {
 	verb := c.eventType[strings.LastIndexByte(c.eventType, '.')+1:]
 	texts := make([]string, len(values))

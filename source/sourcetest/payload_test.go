@@ -12,8 +12,9 @@ import (
 	"workos-relay/internal/catalogue"
 )
 
-// TestPayloadsAreThoseOfTheSchemas renders each type of the catalogue many times and compares what comes out with its published schema,
-// both ways: there is no field that the schema lacks, and each field of the schema is there, null or absent as the schema has it.
+// TestPayloadsAreThoseOfTheSchemas renders each type of the catalogue many times and compares what
+// comes out with its published schema, both ways: there is no field that the schema lacks, and each
+// field of the schema is there, null or absent as the schema has it.
 func TestPayloadsAreThoseOfTheSchemas(t *testing.T) {
 	t.Parallel()
 	g := NewGenerator(Population{Events: 1})
@@ -128,7 +129,8 @@ func matchScalar(t *testing.T, s *catalogue.Schema, value any, path string) {
 	require.True(t, slices.ContainsFunc(kinds[kind], func(k string) bool { return slices.Contains(s.Types, k) }), "%s: %v", path, value)
 }
 
-// wantedStates returns the states that each field must be seen in: those of the form of an object that is rendered.
+// wantedStates returns the states that each field must be seen in: those of the form of an object
+// that is rendered.
 func wantedStates(s *catalogue.Schema, path string) map[string][]string {
 	out := map[string][]string{}
 	for i := range s.AnyOf {
@@ -158,7 +160,8 @@ func wantedStates(s *catalogue.Schema, path string) map[string][]string {
 	return out
 }
 
-// TestOrganizationsOfPayloads compares what the generator says of an event's organization with the places of the catalogue.
+// TestOrganizationsOfPayloads compares what the generator says of an event's organization with the
+// places of the catalogue.
 func TestOrganizationsOfPayloads(t *testing.T) {
 	t.Parallel()
 	g := NewGenerator(Population{Events: 1})

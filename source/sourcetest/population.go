@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Population describes a deterministic set of lifelike events. The same values give the same bytes on every machine.
+// Population describes a deterministic set of lifelike events. The same values give the same bytes
+// on every machine.
 type Population struct {
 	// Events is how many there are, spread evenly over a day. Ignored where Profile is given.
 	Events int
@@ -14,26 +15,28 @@ type Population struct {
 	Profile []Span
 	// Seed chooses the content.
 	Seed uint64
-	// Start is when the first span begins. Zero: so that the last span ends now, by the clock of the Server; for a Generator
-	// made by NewGenerator, 2026-01-01T00:00:00Z.
+	// Start is when the first span begins. Zero: so that the last span ends now, by the clock of
+	// the Server; for a Generator made by NewGenerator, 2026-01-01T00:00:00Z.
 	Start time.Time
 	// SameInstant events in a row share one created_at; 0 is 1. Their ids ascend all the same.
 	SameInstant int
 	// Organizations is how many there are to belong to; 0 is 40.
 	Organizations int
-	// InMemory has a Server render all of it at once: about 1 kB an event held, and a page costs a fraction of the time. It is
-	// for benchmarks in which the server must not count.
+	// InMemory has a Server render all of it at once: about 1 kB an event held, and a page costs a
+	// fraction of the time. It is for benchmarks in which the server must not count.
 	InMemory bool
 }
 
-// Span is a stretch of time with so many events spread evenly over it. With zero Events it is a silence.
+// Span is a stretch of time with so many events spread evenly over it. With zero Events it is a
+// silence.
 type Span struct {
 	Length time.Duration
 	Events int
 }
 
-// UnevenProfile spreads events over length as a real environment does: half a day of silence twice, a fifth of the events
-// within one minute in the middle, the rest by day and night. A length under three days is taken as three days.
+// UnevenProfile spreads events over length as a real environment does: half a day of silence twice,
+// a fifth of the events within one minute in the middle, the rest by day and night. A length under
+// three days is taken as three days.
 func UnevenProfile(events int, length time.Duration, seed uint64) []Span {
 	const slot = 6 * time.Hour
 	slots := max(int(length/slot), 12)

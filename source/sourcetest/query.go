@@ -43,7 +43,8 @@ const (
 	RangesIgnored
 )
 
-// RangeEndWithAfter says what the server makes of range_end beside after, which no document settles.
+// RangeEndWithAfter says what the server makes of range_end beside after, which no document
+// settles.
 type RangeEndWithAfter uint8
 
 // The three readings.
@@ -58,8 +59,8 @@ var knownParameters = map[string]bool{
 	"range_start": true, "range_end": true, "organization_id": true,
 }
 
-// parse applies the rules of the Events API. Source of the rules: https://workos.com/docs/reference/events/list and WorkOS's
-// OpenAPI specification.
+// parse applies the rules of the Events API. Source of the rules:
+// https://workos.com/docs/reference/events/list and WorkOS's OpenAPI specification.
 func (s *Server) parse(raw string) (query, *apiError) {
 	q := query{limit: 10, desc: true, overlap: s.cfg.overlap}
 	v, err := url.ParseQuery(raw)

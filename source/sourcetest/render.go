@@ -22,8 +22,8 @@ func (g *Generator) appendEvent(b []byte, n int, ms int64) []byte {
 	return r.b
 }
 
-// event appends the JSON of what event n is about, with the id that belongs to number and ms. A renderer that is used for several events
-// in turn saves an allocation each.
+// event appends the JSON of what event n is about, with the id that belongs to number and ms. A
+// renderer that is used for several events in turn saves an allocation each.
 func (r *renderer) event(n, number int, ms int64) {
 	e := r.g.plan(n)
 	r.e, r.name, r.ms, r.r = e, eventTypes[e.typ].Name, ms, rng(e.h)
@@ -130,8 +130,8 @@ func moment(field string) part {
 	}
 }
 
-// freeForm appends an object whose members no schema names. Numbers beyond 2^53 and beyond 64 bits, and one in exponent form, are what
-// decoding into float64 would alter.
+// freeForm appends an object whose members no schema names. Numbers beyond 2^53 and beyond 64 bits,
+// and one in exponent form, are what decoding into float64 would alter.
 func freeForm(field string) part {
 	switch field {
 	case "raw_attributes":

@@ -130,8 +130,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// ServeHTTP implements http.Handler. Where a fault cuts the connection it panics with http.ErrAbortHandler, which an
-// http.Server takes as the wish to close it.
+// ServeHTTP implements http.Handler. Where a fault cuts the connection it panics with
+// http.ErrAbortHandler, which an http.Server takes as the wish to close it.
 func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	ctx := req.Context()
 	r, err := s.answer(ctx, req)
@@ -173,8 +173,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// RoundTripper returns the server as a transport in memory: it answers every request whatever its host, in the caller's own
-// goroutine. It returns when the request's context ends.
+// RoundTripper returns the server as a transport in memory: it answers every request whatever its
+// host, in the caller's own goroutine. It returns when the request's context ends.
 func (s *Server) RoundTripper() http.RoundTripper { return roundTripper{s} }
 
 // Client returns an http.Client over RoundTripper.

@@ -29,7 +29,8 @@ type Server struct {
 	http    *listening
 }
 
-// New returns a server. It is ready to be used as an http.Handler and by RoundTripper; Start gives it a socket.
+// New returns a server. It is ready to be used as an http.Handler and by RoundTripper; Start gives
+// it a socket.
 func New(opts ...Option) *Server {
 	cfg := config{
 		apiKey: DefaultAPIKey, now: time.Now, forms: Comma | Repeat | Brackets,
@@ -62,9 +63,10 @@ func New(opts ...Option) *Server {
 	return s
 }
 
-// Append adds events at the end of the list, each the JSON of a whole event object, kept byte for byte; the slices are copied.
-// An event whose type is not in source.Catalogue makes that type known. What lacks id, event or a readable created_at, or has an
-// id that is there already, is refused, and nothing after it is added.
+// Append adds events at the end of the list, each the JSON of a whole event object, kept byte for
+// byte; the slices are copied. An event whose type is not in source.Catalogue makes that type
+// known. What lacks id, event or a readable created_at, or has an id that is there already, is
+// refused, and nothing after it is added.
 func (s *Server) Append(events ...[]byte) error {
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
@@ -85,8 +87,8 @@ func (s *Server) AddOrganizations(ids ...string) {
 	}
 }
 
-// Expire drops the event with the id and all before it from every list, as retention does; their ids become unknown cursors.
-// It reports whether the id is known.
+// Expire drops the event with the id and all before it from every list, as retention does; their
+// ids become unknown cursors. It reports whether the id is known.
 func (s *Server) Expire(id string) bool {
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
@@ -97,7 +99,8 @@ func (s *Server) Expire(id string) bool {
 	return ok
 }
 
-// RefuseTypes makes event types unknown: a request that names one fails with 400 invalid_events_request.
+// RefuseTypes makes event types unknown: a request that names one fails with 400
+// invalid_events_request.
 func (s *Server) RefuseTypes(names ...string) { s.setRefused(true, names) }
 
 // AcceptTypes undoes RefuseTypes.
@@ -146,7 +149,8 @@ func (s *Server) answer(ctx context.Context, req *http.Request) (*reply, error) 
 	return r, nil
 }
 
-// chance is a number in [0,1), the same for the same query: requests that come at once are answered alike in whatever order they come.
+// chance is a number in [0,1), the same for the same query: requests that come at once are answered
+// alike in whatever order they come.
 func chance(query string) float64 {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, query)
@@ -261,7 +265,8 @@ func (s *Server) Start(addr string) error {
 	return nil
 }
 
-// URL returns where the server listens, http://host:port. Before Start it is an address that only RoundTripper answers at.
+// URL returns where the server listens, http://host:port. Before Start it is an address that only
+// RoundTripper answers at.
 func (s *Server) URL() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,8 +276,8 @@ func (s *Server) URL() string {
 	return s.http.url
 }
 
-// Close stops listening, breaks the connections that are open, and returns when no request on them is under way. It is a no-op
-// on a server that was not started, and leaves RoundTripper in use.
+// Close stops listening, breaks the connections that are open, and returns when no request on them
+// is under way. It is a no-op on a server that was not started, and leaves RoundTripper in use.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	h := s.http

@@ -74,7 +74,8 @@ func rawEvent(id, name string, at time.Time, data string) []byte {
 	return []byte(`{"object":"event","id":"` + id + `","event":"` + name + `","data":` + data + `,"created_at":"` + at.UTC().Format("2006-01-02T15:04:05.000Z") + `"}`)
 }
 
-// five returns a server that holds event_0 to event_4, a minute apart from noon, of two types and two organizations.
+// five returns a server that holds event_0 to event_4, a minute apart from noon, of two types and
+// two organizations.
 func five(t *testing.T, opts ...Option) *Server {
 	t.Helper()
 	s := New(opts...)

@@ -31,7 +31,8 @@ func (s *typeSet) covers(o *typeSet) bool {
 	return o[0]&^s[0] == 0 && o[1]&^s[1] == 0 && o[2]&^s[2] == 0 && o[3]&^s[3] == 0
 }
 
-// chunk sums up chunkLen events, so that a scan for a rare type or organization skips what cannot match.
+// chunk sums up chunkLen events, so that a scan for a rare type or organization skips what cannot
+// match.
 type chunk struct {
 	types typeSet
 	orgs  uint64 // bit org%64
@@ -49,11 +50,13 @@ type entry struct {
 	typ     uint8
 }
 
-// slabSize is how many bytes are reserved at a time. Slabs never move, so pages may point into them while others append.
+// slabSize is how many bytes are reserved at a time. Slabs never move, so pages may point into them
+// while others append.
 const slabSize = 4 << 20
 
-// store holds the events in list order: first the generated population, then what was appended. Positions in that order are
-// called indices. The exported surface locks; methods in lower case expect mu to be held.
+// store holds the events in list order: first the generated population, then what was appended.
+// Positions in that order are called indices. The exported surface locks; methods in lower case
+// expect mu to be held.
 type store struct {
 	mu sync.RWMutex
 
@@ -204,8 +207,9 @@ func readFields(raw []byte) (f fields) {
 	return f
 }
 
-// organization returns the organization that data names at one of the places of the catalogue. A type that is not in the catalogue, and
-// an event that a test made up, is asked for data.organization_id.
+// organization returns the organization that data names at one of the places of the catalogue. A
+// type that is not in the catalogue, and an event that a test made up, is asked for
+// data.organization_id.
 func (f *fields) organization() string {
 	if strings.HasPrefix(f.name, "user.") {
 		return ""
@@ -340,7 +344,8 @@ func (s *store) summarize() {
 	}
 }
 
-// allTypes returns the types of all events held; the population counts as having every default type.
+// allTypes returns the types of all events held; the population counts as having every default
+// type.
 func (s *store) allTypes() typeSet {
 	t := s.present
 	if s.genLen > 0 {
@@ -351,8 +356,8 @@ func (s *store) allTypes() typeSet {
 	return t
 }
 
-// from returns the first index whose event, and where times descend somewhere also every earlier one's, is at or after t in
-// Unix nanoseconds.
+// from returns the first index whose event, and where times descend somewhere also every earlier
+// one's, is at or after t in Unix nanoseconds.
 func (s *store) from(t int64) int {
 	if s.ordered {
 		return sort.Search(s.len(), func(n int) bool { return s.created(n) >= t })

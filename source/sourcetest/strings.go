@@ -8,14 +8,15 @@ import (
 	"workos-relay/internal/catalogue"
 )
 
-// idsOfOrganization and idsOfUser are the fields whose id belongs to the organization, or the user, that the event is about, whichever
-// event it is.
+// idsOfOrganization and idsOfUser are the fields whose id belongs to the organization, or the user,
+// that the event is about, whichever event it is.
 var (
 	idsOfOrganization = []string{"directory_id", "connection_id", "data_integration_id", "environment_id", "waitlist_id", "agent_blueprint_id"}
 	idsOfUser         = []string{"user_id", "accepted_user_id", "userland_user_id", "actor_id", "target_id"}
 )
 
-// stringNamed appends what stands at a place of data whose schema is a string, by its name. Nothing in it needs escaping.
+// stringNamed appends what stands at a place of data whose schema is a string, by its name. Nothing
+// in it needs escaping.
 func stringNamed(eventType, path string) part {
 	names := strings.Split(path, ".")
 	field := names[len(names)-1]
@@ -64,7 +65,8 @@ func idPrefix(kind string) string {
 	}
 }
 
-// ownID appends the id of an object. An object that other events refer to by a field of the name <kind>_id has the same id there.
+// ownID appends the id of an object. An object that other events refer to by a field of the name
+// <kind>_id has the same id there.
 func ownID(eventType string, names []string) part {
 	kind := objectKind(eventType, names)
 	prefix := idPrefix(kind)
@@ -81,7 +83,8 @@ func ownID(eventType string, names []string) part {
 	return func(r *renderer) { r.entity(prefix, r.member()) }
 }
 
-// objectKind is the value of the field object beside the id, or else the name of the field that holds the object.
+// objectKind is the value of the field object beside the id, or else the name of the field that
+// holds the object.
 func objectKind(eventType string, names []string) string {
 	t, _ := catalogue.Lookup(eventType)
 	if t.Schema != nil {

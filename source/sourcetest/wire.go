@@ -20,8 +20,8 @@ import (
 // WireHost is the host name in the certificate of a Wire.
 const WireHost = "sourcetest.invalid"
 
-// Wire serves a Server over TLS and HTTP/2 on connections in memory. It works inside a bubble of testing/synctest. Its methods are
-// safe for concurrent use.
+// Wire serves a Server over TLS and HTTP/2 on connections in memory. It works inside a bubble of
+// testing/synctest. Its methods are safe for concurrent use.
 type Wire struct {
 	accept chan net.Conn
 	srv    *http.Server
@@ -33,7 +33,8 @@ type Wire struct {
 	done   chan struct{} // closed when Serve has returned
 }
 
-// Wire starts to serve over TLS and HTTP/2 in memory. Close ends it. The URL for clients is https:// and WireHost.
+// Wire starts to serve over TLS and HTTP/2 in memory. Close ends it. The URL for clients is
+// https:// and WireHost.
 func (s *Server) Wire() *Wire {
 	certificate := wireCertificate()
 	w := &Wire{
@@ -78,7 +79,8 @@ func (w *Wire) Dialed() int {
 	return len(w.conns)
 }
 
-// Freeze makes the connections that are open now carry nothing more, without closing them. New connections work.
+// Freeze makes the connections that are open now carry nothing more, without closing them. New
+// connections work.
 func (w *Wire) Freeze() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -132,7 +134,8 @@ type wireConn struct {
 
 func (c *wireConn) freeze() { c.once.Do(func() { close(c.frozen) }) }
 
-// Write swallows what is written to a frozen connection, as a network does until its buffers are full.
+// Write swallows what is written to a frozen connection, as a network does until its buffers are
+// full.
 func (c *wireConn) Write(p []byte) (int, error) {
 	select {
 	case <-c.frozen:
@@ -142,7 +145,8 @@ func (c *wireConn) Write(p []byte) (int, error) {
 	}
 }
 
-// wireCertificate is a self-signed certificate for WireHost, valid at any time that a test may have.
+// wireCertificate is a self-signed certificate for WireHost, valid at any time that a test may
+// have.
 var wireCertificate = sync.OnceValue(func() tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package webhook turns WorkOS's webhooks into wake-ups for streams that poll. A webhook is used for nothing else: webhooks
-// have no order, come twice, and some never come, so a position or an event is only ever taken from a polled page.
+// Package webhook turns WorkOS's webhooks into wake-ups for streams that poll. A webhook is used
+// for nothing else: webhooks have no order, come twice, and some never come, so a position or an
+// event is only ever taken from a polled page.
 package webhook
 
 import (
@@ -16,8 +17,9 @@ import (
 )
 
 const (
-	// DefaultTolerance is how far the time of a signature may be from the clock, either way, if none is given. WorkOS's SDKs
-	// use the same: https://workos.com/docs/events/data-syncing/webhooks
+	// DefaultTolerance is how far the time of a signature may be from the clock, either way, if
+	// none is given. WorkOS's SDKs use the same:
+	// https://workos.com/docs/events/data-syncing/webhooks
 	DefaultTolerance = 180 * time.Second
 	// SignatureHeader is the header that carries "t=<Unix milliseconds>, v1=<hex>".
 	SignatureHeader = "WorkOS-Signature"
@@ -27,7 +29,8 @@ const (
 	maxHeader = 1024
 )
 
-// Result is what became of a request to the Handler. The values are few and fixed, so that they can label a metric.
+// Result is what became of a request to the Handler. The values are few and fixed, so that they can
+// label a metric.
 type Result string
 
 // The results.
@@ -46,26 +49,28 @@ func Results() []Result {
 	return []Result{Accepted, Repeated, WrongSignature, WrongTime, WrongMethod, TooLarge, Broken}
 }
 
-// Handler receives webhooks. Its fields are set before the first request and not changed afterwards; it is then safe for
-// concurrent use.
+// Handler receives webhooks. Its fields are set before the first request and not changed
+// afterwards; it is then safe for concurrent use.
 type Handler struct {
 	Secret string // of the webhook endpoint in WorkOS's dashboard; without any, every request is refused
-	// Secrets, if not nil, returns the valid secrets in place of Secret, for each request: several while one secret replaces
-	// another. It must not block.
+	// Secrets, if not nil, returns the valid secrets in place of Secret, for each request: several
+	// while one secret replaces another. It must not block.
 	Secrets   func() []string
 	Tolerance time.Duration // DefaultTolerance if zero
 	Now       func() time.Time
-	// Replays remembers the webhooks that were accepted. Handlers that follow one another share it. If it is nil, every replay is
+	// Replays remembers the webhooks that were accepted. Handlers that follow one another share it.
+	// If it is nil, every replay is
 	// accepted.
 	Replays  *Replays
 	Wake     func()       // called for each accepted webhook; must not block. Waker.Wake is made for it
 	OnResult func(Result) // called for each request, for metrics; nil for none
-	// OnEvent is called for each accepted webhook with the event type that it names, "" if it names none. It must not block.
+	// OnEvent is called for each accepted webhook with the event type that it names, "" if it names
+	// none. It must not block.
 	OnEvent func(eventType string)
 }
 
-// NewHandler returns a Handler that calls wake for each webhook signed with secret that it has not accepted before. A zero
-// tolerance means DefaultTolerance, a nil clock the local one.
+// NewHandler returns a Handler that calls wake for each webhook signed with secret that it has not
+// accepted before. A zero tolerance means DefaultTolerance, a nil clock the local one.
 func NewHandler(secret string, tolerance time.Duration, clock func() time.Time, wake func()) *Handler {
 	return &Handler{Secret: secret, Tolerance: tolerance, Now: clock, Wake: wake, Replays: &Replays{}}
 }
@@ -76,8 +81,8 @@ func (h *Handler) String() string { return "webhook handler" }
 // GoString keeps the secret out of %#v.
 func (h *Handler) GoString() string { return h.String() }
 
-// ServeHTTP implements http.Handler. It answers as soon as it has read the body and checked its signature, so that WorkOS neither
-// waits nor sends the webhook again.
+// ServeHTTP implements http.Handler. It answers as soon as it has read the body and checked its
+// signature, so that WorkOS neither waits nor sends the webhook again.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	result, named := h.check(w, r)
 	if h.OnResult != nil {
@@ -179,14 +184,16 @@ func writers(macs []hash.Hash) []io.Writer {
 	return out
 }
 
-// signature is a parsed header. The text of the time is what is signed, so it is kept as it was sent.
+// signature is a parsed header. The text of the time is what is signed, so it is kept as it was
+// sent.
 type signature struct {
 	time string
 	at   time.Time
 	v1   [][]byte
 }
 
-// matches reports whether one of the signatures is want, in a time that does not depend on where they differ.
+// matches reports whether one of the signatures is want, in a time that does not depend on where
+// they differ.
 func (s signature) matches(want mac) bool {
 	ok := false
 	for _, v := range s.v1 {
@@ -195,8 +202,9 @@ func (s signature) matches(want mac) bool {
 	return ok
 }
 
-// parseSignature reads "t=<Unix milliseconds>, v1=<hex>". It ignores elements of other names, so that a later scheme may stand
-// beside this one. v1 may come more than once, as while a secret is replaced.
+// parseSignature reads "t=<Unix milliseconds>, v1=<hex>". It ignores elements of other names, so
+// that a later scheme may stand beside this one. v1 may come more than once, as while a secret is
+// replaced.
 func parseSignature(header string) (signature, bool) {
 	var s signature
 	if len(header) > maxHeader {

@@ -43,7 +43,8 @@ func TestAReplayDoesNotWake(t *testing.T) {
 	require.Equal(t, 3, woken)
 }
 
-// TestReplaysAreKnownAsLongAsTheyAreValid: a webhook of the future is valid for longer, and a clock may be set back.
+// TestReplaysAreKnownAsLongAsTheyAreValid: a webhook of the future is valid for longer, and a clock
+// may be set back.
 func TestReplaysAreKnownAsLongAsTheyAreValid(t *testing.T) {
 	t.Parallel()
 	now := noon

@@ -170,7 +170,8 @@ func TestWakerWakesAgainAndAgain(t *testing.T) {
 	})
 }
 
-// TestWakesAreBounded calls Wake all the time. There are at most four wakes per second, and one after the last call.
+// TestWakesAreBounded calls Wake all the time. There are at most four wakes per second, and one
+// after the last call.
 func TestWakesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -202,7 +203,8 @@ func TestWakesAreBounded(t *testing.T) {
 	})
 }
 
-// An event that becomes visible only seconds after its webhook is read within seconds, though the next poll is an hour away.
+// An event that becomes visible only seconds after its webhook is read within seconds, though the
+// next poll is an hour away.
 func TestAWebhookWakesTheStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -41,8 +41,9 @@ func TestChaosKafkaAtLeastOnce(t *testing.T) {
 	profile(t, newKafkaBus(t), atLeastOnce, false)
 }
 
-// profile lets a schedule loose on relays that carry events of a live API, two of them where one can stand by, and judges what came
-// of it. samePlaces says that the places of positions and events are of one count.
+// profile lets a schedule loose on relays that carry events of a live API, two of them where one
+// can stand by, and judges what came of it. samePlaces says that the places of positions and events
+// are of one count.
 func profile(t *testing.T, b bus, delivery string, samePlaces bool) {
 	t.Helper()
 	t.Logf("again with RELAY_CHAOS_SEED=%d RELAY_CHAOS_KILLS=%d", *seedFlag, *killsFlag)
@@ -53,8 +54,8 @@ func profile(t *testing.T, b bus, delivery string, samePlaces bool) {
 	endure(t, b, delivery, relays, samePlaces, func(w *world) { w.schedule(int(*killsFlag)) })
 }
 
-// twins pauses one of two relays or both, over and over, for as long as -chaos.twins says: so long that the other one takes over, or
-// for less.
+// twins pauses one of two relays or both, over and over, for as long as -chaos.twins says: so long
+// that the other one takes over, or for less.
 func twins(t *testing.T, b bus, samePlaces bool) {
 	t.Helper()
 	if *twinsFlag == 0 {
@@ -84,7 +85,8 @@ func TestTwinsKafka(t *testing.T) {
 	twins(t, newKafkaBus(t), false)
 }
 
-// endure has relays carry the events of a live API while they are broken, and judges what came of it.
+// endure has relays carry the events of a live API while they are broken, and judges what came of
+// it.
 func endure(t *testing.T, b bus, delivery string, relays int, samePlaces bool, breaks func(*world)) {
 	t.Helper()
 	seed := *seedFlag

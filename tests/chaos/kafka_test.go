@@ -24,11 +24,12 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// The listener of each broker that is for proxies, and where it tells clients to come, counted from its plain one.
+// The listener of each broker that is for proxies, and where it tells clients to come, counted from
+// its plain one.
 const proxiedPort, advertisedPort = 40, 50
 
-// kafkaBus is a real Kafka of three brokers, which .ci/kafka/start has started, with a link to each. Brokers tell clients where the
-// others are, so both relays share the links.
+// kafkaBus is a real Kafka of three brokers, which .ci/kafka/start has started, with a link to
+// each. Brokers tell clients where the others are, so both relays share the links.
 type kafkaBus struct {
 	name    string // of the sink; its topics have it before them
 	nodes   []*kafkaNode

@@ -15,7 +15,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// oracle judges what a bus holds by what the API has. It knows nothing of relay but the names of its header and of the position's
+// oracle judges what a bus holds by what the API has. It knows nothing of relay but the names of
+// its header and of the position's
 // fields.
 type oracle struct {
 	ids  []string
@@ -76,8 +77,9 @@ func (o *oracle) lost() []string {
 	return lost
 }
 
-// outOfPlace returns the events of a partition that have no copy after one of each event before them. An event that came too early,
-// behind a hole that an election or a broken connection left, and again in its place, is none of them.
+// outOfPlace returns the events of a partition that have no copy after one of each event before
+// them. An event that came too early, behind a hole that an election or a broken connection left,
+// and again in its place, is none of them.
 func (o *oracle) outOfPlace() (out []string) {
 	for partition, seen := range o.all {
 		want := slices.Compact(slices.Sorted(slices.Values(seen)))
@@ -93,7 +95,8 @@ func (o *oracle) outOfPlace() (out []string) {
 	return out
 }
 
-// allowance is what a bus and a mode of delivery may do to events that are neither lost nor altered.
+// allowance is what a bus and a mode of delivery may do to events that are neither lost nor
+// altered.
 type allowance struct {
 	copies bool // an event may come again
 	early  bool // and it may have come too early before
@@ -143,8 +146,9 @@ func readPosition(place uint64, data []byte) (position, error) {
 	return document.Content, err
 }
 
-// faultsOf finds what is wrong with the positions of a bus. Their places, not the moments when they were read, give their order: a
-// leader that was deposed and does not know it yet may still show an earlier one.
+// faultsOf finds what is wrong with the positions of a bus. Their places, not the moments when they
+// were read, give their order: a leader that was deposed and does not know it yet may still show an
+// earlier one.
 func (o *oracle) faultsOf(positions []position, samePlaces bool) []string {
 	var faults []string
 	wrong := func(p position, format string, args ...any) {

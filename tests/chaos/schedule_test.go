@@ -48,7 +48,8 @@ func (w *world) schedule(enough int) {
 	w.mendAll()
 }
 
-// burst makes many events at once and returns while they are on their way, so that what dies next dies in the middle of a batch.
+// burst makes many events at once and returns while they are on their way, so that what dies next
+// dies in the middle of a batch.
 func (w *world) burst() {
 	events := 500 + w.rnd.IntN(2500)
 	some := 1 + w.rnd.IntN(events)
@@ -172,7 +173,8 @@ func pauseServer(w *world) {
 	w.broken("server", down, s.Resume)
 }
 
-// healServers waits until all servers have everything, and reports whether they do. Only then may the next one be broken.
+// healServers waits until all servers have everything, and reports whether they do. Only then may
+// the next one be broken.
 func (w *world) healServers() bool {
 	w.mendNow("server")
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); w.pass(often) {
@@ -235,8 +237,8 @@ func cutAPI(w *world) {
 
 func silenceAPI(w *world) { w.apiWeather("silence api", 3*time.Second, testkit.Weather{Silent: true}) }
 
-// failAPI makes the API fail in ways that may pass. A page that descends, or that repeats what was read, is no such way: relay stops
-// there and asks.
+// failAPI makes the API fail in ways that may pass. A page that descends, or that repeats what was
+// read, is no such way: relay stops there and asks.
 func failAPI(w *world) {
 	w.mendNow("api")
 	lasts := w.upTo(4 * time.Second)

@@ -15,8 +15,8 @@ import (
 
 const exitOperator = 3 // of relay: operator action required
 
-// TestLeaderOfTheStreamKilled kills the server that leads the stream while relay is in the middle of a backlog, so that a batch is
-// under way.
+// TestLeaderOfTheStreamKilled kills the server that leads the stream while relay is in the middle
+// of a backlog, so that a batch is under way.
 func TestLeaderOfTheStreamKilled(t *testing.T) {
 	skipIfShort(t)
 	t.Parallel()
@@ -36,8 +36,8 @@ func TestLeaderOfTheStreamKilled(t *testing.T) {
 	w.finish().requireNothingWrong(t, allowance{})
 }
 
-// TestAPositionTakenAway: with the position gone while relay is down, and events there, a relay that starts asks and publishes
-// nothing, with its old folder as with a new one.
+// TestAPositionTakenAway: with the position gone while relay is down, and events there, a relay
+// that starts asks and publishes nothing, with its old folder as with a new one.
 func TestAPositionTakenAway(t *testing.T) {
 	skipIfShort(t)
 	t.Parallel()
@@ -67,8 +67,9 @@ func TestAPositionTakenAway(t *testing.T) {
 	w.read().requireNothingWrong(t, allowance{})
 }
 
-// TestAnOutageLongerThanTheDuplicateWindow kills relay in the middle of a backlog and leaves it down until the stream has forgotten
-// every id that it could recognise a copy by; and does so again with the server down as well.
+// TestAnOutageLongerThanTheDuplicateWindow kills relay in the middle of a backlog and leaves it
+// down until the stream has forgotten every id that it could recognise a copy by; and does so again
+// with the server down as well.
 func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 	skipIfShort(t)
 	t.Parallel()
@@ -97,8 +98,8 @@ func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 	w.finish().requireNothingWrong(t, allowance{})
 }
 
-// TestAWriteThatComesTooLate holds back what the active relay sends, the batch and every further try, until the standby has taken
-// over and written the same events; then lets it through.
+// TestAWriteThatComesTooLate holds back what the active relay sends, the batch and every further
+// try, until the standby has taken over and written the same events; then lets it through.
 func TestAWriteThatComesTooLate(t *testing.T) {
 	skipIfShort(t)
 	t.Parallel()

@@ -144,7 +144,8 @@ func (w *world) requireAlive() {
 	}
 }
 
-// finish waits until the bus has everything, stops the relays in order, and lets the oracle judge what was delivered.
+// finish waits until the bus has everything, stops the relays in order, and lets the oracle judge
+// what was delivered.
 func (w *world) finish() *oracle {
 	w.t.Helper()
 	require.Eventually(w.t, w.bus.whole, patient, often, "the servers of the bus do not come together again")
@@ -168,7 +169,8 @@ func (w *world) finish() *oracle {
 	return w.read()
 }
 
-// read shows the bus to an oracle, again where a reader does not get to the end: it may be on a replica that lags.
+// read shows the bus to an oracle, again where a reader does not get to the end: it may be on a
+// replica that lags.
 func (w *world) read() *oracle {
 	w.t.Helper()
 	var o *oracle

@@ -1,3 +1,3 @@
-// Package examples runs the consumers of examples/ against real servers that deliver again, abort transactions and carry poison, while
-// the consumers are killed.
+// Package examples runs the consumers of examples/ against real servers that deliver again, abort
+// transactions and carry poison, while the consumers are killed.
 package examples

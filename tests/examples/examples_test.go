@@ -38,7 +38,8 @@ func programs(t *testing.T) map[string]program {
 	if runtime.GOOS == "windows" {
 		t.Skip("the consumers are stopped by SIGTERM")
 	}
-	// `go test` takes results from its cache unless a file has changed that the test itself, not a process of it, has looked at.
+	// `go test` takes results from its cache unless a file has changed that the test itself, not a
+	// process of it, has looked at.
 	sources, err := filepath.Glob("../../examples/*/*.*")
 	require.NoError(t, err)
 	require.NotEmpty(t, sources)
@@ -131,7 +132,8 @@ type load struct {
 	poison []string
 }
 
-// newLoad has, in each of three parts, events that come again, one that is poison, and some of another topic.
+// newLoad has, in each of three parts, events that come again, one that is poison, and some of
+// another topic.
 func newLoad(t *testing.T, binding router.Binding) *load {
 	t.Helper()
 	r, err := router.New(router.Config{Relay: "test", Binding: binding, Routes: []router.Route{{Events: []string{"*"}, Topic: topic, Key: "data.id"}}})
@@ -188,7 +190,8 @@ func (l *load) run(t *testing.T, c *consumer, publish func([]sink.Message)) {
 	}
 }
 
-// check compares what was handled with what should have been; order tells whether all events have one order, or those of a key only.
+// check compares what was handled with what should have been; order tells whether all events have
+// one order, or those of a key only.
 func (l *load) check(t *testing.T, c *consumer, order bool) {
 	t.Helper()
 	handled := c.ids(t, "handled.jsonl")

@@ -54,7 +54,8 @@ func TestKafkaConsumersHandleEachCommittedEventOnce(t *testing.T) {
 	}
 }
 
-// transaction produces the messages of the topic that the consumers read, under the name that it has for this test.
+// transaction produces the messages of the topic that the consumers read, under the name that it
+// has for this test.
 func transaction(t *testing.T, client *kgo.Client, name string, batch []sink.Message, end kgo.TransactionEndTry) {
 	t.Helper()
 	require.NoError(t, client.BeginTransaction())

@@ -15,8 +15,9 @@ import (
 	"workos-relay/pipeline"
 )
 
-// TestRefusedCredentialsAreAdvisedAndRetried: a bus refuses the credentials at the start and again later. The lane says what to do and
-// goes on trying, so that a server that accepts them later needs no restart of relay.
+// TestRefusedCredentialsAreAdvisedAndRetried: a bus refuses the credentials at the start and again
+// later. The lane says what to do and goes on trying, so that a server that accepts them later
+// needs no restart of relay.
 func TestRefusedCredentialsAreAdvisedAndRetried(t *testing.T) {
 	t.Parallel()
 	const advice = "correct auth of this sink, or the user on the NATS server"
@@ -55,8 +56,9 @@ func TestRefusedCredentialsAreAdvisedAndRetried(t *testing.T) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestAMoveMayWatchForTakeoverAfter moves a stopped lane of a running relay to a position that a dead relay has not released, with a
-// takeover_after that is longer than any other answer of relay takes.
+// TestAMoveMayWatchForTakeoverAfter moves a stopped lane of a running relay to a position that a
+// dead relay has not released, with a takeover_after that is longer than any other answer of relay
+// takes.
 func TestAMoveMayWatchForTakeoverAfter(t *testing.T) {
 	t.Parallel()
 	const takeover = 40 * time.Second

@@ -27,7 +27,8 @@ func newAPI(t testing.TB, opts ...sourcetest.Option) *sourcetest.Server {
 	return api
 }
 
-// newTLSAPI starts a fake Events API over TLS that speaks HTTP/2 and HTTP/1. relay trusts it with the returned environment.
+// newTLSAPI starts a fake Events API over TLS that speaks HTTP/2 and HTTP/1. relay trusts it with
+// the returned environment.
 func newTLSAPI(t testing.TB, opts ...sourcetest.Option) (api *sourcetest.Server, url, trust string) {
 	t.Helper()
 	api = sourcetest.New(append([]sourcetest.Option{sourcetest.WithAPIKey(apiKey)}, opts...)...)
@@ -49,8 +50,8 @@ func backlog(n int) sourcetest.Option {
 	return sourcetest.WithPopulation(sourcetest.Population{Events: n, Seed: 1})
 }
 
-// appendEvents adds n events of a type at the end of the list, a millisecond apart and ending now, and returns their ids. Their
-// data has pad bytes of text.
+// appendEvents adds n events of a type at the end of the list, a millisecond apart and ending now,
+// and returns their ids. Their data has pad bytes of text.
 func appendEvents(t testing.TB, api *sourcetest.Server, eventType string, n, pad int) []string {
 	t.Helper()
 	ids := make([]string, n)
@@ -79,7 +80,8 @@ func padding(seed, n int) string {
 	return string(b)
 }
 
-// sourceConfig is the source section of a configuration file. Events are polled often, so that tests end soon.
+// sourceConfig is the source section of a configuration file. Events are polled often, so that
+// tests end soon.
 func sourceConfig(url string) string {
 	return fmt.Sprintf("source: {endpoint: %q, api_key: %s, poll_interval: 200ms}\n", url, apiKey)
 }

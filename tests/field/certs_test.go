@@ -50,7 +50,8 @@ func pemOf(kind string, der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 }
 
-// issue returns a certificate for servers and clients that expires after life, and its key, both in PEM.
+// issue returns a certificate for servers and clients that expires after life, and its key, both in
+// PEM.
 func (a *authority) issue(t testing.TB, life time.Duration) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -67,8 +68,8 @@ func (a *authority) issue(t testing.TB, life time.Duration) (cert, key string) {
 	return pemOf("CERTIFICATE", der), pemOf("PRIVATE KEY", encoded)
 }
 
-// server returns the TLS configuration of a server with a certificate of a. It asks for client certificates of clients, unless
-// that is nil.
+// server returns the TLS configuration of a server with a certificate of a. It asks for client
+// certificates of clients, unless that is nil.
 func (a *authority) server(t testing.TB, clients *authority) *tls.Config {
 	t.Helper()
 	cert, key := a.issue(t, time.Hour)
@@ -82,7 +83,8 @@ func (a *authority) server(t testing.TB, clients *authority) *tls.Config {
 	return c
 }
 
-// swapTLS is a TLS configuration for a server that takes another one for each new connection after Store.
+// swapTLS is a TLS configuration for a server that takes another one for each new connection after
+// Store.
 type swapTLS struct{ atomic.Pointer[tls.Config] }
 
 func (s *swapTLS) config() *tls.Config {
@@ -99,7 +101,8 @@ func newSecretDir(t testing.TB) *secretDir { return &secretDir{path: t.TempDir()
 
 func (d *secretDir) file(name string) string { return filepath.Join(d.path, name) }
 
-// put gives a file new content: by rename, in place, deleted for a moment before, or by a link that is swapped, in turn.
+// put gives a file new content: by rename, in place, deleted for a moment before, or by a link that
+// is swapped, in turn.
 func (d *secretDir) put(t testing.TB, name, text string) string {
 	t.Helper()
 	path := d.file(name)

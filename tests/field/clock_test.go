@@ -45,7 +45,8 @@ func (s *stranger) hold(t *testing.T) {
 	_, _ = s.ledger.Commit(t.Context(), nil, prev, next)
 }
 
-// TestAMoveDoesNotTrustTheClockOfAnotherHost: whether another relay is active is judged by whether its position moves.
+// TestAMoveDoesNotTrustTheClockOfAnotherHost: whether another relay is active is judged by whether
+// its position moves.
 func TestAMoveDoesNotTrustTheClockOfAnotherHost(t *testing.T) {
 	t.Parallel()
 	for name, clock := range map[string]time.Duration{"an hour ahead": time.Hour, "an hour behind": -time.Hour} {

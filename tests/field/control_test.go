@@ -15,7 +15,8 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// twoLanes starts a relay with the lanes slow, whose bus is behind the link, and well. Both are at the tip.
+// twoLanes starts a relay with the lanes slow, whose bus is behind the link, and well. Both are at
+// the tip.
 func twoLanes(t *testing.T) (r *relay, link *testkit.Link, arrived func() (slow, well int), serve func(n int) (last string)) {
 	t.Helper()
 	api := newAPI(t, backlog(20))
@@ -42,7 +43,8 @@ func inBackground(t *testing.T, r *relay, args ...string) (ended chan struct{}, 
 	return ended, code
 }
 
-// controlled steers the lane well, and requires that each command is done while what runs in the background is not.
+// controlled steers the lane well, and requires that each command is done while what runs in the
+// background is not.
 func controlled(t *testing.T, r *relay, ended chan struct{}) {
 	t.Helper()
 	for _, c := range []struct {
@@ -70,8 +72,8 @@ func controlled(t *testing.T, r *relay, ended chan struct{}) {
 	}
 }
 
-// TestControlOfALaneWaitsForNoOther: neither a move of another lane whose bus does not answer nor a reload that waits for its stop
-// holds up what is asked of a lane.
+// TestControlOfALaneWaitsForNoOther: neither a move of another lane whose bus does not answer nor a
+// reload that waits for its stop holds up what is asked of a lane.
 func TestControlOfALaneWaitsForNoOther(t *testing.T) {
 	t.Parallel()
 	t.Run("move", func(t *testing.T) {
@@ -118,8 +120,8 @@ func TestControlOfALaneWaitsForNoOther(t *testing.T) {
 	})
 }
 
-// TestReloadsAndMovesOfOneLaneComeOneAfterTheOther: whatever is asked at the same time, the lane runs in the end, with the last
-// configuration, and nothing is lost.
+// TestReloadsAndMovesOfOneLaneComeOneAfterTheOther: whatever is asked at the same time, the lane
+// runs in the end, with the last configuration, and nothing is lost.
 func TestReloadsAndMovesOfOneLaneComeOneAfterTheOther(t *testing.T) {
 	t.Parallel()
 	r, _, arrived, serve := twoLanes(t)

@@ -51,7 +51,8 @@ func streamConfig(t testing.TB, js jetstream.JetStream) jetstream.StreamConfig {
 	return s.CachedInfo().Config
 }
 
-// TestCreateSettingsOfAStreamThatExists changes what create says while relay runs and while it stands still.
+// TestCreateSettingsOfAStreamThatExists changes what create says while relay runs and while it
+// stands still.
 func TestCreateSettingsOfAStreamThatExists(t *testing.T) {
 	t.Parallel()
 	const events = 100
@@ -276,7 +277,8 @@ func TestCreateSettingsOfTopicsThatExist(t *testing.T) {
 	}
 }
 
-// TestCreateSettingsOfTheEmbeddedServer changes them over a restart, since a reload leaves the embedded server alone and says so.
+// TestCreateSettingsOfTheEmbeddedServer changes them over a restart, since a reload leaves the
+// embedded server alone and says so.
 func TestCreateSettingsOfTheEmbeddedServer(t *testing.T) {
 	t.Parallel()
 	const events = 50

@@ -35,8 +35,8 @@ func awaitPage(t testing.TB, r *relay, status int) {
 	require.Contains(t, out, "<title>")
 }
 
-// TestErrorPage: a page of a load balancer in place of an answer stops no lane, wherever it comes. The cases run side by side, since each
-// waits for 30 s or more.
+// TestErrorPage: a page of a load balancer in place of an answer stops no lane, wherever it comes.
+// The cases run side by side, since each waits for 30 s or more.
 func TestErrorPage(t *testing.T) {
 	t.Parallel()
 	const limit = 150 * time.Second // 30 s to 33 s for the first page, 60 s to 66 s for the second

@@ -47,8 +47,8 @@ func quietConfig(api, url string) string {
 	return strings.Replace(natsConfig(api, url), "poll_interval", "events: [connection.deleted], poll_interval", 1)
 }
 
-// TestTheLastEventExpires: at the tip of a quiet lane the event of the cursor expires. Nothing is missing, so relay goes on, also
-// after it was killed.
+// TestTheLastEventExpires: at the tip of a quiet lane the event of the cursor expires. Nothing is
+// missing, so relay goes on, also after it was killed.
 func TestTheLastEventExpires(t *testing.T) {
 	t.Parallel()
 	for name, how := range lostCursors {
@@ -84,7 +84,8 @@ func TestTheLastEventExpires(t *testing.T) {
 	}
 }
 
-// TestTheLastEventExpiresUnderAStandby: the record is on the bus, so whoever takes over goes on too.
+// TestTheLastEventExpiresUnderAStandby: the record is on the bus, so whoever takes over goes on
+// too.
 func TestTheLastEventExpiresUnderAStandby(t *testing.T) {
 	t.Parallel()
 	var clock movingClock
@@ -141,7 +142,8 @@ func TestEventsExpireWhileRelayIsDown(t *testing.T) {
 	}
 }
 
-// awaitSeen waits until the checkpoint says that everything is there that was created up to shortly before now.
+// awaitSeen waits until the checkpoint says that everything is there that was created up to shortly
+// before now.
 func awaitSeen(t testing.TB, r *relay, now time.Time) {
 	t.Helper()
 	r.Await(t, func() bool {

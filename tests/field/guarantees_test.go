@@ -34,7 +34,8 @@ type lane struct {
 	lists func() [][]string // what the bus holds: the event ids of each list that has an order
 }
 
-// onEachBus runs a test with a lane on NATS and one on Kafka. more is added to the keys of the sink.
+// onEachBus runs a test with a lane on NATS and one on Kafka. more is added to the keys of the
+// sink.
 func onEachBus(t *testing.T, events int, more string, test func(t *testing.T, l *lane)) {
 	t.Helper()
 	t.Run("nats", func(t *testing.T) {
@@ -96,8 +97,8 @@ func (l *lane) AwaitAll(t *testing.T, r *relay) {
 	r.Await(t, func() bool { return r.Lane("").Position.EventID == last }, "everything is committed")
 }
 
-// requireAll requires that the bus holds every event, in the order of the API, with no more copies than that. What was published a
-// second time does not count for the order.
+// requireAll requires that the bus holds every event, in the order of the API, with no more copies
+// than that. What was published a second time does not count for the order.
 func (l *lane) requireAll(t *testing.T, copies int) {
 	t.Helper()
 	index := map[string]int{}
@@ -122,7 +123,8 @@ func (l *lane) requireAll(t *testing.T, copies int) {
 	require.LessOrEqual(t, messages-len(seen), copies, "copies")
 }
 
-// TestRelayIsKilledAtAnyMoment: nothing is lost and nothing comes out of order in either mode; in exactly_once nothing comes twice.
+// TestRelayIsKilledAtAnyMoment: nothing is lost and nothing comes out of order in either mode; in
+// exactly_once nothing comes twice.
 //
 // P2: the order survives every kill.
 // P5: and so does each event, once.
@@ -151,7 +153,8 @@ func TestRelayIsKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// TestTheBusRestartsUnderLoad: a server of NATS that goes away and comes back, and leaders of Kafka that move, cost time alone.
+// TestTheBusRestartsUnderLoad: a server of NATS that goes away and comes back, and leaders of Kafka
+// that move, cost time alone.
 func TestTheBusRestartsUnderLoad(t *testing.T) {
 	t.Parallel()
 	t.Run("nats", func(t *testing.T) {
@@ -182,7 +185,8 @@ func TestTheBusRestartsUnderLoad(t *testing.T) {
 	}
 }
 
-// TestAServerOfThreeGoesAway: a leader that steps down, and the end of the server that leads, cost time alone.
+// TestAServerOfThreeGoesAway: a leader that steps down, and the end of the server that leads, cost
+// time alone.
 func TestAServerOfThreeGoesAway(t *testing.T) {
 	t.Parallel()
 	cluster := newNATSCluster(t)
@@ -260,8 +264,8 @@ func stepDown(js jetstream.JetStream) error {
 	return err
 }
 
-// TestARelayThatWasStoppedWakesUp: with the default takeover_after another relay takes over from one that stands still, and what the
-// first does when it wakes up is refused.
+// TestARelayThatWasStoppedWakesUp: with the default takeover_after another relay takes over from
+// one that stands still, and what the first does when it wakes up is refused.
 func TestARelayThatWasStoppedWakesUp(t *testing.T) {
 	t.Parallel()
 	onEachBus(t, 500, "", func(t *testing.T, l *lane) {
@@ -286,7 +290,8 @@ func TestARelayThatWasStoppedWakesUp(t *testing.T) {
 	})
 }
 
-// TestAWriteIsHeldBackUntilAnotherHasTakenOver: the network delivers it too late, and it is refused as a whole.
+// TestAWriteIsHeldBackUntilAnotherHasTakenOver: the network delivers it too late, and it is refused
+// as a whole.
 func TestAWriteIsHeldBackUntilAnotherHasTakenOver(t *testing.T) {
 	t.Parallel()
 	api, bus := newAPI(t, backlog(100)), newNATS(t, nil)
@@ -332,8 +337,8 @@ func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 	l.requireAll(t, 0)
 }
 
-// TestConnectionsBreakUnderLoad: in at_least_once events may come too early and once more in their place, so that whoever reads the
-// copies too has the whole order.
+// TestConnectionsBreakUnderLoad: in at_least_once events may come too early and once more in their
+// place, so that whoever reads the copies too has the whole order.
 func TestConnectionsBreakUnderLoad(t *testing.T) {
 	t.Parallel()
 	api, bus := newAPI(t, backlog(20_000)), newNATS(t, nil)
@@ -376,8 +381,8 @@ func TestTheEndOfATransactionIsAmbiguous(t *testing.T) {
 	l.requireAll(t, 0)
 }
 
-// TestASlowBusOfAStandby: a bus that takes longer than takeover_after to answer a standby delays its takeover. It neither prevents it
-// nor makes it take over from a relay that is alive.
+// TestASlowBusOfAStandby: a bus that takes longer than takeover_after to answer a standby delays
+// its takeover. It neither prevents it nor makes it take over from a relay that is alive.
 func TestASlowBusOfAStandby(t *testing.T) {
 	t.Parallel()
 	api, bus := newAPI(t, backlog(100)), newNATS(t, nil)
@@ -410,7 +415,8 @@ func TestASlowBusOfAStandby(t *testing.T) {
 	l.requireAll(t, 0)
 }
 
-// TestThePositionOnTheBusIsGoneOrAltered: relay asks, again at each start, and goes on once it is told where.
+// TestThePositionOnTheBusIsGoneOrAltered: relay asks, again at each start, and goes on once it is
+// told where.
 func TestThePositionOnTheBusIsGoneOrAltered(t *testing.T) {
 	t.Parallel()
 	goOn := func(t *testing.T, l *lane, last string) {
@@ -524,7 +530,8 @@ func TestTheConfigurationChangesWhileEventsFlow(t *testing.T) {
 	})
 }
 
-// TestTheCheckpointCannotBeWritten: nothing moves and nothing is published again, and relay goes on once it can commit.
+// TestTheCheckpointCannotBeWritten: nothing moves and nothing is published again, and relay goes on
+// once it can commit.
 func TestTheCheckpointCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	onEachBus(t, 100, ", delivery: at_least_once", func(t *testing.T, l *lane) {
@@ -550,7 +557,8 @@ func TestTheCheckpointCannotBeWritten(t *testing.T) {
 	})
 }
 
-// blockedName is the name under which a new checkpoint is written before it takes the place of file.
+// blockedName is the name under which a new checkpoint is written before it takes the place of
+// file.
 func blockedName(t *testing.T, file string) string {
 	t.Helper()
 	return file + ".tmp"
@@ -572,7 +580,8 @@ func TestWorkOSFailsForAWhile(t *testing.T) {
 	})
 }
 
-// TestTheModeOfDeliveryIsChanged: relay stops and names the command that takes the position along; nothing is lost or comes twice.
+// TestTheModeOfDeliveryIsChanged: relay stops and names the command that takes the position along;
+// nothing is lost or comes twice.
 func TestTheModeOfDeliveryIsChanged(t *testing.T) {
 	t.Parallel()
 	onEachBus(t, 500, "", func(t *testing.T, l *lane) {

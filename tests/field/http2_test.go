@@ -22,8 +22,8 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// soon is how long an event may take that happens while the connection to the API is stalled. The machine that runs the tests may
-// add to the 60 s that relay promises.
+// soon is how long an event may take that happens while the connection to the API is stalled. The
+// machine that runs the tests may add to the 60 s that relay promises.
 const soon = 75 * time.Second
 
 // behind puts a link in front of a server and returns the server's URL through it.
@@ -34,7 +34,8 @@ func behind(t testing.TB, url string) (*testkit.Link, string) {
 	return l, scheme + "://" + l.Address
 }
 
-// TestConnectionThatStalls: a network that forgets the connections it had, but serves new ones, costs no more than a minute.
+// TestConnectionThatStalls: a network that forgets the connections it had, but serves new ones,
+// costs no more than a minute.
 func TestConnectionThatStalls(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"HTTP/2", "HTTP/1"} {
@@ -67,8 +68,8 @@ func TestConnectionThatStalls(t *testing.T) {
 	}
 }
 
-// TestConnectionWhoseRequestsStall: a server that answers pings, and no request, is left for a new connection. So does a proxy whose
-// backend is gone.
+// TestConnectionWhoseRequestsStall: a server that answers pings, and no request, is left for a new
+// connection. So does a proxy whose backend is gone.
 func TestConnectionWhoseRequestsStall(t *testing.T) {
 	t.Parallel()
 	for name, part := range map[string]bool{"no header": false, "half a body": true} {
@@ -121,7 +122,8 @@ func TestConnectionWhoseRequestsStall(t *testing.T) {
 	}
 }
 
-// TestNetworkThatSwallowsEverything: packets are lost for a while on old and new connections. It ends, and relay goes on at once.
+// TestNetworkThatSwallowsEverything: packets are lost for a while on old and new connections. It
+// ends, and relay goes on at once.
 func TestNetworkThatSwallowsEverything(t *testing.T) {
 	t.Parallel()
 	api, url, trust := newTLSAPI(t, backlog(300))

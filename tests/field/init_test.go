@@ -22,7 +22,8 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// initialize runs relay init in dir and returns its exit code and what it wrote. in is its standard input; nil is an empty one.
+// initialize runs relay init in dir and returns its exit code and what it wrote. in is its standard
+// input; nil is an empty one.
 func initialize(t *testing.T, dir string, in *os.File, args ...string) (code int, out string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), relayBinary, append([]string{"init"}, args...)...)
@@ -70,7 +71,8 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// TestInitOfAnEmbeddedServer starts relay with what init wrote: the server takes the token that was shown and nobody without it.
+// TestInitOfAnEmbeddedServer starts relay with what init wrote: the server takes the token that was
+// shown and nobody without it.
 func TestInitOfAnEmbeddedServer(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(10))

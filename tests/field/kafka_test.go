@@ -16,7 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// kafka is a cluster and a client of it. Topics of the relay begin with Prefix, so that tests can share a cluster.
+// kafka is a cluster and a client of it. Topics of the relay begin with Prefix, so that tests can
+// share a cluster.
 type kafka struct {
 	Brokers []string
 	ID      string         // of the relay
@@ -57,8 +58,8 @@ func newKafka(t testing.TB, brokers []string) *kafka {
 	return &kafka{Brokers: brokers, ID: id, Prefix: id + ".", Client: client, Admin: kadm.NewClient(client)}
 }
 
-// kafkaConfig is a configuration file for one Kafka sink with the defaults that users get. more is added to the sink's keys, such
-// as ", compression: none".
+// kafkaConfig is a configuration file for one Kafka sink with the defaults that users get. more is
+// added to the sink's keys, such as ", compression: none".
 func (k *kafka) config(api, more string) string {
 	return fmt.Sprintf("id: %s\n", k.ID) + sourceConfig(api) +
 		fmt.Sprintf("sinks: [{name: kafka, type: kafka, brokers: [%s], topic_prefix: %s%s}]\n", strings.Join(k.Brokers, ", "), k.Prefix, more)
@@ -79,7 +80,8 @@ func (k *kafka) topics(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// read returns every committed record of the relay's topics, by "topic/partition", in the order of the partition.
+// read returns every committed record of the relay's topics, by "topic/partition", in the order of
+// the partition.
 func (k *kafka) read(t testing.TB) map[string][]*kgo.Record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patient)

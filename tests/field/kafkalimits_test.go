@@ -25,8 +25,8 @@ func modes(t *testing.T, test func(t *testing.T, mode string)) {
 	}
 }
 
-// progressIn is how soon a lane must have committed something under a limit that a smaller batch does not meet. The machine may be
-// loaded, so the test waits longer than the manual promises.
+// progressIn is how soon a lane must have committed something under a limit that a smaller batch
+// does not meet. The machine may be loaded, so the test waits longer than the manual promises.
 const progressIn = time.Minute
 
 // committedSoon waits until the lane has committed more than before.
@@ -96,8 +96,8 @@ func TestKafkaLinkBecomesSlow(t *testing.T) {
 	})
 }
 
-// TestKafkaRequestLimit has something before the brokers that closes the connection on large requests, as Azure Event Hubs does,
-// while the topics take large messages.
+// TestKafkaRequestLimit has something before the brokers that closes the connection on large
+// requests, as Azure Event Hubs does, while the topics take large messages.
 func TestKafkaRequestLimit(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int64{1_046_528, 100_000} {
@@ -122,7 +122,8 @@ func TestKafkaRequestLimit(t *testing.T) {
 	}
 }
 
-// TestKafkaMessageOverRequestLimit has one event that is larger than any request may be: it is named, and goes to the dead letters.
+// TestKafkaMessageOverRequestLimit has one event that is larger than any request may be: it is
+// named, and goes to the dead letters.
 func TestKafkaMessageOverRequestLimit(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, mode string) {
@@ -164,7 +165,8 @@ func without(keys ...kmsg.Key) kfake.Opt {
 	return kfake.MaxVersions(v)
 }
 
-// TestKafkaWithoutRequests has clusters that do not know all requests. `relay check` says what relay does.
+// TestKafkaWithoutRequests has clusters that do not know all requests. `relay check` says what
+// relay does.
 func TestKafkaWithoutRequests(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -327,7 +329,8 @@ func TestKafkaCodecRefused(t *testing.T) {
 	})
 }
 
-// TestKafkaAway takes the brokers away in at_least_once: relay says so, and can be paused, moved and stopped.
+// TestKafkaAway takes the brokers away in at_least_once: relay says so, and can be paused, moved
+// and stopped.
 func TestKafkaAway(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)
@@ -357,8 +360,8 @@ func TestKafkaAway(t *testing.T) {
 	require.Less(t, time.Since(started), 15*time.Second)
 }
 
-// TestKafkaSilent has a network that swallows everything for a while: relay says so, and can be paused. Afterwards nothing is missing,
-// and nothing is stored twice, in either mode.
+// TestKafkaSilent has a network that swallows everything for a while: relay says so, and can be
+// paused. Afterwards nothing is missing, and nothing is stored twice, in either mode.
 func TestKafkaSilent(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, mode string) {

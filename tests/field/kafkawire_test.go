@@ -12,8 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// kafkaWire is what lies between relay and a cluster of newKfake. Its zero value changes nothing. All of it may be changed while
-// connections are open.
+// kafkaWire is what lies between relay and a cluster of newKfake. Its zero value changes nothing.
+// All of it may be changed while connections are open.
 type kafkaWire struct {
 	rate     atomic.Int64 // bytes per second to the brokers, of all connections together; 0 for no limit
 	maxFrame atomic.Int64 // connections are closed on larger requests; 0 for no limit

@@ -16,8 +16,9 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestATypeThatIsRefusedForAWhile: events of a type that the API refuses for a while come late, marked, once each and in order,
-// though relay is killed while it refuses the type, and while the late events are published.
+// TestATypeThatIsRefusedForAWhile: events of a type that the API refuses for a while come late,
+// marked, once each and in order, though relay is killed while it refuses the type, and while the
+// late events are published.
 func TestATypeThatIsRefusedForAWhile(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"auto", "at_least_once"} {
@@ -115,7 +116,8 @@ func TestATypeThatIsRefusedForAWhileOnKafka(t *testing.T) {
 	require.Equal(t, exitDone, code, out+errs)
 }
 
-// eventsOf returns the ids of a type's messages in the order of the stream, and those that are marked as late.
+// eventsOf returns the ids of a type's messages in the order of the stream, and those that are
+// marked as late.
 func eventsOf(t testing.TB, js jetstream.JetStream, eventType string) (ids, marked []string) {
 	t.Helper()
 	consumer, err := js.OrderedConsumer(t.Context(), stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{eventType}})

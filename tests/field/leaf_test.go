@@ -23,7 +23,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// cable forwards connections to an address until it is cut, and again once it is mended. It never corrupts what it forwards.
+// cable forwards connections to an address until it is cut, and again once it is mended. It never
+// corrupts what it forwards.
 type cable struct {
 	to   string
 	ln   net.Listener
@@ -112,7 +113,8 @@ func (c *cable) mend() {
 	c.down = false
 }
 
-// hubAndLeaf starts a hub and a leaf node of it, each with a JetStream domain of its own. The leaf reaches the hub through the cable.
+// hubAndLeaf starts a hub and a leaf node of it, each with a JetStream domain of its own. The leaf
+// reaches the hub through the cable.
 func hubAndLeaf(t testing.TB) (hub, leaf *natsServer, link *cable) {
 	t.Helper()
 	port := testaddr.Port(t)
@@ -138,8 +140,9 @@ func awaitLeaf(t testing.TB, leaf *natsServer) {
 	require.Eventually(t, func() bool { return leaf.NumLeafNodes() == 1 }, patient, often)
 }
 
-// TestLeafNode cuts the connection between a leaf node, to which relay is connected, and the hub, in whose domain its stream is, while
-// the leaf has a stream of the same subjects. Nothing that only the leaf has stored counts.
+// TestLeafNode cuts the connection between a leaf node, to which relay is connected, and the hub,
+// in whose domain its stream is, while the leaf has a stream of the same subjects. Nothing that
+// only the leaf has stored counts.
 func TestLeafNode(t *testing.T) {
 	t.Parallel()
 	for mode, key := range lostModes {
@@ -193,8 +196,8 @@ func testLeafNode(t *testing.T, key string, atomic bool) {
 	verifyIsClean(t, r)
 }
 
-// TestDomainIsPartOfTheDestination changes the keys that say where the stream is: relay asks. A position of a version that did not record
-// them is taken over.
+// TestDomainIsPartOfTheDestination changes the keys that say where the stream is: relay asks. A
+// position of a version that did not record them is taken over.
 func TestDomainIsPartOfTheDestination(t *testing.T) {
 	t.Parallel()
 	for mode, key := range lostModes {

@@ -13,8 +13,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestTopicDeleted deletes a topic of events, or the topic of the position, while relay runs, and while it stands still; and makes it
-// again, as a broker that creates topics by itself does.
+// TestTopicDeleted deletes a topic of events, or the topic of the position, while relay runs, and
+// while it stands still; and makes it again, as a broker that creates topics by itself does.
 func TestTopicDeleted(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -16,7 +16,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// lostModes are the modes in which a bus must not lose anything unnoticed: with the default, and at least once.
+// lostModes are the modes in which a bus must not lose anything unnoticed: with the default, and at
+// least once.
 var lostModes = map[string]string{"auto": "", "at_least_once": ", delivery: at_least_once"}
 
 // endsWithQuestion waits until relay exits with the code for operators, and returns what it wrote.
@@ -34,7 +35,8 @@ func verifyIsClean(t testing.TB, r *relay) {
 	require.Equal(t, exitDone, code, out+errs)
 }
 
-// TestStreamDeleted deletes the stream while relay runs, with and without events that come in, and while it stands still.
+// TestStreamDeleted deletes the stream while relay runs, with and without events that come in, and
+// while it stands still.
 //
 // P3: a deleted stream, on the built binary.
 func TestStreamDeleted(t *testing.T) {
@@ -94,8 +96,8 @@ func TestStreamDeleted(t *testing.T) {
 	}
 }
 
-// TestStandbyOfADeletedStream has a standby with a data directory of its own watch the relay whose stream is deleted: neither makes the
-// stream again.
+// TestStandbyOfADeletedStream has a standby with a data directory of its own watch the relay whose
+// stream is deleted: neither makes the stream again.
 func TestStandbyOfADeletedStream(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(100))
@@ -127,7 +129,8 @@ func TestStandbyOfADeletedStream(t *testing.T) {
 	require.Equal(t, exitDone, active.Stop(t))
 }
 
-// TestStreamThatComesBack: a stream that was purged, or restored with all that it had, is no loss. One from an old backup is.
+// TestStreamThatComesBack: a stream that was purged, or restored with all that it had, is no loss.
+// One from an old backup is.
 func TestStreamThatComesBack(t *testing.T) {
 	t.Parallel()
 	for mode, key := range lostModes {
@@ -188,7 +191,8 @@ func TestStreamThatComesBack(t *testing.T) {
 	}
 }
 
-// TestStreamDeletedUnderOneLane: the other lanes go on, and the lane that asks starts again by the operator's answer, without a restart.
+// TestStreamDeletedUnderOneLane: the other lanes go on, and the lane that asks starts again by the
+// operator's answer, without a restart.
 func TestStreamDeletedUnderOneLane(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(100))

@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inAccount makes a server with one account, whose JetStream limits are given in the words of nats-server's configuration.
+// inAccount makes a server with one account, whose JetStream limits are given in the words of
+// nats-server's configuration.
 func inAccount(t testing.TB, limits string) func(*server.Options) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "nats.conf")
@@ -34,8 +35,8 @@ func managedConfig(api, url, more string) string {
 	return sourceConfig(api) + fmt.Sprintf("sinks: [{name: nats, type: nats, url: %q, auth: {user: relay, password: relay}%s}]\n", url, more)
 }
 
-// TestAccountLimits: check and run name the key for each limit of an account that keeps the stream from being created, and with
-// that key changed events flow.
+// TestAccountLimits: check and run name the key for each limit of an account that keeps the stream
+// from being created, and with that key changed events flow.
 func TestAccountLimits(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -81,7 +82,8 @@ func TestAccountLimits(t *testing.T) {
 	}
 }
 
-// TestRaisingBeyondTheAccount: create.max_bytes of a stream that exists is raised beyond what the account allows, and then to less.
+// TestRaisingBeyondTheAccount: create.max_bytes of a stream that exists is raised beyond what the
+// account allows, and then to less.
 func TestRaisingBeyondTheAccount(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(20))

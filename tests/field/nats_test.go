@@ -75,8 +75,8 @@ func natsConfig(api, url string) string {
 	return sourceConfig(api) + fmt.Sprintf("sinks: [{name: nats, type: nats, url: %q}]\n", url)
 }
 
-// eventIDs returns the event-id header of every message of the stream that is not a position, in the order of the stream. It
-// returns nothing if there is no such stream.
+// eventIDs returns the event-id header of every message of the stream that is not a position, in
+// the order of the stream. It returns nothing if there is no such stream.
 func eventIDs(t testing.TB, js jetstream.JetStream, name string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
@@ -108,7 +108,8 @@ func eventIDs(t testing.TB, js jetstream.JetStream, name string) []string {
 	}
 }
 
-// countEvents returns how many messages other than positions the stream holds; 0 if there is no such stream or no answer.
+// countEvents returns how many messages other than positions the stream holds; 0 if there is no
+// such stream or no answer.
 func countEvents(js jetstream.JetStream, name string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // a cluster may lose a question
 	defer cancel()

@@ -17,9 +17,10 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestNewTypesAnnounceThemselves sends signed webhooks of event types that relay does not ask for: one that it does not know, and one
-// that the configuration leaves out. relay names both, with what adds them. Once the configuration asks for the new type, its events
-// are published and nothing is announced any more.
+// TestNewTypesAnnounceThemselves sends signed webhooks of event types that relay does not ask for:
+// one that it does not know, and one that the configuration leaves out. relay names both, with what
+// adds them. Once the configuration asks for the new type, its events are published and nothing is
+// announced any more.
 func TestNewTypesAnnounceThemselves(t *testing.T) {
 	t.Parallel()
 	const secret, unknown, known = "whsec_field", "future.thing.created", "role.updated"

@@ -25,8 +25,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestRelayExitsWith3IfOnlyAnOperatorCanHelp shows each fault that a restart does not mend: relay exits with the code after which
-// systemd does not start it again, and says what to do.
+// TestRelayExitsWith3IfOnlyAnOperatorCanHelp shows each fault that a restart does not mend: relay
+// exits with the code after which systemd does not start it again, and says what to do.
 func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 	t.Parallel()
 	type world struct {
@@ -169,8 +169,9 @@ func runOnce(t *testing.T, r *relay) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestAFaultThatAnOperatorHasToMendIsToldEverywhere: state, readiness, status and page of a lane that has run say the same while the
-// bus is set up wrongly, the other lane goes on, and the lane goes on by itself once the fault is mended.
+// TestAFaultThatAnOperatorHasToMendIsToldEverywhere: state, readiness, status and page of a lane
+// that has run say the same while the bus is set up wrongly, the other lane goes on, and the lane
+// goes on by itself once the fault is mended.
 //
 // P4: status, readiness, page and log.
 func TestAFaultThatAnOperatorHasToMendIsToldEverywhere(t *testing.T) {
@@ -234,8 +235,8 @@ func statusPage(t *testing.T, r *relay) string {
 	return string(body)
 }
 
-// TestALaneThatOnlyAnOperatorCanHelpLeavesTheOthersRunning: one lane stops for good; the other goes on, and relay exits with 3 when it
-// is stopped in the end.
+// TestALaneThatOnlyAnOperatorCanHelpLeavesTheOthersRunning: one lane stops for good; the other goes
+// on, and relay exits with 3 when it is stopped in the end.
 //
 // P13: a lane that stops.
 func TestALaneThatOnlyAnOperatorCanHelpLeavesTheOthersRunning(t *testing.T) {

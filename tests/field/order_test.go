@@ -13,7 +13,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestOrderRefused: an API that no longer takes the parameter order is read without it, from the start, at the tip and in a backlog.
+// TestOrderRefused: an API that no longer takes the parameter order is read without it, from the
+// start, at the tip and in a backlog.
 func TestOrderRefused(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func() (int, []byte){
@@ -50,7 +51,8 @@ func TestOrderRefused(t *testing.T) {
 	}
 }
 
-// TestOrderRefusedNewestFirst: if the API answers newest first without the parameter, relay stops rather than skip what lies between.
+// TestOrderRefusedNewestFirst: if the API answers newest first without the parameter, relay stops
+// rather than skip what lies between.
 func TestOrderRefusedNewestFirst(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(300), sourcetest.WithQueryRefusal(func(q url.Values) (int, []byte) {

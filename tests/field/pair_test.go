@@ -19,8 +19,9 @@ import (
 	"workos-relay/pipeline"
 )
 
-// stuckPair starts a relay that gets on, lets its bus refuse what comes next, and starts a standby. It requires that the active one
-// stays active and that both say within two minutes that nothing moves, and then that both recover.
+// stuckPair starts a relay that gets on, lets its bus refuse what comes next, and starts a standby.
+// It requires that the active one stays active and that both say within two minutes that nothing
+// moves, and then that both recover.
 func stuckPair(t *testing.T, config string, refuse func(), events func(), permit func(), all func() bool) {
 	t.Helper()
 	a := newRelay(t, "a", config)
@@ -65,7 +66,8 @@ func stuckPair(t *testing.T, config string, refuse func(), events func(), permit
 	require.Equal(t, exitDone, a.Stop(t))
 }
 
-// TestPairWhoseBusRefusesATopic: the active relay keeps its lease and neither says that it is ready.
+// TestPairWhoseBusRefusesATopic: the active relay keeps its lease and neither says that it is
+// ready.
 func TestPairWhoseBusRefusesATopic(t *testing.T) {
 	t.Parallel()
 	for _, takeover := range []string{"", "takeover_after: 3s\n"} {

@@ -12,8 +12,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestOneRateLimit: every request of a relay counts against source.rate_limit, also those that moving a lane by hand makes, and those
-// that follow a redirect.
+// TestOneRateLimit: every request of a relay counts against source.rate_limit, also those that
+// moving a lane by hand makes, and those that follow a redirect.
 func TestOneRateLimit(t *testing.T) {
 	t.Parallel()
 	const rate = 3 // requests a second; the lane alone would make five

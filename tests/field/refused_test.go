@@ -66,7 +66,8 @@ func TestRefusedTypes(t *testing.T) {
 	}
 }
 
-// TestTypesRefusedInABacklog: the API begins to refuse a type while several readers are at work on a backlog.
+// TestTypesRefusedInABacklog: the API begins to refuse a type while several readers are at work on
+// a backlog.
 func TestTypesRefusedInABacklog(t *testing.T) {
 	t.Parallel()
 	const gone = source.SessionCreated

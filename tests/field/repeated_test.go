@@ -12,7 +12,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestRepeatedEvents: pages that overlap bring each event to the bus once, in a backlog, at the tip and after a restart.
+// TestRepeatedEvents: pages that overlap bring each event to the bus once, in a backlog, at the tip
+// and after a restart.
 func TestRepeatedEvents(t *testing.T) {
 	t.Parallel()
 	for name, overlap := range map[string]int{"an inclusive cursor": 1, "pages that overlap by twenty": 20} {

@@ -41,7 +41,8 @@ func keyFileConfig(url, file string) string {
 	return fmt.Sprintf("source: {endpoint: %q, api_key_file: %q, poll_interval: 200ms}\n", url, file)
 }
 
-// TestAPIKeyIsExchanged: the key in the file is replaced and the old one is revoked, in either order. No signal is sent.
+// TestAPIKeyIsExchanged: the key in the file is replaced and the old one is revoked, in either
+// order. No signal is sent.
 func TestAPIKeyIsExchanged(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(50))
@@ -86,7 +87,8 @@ func TestAPIKeyIsExchanged(t *testing.T) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestWrongSecretsAtTheStart: the files hold secrets that nobody takes when relay starts, and are corrected later.
+// TestWrongSecretsAtTheStart: the files hold secrets that nobody takes when relay starts, and are
+// corrected later.
 func TestWrongSecretsAtTheStart(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -118,7 +120,8 @@ func TestWrongSecretsAtTheStart(t *testing.T) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestNATSCredentialsAreExchanged: each way to prove who relay is, with a secret that is replaced while the server is away.
+// TestNATSCredentialsAreExchanged: each way to prove who relay is, with a secret that is replaced
+// while the server is away.
 func TestNATSCredentialsAreExchanged(t *testing.T) {
 	t.Parallel()
 	newUser := func(t *testing.T) (public, seed string) {
@@ -194,8 +197,8 @@ func TestNATSCredentialsAreExchanged(t *testing.T) {
 	}
 }
 
-// TestExpiredNATSCredentials: the JWT of a .creds file expires under a connection that stands; the renewed file is there before
-// or after that.
+// TestExpiredNATSCredentials: the JWT of a .creds file expires under a connection that stands; the
+// renewed file is there before or after that.
 func TestExpiredNATSCredentials(t *testing.T) {
 	t.Parallel()
 	newKey := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
@@ -356,7 +359,8 @@ func (c *conns) drop() {
 	c.all = nil
 }
 
-// TestKafkaPasswordIsExchanged: the password of a SCRAM user changes on the cluster and in the file.
+// TestKafkaPasswordIsExchanged: the password of a SCRAM user changes on the cluster and in the
+// file.
 func TestKafkaPasswordIsExchanged(t *testing.T) {
 	t.Parallel()
 	open := &conns{}
@@ -481,7 +485,8 @@ func TestAdminSecretsAreExchanged(t *testing.T) {
 	r := newRelay(t, "relay", natsConfig(api.URL(), bus.URL)+fmt.Sprintf("admin: {listen: %q, token_file: %q, tls: {cert_file: %q, key_file: %q, client_ca_file: %q}}\n",
 		address, dir.file("token"), dir.file("cert"), dir.file("key"), dir.file("ca")))
 	r.Start(t)
-	// ask returns the status code for a token or a client certificate, and the serial number of the server's certificate.
+	// ask returns the status code for a token or a client certificate, and the serial number of the
+	// server's certificate.
 	ask := func(token string, client *authority) (code int, serial int64) {
 		pool := x509.NewCertPool()
 		pool.AddCert(ours.cert)
@@ -600,7 +605,8 @@ func TestWebhookSecretsAreExchanged(t *testing.T) {
 	}
 }
 
-// TestCollectorSecretsAreExchanged: header, authority and client certificate towards an OpenTelemetry collector.
+// TestCollectorSecretsAreExchanged: header, authority and client certificate towards an
+// OpenTelemetry collector.
 func TestCollectorSecretsAreExchanged(t *testing.T) {
 	t.Parallel()
 	first, second := newAuthority(t), newAuthority(t)
@@ -665,8 +671,9 @@ func TestCollectorSecretsAreExchanged(t *testing.T) {
 	}
 }
 
-// TestSystemAuthoritiesAreExchanged: the API, NATS and Kafka have certificates of an authority that relay knows from SSL_CERT_FILE or
-// SSL_CERT_DIR. They change to another one, which is added to the system's before or after that, and to one that was taken out.
+// TestSystemAuthoritiesAreExchanged: the API, NATS and Kafka have certificates of an authority that
+// relay knows from SSL_CERT_FILE or SSL_CERT_DIR. They change to another one, which is added to the
+// system's before or after that, and to one that was taken out.
 func TestSystemAuthoritiesAreExchanged(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} {
@@ -735,7 +742,8 @@ func exchangeSystemAuthorities(t *testing.T, name string) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestRedactionKeyWaitsForAReload: another key makes other pseudonyms, so that a new one is used only when an operator says so.
+// TestRedactionKeyWaitsForAReload: another key makes other pseudonyms, so that a new one is used
+// only when an operator says so.
 func TestRedactionKeyWaitsForAReload(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)

@@ -16,8 +16,8 @@ import (
 // slow is the rate of the link in bytes per second.
 const slow = 64 << 10
 
-// TestSlowLinkToNATS: on a link that takes minutes for a full batch events get through all the time, once and in order. The link
-// becomes fast later, and so does relay.
+// TestSlowLinkToNATS: on a link that takes minutes for a full batch events get through all the
+// time, once and in order. The link becomes fast later, and so does relay.
 func TestSlowLinkToNATS(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"auto", "at_least_once"} {
@@ -49,8 +49,8 @@ func TestSlowLinkToNATS(t *testing.T) {
 	}
 }
 
-// TestAnEventTooLargeForASlowLink is named, with the setting to raise, and what comes before it gets through. In exactly_once it is
-// found where it arrived late.
+// TestAnEventTooLargeForASlowLink is named, with the setting to raise, and what comes before it
+// gets through. In exactly_once it is found where it arrived late.
 func TestAnEventTooLargeForASlowLink(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"auto", "at_least_once"} {

@@ -16,8 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestAServiceManagerIsTold runs relay as the unit of systemd does, with a service manager of this test: relay is ready once it
-// answers, says that it is alive, says when it stops, and says nothing if it cannot start.
+// TestAServiceManagerIsTold runs relay as the unit of systemd does, with a service manager of this
+// test: relay is ready once it answers, says that it is alive, says when it stops, and says nothing
+// if it cannot start.
 func TestAServiceManagerIsTold(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "sd")
@@ -49,7 +50,8 @@ func TestAServiceManagerIsTold(t *testing.T) {
 		require.Equal(t, "WATCHDOG=1", state)
 	}
 
-	// A watchdog that hears nothing sends SIGABRT. With the environment of the unit that is not taken for exit code 2.
+	// A watchdog that hears nothing sends SIGABRT. With the environment of the unit that is not
+	// taken for exit code 2.
 	unit, err := os.ReadFile("../../deploy/systemd/relay.service")
 	require.NoError(t, err)
 	_, environment, found := strings.Cut(string(unit), "\nEnvironment=")

@@ -45,7 +45,8 @@ func (r *relay) verify(t testing.TB, want int, flags ...string) verified {
 	return v
 }
 
-// storeAgain publishes the first n messages of the stream once more, as a relay does that has died before its checkpoint.
+// storeAgain publishes the first n messages of the stream once more, as a relay does that has died
+// before its checkpoint.
 func storeAgain(t testing.TB, js jetstream.JetStream, n int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patient)

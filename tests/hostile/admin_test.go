@@ -53,8 +53,9 @@ type answer struct {
 	body   string
 }
 
-// ask sends a request as it is written, from a loopback address or from the usual one if from is empty, and reads one answer. Header
-// lines are added as they are; a Host line is added unless there is one.
+// ask sends a request as it is written, from a loopback address or from the usual one if from is
+// empty, and reads one answer. Header lines are added as they are; a Host line is added unless
+// there is one.
 func ask(t *testing.T, r *testkit.Relay, from, method, target string, lines ...string) answer {
 	t.Helper()
 	head := append([]string{method + " " + target + " HTTP/1.1"}, lines...)
@@ -87,8 +88,9 @@ func exchange(t *testing.T, address, from, text string) answer {
 	return answer{resp.StatusCode, resp.Header, string(body)}
 }
 
-// TestProbesTellLittle asks the paths that answer everybody: under a name of somebody else's and without the token they say in a word
-// whether relay lives and is ready. Details are for a sender who may read.
+// TestProbesTellLittle asks the paths that answer everybody: under a name of somebody else's and
+// without the token they say in a word whether relay lives and is ready. Details are for a sender
+// who may read.
 func TestProbesTellLittle(t *testing.T) {
 	t.Parallel()
 	bearer := "Authorization: Bearer " + adminToken
@@ -144,8 +146,9 @@ func TestProbesTellLittle(t *testing.T) {
 	})
 }
 
-// TestGuessesOfTheTokenAreSlow sends wrong tokens from one address, on probes too, as fast as it can. They are counted, and told of in
-// few lines; the right token from another address is answered at once, and from this one soon after.
+// TestGuessesOfTheTokenAreSlow sends wrong tokens from one address, on probes too, as fast as it
+// can. They are counted, and told of in few lines; the right token from another address is answered
+// at once, and from this one soon after.
 func TestGuessesOfTheTokenAreSlow(t *testing.T) {
 	t.Parallel()
 	r := withToken(t)
@@ -199,8 +202,9 @@ func TestGuessesOfTheTokenAreSlow(t *testing.T) {
 	require.Zero(t, r.Stop(t))
 }
 
-// TestOnlyRequestsThatAreUnderstoodAreCarriedOut sends bodies, queries, paths and methods that are nearly right. Each is refused with the
-// fault named, and neither the position nor the state of the lane changes.
+// TestOnlyRequestsThatAreUnderstoodAreCarriedOut sends bodies, queries, paths and methods that are
+// nearly right. Each is refused with the fault named, and neither the position nor the state of the
+// lane changes.
 func TestOnlyRequestsThatAreUnderstoodAreCarriedOut(t *testing.T) {
 	t.Parallel()
 	r := withoutToken(t)
@@ -336,8 +340,8 @@ func TestASlowBodyIsGivenUp(t *testing.T) {
 	require.Zero(t, r.Stop(t))
 }
 
-// TestOneClientDoesNotHoldAllStreams opens as many live streams as it can from one address and does not read them. Another address gets
-// its own, and relay holds little for those that do not read.
+// TestOneClientDoesNotHoldAllStreams opens as many live streams as it can from one address and does
+// not read them. Another address gets its own, and relay holds little for those that do not read.
 func TestOneClientDoesNotHoldAllStreams(t *testing.T) {
 	t.Parallel()
 	r := withoutToken(t)

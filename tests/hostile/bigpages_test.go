@@ -25,8 +25,8 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// bigAPI is an Events API with a backlog of events that it makes up as they are asked for, so that it holds none. It is strict about
-// cursors and ranges.
+// bigAPI is an Events API with a backlog of events that it makes up as they are asked for, so that
+// it holds none. It is strict about cursors and ranges.
 type bigAPI struct {
 	events int                            // in the backlog, 10 s apart
 	value  func(n int, w *bufio.Writer)   // writes what event n has in its payload, a JSON value
@@ -166,9 +166,10 @@ func bigConfig(api string, lanes int, more string) string {
 // mostMemory is what docs/operate.md says that relay takes at most.
 func mostMemory(lanes int) int { return lanes*(64+8)<<20 + (8+32+24)<<20 }
 
-// TestLargePagesKeepToTheMemory reads a backlog whose pages are small at first, so that all readers set out, and then nearly as large as a
-// response may be: as fast as it can, slowly from all readers at once, and compressed. The kernel's peak stays below what the manual says,
-// and reading goes on.
+// TestLargePagesKeepToTheMemory reads a backlog whose pages are small at first, so that all readers
+// set out, and then nearly as large as a response may be: as fast as it can, slowly from all
+// readers at once, and compressed. The kernel's peak stays below what the manual says, and reading
+// goes on.
 //
 // P12: pages, not the backlog alone.
 func TestLargePagesKeepToTheMemory(t *testing.T) {
@@ -213,7 +214,8 @@ func TestLargePagesKeepToTheMemory(t *testing.T) {
 	}
 }
 
-// TestLargePagesAreDelivered publishes pages of 30 MB on NATS and on Kafka, with what users get by default.
+// TestLargePagesAreDelivered publishes pages of 30 MB on NATS and on Kafka, with what users get by
+// default.
 func TestLargePagesAreDelivered(t *testing.T) {
 	t.Parallel()
 	const events = 350
@@ -240,7 +242,8 @@ func TestLargePagesAreDelivered(t *testing.T) {
 	}
 }
 
-// TestOddEvents publishes an event between others whose payload is unusual, and large as a response may be.
+// TestOddEvents publishes an event between others whose payload is unusual, and large as a response
+// may be.
 func TestOddEvents(t *testing.T) {
 	t.Parallel()
 	repeated := func(before, text string, n int, after string) func(w *bufio.Writer) {
@@ -282,8 +285,8 @@ func TestOddEvents(t *testing.T) {
 	}
 }
 
-// TestEventsThatCannotBeRead: what is no event, or nested without measure, costs little. The lane says where it stands and why, and goes on
-// once the API sends something else.
+// TestEventsThatCannotBeRead: what is no event, or nested without measure, costs little. The lane
+// says where it stands and why, and goes on once the API sends something else.
 func TestEventsThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	for name, bad := range map[string]struct{ value, says string }{
@@ -315,7 +318,8 @@ func TestEventsThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestBodiesWithoutEnd answers the first requests of three lanes with bodies that never end, each in another way, and then as an Events API
+// TestBodiesWithoutEnd answers the first requests of three lanes with bodies that never end, each
+// in another way, and then as an Events API
 // does.
 func TestBodiesWithoutEnd(t *testing.T) {
 	t.Parallel()
@@ -375,8 +379,8 @@ func TestBodiesWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestMoreEventsThanAskedFor: the API sends all that it has in one page. All are published, once each and in order, memory stays bounded,
-// and the log says what is wrong with the response.
+// TestMoreEventsThanAskedFor: the API sends all that it has in one page. All are published, once
+// each and in order, memory stays bounded, and the log says what is wrong with the response.
 func TestMoreEventsThanAskedFor(t *testing.T) {
 	t.Parallel()
 	t.Run("3000", func(t *testing.T) {

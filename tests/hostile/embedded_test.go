@@ -34,7 +34,8 @@ func port(t *testing.T) string {
 	return strings.TrimPrefix(testaddr.Free(t), "127.0.0.1")
 }
 
-// stored connects to an embedded server and returns how many messages the events' subjects of its stream hold.
+// stored connects to an embedded server and returns how many messages the events' subjects of its
+// stream hold.
 func stored(url string, opts ...nats.Option) (messages uint64, err error) {
 	nc, err := nats.Connect(url, append(opts, nats.Timeout(patient))...)
 	if err != nil {
@@ -53,7 +54,8 @@ func stored(url string, opts ...nats.Option) (messages uint64, err error) {
 	return messages, nil
 }
 
-// TestAnEmbeddedServerThatOthersReachAsksWhoTheyAre refuses every form of an address that is not loopback, unless there are credentials.
+// TestAnEmbeddedServerThatOthersReachAsksWhoTheyAre refuses every form of an address that is not
+// loopback, unless there are credentials.
 func TestAnEmbeddedServerThatOthersReachAsksWhoTheyAre(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)
@@ -79,8 +81,8 @@ func TestAnEmbeddedServerThatOthersReachAsksWhoTheyAre(t *testing.T) {
 	}
 }
 
-// TestTheEmbeddedServerAsksForCredentials uses each kind of them, on loopback and elsewhere: without them nothing is to be had, relay and its
-// commands have them, and they are in no output.
+// TestTheEmbeddedServerAsksForCredentials uses each kind of them, on loopback and elsewhere:
+// without them nothing is to be had, relay and its commands have them, and they are in no output.
 func TestTheEmbeddedServerAsksForCredentials(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -151,9 +153,10 @@ func TestTheEmbeddedServerAsksForCredentials(t *testing.T) {
 	}
 }
 
-// TestConnectionsToTheEmbeddedServerCostLittle opens many connections to the embedded server: idle ones, some that wait in the middle of their
-// credentials, with wrong ones, and, if the server asks for none, with most of a large message. Memory and descriptors stay within bounds,
-// events go on to the stream, probes are answered, and relay's own connection comes back if it breaks.
+// TestConnectionsToTheEmbeddedServerCostLittle opens many connections to the embedded server: idle
+// ones, some that wait in the middle of their credentials, with wrong ones, and, if the server asks
+// for none, with most of a large message. Memory and descriptors stay within bounds, events go on
+// to the stream, probes are answered, and relay's own connection comes back if it breaks.
 func TestConnectionsToTheEmbeddedServerCostLittle(t *testing.T) {
 	t.Parallel()
 	const connections = 800

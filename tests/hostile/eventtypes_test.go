@@ -48,9 +48,10 @@ func subjects(js jetstream.JetStream) map[string]uint64 {
 	return info.State.Subjects
 }
 
-// TestAnEventTypeDoesNotChooseWhereToWrite serves events of types that nobody asked for: one that would become a topic of the company's,
-// the position of this lane, that of another relay, and a subject of the server's own. By default all are left out and named. If they
-// are to be relayed, no event ever goes where positions are.
+// TestAnEventTypeDoesNotChooseWhereToWrite serves events of types that nobody asked for: one that
+// would become a topic of the company's, the position of this lane, that of another relay, and a
+// subject of the server's own. By default all are left out and named. If they are to be relayed, no
+// event ever goes where positions are.
 //
 // P15: on the built binary.
 func TestAnEventTypeDoesNotChooseWhereToWrite(t *testing.T) {

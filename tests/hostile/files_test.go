@@ -16,9 +16,9 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// TestFilesThatOthersCanChange puts links and pipes in the place of relay's files, and gives others the right to write to its directories.
-// relay follows no link, writes to no other file, does not hang, and asks an operator; the right to write it names with the command that
-// ends it.
+// TestFilesThatOthersCanChange puts links and pipes in the place of relay's files, and gives others
+// the right to write to its directories. relay follows no link, writes to no other file, does not
+// hang, and asks an operator; the right to write it names with the command that ends it.
 func TestFilesThatOthersCanChange(t *testing.T) {
 	t.Parallel()
 	const lane = "workos.nats"

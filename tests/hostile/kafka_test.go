@@ -166,7 +166,8 @@ func liesOfRecords() []lie {
 	}
 }
 
-// hangUpOn closes the connection on the answer to records as well, so that the lane begins a session again.
+// hangUpOn closes the connection on the answer to records as well, so that the lane begins a
+// session again.
 func hangUpOn(alter alteration) alteration {
 	return func(a kafkaAnswer) []byte {
 		if a.Key == kmsg.Produce {
@@ -176,9 +177,10 @@ func hangUpOn(alter alteration) alteration {
 	}
 }
 
-// TestABrokersBytesEndNothing runs two lanes, one of them to a broker that lies: at the start of relay first, then later. For each lie,
-// the process stays, its memory stays bounded, the other lane goes on, and the lane of the broker says which broker it is and goes on
-// when the broker behaves again. Another command of relay ends with an error.
+// TestABrokersBytesEndNothing runs two lanes, one of them to a broker that lies: at the start of
+// relay first, then later. For each lie, the process stays, its memory stays bounded, the other
+// lane goes on, and the lane of the broker says which broker it is and goes on when the broker
+// behaves again. Another command of relay ends with an error.
 func TestABrokersBytesEndNothing(t *testing.T) {
 	t.Parallel()
 	const together = 3
@@ -236,7 +238,8 @@ sinks:
 	}
 }
 
-// TestCommandsEndOnABrokersBytes runs commands of relay against a broker that lies. They end with an error that names it.
+// TestCommandsEndOnABrokersBytes runs commands of relay against a broker that lies. They end with
+// an error that names it.
 func TestCommandsEndOnABrokersBytes(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)

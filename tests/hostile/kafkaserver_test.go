@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// hostileKafka is a Kafka cluster of one broker whose answers a test may alter while connections are open. What it stores is as a good
-// broker would store it.
+// hostileKafka is a Kafka cluster of one broker whose answers a test may alter while connections
+// are open. What it stores is as a good broker would store it.
 type hostileKafka struct {
 	Broker  string
 	alter   atomic.Pointer[alteration]
@@ -52,7 +52,8 @@ func newHostileKafka(t testing.TB) *hostileKafka {
 	return h
 }
 
-// Turn makes the cluster alter its answers from now on, or behave if how is nil. It returns how many it has altered so far.
+// Turn makes the cluster alter its answers from now on, or behave if how is nil. It returns how
+// many it has altered so far.
 func (h *hostileKafka) Turn(how alteration) int64 {
 	if how == nil {
 		h.alter.Store(nil)
@@ -62,7 +63,8 @@ func (h *hostileKafka) Turn(how alteration) int64 {
 	return h.altered.Load()
 }
 
-// Read returns the committed records of the topics from the beginning. The cluster must behave meanwhile.
+// Read returns the committed records of the topics from the beginning. The cluster must behave
+// meanwhile.
 func (h *hostileKafka) Read(t testing.TB, count int, topics ...string) []*kgo.Record {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(h.Broker), kgo.ConsumeTopics(topics...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -91,7 +93,8 @@ func (l hostileListener) Accept() (net.Conn, error) {
 	return &hostileConn{Conn: c, kafka: l.kafka}, nil
 }
 
-// hostileConn is the broker's side of a connection. It is read by one goroutine, and written by one.
+// hostileConn is the broker's side of a connection. It is read by one goroutine, and written by
+// one.
 type hostileConn struct {
 	net.Conn
 	kafka   *hostileKafka

@@ -28,7 +28,8 @@ import (
 
 const webhookSecret = "whsec_hostile"
 
-// flood opens connections to address and sends text on each, as far as it is taken. They stay open until the test ends.
+// flood opens connections to address and sends text on each, as far as it is taken. They stay open
+// until the test ends.
 func flood(t *testing.T, address string, connections int, text string) {
 	t.Helper()
 	var group sync.WaitGroup
@@ -67,8 +68,9 @@ func sendWebhook(t *testing.T, address string) int {
 	return resp.StatusCode
 }
 
-// TestConnectionsCostLittle opens many connections to each HTTP listener of relay: with headers far too large, with headers that never
-// end, and idle ones. Neither memory nor descriptors grow with them, lanes go on, and the other listener answers meanwhile.
+// TestConnectionsCostLittle opens many connections to each HTTP listener of relay: with headers far
+// too large, with headers that never end, and idle ones. Neither memory nor descriptors grow with
+// them, lanes go on, and the other listener answers meanwhile.
 func TestConnectionsCostLittle(t *testing.T) {
 	t.Parallel()
 	const connections = 800
@@ -103,7 +105,8 @@ func TestConnectionsCostLittle(t *testing.T) {
 	}
 }
 
-// postWebhook sends a body with a signature header as they are, over a connection of its own, and returns the status; 0 if there is no
+// postWebhook sends a body with a signature header as they are, over a connection of its own, and
+// returns the status; 0 if there is no
 // answer.
 func postWebhook(t *testing.T, address, signature, body string, lines ...string) int {
 	t.Helper()
@@ -111,8 +114,9 @@ func postWebhook(t *testing.T, address, signature, body string, lines ...string)
 	return exchange(t, address, "", strings.Join(head, "\r\n")+"\r\n\r\n"+body).code
 }
 
-// TestReplayedWebhooksDoNotPoll sends one webhook again and again, with other headers too, and one of the future. The first leads to
-// polls, the others to none. Webhooks that are new lead to a poll however many there are, but to no more than four per second.
+// TestReplayedWebhooksDoNotPoll sends one webhook again and again, with other headers too, and one
+// of the future. The first leads to polls, the others to none. Webhooks that are new lead to a poll
+// however many there are, but to no more than four per second.
 func TestReplayedWebhooksDoNotPoll(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)
@@ -189,7 +193,8 @@ func TestReplayedWebhooksDoNotPoll(t *testing.T) {
 	require.Zero(t, r.Stop(t))
 }
 
-// TestRequestsThatAreNoWebhooks sends what the webhook address does not take. Each is refused, relay goes on, and nothing wakes it.
+// TestRequestsThatAreNoWebhooks sends what the webhook address does not take. Each is refused,
+// relay goes on, and nothing wakes it.
 func TestRequestsThatAreNoWebhooks(t *testing.T) {
 	t.Parallel()
 	webhooks := testaddr.Free(t)
@@ -243,7 +248,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// TestPathsAreNoPatterns starts relay with paths that the standard library would take for patterns, and reloads to another.
+// TestPathsAreNoPatterns starts relay with paths that the standard library would take for patterns,
+// and reloads to another.
 func TestPathsAreNoPatterns(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)

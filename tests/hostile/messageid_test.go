@@ -12,8 +12,9 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// TestAnEventIDTakesNoOtherMessagesPlace serves events whose ids are those of other messages as the bus has them: the dead letter of an
-// event that is too large, and another event with a blank at the end. The stream drops none of them as a second copy.
+// TestAnEventIDTakesNoOtherMessagesPlace serves events whose ids are those of other messages as the
+// bus has them: the dead letter of an event that is too large, and another event with a blank at
+// the end. The stream drops none of them as a second copy.
 func TestAnEventIDTakesNoOtherMessagesPlace(t *testing.T) {
 	t.Parallel()
 	event := func(id, eventType string, at int, padding int) hostileEvent {

@@ -48,7 +48,8 @@ func readFrame(from *bufio.Reader) (frame, error) {
 	return f, nil
 }
 
-// forger stands between relay and a NATS server. While it forges, it keeps messages from the server and answers them itself.
+// forger stands between relay and a NATS server. While it forges, it keeps messages from the server
+// and answers them itself.
 type forger struct {
 	address, upstream string
 	forge             atomic.Pointer[func(subject string) string] // the acknowledgement of a message that the server does not get; nil passes all
@@ -152,8 +153,9 @@ func (f *forger) answer(client io.Writer, writing *sync.Mutex, fields []string, 
 	}
 }
 
-// TestAForgedAcknowledgementMovesNothing keeps events from the stream and acknowledges them wrongly, in each mode of delivery. The position
-// does not move, another lane goes on, and once the server gets the events they are there, in exactly_once each once.
+// TestAForgedAcknowledgementMovesNothing keeps events from the stream and acknowledges them
+// wrongly, in each mode of delivery. The position does not move, another lane goes on, and once the
+// server gets the events they are there, in exactly_once each once.
 func TestAForgedAcknowledgementMovesNothing(t *testing.T) {
 	t.Parallel()
 	forgeries := []string{
@@ -216,7 +218,8 @@ func TestAForgedAcknowledgementMovesNothing(t *testing.T) {
 	}
 }
 
-// hostileServer starts a server that greets each client with greeting, answers PING once, and then lets attack write.
+// hostileServer starts a server that greets each client with greeting, answers PING once, and then
+// lets attack write.
 func hostileServer(t *testing.T, greeting func(io.Writer), attack func(io.Writer)) (address string) {
 	t.Helper()
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -278,8 +281,8 @@ func repeat(to io.Writer, text string, size int) {
 	}
 }
 
-// TestAHostileNATSServer answers relay with what no NATS server sends. relay goes on in bounded memory, its other lane works, the log stays
-// short, and nothing of it reaches a terminal as it is.
+// TestAHostileNATSServer answers relay with what no NATS server sends. relay goes on in bounded
+// memory, its other lane works, the log stays short, and nothing of it reaches a terminal as it is.
 func TestAHostileNATSServer(t *testing.T) {
 	t.Parallel()
 	const much = 192 << 20

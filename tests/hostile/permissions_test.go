@@ -33,7 +33,8 @@ func feed(t *testing.T, api *sourcetest.Server, from int, eventType string, coun
 	}
 }
 
-// documented returns the code of the manual's page that follows a sentence, up to the end of the block.
+// documented returns the code of the manual's page that follows a sentence, up to the end of the
+// block.
 func documented(t *testing.T, page, sentence string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/" + page)
@@ -46,9 +47,9 @@ func documented(t *testing.T, page, sentence string) string {
 	return code
 }
 
-// TestThePermissionsOfTheManualAreEnoughOnNATS gives a user what docs/nats.md lists and nothing else. relay makes its stream,
-// publishes and continues after a restart; its user can neither write the position of another relay nor read what the
-// server answers to others.
+// TestThePermissionsOfTheManualAreEnoughOnNATS gives a user what docs/nats.md lists and nothing
+// else. relay makes its stream, publishes and continues after a restart; its user can neither write
+// the position of another relay nor read what the server answers to others.
 func TestThePermissionsOfTheManualAreEnoughOnNATS(t *testing.T) {
 	t.Parallel()
 	publish, subscribe, found := strings.Cut(documented(t, "nats.md", "`workos` and the sink `nats`:"), "subscribe:")
@@ -151,7 +152,8 @@ func kafkaACLs(t *testing.T, text string) (acls []kfake.ACL) {
 	return acls
 }
 
-// TestThePermissionsOfTheManualAreEnoughOnKafka does the same with the rules that docs/kafka.md lists.
+// TestThePermissionsOfTheManualAreEnoughOnKafka does the same with the rules that docs/kafka.md
+// lists.
 func TestThePermissionsOfTheManualAreEnoughOnKafka(t *testing.T) {
 	t.Parallel()
 	rules := append(kafkaACLs(t, documented(t, "kafka.md", "More permissions are needed than to publish")),

@@ -12,8 +12,8 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// TestAddressesDoNotShowCredentials puts a password where relay expects an address, in each way that somebody may try. relay refuses
-// it, and no command repeats it.
+// TestAddressesDoNotShowCredentials puts a password where relay expects an address, in each way
+// that somebody may try. relay refuses it, and no command repeats it.
 func TestAddressesDoNotShowCredentials(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"

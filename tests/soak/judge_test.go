@@ -25,8 +25,8 @@ type quantity struct {
 
 const mebi = 1 << 20
 
-// quantities: the collector lets the resident memory and the heap swing by themselves, so they have a margin. Live objects have less
-// of one: their lowest values are those right after a collection.
+// quantities: the collector lets the resident memory and the heap swing by themselves, so they have
+// a margin. Live objects have less of one: their lowest values are those right after a collection.
 var quantities = []quantity{
 	{"resident memory", "MiB", "process_resident_memory_bytes", 1.0 / mebi, 0.15, 12},
 	{"heap in use", "MiB", "go_memstats_heap_inuse_bytes", 1.0 / mebi, 0.20, 4},

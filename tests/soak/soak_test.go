@@ -149,7 +149,8 @@ func tell(t *testing.T, s sample) {
 	t.Log(line)
 }
 
-// requireAllCarried requires that each lane carries everything there is, once nothing is broken any more.
+// requireAllCarried requires that each lane carries everything there is, once nothing is broken any
+// more.
 func (w *world) requireAllCarried(t *testing.T) {
 	t.Helper()
 	want := float64(w.lanes * w.api.Len())

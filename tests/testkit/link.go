@@ -21,7 +21,8 @@ type Weather struct {
 	Budget int64         // breaks a connection after so many bytes in either direction; 0 for no limit
 }
 
-// Link is a TCP proxy in front of one server. It listens until the test ends. It is safe for concurrent use.
+// Link is a TCP proxy in front of one server. It listens until the test ends. It is safe for
+// concurrent use.
 type Link struct {
 	Address  string // host:port for clients
 	upstream string
@@ -69,7 +70,8 @@ func (l *Link) Set(w Weather) {
 	}
 }
 
-// StallExisting makes the current connections pass nothing more, for ever, without closing them. New connections work.
+// StallExisting makes the current connections pass nothing more, for ever, without closing them.
+// New connections work.
 func (l *Link) StallExisting() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,7 +173,8 @@ func (l *Link) pump(c *carried, to, from net.Conn) {
 	}
 }
 
-// piece returns how much of buf to read at once: a twentieth of a second's worth if there is a rate.
+// piece returns how much of buf to read at once: a twentieth of a second's worth if there is a
+// rate.
 func (l *Link) piece(buf []byte) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Process is a program that a test starts, kills, pauses and starts again. Its methods are for one goroutine.
+// Process is a program that a test starts, kills, pauses and starts again. Its methods are for one
+// goroutine.
 type Process struct {
 	Name string
 	Log  string // file of everything that it writes, over all its lives
@@ -29,7 +30,8 @@ type Process struct {
 	ended chan struct{} // closed when cmd has ended
 }
 
-// NewProcess prepares a process. It is killed when the test ends; if the test fails, the end of its log is shown.
+// NewProcess prepares a process. It is killed when the test ends; if the test fails, the end of its
+// log is shown.
 func NewProcess(t testing.TB, name, path string, env []string, args ...string) *Process {
 	p := &Process{Name: name, path: path, args: args, env: env, Log: filepath.Join(t.ArtifactDir(), name+".log")}
 	t.Cleanup(func() {
@@ -119,8 +121,8 @@ func (p *Process) Wait(t testing.TB) int {
 	return code
 }
 
-// Stop asks relay for an orderly end and returns the exit code. It waits until relay says that it is starting, since before that
-// it does not listen to signals.
+// Stop asks relay for an orderly end and returns the exit code. It waits until relay says that it
+// is starting, since before that it does not listen to signals.
 func (p *Process) Stop(t testing.TB) int {
 	t.Helper()
 	require.Eventually(t, func() bool {

@@ -23,8 +23,8 @@ import (
 	"workos-relay/pipeline"
 )
 
-// Relay is the built binary with a configuration file. It can be started and stopped several times. Its process methods are for
-// one goroutine.
+// Relay is the built binary with a configuration file. It can be started and stopped several times.
+// Its process methods are for one goroutine.
 type Relay struct {
 	*Process
 	Config string // path of the configuration file
@@ -34,8 +34,9 @@ type Relay struct {
 	env    []string // added to the environment
 }
 
-// NewRelay prepares a relay whose configuration file is text, to which the id, the checkpoint directory and the admin address are
-// added unless text has these keys. env entries have the form NAME=value.
+// NewRelay prepares a relay whose configuration file is text, to which the id, the checkpoint
+// directory and the admin address are added unless text has these keys. env entries have the form
+// NAME=value.
 func NewRelay(t testing.TB, binary, name, text string, env ...string) *Relay {
 	t.Helper()
 	dir := t.TempDir()
@@ -51,7 +52,8 @@ func NewRelay(t testing.TB, binary, name, text string, env ...string) *Relay {
 	return r
 }
 
-// Twin prepares a second relay with the configuration of r, but with a data directory and an admin address of its own.
+// Twin prepares a second relay with the configuration of r, but with a data directory and an admin
+// address of its own.
 func (r *Relay) Twin(t testing.TB, name string) *Relay {
 	t.Helper()
 	text, err := os.ReadFile(r.Config)
@@ -73,7 +75,8 @@ func (r *Relay) WriteConfig(t testing.TB, text string) {
 	require.NoError(t, os.WriteFile(r.Config, []byte(text), 0o600))
 }
 
-// Run runs another command of relay with the same configuration, and returns its exit code and what it wrote.
+// Run runs another command of relay with the same configuration, and returns its exit code and what
+// it wrote.
 func (r *Relay) Run(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patient)
@@ -97,7 +100,8 @@ func (r *Relay) Status() (s admin.Status, ok bool) {
 	return s, code == http.StatusOK && json.Unmarshal(body, &s) == nil
 }
 
-// Lane returns the status of a lane, or of the only one if name is empty. The zero value means that relay did not answer.
+// Lane returns the status of a lane, or of the only one if name is empty. The zero value means that
+// relay did not answer.
 func (r *Relay) Lane(name string) admin.LaneStatus {
 	s, _ := r.Status()
 	for _, l := range s.Lanes {

@@ -1,5 +1,6 @@
-// Package test renders the Helm chart as Helm does, reads every manifest strictly into Kubernetes' own types, and the configuration as
-// relay does. It is a module of its own, so that what it needs stays out of relay's.
+// Package test renders the Helm chart as Helm does, reads every manifest strictly into Kubernetes'
+// own types, and the configuration as relay does. It is a module of its own, so that what it needs
+// stays out of relay's.
 package test
 
 import (

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// policy is the Content-Security-Policy of the page: what it loads comes from here, and nothing is inline.
+// policy is the Content-Security-Policy of the page: what it loads comes from here, and nothing is
+// inline.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 

@@ -18,7 +18,8 @@ import (
 	"workos-relay/source"
 )
 
-// Whatever an event or an error calls itself, a browser runs none of it, in the page as it is loaded and in what is put into it later.
+// Whatever an event or an error calls itself, a browser runs none of it, in the page as it is
+// loaded and in what is put into it later.
 func TestHostileNamesInABrowser(t *testing.T) {
 	tab := browsertest.Open(t)
 	const hostile = `<img src=x onerror="window.hacked=1"><script>window.hacked=2</script><svg onload="window.hacked=3">`
@@ -92,7 +93,8 @@ func TestPicture(t *testing.T) {
 	}
 }
 
-// anHour is a relay with two lanes after an hour of work, in which one of them had to wait for its bus.
+// anHour is a relay with two lanes after an hour of work, in which one of them had to wait for its
+// bus.
 func anHour(t *testing.T) *world {
 	t.Helper()
 	began := time.Now()

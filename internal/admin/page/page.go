@@ -1,5 +1,6 @@
-// Package page is relay's status page: one HTML page rendered here, and a stream of server-sent events that keeps it live. It loads
-// nothing from elsewhere, can be read without JavaScript, and shows no payload unless told to.
+// Package page is relay's status page: one HTML page rendered here, and a stream of server-sent
+// events that keeps it live. It loads nothing from elsewhere, can be read without JavaScript, and
+// shows no payload unless told to.
 package page
 
 import (
@@ -60,7 +61,8 @@ func New(cfg Config) *Page {
 // Close ends every live page, so that a server can shut down. It may be called again.
 func (p *Page) Close() { p.close() }
 
-// streamPath is where updates come from, and a documented path for whoever wants to watch relay in another way.
+// streamPath is where updates come from, and a documented path for whoever wants to watch relay in
+// another way.
 const streamPath = "/api/v1/stream"
 
 // Paths implements admin.Page.
@@ -101,7 +103,8 @@ func (p *Page) html() ([]byte, error) {
 	return printable.Append(nil, []byte(b.String())), err
 }
 
-// link is a path in the foot of the page, relative so that it holds behind a proxy that puts a prefix before it.
+// link is a path in the foot of the page, relative so that it holds behind a proxy that puts a
+// prefix before it.
 type link struct{ Relative, Name, Help string }
 
 func listed(paths func() []admin.Path) []link {

@@ -175,7 +175,8 @@ func TestWhoAsksForNoHTMLIsGivenThePaths(t *testing.T) {
 	}
 }
 
-// Everything that the page loads comes from this address under a name that tells its content, and nothing else may run.
+// Everything that the page loads comes from this address under a name that tells its content, and
+// nothing else may run.
 func TestAssetsAndPolicy(t *testing.T) {
 	w := newWorld(t, running("nats"))
 	page := w.get(t, "/")

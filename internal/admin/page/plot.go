@@ -36,7 +36,8 @@ func ratePlot(points []journal.Point, now time.Time, current string) plot {
 		func(p journal.Point) (float64, bool) { return p.Rate, true })
 }
 
-// newPlot draws each point as the step of time that it stands for, so that a gap between samples is one in the curve.
+// newPlot draws each point as the step of time that it stands for, so that a gap between samples is
+// one in the curve.
 func newPlot(kind, label, current string, points []journal.Point, now time.Time, nice func(float64) float64,
 	format func(float64) string, value func(journal.Point) (float64, bool),
 ) plot {
@@ -55,7 +56,8 @@ func newPlot(kind, label, current string, points []journal.Point, now time.Time,
 	return p
 }
 
-// edge is the time at the right edge: that of the last point, so that a plot changes with its points alone, but where those have
+// edge is the time at the right edge: that of the last point, so that a plot changes with its
+// points alone, but where those have
 // ceased.
 func edge(points []journal.Point, now time.Time) time.Time {
 	if len(points) > 0 {

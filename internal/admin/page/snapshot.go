@@ -9,7 +9,8 @@ import (
 	"workos-relay/internal/admin"
 )
 
-// snapshot is everything that the page shows at one moment. It is the same for every reader, and is not changed once it is made.
+// snapshot is everything that the page shows at one moment. It is the same for every reader, and is
+// not changed once it is made.
 type snapshot struct {
 	at        time.Time
 	Shape     string // changes where updates are not enough and the page must be loaded anew

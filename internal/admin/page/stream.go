@@ -13,7 +13,8 @@ import (
 	"workos-relay/internal/printable"
 )
 
-// update is the data of a server-sent event: what has changed since the one before it on the same stream.
+// update is the data of a server-sent event: what has changed since the one before it on the same
+// stream.
 type update struct {
 	Shape     string                   `json:"shape"` // where it differs from the page's, the page must be loaded anew
 	Title     string                   `json:"title"`
@@ -23,8 +24,9 @@ type update struct {
 	Fragments map[string]template.HTML `json:"fragments,omitempty"` // by the id of the element whose content they are
 }
 
-// stream sends an update at once and then at each interval, whether anything has changed or not, so that a client hears from a
-// connection that works. It ends with the client, with Close, and after maxStream.
+// stream sends an update at once and then at each interval, whether anything has changed or not, so
+// that a client hears from a connection that works. It ends with the client, with Close, and after
+// maxStream.
 func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	client := admin.ClientOf(r)
 	if code, err := p.streams.open(client); err != nil {
@@ -59,15 +61,16 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// streams counts the open streams. The zero value is ready to use, and it is safe for concurrent use.
+// streams counts the open streams. The zero value is ready to use, and it is safe for concurrent
+// use.
 type streams struct {
 	mu  sync.Mutex
 	all int
 	of  map[netip.Prefix]int // by client; never zero
 }
 
-// open counts one more stream of client, which close ends. If there are too many, it counts nothing and returns the status code
-// and the error of the answer.
+// open counts one more stream of client, which close ends. If there are too many, it counts nothing
+// and returns the status code and the error of the answer.
 func (s *streams) open(client netip.Prefix) (code int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,5 +1,5 @@
-// Command gen writes docs/licenses.md of the repository whose root is its first argument. With a second one it writes the texts of
-// the licences into the file of that name instead.
+// Command gen writes docs/licenses.md of the repository whose root is its first argument. With a
+// second one it writes the texts of the licences into the file of that name instead.
 package main
 
 import (
