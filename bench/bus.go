@@ -114,7 +114,7 @@ func (b *jetStream) close() (usage, error) {
 	return u, errors.Join(err, os.RemoveAll(b.dir))
 }
 
-// kafkaCluster is kfake as a process of its own, or topics of its own on a real broker.
+// kafkaCluster is kfake as its own process, or topics of its own on a real broker.
 type kafkaCluster struct {
 	delivery string
 	brokers  []string
@@ -151,7 +151,7 @@ func (b *kafkaCluster) connect() (*kafkaCluster, error) {
 	return b, nil
 }
 
-// id is a name of its own: a real broker keeps the positions of other runs.
+// id is its own name: a real broker keeps the positions of other runs.
 func (b *kafkaCluster) id() string { return strings.TrimSuffix(b.prefix, ".") }
 
 func (b *kafkaCluster) sink() string {
@@ -212,7 +212,7 @@ func (b *kafkaCluster) readCommitted(ctx context.Context, topics []string) (int,
 		}
 	})
 	// The marks of transactions are kept, so that the end of each partition is seen. kfake loses
-	// track of aborted transactions where a fetch meets its limit, hence these limits.
+	// track of aborted transactions if a fetch meets its limit, hence these limits.
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumePartitions(from), kgo.FetchMaxBytes(1<<30), kgo.BrokerMaxReadBytes(1<<30),
 		kgo.FetchMaxPartitionBytes(1<<30), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 // carried is one run of something that goes through all events.
 type carried struct {
 	events int
-	rate   float64       // events/s, from the first event seen stored to the last; 0 where they were all seen at once
+	rate   float64       // events/s, from the first event seen stored to the last; 0 if they were all seen at once
 	first  time.Duration // from the start of the process until the first event is stored; 0 if not measured
 	total  time.Duration // from the start of the process until as many events are stored as were to be
 	allocs float64       // objects allocated for an event; 0 if not known

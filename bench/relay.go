@@ -17,7 +17,7 @@ import (
 	"workos-relay/internal/testaddr"
 )
 
-// relayProcess is `relay run` in a process of its own.
+// relayProcess is `relay run` in its own process.
 type relayProcess struct {
 	*process
 	admin string // its address
@@ -31,7 +31,7 @@ type relayConfig struct {
 	sink   string
 }
 
-// newRelay starts relay with a folder of its own. The limit of requests is WorkOS's and not the
+// newRelay starts relay with its own directory. The limit of requests is WorkOS's and not the
 // machine's, unless source says otherwise.
 func (l *lab) newRelay(ctx context.Context, c relayConfig) (*relayProcess, error) {
 	dir, err := os.MkdirTemp(l.dir, "relay-")
@@ -94,7 +94,7 @@ func (r *relayProcess) committed(ctx context.Context) (int, error) {
 	return int(s.Lanes[0].Events), nil //nolint:gosec // as many as the bench has made
 }
 
-// allocations is how many objects relay has allocated so far; 0 where it does not tell.
+// allocations is how many objects relay has allocated so far; 0 if it does not tell.
 func (r *relayProcess) allocations(ctx context.Context) uint64 {
 	_, body, err := r.get(ctx, "/metrics")
 	if err != nil {

@@ -26,7 +26,7 @@ type report struct {
 type point struct {
 	chart, series string
 	latency       time.Duration
-	rate          float64 // events/s; 0 where it was not measured
+	rate          float64 // events/s; 0 if it was not measured
 }
 
 func (r *report) point(chart, series string, latency time.Duration, rate float64) {
@@ -74,7 +74,7 @@ func newReport(ctx context.Context, module string, l *lab) (*report, error) {
 	return r, nil
 }
 
-// fsyncTime shows whether the folder is on a real disk.
+// fsyncTime shows whether the directory is on a real disk.
 func fsyncTime(dir string) (time.Duration, error) {
 	f, err := os.CreateTemp(dir, "fsync-")
 	if err != nil {

@@ -57,7 +57,7 @@ func checkFile(path string, info fs.FileInfo) error {
 }
 
 // CheckDirectory refuses a directory of relay's in which other users could replace files. key is
-// the key of the configuration that names it. A directory that does not exist is no error.
+// the key of the configuration that names it. A directory that does not exist is not an error.
 //
 // A directory like /tmp (sticky) is accepted, for nobody can replace the files of others there; so
 // is one that a group may write to if that is how a volume is handed over: with the setgid bit, as

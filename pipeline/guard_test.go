@@ -228,7 +228,7 @@ func TestGuardOfAnotherDestination(t *testing.T) {
 	require.Contains(t, hint.Text("lane", err), "relay checkpoint set --lane lane")
 }
 
-// TestGuardIsNotInTheWay: a bus that cannot be asked, or a disk that is full, is no loss.
+// TestGuardIsNotInTheWay: a bus that cannot be asked, or a disk that is full, is not a loss.
 func TestGuardIsNotInTheWay(t *testing.T) {
 	g := newGuarded()
 	g.memory.fails = errors.New("disk full")

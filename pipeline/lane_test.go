@@ -444,7 +444,7 @@ func TestLag(t *testing.T) {
 	}
 }
 
-// stageRecorder writes down stages and how they ended, and lends each a context of its own.
+// stageRecorder writes down stages and how they ended, and lends each its own context.
 type stageRecorder struct{ seen []string }
 
 func (r *stageRecorder) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {

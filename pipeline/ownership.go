@@ -25,7 +25,7 @@ type Ownership struct {
 	Topics   []string            // every topic that the lane can publish to, the dead letter included
 	Identity checkpoint.Identity // whose the position is
 	Holder   string              // this process
-	Events   []string            // the filter in force, sorted
+	Events   []string            // the current filter, sorted
 	// Origin returns where the lane begins. It is called once, at the first start.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
 	Guard  *Guard        // remembers the destination; nil for not at all

@@ -134,7 +134,7 @@ func TestStandbyTakesOverFromOneThatIsStopped(t *testing.T) {
 		time.Sleep(takeover)
 		synctest.Wait()
 		require.Equal(t, pipeline.Running, b.Status().State, "the standby must be active within takeover_after")
-		time.Sleep(time.Minute) // a has woken up meanwhile, with an Append of its own still to send
+		time.Sleep(time.Minute) // a has woken up meanwhile, with its own Append still to send
 		require.Equal(t, pipeline.Standby, a.Status().State, "one that lost its place must not go on")
 		time.Sleep(5 * time.Minute)
 		stopA()

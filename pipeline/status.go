@@ -31,7 +31,7 @@ func States() []State { return []State{Starting, Running, Standby, Retrying, Pau
 type Status struct {
 	Lane       string
 	Type       string // as Lane.Type
-	Holder     string // as Lane.Holder: this process, as Checkpoint.Holder names it where it holds the position
+	Holder     string // as Lane.Holder: this process, as Checkpoint.Holder names it if it holds the position
 	State      State
 	Since      time.Time // of State
 	Reason     string    // of Retrying and Stopped: the last error; of Standby and Paused: who is active, if another is
@@ -42,7 +42,7 @@ type Status struct {
 	TipAt      time.Time           // when everything there was had been committed, by the local clock; zero if never
 	AtTip      bool                // the last committed page was the last there was
 	SourceNow  time.Time           // the API's clock at LastPoll
-	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero where none does
+	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero if none does
 	UnackedAt  time.Time           // that event's created_at; of a lane that was paused at the tip, the API's clock then
 	// Waiting is since when, by the local clock, events wait while the committed position does not
 	// move, whoever holds the lease. It is zero if no event is known to wait. A takeover and a

@@ -103,7 +103,7 @@ type pathPart struct {
 }
 
 // splitPath splits a path into names at its dots. A \ escapes the character after it. The error
-// completes the sentence "<path> is no path into an event: ".
+// completes the sentence "<path> is not a path into an event: ".
 func splitPath(path string) ([]pathPart, error) {
 	const longest = 512
 	if len(path) > longest {

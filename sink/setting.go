@@ -13,7 +13,7 @@ type Configurable interface {
 	// relay may change: what relay created, and what deletes no stored message unless the
 	// configuration allows that. It changes a setting at most once to the same value, so that two
 	// relays with different configurations do not undo each other's changes for ever. A setting
-	// that the destination refuses is no error; the error is for a bus that could not be asked.
+	// that the destination refuses is not an error; the error is for a bus that could not be asked.
 	// Settings may be called at any time, from any goroutine.
 	Settings(ctx context.Context, topics []string, apply bool) ([]Setting, error)
 }

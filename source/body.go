@@ -37,7 +37,7 @@ func (e *noRoomError) Error() string {
 	return fmt.Sprintf("there is no memory for a response of %d bytes at present", e.need)
 }
 
-// isNoRoom reports whether a request was given up for want of memory. Nothing is wrong with its
+// isNoRoom reports whether a request was given up for lack of memory. Nothing is wrong with its
 // answer.
 func isNoRoom(err error) bool {
 	var e *noRoomError

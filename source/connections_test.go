@@ -15,7 +15,7 @@ import (
 )
 
 // TestAStallEndsTheConnection: whatever makes a connection bring nothing, an event that happens
-// meanwhile is read within a minute, on a connection of its own.
+// meanwhile is read within a minute, on its own connection.
 func TestAStallEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	for name, stall := range map[string]func(*sourcetest.Server, *sourcetest.Wire){

@@ -139,7 +139,7 @@ func rawSize(events []Event) int {
 	return n
 }
 
-// ownBytes returns the events with their bytes in a buffer of their own, so that they do not keep
+// ownBytes returns the events with their bytes in their own buffer, so that they do not keep
 // the rest of their page in memory.
 func ownBytes(events []Event) []Event {
 	out := slices.Clone(events)

@@ -27,7 +27,7 @@ type fakeAPI struct {
 	queries []url.Values
 	times   []time.Time
 
-	// fault, where it returns a response or an error, answers in place of the API. n counts
+	// fault, if it returns a response or an error, answers in place of the API. n counts
 	// requests from 1.
 	fault func(n int, q url.Values) (*http.Response, error)
 	// unknownAfter answers an `after` that the API does not have; 404 where nil.

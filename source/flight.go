@@ -185,7 +185,7 @@ func (w *window) fail(res result) {
 	}
 }
 
-// blamed takes in an answer that blames the request. A passing one is no reason to lose what was
+// blamed takes in an answer that blames the request. A passing one is not a reason to lose what was
 // read ahead, or to give up ranges that have proved right. If it comes again, ranges are not
 // supported; for another request the plain cursor finds the cause.
 func (w *window) blamed(res result) {

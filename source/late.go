@@ -19,7 +19,7 @@ import (
 //     found by reading all types up to the event of the position, so that neither the disorder of the list nor events of one
 //     instant matter.
 //   - Then the type joins the requests, and its events come in their place. Until the tip is reached it still counts as refused:
-//     a reader that begins anew in between goes on from what is recorded.
+//     a reader that starts over in between goes on from what is recorded.
 
 // refusedWait bounds how long a refused type is left out before the API is asked about it again.
 const (

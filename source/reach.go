@@ -38,7 +38,7 @@ func (c *Client) Reach(ctx context.Context, events []string, organizationID stri
 	return &RefusedTypesError{Types: found.refused, Err: found.errs[found.refused[0]]}
 }
 
-// explain adds to an error of a request what a person may look at.
+// explain adds to an error of a request what an operator may look at.
 func explain(err error, organizationID string) error {
 	var (
 		api       *APIError

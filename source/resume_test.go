@@ -25,7 +25,7 @@ var lostCursors = map[string]sourcetest.LostCursor{
 	"replay": sourcetest.LostReplay, "empty": sourcetest.LostEmpty,
 }
 
-// quiet is an API with a clock of its own, and one lane of it.
+// quiet is an API with its own clock, and one lane of it.
 type quiet struct {
 	t     *testing.T
 	srv   *sourcetest.Server

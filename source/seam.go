@@ -176,7 +176,7 @@ func wholeFrom(events []Event, from, end time.Time) int {
 	return max(0, slices.IndexFunc(events, func(e Event) bool { return e.CreatedAt.Sub(from) > maxStepBack }))
 }
 
-// useless drops a segment for which no seam was found. If that is for want of events, the segment
+// useless drops a segment for which no seam was found. If that is for lack of events, the segment
 // before ends there.
 func (w *window) useless(s *segment) {
 	prev := w.segs[w.index(s)-1]

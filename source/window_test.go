@@ -49,7 +49,7 @@ func TestHowManyReadersAreOfUse(t *testing.T) {
 	}
 }
 
-// Where no segment is longer than it was made for, the one that has most left is divided, so that
+// If no segment is longer than it was made for, the one that has most left is divided, so that
 // nobody is idle at the end.
 func TestWhatIsLeftIsShared(t *testing.T) {
 	t.Parallel()
@@ -116,7 +116,7 @@ func TestAPauseThatIsJustOverIsNotSleptThrough(t *testing.T) {
 	}
 }
 
-// What a page costs is what Go's allocator takes for its body, where that is large.
+// What a page costs is what Go's allocator takes for its body, if that is large.
 func TestAPageCostsWhatItTakesOfTheHeap(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{32<<10 + 1, 40 << 10, 85_123, 200_000, 1<<20 + 1} {

@@ -2,7 +2,7 @@
 // after the cursor, publishes its events one after another, each acknowledged before the next, and
 // saves the cursor after the page. The benchmark runs it as a rival.
 //
-// It is a module of its own, so that what it needs stays out of relay's.
+// It is its own module, so that what it needs stays out of relay's.
 package main
 
 import (

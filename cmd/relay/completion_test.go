@@ -98,7 +98,7 @@ func TestCompletionInFish(t *testing.T) {
 	require.ElementsMatch(t, []string{"show", "set", "reset"}, strings.Fields(string(out)))
 }
 
-// zshTab runs zsh on a terminal of its own, presses Tab there, and prints what is on it.
+// zshTab runs zsh on its own terminal, presses Tab there, and prints what is on it.
 const zshTab = `
 zmodload zsh/zpty
 zpty z zsh -f -i

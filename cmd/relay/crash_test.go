@@ -118,7 +118,7 @@ func requireAllInOrder(t *testing.T, js jetstream.JetStream, want []string) (cop
 
 // TestCrashNATSExactlyOnce kills relay as TestCrashNATS does, with the position in the stream: then
 // nothing is lost and nothing comes twice, although the duplicate window is over long before a
-// relay starts again. Each relay has a folder of its own, as a pod without a volume has, so every
+// relay starts again. Each relay has its own directory, as a pod without a volume has, so every
 // start is a takeover.
 //
 // P5: 30 kills on JetStream.

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// declaredTests are the tests and fuzz tests of each package, by its folder.
+// declaredTests are the tests and fuzz tests of each package, by its directory.
 func declaredTests(t *testing.T) map[string][]string {
 	t.Helper()
 	const root = "../.."

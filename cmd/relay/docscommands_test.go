@@ -39,7 +39,7 @@ var (
 	mark  = regexp.MustCompile(`^\s*<!-- test: (.*) -->$`)
 )
 
-// blocksOf takes a page apart. It fails where a block of code is indented instead of fenced.
+// blocksOf takes a page apart. It fails if a block of code is indented instead of fenced.
 func blocksOf(t *testing.T, page string) []block {
 	t.Helper()
 	text, err := os.ReadFile(page)
@@ -85,7 +85,7 @@ func pages(t *testing.T) []string {
 
 // world is what a block of commands finds.
 type world struct {
-	admin   string // the address of a relay that runs there
+	admin   string // the address of a running relay there
 	env     []string
 	files   map[string]string
 	replace []string // what the page says, and what is there instead

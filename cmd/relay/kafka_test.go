@@ -23,7 +23,7 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// kafkaBus is a Kafka and an independent client of it. Its topics have a prefix of their own.
+// kafkaBus is a Kafka and an independent client of it. Its topics have their own prefix.
 type kafkaBus struct {
 	brokers []string
 	id      string // of the relay: its position is on the cluster under this name, which tests that share one must not share

@@ -92,7 +92,7 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []*jetstream.Ra
 	}
 }
 
-// messages returns how many messages a stream holds; none where it is missing.
+// messages returns how many messages a stream holds; none if it is missing.
 func messages(js jetstream.JetStream, stream string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
@@ -192,13 +192,13 @@ func do(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, r.stdout.String(), r.stderr.String()
 }
 
-// child starts relay as a process of its own.
+// child starts relay as its own process.
 func child(t *testing.T, stderr *output, args ...string) *exec.Cmd {
 	t.Helper()
 	return childWith(t, nil, stderr, args...)
 }
 
-// childWith starts relay as a process of its own, with more in its environment.
+// childWith starts relay as its own process, with more in its environment.
 func childWith(t *testing.T, env []string, stderr *output, args ...string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()

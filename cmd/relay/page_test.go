@@ -19,7 +19,7 @@ func pageEvent(i int) []byte {
 	return fmt.Appendf(nil, `{"object":"event","id":"event_9%025d","event":"user.updated","data":{"id":"<b>user</b>"},"created_at":"2030-01-01T00:00:00Z"}`, i)
 }
 
-// TestStatusPageInABrowser lives with the page of a relay that runs, as an operator does.
+// TestStatusPageInABrowser lives with the page of a running relay, as an operator does.
 func TestStatusPageInABrowser(t *testing.T) {
 	t.Parallel()
 	tab := browsertest.Open(t)
@@ -121,7 +121,7 @@ func TestStatusPageInABrowser(t *testing.T) {
 	tab.Until(`document.querySelector("#connection").innerText == "Live"`)
 	require.Equal(t, exitDone, r.stop(t), "a page that is live does not hold up the end")
 	tab.Until(`document.querySelector("#connection").innerText != "Live"`)
-	tab.Go("about:blank") // where nothing is asked for any more
+	tab.Go("about:blank") // if nothing is asked for any more
 	tab.Complaints()      // that relay does not answer any more
 	require.NotContains(t, r.stderr.String(), pageToken)
 }

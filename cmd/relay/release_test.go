@@ -47,7 +47,7 @@ func TestEveryWayToBuildAReleaseHasTheSameFlags(t *testing.T) {
 	require.ElementsMatch(t, licenses.Platforms, platforms, "the licences are those of what is released")
 
 	for _, f := range append(release.Archives[0].Files, release.NFPMs[0].Contents...) {
-		if f.Src == "" || f.Src == ".cache/THIRD_PARTY_LICENSES" { // a folder; what the release makes itself
+		if f.Src == "" || f.Src == ".cache/THIRD_PARTY_LICENSES" { // a directory; what the release makes itself
 			continue
 		}
 		found, err := filepath.Glob(filepath.Join("../..", f.Src))

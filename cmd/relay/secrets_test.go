@@ -423,7 +423,7 @@ func addKafkaCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Se
 		"missing password": {fmt.Sprintf("brokers: [%q], sasl: {mechanism: plain, password: %q}", brokers, password), "sasl", []string{password}},
 	} {
 		source, secrets := secretSource(api.URL())
-		timeout := "500ms" // where nobody answers as is hoped for
+		timeout := "500ms" // if nobody answers as is hoped for
 		if c.reaches == "exactly_once" {
 			timeout = "10s"
 		}

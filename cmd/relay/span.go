@@ -73,7 +73,7 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 	return c, err
 }
 
-// publisher returns a publisher that marks each message with a header of its own.
+// publisher returns a publisher that marks each message with its own header.
 func (c *chosen) publisher(bus pipeline.Bus, header, run string) *republish.Publisher {
 	return &republish.Publisher{
 		Sink: bus, Router: c.lane.Router, Mark: sink.Header{Key: header, Value: run},

@@ -189,7 +189,7 @@ func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {
 	require.Len(t, rows, 1)
 	require.Equal(t, app.InFile, rows[0].Place)
 
-	// A restored backup of the folder from before brings a second position.
+	// A restored backup of the directory from before brings a second position.
 	moves("exactly_once", "file")
 	id := checkpoint.Identity{Relay: "workos", Lane: "nats", Endpoint: api.URL(), Destination: "nats stream WORKOS"}
 	cp, err := checkpoint.ReadFile(dir, id)

@@ -44,7 +44,7 @@ func (c *lanesArg) steer(ctx context.Context, env *environment, what string) ([]
 	return states, w.Flush()
 }
 
-// runningRelay returns a client of the relay that runs with this configuration.
+// runningRelay returns a client of the running relay with this configuration.
 func (env *environment) runningRelay(ctx context.Context) (*admin.Client, error) {
 	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {

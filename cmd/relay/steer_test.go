@@ -241,7 +241,7 @@ func TestMoveARelayThatRuns(t *testing.T) {
 	}
 }
 
-// TestMovingWithoutTheAdminAddressIsRefused: the folder is locked, and nobody can be asked.
+// TestMovingWithoutTheAdminAddressIsRefused: the directory is locked, and nobody can be asked.
 func TestMovingWithoutTheAdminAddressIsRefused(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 10, Seed: 1}))

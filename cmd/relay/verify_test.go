@@ -181,8 +181,9 @@ func resend(stored []*jetstream.RawStreamMsg) []*nats.Msg {
 	return out
 }
 
-// fill makes the stream anew with the messages. Another one stays meanwhile: after the last stream
-// of an account a server removes the folder of the account in its own time, also from under a new
+// fill makes the stream again with the messages. Another one stays meanwhile: after the last stream
+// of an account a server removes the directory of the account in its own time, also from under a
+// new
 // one.
 func fill(t *testing.T, js jetstream.JetStream, messages []*nats.Msg) {
 	t.Helper()
@@ -356,7 +357,7 @@ func TestVerifyManyEventsInLittleMemory(t *testing.T) {
 	}
 }
 
-// peakMemory is the most memory that a process has had, in KiB; 0 where it cannot be told.
+// peakMemory is the most memory that a process has had, in KiB; 0 if it cannot be told.
 func peakMemory(pid int) int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

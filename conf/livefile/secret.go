@@ -2,8 +2,8 @@ package livefile
 
 import "workos-relay/conf/secret"
 
-// Current is a secret as it is now: a fixed one, or what a file holds. The zero value is no secret.
-// It is safe for concurrent
+// Current is a secret as it is now: a fixed one, or what a file holds. The zero value is not a
+// secret. It is safe for concurrent
 // use.
 type Current struct {
 	fixed secret.String
@@ -16,7 +16,7 @@ func Fixed(s secret.String) *Current { return &Current{fixed: s} }
 // FromFile returns a secret that follows its file.
 func FromFile(v *Value[string]) *Current { return &Current{file: v} }
 
-// Get returns the secret, as Value.Get does. A nil c is no secret.
+// Get returns the secret, as Value.Get does. A nil c is not a secret.
 func (c *Current) Get() secret.String {
 	switch {
 	case c == nil:

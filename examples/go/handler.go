@@ -84,7 +84,7 @@ func (l *ledger) handle(id string, body []byte) error {
 		result, err = apply(body)
 	}
 	switch {
-	case errors.Is(err, errPoison): // put aside for a person, so that it does not hold up what comes after it
+	case errors.Is(err, errPoison): // put aside for an operator, so that it does not hold up what comes after it
 		log.Printf("parked event %s: %v", id, err)
 		return record(l.parked, map[string]any{"event_id": id, "reason": err.Error(), "at": time.Now(), "body": string(body)})
 	case err != nil:

@@ -103,7 +103,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		method   string
 		path     string
 		header   http.Header
-		host     string // of the request, where it is not the address
+		host     string // of the request, if it is not the address
 		code     int
 		contains string
 	}{

@@ -22,7 +22,7 @@ import (
 // maxAnswer bounds what a Client reads of an answer.
 const maxAnswer = 16 << 20
 
-// Client talks to the Server of a relay that runs, as the configuration of that relay describes it.
+// Client talks to the Server of a running relay, as the configuration of that relay describes it.
 // It is safe for concurrent use.
 type Client struct {
 	base  string
@@ -83,7 +83,7 @@ func NewClient(listen string, s Security) (*Client, error) {
 	}}, nil
 }
 
-// client is the other end of config: the certificate need not be of the address, where it is the
+// client is the other end of config: the certificate need not be of the address, if it is the
 // very one of the server.
 func (t TLS) client(host string) (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
@@ -129,7 +129,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return out, c.do(ctx, http.MethodGet, "/api/v1/status", nil, &out)
 }
 
-// Steer asks for "pause", "resume" or "poll" of the named lanes, or of all where none is named. It
+// Steer asks for "pause", "resume" or "poll" of the named lanes, or of all if none is named. It
 // returns how each is then, which for a pause may be that an Append is still under way.
 func (c *Client) Steer(ctx context.Context, what string, lanes []string) ([]LaneState, error) {
 	path := "/api/v1/" + what

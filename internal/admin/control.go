@@ -14,7 +14,7 @@ import (
 	"workos-relay/sink"
 )
 
-// Control steers the relay that runs. Its methods are called from several goroutines at once. They
+// Control steers the running relay. Its methods are called from several goroutines at once. They
 // return a *Refusal where the request is at fault; any other error is relay's own.
 type Control interface {
 	// Pause, Resume and Poll act on the lane of that name, and do not wait.
@@ -58,7 +58,7 @@ type Moved struct {
 	Lane       string          `json:"lane"`
 	Place      string          `json:"place"`  // where the position is kept: file or bus
 	Mode       checkpoint.Mode `json:"mode"`   // exactly_once or at_least_once
-	Before     *Position       `json:"before"` // null where there was none, or, with Unreadable, none that could be read
+	Before     *Position       `json:"before"` // null if there was none, or, with Unreadable, none that could be read
 	After      Position        `json:"after"`
 	Unreadable bool            `json:"unreadable"`
 	// Skipped is how many events that are not published the move has skipped; null if that is not
@@ -68,7 +68,7 @@ type Moved struct {
 	SkippedFirst   string `json:"skipped_first,omitempty"`
 	SkippedLast    string `json:"skipped_last,omitempty"`
 	SkippedUnknown string `json:"skipped_unknown,omitempty"`
-	Kept           string `json:"kept"` // file beside the checkpoints in which the one from before is kept; empty where there was none, or none that could be read
+	Kept           string `json:"kept"` // file beside the checkpoints in which the one from before is kept; empty if there was none, or none that could be read
 }
 
 // LaneState is what of a lane POST /api/v1/{pause,resume,poll} tells.

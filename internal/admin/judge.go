@@ -45,7 +45,7 @@ func Judge(s pipeline.Status, now time.Time, poll time.Duration) (ready bool, re
 	case pipeline.Retrying:
 		acquired := s.Checkpoint.Revision != 0
 		if reason == "" && acquired && s.Action == "" && now.Sub(s.Since) < unackedLimit {
-			return true, nil // one failed attempt is no reason to take the relay out of service
+			return true, nil // one failed attempt is not a reason to take the relay out of service
 		}
 		if reason == "" {
 			reason = "trying again" + forTime(now, s.Since)
@@ -81,7 +81,7 @@ func stuck(s pipeline.Status, now time.Time) string {
 	}
 }
 
-// silence says for how long a running lane has had no good answer from the Events API, where that
+// silence says for how long a running lane has had no good answer from the Events API, if that
 // is too long.
 func silence(s pipeline.Status, now time.Time, poll time.Duration) string {
 	switch {
@@ -103,7 +103,7 @@ func because(what, why string) string {
 	return what + ": " + why
 }
 
-// forTime is " for 1m5s"; empty where it is not known since when.
+// forTime is " for 1m5s"; empty if it is not known since when.
 func forTime(now, t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -28,7 +28,7 @@ type Config struct {
 	Page         func(*Server) Page       // makes what browsers are shown at /; nil shows them a list of paths
 	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
 	Security     Security
-	Control      Control // nil where nothing can be steered
+	Control      Control // nil if nothing can be steered
 	// OnRefused is called for each request that is refused access, for metrics; nil for none. It
 	// must not block.
 	OnRefused func(Reason)
@@ -148,7 +148,7 @@ func (s *Server) serve() {
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Close takes no further request, lets those under way finish until ctx ends, and cuts off the
-// rest, which is no error. When it returns the address is free. It may be called again.
+// rest, which is not an error. When it returns the address is free. It may be called again.
 func (s *Server) Close(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {

@@ -45,7 +45,7 @@ type LaneStatus struct {
 	Name   string         `json:"name"`
 	Type   string         `json:"type"` // of its sink: nats, kafka, stdout
 	State  pipeline.State `json:"state"`
-	Since  *time.Time     `json:"since"`  // of state; null where not known
+	Since  *time.Time     `json:"since"`  // of state; null if not known
 	Reason string         `json:"reason"` // of retrying, stopped, standby and paused: the last error or what it waits for
 	// Action is what an operator has to do about Reason. It is empty if nothing: what is retried
 	// without it may pass.
@@ -67,7 +67,7 @@ type LaneStatus struct {
 	TipAt    *time.Time `json:"tip_at"`    // when that was so last
 
 	LagSeconds            *float64 `json:"lag_seconds"`            // null while not known
-	UnacknowledgedSeconds float64  `json:"unacknowledged_seconds"` // for how long the oldest event that was read waits; 0 where none does
+	UnacknowledgedSeconds float64  `json:"unacknowledged_seconds"` // for how long the oldest event that was read waits; 0 if none does
 	Events                uint64   `json:"events"`                 // committed by this process
 	Rate                  float64  `json:"rate"`                   // events committed a second, over the last minute
 
@@ -86,7 +86,7 @@ type LaneStatus struct {
 // Position is a place in the order of the source.
 type Position struct {
 	EventID   string     `json:"event_id"`   // empty before the first event
-	CreatedAt *time.Time `json:"created_at"` // null where not known
+	CreatedAt *time.Time `json:"created_at"` // null if not known
 }
 
 // Snapshot is the answer of GET /api/v1/status to whoever may also write, or may not. It may be

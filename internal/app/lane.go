@@ -34,7 +34,7 @@ type Lane struct {
 	Router *router.Router
 	Topics []string // every topic it can publish to, the dead letter included
 	Log    *zap.Logger
-	Inside bool // its server is inside another process, the relay that runs: see beside
+	Inside bool // its server is inside another process, the running relay: see beside
 }
 
 // NewLanes returns the lanes of a configuration: what each carries, and where it goes. It connects

@@ -10,7 +10,7 @@ import (
 	"workos-relay/internal/config"
 )
 
-// Running returns a client of the relay that runs with this configuration. It fails if none
+// Running returns a client of the running relay with this configuration. It fails if none
 // answers, or if it lacks one of lanes.
 func Running(ctx context.Context, cfg *config.Config, lanes ...string) (*admin.Client, error) {
 	client, _, err := AskRunning(ctx, cfg, lanes...)

@@ -21,7 +21,7 @@ type Bus struct {
 	Secure     bool           // reached over TLS
 	Stream     string         // JetStream stream that binds the topics; NATS only
 	Topics     []Topic
-	DeadLetter string // topic of the events that the bus can never take; empty where there is none
+	DeadLetter string // topic of the events that the bus can never take; empty if there is none
 }
 
 // Topic is a topic, or subject, with the event types that it carries.

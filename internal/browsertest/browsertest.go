@@ -23,7 +23,7 @@ import (
 // patient is how long a step may take. Passing does not depend on how soon it is done.
 const patient = 60 * time.Second
 
-// Tab is one tab of a browser of its own. It is used by one goroutine.
+// Tab is one tab of its own browser. It is used by one goroutine.
 type Tab struct {
 	t   testing.TB
 	ctx context.Context
@@ -174,7 +174,7 @@ func Eval[T any](tab *Tab, expression string) T {
 	return out
 }
 
-// Text is what can be read in the first element that the selector finds; empty where there is none.
+// Text is what can be read in the first element that the selector finds; empty if there is none.
 func (tab *Tab) Text(selector string) string {
 	tab.t.Helper()
 	return Eval[string](tab, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector))

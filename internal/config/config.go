@@ -160,7 +160,7 @@ type CheckpointConfig struct {
 	Dir string `yaml:"dir" default:"./relay-data" required:"true" doc:"Folder of the checkpoint files, and of the embedded NATS server. It must outlive the process: a volume, in a container."`
 }
 
-// Admin is the HTTP server for probes, metrics and status, and to steer the relay that runs.
+// Admin is the HTTP server for probes, metrics and status, and to steer the running relay.
 type Admin struct {
 	Listen       string        `yaml:"listen" default:"127.0.0.1:8080" format:"address" doc:"Address (host:port) of the status, of /healthz, /readyz and /metrics, and of the commands that steer a running relay; \"\" switches them off. An address that other machines reach, such as 0.0.0.0:8080 in a container, needs token or tls.client_ca_file."`
 	Token        secret.String `yaml:"token" doc:"Everything asks for it but /healthz and /readyz, which without it only tell whether relay lives and is ready. Send it as a bearer token, or as the password of any user in a browser. At least 16 characters."`

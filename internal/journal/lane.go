@@ -107,7 +107,7 @@ func (l *Lane) committed(o *pipeline.Outcome) {
 	}
 }
 
-// count keeps a name of its own: that of the event is part of the page it came with.
+// count keeps its own name: that of the event is part of the page it came with.
 func (l *Lane) count(name string, n uint64) {
 	if c, ok := l.types[name]; ok {
 		*c += n

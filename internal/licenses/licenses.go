@@ -47,9 +47,9 @@ type Text struct {
 	Body []byte
 }
 
-// Collect returns the modules that pkg, a package of the module in the folder root, is linked from,
-// sorted by path, the Go standard library as "std" among them. It runs the go command, which must
-// find the modules in its cache or by its proxy. The error joins one for each module without a
+// Collect returns the modules that pkg, a package of the module in the directory root, is linked
+// from, sorted by path, the Go standard library as "std" among them. It runs the go command, which
+// must find the modules in its cache or by its proxy. The error joins one for each module without a
 // licence or under one that is not permitted, by path and file.
 func Collect(ctx context.Context, root, pkg string) ([]Module, error) {
 	dirs := map[string]origin{} // by folder of the package
@@ -135,7 +135,7 @@ func command(ctx context.Context, dir string, env []string, name string, args ..
 // textName matches the names that licences, notices and grants of patents go by.
 var textName = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents|unlicense)([-._].*)?$`)
 
-// findTexts adds the files of dir and of each folder above it, up to the module's.
+// findTexts adds the files of dir and of each directory above it, up to the module's.
 func findTexts(dir, module string, found map[string]bool) error {
 	for {
 		entries, err := os.ReadDir(dir)
@@ -194,7 +194,7 @@ func isLicense(name string) bool {
 	return !strings.HasPrefix(base, "notice") && !strings.HasPrefix(base, "patents")
 }
 
-// identify returns the licences of a text, or an error where one is not known or not permitted.
+// identify returns the licences of a text, or an error if one is not known or not permitted.
 func identify(text []byte) ([]string, error) {
 	cover := licensecheck.Scan(text)
 	var ids []string
@@ -215,7 +215,7 @@ func identify(text []byte) ([]string, error) {
 	return ids, nil
 }
 
-// Table returns docs/licenses.md. It names no versions, so that it changes only where a module or a
+// Table returns docs/licenses.md. It names no versions, so that it changes only if a module or a
 // licence does.
 func Table(modules []Module) []byte {
 	var b bytes.Buffer

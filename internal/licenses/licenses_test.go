@@ -10,7 +10,7 @@ import (
 
 const root = "../.."
 
-// TestTheListIsCurrent fails, too, where a module stands under a licence that is not permitted.
+// TestTheListIsCurrent fails, too, if a module stands under a licence that is not permitted.
 func TestTheListIsCurrent(t *testing.T) {
 	modules, err := Collect(t.Context(), root, "./cmd/relay")
 	require.NoError(t, err)

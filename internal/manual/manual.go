@@ -46,7 +46,7 @@ var (
 )
 
 // Plain is Markdown made readable where nothing renders it: fences become indentation, links their
-// text, or their page where that says more, tables columns.
+// text, or their page if that says more, tables columns.
 func Plain(markdown string) string {
 	var out strings.Builder
 	fenced := false

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// speaking are the packages whose messages reach a person.
+// speaking are the packages whose messages reach an operator.
 var speaking = []string{
 	"cmd/relay", "checkpoint", "source", "source/webhook", "router", "sink", "sink/nats", "sink/kafka", "sink/stdout", "pipeline",
 	"internal/admin", "internal/admin/page", "internal/app", "internal/hint", "conf/livefile", "conf/tlsconf", "conf/unit", "internal/config", "internal/republish", "internal/sdnotify", "internal/verify", "internal/telemetry",
@@ -40,7 +40,7 @@ const (
 	acl       = "a part of the command in a message that is found"
 )
 
-// noFault are texts, beside those, that a person meets as something else than a fault, or only
+// noFault are texts, beside those, that an operator meets as something else than a fault, or only
 // inside of a message that is found by its other words.
 var noFault = map[string]string{
 	"; … more are dropped by the routes":         summary,
@@ -124,7 +124,7 @@ func TestEveryMessageIsFound(t *testing.T) {
 // text is one that stands in the program, verbs replaced by gaps.
 type text struct {
 	text, file string
-	message    bool // may be what a person meets when something is wrong
+	message    bool // may be what an operator meets when something is wrong
 }
 
 // textsOf returns every text of the packages.

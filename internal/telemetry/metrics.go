@@ -14,7 +14,7 @@ import (
 	"workos-relay/source/webhook"
 )
 
-// Metrics is every metric of a process, in a registry of its own. It is safe for concurrent use.
+// Metrics is every metric of a process, in its own registry. It is safe for concurrent use.
 type Metrics struct {
 	registry   *prometheus.Registry
 	counters   map[*family]*prometheus.CounterVec
@@ -72,7 +72,7 @@ func (m *Metrics) register(f *family) {
 }
 
 // Handler serves the metrics in the text format of Prometheus or in OpenMetrics, as the client
-// asks. Where one collector fails, the others are served all the same and
+// asks. If one collector fails, the others are served all the same and
 // promhttp_metric_handler_errors_total counts it.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
@@ -80,7 +80,7 @@ func (m *Metrics) Handler() http.Handler {
 	})
 }
 
-// Reloaded tells how a reload of the configuration went: nil where it was taken.
+// Reloaded tells how a reload of the configuration went: nil if it was taken.
 func (m *Metrics) Reloaded(err error) {
 	m.gauges[reloadTaken].WithLabelValues().Set(oneIf(err == nil))
 	if err == nil {

@@ -13,7 +13,7 @@ import (
 )
 
 // Bounds of a log line, in bytes of its texts with quotes escaped. Names, numbers and the time come
-// on top; a stack, which only a fault of relay itself brings, has a bound of its own.
+// on top; a stack, which only a fault of relay itself brings, has its own bound.
 const (
 	maxLogText  = 1000 // of the message and of each field
 	maxLogLine  = 2000 // of all of them together; what comes last is cut to leastText

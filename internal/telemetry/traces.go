@@ -24,7 +24,7 @@ import (
 // TracesConfig says where spans go, by OTLP over HTTP with protobuf.
 type TracesConfig struct {
 	// Endpoint is the address of the collector, such as http://127.0.0.1:4318; /v1/traces is added
-	// where it has no path. Empty: what the standard variables OTEL_EXPORTER_OTLP_* of the
+	// if it has no path. Empty: what the standard variables OTEL_EXPORTER_OTLP_* of the
 	// environment say.
 	Endpoint    string
 	Headers     map[string]func() string // of each request, called for each; may hold secrets
@@ -115,8 +115,8 @@ func described(ctx context.Context, cfg TracesConfig) *resource.Resource {
 	return both
 }
 
-// Close hands over what still waits, as long as ctx lets it, and drops the rest, which is no error.
-// Nothing is traced afterwards.
+// Close hands over what still waits, as long as ctx lets it, and drops the rest, which is not an
+// error. Nothing is traced afterwards.
 func (t *Traces) Close(ctx context.Context) {
 	if err := t.provider.Shutdown(ctx); err != nil {
 		_ = t.out.Shutdown(ctx) // cuts off a request that hangs; the exporter tells what was lost

@@ -23,7 +23,7 @@ const (
 	patience = 3
 )
 
-// send encodes the heads of the queues where that is still to be done and sends them, for all
+// send encodes the heads of the queues if that is still to be done and sends them, for all
 // in-sync replicas to acknowledge. The queues belong to it until it returns; what it sends may be
 // read a moment longer by a request that was given up, so it is never
 // changed.
@@ -160,7 +160,7 @@ func (d *delivery) acknowledge(q *partitionQueue) {
 }
 
 // reorder deals with a leader that does not accept the sequence number or the session. It no longer
-// knows what this producer stored before: the topic was made anew, or acknowledged records were
+// knows what this producer stored before: the topic was made again, or acknowledged records were
 // lost by an election of a replica that was not in sync.
 //
 // Where the head is in no doubt, it is not stored, and it goes on in a new session. Otherwise
@@ -209,7 +209,7 @@ func (d *delivery) narrow(q *partitionQueue, err error, inDoubt bool, culprit in
 	q.pending = nil
 }
 
-// refused is the verdict on the head of q, which the leader refuses in a batch of its own.
+// refused is the verdict on the head of q, which the leader refuses in its own batch.
 func (d *delivery) refused(q *partitionQueue, err error) *sink.RejectedError {
 	r := &sink.RejectedError{Topic: q.topic}
 	if errors.Is(err, kafkago.MessageSizeTooLarge) || errors.Is(err, kafkago.RecordListTooLarge) {

@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	// defaultMessageBytes is max.message.bytes where neither topic nor broker sets it; what is
+	// defaultMessageBytes is max.message.bytes if neither topic nor broker sets it; what is
 	// assumed where relay may not read it.
 	defaultMessageBytes = 1<<20 + 12
 	// maxMessageBytes is the largest message that is sent at all: brokers drop a connection at
@@ -88,8 +88,8 @@ type limit struct {
 type layout struct{ topics map[string]topicLayout }
 
 type topicLayout struct {
-	err     error   // why the topic cannot be used, nil where it can
-	leaders []int32 // broker id by partition; -1 where there is none
+	err     error   // why the topic cannot be used, nil if it can
+	leaders []int32 // broker id by partition; -1 if there is none
 	limit   limit
 }
 
@@ -383,7 +383,7 @@ func isNoRequest(err error) bool {
 	return errors.As(err, &missing)
 }
 
-// brokerError is an error code of the protocol with the broker's own words, where it has any.
+// brokerError is an error code of the protocol with the broker's own words, if it has any.
 func brokerError(code int16, message string) error {
 	err := kafkago.Error(code)
 	if message == "" {

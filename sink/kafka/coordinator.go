@@ -174,7 +174,7 @@ func (c *coordinator) fence(ctx context.Context, timeout time.Duration) (session
 	return session{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
 }
 
-// add makes the partitions part of the transaction of s, and begins it where there is none.
+// add makes the partitions part of the transaction of s, and begins it if there is none.
 func (c *coordinator) add(ctx context.Context, s session, partitions []partitionID) error {
 	_, err := c.ask(ctx, c.addition("beginning a transaction", s, partitions))
 	return err
@@ -230,9 +230,9 @@ func byTopic(partitions []partitionID) []addpartitionstotxn.RequestTopic {
 	return topics
 }
 
-// commit ends the transaction of s. It is not sent again where it may have arrived, unless the
+// commit ends the transaction of s. It is not sent again if it may have arrived, unless the
 // coordinator asked for that. An error that is one of isFenced says for certain that nothing was
-// committed only where it answers the first of tries, which are those that may have had an effect:
+// committed only if it answers the first of tries, which are those that may have had an effect:
 // what is answered by CONCURRENT_TRANSACTIONS, as while a rival's takeover is under way, had none.
 func (c *coordinator) commit(ctx context.Context, s session) (tries int, err error) {
 	_, err = c.ask(ctx, question{
@@ -261,7 +261,7 @@ func errorOf(code int16) error {
 }
 
 // addPartitions is kafka-go's addpartitionstotxn.Request to a coordinator that is known already.
-// kafka-go's own asks for it anew each time, and takes no note of an error in that answer.
+// kafka-go's own asks for it again each time, and takes no note of an error in that answer.
 type addPartitions struct {
 	_ struct{} `kafka:"min=v3,max=v3,tag"` // marks the flexible version
 

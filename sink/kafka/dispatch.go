@@ -152,7 +152,7 @@ func (d *delivery) leader(q *partitionQueue) (int32, bool) {
 	return leaders[q.partition], true
 }
 
-// enrolled reports whether the partition has a producer session, and asks for one where none is
+// enrolled reports whether the partition has a producer session, and asks for one if none is
 // open.
 func (d *delivery) enrolled(q *partitionQueue) bool {
 	if q.place.valid() || d.s.unnumbered && d.txn == nil {

@@ -267,14 +267,14 @@ func TestTopicMadeAnew(t *testing.T) {
 	batch := messages(100, 200, "a")
 	rest := batch
 	for tries := 0; len(rest) > 0; tries++ {
-		// An error is right where a former leader was asked first, since that leaves a doubt.
+		// An error is right if a former leader was asked first, since that leaves a doubt.
 		require.Less(t, tries, 3)
 		rest = rest[sink.Durable(s.Publish(within(t, patient), rest), len(rest)):]
 	}
 	require.GreaterOrEqual(t, len(readAll(t, c.ListenAddrs(), "a")), len(batch))
 }
 
-// TestPartitionsChange raises the count of a topic, and then makes it anew with fewer: the sink
+// TestPartitionsChange raises the count of a topic, and then makes it again with fewer: the sink
 // goes on, and says what it means.
 func TestPartitionsChange(t *testing.T) {
 	t.Parallel()
@@ -304,8 +304,8 @@ func TestPartitionsChange(t *testing.T) {
 }
 
 // TestPartitionsOutOfSight: a layout that is out of date shows fewer partitions for a moment. In
-// those that come back the numbers go on; beginning anew, the broker would take the next record for
-// a second copy of the first and store nothing.
+// those that come back the numbers go on; beginning again, the broker would take the next record
+// for a second copy of the first and store nothing.
 func TestPartitionsOutOfSight(t *testing.T) {
 	t.Parallel()
 	s := open(t, config(t, []string{"127.0.0.1:1"}))

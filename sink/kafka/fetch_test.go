@@ -54,7 +54,7 @@ func TestWalk(t *testing.T) {
 }
 
 // TestPositionTopicBecomesShorter: an election of a replica that was behind takes away the end that
-// the old leader named. The position is looked for anew, and not waited for where nothing will
+// the old leader named. The position is looked for again, and not waited for if nothing will
 // come.
 func TestPositionTopicBecomesShorter(t *testing.T) {
 	t.Parallel()

@@ -155,7 +155,7 @@ func (s *Sink) unreadSettings(topic string, err error) string {
 	return fmt.Sprintf("relay cannot read the topic's settings, so limits are Kafka's defaults here, and the broker decides about large messages: %v", err)
 }
 
-// weigh warns where an acknowledgement by all in-sync replicas is one by a single broker.
+// weigh warns if an acknowledgement by all in-sync replicas is one by a single broker.
 func (s *Sink) weigh(st *sink.TopicStatus, replicas int, minInSync string) {
 	switch {
 	case replicas == 1:

@@ -33,7 +33,7 @@ const (
 	childEvents  = "RELAY_TEST_CHILD_EVENTS"
 )
 
-// TestChild is a relay in a process of its own, to be killed.
+// TestChild is a relay in its own process, to be killed.
 func TestChild(t *testing.T) {
 	if os.Getenv(childBrokers) == "" {
 		t.Skip("only the tests that kill relays start it")

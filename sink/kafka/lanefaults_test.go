@@ -226,7 +226,7 @@ func goroutines() []byte {
 	return b[:runtime.Stack(b, true)]
 }
 
-// receive waits for what must come from c. It says where everything stands where it does not.
+// receive waits for what must come from c. It says where everything stands if it does not.
 func receive[T any](t testing.TB, c <-chan T, what string, lanes ...*pipeline.Lane) (v T) {
 	t.Helper()
 	select {
@@ -250,7 +250,7 @@ func TestRivals(t *testing.T) {
 		w := newWorld(t, brokers, 4000)
 		ledger := newSleeper(w.ledger(t), 6)
 		first, second := w.lane(t, "a", ledger), w.lane(t, "b", w.ledger(t))
-		// A fifth of it is the time between two looks of the standby, which count only where they
+		// A fifth of it is the time between two looks of the standby, which count only if they
 		// come that often.
 		first.TakeoverAfter, second.TakeoverAfter = 2500*time.Millisecond, 2500*time.Millisecond
 		stopA := start(t, first)
@@ -294,7 +294,7 @@ func TestPoisonIsParked(t *testing.T) {
 }
 
 // TestLostPosition takes the position away from a lane whose topics hold events: nothing is sent
-// until a person has decided.
+// until an operator has decided.
 func TestLostPosition(t *testing.T) {
 	t.Parallel()
 	worlds(t, func(t *testing.T, brokers []string) {

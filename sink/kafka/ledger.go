@@ -87,7 +87,7 @@ func (l *Ledger) Close() error { return l.sink.Close() }
 // session had open is aborted, one that it was committing is committed, and nothing more of it can
 // be stored.
 //
-// Faults that pass are tried again for half a minute. It returns a *sink.FatalError where a person
+// Faults that pass are tried again for half a minute. It returns a *sink.FatalError if an operator
 // must act, one that matches ErrNoTransactions where the cluster cannot do transactions.
 func (l *Ledger) Fence(ctx context.Context) error {
 	ctx, cancel := l.sink.within(ctx)
@@ -239,7 +239,7 @@ func (l *Ledger) encode(next checkpoint.Checkpoint) (checkpoint.Checkpoint, []by
 	return kept, document, nil
 }
 
-// compare returns ErrConflict where the position in force is not prev. What a session has read or
+// compare returns ErrConflict where the current position is not prev. What a session has read or
 // committed last stays in force for as long as the cluster accepts the session.
 func (l *Ledger) compare(ctx context.Context, prev checkpoint.Checkpoint) error {
 	live, known, revision := l.state()
@@ -348,7 +348,7 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 	return t.position, nil
 }
 
-// explain puts what err most likely means before it, and marks what only a person can change as
+// explain puts what err most likely means before it, and marks what only an operator can change as
 // fatal.
 func (l *Ledger) explain(err error) error {
 	var fatal *sink.FatalError

@@ -56,7 +56,7 @@ func fenced(t testing.TB, cfg Config, topics ...string) *Ledger {
 	return l
 }
 
-// asStore is a ledger that fences where it finds that another has, as a checkpoint.Store.
+// asStore is a ledger that fences if it finds that another has, as a checkpoint.Store.
 type asStore struct{ *Ledger }
 
 func (s asStore) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {

@@ -122,7 +122,7 @@ func (c *throttlingConn) request(key kmsg.Key) {
 	c.mu.Unlock()
 	c.th.mu.Lock()
 	defer c.th.mu.Unlock()
-	applies := c.th.key != kmsg.Produce && key != kmsg.Produce || c.th.key == key // records have a quota of their own
+	applies := c.th.key != kmsg.Produce && key != kmsg.Produce || c.th.key == key // records have their own quota
 	// What was under way when the answer came is not early.
 	since := c.th.throttle - time.Until(c.th.until)
 	if applies && since > 300*time.Millisecond && since < c.th.throttle && key != kmsg.ApiVersions {

@@ -167,7 +167,7 @@ func (s *Sink) counted(topic string, partitions int) {
 
 // placeIn returns where this producer is in the partition. It is kept while the partition is out of
 // sight, as when a broker answers with a layout that is out of date: a leader takes sequence
-// numbers that begin anew for a second copy of what it has, and stores nothing.
+// numbers that start over for a second copy of what it has, and stores nothing.
 func (s *Sink) placeIn(p partitionID) *sequence {
 	place := s.places[p]
 	if place == nil {

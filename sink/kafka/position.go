@@ -31,7 +31,7 @@ var positionKey = []byte("position")
 // revisionOf is the revision of the position at an offset. 0 stands for none.
 func revisionOf(offset int64) uint64 { return uint64(offset) + 1 } //nolint:gosec // offsets are not negative
 
-// Load reads the position in force and fences nobody. What another relay is about to commit, and
+// Load reads the current position and fences nobody. What another relay is about to commit, and
 // has not committed yet, is not in force. The errors are those of checkpoint.Store, and
 // checkpoint.ErrLost where the topic once held a position and has none any more.
 func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
@@ -59,7 +59,7 @@ func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return c, err
 }
 
-// load reads the position in force. Where replaceable says so of the outcome, the session goes on
+// load reads the current position. Where replaceable says so of the outcome, the session goes on
 // from that.
 func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkpoint.Checkpoint, error) {
 	l.mu.Lock()
@@ -100,7 +100,7 @@ func (l *Ledger) open(document []byte, revision uint64) (checkpoint.Checkpoint, 
 	return c, nil
 }
 
-// read returns the position in force, and the revision that the next one replaces. own is the
+// read returns the current position, and the revision that the next one replaces. own is the
 // offset of a position that this ledger has committed, for which no mark need be there yet; -1 for
 // none.
 func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, revision uint64, err error) {
@@ -175,7 +175,7 @@ func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revis
 	}
 }
 
-// find makes sure that the topic is there and has a leader, and returns ErrNotFound where it is
+// find makes sure that the topic is there and has a leader, and returns ErrNotFound if it is
 // certain that it is not.
 func (l *Ledger) find(ctx context.Context) error {
 	for look := 1; ; look++ {

@@ -216,7 +216,7 @@ func (l *Ledger) Transactions(ctx context.Context) error {
 	asking, stop := withAllowance(ctx, settleWait, context.DeadlineExceeded)
 	defer stop()
 	q := l.coordinator.addition("asking the transaction coordinator", noSession, []partitionID{{l.topic, 0}})
-	q.once = true // a topic that is not there yet is no reason to wait
+	q.once = true // a topic that is not there yet is not a reason to wait
 	answers := l.sink.cluster.answerCount()
 	_, err = l.coordinator.ask(asking, q)
 	var code kafkago.Error

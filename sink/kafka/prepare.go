@@ -130,7 +130,7 @@ type faultsError struct {
 func (e *faultsError) Error() string   { return e.text }
 func (e *faultsError) Unwrap() []error { return e.causes }
 
-// fatal returns the faults as one *sink.FatalError, nil where there are none.
+// fatal returns the faults as one *sink.FatalError, nil if there are none.
 func (f *faults) fatal() error {
 	if !f.any() {
 		return nil
@@ -207,7 +207,7 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 	return s.created(ctx, answer, spec, found)
 }
 
-// created sorts the answers: those that a person must act on go to found, one that may pass is
+// created sorts the answers: those that an operator must act on go to found, one that may pass is
 // returned.
 func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Create, found *faults) error {
 	var passing error

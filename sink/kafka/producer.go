@@ -30,7 +30,7 @@ type sequence struct {
 	next int32 // sequence number of the next record
 }
 
-// take returns the place of a batch and is no claim yet: only advance moves on.
+// take returns the place of a batch and is not a claim yet: only advance moves on.
 func (s *sequence) take() (session, int32) { return s.session, s.next }
 
 // advance moves on by the n records of a batch that is stored. Sequence numbers go from 2^31-1 to
@@ -39,7 +39,7 @@ func (s *sequence) advance(n int) {
 	s.next = int32((int64(s.next) + int64(n)) & math.MaxInt32)
 }
 
-// restart begins anew in the next epoch: the partition takes sequence 0 again, and whatever is
+// restart starts over in the next epoch: the partition takes sequence 0 again, and whatever is
 // still under way in the old epoch is refused once it took it. A producer without transactions may
 // raise its epoch by itself (KIP-360). Epochs that have run out ask for a new producer id.
 func (s *sequence) restart() {

@@ -46,7 +46,7 @@ type entry struct {
 	headers       []entryHeader
 	producer      int64 // id; -1 if there is none
 	transactional bool
-	control       bool // it ends the transaction of producer, and is no message
+	control       bool // it ends the transaction of producer, and is not a message
 }
 
 type entryHeader struct {

@@ -37,7 +37,7 @@ import (
 	"workos-relay/sink"
 )
 
-// certificates makes an authority of its own and a server certificate for 127.0.0.1, and returns
+// certificates makes its own authority and a server certificate for 127.0.0.1, and returns
 // the server's side and the authority's file.
 func certificates(t *testing.T) (*tls.Config, string) {
 	t.Helper()
@@ -165,7 +165,7 @@ func TestMissingPermissions(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		acls []kfake.ACL
-		says []string // in one error of Prepare; none where it works
+		says []string // in one error of Prepare; none if it works
 	}{
 		{"all", []kfake.ACL{topicACL("a", kmsg.ACLOperationAll), topicACL("b", kmsg.ACLOperationAll)}, nil},
 		{"write only", []kfake.ACL{topicACL("a", kmsg.ACLOperationWrite), topicACL("b", kmsg.ACLOperationWrite)}, nil},

@@ -245,7 +245,7 @@ func deletes(name, have, want string) bool {
 		if err1 != nil || err2 != nil {
 			return true
 		}
-		return after >= 0 && (before < 0 || after < before) // -1 is no limit
+		return after >= 0 && (before < 0 || after < before) // -1 is not a limit
 	default:
 		return false
 	}

@@ -19,7 +19,7 @@ import (
 
 var (
 	errAckTimeout = errors.New("not acknowledged in time")
-	// errOutOfOrder: the message is stored, but before its predecessor. That happens where a hole
+	// errOutOfOrder: the message is stored, but before its predecessor. That happens if a hole
 	// was left by a leader election or a broken connection, and the copy that should come after the
 	// hole's filling was recognised as a second one and dropped.
 	errOutOfOrder = errors.New("stored before its predecessor")
@@ -152,9 +152,9 @@ func (a *attempt) noteSent(n int) {
 // outcome is how an attempt ended.
 type outcome struct {
 	prefix  int    // batch[:prefix] is durable, in order
-	lastSeq uint64 // of the last durable message; 0 where there is none
+	lastSeq uint64 // of the last durable message; 0 if there is none
 	sent    int    // batch[prefix:sent] may be stored or not
-	err     error  // why batch[prefix] is not durable; nil where all of the batch is
+	err     error  // why batch[prefix] is not durable; nil if all of the batch is
 }
 
 // end closes the books. cause is what ended the attempt; what is acknowledged later counts no more.

@@ -96,7 +96,7 @@ func (l *link) state() (changed <-chan struct{}, reason error) {
 	return l.changed, reason
 }
 
-// send hands msg to the connection, which keeps nothing of it. Where there is none the error is
+// send hands msg to the connection, which keeps nothing of it. If there is none the error is
 // errLost, and the message did not go out.
 func (l *link) send(msg *nats.Msg) error {
 	err := l.nc.PublishMsg(msg)
@@ -263,7 +263,7 @@ func (s *Sink) connected(ctx context.Context) (*link, error) {
 	}
 }
 
-// gaveUp is the error of a wait for the connection that ctx ended: where it was a limit of time,
+// gaveUp is the error of a wait for the connection that ctx ended: if it was a limit of time,
 // with why there was none.
 func (s *Sink) gaveUp(ctx context.Context, reason error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {

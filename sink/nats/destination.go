@@ -125,7 +125,7 @@ func (s *Sink) findOrCreate(ctx context.Context, l *link, topics []string) (*jet
 	return info, s.refuse(info.Config)
 }
 
-// refuse returns why the stream cannot be used, nil where it can.
+// refuse returns why the stream cannot be used, nil if it can.
 func (s *Sink) refuse(conf jetstream.StreamConfig) error {
 	if problems := refusals(conf); problems != nil {
 		return &sink.FatalError{Err: fmt.Errorf("stream %s cannot be used: %s", s.cfg.Stream, strings.Join(problems, "; "))}
@@ -186,7 +186,7 @@ func isCode(err error, code jetstream.ErrorCode) bool {
 	return errors.As(err, &api) && api.ErrorCode == code
 }
 
-// adapt changes the stream until nothing is lacking any more, where it is relay's own.
+// adapt changes the stream until nothing is lacking any more, if it is relay's own.
 func (s *Sink) adapt(ctx context.Context, l *link, info *jetstream.StreamInfo, want demand) (*jetstream.StreamInfo, error) {
 	for range updateAttempts {
 		lacks := want.lacking(info.Config)
@@ -238,7 +238,7 @@ func (s *Sink) mayChange(conf jetstream.StreamConfig) bool {
 	return s.cfg.Create.Enabled && conf.Metadata[metadataCreator] == creator
 }
 
-// refuseToChange is the error where something is lacking in a stream that relay leaves alone. The
+// refuseToChange is the error if something is lacking in a stream that relay leaves alone. The
 // topics may be routed elsewhere; what exactly-once delivery needs takes a change of the stream, so
 // the command for it is named.
 func (s *Sink) refuseToChange(conf jetstream.StreamConfig, lacks demand) error {

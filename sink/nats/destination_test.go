@@ -135,7 +135,7 @@ func TestReplicasWithoutCluster(t *testing.T) {
 
 // TestRelaysAddSubjects lets relays with other routes prepare the same stream at once. A change
 // that is made long after its relay has looked may still take another's subjects away, for good
-// only where that one never prepares again, as its lane does at the next failure.
+// only if that one never prepares again, as its lane does at the next failure.
 func TestRelaysAddSubjects(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)

@@ -14,7 +14,7 @@ import (
 	"workos-relay/sink"
 )
 
-// refusals says why events cannot be kept in a stream of this kind; nil where they can.
+// refusals says why events cannot be kept in a stream of this kind; nil if they can.
 func refusals(conf jetstream.StreamConfig) []string {
 	var problems []string
 	refuse := func(when bool, why string) {

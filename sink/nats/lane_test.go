@@ -206,7 +206,7 @@ func TestLaneOutlivesRestartsOfTheServer(t *testing.T) {
 	w.requireOnce(t, client(t, srv.url()))
 }
 
-// feedAndAwait makes n more events happen, and waits until the position in force is at one of them.
+// feedAndAwait makes n more events happen, and waits until the current position is at one of them.
 // What a lane has counted as committed would not tell: all may be done before one begins to count,
 // or be found done by a rival.
 func (w *laneWorld) feedAndAwait(t testing.TB, n int, lanes ...*pipeline.Lane) {
@@ -382,7 +382,7 @@ func TestLostPositionStopsTheLane(t *testing.T) {
 	}
 }
 
-// TestAStreamDeletedUnderALaneStopsIt: it is not made anew, which would fill it from the start.
+// TestAStreamDeletedUnderALaneStopsIt: it is not made again, which would fill it from the start.
 func TestAStreamDeletedUnderALaneStopsIt(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)

@@ -35,7 +35,7 @@ type Ledger struct {
 	subject string
 
 	mu         sync.Mutex
-	latest     uint64 // sequence of the last position seen that is this lane's; 0 where none was
+	latest     uint64 // sequence of the last position seen that is this lane's; 0 if none was
 	incomplete int    // batches in a row that the server called incomplete
 }
 
@@ -50,7 +50,7 @@ func (p positionStore) Commit(ctx context.Context, prev, next checkpoint.Checkpo
 }
 
 // Ledger returns the ledger of the lane that id names. Ids with the same Relay and Lane share one
-// position; where they differ in anything else it is foreign to one of them.
+// position; if they differ in anything else it is foreign to one of them.
 func (s *Sink) Ledger(id checkpoint.Identity) *Ledger {
 	return &Ledger{s: s, id: id, subject: positionSubject(id)}
 }
@@ -98,7 +98,7 @@ func (l *Ledger) Fence(context.Context) error { return nil }
 // Load reads the position through the leader of the stream, never from a replica, which may lag. A
 // leader that was deposed and does not know it yet may still answer with an earlier position; a
 // commit made with that is refused. Besides the errors of checkpoint.Store.Load it returns
-// checkpoint.ErrLost where a position that this Ledger has seen is gone.
+// checkpoint.ErrLost if a position that this Ledger has seen is gone.
 func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if err := ctx.Err(); err != nil {
 		return checkpoint.Checkpoint{}, err
@@ -158,7 +158,7 @@ func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 // there does not matter.
 func (l *Ledger) Forget() { l.saw(0) }
 
-// missing is the error where there is no position. One that was seen before cannot be waiting for
+// missing is the error if there is no position. One that was seen before cannot be waiting for
 // its first start.
 func (l *Ledger) missing() error {
 	if seen := l.seen(); seen > 0 {

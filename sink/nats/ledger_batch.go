@@ -29,7 +29,7 @@ const (
 )
 
 // commit is one attempt at an atomic batch and its position, or at the position alone, which needs
-// no batch. The server answers for the position, the last message; for others only where they ask.
+// no batch. The server answers for the position, the last message; for others only if they ask.
 type commit struct {
 	number   uint64
 	batch    []sink.Message

@@ -27,7 +27,7 @@ func BenchmarkDelivery(b *testing.B) {
 	}
 }
 
-// benchmarkDelivery publishes through ledger, or through s where that is nil.
+// benchmarkDelivery publishes through ledger, or through s if that is nil.
 func benchmarkDelivery(b *testing.B, topic string, s *Sink, ledger *Ledger) {
 	ctx := context.Background()
 	batch := benchMessages()[:MaxBatch]

@@ -42,9 +42,9 @@ const (
 // is sent twice inside, and no message carries an id to be recognised by: a second copy anywhere in
 // a batch would have all of it refused.
 //
-// Where a message can never be stored nothing is, and the error is a *sink.PublishError with its
+// If a message can never be stored nothing is, and the error is a *sink.PublishError with its
 // index and a *sink.RejectedError (or a *sink.FatalError where the stream does not bind its topic).
-// checkpoint.ErrConflict means that the position in force is not prev. After any other error either
+// checkpoint.ErrConflict means that the current position is not prev. After any other error either
 // prev or next is in force; Load tells, and a commit that is late finds that out itself.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	none := checkpoint.Checkpoint{}
@@ -78,10 +78,10 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	return kept, nil
 }
 
-// commitInTurn commits again, for a second or two, where nothing was stored for a reason that
+// commitInTurn commits again, for a second or two, if nothing was stored for a reason that
 // passes. One is that nobody answers for the stream, as in an election or just after it was made.
 // The other is that another message on the subject of the position was on its way into the stream.
-// That may be a rival's, and then the position in force has changed; but the leader of a replicated
+// That may be a rival's, and then the current position has changed; but the leader of a replicated
 // stream also says so for a moment after it has acknowledged the one before.
 func (l *Ledger) commitInTurn(ctx context.Context, batch []sink.Message, expected uint64, document []byte) (uint64, error) {
 	for wait := turnFirst; ; wait *= 2 {

@@ -18,7 +18,7 @@ import (
 // Prepare makes the stream ready for batches on these topics with the position among them: it
 // creates it, or changes one that relay created, where the configuration says so. Besides those of
 // sink.Destination its errors are ErrNoAtomicPublish and ErrStreamUnfit, and checkpoint.ErrLost
-// where a stream that held a position before is gone.
+// if a stream that held a position before is gone.
 func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	if err := errors.Join(refuseIllegal(topics), takesNoEvents(topics)); err != nil {
 		return err

@@ -28,7 +28,7 @@ func TestStreamsRefusedForPositions(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		conf jetstream.StreamConfig
-		want string // empty where it is taken
+		want string // empty if it is taken
 	}{
 		"READY":         {ready, ""},
 		"DENYDELETE":    {with(func(c *jetstream.StreamConfig) { c.DenyDelete = true }), ""},

@@ -16,7 +16,7 @@ import (
 	"workos-relay/sink"
 )
 
-// subjectPlace is a place for one checkpoint: a stream of its own.
+// subjectPlace is a place for one checkpoint: its own stream.
 type subjectPlace struct {
 	url, stream string
 	replicas    int

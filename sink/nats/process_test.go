@@ -49,7 +49,7 @@ func runServer(dir string, port int, syncAlways bool) {
 	srv.WaitForShutdown()
 }
 
-// processServer is a NATS server in a process of its own, which can be killed and started again on
+// processServer is a NATS server in its own process, which can be killed and started again on
 // the same port and store.
 type processServer struct {
 	dir, sync string

@@ -207,7 +207,7 @@ func half(messages []sink.Message, size int) int {
 	return len(messages)
 }
 
-// await waits until the first target messages are acknowledged. It fails where something else ends
+// await waits until the first target messages are acknowledged. It fails if something else ends
 // the attempt, or where ack_timeout goes by without progress.
 func (s *Sink) await(ctx context.Context, a *attempt, target int, lost <-chan struct{}) error {
 	timeout := time.NewTimer(s.cfg.AckTimeout)
@@ -248,7 +248,8 @@ func (a *attempt) settle(moment time.Duration, lost <-chan struct{}) {
 	}
 }
 
-// explainPublish says what a failure of the message on topic means, and whether it takes a person.
+// explainPublish says what a failure of the message on topic means, and whether it takes an
+// operator.
 func (s *Sink) explainPublish(ctx context.Context, l *link, topic string, err error) error {
 	var (
 		api    *jetstream.APIError
@@ -302,7 +303,7 @@ func (s *Sink) explainRefusal(ctx context.Context, l *link, topic string, api *j
 }
 
 // explainUnanswered looks why nobody took a message on topic: an election or a restart, which pass,
-// or a stream that is gone or was changed, which a person must mend.
+// or a stream that is gone or was changed, which an operator must mend.
 func (s *Sink) explainUnanswered(ctx context.Context, l *link, topic string) error {
 	info, err := s.lookAgain(ctx, l)
 	switch {
@@ -320,7 +321,7 @@ func (s *Sink) explainUnanswered(ctx context.Context, l *link, topic string) err
 	}
 }
 
-// lookAgain looks for the stream, several times where it seems to be gone, for a cluster that
+// lookAgain looks for the stream, several times if it seems to be gone, for a cluster that
 // starts up looks like that.
 func (s *Sink) lookAgain(ctx context.Context, l *link) (*jetstream.StreamInfo, error) {
 	for look := 1; ; look++ {

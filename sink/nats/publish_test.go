@@ -113,7 +113,7 @@ func TestHoleIsFilledInOrder(t *testing.T) {
 	require.Equal(t, "e0 e1 e3 e4 e5 e2 e3 e4 e5", bodies(t, js))
 }
 
-// TestHoleIsFilledOneByOne is the same where each message comes in a batch of its own.
+// TestHoleIsFilledOneByOne is the same if each message comes in its own batch.
 func TestHoleIsFilledOneByOne(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})

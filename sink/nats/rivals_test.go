@@ -39,7 +39,7 @@ func (p *pausable) await() {
 
 // takeover leaves a cluster that is busy the time to answer the looks of a standby: after one that
 // comes late, by more than two fifths of it, the standby takes itself for stopped and begins to
-// count anew.
+// count again.
 const takeover = 5 * time.Second
 
 // TestRivalsOnACluster has two lanes with one identity on a stream of three replicas. While the

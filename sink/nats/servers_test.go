@@ -149,7 +149,7 @@ func (c *testCluster) leader(t testing.TB, js jetstream.JetStream, stream string
 	return found
 }
 
-// client is a connection of its own, independent of the sink.
+// client is its own connection, independent of the sink.
 func client(t testing.TB, url string) jetstream.JetStream {
 	t.Helper()
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))

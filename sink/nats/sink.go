@@ -1,4 +1,4 @@
-// Package nats publishes to a NATS JetStream stream, on a server of its own or on one embedded in
+// Package nats publishes to a NATS JetStream stream, on its own server or on one embedded in
 // this process: a Sink message by message, at least once, a Ledger in atomic batches that carry the
 // position with them, exactly once.
 //
@@ -71,7 +71,7 @@ var (
 type stringSet map[string]struct{}
 
 // New returns a sink that connects, and goes on trying for ever, in the background: a server that
-// is down is no error. An error means that the configuration cannot work as it is, or that the
+// is down is not an error. An error means that the configuration cannot work as it is, or that the
 // embedded server did not start; ctx bounds that start.
 func New(ctx context.Context, cfg Config) (*Sink, error) {
 	asked := cfg.asks()

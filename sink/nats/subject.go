@@ -86,7 +86,7 @@ func matches(pattern, subject string) bool {
 type limits struct {
 	maxPayload int64  // of the server that the connection leads to; headers and body together
 	server     string // its name or address, for messages
-	maxMsgSize int64  // of the stream; 0 or less where there is none
+	maxMsgSize int64  // of the stream; 0 or less if there is none
 	stream     string
 }
 

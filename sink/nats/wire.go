@@ -135,7 +135,7 @@ func isMessage(line []byte) bool {
 	return len(line) > 0 && (line[0] == 'M' || line[0] == 'm' || line[0] == 'H' || line[0] == 'h')
 }
 
-// announced returns the size of the payload that follows a line. A line that is no message has
+// announced returns the size of the payload that follows a line. A line that is not a message has
 // none, and one that nats.go refuses is left to it.
 func announced(line []byte) (int, error) {
 	if !isMessage(line) {

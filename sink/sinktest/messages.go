@@ -20,7 +20,7 @@ const keys = 5
 // idHeader distinguishes the generated messages in what a reader sees.
 const idHeader = "event-id"
 
-// batch makes the next n messages, spread over topics and keys, each with an id of its own.
+// batch makes the next n messages, spread over topics and keys, each with its own id.
 func (k *kit) batch(topics []string, n int) []sink.Message {
 	batch := make([]sink.Message, n)
 	for i := range batch {

@@ -2,7 +2,7 @@
 // switchable by option where the documents leave a doubt, and fast enough to be a benchmark's
 // source.
 //
-// A [Server] answers in three ways that behave alike: as an http.Handler, on a socket of its own
+// A [Server] answers in three ways that behave alike: as an http.Handler, on its own socket
 // ([Server.Start]), and in memory as an http.RoundTripper ([Server.RoundTripper]). The last starts
 // no goroutine and opens no socket, so it runs inside a testing/synctest bubble, where latency,
 // rate limits, hold-back and retention follow the bubble's clock.

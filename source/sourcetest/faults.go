@@ -24,7 +24,7 @@ type Fault struct {
 // String returns the fault's name, as Request.Fault has it.
 func (f Fault) String() string { return f.name }
 
-// OK is no fault: it lets one request through, within a script.
+// OK is not a fault: it lets one request through, within a script.
 func OK() Fault { return Fault{name: "ok"} }
 
 // Status answers with a status code and the body that goes with it: {message, code} and its
@@ -97,7 +97,7 @@ func Malformed() Fault {
 	return Mutate("malformed", func(b []byte) []byte { return b[:len(b)*2/3] })
 }
 
-// WrongShape sends JSON that is no list of events.
+// WrongShape sends JSON that is not a list of events.
 func WrongShape() Fault {
 	return Mutate("wrong shape", func([]byte) []byte { return []byte(`{"object":"list","data":{"events":[]},"list_metadata":[]}`) })
 }

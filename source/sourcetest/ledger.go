@@ -15,7 +15,7 @@ type Request struct {
 	Method    string
 	Path      string
 	RawQuery  string
-	Status    int    // 0 while under way, and where none was sent
+	Status    int    // 0 while under way, and if none was sent
 	Events    int    // how many events the answer held
 	Fault     string // name of the fault that was applied; empty for none
 	RequestID string // X-Request-Id of the answer

@@ -130,7 +130,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// ServeHTTP implements http.Handler. Where a fault cuts the connection it panics with
+// ServeHTTP implements http.Handler. If a fault cuts the connection it panics with
 // http.ErrAbortHandler, which an http.Server takes as the wish to close it.
 func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	ctx := req.Context()

@@ -114,7 +114,7 @@ func concatTypes(lists ...[][]uint8) (out [][]uint8) {
 
 func (s *store) len() int { return s.genLen + len(s.log) }
 
-// org returns the number of an organization, from 1, giving it one where it is new.
+// org returns the number of an organization, from 1, giving it one if it is new.
 func (s *store) org(id string) uint32 {
 	n, ok := s.orgIdx[id]
 	if !ok {

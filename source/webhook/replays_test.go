@@ -37,7 +37,7 @@ func TestAReplayDoesNotWake(t *testing.T) {
 	}
 	require.Equal(t, []int{1, 1}, []int{woken, named})
 
-	// The same body with another time was signed anew, and another body is another webhook.
+	// The same body with another time was signed again, and another body is another webhook.
 	require.Equal(t, http.StatusOK, post(h, "POST", sourcetest.SignWebhook(secret, noon.Add(time.Millisecond), []byte(body)), body).Code)
 	require.Equal(t, http.StatusOK, post(h, "POST", sourcetest.SignWebhook(secret, noon, []byte(body+" ")), body+" ").Code)
 	require.Equal(t, 3, woken)

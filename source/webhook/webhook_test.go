@@ -267,7 +267,7 @@ func FuzzSignature(f *testing.F) {
 			require.Len(t, v, 32)
 			require.True(t, s.matches(mac(v)))
 		}
-		// Written anew, it reads the same.
+		// Written again, it reads the same.
 		again, ok := parseSignature(fmt.Sprintf("t=%s, v1=%x", s.time, s.v1[0]))
 		require.True(t, ok)
 		require.Equal(t, s.at, again.at)

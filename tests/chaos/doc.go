@@ -1,7 +1,7 @@
-// Package chaos breaks a whole relay at random and checks with an oracle of its own what reached
+// Package chaos breaks a whole relay at random and checks with its own oracle what reached
 // the bus.
 //
-// Everything is real and a process of its own, so that it can die as it would in production: two
+// Everything is real and its own process, so that it can die as it would in production: two
 // relays (one active, one standing by, each with its own folder) built from cmd/relay, the three
 // servers of the bus, which store in files, and between them connections that can be cut, delayed
 // and silenced. Only the Events API lives in the test, where it makes events all along and so knows

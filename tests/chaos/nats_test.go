@@ -67,7 +67,7 @@ func (b *natsBus) servers() []busServer {
 	return all
 }
 
-// count returns how many messages the stream has taken; where nobody answers, what was said last
+// count returns how many messages the stream has taken; if nobody answers, what was said last
 // stands.
 func (b *natsBus) count() int {
 	if info := b.info(); info != nil {

@@ -98,7 +98,7 @@ func newCluster(t *testing.T, size int) *cluster {
 	return c
 }
 
-// info asks for the state of the stream; nil where nobody answers in time.
+// info asks for the state of the stream; nil if nobody answers in time.
 func (c *cluster) info() *jetstream.StreamInfo {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -109,7 +109,7 @@ func (c *cluster) info() *jetstream.StreamInfo {
 	return s.CachedInfo()
 }
 
-// leader is the index of the node that leads the stream, -1 where there is none.
+// leader is the index of the node that leads the stream, -1 if there is none.
 func (c *cluster) leader() int {
 	if info := c.info(); info != nil && info.Cluster != nil {
 		for i, n := range c.nodes {

@@ -61,7 +61,7 @@ func (w *world) burst() {
 	}
 }
 
-// draw takes a card from a deck, which is shuffled anew when it is used up.
+// draw takes a card from a deck, which is shuffled again when it is used up.
 func (w *world) draw(deck *[]fault, all []fault) fault {
 	if len(*deck) == 0 {
 		*deck = append(*deck, all...)

@@ -79,7 +79,7 @@ func newWorld(t *testing.T, b bus, delivery string, relays int, backlog int) *wo
 	return w
 }
 
-// newRelay prepares a relay with a folder of its own.
+// newRelay prepares a relay with its own directory.
 func (w *world) newRelay(i int, delivery string) *testkit.Process {
 	dir := w.t.TempDir()
 	path := filepath.Join(dir, "config.yaml")
@@ -169,7 +169,7 @@ func (w *world) finish() *oracle {
 	return w.read()
 }
 
-// read shows the bus to an oracle, again where a reader does not get to the end: it may be on a
+// read shows the bus to an oracle, again if a reader does not get to the end: it may be on a
 // replica that lags.
 func (w *world) read() *oracle {
 	w.t.Helper()

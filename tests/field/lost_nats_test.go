@@ -129,8 +129,8 @@ func TestStandbyOfADeletedStream(t *testing.T) {
 	require.Equal(t, exitDone, active.Stop(t))
 }
 
-// TestStreamThatComesBack: a stream that was purged, or restored with all that it had, is no loss.
-// One from an old backup is.
+// TestStreamThatComesBack: a stream that was purged, or restored with all that it had, is not a
+// loss. One from an old backup is.
 func TestStreamThatComesBack(t *testing.T) {
 	t.Parallel()
 	for mode, key := range lostModes {

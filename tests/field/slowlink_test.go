@@ -50,7 +50,7 @@ func TestSlowLinkToNATS(t *testing.T) {
 }
 
 // TestAnEventTooLargeForASlowLink is named, with the setting to raise, and what comes before it
-// gets through. In exactly_once it is found where it arrived late.
+// gets through. In exactly_once it is found if it arrived late.
 func TestAnEventTooLargeForASlowLink(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"auto", "at_least_once"} {

@@ -74,7 +74,7 @@ func storeAgain(t testing.TB, js jetstream.JetStream, n int) {
 	}
 }
 
-// TestVerifyAsAnAlarm: what the mode of delivery and the bus's own settings explain is no fault.
+// TestVerifyAsAnAlarm: what the mode of delivery and the bus's own settings explain is not a fault.
 func TestVerifyAsAnAlarm(t *testing.T) {
 	t.Parallel()
 	const events = 300

@@ -285,8 +285,8 @@ func TestOddEvents(t *testing.T) {
 	}
 }
 
-// TestEventsThatCannotBeRead: what is no event, or nested without measure, costs little. The lane
-// says where it stands and why, and goes on once the API sends something else.
+// TestEventsThatCannotBeRead: what is not an event, or nested without measure, costs little. The
+// lane says where it stands and why, and goes on once the API sends something else.
 func TestEventsThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	for name, bad := range map[string]struct{ value, says string }{

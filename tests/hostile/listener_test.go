@@ -105,7 +105,7 @@ func TestConnectionsCostLittle(t *testing.T) {
 	}
 }
 
-// postWebhook sends a body with a signature header as they are, over a connection of its own, and
+// postWebhook sends a body with a signature header as they are, over its own connection, and
 // returns the status; 0 if there is no
 // answer.
 func postWebhook(t *testing.T, address, signature, body string, lines ...string) int {

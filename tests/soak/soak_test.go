@@ -160,7 +160,7 @@ func (w *world) requireAllCarried(t *testing.T) {
 	}, patient, 100*time.Millisecond, "not all of %v events are carried", want)
 }
 
-// requireReloads requires that no reload was refused, and that there was one where there was to be.
+// requireReloads requires that no reload was refused, and that there was one if there was to be.
 func requireReloads(t *testing.T, samples []sample) {
 	t.Helper()
 	const taken, at = "relay_config_last_reload_successful", "relay_config_last_reload_success_timestamp_seconds"

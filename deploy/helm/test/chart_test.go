@@ -1,5 +1,5 @@
 // Package test renders the Helm chart as Helm does, reads every manifest strictly into Kubernetes'
-// own types, and the configuration as relay does. It is a module of its own, so that what it needs
+// own types, and the configuration as relay does. It is its own module, so that what it needs
 // stays out of relay's.
 package test
 
@@ -162,7 +162,7 @@ func read[T any](t *testing.T, manifest []byte) *T {
 	return &v
 }
 
-// decode reads a manifest as strictly as Kubernetes does where it is asked to: no unknown field, none twice, and the case of each.
+// decode reads a manifest as strictly as Kubernetes does if it is asked to: no unknown field, none twice, and the case of each.
 func decode(t *testing.T, manifest []byte, into any) {
 	t.Helper()
 	text, err := yaml.YAMLToJSONStrict(manifest)

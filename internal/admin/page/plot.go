@@ -20,7 +20,7 @@ type plot struct {
 	Kind       string // names its colour
 	Label, Now string
 	Top        string // the value at the upper edge
-	Highest    string // empty where nothing is known yet
+	Highest    string // empty if nothing is known yet
 	Line, Area string // path data
 	Width      int
 	Height     int

@@ -13,7 +13,7 @@ import (
 // not changed once it is made.
 type snapshot struct {
 	at        time.Time
-	Shape     string // changes where updates are not enough and the page must be loaded anew
+	Shape     string // changes where updates are not enough and the page must be loaded again
 	Title     string
 	Icon      string // path
 	Status    *admin.Status

@@ -16,7 +16,7 @@ import (
 // update is the data of a server-sent event: what has changed since the one before it on the same
 // stream.
 type update struct {
-	Shape     string                   `json:"shape"` // where it differs from the page's, the page must be loaded anew
+	Shape     string                   `json:"shape"` // if it differs from the page's, the page must be loaded again
 	Title     string                   `json:"title"`
 	Icon      string                   `json:"icon"`
 	Writable  bool                     `json:"writable"`            // whoever opened the stream may steer

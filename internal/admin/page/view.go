@@ -89,11 +89,11 @@ type laneFacts struct {
 	Events    string
 	EventID   string
 	CreatedAt *stamp
-	Position  string // where there is no event id yet
+	Position  string // if there is no event id yet
 	LastPoll  bool
 	PollAgo   string
 	Unacked   string
-	Holder    string // who else is at work; empty where it is this process
+	Holder    string // who else is at work; empty if it is this process
 }
 
 type lanePlots struct{ Plots []plot }
@@ -144,7 +144,7 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 	return f
 }
 
-// ago is how long ago t was; empty where it is not known.
+// ago is how long ago t was; empty if it is not known.
 func ago(t *time.Time, now time.Time) string {
 	if t == nil {
 		return ""
@@ -180,7 +180,7 @@ func typesOf(types []journal.TypeCount) typeTable {
 }
 
 type errorRow struct {
-	Last, First *stamp // First where there were several
+	Last, First *stamp // First if there were several
 	Lane, Doing string
 	Text        string
 	RequestID   string
@@ -204,7 +204,7 @@ type eventRow struct {
 	CreatedAt                    *stamp
 	Lane, Type, ID, Organization string
 	Data                         string
-	DataNote                     string // how much of it is shown, where not all is
+	DataNote                     string // how much of it is shown, if not all is
 }
 
 func eventsOf(events []journal.Envelope) []eventRow {
