@@ -154,7 +154,7 @@ func (r *Relay) followFiles() {
 // secure makes the admin server and the webhook server ask for the credentials of cfg. It is the
 // last step of a reload that may fail.
 func (r *Relay) secure(cfg *config.Config) error {
-	security, err := cfg.AdminSecurity()
+	security, err := liveAdminSecurity(cfg)
 	if err != nil {
 		return err
 	}

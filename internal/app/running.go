@@ -22,7 +22,7 @@ func AskRunning(ctx context.Context, cfg *config.Config, lanes ...string) (*admi
 	if cfg.Admin.Listen == "" {
 		return nil, admin.Status{}, ErrNoAdmin
 	}
-	client, err := admin.NewClient(cfg.Admin.Listen, cfg.Admin.Security())
+	client, err := admin.NewClient(cfg.Admin.Listen, adminSecurity(cfg))
 	if err != nil {
 		return nil, admin.Status{}, Usage(err)
 	}

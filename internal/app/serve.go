@@ -56,7 +56,7 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 	})
 
 	if cfg.Admin.Listen != "" {
-		security, err := cfg.AdminSecurity()
+		security, err := liveAdminSecurity(cfg)
 		if err != nil {
 			return Usage(err)
 		}

@@ -11,7 +11,7 @@ import (
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
 	"workos-relay/conf/unit"
-	"workos-relay/internal/admin"
+	"workos-relay/internal/listener"
 	"workos-relay/router"
 	"workos-relay/sink/kafka"
 	"workos-relay/sink/nats"
@@ -179,20 +179,13 @@ type AdminTLS struct {
 // minToken is fewest characters of a token: 16 random ones cannot be guessed.
 const minToken = 16
 
-// Security is the part of the section that says who may do what. It does not follow files;
-// AdminSecurity does.
-func (a Admin) Security() admin.Security {
-	return admin.Security{Token: a.Token, TLS: admin.TLS(a.TLS), OpenMetrics: a.OpenMetrics}
-}
-
 // Validate checks what the tags cannot say.
 func (a Admin) Validate() error {
-	s := a.Security()
-	if err := s.TLS.Check(); err != nil {
-		return &keyFault{"tls", err.Error()}
+	if a.TLS != (AdminTLS{}) && (a.TLS.CertFile == "" || a.TLS.KeyFile == "") {
+		return &keyFault{"tls", "needs both cert_file and key_file"}
 	}
-	if err := s.Check(a.Listen); err != nil {
-		return &keyFault{"listen", fmt.Sprintf("%q %v", a.Listen, err)}
+	if guarded := a.Token.IsSet() || a.TLS.ClientCAFile != ""; a.Listen != "" && !guarded && !listener.IsLoopback(a.Listen) {
+		return &keyFault{"listen", fmt.Sprintf("%q can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file", a.Listen)}
 	}
 	if a.Token.IsSet() {
 		if err := validToken(a.Token.Reveal()); err != nil {

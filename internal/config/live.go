@@ -7,7 +7,6 @@ import (
 
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
-	"workos-relay/internal/admin"
 	"workos-relay/sink/nats"
 )
 
@@ -20,13 +19,9 @@ func (c *Config) APIKey() (*livefile.Current, error) {
 	return c.current("source.api_key", "source.api_key", c.Source.APIKey, formats["api_key"].valid)
 }
 
-// AdminSecurity returns who may do what at the admin server. It follows the files of the section.
-func (c *Config) AdminSecurity() (admin.Security, error) {
-	s := c.Admin.Security()
-	s.Files = c.Files
-	var err error
-	s.TokenNow, err = c.current("admin.token", "admin.token", c.Admin.Token, validToken)
-	return s, err
+// AdminToken returns admin.token.
+func (c *Config) AdminToken() (*livefile.Current, error) {
+	return c.current("admin.token", "admin.token", c.Admin.Token, validToken)
 }
 
 // NATSPassword returns auth.password of the sink of type nats with that name, or embedded.password

@@ -48,10 +48,10 @@ var rules = []rule{
 	// What only relay itself uses. Helpers stay at the bottom.
 	{of: "internal/catalogue", may: nil},
 	{of: "internal/catalogue/generate", may: []string{"internal/catalogue"}},
-	{of: "internal/contain"},
+	{of: "internal/contain", may: []string{"internal/printable"}},
 	{of: "internal/listener"},
 	{of: "internal/operator"},
-	{of: "internal/config", may: append([]string{"internal/admin", "internal/hint", "internal/operator"}, public...)},
+	{of: "internal/config", may: append([]string{"internal/hint", "internal/listener", "internal/operator", "internal/printable"}, public...)},
 	{of: "internal/...", may: append([]string{"docs", "internal/..."}, public...)},
 	{of: "docs"},
 

@@ -109,7 +109,7 @@ func (c *commit) answered(index int, m *nats.Msg, parse func(*nats.Msg) (ack, er
 // errNotWhole: the server acknowledged the position, but not with the batch that it belongs to. It
 // may have stored the position alone.
 var errNotWhole = operator.New("the server acknowledged the position without its batch of events",
-	"update every NATS server of the stream to one version, and look with `relay verify` for events that are missing")
+	"update every NATS server of the stream to one version, and verify that the stream lacks no event")
 
 // proves returns an error unless an acknowledgement of the position proves that the whole batch is
 // stored, behind the position before.
