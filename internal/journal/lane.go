@@ -124,9 +124,17 @@ func (l *Lane) count(name string, n uint64) {
 	*c += n
 }
 
+// maxViewed is the size in bytes of an event that is redacted once more to be shown. Of a larger one
+// only id, type and times are shown: a second copy of it would cost too much memory.
+const maxViewed = 256 << 10
+
 func (l *Lane) envelope(e *source.Event, now time.Time) Envelope {
-	if l.view != nil {
+	if l.view != nil && len(e.Raw) <= maxViewed {
 		e = l.view(e)
+	} else if l.view != nil {
+		bare := *e
+		bare.Raw, bare.Data = nil, nil
+		e = &bare
 	}
 	out := Envelope{
 		Lane: l.name, ID: name(e.ID), Type: name(e.Event), CreatedAt: e.CreatedAt,

@@ -31,8 +31,10 @@ func TestNewTypesAnnounceThemselves(t *testing.T) {
 		return fmt.Sprintf("source: {endpoint: %q, api_key: %s, poll_interval: 200ms, events: [%s], webhook: {listen: %q, secret: %s}}\n"+
 			"sinks: [{name: nats, type: nats, url: %q}]\n", api.URL(), apiKey, events, listen, secret, bus.URL)
 	}
+	sent := 0
 	send := func(eventType, secret string) int {
-		body := fmt.Appendf(nil, `{"id":"wh_1","data":{"event":"user.created"},"event":%q}`, eventType)
+		sent++ // another webhook each time, and not a replay
+		body := fmt.Appendf(nil, `{"id":"wh_%d","data":{"event":"user.created"},"event":%q}`, sent, eventType)
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+listen+"/workos/webhook", bytes.NewReader(body))
 		require.NoError(t, err)
 		req.Header.Set("WorkOS-Signature", sourcetest.SignWebhook(secret, time.Now(), body))

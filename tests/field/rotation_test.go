@@ -731,6 +731,7 @@ func exchangeSystemAuthorities(t *testing.T, name string) {
 	dir.put(t, "ca", first.PEM+second.PEM+third.PEM)
 	carried("the file changes late")
 	dir.put(t, "ca", third.PEM)
+	time.Sleep(5 * time.Second) // until relay has read it
 	change(second)
 	at := appendEvents(t, api, source.UserCreated, 5, 0)[4]
 	time.Sleep(5 * time.Second)
