@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -259,4 +260,24 @@ func BenchmarkCommitted(b *testing.B) {
 	for b.Loop() {
 		o.Committed(pipeline.Outcome{Events: batch}, checkpoint.Checkpoint{})
 	}
+}
+
+// TestALargeEventIsNotRedactedAgain: of a large event only the envelope is shown, since a second,
+// redacted copy of it costs memory.
+func TestALargeEventIsNotRedactedAgain(t *testing.T) {
+	j := journal.New(journal.Config{Now: func() time.Time { return began }, Payload: 100})
+	lane := j.Lane("nats")
+	seen := 0
+	lane.Redact("rules", func(e *source.Event) *source.Event { seen++; return e })
+	batch := events(0, 2, "user.created")
+	batch[0].Raw = batch[0].Data
+	batch[1].Raw = json.RawMessage(`"` + strings.Repeat("x", 1<<20) + `"`)
+	lane.Observe(nil).Committed(pipeline.Outcome{Events: batch}, checkpoint.Checkpoint{})
+	require.Equal(t, 1, seen)
+	shown := j.Events(10)
+	require.Len(t, shown, 2)
+	large := shown[slices.IndexFunc(shown, func(e journal.Envelope) bool { return e.ID == batch[1].ID })]
+	require.Equal(t, "user.created", large.Type)
+	require.Empty(t, large.Organization)
+	require.Empty(t, large.Data)
 }

@@ -60,11 +60,11 @@ type forger struct {
 	batches bool
 }
 
-func newForger(t *testing.T, upstream string) *forger {
+func newForger(t *testing.T, upstream string, batches bool) *forger {
 	t.Helper()
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	f := &forger{address: ln.Addr().String(), upstream: strings.TrimPrefix(upstream, "nats://")}
+	f := &forger{address: ln.Addr().String(), upstream: strings.TrimPrefix(upstream, "nats://"), batches: batches}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -192,8 +192,7 @@ func TestAForgedAcknowledgementMovesNothing(t *testing.T) {
 			t.Parallel()
 			api := newAPI(t)
 			bus, js := newNATS(t)
-			f := newForger(t, bus)
-			f.batches = mode == "exactly_once"
+			f := newForger(t, bus, mode == "exactly_once")
 			r := testkit.NewRelay(t, relayBinary, "relay", fmt.Sprintf("source: {endpoint: %q, api_key: %s, poll_interval: 100ms}\ndelivery: %s\n"+
 				"sinks: [{name: nats, type: nats, url: \"nats://%s\", ack_timeout: 300ms}, {name: out, type: stdout, delivery: at_least_once}]\n", api.URL(), apiKey, mode, f.address))
 			r.Start(t)
