@@ -13,6 +13,7 @@ import (
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
 	"workos-relay/internal/listener"
+	"workos-relay/internal/printable"
 )
 
 // Header must be sent, with any value, with a request that changes something and does not carry the
@@ -89,7 +90,7 @@ func (s *Security) reading(r *http.Request, p *path, proof proof) (access, error
 	switch {
 	case !s.guarded() && !isLoopbackName(r.Host):
 		return access{}, refuse(http.StatusForbidden, OtherHost,
-			"the request is addressed to %q; without admin.token only 127.0.0.1, [::1] and localhost are answered, so that no web page can reach relay under a name of its own", shorten(r.Host))
+			"the request is addressed to \"%s\"; without admin.token only 127.0.0.1, [::1] and localhost are answered, so that no web page can reach relay under a name of its own", repeated(r.Host))
 	case !s.guarded(), proof == bearer, proof == byBrowser:
 		return access{read: true}, nil
 	case p.metrics && s.OpenMetrics:
@@ -103,13 +104,11 @@ func (s *Security) reading(r *http.Request, p *path, proof proof) (access, error
 
 const howToProve = "send admin.token as a bearer token, or as the password of any user"
 
-// shorten bounds the text of a request that an error repeats.
-func shorten(text string) string {
+// repeated returns the text of a request as an error repeats it: printable and bounded. Put it into
+// quotation marks with "%s", since %q would escape it once more.
+func repeated(text string) string {
 	const most = 255 // of a name in DNS
-	if len(text) > most {
-		return text[:most] + "..."
-	}
-	return text
+	return printable.Clip(text, most)
 }
 
 func (s *Security) orCertificate() string {

@@ -50,7 +50,7 @@ func checkContentType(r *http.Request) error {
 	kind, params, err := mime.ParseMediaType(given[0])
 	charset, hasCharset := params["charset"]
 	if len(given) > 1 || err != nil || kind != "application/json" || hasCharset && !strings.EqualFold(charset, "utf-8") {
-		return badRequest("the content type is %q: send the header Content-Type: application/json", shorten(strings.Join(given, ", ")))
+		return badRequest("the content type is \"%s\": send the header Content-Type: application/json", repeated(strings.Join(given, ", ")))
 	}
 	return nil
 }
@@ -59,13 +59,13 @@ func checkContentType(r *http.Request) error {
 func explain(err error) error {
 	var semantic *json.SemanticError
 	if errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName) {
-		return fmt.Errorf("unknown member %s", shorten(string(semantic.JSONPointer)))
+		return fmt.Errorf("unknown member %s", repeated(string(semantic.JSONPointer)))
 	}
 	var syntactic *jsontext.SyntacticError
 	if errors.As(err, &syntactic) && errors.Is(err, jsontext.ErrDuplicateName) {
-		return fmt.Errorf("duplicate member %s", shorten(string(syntactic.JSONPointer)))
+		return fmt.Errorf("duplicate member %s", repeated(string(syntactic.JSONPointer)))
 	}
-	return errors.New(shorten(err.Error()))
+	return errors.New(repeated(err.Error()))
 }
 
 // readNothing refuses a request with a body, which would have no effect.
@@ -89,7 +89,7 @@ func readQuery(r *http.Request, known ...string) (url.Values, error) {
 	}
 	for name := range query {
 		if !slices.Contains(known, name) {
-			return nil, badRequest("unknown parameter %q in the query", shorten(name))
+			return nil, badRequest("unknown parameter \"%s\" in the query", repeated(name))
 		}
 	}
 	return query, nil

@@ -151,7 +151,7 @@ func (s *Server) choose(r *http.Request) ([]string, error) {
 	asked := query["lane"]
 	for _, name := range asked {
 		if !slices.Contains(all, name) {
-			return nil, refuse(http.StatusNotFound, "", "there is no lane %q, only %q", shorten(name), all)
+			return nil, refuse(http.StatusNotFound, "", "there is no lane \"%s\", only %q", repeated(name), all)
 		}
 	}
 	if len(asked) == 0 {
