@@ -114,7 +114,7 @@ func (b *jetStream) close() (usage, error) {
 	return u, errors.Join(err, os.RemoveAll(b.dir))
 }
 
-// kafkaCluster is kfake as its own process, or topics of its own on a real broker.
+// kafkaCluster is kfake as its own process, or its own topics on a real broker.
 type kafkaCluster struct {
 	delivery string
 	brokers  []string

@@ -131,7 +131,7 @@ func without(rivals []rival, share func(int, time.Duration) int) []rival {
 	return out
 }
 
-// round runs every rival so often, each in turn so that whatever else the machine does meets all
+// round runs every rival so often, each in turn so that other load on the machine meets all
 // alike, after a warm-up of the API.
 func (l *lab) round(ctx context.Context, runs int, latency time.Duration, rivals []rival) (results [][]carried, err error) {
 	all := several(l.events, latency)

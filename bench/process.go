@@ -112,8 +112,8 @@ func (p *process) stop() (usage, error) {
 
 var memoryLines = regexp.MustCompile(`(?m)^(VmHWM|RssFile):\s+(\d+) kB$`)
 
-// memory reads what a running process has used. What wait4 reports of a child is no use: it counts
-// the memory of the parent, which a child shares until it executes its own program.
+// memory reads what a running process has used. What wait4 reports of a child does not help: it
+// counts the memory of the parent, which a child shares until it executes its own program.
 func memory(pid int) (u usage) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -87,8 +87,8 @@ const (
 	ExactlyOnce Mode = "exactly_once"
 )
 
-// Identity says whose checkpoint it is. The API key is no part of it, since keys rotate; nor is the
-// event filter, since a changed filter makes no checkpoint foreign.
+// Identity says whose checkpoint it is. The API key does not belong to it, since keys rotate, and
+// neither does the event filter, since a changed filter makes no checkpoint foreign.
 type Identity struct {
 	Relay        string // `id` of the configuration
 	Lane         string // name of the sink

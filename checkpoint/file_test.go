@@ -291,7 +291,7 @@ func TestFileIsLocked(t *testing.T) {
 	openFile(t, dir)
 }
 
-// Whoever removes the lock file lets a second relay in; the first must stop, since it no longer
+// If somebody removes the lock file, a second relay starts; the first must stop, since it no longer
 // knows that it is alone.
 func TestFileNoticesALostLock(t *testing.T) {
 	dir := t.TempDir()

@@ -71,7 +71,7 @@ func CheckDirectory(dir, key string) error {
 	case err != nil:
 		return fmt.Errorf("looking who can write to %s (%s): %w", dir, key, err)
 	case !info.IsDir():
-		return nil // whoever makes the directory says so
+		return nil // the caller that makes the directory reports it
 	}
 	who, remedy := writers(dir, info)
 	if who == "" {

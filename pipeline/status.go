@@ -45,8 +45,8 @@ type Status struct {
 	Unacked    time.Time           // since when the oldest event that is read and not committed waits; zero if none does
 	UnackedAt  time.Time           // that event's created_at; of a lane that was paused at the tip, the API's clock then
 	// Waiting is since when, by the local clock, events wait while the committed position does not
-	// move, whoever holds the lease. It is zero if no event is known to wait. A takeover and a
-	// restart of the lane do not change it. A restart of the process resets it, unless another
+	// move, under any holder of the lease. It is zero if no event is known to wait. A takeover and
+	// a restart of the lane do not change it. A restart of the process resets it, unless another
 	// holder has recorded it.
 	Waiting time.Time
 	// MovedAt is when, by the local clock, the committed position was last seen to move; zero if

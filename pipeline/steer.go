@@ -31,7 +31,8 @@ type steering struct {
 	changed chan struct{} // closed and replaced whenever one of the above changes; nil until somebody waits
 }
 
-// move is a request to move the position. Whoever takes it from steering answers it once.
+// move is a request to move the position. The goroutine that takes it from steering answers it
+// once.
 type move struct {
 	to     checkpoint.Position
 	keep   func(context.Context, checkpoint.Checkpoint) error // may be nil

@@ -11,7 +11,7 @@ import (
 )
 
 // Publish says how much of a batch is durable. The second message can never be published, so
-// whoever calls goes on after it.
+// the caller continues after it.
 func Example() {
 	s := stdout.New(stdout.Config{Envelope: true}, os.Stdout)
 	defer func() { _ = s.Close() }()

@@ -70,7 +70,7 @@ type Client struct {
 
 	// HTTPClient sends the requests. It is used as it is, except that redirects are followed only
 	// on the same scheme and host: the key is for the endpoint alone. If nil, the client has
-	// connections of its own, which it checks and replaces when one stalls.
+	// its own connections, which it checks and replaces when one stalls.
 	HTTPClient *http.Client
 	// Roots, if not nil, returns the authorities to trust; a nil pool stands for the system's. It
 	// is called before each request, and returns the same pool until they change; then new

@@ -226,8 +226,8 @@ func (r *reader) reportUnexpected(events []Event) {
 }
 
 // expected returns the events without those whose type was not asked for, unless they are to be
-// relayed. The type decides where an event goes on the bus, so whoever answers in place of the API
-// must not be able to choose one.
+// relayed. The type decides where an event goes on the bus, so a server that answers in place of
+// the API must not be able to choose one.
 func (r *reader) expected(events []Event) []Event {
 	stray := func(e Event) bool { return !r.types.wants(e.Event) }
 	// P15: a type that was not asked for makes no topic.

@@ -164,8 +164,8 @@ func offset(whole, part []byte) int {
 	return int(uintptr(unsafe.Pointer(unsafe.SliceData(part))) - uintptr(unsafe.Pointer(unsafe.SliceData(whole)))) //nolint:gosec // two addresses in one array
 }
 
-// ownIDs moves the ids of a page out of its body into one string: whoever remembers an id does not
-// keep the body with it.
+// ownIDs moves the ids of a page out of its body into one string: a caller that remembers an id
+// does not keep the body with it.
 func ownIDs(events []Event) {
 	size := 0
 	for i := range events {

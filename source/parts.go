@@ -37,7 +37,7 @@ func yieldPage(p Page, yield func(Page, error) bool) bool {
 		} else { // a single event
 			part.Events = slices.Clone(part.Events)
 		}
-		clear(events[:n]) // whoever has the part has its bytes alone
+		clear(events[:n]) // from here on only the part refers to its bytes
 		if events = events[n:]; !yield(part, nil) {
 			return false
 		}

@@ -9,7 +9,7 @@ const headShare = 8
 // is safe for concurrent use.
 //
 // A response takes its expected size in advance, and grows beyond that only as far as there is
-// room. So the sum stays within the memory, whatever the server sends. If there is none the
+// room. So the sum stays within the memory for any response. If there is none the
 // response is given up, not made to wait: readers that wait for each other, each with half a page,
 // would wait forever. The head may use a share that is closed to all others. It may always grow if
 // nothing else is held apart from the page that is being yielded, so a page that is larger than all
@@ -49,7 +49,7 @@ func (m *room) fits(bytes int64) bool {
 	return m.used+bytes <= m.ahead
 }
 
-// grant returns a grant of up to expected bytes for one response. Whoever asks for it calls end.
+// grant returns a grant of up to expected bytes for one response. The caller must call end.
 func (m *room) grant(expected int64, head bool) *grant {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -79,7 +79,7 @@ func (g *grant) grow(size int64) bool {
 	if more <= 0 {
 		return true
 	}
-	// P12: whatever a server sends, no response takes memory that is not there.
+	// P12: no response takes memory that is not there.
 	alone := g.head && m.used-g.bytes <= m.yielding
 	if m.used+more > g.most && !alone {
 		return false

@@ -23,7 +23,7 @@ const (
 
 // Stream reads events in the order of the source, for ever. Its fields are not changed while it is
 // in use; Pages and Now may then be called more than once and concurrently, each call being a
-// reader of its own that shares only the Client and Wake.
+// separate reader that shares only the Client and Wake.
 type Stream struct {
 	Client *Client // nil for DefaultClient
 	// Events are the types asked for, each by its full name: see Expand. There must be at least

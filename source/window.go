@@ -8,7 +8,7 @@ import (
 )
 
 // window is a backfill at work: the segments just ahead of the position. All of it belongs to the
-// goroutine that runs the iterator; the requests run in goroutines of their own, which hand their
+// goroutine that runs the iterator; the requests run in separate goroutines, which hand their
 // answers over by results.
 type window struct {
 	r       *reader

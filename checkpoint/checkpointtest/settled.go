@@ -11,8 +11,8 @@ import (
 )
 
 // Settled is a store on a bus that may end a call without a decision, as in an election or at a
-// fault of a server's own: it asks what is in force and goes on from there until there is one, as a
-// lane does. Several goroutines may use it if they may use Store.
+// fault of the server: it asks for the current position and goes on from there until there is one,
+// as a lane does. Several goroutines may use it if they may use Store.
 type Settled struct {
 	checkpoint.Store
 	Undecided func(error) bool // of an error that is none of package checkpoint's; nil for all of those

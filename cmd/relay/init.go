@@ -75,7 +75,7 @@ func (c *initCmd) Run(env *environment) error {
 	return c.say(env.stdout, path, tokenFile, token)
 }
 
-// vacant returns an error if something is at path, be it a link to nothing.
+// vacant returns an error if something is at path, also if it is a link to nothing.
 func vacant(path string) error {
 	_, err := os.Lstat(path)
 	switch {

@@ -50,10 +50,10 @@ source:
   # Where to begin if there is no checkpoint yet: earliest, latest, a time, or an event id.
   start: earliest
 
-# Where the events go. Each sink is a lane of its own.
+# The buses that the events go to. Each sink is a separate lane.
 sinks:
 ` + sink + `
-# Where an event goes that the bus can never take. Without it its lane stops there and names the event.
+# The topic for events that the bus can never take. Without it the lane stops at such an event and names it.
 dead_letter: {topic: relay.dead_letter}
 
 checkpoint:

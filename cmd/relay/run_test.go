@@ -104,7 +104,7 @@ func TestMetricsAndReadiness(t *testing.T) {
 	require.Equal(t, exitDone, r.stop(t))
 }
 
-// checkMetrics has Prometheus's own tool judge a scrape, if it is at hand.
+// checkMetrics checks a scrape with Prometheus's own tool, if that is available.
 func checkMetrics(t *testing.T, scrape string) {
 	t.Helper()
 	tool := os.Getenv("RELAY_TEST_PROMTOOL")

@@ -31,7 +31,7 @@ func (b byPlace) place(t *testing.T, id string) string {
 	return ""
 }
 
-// filled is a bus on the same brokers with the records in topics of its own, each in the partition
+// filled is a bus on the same brokers with the records in its own topics, each in the partition
 // that it has here. Topics made again under the same names would be taken for the ones before by a
 // broker that has not heard of it yet.
 func (b *kafkaBus) filled(t *testing.T, partitions int32, records byPlace) *kafkaBus {

@@ -1,5 +1,5 @@
 // Package livefile reads files that hold secrets, certificates, keys, authorities and tokens again
-// when they change, so that whoever renews one only replaces the file. Content is compared, not
+// when they change, so that renewing one only takes a new file. Content is compared, not
 // times: a file that is renamed over the old one, written in place, deleted and written again, or
 // swapped by a symbolic link is noticed the same way. Content that cannot be used leaves the
 // content before it in use.
@@ -125,8 +125,8 @@ func (s *Set) hide(secrets []string) {
 	s.hidden = s.hidden[max(0, len(s.hidden)-maxHidden):]
 }
 
-// Secrets returns every secret that a value of the set holds or has held, for whoever takes them
-// out of a text before it is
+// Secrets returns every secret that a value of the set holds or has held, for callers that take
+// them out of a text before it is
 // shown.
 func (s *Set) Secrets() []string {
 	if s == nil {

@@ -1,5 +1,5 @@
 // Package secret keeps passwords, tokens and keys out of logs, errors and pages. A String prints as
-// a placeholder, whatever verb or encoder meets it. The one exception is %p, which fmt does not
+// a placeholder for every verb and encoder. The one exception is %p, which fmt does not
 // pass to the type, and which go vet rejects for a string.
 package secret
 
@@ -21,7 +21,7 @@ func (s String) IsSet() bool { return s != "" }
 
 // String implements fmt.Stringer.
 //
-// P14: whatever prints a secret by accident prints this.
+// P14: code that prints a secret by accident prints this.
 func (s String) String() string {
 	if s == "" {
 		return ""

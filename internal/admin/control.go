@@ -21,7 +21,7 @@ type Control interface {
 	Pause(lane string) error
 	Resume(lane string) error
 	Poll(lane string) error
-	// Reload reads the configuration again and puts it in force, as far as that can be without a
+	// Reload reads the configuration again and applies it, as far as that is possible without a
 	// stop; else it changes nothing.
 	Reload(ctx context.Context) (Reloaded, error)
 	// SetCheckpoint makes a lane go on from elsewhere. It bounds its time itself, by MoveTime and
@@ -86,7 +86,8 @@ const (
 	// MoveTime is how long a move of a position may take, beside the time that it takes to see
 	// whether another relay is active.
 	MoveTime = 25 * time.Second
-	// maxMoveTime bounds a move whatever the Control says. No takeover_after is longer than an
+	// maxMoveTime bounds a move even if the Control allows more. No takeover_after is longer than
+	// an
 	// hour.
 	maxMoveTime = time.Hour + time.Minute
 	reloadTime  = 10 * time.Minute

@@ -96,7 +96,7 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Secure puts other security in force for every request from now on: another token, other
+// Secure applies other security to every request from now on: another token, other
 // authorities. Whether TLS is spoken at all stays as it was at Listen, and is refused otherwise.
 // After an error nothing has changed.
 func (s *Server) Secure(to Security) error {

@@ -89,8 +89,8 @@ type Position struct {
 	CreatedAt *time.Time `json:"created_at"` // null if not known
 }
 
-// Snapshot is the answer of GET /api/v1/status to whoever may also write, or may not. It may be
-// called at any time, from any goroutine.
+// Snapshot is the answer of GET /api/v1/status to a sender who may also write, or may not. It may
+// be called at any time, from any goroutine.
 func (s *Server) Snapshot(writable bool) Status {
 	now := s.cfg.Now()
 	out := Status{

@@ -148,8 +148,8 @@ func replaceable(err error) bool {
 	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign) || errors.Is(err, checkpoint.ErrLost)
 }
 
-// put commits the position that becomes returns, whatever the place holds now. It returns the
-// position before and where it was archived.
+// put commits the position that becomes returns, for any present content of the place. It returns
+// the position before and where it was archived.
 func (p *Positions) put(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)

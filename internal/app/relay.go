@@ -41,9 +41,9 @@ type Relay struct {
 	webhooks *webhooks     // nil without any
 	unasked  unasked
 
-	// A reload holds the gate reloading. Whoever stops, moves or replaces a lane holds the gate of
-	// that lane. A reload takes gates of lanes while it holds reloading, never the other way round.
-	// Nothing else waits for another lane or for a reload.
+	// A reload holds the gate reloading. A goroutine that stops, moves or replaces a lane holds the
+	// gate of that lane. A reload takes gates of lanes while it holds reloading, never the other
+	// way round. Nothing else waits for another lane or for a reload.
 	reloading gate
 
 	mu      sync.RWMutex // guards what follows, only for moments; slices are replaced, never changed in place

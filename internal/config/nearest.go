@@ -7,7 +7,7 @@ import (
 )
 
 // nearest returns the candidate that word most likely means, or "" if none is near enough. Case
-// does not count, nor does a dash in place of an underscore.
+// does not count, and neither does a dash in place of an underscore.
 func nearest(word string, candidates []string) string {
 	if len(word) > 64 {
 		return ""

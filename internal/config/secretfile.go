@@ -118,8 +118,8 @@ func (d *decoder) readSecret(f *field, n *yaml.Node, path, at string) (string, b
 	}
 	value, err := ReadSecretFile(file)
 	if err != nil {
-		// As written in the configuration: whoever puts the secret's variable here must not find
-		// the secret in a log.
+		// As written in the configuration: an operator who puts the secret's variable here must not
+		// find the secret in a log.
 		d.report(placeOf(n), at, strings.ReplaceAll(err.Error(), file, n.Value), "")
 		return "", false
 	}

@@ -1,6 +1,6 @@
 // Package journal remembers what the lanes of this process did of late, for the status page: an
 // hour of lag and rate, the last errors, the envelopes of the last events, and how many events of
-// each type there were. All of it is in memory and bounded, whatever the events and the errors are.
+// each type there were. All of it is in memory and bounded for any events and errors.
 package journal
 
 import (

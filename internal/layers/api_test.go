@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPublicPackagesShowNoInternalType: whoever imports a public package can name each type that
-// its exported names speak of.
+// TestPublicPackagesShowNoInternalType: a program that imports a public package can name each type
+// that its exported names speak of.
 func TestPublicPackagesShowNoInternalType(t *testing.T) {
 	t.Parallel()
 	exports := map[string]string{}

@@ -18,8 +18,8 @@ import (
 // aCommand is a text that names a command of relay.
 var aCommand = regexp.MustCompile(`relay (asyncapi|check|checkpoint|completion|demo|init|pause|poll|reload|replay|resume|run|status|tail|types|verify)\b`)
 
-// logged are texts of the log, which may name a command: they are no errors, and whoever uses the
-// packages in another program has their own log.
+// logged are texts of the log, which may name a command: they are not errors, and a program that
+// uses the packages in another program has their own log.
 var logged = map[string]bool{
 	"relay replay --since TIME": true,
 	"delivery: at_least_once, as recorded; for exactly_once, stop relay, set delivery: exactly_once, and take the position along with `relay checkpoint set --from file`": true,

@@ -11,7 +11,7 @@ import (
 // NewLogger returns a logger that writes to w, which need not be safe for concurrent use. level is
 // debug, info, warn or error; format is console, for people, or json, one object a line with times
 // in RFC 3339 and UTC. There are no stack traces, and nothing is sampled. Texts are made printable
-// and bounded, so that a line has about 4 KB at most, whoever a text came from. The error names the
+// and bounded, so that a line has about 4 KB at most, for text of any origin. The error names the
 // value at fault and what it may be.
 func NewLogger(w zapcore.WriteSyncer, level, format string) (*zap.Logger, error) {
 	minimum, ok := map[string]zapcore.Level{

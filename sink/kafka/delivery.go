@@ -42,7 +42,7 @@ func boundsOf(requestTimeout time.Duration) bounds {
 const longestPause = 30 * time.Second
 
 // delivery is one Publish. Its state belongs to the goroutine that calls run; what waits for
-// brokers runs in goroutines of its own, which report by a function on done, and none is left when
+// brokers runs in its own goroutines, which report by a function on done, and none is left when
 // run returns.
 type delivery struct {
 	s       *Sink

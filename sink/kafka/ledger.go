@@ -24,7 +24,7 @@ const fenceWait = 30 * time.Second
 // which one is stored without the other. It holds positions for one lane of one relay, and the
 // cluster itself refuses the relay that has been overtaken.
 //
-// The position is a record in a compacted topic of its own, relay.position.<relay>.<lane>. The
+// The position is a record in its own compacted topic, relay.position.<relay>.<lane>. The
 // transactional id is
 // relay-<relay>-<lane>.
 //
@@ -240,7 +240,7 @@ func (l *Ledger) encode(next checkpoint.Checkpoint) (checkpoint.Checkpoint, []by
 }
 
 // compare returns ErrConflict where the current position is not prev. What a session has read or
-// committed last stays in force for as long as the cluster accepts the session.
+// committed last stays in effect for as long as the cluster accepts the session.
 func (l *Ledger) compare(ctx context.Context, prev checkpoint.Checkpoint) error {
 	live, known, revision := l.state()
 	if !live {

@@ -32,7 +32,7 @@ var positionKey = []byte("position")
 func revisionOf(offset int64) uint64 { return uint64(offset) + 1 } //nolint:gosec // offsets are not negative
 
 // Load reads the current position and fences nobody. What another relay is about to commit, and
-// has not committed yet, is not in force. The errors are those of checkpoint.Store, and
+// has not committed yet, is not in effect. The errors are those of checkpoint.Store, and
 // checkpoint.ErrLost where the topic once held a position and has none any more.
 func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	ctx, cancel := l.sink.within(ctx)
@@ -80,8 +80,8 @@ func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkp
 	return c, err
 }
 
-// settled reports whether err tells for certain what is in force: nothing, or something that cannot
-// be used.
+// settled reports whether err tells for certain what the current position is: nothing, or something
+// that cannot be used.
 func settled(err error) bool {
 	return errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) ||
 		errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
@@ -134,7 +134,7 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 
 // A broker answers that a transaction is committed a moment before its mark is in the topic. Load
 // waits that long for what is not decided; a transaction that a dead relay left open stays
-// undecided, and the position before it is then the one in force.
+// undecided, and the position before it is then the current one.
 const (
 	undecidedLooks = 5
 	undecidedPause = 50 * time.Millisecond

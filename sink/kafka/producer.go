@@ -39,7 +39,7 @@ func (s *sequence) advance(n int) {
 	s.next = int32((int64(s.next) + int64(n)) & math.MaxInt32)
 }
 
-// restart starts over in the next epoch: the partition takes sequence 0 again, and whatever is
+// restart starts over in the next epoch: the partition takes sequence 0 again, and what is
 // still under way in the old epoch is refused once it took it. A producer without transactions may
 // raise its epoch by itself (KIP-360). Epochs that have run out ask for a new producer id.
 func (s *sequence) restart() {

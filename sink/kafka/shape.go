@@ -27,7 +27,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/saslhandshake"
 )
 
-// kafka-go decodes answers in goroutines of its own, and trusts them: it allocates what an array or
+// kafka-go decodes answers in its own goroutines, and trusts them: it allocates what an array or
 // a string claims to hold before it has looked whether that is there, slices with negative sizes,
 // and counts tags that are not there one by one. A panic in such a goroutine ends the process. So
 // nothing reaches its decoder that has not been walked here first, by the same types and tags that
@@ -93,7 +93,7 @@ var mostElements = map[reflect.Type]int{
 	reflect.TypeFor[metadata.ResponseTopic]():  10_000,
 }
 
-// notNegative are numbers by which relay finds elements of its own lists.
+// notNegative are numbers by which relay finds elements in its lists.
 var notNegative = map[reflect.Type]string{reflect.TypeFor[metadata.ResponsePartition](): "PartitionIndex"}
 
 // checkAnswer returns what is wrong with an answer, nil if kafka-go can decode it safely. frame is

@@ -3,7 +3,7 @@
 // and a message counts as durable once all in-sync replicas have it.
 //
 // Requests are built on the protocol packages of segmentio/kafka-go, with an idempotent producer
-// id: within one process a retry, whatever made it necessary, stores nothing twice and nothing out
+// id: within one process a retry, for any reason, stores nothing twice and nothing out
 // of order.
 package kafka
 

@@ -14,7 +14,7 @@ import (
 )
 
 // What is best gathered while a lane is behind. However few messages of a batch go to a partition,
-// they cost a record batch of their own, and in a transaction a record at its end and a write of
+// they cost a separate record batch, and in a transaction a record at its end and a write of
 // the brokers: on an Apache Kafka with 94 topics of six partitions three times as many events in
 // one are carried nearly twice as fast.
 const (
@@ -79,9 +79,9 @@ func (t *transaction) stored(q *partitionQueue, a *produce.ResponsePartition) {
 	}
 }
 
-// stopTransaction says what became of a delivery that is a transaction: nil where every record is
-// stored, so that it can be committed. After an error nothing is, whatever the partitions hold,
-// once the transaction was aborted.
+// stopTransaction says what became of a delivery that is a transaction: nil if every record is
+// stored, so that it can be committed. After an error nothing is, for any content of the
+// partitions, once the transaction was aborted.
 func (d *delivery) stopTransaction() error {
 	var rejected *sink.RejectedError
 	last := len(d.batch) - 1 // the position

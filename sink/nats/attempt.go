@@ -210,7 +210,7 @@ func parseReply(subject string) (number uint64, index int, ok bool) {
 }
 
 // onAck takes an acknowledgement. It runs on the one goroutine of the inbox subscription. What
-// belongs to an earlier attempt is of no interest any more.
+// belongs to an earlier attempt is ignored.
 func (s *Sink) onAck(m *nats.Msg) {
 	number, index, ok := parseReply(m.Subject)
 	if !ok {

@@ -22,7 +22,8 @@ type clientGuard struct {
 	accepted map[uint64]digest // by the id of a connection: what it came with; empty unless a file is followed
 }
 
-// digest is that of the credentials. Comparing digests takes the same time whatever a client sends.
+// digest is that of the credentials. Comparing digests takes the same time for anything that a
+// client sends.
 type digest [sha256.Size]byte
 
 func newClientGuard(c Config) *clientGuard {

@@ -58,8 +58,8 @@ func (s *Sink) Ledger(id checkpoint.Identity) *Ledger {
 // Store is the position alone, for whoever moves it without events.
 func (l *Ledger) Store() checkpoint.Store { return positionStore{l} }
 
-// positionSubject is where the position of id is. No two lanes share one, whatever characters their
-// names have.
+// positionSubject is where the position of id is. No two lanes share one, for any
+// characters in their names.
 func positionSubject(id checkpoint.Identity) string {
 	return strings.TrimSuffix(positionSubjects, ">") + token(id.Relay) + "." + token(id.Lane)
 }

@@ -283,7 +283,7 @@ func (s *Sink) sendCommit(ctx context.Context, l *link, c *commit, lost <-chan s
 // and the position means that they are stored.
 //
 // A refusal that may be another domain's does not end the wait. If it may be the stream's,
-// overtaken is asked soon after it, and again and again, whether another position is in force; its
+// overtaken is asked soon after it, and again and again, whether another position is in effect; its
 // error does end it.
 func (s *Sink) awaitCommit(ctx context.Context, c *commit, target int, lost <-chan struct{}, overtaken func() error) error {
 	timeout := time.NewTimer(s.cfg.AckTimeout)

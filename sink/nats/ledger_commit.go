@@ -45,7 +45,7 @@ const (
 // If a message can never be stored nothing is, and the error is a *sink.PublishError with its
 // index and a *sink.RejectedError (or a *sink.FatalError where the stream does not bind its topic).
 // checkpoint.ErrConflict means that the current position is not prev. After any other error either
-// prev or next is in force; Load tells, and a commit that is late finds that out itself.
+// prev or next is in effect; Load tells, and a commit that is late finds that out itself.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	none := checkpoint.Checkpoint{}
 	if err := ctx.Err(); err != nil {

@@ -27,7 +27,7 @@ const (
 
 var _ sink.Scanner = (*Sink)(nil)
 
-// Logs implements sink.Scanner: the one log is the stream, whatever the topics. A stream that does
+// Logs implements sink.Scanner: the one log is the stream, for any topics. A stream that does
 // not exist is none.
 func (s *Sink) Logs(ctx context.Context, _ []string, since time.Time) ([]sink.Log, error) {
 	l, err := s.connected(ctx)

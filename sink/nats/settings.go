@@ -41,7 +41,7 @@ type tunable struct {
 	set func(*jetstream.StreamConfig)
 }
 
-// Settings implements sink.Configurable: what the configuration says of the stream, whatever the
+// Settings implements sink.Configurable: what the configuration says of the stream, for any
 // topics.
 func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Setting, error) {
 	l, err := s.connected(ctx)

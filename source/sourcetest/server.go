@@ -150,7 +150,7 @@ func (s *Server) answer(ctx context.Context, req *http.Request) (*reply, error) 
 }
 
 // chance is a number in [0,1), the same for the same query: requests that come at once are answered
-// alike in whatever order they come.
+// alike in any order.
 func chance(query string) float64 {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, query)

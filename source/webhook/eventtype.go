@@ -10,7 +10,7 @@ import (
 const maxEventType = 256
 
 // eventType reads a webhook's body as far as its member "event" and returns its value, or "" if it
-// finds none. It keeps no more of the body than one token. What it returns comes from whoever sent
+// finds none. It keeps no more of the body than one token. What it returns comes from the sender of
 // the request, so it counts only once the signature is checked.
 func eventType(body io.Reader) string {
 	d := jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))

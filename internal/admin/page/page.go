@@ -61,7 +61,7 @@ func New(cfg Config) *Page {
 // Close ends every live page, so that a server can shut down. It may be called again.
 func (p *Page) Close() { p.close() }
 
-// streamPath is where updates come from, and a documented path for whoever wants to watch relay in
+// streamPath is where updates come from, and a documented path for programs that watch relay in
 // another way.
 const streamPath = "/api/v1/stream"
 
