@@ -133,11 +133,8 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
 	t.Parallel()
 	scenarios, few := 150, raceEnabled || testing.Short()
-	switch {
-	case few:
+	if few {
 		scenarios = 24
-	case overWire(t): // the densities and bounds are those above the transport, which these many show with every fault
-		scenarios = 50
 	}
 	var joined, split int
 	for seed := range uint64(scenarios) {
