@@ -32,7 +32,7 @@ type cli struct {
 	Run        runCmd        `cmd:"" help:"Carry events from WorkOS to every sink, until stopped."`
 	Demo       demoCmd       `cmd:"" help:"Show relay at work with a built-in Events API and an embedded NATS server. Needs nothing else."`
 	Check      checkCmd      `cmd:"" help:"Check the configuration, the API key and the sinks, and show each topic. Changes nothing. Exit 1 if there is a fault."`
-	Status     statusCmd     `cmd:"" help:"Show each lane: state, who is active, position, lag, rate. Exit 1 if one is not healthy."`
+	Status     statusCmd     `cmd:"" help:"Show each lane: state, who is active, position, lag, rate. Exit 1 if one is not healthy, 3 if one needs an operator."`
 	Pause      pauseCmd      `cmd:"" help:"Pause lanes of a running relay. A paused lane keeps its lease. The pause does not survive a restart."`
 	Resume     resumeCmd     `cmd:"" help:"Resume paused lanes of a running relay."`
 	Poll       pollCmd       `cmd:"" help:"Poll WorkOS now, then a few more times over the next 20 s."`
