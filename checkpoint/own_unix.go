@@ -31,16 +31,17 @@ func writers(dir string, info fs.FileInfo) (who, remedy string) {
 		return "every user of this machine", "go-w"
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || mode&fs.ModeSetgid != 0 || owner.Gid == 0 || ownGroup(owner.Gid) {
+	if !ok || mode&fs.ModeSetgid != 0 || trustedGroup(owner.Gid, os.Geteuid(), os.Getegid()) {
 		return "", ""
 	}
 	return fmt.Sprintf("every user of the group %d", owner.Gid), "g-w"
 }
 
-// ownGroup reports whether the group is the private one of the process's user: distributions that
-// give each user a group of the same number let it write by default.
-func ownGroup(gid uint32) bool {
-	return int64(gid) == int64(os.Getegid()) && os.Getegid() == os.Geteuid()
+// trustedGroup reports whether a group may write to relay's directories: that of root, and the
+// private group of the process's user. Distributions that give each user a group of the same number
+// let it write by default.
+func trustedGroup(gid uint32, euid, egid int) bool {
+	return gid == 0 || egid == euid && int64(gid) == int64(egid)
 }
 
 // mountRoot reports whether a file system or a volume begins at dir. Who can reach it is then

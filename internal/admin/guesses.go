@@ -56,8 +56,7 @@ type guesser struct {
 }
 
 // enter waits until the client may have a token compared, for at most most. It reports false if the
-// client has to come back
-// later.
+// client has to come back later.
 func (g *guesses) enter(ctx context.Context, client netip.Prefix, most time.Duration) bool {
 	wait, ok := g.reserve(client, most, time.Now())
 	if !ok || wait == 0 {

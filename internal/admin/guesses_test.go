@@ -66,6 +66,21 @@ func TestARightTokenIsNoGuess(t *testing.T) {
 	})
 }
 
+// TestNoGuessWaitsLongerThanItMay: a request that would have to wait longer is refused at once.
+func TestNoGuessWaitsLongerThanItMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g guesses
+		for range guessBurst {
+			require.True(t, g.enter(t.Context(), client(1), 0))
+		}
+		began := time.Now()
+		require.False(t, g.enter(t.Context(), client(1), 0))
+		require.Equal(t, began, time.Now())
+		require.True(t, g.enter(t.Context(), client(1), guessWait))
+		require.Equal(t, time.Second/guessRate, time.Since(began))
+	})
+}
+
 func TestGuessersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g guesses
