@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,16 +105,34 @@ type breaking struct{}
 func (breaking) Read([]byte) (int, error) { return 0, context.Canceled }
 func (breaking) Close() error             { return nil }
 
-// times records when a channel of wakes is served.
-func times(ctx context.Context, wake <-chan struct{}, start time.Time, out *[]time.Duration) {
+// times records when a channel of wakes is served. It is safe for concurrent use: the test reads
+// while the recording goes on, and nothing else orders the two.
+type times struct {
+	start time.Time
+	mu    sync.Mutex
+	at    []time.Duration
+}
+
+func (r *times) record(ctx context.Context, wake <-chan struct{}) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-wake:
-			*out = append(*out, time.Since(start))
+			r.mu.Lock()
+			r.at = append(r.at, time.Since(r.start))
+			r.mu.Unlock()
 		}
 	}
+}
+
+// take returns what was recorded, and forgets it.
+func (r *times) take() []time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := r.at
+	r.at = nil
+	return at
 }
 
 func TestWakerWakesAgainAndAgain(t *testing.T) {
@@ -121,16 +140,16 @@ func TestWakerWakesAgainAndAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var w Waker
 		start := time.Now()
-		var a, b []time.Duration
+		a, b := times{start: start}, times{start: start}
 		one, _ := w.Subscribe()
 		two, leave := w.Subscribe()
 		idle, _ := w.Subscribe()
 		go w.Run(ctx)
-		go times(ctx, one, start, &a)
-		go times(ctx, two, start, &b)
+		go a.record(ctx, one)
+		go b.record(ctx, two)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Empty(t, a)
+		require.Empty(t, a.take())
 
 		at := time.Since(start)
 		w.Wake()
@@ -141,12 +160,11 @@ func TestWakerWakesAgainAndAgain(t *testing.T) {
 		synctest.Wait()
 		s, ms := time.Second, time.Millisecond
 		want := []time.Duration{at, at + 500*ms, at + s, at + 2*s, at + 4*s, at + 8*s, at + 14*s, at + 20*s}
-		require.Equal(t, want, a)
-		require.Equal(t, want[:4], b, "who has left is woken no more")
+		require.Equal(t, want, a.take())
+		require.Equal(t, want[:4], b.take(), "who has left is woken no more")
 		require.Len(t, idle, 1, "one wake is pending, never more")
 
 		// A burst is merged, and each webhook starts the schedule over.
-		a = nil
 		at = time.Since(start)
 		w.Wake()
 		synctest.Wait()
@@ -161,7 +179,7 @@ func TestWakerWakesAgainAndAgain(t *testing.T) {
 		require.Equal(t, []time.Duration{
 			at, merged, merged + 500*ms, merged + s, merged + 2*s, merged + 4*s,
 			again, again + 500*ms, again + s, again + 2*s, again + 4*s, again + 8*s, again + 14*s, again + 20*s,
-		}, a)
+		}, a.take())
 
 		cancel()
 		synctest.Wait()
@@ -178,10 +196,10 @@ func TestWakesAreBounded(t *testing.T) {
 		defer cancel()
 		var w Waker
 		start := time.Now()
-		var woken []time.Duration
+		recorded := times{start: start}
 		wake, _ := w.Subscribe()
 		go w.Run(ctx)
-		go times(ctx, wake, start, &woken)
+		go recorded.record(ctx, wake)
 		var last time.Duration
 		for time.Since(start) < 10*time.Second {
 			w.Wake()
@@ -189,17 +207,18 @@ func TestWakesAreBounded(t *testing.T) {
 			time.Sleep(7 * time.Millisecond)
 		}
 		synctest.Wait()
+		woken := recorded.take()
 		require.InDelta(t, 40, len(woken), 1)
 		for i := 1; i < len(woken); i++ {
 			require.GreaterOrEqual(t, woken[i]-woken[i-1], gap)
 		}
 		time.Sleep(gap)
 		synctest.Wait()
-		n := len(woken)
-		require.GreaterOrEqual(t, woken[n-1], last, "the last call is not lost")
+		woken = append(woken, recorded.take()...)
+		require.GreaterOrEqual(t, woken[len(woken)-1], last, "the last call is not lost")
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		require.Len(t, woken, n+len(pauses))
+		require.Len(t, recorded.take(), len(pauses))
 	})
 }
 
