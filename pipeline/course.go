@@ -1,10 +1,10 @@
 package pipeline
 
 import (
-	"errors"
 	"slices"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/batch"
 	"workos-relay/source"
 )
 
@@ -32,21 +32,21 @@ func together(p, q *source.Page) bool {
 }
 
 // from returns cp as the commit of b leaves it, apart from the position.
-func (c course) from(cp checkpoint.Checkpoint, b *batch) checkpoint.Checkpoint {
+func (c course) from(cp checkpoint.Checkpoint, b *batch.Batch) checkpoint.Checkpoint {
 	if c.refused == nil {
 		return cp
 	}
 	page := source.Page{Refused: c.refused, Late: c.late, Joining: c.joining}
-	cp.Refused = page.RefusedAt(b.next()) // a batch may end within the page
+	cp.Refused = page.RefusedAt(b.Next()) // a batch may end within the page
 	return cp
 }
 
 // to returns the position after the commit of b.
-func (c course) to(cp checkpoint.Checkpoint, b *batch) checkpoint.Position {
+func (c course) to(cp checkpoint.Checkpoint, b *batch.Batch) checkpoint.Position {
 	if c.late != "" {
 		return cp.Position
 	}
-	return b.next()
+	return b.Next()
 }
 
 // progress returns how many of events are committed, if before was the checkpoint and now is. found
@@ -75,13 +75,4 @@ func (c course) index(cp checkpoint.Checkpoint) int {
 		return -1
 	}
 	return slices.IndexFunc(cp.Refused, func(r checkpoint.Refused) bool { return r.Type == c.late })
-}
-
-// stop returns err, marked as late if these events are late.
-func (c course) stop(err error) error {
-	var stop *StopError
-	if c.late != "" && errors.As(err, &stop) {
-		stop.Late = true
-	}
-	return err
 }

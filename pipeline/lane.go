@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/batch"
 	"workos-relay/internal/contain"
 	"workos-relay/internal/operator"
 	"workos-relay/sink"
@@ -85,9 +86,8 @@ type Lane struct {
 	Logger   *zap.Logger
 
 	status   tracker
-	buffers  buffers
+	batches  batch.Maker
 	steering steering
-	portion  portion
 }
 
 func (l *Lane) init() {
@@ -101,6 +101,8 @@ func (l *Lane) init() {
 	if l.Logger == nil {
 		l.Logger = zap.NewNop()
 	}
+	m := &l.batches
+	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = l.Router, l.Park, l.BatchMessages, l.BatchBytes, l.mustStop
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -118,7 +120,7 @@ func (l *Lane) Run(ctx context.Context) error {
 	l.init()
 	l.steering.begin()
 	defer l.steering.end()
-	work, stopWork := l.outlive(ctx)
+	work, stopWork := batch.Outlive(ctx, l.ShutdownTimeout)
 	defer stopWork()
 
 	// P13: a fault of relay in one lane ends that lane alone.
@@ -138,19 +140,6 @@ func (l *Lane) Run(ctx context.Context) error {
 		l.status.stop(l.explain(err))
 	}
 	return err
-}
-
-// outlive returns a context for work that may continue for ShutdownTimeout after ctx has ended.
-func (l *Lane) outlive(ctx context.Context) (work context.Context, stop func()) {
-	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	timer := make(chan *time.Timer, 1)
-	unregister := context.AfterFunc(ctx, func() { timer <- time.AfterFunc(l.ShutdownTimeout, cancel) })
-	return work, func() {
-		if !unregister() {
-			(<-timer).Stop()
-		}
-		cancel()
-	}
 }
 
 // release lets a standby take over at once. If it fails, the standby has to wait.
@@ -217,7 +206,7 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		}
 		before := cp.Revision
 		delivering, delivered := l.trace(work, pages)
-		cp, err = l.deliver(ctx, delivering, cp, l.buffers.join(pages), courseOf(pages), alive)
+		cp, err = l.deliver(ctx, delivering, cp, l.batches.Join(pages), courseOf(pages), alive)
 		if delivered(err); err != nil {
 			return cp, err
 		}
@@ -232,7 +221,7 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			rec.done(cp)
 		}
 		l.status.delivered(pages)
-		l.buffers.forget()
+		l.batches.Forget()
 		r.release(pages)
 		if err := check.verify(ctx, steered); err != nil {
 			return cp, err
@@ -249,59 +238,52 @@ var errMoved = errors.New("the position was moved")
 // committed before it returns the *StopError. While the bus refuses a batch, deliver renews the
 // lease.
 func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event, way course, alive *renewal) (checkpoint.Checkpoint, error) {
-	parked := map[string]*parking{}
 	wait := backoff{first: retryFirst, most: retryMost}
-	first := 0 // how many events precede one that the bus has refused; 0 if none is known
-	for len(events) > 0 {
+	for queue := l.batches.Queue(events); queue.Len() > 0; {
 		if l.steering.asked() {
 			return cp, errSteered
 		}
-		n := l.portion.cut(events)
-		if first > 0 {
-			n = min(n, first)
-		}
-		b, err := l.route(events[:n], parked)
+		b, err := queue.Next()
 		if err != nil {
-			return cp, way.stop(err)
+			return cp, l.stopError(err, way)
 		}
 		now, took, failure := l.attempt(work, way.from(cp, &b), &b, way.to(cp, &b), alive)
-		var v verdict
+		v := queue.Judge(&b, failure)
+		var until time.Time // of the pause before the next attempt
 		if failure != nil {
-			if v = l.judge(&b, failure, parked); v.retries {
-				v.until = l.backOff(ctx, v.err, wait.next(), alive)
+			if v.Retry != nil {
+				until = l.backOff(ctx, v.Retry, wait.next(), alive)
 			}
 			if ctx.Err() != nil {
 				return cp, ctx.Err()
 			}
 			if now, err = l.claim(ctx, false); err != nil {
-				if v.culprit > 0 {
+				if v.Culprit > 0 {
 					return cp, err // what precedes the culprit is not committed yet
 				}
-				return cp, errors.Join(way.stop(v.stop), err)
+				return cp, errors.Join(l.stopError(v.Stop, way), err)
 			}
 		}
-		done, found := way.progress(b.events, cp, now)
+		done, found := way.progress(b.Events, cp, now)
 		if !found {
 			return now, errMoved
 		}
 		if now.Revision != cp.Revision {
 			alive.done()
 		}
-		l.measure(&b, done, took, failure)
-		l.committed(b, done, now, took)
-		cp, events, first = now, events[done:], max(0, first-done)
+		stop := queue.Done(&b, done, took, failure, v)
+		l.committed(&b, done, now, took)
+		cp = now
 		switch {
 		case done > 0:
 			wait.reset()
-		case v.retries:
-			if cp, err = l.waitToRetry(ctx, work, cp, v.until, alive); err != nil {
+		case v.Retry != nil:
+			if cp, err = l.waitToRetry(ctx, work, cp, until, alive); err != nil {
 				return cp, err
 			}
 		}
-		if v.culprit > done {
-			first = v.culprit - done
-		} else if v.stop != nil {
-			return cp, way.stop(v.stop)
+		if stop != nil {
+			return cp, l.stopError(stop, way)
 		}
 	}
 	return cp, nil
@@ -311,7 +293,7 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 var errLeaseDue = errors.New("given up so that the lease can be renewed")
 
 // attempt appends a batch once. It bounds the attempt if a standby would take over meanwhile.
-func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch, to checkpoint.Position, alive *renewal) (now checkpoint.Checkpoint, took time.Duration, failure error) {
+func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch.Batch, to checkpoint.Position, alive *renewal) (now checkpoint.Checkpoint, took time.Duration, failure error) {
 	ctx := work
 	if d := alive.attemptTime(); d > 0 {
 		var cancel context.CancelFunc
@@ -319,7 +301,7 @@ func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch,
 		defer cancel()
 	}
 	started := time.Now()
-	now, failure = l.Target.Append(ctx, cp, b.messages, to)
+	now, failure = l.Target.Append(ctx, cp, b.Messages, to)
 	took = time.Since(started)
 	var rejected *sink.RejectedError
 	if failure != nil && ctx.Err() != nil && work.Err() == nil && !errors.As(failure, &rejected) {
@@ -327,24 +309,6 @@ func (l *Lane) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch,
 			errLeaseDue, took.Round(time.Millisecond), failure)}
 	}
 	return now, took, failure
-}
-
-// measure adapts the size of the next batch to the result of this one.
-func (l *Lane) measure(b *batch, done int, took time.Duration, failure error) {
-	var rejected *sink.RejectedError
-	timedOut := errors.Is(failure, sink.ErrTimeout)
-	switch {
-	case failure == nil, done > 0 && !timedOut:
-		l.portion.succeeded(b.events, done, took, l.BatchMessages, l.BatchBytes)
-	case errors.As(failure, &rejected), errors.Is(failure, checkpoint.ErrConflict) && !timedOut:
-	default:
-		taken := 0
-		var timeout *sink.TimeoutError
-		if errors.As(failure, &timeout) && timeout.Taken > 0 {
-			taken = b.owner(min(timeout.Taken, len(b.messages)-1))
-		}
-		l.portion.failed(b.events, took, timedOut, taken)
-	}
 }
 
 // progress returns how many of events lie between the positions prev and now. It is not found if
@@ -356,60 +320,6 @@ func progress(events []source.Event, prev, now checkpoint.Position) (int, bool) 
 		}
 	}
 	return 0, now.Equal(prev)
-}
-
-// verdict is what a failed Append means.
-type verdict struct {
-	culprit int       // index of the event that the failure names; those before it go first. 0 if it names none
-	stop    error     // the lane stops with this error once the events before the culprit are committed
-	retries bool      // the lane tries again after a pause
-	err     error     // why, if retries
-	until   time.Time // end of the pause
-}
-
-// judge decides what a failed Append means. A message that can never be published is parked, in the
-// shorter form of its dead letter if the longer one was refused, or stops the lane.
-func (l *Lane) judge(b *batch, failure error, parked map[string]*parking) verdict {
-	var rejected *sink.RejectedError
-	var fatal *sink.FatalError
-	switch {
-	case l.mustStop(failure):
-		return verdict{stop: failure, culprit: l.culprit(b, failure)}
-	case errors.As(failure, &fatal): // also if a RejectedError is its cause: it is not about one event
-		culprit := l.culprit(b, failure)
-		return verdict{culprit: culprit, retries: culprit == 0, err: failure}
-	case errors.As(failure, &rejected):
-		return l.judgeRejected(b, l.culprit(b, failure), rejected, parked)
-	case len(b.events) == 1 && errors.Is(failure, sink.ErrTimeout):
-		failure = explainAlone(&b.events[0], failure)
-	}
-	return verdict{retries: true, err: failure}
-}
-
-// culprit returns the index of the event that a failure names by its message, 0 if it names none.
-func (l *Lane) culprit(b *batch, failure error) int {
-	var at *sink.PublishError
-	if !errors.As(failure, &at) {
-		return 0
-	}
-	return b.owner(sink.Durable(failure, len(b.messages)))
-}
-
-func (l *Lane) judgeRejected(b *batch, i int, rejected *sink.RejectedError, parked map[string]*parking) verdict {
-	e := &b.events[i]
-	p := parked[e.ID]
-	switch {
-	// P9: without a topic of dead letters the lane stops at this event by name.
-	case !l.Park:
-		return verdict{culprit: i, stop: l.stopAt(e, rejected)}
-	case p == nil:
-		parked[e.ID] = &parking{why: rejected}
-	case p.letter == nil:
-		p.letter = rejected
-	default:
-		return verdict{culprit: i, stop: l.cannotPark(e, p.why, rejected)}
-	}
-	return verdict{}
 }
 
 // backOff reports a failure that may pass, and sleeps until the next attempt or until the lease
@@ -598,13 +508,13 @@ func (l *Lane) retrying(doing string, err error, wait time.Duration) {
 	l.Observer.Retrying(doing, err)
 }
 
-func (l *Lane) committed(b batch, events int, cp checkpoint.Checkpoint, took time.Duration) {
+func (l *Lane) committed(b *batch.Batch, events int, cp checkpoint.Checkpoint, took time.Duration) {
 	if events == 0 {
 		l.status.reloaded(cp)
 		return
 	}
 	l.status.committed(cp, events)
-	l.Observer.Committed(b.outcome(events, took), cp)
+	l.Observer.Committed(outcome(b, events, took), cp)
 }
 
 // StopError says that the lane stopped at an event that can never be published: no dead letter
@@ -618,12 +528,13 @@ type StopError struct {
 	Err           error
 }
 
-func (l *Lane) stopAt(e *source.Event, err error) *StopError {
-	return &StopError{Lane: l.Name, EventID: e.ID, Type: e.Event, Err: err}
-}
-
-func (l *Lane) cannotPark(e *source.Event, why, letter error) *StopError {
-	return &StopError{Lane: l.Name, EventID: e.ID, Type: e.Event, Parks: true, Err: fmt.Errorf("%w; nor can its dead letter: %w", why, letter)}
+// stopError returns err as the lane stops with it: a *StopError if it is about one event of way.
+func (l *Lane) stopError(err error, way course) error {
+	var at *batch.EventError
+	if !errors.As(err, &at) {
+		return err
+	}
+	return &StopError{Lane: l.Name, EventID: at.EventID, Type: at.Type, Parks: at.Parks, Late: way.late != "", Err: at.Err}
 }
 
 // Error implements error.
@@ -633,10 +544,7 @@ func (e *StopError) Error() string {
 
 // OperatorAction says what an operator has to do.
 func (e *StopError) OperatorAction() string {
-	remedy := "configure dead_letter to park such events"
-	if e.Parks {
-		remedy = "let the bus accept it"
-	}
+	remedy := batch.Remedy(e.Parks)
 	if e.Late {
 		return fmt.Sprintf("%s, or take %s out of source.events", remedy, e.Type)
 	}

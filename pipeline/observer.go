@@ -4,18 +4,29 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/batch"
 	"workos-relay/source"
 )
 
 // Outcome is the result of one Append.
 type Outcome struct {
 	Events   []source.Event // committed by it, in order; valid only during the call
-	Ends     []int          // how many messages Events[:i+1] have: no more than the event before where i is dropped; valid as Events are
+	Ends     []int          // Ends[i] is the number of messages of Events[:i+1]: Ends[i-1] if event i was dropped; valid only during the call
 	Messages int            // durable on the bus
 	Bytes    int            // of the messages' bodies
 	Dropped  int            // events that the routes drop
 	Parked   []Parked       // events that went to the dead letter topic
 	Took     time.Duration  // publishing and committing, retries not counted
+}
+
+// outcome returns what became of the first n events of b.
+func outcome(b *batch.Batch, n int, took time.Duration) Outcome {
+	t := b.Tally(n)
+	o := Outcome{Events: b.Events[:n], Ends: b.Ends[:n], Messages: t.Messages, Bytes: t.Bytes, Dropped: t.Dropped, Took: took}
+	for _, p := range t.Parked {
+		o.Parked = append(o.Parked, Parked(p))
+	}
+	return o
 }
 
 // Parked is an event that went to the dead letter topic.

@@ -43,9 +43,10 @@ var rules = []rule{
 	{of: "sink/kafka/...", may: append([]string{"conf/...", "sink/kafka/..."}, helpers...), tests: []string{"internal/testaddr"}},
 	{of: "sink", may: []string{"checkpoint"}, tests: []string{"sink/..."}},
 	{of: "router", may: append([]string{"conf/...", "source", "sink"}, helpers...), tests: []string{"checkpoint"}},
-	{of: "pipeline", may: append([]string{"checkpoint", "source", "sink"}, helpers...), tests: []string{"router", "sink/stdout", "source/...", "internal/hint"}},
+	{of: "pipeline", may: append([]string{"checkpoint", "source", "sink", "internal/batch"}, helpers...), tests: []string{"router", "sink/stdout", "source/...", "internal/hint"}},
 
 	// What only relay itself uses. Helpers stay at the bottom.
+	{of: "internal/batch", may: append([]string{"checkpoint", "source", "sink"}, helpers...)},
 	{of: "internal/catalogue", may: nil},
 	{of: "internal/catalogue/generate", may: []string{"internal/catalogue"}},
 	{of: "internal/contain", may: []string{"internal/printable"}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,7 +115,10 @@ func (b *bus) Publish(_ context.Context, batch []sink.Message) (err error) {
 		err = b.answers[b.batches](batch)
 	}
 	b.batches++
-	b.stored = append(b.stored, batch[:sink.Durable(err, len(batch))]...)
+	for _, m := range batch[:sink.Durable(err, len(batch))] {
+		m.Headers = slices.Clone(m.Headers) // the array is the caller's
+		b.stored = append(b.stored, m)
+	}
 	return err
 }
 
@@ -193,6 +197,52 @@ func TestPublish(t *testing.T) {
 		n, err := newPublisher(t, &bus{answers: []func([]sink.Message) error{durable(1, fatal)}}, "").Publish(t.Context(), at(1, 2))
 		require.ErrorIs(t, err, fatal)
 		require.Equal(t, 1, n)
+	})
+}
+
+// TestPublishRetriesAsALaneDoes covers what a lane does about a failing bus besides trying again.
+func TestPublishRetriesAsALaneDoes(t *testing.T) {
+	t.Run("a batch that does not get through in time becomes smaller", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const fits = 5
+			var sizes []int
+			narrow := func(batch []sink.Message) error {
+				if sizes = append(sizes, len(batch)); len(batch) <= fits {
+					return nil
+				}
+				return &sink.PublishError{Err: &sink.TimeoutError{Setting: "ack_timeout", Err: errors.New("nothing acknowledged")}}
+			}
+			b := &bus{answers: slices.Repeat([]func([]sink.Message) error{narrow}, 1000)}
+			n, err := newPublisher(t, b, "").Publish(t.Context(), at(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16))
+			require.NoError(t, err)
+			require.Equal(t, 16, n)
+			require.Equal(t, []int{16, 8, 4}, sizes[:3])
+			require.Len(t, b.stored, 16)
+		})
+	})
+	t.Run("a bus that does not take a dead letter now is asked again after a pause", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			answers := []func([]sink.Message) error{durable(0, &sink.RejectedError{Topic: "user.created", Reason: "too large"})}
+			b := &bus{answers: append(answers, slices.Repeat([]func([]sink.Message) error{durable(0, errors.New("down"))}, 10)...)}
+			p := newPublisher(t, b, "dead")
+			began := time.Now()
+			n, err := p.Publish(t.Context(), at(1))
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+			require.Equal(t, Counts{Events: 1, Messages: 1, Parked: 1}, p.Counts())
+			require.Greater(t, time.Since(began), 10*time.Second)
+		})
+	})
+	t.Run("no further batch is begun once ctx has ended", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := func([]sink.Message) error { cancel(); return nil }
+		b := &bus{answers: []func([]sink.Message) error{ended}}
+		events := at(1, 2)
+		events[1].Raw = nil // cannot be routed, so the batch ends before it
+		n, err := newPublisher(t, b, "").Publish(ctx, events)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, 1, n)
+		require.Equal(t, 1, b.batches)
 	})
 }
 

@@ -1,4 +1,4 @@
-package pipeline
+package batch
 
 import (
 	"errors"
@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	// growAfter is after how many Appends in a row, each as large as allowed, the next one becomes
+	// growAfter is after how many batches in a row, each as large as allowed, the next one becomes
 	// larger although they were slow.
 	growAfter = 16
-	// refusalsUntilHalved is how many Appends in a row must fail, for any reason, before the next
+	// refusalsUntilHalved is how many batches in a row must fail, for any reason, before the next
 	// one becomes smaller.
 	refusalsUntilHalved = 2
 )
 
-// portion bounds one Append after the bus has failed to take a larger one: because of a slow link,
+// portion bounds one batch after the bus has failed to take a larger one: because of a slow link,
 // a quota, or a message that the bus refuses without naming it. Failures halve it, down to one
 // event, and successes double it. The zero value does not bound.
 type portion struct {
@@ -44,9 +44,9 @@ func (p *portion) cut(events []source.Event) int {
 	return min(p.events, len(events))
 }
 
-// failed records that events could not be appended, after took. If timedOut, the next Append is
+// failed records that events could not be delivered, after took. If timedOut, the next batch is
 // halved at once, else only if this is not the first failure in a row. If the bus is known to have
-// received the first taken of the events, the next Append has at most three quarters of these.
+// received the first taken of the events, the next batch has at most three quarters of these.
 func (p *portion) failed(events []source.Event, took time.Duration, timedOut bool, taken int) {
 	p.failures++
 	p.filled = 0
@@ -63,15 +63,15 @@ func (p *portion) failed(events []source.Event, took time.Duration, timedOut boo
 	p.failedIn = took
 }
 
-// succeeded records that the first done of the events were appended, after took. most bounds the
-// growth: beyond it the portion is not bounded any more.
+// succeeded records that the first done of the events were delivered, after took. mostEvents and
+// mostBytes bound the growth: beyond them the portion is not bounded any more.
 func (p *portion) succeeded(events []source.Event, done int, took time.Duration, mostEvents, mostBytes int) {
 	p.failures = 0
 	if p.events == 0 {
 		return
 	}
 	// A batch that ended early, because there were no more events, says nothing about a larger one.
-	if appended := events[:done]; len(appended) < p.events && 2*size(appended) < p.bytes {
+	if delivered := events[:done]; len(delivered) < p.events && 2*size(delivered) < p.bytes {
 		return
 	}
 	if p.filled++; took > p.failedIn/4 && p.filled < growAfter {
