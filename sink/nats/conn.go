@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"workos-relay/internal/printable"
 )
 
 const (
@@ -32,6 +34,321 @@ var (
 	errClosed = errors.New("the sink is closed")
 	errLost   = errors.New("the connection was lost before every answer was in")
 )
+
+// connection is the way to the servers of Config.URL. It connects in the background and never gives
+// up. Its methods are safe for concurrent use.
+type connection struct {
+	cfg     *Config
+	servers string // of Config.URL, or of the embedded server
+	options []nats.Option
+	access  *access
+	greeted atomic.Bool   // a NATS server has answered before
+	closing chan struct{} // closed once nothing more is to be done
+
+	onAck    func(*nats.Msg) // takes what comes on the inbox of a link
+	onDenied func(error)     // takes a permission violation
+
+	mu   sync.Mutex // guards link
+	link *link
+}
+
+func (c *connection) isClosing() bool {
+	select {
+	case <-c.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// connected returns the link once its connection stands. It waits for at most ack_timeout, and not
+// at all if the reason for its absence will hardly go away by itself.
+func (c *connection) connected(ctx context.Context) (*link, error) {
+	l, err := c.usableLink()
+	if err != nil {
+		return nil, err
+	}
+	timeout := time.NewTimer(c.cfg.AckTimeout)
+	defer timeout.Stop()
+	look := time.NewTicker(statusLook)
+	defer look.Stop()
+	for {
+		changed, reason := l.state()
+		if ctx.Err() != nil {
+			return nil, c.gaveUp(ctx, reason)
+		}
+		if l.nc.IsConnected() {
+			return l, nil
+		}
+		if lasting(reason) {
+			return nil, c.explainConnect(reason)
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-timeout.C:
+			return nil, c.explainConnect(reason)
+		case <-ctx.Done():
+			return nil, c.gaveUp(ctx, reason)
+		case <-c.closing:
+			return nil, errClosed
+		}
+		if l.nc.IsClosed() {
+			return nil, c.explainConnect(reason)
+		}
+	}
+}
+
+// gaveUp is the error of a wait for the connection that ctx ended: if it was a limit of time,
+// with why there was none.
+func (c *connection) gaveUp(ctx context.Context, reason error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", c.explainConnect(reason), ctx.Err())
+	}
+	return ctx.Err()
+}
+
+// usableLink returns the link in use, or the next one if nats.go has given the last one up, or if
+// the last one is not connected and auth.nkey_file holds another key now: nats.go reconnects with
+// the public key that it began with.
+func (c *connection) usableLink() (*link, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isClosing() {
+		return nil, errClosed
+	}
+	old := c.link
+	if !old.nc.IsClosed() && (old.nc.IsConnected() || c.access.identity() == old.identity) {
+		return old, nil
+	}
+	l, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	c.link = l
+	old.nc.Close() // nothing is connected any more; it only goes on trying with the key of before
+	return l, nil
+}
+
+// open makes a link. Without a server there it returns one that goes on trying; an error means that
+// the configuration cannot work.
+func (c *connection) open() (*link, error) {
+	l := newLink()
+	credentials, identity := c.access.options()
+	l.identity = identity
+	opts := slices.Concat(c.options, c.cfg.bounded(), credentials, []nats.Option{
+		nats.ConnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.onDown(l, err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.note(func() { l.lastErr = err }) }),
+		nats.ClosedHandler(func(nc *nats.Conn) { l.disconnected(nc.LastError()) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.onError(l, err) }),
+	})
+	nc, err := nats.Connect(c.servers, opts...)
+	if err != nil {
+		return nil, c.explainConnect(err)
+	}
+	l.mu.Lock()
+	l.nc = nc
+	l.mu.Unlock()
+	l.inbox = nc.NewRespInbox()
+	sub, err := nc.Subscribe(l.inbox+".*.*", c.onAck)
+	if err == nil {
+		err = sub.SetPendingLimits(ackSubPending, ackSubBytes)
+	}
+	if err == nil {
+		l.js, err = c.cfg.jetStream(nc)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("setting up the connection to NATS: %w", err)
+	}
+	return l, nil
+}
+
+// options turns the configuration into the options of nats.go, but for those of access.
+func (c Config) options() []nats.Option {
+	return []nats.Option{
+		nats.Name(strings.Join(strings.Fields("relay "+c.RelayID+" "+c.Lane), " ")),
+		nats.Timeout(dialTimeout),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(pingsLost),
+		nats.FlusherTimeout(writeTimeout),
+		nats.CustomInboxPrefix(c.InboxPrefix),
+		nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectBufSize(-1), // nothing waits where its loss would go unseen
+		nats.CustomReconnectDelay(reconnectDelay),
+	}
+}
+
+func reconnectDelay(attempts int) time.Duration {
+	d := reconnectMin << min(attempts, 10)
+	d = min(d, reconnectMax)
+	return d/2 + rand.N(d/2) //nolint:gosec // jitter
+}
+
+func (c Config) jetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	timeout := jetstream.WithDefaultTimeout(c.AckTimeout) // of what is asked with a context that has no deadline
+	switch {
+	case c.Domain != "":
+		return jetstream.NewWithDomain(nc, c.Domain, timeout)
+	case c.APIPrefix != "":
+		return jetstream.NewWithAPIPrefix(nc, c.APIPrefix, timeout)
+	default:
+		return jetstream.New(nc, timeout)
+	}
+}
+
+func (c *connection) onUp(l *link, nc *nats.Conn) {
+	c.greeted.Store(true)
+	l.sameDomain.Store(false)
+	l.note(func() { l.lastErr, l.denied = nil, nil })
+	c.cfg.Logger.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("server_name", nc.ConnectedServerName()))
+	if c.cfg.OnReconnect != nil {
+		c.cfg.OnReconnect()
+	}
+}
+
+func (c *connection) onDown(l *link, err error) {
+	l.disconnected(err)
+	if c.isClosing() {
+		return
+	}
+	c.cfg.Logger.Warn("connection to NATS lost, reconnecting", zap.Error(err))
+	if c.cfg.OnDisconnect != nil {
+		c.cfg.OnDisconnect(err)
+	}
+}
+
+// onError takes what nats.go reports outside of a call.
+func (c *connection) onError(l *link, err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		l.note(func() { l.lastErr = err })
+		return
+	}
+	l.note(func() { l.denied = err })
+	c.onDenied(err)
+}
+
+// explainConnect says why there is no connection and what it most likely takes.
+func (c *connection) explainConnect(err error) error {
+	err = printable.Error(err)
+	if err != nil && noGreeting(err) && !isTLS(err) && !c.greeted.Load() {
+		return fmt.Errorf("what answers at %s takes the connection and sends no greeting of a NATS server: use the port for NATS clients%s: %w",
+			c.cfg.URL, orHandshakeFirst(*c.cfg), err)
+	}
+	return explainConnect(err, *c.cfg)
+}
+
+// close ends the connection for good. Closing must be closed before.
+func (c *connection) close() {
+	c.mu.Lock()
+	l := c.link
+	c.mu.Unlock()
+	l.nc.Close()
+}
+
+// ended returns why nothing more is to be sent; nil while there is no reason. lost is the signal of
+// the link in use.
+func (c *connection) ended(ctx context.Context, lost <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.closing:
+		return errClosed
+	case <-lost:
+		return errLost
+	default:
+		return nil
+	}
+}
+
+// wait returns nil at the next wake, and otherwise why there is nothing to wait for any more.
+func (c *connection) wait(ctx context.Context, wake <-chan struct{}, timeout <-chan time.Time, lost <-chan struct{}) error {
+	select {
+	case <-wake:
+		return nil
+	case <-timeout:
+		return errAckTimeout
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.closing:
+		return errClosed
+	case <-lost:
+		return errLost
+	}
+}
+
+// request calls the JetStream API and waits for the answer for at most ack_timeout, and no longer
+// than the connection lasts.
+func (c *connection) request(ctx context.Context, l *link, call string, body []byte) (msg *nats.Msg, err error) {
+	ctx, abort := context.WithCancelCause(ctx)
+	lost, watched := l.lostSignal(), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-lost:
+			abort(errLost)
+		case <-c.closing:
+			abort(errClosed)
+		case <-ctx.Done():
+		}
+	}()
+	defer func() {
+		abort(nil)
+		<-watched
+	}()
+	err = c.ask(ctx, func(ctx context.Context) (err error) {
+		msg, err = l.nc.RequestWithContext(ctx, c.cfg.apiSubject(call), body)
+		return err
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return msg, err
+}
+
+// askFirst is how long an answer is waited for until the question is put again, twice as long each
+// time.
+const askFirst = 500 * time.Millisecond
+
+// ask puts a question that changes nothing until it is answered, for at most ack_timeout: one that
+// arrives while a stream has no leader stays without an answer for good.
+func (c *connection) ask(ctx context.Context, question func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.AckTimeout)
+	defer cancel()
+	for wait := askFirst; ; wait *= 2 {
+		try, done := context.WithTimeout(ctx, wait)
+		err := question(try)
+		done()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (c Config) apiSubject(call string) string {
+	switch {
+	case c.Domain != "":
+		return "$JS." + c.Domain + ".API." + call
+	case c.APIPrefix != "":
+		return strings.TrimSuffix(c.APIPrefix, ".") + "." + call
+	default:
+		return "$JS.API." + call
+	}
+}
+
+// pause waits for about d, a random part of it more.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d + rand.N(d)): //nolint:gosec // jitter
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // link is one connection of nats.go, which reconnects by itself until it is closed, together with
 // what hangs on it. nats.go closes a connection for good after some errors of the server; the sink
@@ -110,186 +427,21 @@ func (l *link) send(msg *nats.Msg) error {
 	}
 }
 
-// options turns the configuration into the options of nats.go, but for those of access.
-func (c Config) options() []nats.Option {
-	return []nats.Option{
-		nats.Name(strings.Join(strings.Fields("relay "+c.RelayID+" "+c.Lane), " ")),
-		nats.Timeout(dialTimeout),
-		nats.PingInterval(pingInterval),
-		nats.MaxPingsOutstanding(pingsLost),
-		nats.FlusherTimeout(writeTimeout),
-		nats.CustomInboxPrefix(c.InboxPrefix),
-		nats.RetryOnFailedConnect(true),
-		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(),
-		nats.ReconnectBufSize(-1), // nothing waits where its loss would go unseen
-		nats.CustomReconnectDelay(reconnectDelay),
+// explainAPI says what an error of the JetStream API most likely means. What callers test for stays
+// in it.
+func (l *link) explainAPI(doing string, err error) error {
+	err = printable.Error(err)
+	if denied := l.permissionDenied(); denied != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)) {
+		return fmt.Errorf("%s: the NATS user lacks a permission for the JetStream API: %w", doing, printable.Error(denied))
 	}
-}
-
-func reconnectDelay(attempts int) time.Duration {
-	d := reconnectMin << min(attempts, 10)
-	d = min(d, reconnectMax)
-	return d/2 + rand.N(d/2) //nolint:gosec // jitter
-}
-
-// open makes a link. Without a server there it returns one that goes on trying; an error means that
-// the configuration cannot work.
-func (s *Sink) open() (*link, error) {
-	l := newLink()
-	credentials, identity := s.access.options()
-	l.identity = identity
-	opts := slices.Concat(s.options, s.cfg.bounded(), credentials, []nats.Option{
-		nats.ConnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
-		nats.ReconnectHandler(func(nc *nats.Conn) { s.onUp(l, nc) }),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { s.onDown(l, err) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.note(func() { l.lastErr = err }) }),
-		nats.ClosedHandler(func(nc *nats.Conn) { l.disconnected(nc.LastError()) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.onError(l, err) }),
-	})
-	nc, err := nats.Connect(s.servers(), opts...)
-	if err != nil {
-		return nil, s.explainConnect(err)
-	}
-	l.mu.Lock()
-	l.nc = nc
-	l.mu.Unlock()
-	l.inbox = nc.NewRespInbox()
-	sub, err := nc.Subscribe(l.inbox+".*.*", s.onAck)
-	if err == nil {
-		err = sub.SetPendingLimits(ackSubPending, ackSubBytes)
-	}
-	if err == nil {
-		l.js, err = s.cfg.jetStream(nc)
-	}
-	if err != nil {
-		nc.Close()
-		return nil, fmt.Errorf("setting up the connection to NATS: %w", err)
-	}
-	return l, nil
-}
-
-func (c Config) jetStream(nc *nats.Conn) (jetstream.JetStream, error) {
-	timeout := jetstream.WithDefaultTimeout(c.AckTimeout) // of what is asked with a context that has no deadline
 	switch {
-	case c.Domain != "":
-		return jetstream.NewWithDomain(nc, c.Domain, timeout)
-	case c.APIPrefix != "":
-		return jetstream.NewWithAPIPrefix(nc, c.APIPrefix, timeout)
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%s: nothing answers for JetStream; it is not enabled on the server, domain or api_prefix is wrong, or the cluster has no leader yet: %w", doing, err)
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return fmt.Errorf("%s: JetStream is not enabled for the account of this user: %w", doing, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s: JetStream did not answer in time; the cluster may have no leader: %w", doing, err)
 	default:
-		return jetstream.New(nc, timeout)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
-}
-
-func (s *Sink) servers() string {
-	if s.embedded != nil {
-		return s.embedded.url()
-	}
-	return s.cfg.URL
-}
-
-func (s *Sink) onUp(l *link, nc *nats.Conn) {
-	s.greeted.Store(true)
-	l.sameDomain.Store(false)
-	l.note(func() { l.lastErr, l.denied = nil, nil })
-	s.log.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("server_name", nc.ConnectedServerName()))
-	if s.cfg.OnReconnect != nil {
-		s.cfg.OnReconnect()
-	}
-}
-
-func (s *Sink) onDown(l *link, err error) {
-	l.disconnected(err)
-	if s.isClosing() {
-		return
-	}
-	s.log.Warn("connection to NATS lost, reconnecting", zap.Error(err))
-	if s.cfg.OnDisconnect != nil {
-		s.cfg.OnDisconnect(err)
-	}
-}
-
-// onError takes what nats.go reports aside: a permission that is missing ends the attempt under
-// way, since no acknowledgement would ever come.
-func (s *Sink) onError(l *link, err error) {
-	if !errors.Is(err, nats.ErrPermissionViolation) {
-		l.note(func() { l.lastErr = err })
-		return
-	}
-	l.note(func() { l.denied = err })
-	if a := s.current.Load(); a != nil {
-		a.deny(err)
-	}
-	if c := s.committing.Load(); c != nil {
-		c.deny(err)
-	}
-}
-
-// connected returns the link once its connection stands. It waits for at most ack_timeout, and not
-// at all where the reason for its absence will hardly mend by itself.
-func (s *Sink) connected(ctx context.Context) (*link, error) {
-	l, err := s.usableLink()
-	if err != nil {
-		return nil, err
-	}
-	timeout := time.NewTimer(s.cfg.AckTimeout)
-	defer timeout.Stop()
-	look := time.NewTicker(statusLook)
-	defer look.Stop()
-	for {
-		changed, reason := l.state()
-		if ctx.Err() != nil {
-			return nil, s.gaveUp(ctx, reason)
-		}
-		if l.nc.IsConnected() {
-			return l, nil
-		}
-		if lasting(reason) {
-			return nil, s.explainConnect(reason)
-		}
-		select {
-		case <-changed:
-		case <-look.C:
-		case <-timeout.C:
-			return nil, s.explainConnect(reason)
-		case <-ctx.Done():
-			return nil, s.gaveUp(ctx, reason)
-		case <-s.closing:
-			return nil, errClosed
-		}
-		if l.nc.IsClosed() {
-			return nil, s.explainConnect(reason)
-		}
-	}
-}
-
-// gaveUp is the error of a wait for the connection that ctx ended: if it was a limit of time,
-// with why there was none.
-func (s *Sink) gaveUp(ctx context.Context, reason error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %w", s.explainConnect(reason), ctx.Err())
-	}
-	return ctx.Err()
-}
-
-// usableLink returns the link in use, or the next one if nats.go has given the last one up, or if
-// the last one is not connected and auth.nkey_file holds another key now: nats.go reconnects with
-// the public key that it began with.
-func (s *Sink) usableLink() (*link, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.isClosing() {
-		return nil, errClosed
-	}
-	old := s.link
-	if !old.nc.IsClosed() && (old.nc.IsConnected() || s.access.identity() == old.identity) {
-		return old, nil
-	}
-	l, err := s.open()
-	if err != nil {
-		return nil, err
-	}
-	s.link = l
-	old.nc.Close() // nothing is connected any more; it only goes on trying with the key of before
-	return l, nil
 }

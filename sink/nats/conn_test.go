@@ -32,7 +32,7 @@ func TestServerDownAtStart(t *testing.T) {
 	} {
 		require.ErrorContains(t, ask(), srv.url())
 	}
-	require.ErrorIs(t, s.link.nc.Publish("x", nil), nats.ErrReconnectBufExceeded, "buffered out of sight")
+	require.ErrorIs(t, s.conn.link.nc.Publish("x", nil), nats.ErrReconnectBufExceeded, "buffered out of sight")
 	s.cfg.AckTimeout = patient // it was short to wait for nobody
 	srv.start(t)
 	require.Eventually(t, func() bool { return s.Prepare(t.Context(), []string{topic}) == nil }, patient, often)
@@ -51,7 +51,7 @@ func TestConnectionClosedForGood(t *testing.T) {
 	t.Parallel()
 	s, js := prepared(t, Config{})
 	require.NoError(t, s.Publish(t.Context(), numbered(1)))
-	s.link.nc.Close()
+	s.conn.link.nc.Close()
 	require.Eventually(t, func() bool { return s.Publish(t.Context(), numbered(3)[1:]) == nil }, patient, often)
 	require.Equal(t, "e0 e1 e2", bodies(t, js))
 }
@@ -63,7 +63,7 @@ func TestAckTimeoutHoldsForEveryQuestion(t *testing.T) {
 	srv := newServer(t)
 	for name, cfg := range map[string]Config{"plain": {}, "domain": {Domain: "hub"}, "prefix": {APIPrefix: "JS.hub.API"}} {
 		cfg.URL, cfg.AckTimeout = srv.url(), time.Hour
-		require.Equal(t, time.Hour, open(t, cfg).link.js.Options().DefaultTimeout, name)
+		require.Equal(t, time.Hour, open(t, cfg).conn.link.js.Options().DefaultTimeout, name)
 	}
 }
 

@@ -49,16 +49,6 @@ func isTLS(err error) bool {
 		errors.As(err, &hostname) || errors.As(err, &invalid) || errors.As(err, &verify) || strings.Contains(err.Error(), "tls: ")
 }
 
-// explainConnect says why there is no connection and what it most likely takes.
-func (s *Sink) explainConnect(err error) error {
-	err = printable.Error(err)
-	if err != nil && noGreeting(err) && !isTLS(err) && !s.greeted.Load() {
-		return fmt.Errorf("what answers at %s takes the connection and sends no greeting of a NATS server: use the port for NATS clients%s: %w",
-			s.cfg.URL, orHandshakeFirst(s.cfg), err)
-	}
-	return explainConnect(err, s.cfg)
-}
-
 // explainConnect says why there is no connection and what it most likely takes. No address in it
 // holds a password, since the configuration refuses those.
 func explainConnect(err error, c Config) error {

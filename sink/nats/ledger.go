@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
@@ -30,16 +33,16 @@ var (
 // A Ledger shares the connection of its Sink and ends with it. Its methods are safe for concurrent
 // use; commits wait for each other, and for Publish.
 type Ledger struct {
-	s       *Sink
-	id      checkpoint.Identity
-	subject string
-
-	mu         sync.Mutex
-	latest     uint64 // sequence of the last position seen that is this lane's; 0 if none was
-	incomplete int    // batches in a row that the server called incomplete
+	sink      *Sink
+	position  *position
+	committer *committer
 }
 
-var _ checkpoint.Store = positionStore{}
+var (
+	_ checkpoint.Store  = positionStore{}
+	_ sink.Configurable = (*Ledger)(nil)
+	_ sink.Surveyor     = (*Ledger)(nil)
+)
 
 // positionStore shows that a Ledger keeps positions as a checkpoint.Store does.
 type positionStore struct{ *Ledger }
@@ -49,46 +52,18 @@ func (p positionStore) Commit(ctx context.Context, prev, next checkpoint.Checkpo
 	return p.Ledger.Commit(ctx, nil, prev, next)
 }
 
-// Ledger returns the ledger of the lane that id names. Ids with the same Relay and Lane share one
-// position; if they differ in anything else it is foreign to one of them.
-func (s *Sink) Ledger(id checkpoint.Identity) *Ledger {
-	return &Ledger{s: s, id: id, subject: positionSubject(id)}
-}
-
 // Store is the position alone, for whoever moves it without events.
 func (l *Ledger) Store() checkpoint.Store { return positionStore{l} }
 
-// positionSubject is where the position of id is. No two lanes share one, for any
-// characters in their names.
-func positionSubject(id checkpoint.Identity) string {
-	return strings.TrimSuffix(positionSubjects, ">") + token(id.Relay) + "." + token(id.Lane)
-}
-
-// token writes s with nothing but letters, digits, _ and - as they are.
-func token(s string) string {
-	if s == "" {
-		return "%"
-	}
-	var b strings.Builder
-	for _, c := range []byte(s) {
-		if c == '_' || c == '-' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, "%%%02X", c)
-		}
-	}
-	return b.String()
-}
-
-// Subject is where the position is kept in the stream.
-func (l *Ledger) Subject() string { return l.subject }
+// Subject returns the subject of the position.
+func (l *Ledger) Subject() string { return l.position.subject }
 
 // Identity implements sink.Destination.
-func (l *Ledger) Identity() string { return l.s.Identity() }
+func (l *Ledger) Identity() string { return l.sink.Identity() }
 
 // Holds implements sink.Destination.
 func (l *Ledger) Holds(ctx context.Context, topics []string) (bool, error) {
-	return l.s.Holds(ctx, topics)
+	return l.sink.Holds(ctx, topics)
 }
 
 // Fence does nothing: every commit moves the position to another sequence, which fences all who
@@ -100,92 +75,127 @@ func (l *Ledger) Fence(context.Context) error { return nil }
 // commit made with that is refused. Besides the errors of checkpoint.Store.Load it returns
 // checkpoint.ErrLost if a position that this Ledger has seen is gone.
 func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
-	if err := ctx.Err(); err != nil {
-		return checkpoint.Checkpoint{}, err
-	}
-	lk, err := l.s.connected(ctx)
-	if err != nil {
-		return checkpoint.Checkpoint{}, err
-	}
-	return l.load(ctx, lk)
+	return l.position.load(ctx)
 }
 
-func (l *Ledger) load(ctx context.Context, lk *link) (checkpoint.Checkpoint, error) {
-	if err := l.s.atHome(ctx, lk); err != nil {
-		return checkpoint.Checkpoint{}, err
-	}
-	m, err := l.s.lastOn(ctx, lk, l.subject)
-	switch {
-	case isCode(err, codeMessageNotFound):
-		return checkpoint.Checkpoint{}, l.missing()
-	case isCode(err, codeStreamNotFound) && l.seen() == 0:
-		return checkpoint.Checkpoint{}, l.missing()
-	case isCode(err, codeStreamNotFound): // perhaps only to a server that starts
-		if _, again := l.s.lookAgain(ctx, lk); isCode(again, codeStreamNotFound) {
-			return checkpoint.Checkpoint{}, l.missing()
-		}
-		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position on %s: %w", l.subject, err)
-	case err != nil:
-		return checkpoint.Checkpoint{}, err
-	}
-	cp, err := checkpoint.Decode(m.Data)
-	if err != nil {
-		return checkpoint.Checkpoint{Revision: m.Seq}, fmt.Errorf("message %d of stream %s on %s: %w",
-			m.Seq, l.s.cfg.Stream, l.subject, err)
-	}
-	cp.Revision = m.Seq
-	if err := l.id.Check(cp.Source); err != nil {
-		return cp, fmt.Errorf("message %d of stream %s on %s: %w", m.Seq, l.s.cfg.Stream, l.subject, err)
-	}
-	l.saw(m.Seq)
-	return cp, nil
-}
-
-// Seize reads what is in force, whatever it is, and makes Commit replace it.
+// Seize reads the current position, whatever it is, and makes Commit replace it.
 func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
-	cp, err := l.Load(ctx)
-	switch {
-	case errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
-		l.saw(cp.Revision)
-		return cp, nil
-	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, checkpoint.ErrLost):
-		return checkpoint.Checkpoint{}, nil
-	}
-	return cp, err
+	return l.position.seize(ctx)
 }
 
 // Forget makes the ledger one that has seen no position: an operator has decided that what was
 // there does not matter.
-func (l *Ledger) Forget() { l.saw(0) }
+func (l *Ledger) Forget() { l.position.saw(0) }
 
-// missing is the error if there is no position. One that was seen before cannot be waiting for
-// its first start.
-func (l *Ledger) missing() error {
-	if seen := l.seen(); seen > 0 {
-		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream was deleted; "+
-			"say where to go on", checkpoint.ErrLost, l.s.cfg.Stream, l.subject, seen)
+// MaxBatch is how many messages Commit takes: a server takes 1,000 in an atomic batch, and the last
+// is the position.
+const MaxBatch = 999
+
+// Commit stores batch, which may be empty, and replaces prev by next, in one atomic act. The
+// revision of the checkpoint that it returns is the sequence of the position in the stream. Nothing
+// is sent twice inside, and no message carries an id to be recognised by: a second copy anywhere in
+// a batch would have all of it refused.
+//
+// If a message can never be stored nothing is, and the error is a *sink.PublishError with its
+// index and a *sink.RejectedError (or a *sink.FatalError if the stream does not bind its topic).
+// checkpoint.ErrConflict means that the current position is not prev. After any other error either
+// prev or next is in effect; Load tells, and a commit that is late finds that out itself.
+func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	return l.committer.commit(ctx, batch, prev, next)
+}
+
+// Prepare makes the stream ready for batches on these topics with the position among them: it
+// creates it, or changes one that relay created, if the configuration says so. Besides those of
+// sink.Destination its errors are ErrNoAtomicPublish and ErrStreamUnfit, and checkpoint.ErrLost
+// if a stream that held a position before is gone.
+func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
+	if err := errors.Join(refuseIllegal(topics), takesNoEvents(topics)); err != nil {
+		return err
 	}
-	return fmt.Errorf("%w: stream %s holds nothing on %s", checkpoint.ErrNotFound, l.s.cfg.Stream, l.subject)
-}
-
-func (l *Ledger) seen() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.latest
-}
-
-func (l *Ledger) saw(sequence uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.latest = sequence
-}
-
-// takesNoEvents refuses topics among the positions.
-func takesNoEvents(topics []string) error {
-	for _, t := range topics {
-		if matches(positionSubjects, t) {
-			return &sink.FatalError{Err: fmt.Errorf("topic %s lies within %s, where relay keeps positions: route the events elsewhere", t, positionSubjects)}
-		}
+	lk, err := l.sink.conn.connected(ctx)
+	if err != nil {
+		return err
 	}
+	all := slices.Concat(topics, []string{l.position.subject})
+	info, err := l.findOrCreate(ctx, lk, all)
+	if err != nil {
+		return err
+	}
+	if err := l.sink.admin.unfit(lk, info.Config); err != nil {
+		return &sink.FatalError{Err: err}
+	}
+	if info, err = l.sink.admin.adapt(ctx, lk, info, demand{subjects: all, atomic: true}); err != nil {
+		return err
+	}
+	if err := l.sink.stream.rememberDomain(ctx, lk); err != nil {
+		return err
+	}
+	l.sink.cfg.Logger.Info("stream is ready for exactly-once delivery", zap.String("stream", l.sink.cfg.Stream), zap.String("position", l.position.subject),
+		zap.Int("replicas", info.Config.Replicas), zap.Uint64("messages", info.State.Msgs))
 	return nil
+}
+
+// findOrCreate makes no second stream in the place of one that held a position: the lane would
+// start over in it.
+func (l *Ledger) findOrCreate(ctx context.Context, lk *link, subjects []string) (*jetstream.StreamInfo, error) {
+	seen := l.position.seen()
+	if seen == 0 {
+		return l.sink.admin.findOrCreate(ctx, lk, subjects)
+	}
+	info, err := l.sink.stream.lookAgain(ctx, lk)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, fmt.Errorf("%w: stream %s is not there any more, which held sequence %d on %s: it was deleted, or the server lost its store. "+
+			"Restore it, or say where to go on", checkpoint.ErrLost, l.sink.cfg.Stream, seen, l.position.subject)
+	case err != nil:
+		return nil, err
+	}
+	return info, l.sink.admin.refuse(info.Config)
+}
+
+// Inspect implements sink.Destination. One line more than topics tells of the position.
+func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
+	lk, err := l.sink.conn.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := l.sink.stream.info(ctx, lk)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	status, err2 := l.sink.Inspect(ctx, slices.Concat(topics, []string{l.position.subject}))
+	if err2 != nil {
+		return nil, err2
+	}
+	position := &status[len(topics)]
+	position.Detail = strings.TrimSuffix("the position; "+position.Detail, "; ")
+	if err != nil {
+		return status, nil //nolint:nilerr // a missing stream is told in each line
+	}
+	if unfit := l.sink.admin.unfit(lk, info.Config); unfit != nil {
+		position.Unfit = unfit
+	} else if lacks := (demand{atomic: true}).lacking(info.Config); !lacks.nothing() && !l.sink.admin.mayChange(info.Config) {
+		position.Unfit = l.sink.admin.refuseToChange(info.Config, lacks)
+	}
+	if position.Unfit != nil {
+		position.Problems = append(position.Problems, position.Unfit.Error())
+	}
+	position.Exists = position.Exists && len(position.Problems) == 0 && takesPositions(info.Config)
+	position.Creates = !position.Exists && len(position.Problems) == 0
+	return status, nil
+}
+
+// Settings implements sink.Configurable.
+func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
+	return l.sink.Settings(ctx, topics, apply)
+}
+
+// Survey implements sink.Surveyor. The stream holds the position, too.
+func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
+	parts, err := l.sink.Survey(ctx, topics, known)
+	for i := range parts {
+		parts[i].Position = true
+		parts[i].Events -= min(parts[i].Events, 1) // the position
+	}
+	return parts, err
 }

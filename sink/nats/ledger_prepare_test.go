@@ -184,7 +184,7 @@ func TestServerBefore212(t *testing.T) {
 	}
 	_, err := nc.Subscribe("$JS.API.STREAM.INFO.WORKOS", func(m *nats.Msg) {
 		if stream == nil {
-			answer(m, map[string]any{"error": map[string]any{"code": 404, "err_code": codeStreamNotFound, "description": "stream not found"}})
+			answer(m, map[string]any{"error": map[string]any{"code": 404, "err_code": jetstream.JSErrCodeStreamNotFound, "description": "stream not found"}})
 			return
 		}
 		answer(m, map[string]any{"config": stream})
@@ -227,7 +227,7 @@ func TestRealServerBefore212(t *testing.T) {
 		t.Skip("RELAY_TEST_NATS_OLD names no server older than 2.12")
 	}
 	s := open(t, created(url))
-	requireTooOld(t, url, s.link.nc.ConnectedServerVersion())
+	requireTooOld(t, url, s.conn.link.nc.ConnectedServerVersion())
 	require.NoError(t, s.Prepare(t.Context(), []string{topic}))
 	require.NoError(t, s.Publish(t.Context(), events(1, 10, topic)), "the same stream serves at-least-once delivery")
 }

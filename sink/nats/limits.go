@@ -16,31 +16,18 @@ import (
 	"workos-relay/sink"
 )
 
-// Error codes with which a server refuses to create or change a stream because of a limit.
-const (
-	codeAccountResources    jetstream.ErrorCode = 10002
-	codeNoPeers             jetstream.ErrorCode = 10005
-	codeServerResources     jetstream.ErrorCode = 10023
-	codeMaxStreams          jetstream.ErrorCode = 10027
-	codeMemory              jetstream.ErrorCode = 10028
-	codeStorage             jetstream.ErrorCode = 10047
-	codeStreamLimits        jetstream.ErrorCode = 10053
-	codeInvalidStreamConfig jetstream.ErrorCode = 10052
-	codeNotClustered        jetstream.ErrorCode = 10074
-	codeMaxBytesRequired    jetstream.ErrorCode = 10113
-	codeNoTier              jetstream.ErrorCode = 10120
-	codeMaxStreamBytes      jetstream.ErrorCode = 10122
-)
-
 // lastingRefusals are the codes that stay until an operator changes the configuration or the
 // account. Missing peers and storage may come back by themselves.
 var lastingRefusals = []jetstream.ErrorCode{
 	codeMaxStreams, codeInvalidStreamConfig, codeNotClustered, codeMaxBytesRequired, codeNoTier, codeMaxStreamBytes,
 }
 
+// account compares a stream of the configuration with the limits of the account and the server.
+type account struct{ cfg *Config }
+
 // refusalAdvice says which key to change if the server has refused a stream because of a limit;
 // empty for any other error.
-func (s *Sink) refusalAdvice(err error) string {
+func (a account) refusalAdvice(err error) string {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
 		return ""
@@ -53,7 +40,7 @@ func (s *Sink) refusalAdvice(err error) string {
 	case codeMaxStreams:
 		return "delete a stream of the account, raise its max_streams, or let stream name one that exists"
 	case codeNoTier:
-		return fmt.Sprintf("the account has no limits for %d replicas: change create.replicas to a number for which it has some", s.cfg.Create.Replicas)
+		return fmt.Sprintf("the account has no limits for %d replicas: change create.replicas to a number for which it has some", a.cfg.Create.Replicas)
 	case codeNotClustered:
 		return "set create.replicas: 1, or use a NATS cluster"
 	case codeNoPeers:
@@ -61,7 +48,7 @@ func (s *Sink) refusalAdvice(err error) string {
 	case codeServerResources:
 		return "the servers take no more streams with several replicas: lower create.replicas, or raise max_ha_assets on the servers"
 	case codeAccountResources, codeStorage, codeMemory, codeStreamLimits:
-		return s.storageAdvice()
+		return a.storageAdvice()
 	case codeInvalidStreamConfig:
 		return invalidAdvice(api.Description)
 	default:
@@ -71,16 +58,16 @@ func (s *Sink) refusalAdvice(err error) string {
 
 // storageAdvice is what to do if the account or the server has not as much storage left as the
 // stream reserves.
-func (s *Sink) storageAdvice() string {
+func (a account) storageAdvice() string {
 	const free = "free storage, or raise the storage limit of the account or max_file_store of the server"
 	switch {
-	case s.embedded != nil && s.cfg.Create.MaxBytes > 0:
+	case a.cfg.URL == Embedded && a.cfg.Create.MaxBytes > 0:
 		return "lower create.max_bytes, or raise embedded.max_store"
-	case s.embedded != nil:
+	case a.cfg.URL == Embedded:
 		return "raise embedded.max_store"
-	case s.cfg.Create.MaxBytes > 0 && s.cfg.Create.Replicas > 1:
+	case a.cfg.Create.MaxBytes > 0 && a.cfg.Create.Replicas > 1:
 		return "lower create.max_bytes or create.replicas, " + free
-	case s.cfg.Create.MaxBytes > 0:
+	case a.cfg.Create.MaxBytes > 0:
 		return "lower create.max_bytes, " + free
 	default:
 		return free
@@ -105,8 +92,8 @@ func invalidAdvice(description string) string {
 // explainUnmade returns the error of a request to create or change the stream. It is a
 // *sink.FatalError if only an operator can resolve it, and names the key to change. problems are
 // what check says of the account; they know more than the server's refusal.
-func (s *Sink) explainUnmade(l *link, doing string, err error, problems []string) error {
-	advice, err := s.refusalAdvice(err), printable.Error(err)
+func (a account) explainUnmade(l *link, doing string, err error, problems []string) error {
+	advice, err := a.refusalAdvice(err), printable.Error(err)
 	switch {
 	case len(problems) > 0:
 		return &sink.FatalError{Err: fmt.Errorf("%s: %s: %w", doing, strings.Join(problems, "; "), err)}
@@ -115,7 +102,7 @@ func (s *Sink) explainUnmade(l *link, doing string, err error, problems []string
 	case advice != "":
 		return fmt.Errorf("%s: %w; %s", doing, err, advice)
 	default:
-		return s.explainAPI(l, doing, err)
+		return l.explainAPI(doing, err)
 	}
 }
 
@@ -130,16 +117,16 @@ func refusedConfig(err error) bool {
 // ask.
 const accountPatience = 2 * time.Second
 
-// accountProblems returns which limits of the account keep the stream from being created, each with
+// problems returns which limits of the account keep the stream from being created, each with
 // the key to change. It returns nil if the account cannot be asked: the server decides then.
-func (s *Sink) accountProblems(ctx context.Context, l *link) []string {
+func (a account) problems(ctx context.Context, l *link) []string {
 	ctx, cancel := context.WithTimeout(ctx, accountPatience)
 	defer cancel()
 	info, err := l.js.AccountInfo(ctx)
 	if err != nil {
 		return nil
 	}
-	return limitProblems(info, s.cfg.Create)
+	return limitProblems(info, a.cfg.Create)
 }
 
 // limitProblems compares a stream that is to be created with what the account allows. Limits of -1,
@@ -187,9 +174,9 @@ func limitProblems(info *jetstream.AccountInfo, want Create) []string {
 	return problems
 }
 
-// judgeByAccount says of each change to the stream that the limits of the account do not let it
+// judge says of each change to the stream that the limits of the account do not let it
 // through.
-func (s *Sink) judgeByAccount(ctx context.Context, l *link, conf jetstream.StreamConfig, changes []tunable) {
+func (a account) judge(ctx context.Context, l *link, conf jetstream.StreamConfig, changes []tunable) {
 	affected := slices.ContainsFunc(changes, func(t tunable) bool { return t.takesMore() })
 	if !affected {
 		return

@@ -100,9 +100,9 @@ func TestRefusalsNameTheKey(t *testing.T) {
 		10120: {"no JetStream default or applicable tiered limit present", "create.replicas", true},
 		10122: {"stream max bytes exceeds account limit max stream bytes", "lower create.max_bytes", true},
 	} {
-		s := &Sink{cfg: Config{Stream: "WORKOS", Create: Create{MaxBytes: unit.Bytes(1 << 30), Replicas: 3}}.withDefaults()}
+		cfg := Config{Stream: "WORKOS", Create: Create{MaxBytes: unit.Bytes(1 << 30), Replicas: 3}}.withDefaults()
 		cause := &jetstream.APIError{Code: 400, ErrorCode: code, Description: c.description}
-		err := s.explainUnmade(newLink(), "creating stream WORKOS", fmt.Errorf("asking: %w", cause), nil)
+		err := account{&cfg}.explainUnmade(newLink(), "creating stream WORKOS", fmt.Errorf("asking: %w", cause), nil)
 		require.ErrorContains(t, err, c.says, code)
 		require.ErrorContains(t, err, c.description, code)
 		require.ErrorIs(t, err, cause)

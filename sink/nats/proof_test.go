@@ -13,7 +13,7 @@ import (
 // P1: an acknowledgement of anything else moves nothing.
 func TestWhatProvesABatch(t *testing.T) {
 	t.Parallel()
-	c := newCommit(1, make([]sink.Message, 2), 10, sink.Message{})
+	c := newCommit(nil, 1, make([]sink.Message, 2), 10, sink.Message{})
 	require.NoError(t, c.proves(ack{Seq: 13, Batch: c.id, Count: 3}))
 	require.NoError(t, c.proves(ack{Seq: 20, Batch: c.id, Count: 3}), "other messages may lie in between")
 	for name, a := range map[string]ack{
@@ -28,7 +28,7 @@ func TestWhatProvesABatch(t *testing.T) {
 	} {
 		require.Error(t, c.proves(a), name)
 	}
-	alone := newCommit(2, nil, 10, sink.Message{})
+	alone := newCommit(nil, 2, nil, 10, sink.Message{})
 	require.NoError(t, alone.proves(ack{Seq: 11}), "the position alone needs no batch")
 	require.Error(t, alone.proves(ack{Seq: 10}))
 }

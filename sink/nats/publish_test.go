@@ -127,7 +127,7 @@ func TestHoleIsFilledOneByOne(t *testing.T) {
 		require.NoError(t, s.Publish(t.Context(), batch[i:i+1]))
 	}
 	require.Equal(t, "e0 e2 e3 e1 e2 e3", bodies(t, js))
-	require.Empty(t, s.ahead)
+	require.Empty(t, s.publisher.ahead)
 }
 
 // TestHoleOfAnotherProcess is the same where the relay that left the hole is gone.
@@ -136,7 +136,7 @@ func TestHoleOfAnotherProcess(t *testing.T) {
 	s, js := prepared(t, Config{})
 	batch := numbered(6)
 	require.NoError(t, s.Publish(t.Context(), batch[3:]))
-	other := open(t, s.cfg)
+	other := open(t, *s.cfg)
 	require.NoError(t, other.Publish(t.Context(), batch))
 	require.Equal(t, "e3 e4 e5 e0 e1 e2 e3 e4 e5", bodies(t, js))
 }
@@ -256,7 +256,7 @@ func TestNoAcknowledgement(t *testing.T) {
 	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: defaultStream, Subjects: []string{topic}, NoAck: true})
 	require.NoError(t, err)
 	s := open(t, Config{URL: srv.url(), AckTimeout: 150 * time.Millisecond})
-	require.Eventually(t, s.link.nc.IsConnected, patient, often)
+	require.Eventually(t, s.conn.link.nc.IsConnected, patient, often)
 	err = s.Publish(t.Context(), numbered(3))
 	require.ErrorIs(t, err, errAckTimeout)
 	require.ErrorContains(t, err, "stream WORKOS acknowledged nothing for 150ms")
@@ -323,9 +323,9 @@ func TestFatalWhilePublishing(t *testing.T) {
 func TestNothingIsSentAfterAFailure(t *testing.T) {
 	t.Parallel()
 	s, js := prepared(t, Config{})
-	a := newAttempt(1, numbered(3), true, 0)
+	a := newAttempt(s.stream, 1, numbered(3), true, 0)
 	a.fail(0, errAckTimeout)
-	require.ErrorIs(t, s.send(t.Context(), s.link, a, nil), errAckTimeout)
+	require.ErrorIs(t, s.publisher.send(t.Context(), s.conn.link, a, nil), errAckTimeout)
 	require.Zero(t, a.sent)
 	require.Empty(t, bodies(t, js))
 }
@@ -334,7 +334,7 @@ func TestNothingIsSentAfterAFailure(t *testing.T) {
 func TestWaitForACommitEnds(t *testing.T) {
 	t.Parallel()
 	s, js := prepared(t, Config{})
-	committed, err := s.begin(t.Context())
+	committed, err := s.sender.begin(t.Context())
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -361,7 +361,7 @@ func TestWaitForACommitEnds(t *testing.T) {
 func TestOutcome(t *testing.T) {
 	t.Parallel()
 	rejected := &sink.RejectedError{Topic: topic, Reason: "too large"}
-	a := newAttempt(1, numbered(4), true, 0)
+	a := newAttempt(nil, 1, numbered(4), true, 0)
 	a.noteSent(4)
 	a.stored(0, 10)
 	a.fail(2, rejected)
@@ -387,7 +387,7 @@ func TestOutcome(t *testing.T) {
 func TestCancelledWithAcksInFlight(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})
-	s.settle = patient
+	s.sender.settle = patient
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := publishHeld(ctx, t, s, js, proxy, numbered(5), "e0 e1 e2 e3 e4")
@@ -441,7 +441,7 @@ func TestAckForms(t *testing.T) {
 			{`{"stream":"WORKOS2","domain":"hub","seq":17}`, 0, false},
 		},
 	} {
-		s := &Sink{cfg: Config{Stream: "WORKOS"}, log: zap.NewNop()}
+		s := &stream{cfg: &Config{Stream: "WORKOS", Logger: zap.NewNop()}}
 		s.home.Store(newHome("WORKOS", domain, ""))
 		for _, f := range forms {
 			seq, plain := s.plainAck([]byte(f.data))

@@ -71,9 +71,9 @@ func lagging(t *testing.T, change, silence time.Duration, wrap func(n int, m jet
 	require.NoError(t, s.Publish(t.Context(), numbered(10)))
 	logs, err := s.Logs(t.Context(), nil, time.Time{})
 	require.NoError(t, err)
-	l, err := s.connected(t.Context())
+	l, err := s.conn.connected(t.Context())
 	require.NoError(t, err)
-	sc := scanOf(s, l, logs[0])
+	sc := scanOf(s.reader, l, logs[0])
 	sc.look, sc.change, sc.silence = 50*time.Millisecond, change, silence
 	consume, opened := sc.open, 0
 	sc.open = func(ctx context.Context) (jetstream.MessagesContext, error) {
@@ -146,9 +146,9 @@ func TestScanWaitsForTheEnd(t *testing.T) {
 	logs, err := s.Logs(t.Context(), nil, time.Time{})
 	require.NoError(t, err)
 	logs[0].End = 6
-	l, err := s.connected(t.Context())
+	l, err := s.conn.connected(t.Context())
 	require.NoError(t, err)
-	sc := scanOf(s, l, logs[0])
+	sc := scanOf(s.reader, l, logs[0])
 	sc.look = 50 * time.Millisecond
 	var ids []string
 	late := make(chan error, 1)
@@ -160,7 +160,7 @@ func TestScanWaitsForTheEnd(t *testing.T) {
 	require.NoError(t, <-late)
 	require.Equal(t, []string{"e0", "e1", "e2", "e3", "e4"}, ids)
 
-	sc = scanOf(s, l, logs[0])
+	sc = scanOf(s.reader, l, logs[0])
 	sc.look, sc.silence, sc.log.End, sc.end = 50*time.Millisecond, 500*time.Millisecond, 100, 100
 	err = sc.run(t.Context(), func(*sink.Stored) error { return nil })
 	require.ErrorContains(t, err, "it ends at sequence 5 and has held 99")

@@ -169,7 +169,7 @@ func TestMissingPermission(t *testing.T) {
 		srv := newServer(t, user(&server.SubjectPermission{Deny: []string{topic}}, nil))
 		s := open(t, Config{URL: srv.url(), Auth: auth, Create: Create{Enabled: true}})
 		require.NoError(t, s.Prepare(t.Context(), []string{topic, "dsync.group.created"}))
-		s.settle = patient
+		s.sender.settle = patient
 		batch := numbered(5)
 		batch[0].Topic, batch[1].Topic = "dsync.group.created", "dsync.group.created"
 		err := s.Publish(t.Context(), batch)
@@ -179,7 +179,7 @@ func TestMissingPermission(t *testing.T) {
 	t.Run("acknowledgements", func(t *testing.T) {
 		srv := newServer(t, user(nil, &server.SubjectPermission{Deny: []string{"_INBOX.>"}}))
 		s := open(t, Config{URL: srv.url(), Auth: auth, AckTimeout: 300 * time.Millisecond})
-		require.Eventually(t, func() bool { return s.link.permissionDenied() != nil }, patient, often)
+		require.Eventually(t, func() bool { return s.conn.link.permissionDenied() != nil }, patient, often)
 		require.ErrorContains(t, s.Prepare(t.Context(), []string{topic}), "permission")
 		require.ErrorContains(t, s.Publish(t.Context(), numbered(2)), "inbox_prefix")
 	})
@@ -220,8 +220,8 @@ func TestDenialFindsItsMessage(t *testing.T) {
 	} {
 		denied := fmt.Errorf("%w for %s", nats.ErrPermissionViolation, subject)
 		for _, ended := range []bool{false, true} {
-			a := newAttempt(1, batch, true, 0)
-			c := newCommit(1, batch, 0, sink.Message{Topic: positionOfLane})
+			a := newAttempt(nil, 1, batch, true, 0)
+			c := newCommit(nil, 1, batch, 0, sink.Message{Topic: positionOfLane})
 			if ended {
 				a.end(errClosed)
 				_, _, _ = c.outcome(errClosed)

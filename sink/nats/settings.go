@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,11 +16,6 @@ import (
 	"workos-relay/conf/unit"
 	"workos-relay/internal/printable"
 	"workos-relay/sink"
-)
-
-var (
-	_ sink.Configurable = (*Sink)(nil)
-	_ sink.Configurable = (*Ledger)(nil)
 )
 
 // The keys of the configuration that relay applies to a stream it created.
@@ -34,6 +30,19 @@ const (
 var errContested = errors.New("relay has changed it already, and another program has changed it back, perhaps a relay with " +
 	"another configuration; make them agree, then restart relay")
 
+// settings compares the stream with what the configuration names, and changes a stream that relay
+// created.
+type settings struct {
+	cfg     *Config
+	conn    *connection
+	stream  *stream
+	account account
+	asked   asked
+
+	mu      sync.Mutex        // held by apply and guards applied
+	applied map[string]string // what relay has set, by the key of the configuration
+}
+
 // tunable is a setting of the stream that the configuration names and that differs in the stream.
 type tunable struct {
 	sink.Setting
@@ -41,25 +50,25 @@ type tunable struct {
 	set func(*jetstream.StreamConfig)
 }
 
-// Settings implements sink.Configurable: what the configuration says of the stream, for any
+// compare implements sink.Configurable: what the configuration says of the stream, for any
 // topics.
-func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Setting, error) {
-	l, err := s.connected(ctx)
+func (s *settings) compare(ctx context.Context, apply bool) ([]sink.Setting, error) {
+	l, err := s.conn.connected(ctx)
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.streamInfo(ctx, l)
+	info, err := s.stream.info(ctx, l)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.settling.Lock()
-	defer s.settling.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var found []sink.Setting
 	differ := s.differences(info)
-	s.judgeByAccount(ctx, l, info.Config, differ)
+	s.account.judge(ctx, l, info.Config, differ)
 	for _, t := range differ {
 		if apply && t.Outcome == sink.Changes {
 			s.apply(ctx, l, &t)
@@ -69,14 +78,9 @@ func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Set
 	return found, nil
 }
 
-// Settings implements sink.Configurable.
-func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
-	return l.s.Settings(ctx, topics, apply)
-}
-
 // differences compares the stream with what the configuration file names. The order is the one in
 // which relay applies them: a longer duplicate window may need the longer max_age.
-func (s *Sink) differences(info *jetstream.StreamInfo) []tunable {
+func (s *settings) differences(info *jetstream.StreamInfo) []tunable {
 	conf, want := info.Config, s.asked
 	var found []tunable
 	differs := func(key, have, wanted, why string, outcome sink.Outcome, set func(*jetstream.StreamConfig)) {
@@ -127,14 +131,14 @@ func (s *Sink) differences(info *jetstream.StreamInfo) []tunable {
 
 // judge adds what holds for every setting: relay leaves a stream of others alone, and does not
 // change a setting a second time.
-func (s *Sink) judge(conf jetstream.StreamConfig, setting sink.Setting) sink.Setting {
+func (s *settings) judge(conf jetstream.StreamConfig, setting sink.Setting) sink.Setting {
 	switch {
 	case conf.Metadata[metadataCreator] != creator:
 		setting.Outcome, setting.Why = sink.Unchanged, "relay did not create the stream and leaves it as it is"
 	case !s.cfg.Create.Enabled:
 		setting.Outcome, setting.Why = sink.Unchanged, "create.enabled is false, so relay leaves the stream as it is"
 	case setting.Outcome != sink.Changes:
-	case s.settled[setting.Key] == setting.Want:
+	case s.applied[setting.Key] == setting.Want:
 		setting.Outcome, setting.Why = sink.Unchanged, errContested.Error()
 	}
 	return setting
@@ -145,7 +149,7 @@ const confirm = "set create.allow_deletion: true to confirm it, then reload rela
 // judgeAge returns why relay does not set max_age to want as things are; an empty outcome means
 // that it does. A first limit that no stored message exceeds deletes nothing. A lower limit always
 // needs the confirmation, for it takes time away that consumers may count on.
-func (s *Sink) judgeAge(info *jetstream.StreamInfo, want time.Duration) (why string, _ sink.Outcome) {
+func (s *settings) judgeAge(info *jetstream.StreamInfo, want time.Duration) (why string, _ sink.Outcome) {
 	have := info.Config.MaxAge
 	if want == 0 || have > 0 && want > have || info.State.Msgs == 0 {
 		return "", ""
@@ -172,7 +176,7 @@ func (s *Sink) judgeAge(info *jetstream.StreamInfo, want time.Duration) (why str
 const leastBytes = 16 << 10
 
 // judgeBytes is judgeAge for max_bytes.
-func (s *Sink) judgeBytes(info *jetstream.StreamInfo, want int64) (why string, outcome sink.Outcome) {
+func (s *settings) judgeBytes(info *jetstream.StreamInfo, want int64) (why string, outcome sink.Outcome) {
 	why, outcome = s.judgeDeletion(info, want)
 	position := slices.ContainsFunc(info.Config.Subjects, func(subject string) bool {
 		return matches(positionSubjects, subject) || matches(subject, positionSubjects)
@@ -183,7 +187,7 @@ func (s *Sink) judgeBytes(info *jetstream.StreamInfo, want int64) (why string, o
 	return why, outcome
 }
 
-func (s *Sink) judgeDeletion(info *jetstream.StreamInfo, want int64) (why string, _ sink.Outcome) {
+func (s *settings) judgeDeletion(info *jetstream.StreamInfo, want int64) (why string, _ sink.Outcome) {
 	have, stored := max(info.Config.MaxBytes, 0), int64(min(info.State.Bytes, 1<<62)) //nolint:gosec // no stream is as large
 	switch {
 	case want == 0, have > 0 && want > have, info.State.Msgs == 0, have == 0 && stored <= want:
@@ -197,7 +201,7 @@ func (s *Sink) judgeDeletion(info *jetstream.StreamInfo, want int64) (why string
 	}
 }
 
-func (s *Sink) judgeReplicas(info *jetstream.StreamInfo, want int) (why string, _ sink.Outcome) {
+func (s *settings) judgeReplicas(info *jetstream.StreamInfo, want int) (why string, _ sink.Outcome) {
 	switch have := info.Config.Replicas; {
 	case want > have && (info.Cluster == nil || info.Cluster.Name == ""): // a single server names itself as leader
 		return "the NATS server is not part of a cluster, so there is one copy", sink.Unchanged
@@ -217,8 +221,8 @@ func copies(n int) string {
 
 // apply changes one setting and records how that went. It reads the stream again just before, since
 // the server has no compare and swap for it.
-func (s *Sink) apply(ctx context.Context, l *link, t *tunable) {
-	info, err := s.streamInfo(ctx, l)
+func (s *settings) apply(ctx context.Context, l *link, t *tunable) {
+	info, err := s.stream.info(ctx, l)
 	if err == nil {
 		conf := info.Config
 		t.set(&conf)
@@ -226,27 +230,27 @@ func (s *Sink) apply(ctx context.Context, l *link, t *tunable) {
 	}
 	if err != nil {
 		t.Outcome, t.Why = sink.Unchanged, "the NATS server refuses the change: "+reason(err)
-		if advice := s.refusalAdvice(err); advice != "" {
+		if advice := s.account.refusalAdvice(err); advice != "" {
 			t.Why += "; " + advice
 		}
-		s.log.Warn("cannot change a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
+		s.cfg.Logger.Warn("cannot change a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
 			zap.String("from", t.Have), zap.String("to", t.Want), zap.Error(err))
 		return
 	}
 	t.Outcome = sink.Changed
-	s.settled[t.Key] = t.Want
-	s.log.Info("changed a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
+	s.applied[t.Key] = t.Want
+	s.cfg.Logger.Info("changed a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
 		zap.String("from", t.Have), zap.String("to", t.Want))
 }
 
-func (s *Sink) update(ctx context.Context, l *link, conf jetstream.StreamConfig) error {
+func (s *settings) update(ctx context.Context, l *link, conf jetstream.StreamConfig) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
 	defer cancel()
 	stream, err := l.js.UpdateStream(ctx, conf)
 	if err != nil {
-		return s.explainAPI(l, "changing stream "+s.cfg.Stream, err)
+		return l.explainAPI("changing stream "+s.cfg.Stream, err)
 	}
-	s.noted(stream.CachedInfo())
+	s.stream.noted(stream.CachedInfo())
 	return nil
 }
 

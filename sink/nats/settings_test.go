@@ -17,7 +17,7 @@ func ofRelay(url string, more Config) Config {
 	return more
 }
 
-func settings(t *testing.T, s *Sink, apply bool) map[string]sink.Setting {
+func settingsOf(t *testing.T, s *Sink, apply bool) map[string]sink.Setting {
 	t.Helper()
 	found, err := s.Settings(t.Context(), []string{topic}, apply)
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ func configOf(t *testing.T, js jetstream.JetStream) jetstream.StreamConfig {
 func TestSettingsOfNoStream(t *testing.T) {
 	t.Parallel()
 	s := open(t, ofRelay(newServer(t).url(), Config{Create: Create{MaxAge: time.Hour}}))
-	require.Empty(t, settings(t, s, true))
+	require.Empty(t, settingsOf(t, s, true))
 }
 
 func TestWhichLimitsNeedConfirmation(t *testing.T) {
@@ -80,7 +80,7 @@ func TestWhichLimitsNeedConfirmation(t *testing.T) {
 				time.Sleep(150 * time.Millisecond)
 			}
 			before := configOf(t, js)
-			found := settings(t, open(t, ofRelay(srv.url(), Config{Create: c.want})), true)
+			found := settingsOf(t, open(t, ofRelay(srv.url(), Config{Create: c.want})), true)
 			if c.key == "" {
 				require.Empty(t, found)
 				require.Equal(t, before.MaxAge, configOf(t, js).MaxAge)
@@ -114,17 +114,17 @@ func TestTheDuplicateWindowIsNotLongerThanTheAge(t *testing.T) {
 	js := client(t, srv.url())
 	require.NoError(t, open(t, ofRelay(srv.url(), Config{Create: Create{MaxAge: time.Hour}, DuplicateWindow: 10 * time.Minute})).Prepare(t.Context(), []string{topic}))
 
-	got := settings(t, open(t, ofRelay(srv.url(), Config{DuplicateWindow: 2 * time.Hour})), true)
+	got := settingsOf(t, open(t, ofRelay(srv.url(), Config{DuplicateWindow: 2 * time.Hour})), true)
 	require.Equal(t, sink.Unchanged, got[keyDuplicates].Outcome)
 	require.Contains(t, got[keyDuplicates].Why, "max_age of the stream, which is 1h")
 
-	got = settings(t, open(t, ofRelay(srv.url(), Config{Create: Create{MaxAge: 3 * time.Hour}, DuplicateWindow: 2 * time.Hour})), true)
+	got = settingsOf(t, open(t, ofRelay(srv.url(), Config{Create: Create{MaxAge: 3 * time.Hour}, DuplicateWindow: 2 * time.Hour})), true)
 	require.Equal(t, sink.Changed, got[keyMaxAge].Outcome)
 	require.Equal(t, sink.Changed, got[keyDuplicates].Outcome)
 	require.Equal(t, 2*time.Hour, configOf(t, js).Duplicates)
 
 	// An age that is shorter than the window takes the window along.
-	got = settings(t, open(t, ofRelay(srv.url(), Config{Create: Create{MaxAge: time.Minute}})), true)
+	got = settingsOf(t, open(t, ofRelay(srv.url(), Config{Create: Create{MaxAge: time.Minute}})), true)
 	require.Equal(t, sink.Changed, got[keyMaxAge].Outcome, "the stream is empty")
 	require.Contains(t, got[keyMaxAge].Why, "duplicate_window becomes 1m")
 	require.Equal(t, time.Minute, configOf(t, js).Duplicates)
@@ -135,7 +135,7 @@ func TestAChangeThatTheServerRefuses(t *testing.T) {
 	srv := newServer(t, func(o *server.Options) { o.JetStreamLimits.Duplicates = 5 * time.Minute })
 	js := client(t, srv.url())
 	require.NoError(t, open(t, ofRelay(srv.url(), Config{})).Prepare(t.Context(), []string{topic}))
-	got := settings(t, open(t, ofRelay(srv.url(), Config{Create: Create{MaxAge: time.Hour}, DuplicateWindow: 10 * time.Minute})), true)
+	got := settingsOf(t, open(t, ofRelay(srv.url(), Config{Create: Create{MaxAge: time.Hour}, DuplicateWindow: 10 * time.Minute})), true)
 	require.Equal(t, sink.Changed, got[keyMaxAge].Outcome, "one that is refused does not hold up the others")
 	require.Equal(t, sink.Unchanged, got[keyDuplicates].Outcome)
 	require.Contains(t, got[keyDuplicates].Why, "the NATS server refuses the change")
@@ -151,13 +151,13 @@ func TestRelaysWithDifferentSettingsDoNotFight(t *testing.T) {
 	a := open(t, ofRelay(srv.url(), Config{DuplicateWindow: 3 * time.Minute}))
 	b := open(t, ofRelay(srv.url(), Config{DuplicateWindow: 4 * time.Minute}))
 	require.NoError(t, a.Prepare(t.Context(), []string{topic}))
-	require.Equal(t, sink.Changed, settings(t, b, true)[keyDuplicates].Outcome)
-	require.Equal(t, sink.Changed, settings(t, a, true)[keyDuplicates].Outcome)
+	require.Equal(t, sink.Changed, settingsOf(t, b, true)[keyDuplicates].Outcome)
+	require.Equal(t, sink.Changed, settingsOf(t, a, true)[keyDuplicates].Outcome)
 	for range 3 {
-		got := settings(t, b, true)[keyDuplicates]
+		got := settingsOf(t, b, true)[keyDuplicates]
 		require.Equal(t, sink.Unchanged, got.Outcome)
 		require.Contains(t, got.Why, "another program has changed it back")
-		require.Empty(t, settings(t, a, true))
+		require.Empty(t, settingsOf(t, a, true))
 	}
 	require.Equal(t, 3*time.Minute, configOf(t, js).Duplicates)
 }
@@ -172,13 +172,13 @@ func TestReplicasInACluster(t *testing.T) {
 	_, err := js.Publish(t.Context(), topic, []byte("{}"))
 	require.NoError(t, err)
 
-	got := settings(t, open(t, ofRelay(c.url(), Config{Create: Create{Replicas: 3}})), true)
+	got := settingsOf(t, open(t, ofRelay(c.url(), Config{Create: Create{Replicas: 3}})), true)
 	require.Equal(t, sink.Changed, got[keyReplicas].Outcome, got)
 	require.Equal(t, 3, configOf(t, js).Replicas)
 	c.leader(t, js, defaultStream)
 	require.Len(t, readAll(t, js, defaultStream, []string{topic}), 1)
 
-	got = settings(t, open(t, ofRelay(c.url(), Config{Create: Create{Replicas: 1}})), true)
+	got = settingsOf(t, open(t, ofRelay(c.url(), Config{Create: Create{Replicas: 1}})), true)
 	require.Equal(t, sink.HeldBack, got[keyReplicas].Outcome)
 	require.Contains(t, got[keyReplicas].Why, "would delete 2 copies")
 	require.Equal(t, 3, configOf(t, js).Replicas)

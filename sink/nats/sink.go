@@ -1,23 +1,12 @@
-// Package nats publishes to a NATS JetStream stream, on its own server or on one embedded in
-// this process: a Sink message by message, at least once, a Ledger in atomic batches that carry the
-// position with them, exactly once.
-//
-// An acknowledgement of JetStream means that the leader of the stream has stored the message, with
-// several replicas that a majority has. On a single server it is in the page cache until the server
-// syncs, two minutes by default: for power loss use three replicas, or sync_interval: always (the
-// embedded server's default).
 package nats
 
 import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"go.uber.org/zap"
-
+	"workos-relay/checkpoint"
 	"workos-relay/sink"
 )
 
@@ -27,75 +16,75 @@ const closeWait = settleTime + writeTimeout
 
 // Sink publishes to one stream. It implements sink.Sink and sink.Destination; all methods but
 // Publish may be called from any goroutine at any time.
+//
+// It hands its methods on to one type per job, which share the connection and what is known of the
+// stream.
 type Sink struct {
-	cfg      Config
-	log      *zap.Logger
-	options  []nats.Option
-	access   *access
-	greeted  atomic.Bool     // a NATS server has answered since the sink was made
+	cfg      *Config
 	embedded *embeddedServer // nil with a server outside
+	conn     *connection
+	stream   *stream
+	sender   *sender // of publisher and of the committer of each Ledger
 
-	mu        sync.Mutex // guards link
-	link      *link
-	closing   chan struct{}
+	publisher *publisher
+	admin     *admin
+	settings  *settings
+	reader    *reader
+
 	closeOnce sync.Once
 	closeErr  error
-	busy      chan struct{} // holds a token while Publish or Ledger.Commit is under way
-
-	current    atomic.Pointer[attempt] // of Publish
-	committing atomic.Pointer[commit]  // of Ledger.Commit
-	attempts   uint64                  // number of the last attempt; used by the holder of the token in busy only
-
-	flow flow // how much may be in flight; used by the holder of the token in busy only
-
-	settle time.Duration // settleTime
-
-	asked    asked
-	settling sync.Mutex        // held by Settings; guards settled
-	settled  map[string]string // what relay has set, by the key of the configuration
-
-	lastSeq uint64                   // sequence of the last durable message; used by Publish only
-	ahead   stringSet                // ids that may be stored before a predecessor of theirs; used by Publish only
-	maxMsg  atomic.Int64             // MaxMsgSize of the stream as last seen; 0 or less for none
-	binding atomic.Pointer[[]string] // the subjects of the stream as last seen; nil before that
-
-	home        atomic.Pointer[home]   // nil before Prepare: every domain counts
-	otherDomain atomic.Pointer[string] // one that has acknowledged too; nil if none has
 }
 
 var (
-	_ sink.Sink        = (*Sink)(nil)
-	_ sink.Destination = (*Sink)(nil)
+	_ sink.Sink         = (*Sink)(nil)
+	_ sink.Destination  = (*Sink)(nil)
+	_ sink.Configurable = (*Sink)(nil)
+	_ sink.Scanner      = (*Sink)(nil)
+	_ sink.Surveyor     = (*Sink)(nil)
 )
-
-type stringSet map[string]struct{}
 
 // New returns a sink that connects, and goes on trying for ever, in the background: a server that
 // is down is not an error. An error means that the configuration cannot work as it is, or that the
 // embedded server did not start; ctx bounds that start.
-func New(ctx context.Context, cfg Config) (*Sink, error) {
-	asked := cfg.asks()
-	cfg = cfg.withDefaults()
-	if err := cfg.Validate(); err != nil {
+func New(ctx context.Context, config Config) (*Sink, error) {
+	asked := config.asks()
+	config = config.withDefaults()
+	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Sink{cfg: cfg, asked: asked, settled: map[string]string{}, log: cfg.Logger, closing: make(chan struct{}), busy: make(chan struct{}, 1), settle: settleTime}
-	var err error
-	if s.access, err = cfg.access(); err != nil {
+	access, err := config.access()
+	if err != nil {
 		return nil, err
 	}
-	s.options = cfg.options()
-	if cfg.URL == Embedded {
-		if s.embedded, err = startEmbedded(ctx, cfg); err != nil {
+	s := newSink(&config, access, asked)
+	if config.URL == Embedded {
+		if s.embedded, err = startEmbedded(ctx, config); err != nil {
 			return nil, err
 		}
-		s.options = append(s.options, s.embedded.options()...)
+		s.conn.servers = s.embedded.url()
+		s.conn.options = append(s.conn.options, s.embedded.options()...)
 	}
-	if s.link, err = s.open(); err != nil {
+	if s.conn.link, err = s.conn.open(); err != nil {
 		_ = s.embedded.stop()
 		return nil, err
 	}
 	return s, nil
+}
+
+// newSink puts a sink together. It neither connects nor starts anything.
+func newSink(cfg *Config, access *access, asked asked) *Sink {
+	conn := &connection{cfg: cfg, servers: cfg.URL, options: cfg.options(), access: access, closing: make(chan struct{})}
+	stream := &stream{cfg: cfg, conn: conn}
+	sender := &sender{cfg: cfg, conn: conn, stream: stream, turn: make(chan struct{}, 1), settle: settleTime}
+	conn.onAck, conn.onDenied = sender.onAck, sender.onDenied
+	account := account{cfg: cfg}
+	return &Sink{
+		cfg: cfg, conn: conn, stream: stream, sender: sender,
+		publisher: &publisher{cfg: cfg, conn: conn, stream: stream, sender: sender},
+		admin:     &admin{cfg: cfg, conn: conn, stream: stream, account: account},
+		settings:  &settings{cfg: cfg, conn: conn, stream: stream, account: account, asked: asked, applied: map[string]string{}},
+		reader:    &reader{cfg: cfg, conn: conn, stream: stream},
+	}
 }
 
 // Address is where a consumer connects: the address of the embedded server, else the configured
@@ -115,15 +104,12 @@ func (s *Sink) Identity() string { return s.cfg.Identity() }
 // embedded server twenty; calls after the first wait for the first.
 func (s *Sink) Close() error {
 	s.closeOnce.Do(func() {
-		close(s.closing)
+		close(s.conn.closing)
 		select {
-		case s.busy <- struct{}{}:
+		case s.sender.turn <- struct{}{}:
 		case <-time.After(closeWait):
 		}
-		s.mu.Lock()
-		l := s.link
-		s.mu.Unlock()
-		l.nc.Close()
+		s.conn.close()
 		if err := s.embedded.stop(); err != nil {
 			s.closeErr = fmt.Errorf("stopping the embedded NATS server: %w", err)
 		}
@@ -131,57 +117,70 @@ func (s *Sink) Close() error {
 	return s.closeErr
 }
 
-func (s *Sink) isClosing() bool {
-	select {
-	case <-s.closing:
-		return true
-	default:
-		return false
-	}
+// Publish implements sink.Sink. It sends in order and keeps up to Config.Window messages in flight,
+// and no more bytes than the link carries within seconds. Nothing is sent again inside, with one
+// exception: if the sequences of the acknowledgements show that a message was stored before its
+// predecessor (left over from an earlier failure, and now recognised as a second copy), it and what
+// follows are stored once more without their ids, so that the stream holds the batch in order.
+// Blanks at both ends of a header's value are not kept, for NATS does not.
+func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
+	return s.publisher.publishBatch(ctx, batch)
 }
 
-// begin waits until nothing else is being published, and returns what ends that.
-func (s *Sink) begin(ctx context.Context) (done func(), err error) {
-	if s.isClosing() {
-		return nil, errClosed
-	}
-	select {
-	case s.busy <- struct{}{}:
-		return func() { <-s.busy }, nil
-	case <-s.closing:
-		return nil, errClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+// Prepare implements sink.Destination: the stream is there and binds every topic when it returns
+// nil.
+func (s *Sink) Prepare(ctx context.Context, topics []string) error {
+	return s.admin.prepare(ctx, topics)
 }
 
-// ended returns why nothing more is to be sent; nil while there is no reason. lost is the signal of
-// the link in use.
-func (s *Sink) ended(ctx context.Context, lost <-chan struct{}) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closing:
-		return errClosed
-	case <-lost:
-		return errLost
-	default:
-		return nil
-	}
+// Inspect implements sink.Destination.
+func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
+	return s.admin.inspect(ctx, topics)
 }
 
-// wait returns nil at the next wake, and otherwise why there is nothing to wait for any more.
-func (s *Sink) wait(ctx context.Context, wake <-chan struct{}, timeout <-chan time.Time, lost <-chan struct{}) error {
-	select {
-	case <-wake:
-		return nil
-	case <-timeout:
-		return errAckTimeout
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closing:
-		return errClosed
-	case <-lost:
-		return errLost
+// Holds implements sink.Destination. It asks the leader of the stream, because a replica may lag.
+func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
+	return s.stream.holds(ctx, topics)
+}
+
+// Settings implements sink.Configurable. It compares the stream with the configuration, for any
+// topics.
+func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Setting, error) {
+	return s.settings.compare(ctx, apply)
+}
+
+// Logs implements sink.Scanner: the one log is the stream, for any topics. A stream that does not
+// exist is none.
+func (s *Sink) Logs(ctx context.Context, _ []string, since time.Time) ([]sink.Log, error) {
+	return s.reader.logs(ctx, since)
+}
+
+// Scan implements sink.Scanner. It leaves out positions of relay.
+func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
+	return s.reader.scan(ctx, log, fn)
+}
+
+// Survey implements sink.Surveyor: the one part is the stream, and its end is the sequence after
+// the last.
+func (s *Sink) Survey(ctx context.Context, _ []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
+	return s.reader.survey(ctx, known)
+}
+
+// Tail reads the stream in order and calls fn for each message until ctx ends, which returns nil,
+// or fn returns an error, which is returned. Positions of relay are left out. It leaves no trace on
+// the server, and goes on after a broken connection without a gap.
+func (s *Sink) Tail(ctx context.Context, opts TailOptions, fn func(Stored) error) error {
+	err := s.reader.tail(ctx, opts, fn)
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // the caller has had enough
 	}
+	return err
+}
+
+// Ledger returns the ledger of the lane that id names. Ids with the same Relay and Lane share one
+// position; if they differ in anything else it is foreign to one of them.
+func (s *Sink) Ledger(id checkpoint.Identity) *Ledger {
+	p := &position{cfg: s.cfg, conn: s.conn, stream: s.stream, id: id, subject: positionSubject(id)}
+	c := &committer{cfg: s.cfg, conn: s.conn, stream: s.stream, sender: s.sender, position: p}
+	return &Ledger{sink: s, position: p, committer: c}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
@@ -27,7 +28,7 @@ func TestSurveyOfAClusterThatStarts(t *testing.T) {
 		case passing && lower.Load():
 			body["state"] = map[string]any{"last_seq": 3}
 		case passing:
-			body = map[string]any{"error": map[string]any{"code": 404, "err_code": codeStreamNotFound, "description": "stream not found"}}
+			body = map[string]any{"error": map[string]any{"code": 404, "err_code": jetstream.JSErrCodeStreamNotFound, "description": "stream not found"}}
 		}
 		data, err := json.Marshal(body)
 		if err == nil {

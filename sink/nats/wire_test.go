@@ -69,7 +69,7 @@ func FuzzAcknowledgement(f *testing.F) {
 		f.Add([]byte(text), true, uint64(7))
 	}
 	f.Fuzz(func(t *testing.T, data []byte, hub bool, expected uint64) {
-		s := &Sink{cfg: Config{Stream: "WORKOS"}, log: zap.NewNop()}
+		s := &stream{cfg: &Config{Stream: "WORKOS", Logger: zap.NewNop()}}
 		domain := ""
 		if hub {
 			domain = "hub"
@@ -84,7 +84,7 @@ func FuzzAcknowledgement(f *testing.F) {
 		require.Equal(t, "WORKOS", a.Stream)
 		require.Equal(t, domain, a.Domain)
 		require.NotZero(t, a.Seq)
-		c := newCommit(1, numbered(2), expected, numbered(1)[0])
+		c := newCommit(nil, 1, numbered(2), expected, numbered(1)[0])
 		if c.id = "b"; c.proves(a) == nil {
 			require.Equal(t, "b", a.Batch)
 			require.Equal(t, 3, a.Count)

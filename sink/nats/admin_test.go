@@ -166,7 +166,7 @@ func TestRelaysAddSubjects(t *testing.T) {
 func TestAChangeThatIsUndoneIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})
-	info, err := s.streamInfo(t.Context(), s.link)
+	info, err := s.stream.info(t.Context(), s.conn.link)
 	require.NoError(t, err)
 	subjects := func() []string {
 		st, err := js.Stream(t.Context(), defaultStream)
@@ -176,7 +176,7 @@ func TestAChangeThatIsUndoneIsMadeAgain(t *testing.T) {
 	proxy.replies.Lock()
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.adapt(t.Context(), s.link, info, demand{subjects: []string{topic, "a.created"}})
+		_, err := s.admin.adapt(t.Context(), s.conn.link, info, demand{subjects: []string{topic, "a.created"}})
 		done <- err
 	}()
 	require.Eventually(t, func() bool { return slices.Contains(subjects(), "a.created") }, patient, often)

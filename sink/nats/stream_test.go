@@ -72,7 +72,7 @@ func TestDomainOfTheStream(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = s.Close() })
 	require.NoError(t, s.Prepare(t.Context(), []string{"user.created"}))
-	require.Equal(t, "hub", s.home.Load().domain)
+	require.Equal(t, "hub", s.stream.home.Load().domain)
 	require.Equal(t, "nats stream WORKOS, domain hub", s.Identity())
 	require.Equal(t, "nats stream WORKOS, api_prefix $JS.hub.API", Config{APIPrefix: "$JS.hub.API."}.Identity())
 }

@@ -24,7 +24,7 @@ func TestEncodeLeavesNothingOfTheMessageBefore(t *testing.T) {
 	bare := sink.Message{Topic: "c", Body: []byte("3")}
 	require.Empty(t, e.encode(&bare, "", true).Header)
 
-	c := newCommit(1, []sink.Message{second}, 0, bare)
+	c := newCommit(nil, 1, []sink.Message{second}, 0, bare)
 	require.Equal(t, nats.Header{"event-id": {"event_2"}, batchIDHeader: {c.id}, batchSequenceHeader: {"1"}}, e.encodeInBatch(c, 0, "").Header)
 	require.Equal(t, nats.Header{batchIDHeader: {c.id}, batchSequenceHeader: {"2"}, batchCommitHeader: {"1"}}, e.encodeInBatch(c, 1, "").Header)
 }

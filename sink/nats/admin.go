@@ -1,0 +1,466 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"workos-relay/sink"
+)
+
+// admin creates the stream of a sink, changes it, and says what speaks against it. It changes no
+// stream that relay did not create.
+type admin struct {
+	cfg     *Config
+	conn    *connection
+	stream  *stream
+	account account
+}
+
+// Metadata of a stream that relay created, by which it knows that it may add subjects.
+const (
+	metadataCreator = "relay.created-by"
+	metadataRelay   = "relay.id"
+	creator         = "relay"
+)
+
+// JetStream changes a stream without compare and swap, so two relays that add subjects at the same
+// moment can undo each other's change. Each looks again after a pause, and adds what is missing.
+const (
+	updateAttempts = 8
+	updateSettle   = 100 * time.Millisecond
+)
+
+// prepare implements Sink.Prepare.
+func (a *admin) prepare(ctx context.Context, topics []string) error {
+	if err := refuseIllegal(topics); err != nil {
+		return err
+	}
+	l, err := a.conn.connected(ctx)
+	if err != nil {
+		return err
+	}
+	info, err := a.findOrCreate(ctx, l, topics)
+	if err != nil {
+		return err
+	}
+	if info, err = a.adapt(ctx, l, info, demand{subjects: topics}); err != nil {
+		return err
+	}
+	if err := a.stream.rememberDomain(ctx, l); err != nil {
+		return err
+	}
+	a.cfg.Logger.Info("stream is ready", zap.String("stream", a.cfg.Stream), zap.Int("replicas", info.Config.Replicas),
+		zap.Duration("duplicate_window", info.Config.Duplicates), zap.Uint64("messages", info.State.Msgs))
+	return nil
+}
+
+func refuseIllegal(topics []string) error {
+	var faults []string
+	for _, t := range topics {
+		if reason := illegalSubject(t); reason != "" {
+			faults = append(faults, fmt.Sprintf("%q is not a legal subject: %s", t, reason))
+		}
+	}
+	if faults != nil {
+		return &sink.FatalError{Err: errors.New(strings.Join(faults, "; "))}
+	}
+	return nil
+}
+
+func (a *admin) findOrCreate(ctx context.Context, l *link, topics []string) (*jetstream.StreamInfo, error) {
+	info, err := a.stream.info(ctx, l)
+	switch {
+	case err == nil:
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, err
+	case !a.cfg.Create.Enabled:
+		return nil, &sink.FatalError{Err: fmt.Errorf("stream %s does not exist, so nothing binds %s: create it with these subjects, or set create.enabled",
+			a.cfg.Stream, strings.Join(topics, ", "))}
+	default:
+		if info, err = a.create(ctx, l, topics); err != nil {
+			return nil, err
+		}
+	}
+	return info, a.refuse(info.Config)
+}
+
+// refuse returns why the stream cannot be used, nil if it can.
+func (a *admin) refuse(conf jetstream.StreamConfig) error {
+	if problems := refusals(conf); problems != nil {
+		return &sink.FatalError{Err: fmt.Errorf("stream %s cannot be used: %s", a.cfg.Stream, strings.Join(problems, "; "))}
+	}
+	return nil
+}
+
+// create makes the stream, ready for a later change to exactly-once delivery. Servers before 2.12
+// ignore what they do not know.
+func (a *admin) create(ctx context.Context, l *link, topics []string) (*jetstream.StreamInfo, error) {
+	conf := jetstream.StreamConfig{
+		Name:        a.cfg.Stream,
+		Description: "WorkOS events, in the order of the Events API",
+		Subjects:    topics,
+		Storage:     jetstream.FileStorage,
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardOld,
+		Replicas:    a.cfg.Create.Replicas,
+		MaxAge:      a.cfg.Create.MaxAge,
+		MaxBytes:    int64(a.cfg.Create.MaxBytes),
+		MaxMsgs:     -1,
+		Duplicates:  a.cfg.DuplicateWindow,
+		AllowDirect: true,
+		Metadata:    map[string]string{metadataCreator: creator, metadataRelay: a.cfg.RelayID},
+
+		AllowRollup:        true,
+		AllowMsgTTL:        true,
+		AllowAtomicPublish: true,
+	}
+	if conf.MaxBytes == 0 {
+		conf.MaxBytes = -1
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.AckTimeout)
+	defer cancel()
+	stream, err := l.js.CreateStream(ctx, conf)
+	if isCode(err, codeInvalidJSON) { // an older server that is strict
+		conf.AllowMsgTTL, conf.AllowAtomicPublish = false, false
+		stream, err = l.js.CreateStream(ctx, conf)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // by another relay, a moment ago
+		return a.stream.info(ctx, l)
+	case isCode(err, codeSubjectOverlap):
+		return nil, a.explainOverlap(ctx, l, topics)
+	case err != nil:
+		var problems []string
+		if a.account.refusalAdvice(err) != "" {
+			problems = a.account.problems(ctx, l)
+		}
+		return nil, a.account.explainUnmade(l, "creating stream "+a.cfg.Stream, err, problems)
+	}
+	a.cfg.Logger.Info("created stream", zap.String("stream", a.cfg.Stream), zap.Int("replicas", conf.Replicas), zap.Strings("subjects", topics))
+	return a.stream.noted(stream.CachedInfo()), nil
+}
+
+// adapt changes the stream until nothing is lacking any more, if it is relay's own.
+func (a *admin) adapt(ctx context.Context, l *link, info *jetstream.StreamInfo, want demand) (*jetstream.StreamInfo, error) {
+	for range updateAttempts {
+		lacks := want.lacking(info.Config)
+		if lacks.nothing() {
+			return info, nil
+		}
+		if !a.mayChange(info.Config) {
+			return nil, a.refuseToChange(info.Config, lacks)
+		}
+		if err := a.change(ctx, l, info.Config, lacks); err != nil {
+			return nil, err
+		}
+		if err := pause(ctx, updateSettle); err != nil {
+			return nil, err
+		}
+		var err error
+		if info, err = a.stream.info(ctx, l); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("changing stream %s: another program keeps changing it back", a.cfg.Stream)
+}
+
+func (a *admin) change(ctx context.Context, l *link, conf jetstream.StreamConfig, lacks demand) error {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.AckTimeout)
+	defer cancel()
+	_, err := l.js.UpdateStream(ctx, lacks.added(conf))
+	switch {
+	case isCode(err, codeSubjectOverlap):
+		return a.explainOverlap(ctx, l, lacks.subjects)
+	case err != nil:
+		return a.account.explainUnmade(l, "changing stream "+a.cfg.Stream, err, nil)
+	}
+	a.cfg.Logger.Info("changed stream", zap.String("stream", a.cfg.Stream), zap.Strings("added_subjects", lacks.subjects), zap.Bool("atomic_batches", lacks.atomic))
+	return nil
+}
+
+func (a *admin) mayChange(conf jetstream.StreamConfig) bool {
+	return a.cfg.Create.Enabled && conf.Metadata[metadataCreator] == creator
+}
+
+// refuseToChange is the error if something is lacking in a stream that relay leaves alone. The
+// topics may be routed elsewhere; what exactly-once delivery needs takes a change of the stream, so
+// the command for it is named.
+func (a *admin) refuseToChange(conf jetstream.StreamConfig, lacks demand) error {
+	var err error
+	if !lacks.atomic && !lacks.position() {
+		err = fmt.Errorf("stream %s does not bind %s: %s", a.cfg.Stream, strings.Join(lacks.subjects, ", "), a.howToChange(conf))
+	} else {
+		err = fmt.Errorf("%w: stream %s lacks %s: %s, with\n  %s", ErrStreamUnfit, a.cfg.Stream, lacks, a.howToChange(conf), lacks.command(conf))
+	}
+	return &sink.FatalError{Err: err}
+}
+
+func (a *admin) howToChange(conf jetstream.StreamConfig) string {
+	if conf.Metadata[metadataCreator] == creator {
+		return "add that to it, or set create.enabled"
+	}
+	return "relay did not create the stream and leaves it alone: add that to it, or use another stream"
+}
+
+func unbound(patterns, topics []string) []string {
+	var missing []string
+	for _, t := range topics {
+		if !binds(patterns, t) && !slices.Contains(missing, t) {
+			missing = append(missing, t)
+		}
+	}
+	return missing
+}
+
+// explainOverlap names the streams that hold the subjects already.
+func (a *admin) explainOverlap(ctx context.Context, l *link, topics []string) error {
+	owners := a.owners(ctx, l, topics)
+	var taken []string
+	for _, t := range topics {
+		if owner := owners[t]; owner != "" {
+			taken = append(taken, t+" by stream "+owner)
+		}
+	}
+	if taken == nil {
+		taken = []string{"a stream that binds one of " + strings.Join(topics, ", ")}
+	}
+	instead := "topic_prefix to another name space"
+	if (demand{subjects: topics}).position() {
+		instead += "; a position stays with its stream until that is deleted or no longer binds it"
+	}
+	return &sink.FatalError{Err: fmt.Errorf("subjects of stream %s are taken already: %s. Set `stream` to that stream, or %s",
+		a.cfg.Stream, strings.Join(taken, ", "), instead)}
+}
+
+// owners returns for each topic that another stream binds the name of that stream.
+func (a *admin) owners(ctx context.Context, l *link, topics []string) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.AckTimeout)
+	defer cancel()
+	owners := map[string]string{}
+	for _, t := range topics {
+		if name, err := l.js.StreamNameBySubject(ctx, t); err == nil && name != a.cfg.Stream {
+			owners[t] = name
+		}
+	}
+	return owners
+}
+
+// demand is what a stream must have, or what it lacks of that.
+type demand struct {
+	subjects []string // bound
+	atomic   bool     // takes atomic batches with a position in them
+}
+
+// lacking is the part of d that a stream of this configuration does not meet.
+func (d demand) lacking(conf jetstream.StreamConfig) demand {
+	return demand{subjects: unbound(conf.Subjects, d.subjects), atomic: d.atomic && !takesPositions(conf)}
+}
+
+// takesPositions reports whether the stream allows what a position needs: batches, the roll-up that
+// replaces the position before it, and the TTL that keeps it from expiring.
+func takesPositions(conf jetstream.StreamConfig) bool {
+	return conf.AllowAtomicPublish && conf.AllowRollup && conf.AllowMsgTTL
+}
+
+func (d demand) nothing() bool { return len(d.subjects) == 0 && !d.atomic }
+
+// position reports whether the subject of a position is in d.
+func (d demand) position() bool {
+	return slices.ContainsFunc(d.subjects, func(s string) bool { return matches(positionSubjects, s) })
+}
+
+// added is conf with what d says.
+func (d demand) added(conf jetstream.StreamConfig) jetstream.StreamConfig {
+	conf.Subjects = slices.Concat(conf.Subjects, d.subjects)
+	if d.atomic {
+		conf.AllowAtomicPublish, conf.AllowRollup, conf.AllowMsgTTL = true, true, true
+	}
+	return conf
+}
+
+// String is for people.
+func (d demand) String() string {
+	var parts []string
+	if len(d.subjects) > 0 {
+		parts = append(parts, "the subjects "+strings.Join(d.subjects, ", "))
+	}
+	if d.atomic {
+		parts = append(parts, "allow_atomic, allow_rollup_hdrs and allow_msg_ttl")
+	}
+	return strings.Join(parts, ", and ")
+}
+
+// command adds what d says to the stream with the nats tool, whose --subjects replaces the list.
+func (d demand) command(conf jetstream.StreamConfig) string {
+	c := "nats stream edit " + conf.Name
+	if d.atomic {
+		c += " --allow-batch --allow-rollup --allow-msg-ttl"
+	}
+	if len(d.subjects) > 0 {
+		c += " --subjects='" + strings.Join(slices.Concat(conf.Subjects, d.subjects), ",") + "'"
+	}
+	return c
+}
+
+// inspect implements Sink.Inspect.
+func (a *admin) inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
+	l, err := a.conn.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := a.stream.info(ctx, l)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	var conf *jetstream.StreamConfig
+	var patterns []string
+	if err == nil {
+		conf, patterns = &info.Config, info.Config.Subjects
+	}
+	owners := a.owners(ctx, l, unbound(patterns, topics))
+	status := make([]sink.TopicStatus, len(topics))
+	for i, t := range topics {
+		status[i] = a.inspectTopic(t, conf, owners[t])
+	}
+	if conf == nil && a.cfg.Create.Enabled && len(status) > 0 {
+		for _, p := range a.account.problems(ctx, l) { // about the stream, so said once
+			status[0].Creates = false
+			status[0].Problems = append(status[0].Problems, fmt.Sprintf("stream %s cannot be created: %s", a.cfg.Stream, p))
+		}
+	}
+	return status, nil
+}
+
+// largest returns how many bytes of a message the server and the stream take; 0 if that is not
+// known.
+func (a *admin) largest(conf *jetstream.StreamConfig) int {
+	l, err := a.conn.usableLink()
+	if err != nil {
+		return 0
+	}
+	n := int(l.nc.MaxPayload())
+	if conf != nil && conf.MaxMsgSize > 0 && (n == 0 || int(conf.MaxMsgSize) < n) {
+		n = int(conf.MaxMsgSize)
+	}
+	return n
+}
+
+// inspectTopic looks at one topic. conf is nil if the stream does not exist; owner is another
+// stream that binds the topic.
+func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner string) sink.TopicStatus {
+	st := sink.TopicStatus{Topic: topic, MaxMessage: a.largest(conf)}
+	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
+	if reason := illegalSubject(topic); reason != "" {
+		problem("not a legal subject: %s", reason)
+		return st
+	}
+	if conf != nil {
+		st.Detail = describe(*conf)
+		st.Problems, st.Warnings = refusals(*conf), warnings(*conf)
+		st.Exists = len(st.Problems) == 0 && binds(conf.Subjects, topic)
+	}
+	switch {
+	case st.Exists || len(st.Problems) > 0:
+	case owner != "":
+		problem("stream %s binds it already, so stream %s cannot", owner, a.cfg.Stream)
+	case conf == nil && !a.cfg.Create.Enabled:
+		problem("stream %s does not exist: create it, or set create.enabled", a.cfg.Stream)
+	case conf != nil && !a.mayChange(*conf):
+		problem("stream %s does not bind it: %s", a.cfg.Stream, a.howToChange(*conf))
+	default:
+		st.Creates = true
+	}
+	return st
+}
+
+func describe(conf jetstream.StreamConfig) string {
+	age := "for ever"
+	if conf.MaxAge > 0 {
+		age = "for " + conf.MaxAge.Round(time.Second).String()
+	}
+	return fmt.Sprintf("stream %s, replicas %d, kept %s, duplicate window %v", conf.Name, conf.Replicas, age, conf.Duplicates)
+}
+
+// refusals says why events cannot be kept in a stream of this kind; nil if they can.
+func refusals(conf jetstream.StreamConfig) []string {
+	var problems []string
+	refuse := func(when bool, why string) {
+		if when {
+			problems = append(problems, why)
+		}
+	}
+	refuse(conf.Retention == jetstream.InterestPolicy, "its retention is interest, so an event that no consumer waits for is dropped at once: use limits")
+	refuse(conf.Retention == jetstream.WorkQueuePolicy, "its retention is workqueue, so the first consumer takes an event away from all others: use limits")
+	refuse(conf.Mirror != nil, "it is a mirror, which takes no messages but those of its origin: use its origin")
+	refuse(conf.Sealed, "it is sealed and takes no messages any more")
+	refuse(conf.NoAck, "it does not acknowledge (no_ack), so nothing can be known to be stored")
+	refuse(conf.SubjectTransform != nil, "it transforms subjects, so events would not be found under their topics")
+	refuse(conf.AllowMsgCounter, "it is a stream of counters (allow_msg_counter), which takes no events")
+	return problems
+}
+
+// warnings says what weakens the guarantees of a stream that can be used.
+func warnings(conf jetstream.StreamConfig) []string {
+	var found []string
+	warn := func(when bool, what string) {
+		if when {
+			found = append(found, what)
+		}
+	}
+	warn(conf.Storage == jetstream.MemoryStorage, "the stream is kept in memory: a restart of the server loses it")
+	warn(conf.PersistMode == jetstream.AsyncPersistMode, "persist_mode is async: messages are acknowledged before they are written")
+	warn(conf.Discard == jetstream.DiscardNew && (conf.MaxMsgs > 0 || conf.MaxBytes > 0), "discard is new: relay stands still once the stream is full")
+	warn(conf.MaxMsgsPerSubject > 0, fmt.Sprintf("max_msgs_per_subject is %d: older events of a type are dropped", conf.MaxMsgsPerSubject))
+	return found
+}
+
+// unfit says why a stream that takes events can take no atomic batches with a position; nil if it
+// can, once it is changed.
+func (a *admin) unfit(l *link, conf jetstream.StreamConfig) error {
+	if !conf.AllowAtomicPublish {
+		if version := serverVersion(l, conf); !knowsAtomicPublish(version) {
+			return fmt.Errorf("%w: NATS server %s has none, 2.12 was the first: update it, or set `delivery: at_least_once`", ErrNoAtomicPublish, version)
+		}
+	}
+	var problems []string
+	refuse := func(when bool, why string) {
+		if when {
+			problems = append(problems, why)
+		}
+	}
+	refuse(conf.DenyPurge, "it denies purging (deny_purge, which cannot be undone), so no position could take the place of the one before it")
+	refuse(conf.DiscardNewPerSubject, "it refuses what exceeds max_msgs_per_subject (discard_new_per_subject), so one full subject would hold up all: switch that off")
+	refuse(conf.PersistMode == jetstream.AsyncPersistMode, "its persist_mode is async (which cannot be undone), for which the server takes no atomic batches")
+	if problems != nil {
+		return fmt.Errorf("%w: stream %s: %s; use another stream, or `delivery: at_least_once`", ErrStreamUnfit, a.cfg.Stream, strings.Join(problems, "; "))
+	}
+	return nil
+}
+
+// serverVersion is the version of the server that leads the stream, as far as that is told, else of
+// the one connected to.
+func serverVersion(l *link, conf jetstream.StreamConfig) string {
+	if v := conf.Metadata["_nats.ver"]; v != "" { // from 2.11 on, of the server that answered
+		return v
+	}
+	return l.nc.ConnectedServerVersion()
+}
+
+// knowsAtomicPublish holds for versions from 2.12 on, and for those that cannot be read.
+func knowsAtomicPublish(version string) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return true
+	}
+	major, err1 := strconv.Atoi(strings.TrimPrefix(parts[0], "v"))
+	minor, err2 := strconv.Atoi(parts[1])
+	return err1 != nil || err2 != nil || major > 2 || major == 2 && minor >= 12
+}
