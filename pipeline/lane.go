@@ -13,6 +13,7 @@ import (
 	"workos-relay/internal/batch"
 	"workos-relay/internal/contain"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -151,7 +152,7 @@ func (l *Lane) release(work context.Context) {
 
 // run carries events until ctx ends or operator action is required, and returns the reason.
 func (l *Lane) run(ctx, work context.Context) error {
-	wait := backoff{first: retryFirst, most: retryMost}
+	wait := retry.Backoff{First: retryFirst, Most: retryMost}
 	for {
 		before := l.status.committedSoFar()
 		cp, err := l.claim(ctx, true)
@@ -174,12 +175,12 @@ func (l *Lane) run(ctx, work context.Context) error {
 			return ctx.Err()
 		default:
 			if l.status.committedSoFar() != before {
-				wait.reset()
+				wait.Reset()
 			}
-			changed, d := l.steering.wait(), wait.next()
+			changed, d := l.steering.wait(), wait.Next()
 			l.retrying(Reading, err, d)
 			if !l.steering.asked() {
-				sleep(ctx, d, changed)
+				_ = retry.SleepUntil(ctx, d, changed)
 			}
 		}
 	}
@@ -238,7 +239,7 @@ var errMoved = errors.New("the position was moved")
 // committed before it returns the *StopError. While the bus refuses a batch, deliver renews the
 // lease.
 func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event, way course, alive *renewal) (checkpoint.Checkpoint, error) {
-	wait := backoff{first: retryFirst, most: retryMost}
+	wait := retry.Backoff{First: retryFirst, Most: retryMost}
 	for queue := l.batches.Queue(events); queue.Len() > 0; {
 		if l.steering.asked() {
 			return cp, errSteered
@@ -252,7 +253,7 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 		var until time.Time // of the pause before the next attempt
 		if failure != nil {
 			if v.Retry != nil {
-				until = l.backOff(ctx, v.Retry, wait.next(), alive)
+				until = l.backOff(ctx, v.Retry, wait.Next(), alive)
 			}
 			if ctx.Err() != nil {
 				return cp, ctx.Err()
@@ -276,7 +277,7 @@ func (l *Lane) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, even
 		cp = now
 		switch {
 		case done > 0:
-			wait.reset()
+			wait.Reset()
 		case v.Retry != nil:
 			if cp, err = l.waitToRetry(ctx, work, cp, until, alive); err != nil {
 				return cp, err
@@ -333,7 +334,7 @@ func (l *Lane) backOff(ctx context.Context, failure error, d time.Duration, aliv
 	l.retrying(Publishing, failure, d)
 	until := time.Now().Add(d)
 	if !l.steering.asked() {
-		sleep(ctx, alive.within(d), changed)
+		_ = retry.SleepUntil(ctx, alive.within(d), changed)
 	}
 	return until
 }
@@ -357,9 +358,8 @@ func (l *Lane) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint, 
 		if d <= 0 {
 			return cp, nil
 		}
-		sleep(ctx, alive.within(d), changed)
-		if ctx.Err() != nil {
-			return cp, ctx.Err()
+		if err := retry.SleepUntil(ctx, alive.within(d), changed); err != nil {
+			return cp, err
 		}
 	}
 }
@@ -370,7 +370,7 @@ func (l *Lane) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint, 
 // process holds already, and waits for the rest. Without standby it returns errSteered rather than
 // wait while somebody steers the lane.
 func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
-	wait := backoff{first: retryFirst, most: retryMost}
+	wait := retry.Backoff{First: retryFirst, Most: retryMost}
 	w := watch{after: l.TakeoverAfter}
 	alive := l.newRenewal()
 	alive.next = time.Now() // how long ago it was renewed is not known
@@ -405,11 +405,11 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 			l.steering.refuseAll(fmt.Errorf("%w: %w", ErrNotHeld, err))
 		}
 		if errors.Is(err, errStandby) || errors.Is(err, errPaused) {
-			wait.reset()
-			sleep(ctx, l.lookInterval(&w), changed)
+			wait.Reset()
+			_ = retry.SleepUntil(ctx, l.lookInterval(&w), changed)
 			continue
 		}
-		d := wait.next()
+		d := wait.Next()
 		l.retrying(Claiming, err, d)
 		if !standby && l.steering.asked() {
 			return cp, errSteered
@@ -423,7 +423,7 @@ func (l *Lane) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, 
 // topic for example, must not fall to a standby, which could not use it either.
 func (l *Lane) keepLease(ctx context.Context, d time.Duration, alive *renewal, changed <-chan struct{}) {
 	if !l.status.acquired() || alive.every <= 0 {
-		sleep(ctx, d, changed)
+		_ = retry.SleepUntil(ctx, d, changed)
 		return
 	}
 	for until := time.Now().Add(d); ; {
@@ -439,7 +439,7 @@ func (l *Lane) keepLease(ctx context.Context, d time.Duration, alive *renewal, c
 		if left <= 0 || ctx.Err() != nil {
 			return
 		}
-		sleep(ctx, alive.within(left), changed)
+		_ = retry.SleepUntil(ctx, alive.within(left), changed)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/printable"
+	"workos-relay/internal/retry"
 )
 
 const (
@@ -124,9 +125,8 @@ func AwaitSilence(ctx context.Context, after time.Duration, holder string, load 
 		if w.silent(cp, time.Now()) {
 			return cp, nil
 		}
-		sleep(ctx, min(w.interval(), time.Second), nil)
-		if ctx.Err() != nil {
-			return cp, fmt.Errorf("there was not enough time to see whether holder %s is active; that takes %s (takeover_after): %w", printable.Text(cp.Holder), after, ctx.Err())
+		if err := retry.Sleep(ctx, min(w.interval(), time.Second)); err != nil {
+			return cp, fmt.Errorf("there was not enough time to see whether holder %s is active; that takes %s (takeover_after): %w", printable.Text(cp.Holder), after, err)
 		}
 	}
 }
@@ -136,7 +136,7 @@ type renewal struct {
 	every time.Duration // 0 for never
 	last  time.Time     // when the position was moved or renewed
 	next  time.Time
-	wait  backoff // between attempts that fail
+	wait  retry.Backoff // between attempts that fail
 }
 
 func (l *Lane) newRenewal() *renewal {
@@ -144,21 +144,21 @@ func (l *Lane) newRenewal() *renewal {
 	if l.shared() {
 		r.every = l.TakeoverAfter / renewalsPerTakeover
 	}
-	r.wait = backoff{first: retryFirst, most: r.every}
+	r.wait = retry.Backoff{First: retryFirst, Most: r.every}
 	r.done()
 	r.last = r.last.Add(-r.every / 2) // the last renewal was some time ago
 	return r
 }
 
 func (r *renewal) done() {
-	r.wait.reset()
+	r.wait.Reset()
 	r.last = time.Now()
 	r.next = r.last.Add(r.every)
 }
 
 // failed returns how long it is until the next attempt.
 func (r *renewal) failed() time.Duration {
-	d := r.wait.next()
+	d := r.wait.Next()
 	r.next = time.Now().Add(d)
 	return d
 }

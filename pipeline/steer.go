@@ -198,17 +198,6 @@ func (s *steering) refuse(err error) {
 	s.moves = nil
 }
 
-// sleep waits for d, until ctx ends, or until changed is closed.
-func sleep(ctx context.Context, d time.Duration, changed <-chan struct{}) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-changed:
-	case <-ctx.Done():
-	}
-}
-
 // steer carries out what is asked, from the current checkpoint cp, and returns the current
 // checkpoint when the lane is to continue. During a pause it renews the lease.
 func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-querystring/query"
 	"golang.org/x/time/rate"
 
+	"workos-relay/internal/retry"
 	"workos-relay/source/common"
 )
 
@@ -149,26 +150,11 @@ func (c *Client) wait(ctx context.Context) (time.Duration, error) {
 		return 0, misconfigured("the rate limit lets no request through")
 	}
 	d := res.Delay()
-	if err := sleep(ctx, d); err != nil {
+	if err := retry.Sleep(ctx, d); err != nil {
 		res.Cancel()
 		return 0, err
 	}
 	return d, nil
-}
-
-// sleep waits for d or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 func (c *Client) init() {

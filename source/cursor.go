@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 )
 
 const (
@@ -176,11 +177,11 @@ func (r *reader) askAgain(ctx context.Context, a answer) error {
 	if r.stuck++; r.stuck > stuckRounds {
 		return &CursorLostError{Position: r.pos, Reason: errNothingNew.Error(), RequestID: a.RequestID}
 	}
-	wait := min(time.Second<<(r.stuck-1), 15*time.Second)
+	wait := retry.Backoff{First: time.Second, Most: 15 * time.Second}.Full(r.stuck)
 	call(r.hooks.OnRetry, RetryInfo{
 		Reason: RetryResponse, Attempt: r.stuck, Wait: wait, Err: &ResponseError{Reason: errNothingNew.Error(), RequestID: a.RequestID, Err: errNothingNew},
 	})
-	return sleep(ctx, wait)
+	return retry.Sleep(ctx, wait)
 }
 
 func (r *reader) countInversions(events []Event) {

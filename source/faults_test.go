@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 )
 
 // failing answers the first n requests by fault.
@@ -236,7 +237,7 @@ type slowBody struct {
 }
 
 func (b slowBody) Read(p []byte) (int, error) {
-	if err := sleep(b.ctx, time.Second); err != nil {
+	if err := retry.Sleep(b.ctx, time.Second); err != nil {
 		return 0, err
 	}
 	return b.ReadCloser.Read(p[:min(len(p), 1<<10)])

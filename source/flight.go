@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/internal/contain"
+	"workos-relay/internal/retry"
 )
 
 // result is what came of one request of a window.
@@ -64,7 +65,7 @@ func (w *window) request(s *segment) {
 func (w *window) waitUntilQuiet(ctx context.Context) error {
 	for {
 		d := time.Until(w.r.quietUntil())
-		if err := sleep(ctx, d); err != nil || d <= 0 {
+		if err := retry.Sleep(ctx, d); err != nil || d <= 0 {
 			return err
 		}
 	}

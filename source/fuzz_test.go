@@ -108,7 +108,7 @@ func FuzzRetryAfter(f *testing.F) {
 			require.LessOrEqual(t, d, 24*time.Hour)
 		}
 		for _, reason := range []RetryReason{RetryRateLimited, RetryServer, RetryRefused} {
-			wait := retryWait(reason, 1, d)
+			wait := retryWait(reason, 1, d, nil)
 			require.GreaterOrEqual(t, wait, time.Duration(0))
 			require.LessOrEqual(t, wait, 2*retryAfterMax)
 		}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"workos-relay/internal/retry"
 )
 
 // maxKeys is how many keys a client remembers to keep them out of texts: while a key is exchanged
@@ -60,7 +62,7 @@ const maxKeyWait = 30 * time.Second
 func (c *Client) sleepForKey(ctx context.Context, d time.Duration) error {
 	refused := c.key(false)
 	for until := time.Now().Add(d); time.Until(until) > 0; {
-		if err := sleep(ctx, min(keyLook, time.Until(until))); err != nil {
+		if err := retry.Sleep(ctx, min(keyLook, time.Until(until))); err != nil {
 			return err
 		}
 		if c.key(true) != refused {

@@ -11,6 +11,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/retry"
 )
 
 const (
@@ -141,7 +142,7 @@ func (r *reader) next(ctx context.Context) (Page, error) {
 			continue
 		}
 		if len(r.types.active) == 0 { // they were refused before this stream began
-			if err := sleep(ctx, r.interval()); err != nil {
+			if err := retry.Sleep(ctx, r.interval()); err != nil {
 				return Page{}, err
 			}
 			continue
@@ -198,7 +199,7 @@ func (r *reader) poll(ctx context.Context) (Page, error) {
 // asked for.
 func (r *reader) pause(ctx context.Context) error {
 	if !r.atTip {
-		return sleep(ctx, time.Until(r.quietUntil()))
+		return retry.Sleep(ctx, time.Until(r.quietUntil()))
 	}
 	interval := r.interval()
 	gap := min(interval, minPollGap)
@@ -212,7 +213,7 @@ func (r *reader) pause(ctx context.Context) error {
 			return nil
 		case _, ok := <-r.wake:
 			if ok {
-				return sleep(ctx, gap-time.Since(r.polled))
+				return retry.Sleep(ctx, gap-time.Since(r.polled))
 			}
 			r.wake = nil
 		}

@@ -3,11 +3,12 @@ package source
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
 	"go.uber.org/zap"
+
+	"workos-relay/internal/retry"
 )
 
 const (
@@ -73,33 +74,29 @@ func isSlowReason(reason RetryReason) bool {
 	return reason == RetryUnauthorized || reason == RetryRedirect || reason == RetryRefused
 }
 
-// retryWait is how long to wait after the n-th failure in a row, from 1: doubling, with a random
-// part, so that many relays do not come back all at once. after is what the API asked for, zero for
-// nothing.
-func retryWait(reason RetryReason, n int, after time.Duration) time.Duration {
+// retryWait returns how long to wait after n failures in a row, with a random part so that many
+// relays do not come back all at once. after is the wait that the API asked for; zero if it asked
+// for none.
+func retryWait(reason RetryReason, n int, after time.Duration, random retry.Random) time.Duration {
 	first, most := retryFirst, retryMax
 	slow := isSlowReason(reason)
 	if slow {
 		first, most = slowFirst, slowMax
 	}
-	d := most
-	if n < 16 {
-		d = min(first<<(n-1), most)
-	}
+	waits := retry.Backoff{First: first, Most: most, Random: random}
 	if slow {
-		return max(min(d+jitter(d/10), most), min(after, retryAfterMax))
+		d := waits.Full(n)
+		return max(min(d+random.UpTo(d/10), most), min(after, retryAfterMax))
 	}
 	if after > 0 {
 		after = min(after, retryAfterMax)
-		return after + jitter(after/20) // never sooner than asked
+		return after + random.UpTo(after/20) // never sooner than asked
 	}
-	return d/2 + jitter(d/2)
+	return waits.After(n)
 }
 
-func jitter(most time.Duration) time.Duration { return rand.N(most + 1) } // #nosec G404 -- spreads load, keeps no secret
-
-// backOff waits out err. It returns err if no repetition can mend it, and a *RefusalError if WorkOS
-// itself has refused the request for
+// backOff waits before the request that failed with err is made again. It returns err if no
+// repetition can mend it, and a *RefusalError if WorkOS itself has refused the request for
 // refusedLimit.
 func (r *reader) backOff(ctx context.Context, err error) error {
 	reason := retryReason(err)
@@ -131,12 +128,12 @@ func (r *reader) backOff(ctx context.Context, err error) error {
 	if reason == RetryUnauthorized && r.client.Key != nil {
 		return r.client.sleepForKey(ctx, wait)
 	}
-	return sleep(ctx, wait)
+	return retry.Sleep(ctx, wait)
 }
 
 // waitAfter returns how long to wait after a request that has failed attempt times in a row.
 func (r *reader) waitAfter(err error, reason RetryReason, attempt int) time.Duration {
-	wait := retryWait(reason, attempt, retryAfterOf(err))
+	wait := retryWait(reason, attempt, retryAfterOf(err), nil)
 	if reason == RetryUnauthorized && r.client.Key != nil {
 		wait = min(wait, maxKeyWait)
 	}

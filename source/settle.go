@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"workos-relay/internal/retry"
 )
 
 // plainness is what the API was found to refuse of the optional parameters. A stream asks without
@@ -238,7 +240,7 @@ func (r *reader) doubtCursor(ctx context.Context, opts ListEventsOpts, lost erro
 	if left <= 0 && d.rounds >= cursorRounds {
 		return lost
 	}
-	wait := min(time.Second<<min(d.rounds-1, 5), slowFirst, max(left, time.Second))
+	wait := min(retry.Backoff{First: time.Second, Most: slowFirst}.Full(d.rounds), max(left, time.Second))
 	r.note(refusal, RetryRefused, d.rounds, wait)
-	return sleep(ctx, wait)
+	return retry.Sleep(ctx, wait)
 }

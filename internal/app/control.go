@@ -12,6 +12,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
+	"workos-relay/internal/retry"
 	"workos-relay/pipeline"
 	"workos-relay/source"
 )
@@ -192,7 +193,7 @@ func (m *member) committed(ctx context.Context) checkpoint.Checkpoint {
 	const look = 10 * time.Millisecond
 	for {
 		s := m.run.Status()
-		if s.Checkpoint.Revision > 0 || s.State == pipeline.Stopped || !sleep(ctx, look) {
+		if s.Checkpoint.Revision > 0 || s.State == pipeline.Stopped || retry.Sleep(ctx, look) != nil {
 			return s.Checkpoint
 		}
 	}

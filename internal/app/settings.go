@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 )
 
@@ -96,7 +97,7 @@ func (k *settingsKeeper) run(ctx context.Context) {
 		if unanswered || slices.ContainsFunc(k.Found(), differs) {
 			after = k.every
 		}
-		if !sleep(ctx, k.pause) {
+		if retry.Sleep(ctx, k.pause) != nil {
 			return
 		}
 		next.Reset(max(0, after-k.pause))
@@ -134,18 +135,6 @@ func (k *settingsKeeper) once(ctx context.Context, apply bool) bool {
 		}
 	}
 	return true
-}
-
-// sleep waits for d. It returns false if ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // lookTime bounds how long `relay status` looks at the settings of a bus, which are not its main

@@ -20,6 +20,7 @@ type rule struct {
 // helpers are internal packages without knowledge of relay's parts, on which public packages rest.
 var helpers = []string{
 	"internal/catalogue", "internal/contain", "internal/listener", "internal/operator", "internal/printable",
+	"internal/retry",
 }
 
 // public are the packages that other programs may import.
@@ -52,6 +53,7 @@ var rules = []rule{
 	{of: "internal/contain", may: []string{"internal/printable"}},
 	{of: "internal/listener"},
 	{of: "internal/operator"},
+	{of: "internal/retry"},
 	{of: "internal/config", may: append([]string{"internal/hint", "internal/listener", "internal/operator", "internal/printable"}, public...)},
 	{of: "internal/...", may: append([]string{"docs", "internal/..."}, public...)},
 	{of: "docs"},

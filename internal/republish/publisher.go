@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
 
 	"workos-relay/internal/batch"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -83,7 +83,7 @@ func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done in
 	m := &p.batches
 	defer m.Forget()
 	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = marking{p.Router, p.Mark}, p.Park, BatchEvents, BatchBytes, operator.Required
-	wait := time.Duration(0)
+	wait := retry.Backoff{First: retryFirst, Most: retryMost}
 	for queue := m.Queue(events); queue.Len() > 0; {
 		b, err := queue.Next()
 		if err != nil {
@@ -99,15 +99,15 @@ func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done in
 			return done, stopError(err)
 		}
 		if n > 0 {
-			wait = 0
+			wait.Reset()
 		}
 		if queue.Len() > 0 && ctx.Err() != nil {
 			return done, ctx.Err()
 		}
 		if v.Retry != nil {
-			wait = min(max(2*wait, retryFirst), retryMost)
-			p.Logger.Warn("publishing failed, will try again", zap.Duration("in", wait), zap.Error(v.Retry))
-			pause(ctx, wait)
+			d := wait.Next()
+			p.Logger.Warn("publishing failed, will try again", zap.Duration("in", d), zap.Error(v.Retry))
+			_ = retry.Sleep(ctx, d) // the next failure looks at ctx
 		}
 	}
 	return done, nil
@@ -156,14 +156,4 @@ func (r marking) DeadLetter(e *source.Event, topic, reason string, size, limit i
 func (r marking) apply(m *sink.Message) {
 	m.ID = ""
 	m.Headers = append(m.Headers[:len(m.Headers):len(m.Headers)], r.mark)
-}
-
-// pause waits for about d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d/2 + rand.N(d/2+1)) //nolint:gosec // jitter, not a secret
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"workos-relay/internal/retry"
 )
 
 // LiveConfig describes events that happen while the server runs.
@@ -38,7 +40,7 @@ func (s *Server) Live(ctx context.Context, c LiveConfig) error {
 		if c.Max > 0 && n == c.Max {
 			break
 		}
-		_ = sleep(ctx, due.Sub(now))
+		_ = retry.Sleep(ctx, due.Sub(now))
 	}
 	return nil
 }

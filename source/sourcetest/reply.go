@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"workos-relay/internal/retry"
 )
 
 // reply is an answer before it takes a way out.
@@ -92,7 +94,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if b.pause > 0 && b.gone >= b.step {
-		if err := sleep(b.ctx, b.pause); err != nil {
+		if err := retry.Sleep(b.ctx, b.pause); err != nil {
 			return 0, err
 		}
 		b.gone = 0
@@ -113,21 +115,6 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 func (b *bodyReader) Close() error {
 	b.closed.Store(true)
 	return nil
-}
-
-// sleep waits for d, or returns ctx's error.
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // ServeHTTP implements http.Handler. If a fault cuts the connection it panics with

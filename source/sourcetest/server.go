@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"workos-relay/internal/retry"
 )
 
 // Server is the Events API. Its methods are safe for concurrent use.
@@ -137,7 +139,7 @@ func (s *Server) answer(ctx context.Context, req *http.Request) (*reply, error) 
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	if err := sleep(ctx, delay); err != nil {
+	if err := retry.Sleep(ctx, delay); err != nil {
 		return nil, err
 	}
 	now = s.cfg.now()
