@@ -105,6 +105,7 @@ func newLane(b *testing.B, api string, s pipeline.Bus) (l *pipeline.Lane, stop f
 
 // until is an Observer that waits for so many events.
 type until struct {
+	pipeline.NopObserver
 	events  int
 	reached func()
 }
@@ -114,5 +115,3 @@ func (u *until) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 		u.reached()
 	}
 }
-
-func (*until) Retrying(string, error) {}

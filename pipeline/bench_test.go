@@ -61,6 +61,8 @@ func (*nowhere) Acquire(context.Context) (checkpoint.Checkpoint, error) {
 	return checkpoint.Checkpoint{}, nil
 }
 
+func (*nowhere) Observe(pipeline.Observer) {}
+
 func (n *nowhere) Append(_ context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	if n.left -= len(batch); n.left <= 0 {
 		n.done()

@@ -54,20 +54,11 @@ type Delivery struct {
 	chosen  Target
 }
 
-// Observe sets the observer of the stages of each Append. Call it before the Delivery is used.
-func (d *Delivery) Observe(o StageObserver) {
-	d.AtLeastOnce.Stages = o
+// Observe implements Target.
+func (d *Delivery) Observe(o Observer) {
+	d.AtLeastOnce.Observe(o)
 	if d.ExactlyOnce != nil {
-		d.ExactlyOnce.Stages = o
-	}
-}
-
-// Acquired sets a function that is called each time the lease has been acquired. It must not block.
-// Call Acquired before the Delivery is used.
-func (d *Delivery) Acquired(f func()) {
-	d.AtLeastOnce.Acquired = f
-	if d.ExactlyOnce != nil {
-		d.ExactlyOnce.Acquired = f
+		d.ExactlyOnce.Observe(o)
 	}
 }
 

@@ -82,8 +82,7 @@ type Lane struct {
 	// or, if the error may pass, should do about it. It is for programs that know more about that
 	// than the error. Nil takes both from the error.
 	Explain  func(err error) (text, action string)
-	Observer Observer // nil observes nothing
-	Tracer   Tracer   // nil traces nothing
+	Observer Observer // is given to the Target too; nil observes nothing
 	Logger   *zap.Logger
 
 	status   tracker
@@ -97,11 +96,12 @@ func (l *Lane) init() {
 	setDefault(&l.Prefetch, DefaultPrefetch)
 	setDefault(&l.ShutdownTimeout, DefaultShutdownTimeout)
 	if l.Observer == nil {
-		l.Observer = nopObserver{}
+		l.Observer = NopObserver{}
 	}
 	if l.Logger == nil {
 		l.Logger = zap.NewNop()
 	}
+	l.Target.Observe(l.Observer)
 	m := &l.batches
 	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = l.Router, l.Park, l.BatchMessages, l.BatchBytes, l.mustStop
 }
@@ -206,7 +206,7 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			return cp, err
 		}
 		before := cp.Revision
-		delivering, delivered := l.trace(work, pages)
+		delivering, delivered := l.beginDelivery(work, pages)
 		cp, err = l.deliver(ctx, delivering, cp, l.batches.Join(pages), courseOf(pages), alive)
 		if delivered(err); err != nil {
 			return cp, err
@@ -228,6 +228,14 @@ func (l *Lane) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			return cp, err
 		}
 	}
+}
+
+// beginDelivery tells the observer of pages with events.
+func (l *Lane) beginDelivery(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
+	if len(pages) == 0 || len(pages[0].Events) == 0 && len(pages) == 1 {
+		return ctx, func(error) {}
+	}
+	return l.Observer.BeginDelivery(ctx, pages)
 }
 
 // errMoved says that the current position is outside of what is in memory.

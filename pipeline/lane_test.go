@@ -162,6 +162,7 @@ func TestADeadLetterThatIsRefusedToo(t *testing.T) {
 }
 
 type recorder struct {
+	pipeline.NopObserver
 	events, retries int
 	parked          []string
 }
@@ -445,9 +446,12 @@ func TestLag(t *testing.T) {
 }
 
 // stageRecorder writes down stages and how they ended, and lends each its own context.
-type stageRecorder struct{ seen []string }
+type stageRecorder struct {
+	pipeline.NopObserver
+	seen []string
+}
 
-func (r *stageRecorder) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
+func (r *stageRecorder) BeginStage(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
 	at := fmt.Sprintf("%s of %d to %s", s, len(batch), next.EventID)
 	return ctx, func(err error) {
 		if err != nil {
@@ -464,7 +468,7 @@ func TestStages(t *testing.T) {
 		lane := newLane(src, oneToOne{drop: map[string]bool{"event_000019": true}}, bus, checkpoint.NewMemory(testIdentity))
 		lane.Park = true
 		told := &stageRecorder{}
-		lane.Target.(*pipeline.AtLeastOnce).Stages = told
+		lane.Observer = told
 		require.NoError(t, runFor(t, lane, time.Minute))
 		require.Equal(t, []string{
 			"publish of 10 to event_000009", "commit of 0 to event_000009",

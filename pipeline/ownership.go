@@ -28,11 +28,21 @@ type Ownership struct {
 	Events   []string            // the current filter, sorted
 	// Origin returns where the lane begins. It is called once, at the first start.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
-	Guard  *Guard        // remembers the destination; nil for not at all
-	Stages StageObserver // nil observes nothing
-	// Acquired, if set, is called each time the lease has been acquired. It must not block.
-	Acquired func()
-	Logger   *zap.Logger
+	Guard  *Guard // remembers the destination; nil for not at all
+	Logger *zap.Logger
+
+	observer Observer // nil observes nothing
+}
+
+// Observe implements Target.
+func (o *Ownership) Observe(observer Observer) { o.observer = observer }
+
+// begin tells the observer, if there is one, of a stage.
+func (o *Ownership) begin(ctx context.Context, s Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
+	if o.observer == nil {
+		return ctx, func(error) {}
+	}
+	return o.observer.BeginStage(ctx, s, batch, next)
 }
 
 // holder reports whether the destination already holds messages. It is the part of sink.Destination
@@ -104,8 +114,8 @@ func (o *Ownership) firstStart(ctx context.Context, store checkpoint.Store, dest
 // acquire makes this process the holder. At a first start the position is the origin.
 func (o *Ownership) acquire(ctx context.Context, mode checkpoint.Mode, store checkpoint.Store, dest holder) (checkpoint.Checkpoint, error) {
 	cp, err := o.tryAcquire(ctx, mode, store, dest)
-	if err == nil && o.Acquired != nil {
-		o.Acquired()
+	if err == nil && o.observer != nil {
+		o.observer.Acquired()
 	}
 	return cp, err
 }

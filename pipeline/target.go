@@ -11,6 +11,9 @@ import (
 // delivery: append these messages and move the position. One lane uses a Target from one goroutine,
 // except that Load may be called at any time.
 type Target interface {
+	// Observe sets who is told of stages and of each acquisition. The lane calls it before any
+	// other method but Load.
+	Observe(o Observer)
 	// Load reads the current checkpoint and claims nothing. It is for status and standby. It
 	// returns the errors of checkpoint.Store.Load, and checkpoint.ErrLost if there is no checkpoint
 	// although the destination already holds messages.

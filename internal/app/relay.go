@@ -143,9 +143,8 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
 	past.Redact(l.redactions(), l.Router.Redacted)
 	m.target = l.target(m.bus, m.store, client, hooks)
-	m.target.Observe(metrics)
-	m.target.Acquired(m.settings.Acquired)
-	observer := past.Observe(metrics)
+	metrics.Trace(r.traces, l.Sink.Type)
+	observer := m.settings.observe(past.Observe(metrics))
 	if r.Observe != nil {
 		observer = r.Observe(observer)
 	}
@@ -163,7 +162,6 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		Park:            l.Config.DeadLetter != nil,
 		ShutdownTimeout: l.Config.ShutdownTimeout,
 		Observer:        observer,
-		Tracer:          metrics.Trace(r.traces, l.Sink.Type),
 		Explain: func(err error) (text, action string) {
 			return hint.Text(l.Sink.Name, err), hint.Advice(l.Sink.Name, err)
 		},

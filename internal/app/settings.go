@@ -10,6 +10,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/retry"
+	"workos-relay/pipeline"
 	"workos-relay/sink"
 )
 
@@ -67,6 +68,23 @@ func (k *settingsKeeper) Acquired() {
 	case k.wake <- struct{}{}:
 	default:
 	}
+}
+
+// observe returns an observer that tells the keeper of each acquisition, and next of everything.
+func (k *settingsKeeper) observe(next pipeline.Observer) pipeline.Observer {
+	return &settingsObserver{next, k}
+}
+
+type settingsObserver struct {
+	pipeline.Observer // the next one
+
+	keeper *settingsKeeper
+}
+
+// Acquired implements pipeline.Observer.
+func (o *settingsObserver) Acquired() {
+	o.keeper.Acquired()
+	o.Observer.Acquired()
 }
 
 // Found returns what differed and what was changed at the last comparison.

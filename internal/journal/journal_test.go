@@ -39,7 +39,10 @@ func events(from, n int, eventType string) []source.Event {
 }
 
 // heard notes what an observer is told.
-type heard struct{ committed, retrying int }
+type heard struct {
+	pipeline.NopObserver
+	committed, retrying int
+}
 
 func (h *heard) Committed(pipeline.Outcome, checkpoint.Checkpoint) { h.committed++ }
 func (h *heard) Retrying(string, error)                            { h.retrying++ }

@@ -60,27 +60,29 @@ func (l *Lane) Redact(rules string, view func(*source.Event) *source.Event) {
 }
 
 // Observe returns an observer that records, then tells next, which may be nil.
-func (l *Lane) Observe(next pipeline.Observer) pipeline.Observer { return &observer{l, next} }
+func (l *Lane) Observe(next pipeline.Observer) pipeline.Observer {
+	if next == nil {
+		next = pipeline.NopObserver{}
+	}
+	return &observer{next, l}
+}
 
 type observer struct {
+	pipeline.Observer // the next one
+
 	lane *Lane
-	next pipeline.Observer
 }
 
 // Committed implements pipeline.Observer.
 func (o *observer) Committed(outcome pipeline.Outcome, cp checkpoint.Checkpoint) {
 	o.lane.committed(&outcome)
-	if o.next != nil {
-		o.next.Committed(outcome, cp)
-	}
+	o.Observer.Committed(outcome, cp)
 }
 
 // Retrying implements pipeline.Observer.
 func (o *observer) Retrying(doing string, err error) {
 	o.lane.failed(doing, err)
-	if o.next != nil {
-		o.next.Retrying(doing, err)
-	}
+	o.Observer.Retrying(doing, err)
 }
 
 func (l *Lane) committed(o *pipeline.Outcome) {

@@ -107,7 +107,9 @@ func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done in
 		if v.Retry != nil {
 			d := wait.Next()
 			p.Logger.Warn("publishing failed, will try again", zap.Duration("in", d), zap.Error(v.Retry))
-			_ = retry.Sleep(ctx, d) // the next failure looks at ctx
+			if err := retry.Sleep(ctx, d); err != nil {
+				return done, err
+			}
 		}
 	}
 	return done, nil

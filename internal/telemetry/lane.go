@@ -24,22 +24,21 @@ var doings = append(pipeline.Doings(), other)
 // LaneMetrics counts what one lane does. It is safe for concurrent use, though a lane calls it from
 // one goroutine.
 type LaneMetrics struct {
+	pipeline.NopObserver
+
 	name                                             string
 	events, dropped, deadLetters, messages, bytes    prometheus.Counter
 	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
 	stages                                           map[pipeline.Stage]prometheus.Observer
 	failures                                         map[string]prometheus.Counter // by doing
 	source                                           sourceMetrics
-	trace                                            *laneTracer // nil where traces are off
+	trace                                            *laneTracer // nil if traces are off
 
 	mu                              sync.Mutex
 	published, droppedTypes, parked *typeCounter // under mu
 }
 
-var (
-	_ pipeline.Observer      = (*LaneMetrics)(nil)
-	_ pipeline.StageObserver = (*LaneMetrics)(nil)
-)
+var _ pipeline.Observer = (*LaneMetrics)(nil)
 
 // What becomes of an event: the values of the label outcome.
 const (
@@ -146,12 +145,20 @@ func (l *LaneMetrics) Retrying(doing string, _ error) { choose(l.failures, doing
 // streams.
 func (l *LaneMetrics) SourceHooks() *source.Hooks { return l.source.hooks() }
 
-// Begin implements pipeline.StageObserver: it takes the time of what succeeds, and traces it where
-// traces are on.
-func (l *LaneMetrics) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
+// BeginDelivery implements pipeline.Observer. It begins a trace if traces are on.
+func (l *LaneMetrics) BeginDelivery(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
+	if l.trace == nil {
+		return ctx, func(error) {}
+	}
+	return l.trace.deliver(ctx, pages)
+}
+
+// BeginStage implements pipeline.Observer. It measures how long a stage takes that succeeds, and
+// traces each one if traces are on.
+func (l *LaneMetrics) BeginStage(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
 	traced := func(error) {}
 	if l.trace != nil {
-		ctx, traced = l.trace.Begin(ctx, s, batch, next)
+		ctx, traced = l.trace.begin(ctx, s, batch, next)
 	}
 	started := time.Now()
 	return ctx, func(err error) {
@@ -162,13 +169,11 @@ func (l *LaneMetrics) Begin(ctx context.Context, s pipeline.Stage, batch []sink.
 	}
 }
 
-// Trace makes the lane send spans, and returns its Tracer; nil where traces is nil. It is called
-// while the lane does not run. system is the kind of its bus.
-func (l *LaneMetrics) Trace(traces *Traces, system string) pipeline.Tracer {
-	if traces == nil {
-		l.trace = nil
-		return nil
+// Trace makes the lane send spans to traces, or none if traces is nil. It is called while the lane
+// does not run. system is the kind of its bus.
+func (l *LaneMetrics) Trace(traces *Traces, system string) {
+	l.trace = nil
+	if traces != nil {
+		l.trace = &laneTracer{traces: traces, lane: attribute.String("relay.lane", l.name), system: attribute.String("messaging.system", system)}
 	}
-	l.trace = &laneTracer{traces: traces, lane: attribute.String("relay.lane", l.name), system: attribute.String("messaging.system", system)}
-	return l.trace
 }

@@ -38,11 +38,9 @@ type laneTracer struct {
 	system attribute.KeyValue
 }
 
-var _ pipeline.Tracer = (*laneTracer)(nil)
-
-// Deliver implements pipeline.Tracer. The requests are over by then: their spans are written down
-// with the times at which they were.
-func (t *laneTracer) Deliver(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
+// deliver begins the trace of a delivery; see pipeline.Observer.BeginDelivery. The requests are over
+// by then: their spans are recorded with the times at which they were.
+func (t *laneTracer) deliver(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
 	events := 0
 	var began time.Time
 	for i := range pages {
@@ -78,9 +76,9 @@ func (t *laneTracer) fetched(ctx context.Context, p *source.Page) {
 	span.End(trace.WithTimestamp(p.Sent.Add(p.Took)))
 }
 
-// Begin implements pipeline.StageObserver. The messages carry on the trace of the span that
-// publishes them.
-func (t *laneTracer) Begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
+// begin begins the span of a stage; see pipeline.Observer.BeginStage. The messages carry on the trace
+// of the span that publishes them.
+func (t *laneTracer) begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx, func(error) {} // outside of a delivery: a standby is kept off
 	}

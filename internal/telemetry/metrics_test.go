@@ -151,7 +151,7 @@ func TestStages(t *testing.T) {
 			stage pipeline.Stage
 			err   error
 		}{{pipeline.StagePublish, nil}, {pipeline.StagePublish, errors.New("refused")}, {pipeline.StageCommit, nil}, {"something new", nil}} {
-			_, end := l.Begin(t.Context(), c.stage, nil, checkpoint.Position{})
+			_, end := l.BeginStage(t.Context(), c.stage, nil, checkpoint.Position{})
 			time.Sleep(2 * time.Second) // of the bubble's clock
 			end(c.err)
 		}

@@ -22,26 +22,27 @@ import (
 )
 
 // recorded returns a lane whose spans are kept.
-func recorded(t *testing.T) (*LaneMetrics, pipeline.Tracer, *tracetest.SpanRecorder) {
+func recorded(t *testing.T) (*LaneMetrics, *tracetest.SpanRecorder) {
 	t.Helper()
 	spans := tracetest.NewSpanRecorder()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
 	l := NewMetrics("test").Lane("nats")
 	hide := func(s string) string { return strings.ReplaceAll(s, "sk_secret", "[secret]") }
-	return l, l.Trace(&Traces{provider: provider, tracer: provider.Tracer("test"), hide: hide}, "nats"), spans
+	l.Trace(&Traces{provider: provider, tracer: provider.Tracer("test"), hide: hide}, "nats")
+	return l, spans
 }
 
 func TestAFailedAttemptIsToldAndMadeAgainInTheSameTrace(t *testing.T) {
-	l, tracer, spans := recorded(t)
+	l, spans := recorded(t)
 	sent := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	ctx, delivered := tracer.Deliver(t.Context(), []source.Page{{Events: events("user.created", "user.deleted"), Size: 10, RequestID: "req_1", Sent: sent, Took: time.Second}})
+	ctx, delivered := l.BeginDelivery(t.Context(), []source.Page{{Events: events("user.created", "user.deleted"), Size: 10, RequestID: "req_1", Sent: sent, Took: time.Second}})
 	batch := func() []sink.Message {
 		return []sink.Message{{Position: checkpoint.Position{EventID: "event_0"}}, {Position: checkpoint.Position{EventID: "event_1"}}}
 	}
 	first, second := batch(), batch()
-	_, end := l.Begin(ctx, pipeline.StagePublish, first, checkpoint.Position{EventID: "event_1"})
+	_, end := l.BeginStage(ctx, pipeline.StagePublish, first, checkpoint.Position{EventID: "event_1"})
 	end(&sink.PublishError{Durable: 1, Err: errors.New("refused with sk_secret " + strings.Repeat("x", 1000))})
-	_, end = l.Begin(ctx, pipeline.StagePublish, second, checkpoint.Position{EventID: "event_1"})
+	_, end = l.BeginStage(ctx, pipeline.StagePublish, second, checkpoint.Position{EventID: "event_1"})
 	end(nil)
 	delivered(nil)
 
@@ -66,9 +67,9 @@ func TestAFailedAttemptIsToldAndMadeAgainInTheSameTrace(t *testing.T) {
 }
 
 func TestNoSpanOutsideOfADelivery(t *testing.T) {
-	l, _, spans := recorded(t)
+	l, spans := recorded(t)
 	batch := []sink.Message{{}}
-	_, end := l.Begin(t.Context(), pipeline.StageCommit, batch, checkpoint.Position{})
+	_, end := l.BeginStage(t.Context(), pipeline.StageCommit, batch, checkpoint.Position{})
 	end(nil)
 	require.Empty(t, spans.Ended())
 	require.Empty(t, batch[0].Headers)
