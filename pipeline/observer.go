@@ -34,8 +34,8 @@ func outcome(b *batch.Batch, n int, took time.Duration) Outcome {
 // Parked is an event that went to the dead letter topic.
 type Parked struct{ EventID, Type, Reason string }
 
-// What a lane may be doing when Observer.Retrying is called. They are few and fixed, so that they
-// can label a metric.
+// The activities that Observer.Retrying names. They are few and fixed, so that they can label a
+// metric.
 const (
 	Reading    = "reading"
 	Publishing = "publishing"
@@ -44,8 +44,8 @@ const (
 	Moving     = "moving the position by hand"
 )
 
-// Doings returns every value that Observer.Retrying may be called with.
-func Doings() []string { return []string{Reading, Publishing, Claiming, Renewing, Moving} }
+// Activities returns every activity.
+func Activities() []string { return []string{Reading, Publishing, Claiming, Renewing, Moving} }
 
 // Stage is a step of an Append on the bus or the store. Stages are few and fixed, so that they can
 // label a metric.
@@ -73,12 +73,12 @@ type Observer interface {
 	// BeginStage is called before each Stage of an Append. It returns the context for the stage,
 	// and a function that is called with its error when the stage has ended. It may add headers to
 	// the messages of batch, which is empty for StageCommit. next is the position after the stage.
-	// StagePublish does not move the position; next is then where it may be moved to later.
+	// StagePublish does not move the position; next is then the position that a later stage may commit.
 	BeginStage(ctx context.Context, s Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error))
 	// Committed is called after each Append that has committed events. cp is the checkpoint after
 	// it.
 	Committed(o Outcome, cp checkpoint.Checkpoint)
-	// Retrying is called when doing, one of Doings, has failed with err and will be tried again.
+	// Retrying is called when doing, one of Activities, has failed with err and will be tried again.
 	Retrying(doing string, err error)
 }
 

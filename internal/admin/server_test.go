@@ -217,6 +217,7 @@ type stuckTarget struct{ *stuck }
 func (s stuckTarget) Load(context.Context) (checkpoint.Checkpoint, error)    { return s.cp, nil }
 func (s stuckTarget) Acquire(context.Context) (checkpoint.Checkpoint, error) { return s.cp, nil }
 func (stuckTarget) Release(context.Context) error                            { return nil }
+func (stuckTarget) Observe(pipeline.Observer)                                {}
 
 func (s stuckTarget) Append(ctx context.Context, _ checkpoint.Checkpoint, _ []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	select {

@@ -71,7 +71,7 @@ func (b *Batch) Tally(n int) Tally {
 
 // parking is an event that goes to the dead letter topic.
 type parking struct {
-	why    *sink.RejectedError // why it cannot go where it is routed
+	why    *sink.RejectedError // why its topic cannot take it
 	letter *sink.RejectedError // why its dead letter was refused with the event in it; nil if it was not
 }
 

@@ -10,7 +10,7 @@ import (
 	"workos-relay/source"
 )
 
-// What a lane was doing when an error came, beside pipeline.Doings.
+// What a lane was doing when an error came, beside pipeline.Activities.
 const (
 	Reading  = "reading the Events API"
 	Parking  = "parking an event"
@@ -20,7 +20,7 @@ const (
 // Error is a failure, or several in a row that differ in nothing but time and request.
 type Error struct {
 	Lane      string
-	Doing     string // Reading, Parking, Stopping, or one of pipeline.Doings
+	Doing     string // Reading, Parking, Stopping, or one of pipeline.Activities
 	Text      string // on one line, without secrets
 	RequestID string // of the last one, where the Events API named it
 	At        time.Time

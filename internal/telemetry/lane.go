@@ -19,7 +19,7 @@ import (
 const other = "other"
 
 // The values of the label doing, in pipeline's words.
-var doings = append(pipeline.Doings(), other)
+var doings = append(pipeline.Activities(), other)
 
 // LaneMetrics counts what one lane does. It is safe for concurrent use, though a lane calls it from
 // one goroutine.
