@@ -13,6 +13,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // Advice is what `relay check` says of the cluster as a whole. It asks the leaders of the topics
@@ -21,15 +22,15 @@ import (
 func (s *Sink) Advice(ctx context.Context, topics []string) (a sink.Advice, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	if err := s.cluster.offers(ctx, protocol.InitProducerId); isNoRequest(err) {
+	if err := s.cluster.Offers(ctx, protocol.InitProducerId); client.IsNoRequest(err) {
 		a.Warnings = append(a.Warnings, unnumberedText(err))
 	} else if err != nil {
 		return a, s.explain(err)
 	}
-	if err := s.cluster.offers(ctx, protocol.DescribeConfigs); isNoRequest(err) {
+	if err := s.cluster.Offers(ctx, protocol.DescribeConfigs); client.IsNoRequest(err) {
 		a.Warnings = append(a.Warnings, fmt.Sprintf("relay cannot see the settings of topics, so it takes Kafka's defaults for their limits, and the broker decides about large messages: %v", err))
 	}
-	codecs, err := codecsOf(s.cfg.Compression)
+	codecs, err := client.CodecsOf(s.cfg.Compression)
 	if err != nil {
 		return a, err
 	}
@@ -40,10 +41,10 @@ func (s *Sink) Advice(ctx context.Context, topics []string) (a sink.Advice, err 
 		case err != nil:
 			return a, s.explain(err)
 		case refusal == nil && i == 0:
-			a.Facts = append(a.Facts, "compression: "+codecName(codec))
+			a.Facts = append(a.Facts, "compression: "+client.CodecName(codec))
 			return a, nil
 		case refusal == nil:
-			a.Warnings = append(a.Warnings, fmt.Sprintf("compression: %s, since the cluster refuses %s: %v", codecName(codec), codecName(codecs[0]), refused))
+			a.Warnings = append(a.Warnings, fmt.Sprintf("compression: %s, since the cluster refuses %s: %v", client.CodecName(codec), client.CodecName(codecs[0]), refused))
 			return a, nil
 		case i == 0:
 			refused = refusal
@@ -58,11 +59,11 @@ const zstdVersion = 7
 
 // codecTooNew returns why the brokers cannot know a codec; nil if they may.
 func (s *Sink) codecTooNew(ctx context.Context, codec compress.Codec) error {
-	known, err := s.cluster.known(ctx)
-	if err != nil || codecName(codec) != "zstd" {
+	known, err := s.cluster.KnownRequests(ctx)
+	if err != nil || client.CodecName(codec) != "zstd" {
 		return nil //nolint:nilerr // whoever asks next sees it
 	}
-	if v, ok := known[protocol.Produce]; ok && v.most < zstdVersion {
+	if v, ok := known[protocol.Produce]; ok && v.Most < zstdVersion {
 		return fmt.Errorf("the brokers are older than Kafka 2.1, the first that takes zstd: %w", kafkago.UnsupportedCompressionType)
 	}
 	return nil
@@ -79,31 +80,31 @@ func (s *Sink) tryCodec(ctx context.Context, topics []string, codec compress.Cod
 		return err, nil
 	}
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
-	l, err := s.cluster.locate(ctx, legal, time.Time{})
+	l, err := s.cluster.Locate(ctx, legal, time.Time{})
 	if err != nil {
 		return nil, err
 	}
-	set, err := brokenBatch(codec)
+	set, err := client.BrokenBatch(codec)
 	if err != nil {
 		return nil, err
 	}
 	byLeader := make(map[int32]*rawproduce.Request)
 	for _, t := range legal {
-		leaders := l.topics[t].leaders
+		leaders := l.Topics[t].Leaders
 		if len(leaders) == 0 || leaders[0] < 0 {
 			continue
 		}
 		req := byLeader[leaders[0]]
 		if req == nil {
-			req = &rawproduce.Request{Acks: acksAll, Timeout: 1000}
+			req = &rawproduce.Request{Acks: client.AcksAll, Timeout: 1000}
 			byLeader[leaders[0]] = req
 		}
 		broken := rawproduce.RequestPartition{Partition: 0}
-		broken.RecordSet.Reader = recordSet(set)
+		broken.RecordSet.Reader = client.RecordSet(set)
 		req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: t, Partitions: []rawproduce.RequestPartition{broken}})
 	}
 	for _, req := range byLeader {
-		res, err := s.cluster.roundTrip(ctx, req)
+		res, err := s.cluster.RoundTrip(ctx, req)
 		if err != nil {
 			continue // a broker that hangs up on such a request leaves the question open
 		}
@@ -111,24 +112,11 @@ func (s *Sink) tryCodec(ctx context.Context, topics []string, codec compress.Cod
 		s.noteProduceThrottle(answer)
 		for _, rt := range answer.Topics {
 			for _, p := range rt.Partitions {
-				if err := brokerError(p.ErrorCode, p.ErrorMessage); refusesCodec(err) {
+				if err := client.BrokerError(p.ErrorCode, p.ErrorMessage); client.IsCodecRefused(err) {
 					return fmt.Errorf("kafka topic %s: %w", rt.Topic, err), nil
 				}
 			}
 		}
 	}
 	return nil, nil
-}
-
-// brokenBatch returns a record batch of no records whose checksum is wrong.
-func brokenBatch(codec compress.Codec) ([]byte, error) {
-	plain := make([]byte, setSizeBytes+batchHeaderBytes)
-	s := &scratch{}
-	if err := pack(&s.packed, codec, plain); err != nil {
-		return nil, err
-	}
-	set := s.packed.Bytes()
-	finishBatch(set, batchSpec{session: noSession, time: time.Now()}, int16(codec.Code()), 0)
-	set[setSizeBytes+offsetCRC] ^= 0xff
-	return set, nil
 }

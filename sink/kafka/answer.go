@@ -13,11 +13,10 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 const (
-	acksAll = -1
-
 	// patience is how many failures in a row lengthen the wait for a leader that has moved: up to
 	// 400 ms.
 	patience = 3
@@ -30,9 +29,9 @@ const (
 func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce.Response, error) {
 	// The broker is to answer before the connection is given up.
 	timeout := d.s.cfg.RequestTimeout / 10 * 9
-	req := &rawproduce.Request{Acks: acksAll, Timeout: int32(timeout.Milliseconds())} //nolint:gosec // at most minutes
+	req := &rawproduce.Request{Acks: client.AcksAll, Timeout: int32(timeout.Milliseconds())} //nolint:gosec // at most minutes
 	if d.txn != nil {
-		req.TransactionalID = d.txn.coordinator.id
+		req.TransactionalID = d.txn.coordinator.ID
 	}
 	topics := make(map[string]int)
 	for _, q := range queues {
@@ -47,13 +46,13 @@ func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce
 			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: q.topic})
 		}
 		p := rawproduce.RequestPartition{Partition: q.partition}
-		p.RecordSet.Reader = recordSet(q.pending.set)
+		p.RecordSet.Reader = client.RecordSet(q.pending.set)
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
 	}
 	if len(req.Topics) == 0 {
 		return &produce.Response{}, nil
 	}
-	res, err := d.s.cluster.roundTrip(ctx, req)
+	res, err := d.s.cluster.RoundTrip(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +64,8 @@ func (d *delivery) encode(q *partitionQueue) error {
 	if p.set != nil {
 		return nil
 	}
-	spec := batchSpec{session: p.session, sequence: p.sequence, transactional: d.txn != nil, codec: p.codec, time: time.Now()}
-	set, err := encodeBatch(spec, d.batch, q.index[:p.records])
+	spec := client.BatchSpec{Session: p.session, Sequence: p.sequence, Transactional: d.txn != nil, Codec: p.codec, Time: time.Now()}
+	set, err := encodeMessages(spec, d.batch, q.index[:p.records])
 	p.set = set
 	return err
 }
@@ -74,40 +73,40 @@ func (d *delivery) encode(q *partitionQueue) error {
 // answered follows what the leader says about the head of q.
 func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
 	code := kafkago.Error(a.ErrorCode)
-	o := judge(code)
-	if o.verdict == stored {
+	o := client.Judge(code)
+	if o.Verdict == client.Stored {
 		if d.txn != nil {
 			d.txn.stored(q, a)
 		}
 		d.acknowledge(q)
 		return
 	}
-	err := brokerError(a.ErrorCode, a.ErrorMessage)
+	err := client.BrokerError(a.ErrorCode, a.ErrorMessage)
 	inDoubt := q.pending.doubt // by an earlier try: this answer is about the present one
-	q.pending.doubt = inDoubt || o.doubt
-	switch o.verdict {
-	case elsewhere:
+	q.pending.doubt = inDoubt || o.Doubt
+	switch o.Verdict {
+	case client.Elsewhere:
 		d.relocate()
 		d.retry(q, err)
 		q.failures = min(q.failures, patience) // leaders may move faster than a long backoff could follow
-	case again:
+	case client.Again:
 		d.retry(q, err)
-	case denied:
+	case client.Denied:
 		if q.denied(d.s.grace) {
 			d.fail(q.index[0], &sink.FatalError{Err: d.s.explainTopic(err, q.topic)})
 			return
 		}
 		d.retry(q, err)
-	case unordered:
+	case client.Unordered:
 		d.reorder(q, err, inDoubt)
-	case tooLarge:
-		d.s.cluster.forgetLimit(q.topic)
+	case client.TooLarge:
+		d.s.cluster.ForgetLimit(q.topic)
 		d.narrow(q, err, inDoubt, -1)
-	case invalid:
+	case client.Invalid:
 		culprit := -1
 		if len(a.RecordErrors) > 0 {
 			culprit = int(a.RecordErrors[0].BatchIndex)
-			err = brokerError(a.ErrorCode, a.RecordErrors[0].BatchIndexErrorMessage)
+			err = client.BrokerError(a.ErrorCode, a.RecordErrors[0].BatchIndexErrorMessage)
 		}
 		d.narrow(q, err, inDoubt, culprit)
 	default:
@@ -119,20 +118,20 @@ func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
 // can.
 func (d *delivery) hopeless(q *partitionQueue, err error) {
 	p := q.pending
-	packed := codecIn(p.set) != 0
+	packed := client.CodecIn(p.set) != 0
 	switch {
-	case refusesCodec(err) && packed && d.s.fallBack(p.codec, err):
+	case client.IsCodecRefused(err) && packed && d.s.fallBack(p.codec, err):
 		p.codec, p.set = d.s.codec, nil // the sequence numbers stay
 		if !p.doubt {
 			q.pending = nil
 		}
 		return
-	case refusesCodec(err) && packed:
+	case client.IsCodecRefused(err) && packed:
 		err = explained(codecRefused(p.codec), err)
 	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && d.txn != nil:
 		err = d.txn.refused(err)
-	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && p.session.valid() && d.s.doesWithout(err):
-		q.place.adopt(noSession)
+	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && p.session.Valid() && d.s.doesWithout(err):
+		q.place.Adopt(client.NoSession)
 		q.pending = nil
 		return
 	}
@@ -141,7 +140,7 @@ func (d *delivery) hopeless(q *partitionQueue, err error) {
 
 // acknowledge takes the head off q: it is durable.
 func (d *delivery) acknowledge(q *partitionQueue) {
-	q.place.advance(q.pending.records)
+	q.place.Advance(q.pending.records)
 	n := min(q.pending.records, len(q.index)) // of an earlier Publish it may hold more
 	for _, i := range q.index[:n] {
 		d.acked[i] = true
@@ -179,10 +178,10 @@ func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
 	}
 	d.s.log.Warn("a kafka partition does not know relay's earlier messages, going on in a new producer session",
 		zap.String("topic", q.topic), zap.Int32("partition", q.partition), zap.Error(err))
-	if q.place.id == d.s.session.id { // in whatever epoch
-		d.s.session = noSession
+	if q.place.ID == d.s.session.ID { // in whatever epoch
+		d.s.session = client.NoSession
 	}
-	q.place.adopt(noSession)
+	q.place.Adopt(client.NoSession)
 	d.retry(q, err)
 }
 
@@ -213,18 +212,13 @@ func (d *delivery) narrow(q *partitionQueue, err error, inDoubt bool, culprit in
 func (d *delivery) refused(q *partitionQueue, err error) *sink.RejectedError {
 	r := &sink.RejectedError{Topic: q.topic}
 	if errors.Is(err, kafkago.MessageSizeTooLarge) || errors.Is(err, kafkago.RecordListTooLarge) {
-		r.Size = batchBytes(q.pending.set)
-		if q.limit.known {
-			r.Limit = q.limit.bytes
+		r.Size = client.BatchBytes(q.pending.set)
+		if q.limit.Known {
+			r.Limit = q.limit.Bytes
 		}
 		r.Reason = fmt.Sprintf("its record batch of %d bytes (key, headers and body, compressed %s) is larger than the topic takes: %v", r.Size, d.s.cfg.Compression, err)
 		return r
 	}
 	r.Reason = fmt.Sprintf("the broker refuses the record as it is: %v", err)
 	return r
-}
-
-func isDenied(err error) bool {
-	return errors.Is(err, kafkago.TopicAuthorizationFailed) || errors.Is(err, kafkago.ClusterAuthorizationFailed) ||
-		errors.Is(err, kafkago.TransactionalIDAuthorizationFailed)
 }

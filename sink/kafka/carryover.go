@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // What a Publish leaves behind that did not end well, so that the next one, which begins after the
@@ -22,12 +23,12 @@ type messageKey struct {
 
 // carryOver is kept by Sink.
 type carryOver struct {
-	stored map[messageKey]time.Time     // acknowledged, though behind the durable prefix
-	doubt  map[partitionID]*recordBatch // may be stored: sent again as they are, the broker recognises them
+	stored map[messageKey]time.Time          // acknowledged, though behind the durable prefix
+	doubt  map[client.Partition]*recordBatch // may be stored: sent again as they are, the broker recognises them
 }
 
 func newCarryOver() carryOver {
-	return carryOver{stored: make(map[messageKey]time.Time), doubt: make(map[partitionID]*recordBatch)}
+	return carryOver{stored: make(map[messageKey]time.Time), doubt: make(map[client.Partition]*recordBatch)}
 }
 
 func (c *carryOver) empty() bool { return len(c.stored) == 0 && len(c.doubt) == 0 }
@@ -86,7 +87,7 @@ func (d *delivery) takeOver() {
 	d.doubtIn = make(map[messageKey]int32)
 	for p, b := range left.doubt {
 		for _, key := range b.keys {
-			d.doubtIn[key] = p.number
+			d.doubtIn[key] = p.Number
 		}
 	}
 }
@@ -94,7 +95,7 @@ func (d *delivery) takeOver() {
 // resume makes what is in doubt in the partition of q the head of q. If q does not begin with the
 // same messages, the caller goes on from elsewhere, and the next epoch shuts the old ones out.
 func (d *delivery) resume(q *partitionQueue) {
-	p := partitionID{q.topic, q.partition}
+	p := client.Partition{Topic: q.topic, Number: q.partition}
 	b := d.s.left.doubt[p]
 	if b == nil {
 		return
@@ -127,7 +128,7 @@ func (d *delivery) leave() {
 		}
 		if !p.refused && d.keep(q) {
 			p.left = now
-			d.s.left.doubt[partitionID{q.topic, q.partition}] = p
+			d.s.left.doubt[client.Partition{Topic: q.topic, Number: q.partition}] = p
 			continue
 		}
 		// The messages may yet arrive at the broker, and the caller may publish them again. The

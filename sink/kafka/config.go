@@ -14,6 +14,7 @@ import (
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
 	"workos-relay/conf/tlsconf"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // Config is the configuration of a sink of type kafka.
@@ -119,7 +120,7 @@ func (c Config) Validate() error {
 			return &keyError{"topic_prefix", fmt.Errorf("topic_prefix %q %s", c.TopicPrefix, reason)}
 		}
 	}
-	if _, err := codecsOf(c.Compression); err != nil {
+	if _, err := client.CodecsOf(c.Compression); err != nil {
 		return &keyError{"compression", err}
 	}
 	if c.RequestTimeout < minRequestTimeout || c.RequestTimeout > maxRequestTimeout {

@@ -8,9 +8,9 @@ import (
 
 	"github.com/segmentio/kafka-go/compress"
 
-	"workos-relay/sink"
-
 	"workos-relay/internal/contain"
+	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 const (
@@ -61,7 +61,7 @@ type delivery struct {
 
 	waiting map[string]*topicQueue // topics whose partitions are not known yet
 	queues  []*partitionQueue
-	layout  *layout
+	layout  *client.Layout
 
 	keys    []messageKey         // of batch; nil until they are needed
 	doubtIn map[messageKey]int32 // partitions of the messages that an earlier Publish has left in doubt
@@ -109,8 +109,8 @@ type topicQueue struct {
 type partitionQueue struct {
 	topic     string
 	partition int32
-	place     *sequence
-	limit     limit
+	place     *client.Sequence
+	limit     client.Limit
 	index     []int // of the messages in the batch
 	most      int   // records in the next record batch at most; shrinks while a culprit is looked for
 	pending   *recordBatch
@@ -121,7 +121,7 @@ type partitionQueue struct {
 // recordBatch is the head of a partition's queue as it was sent, or is about to be. While it is in
 // doubt it is sent again as it is.
 type recordBatch struct {
-	session  session
+	session  client.Session
 	sequence int32
 	records  int
 	set      []byte // encoded; nil until then
@@ -256,7 +256,7 @@ func (d *delivery) horizon() int {
 		size := 0
 		for i := range d.batch {
 			d.behind[i] = size
-			size += recordSize(&d.batch[i], 0)
+			size += messageSize(&d.batch[i], 0)
 		}
 	}
 	from := min(d.durable, len(d.batch)-1)
@@ -387,8 +387,8 @@ func (d *delivery) outOfTime() error {
 }
 
 // restart leaves the epoch in which something is in doubt.
-func (s *Sink) restart(place *sequence) {
-	if place.restart(); !place.valid() {
-		s.session = noSession
+func (s *Sink) restart(place *client.Sequence) {
+	if place.Restart(); !place.Valid() {
+		s.session = client.NoSession
 	}
 }

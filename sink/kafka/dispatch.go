@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 const (
@@ -55,7 +56,7 @@ func (e *errand) due(now time.Time) bool { return e.wanted && !e.busy && !e.notB
 
 // failed spaces the next try.
 func (b *backoff) failed() {
-	b.notBefore = time.Now().Add(retryDelay(b.failures, rand.Float64())) //nolint:gosec // jitter needs no secrecy
+	b.notBefore = time.Now().Add(client.RetryDelay(b.failures, rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	b.failures++
 }
 
@@ -121,7 +122,7 @@ func (d *delivery) ready(now time.Time) []*request {
 			ready = append(ready, r)
 		}
 		if q.pending == nil {
-			session, sequence := q.place.take()
+			session, sequence := q.place.Take()
 			q.pending = &recordBatch{session: session, sequence: sequence, records: records, codec: d.s.codec}
 		}
 		q.busy = true
@@ -138,7 +139,7 @@ func (d *delivery) ready(now time.Time) []*request {
 // leader returns the broker that leads the queue's partition, and asks for a fresh layout where
 // none is known.
 func (d *delivery) leader(q *partitionQueue) (int32, bool) {
-	leaders := d.layout.topics[q.topic].leaders
+	leaders := d.layout.Topics[q.topic].Leaders
 	if len(leaders) > 0 && int(q.partition) >= len(leaders) {
 		d.fail(q.index[0], fmt.Errorf("kafka topic %s has no partition %d any more: it was made anew with %d partitions", q.topic, q.partition, len(leaders)))
 		return 0, false
@@ -155,14 +156,14 @@ func (d *delivery) leader(q *partitionQueue) (int32, bool) {
 // enrolled reports whether the partition has a producer session, and asks for one if none is
 // open.
 func (d *delivery) enrolled(q *partitionQueue) bool {
-	if q.place.valid() || d.s.unnumbered && d.txn == nil {
+	if q.place.Valid() || d.s.unnumbered && d.txn == nil {
 		return true
 	}
-	if !d.s.session.valid() {
+	if !d.s.session.Valid() {
 		d.opening.wanted = true
 		return false
 	}
-	q.place.adopt(d.s.session)
+	q.place.Adopt(d.s.session)
 	return true
 }
 
@@ -172,9 +173,9 @@ func (d *delivery) next(q *partitionQueue, full int) (records, size int) {
 	if q.pending != nil {
 		return q.pending.records, len(q.pending.set)
 	}
-	budget := min(q.limit.bytes/10*9, full) - batchHeaderBytes
+	budget := min(q.limit.Bytes/10*9, full) - client.BatchHeaderBytes
 	for records < len(q.index) && records < q.most && q.index[records] < d.sendable() {
-		n := recordSize(&d.batch[q.index[records]], records)
+		n := messageSize(&d.batch[q.index[records]], records)
 		if records > 0 && size+n > budget {
 			break
 		}
@@ -199,17 +200,17 @@ func (d *delivery) locate() {
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
 	if d.fresh {
-		d.s.cluster.refresh()
+		d.s.cluster.Refresh()
 	}
 	d.locating.busy, d.locating.wanted, d.fresh = true, false, false
 	since := d.limitsSince
 	d.spawn(func(ctx context.Context) func() {
-		l, err := d.s.cluster.locate(ctx, topics, since)
+		l, err := d.s.cluster.Locate(ctx, topics, since)
 		return func() { d.located(l, err) }
 	})
 }
 
-func (d *delivery) located(l *layout, err error) {
+func (d *delivery) located(l *client.Layout, err error) {
 	d.locating.busy = false
 	if err != nil {
 		d.locating.failed()
@@ -220,7 +221,7 @@ func (d *delivery) located(l *layout, err error) {
 	d.layout = l
 	d.limitsSince, d.held = time.Time{}, len(d.batch)
 	// Whatever still misses its leader asks again, at the pace of its own failures.
-	d.locating.notBefore = time.Now().Add(retryDelay(min(d.locating.failures, 5), rand.Float64())) //nolint:gosec // jitter needs no secrecy
+	d.locating.notBefore = time.Now().Add(client.RetryDelay(min(d.locating.failures, 5), rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	d.locating.failures++
 }
 
@@ -228,12 +229,12 @@ func (d *delivery) located(l *layout, err error) {
 func (d *delivery) open() {
 	d.opening.busy, d.opening.wanted = true, false
 	d.spawn(func(ctx context.Context) func() {
-		given, err := d.s.cluster.openSession(ctx)
+		given, err := d.s.cluster.OpenSession(ctx)
 		return func() { d.opened(given, err) }
 	})
 }
 
-func (d *delivery) opened(given session, err error) {
+func (d *delivery) opened(given client.Session, err error) {
 	d.opening.busy = false
 	if err == nil {
 		d.s.session, d.s.mute = given, 0
@@ -246,7 +247,7 @@ func (d *delivery) opened(given session, err error) {
 	}
 	d.opening.failed()
 	d.opening.wanted = true
-	if isDenied(err) && d.opening.denied(d.s.grace) {
+	if client.IsDenied(err) && d.opening.denied(d.s.grace) {
 		d.fail(d.durable, &sink.FatalError{Err: d.s.explain(err)})
 	}
 	d.complain(d.s.explain(err), "", -1)
@@ -262,12 +263,12 @@ func (s *Sink) doesWithout(err error) bool {
 	if s.unnumbered {
 		return true
 	}
-	if isSilence(err) && s.cluster.hasAnswered("") {
+	if client.IsSilence(err) && s.cluster.HasAnswered("") {
 		s.mute++
-	} else if !isUnsupported(err) {
+	} else if !client.IsUnsupported(err) {
 		return false
 	}
-	if !isUnsupported(err) && s.mute < mutesUntilUnnumbered {
+	if !client.IsUnsupported(err) && s.mute < mutesUntilUnnumbered {
 		return false
 	}
 	s.unnumbered = true
@@ -364,12 +365,12 @@ func (d *delivery) produced(r *request, res *produce.Response, err error) {
 // throttled notes that a leader takes no records for a while. A transaction that would be open for
 // too long is given up, before more of it has to be stored again.
 func (d *delivery) throttled(leader int32, throttle time.Duration, now time.Time) {
-	d.s.cluster.separateProducing()
+	d.s.cluster.SeparateProducing()
 	d.s.pace.pause(leader, throttle, now)
 	if d.txn == nil {
 		return
 	}
-	left, bounded := allowanceLeft(d.ctx)
+	left, bounded := client.AllowanceLeft(d.ctx)
 	for _, q := range d.queues {
 		if len(q.index) > 0 && !q.busy && bounded && throttle > left {
 			d.fail(0, errThrottledLeader(throttle))
@@ -381,22 +382,22 @@ func (d *delivery) throttled(leader int32, throttle time.Duration, now time.Time
 // lost deals with a request that got no answer.
 func (d *delivery) lost(r *request, err error) {
 	now := time.Now()
-	var hangUp *errHungUp
-	large := errors.As(err, &hangUp) && hangUp.answered && hangUp.request >= suspiciousRequest
+	var hangUp *client.HungUpError
+	large := errors.As(err, &hangUp) && hangUp.Answered && hangUp.Request >= client.SuspiciousRequest
 	if d.ctx.Err() == nil {
 		switch {
 		case large:
-			d.s.pace.hungUp(hangUp.request, now)
+			d.s.pace.hungUp(hangUp.Request, now)
 		case errors.Is(err, context.DeadlineExceeded):
 			d.late = true
 			d.s.pace.unanswered(r.size)
 		}
 	}
 	for _, q := range r.queues {
-		if !unsent(err) {
+		if !client.IsUnsent(err) {
 			q.pending.doubt = true
 		}
-		if isSilence(err) || d.ctx.Err() != nil && d.ended == nil {
+		if client.IsSilence(err) || d.ctx.Err() != nil && d.ended == nil {
 			q.pending.silent++
 		}
 		d.retry(q, err)
@@ -414,7 +415,7 @@ const silentUntilCut = 3
 // tooLargeToSend deals with a request on which the connection was closed, as something before the
 // broker does if a request is too large for it. A request with several record batches is sent in
 // several ones by itself.
-func (d *delivery) tooLargeToSend(r *request, err *errHungUp, now time.Time) {
+func (d *delivery) tooLargeToSend(r *request, err *client.HungUpError, now time.Time) {
 	if len(r.queues) != 1 {
 		return
 	}
@@ -423,10 +424,10 @@ func (d *delivery) tooLargeToSend(r *request, err *errHungUp, now time.Time) {
 		return
 	}
 	if q.pending.records == 1 {
-		if d.s.pace.suspect(d.key(q.index[0]), d.s.cluster.answerCount()) {
+		if d.s.pace.suspect(d.key(q.index[0]), d.s.cluster.AnswerCount()) {
 			q.pending.refused = true
-			d.fail(q.index[0], &sink.RejectedError{Topic: q.topic, Size: err.request, Reason: fmt.Sprintf("%s closes the connection on each request with this message, "+
-				"of %d bytes: the broker or a proxy before it limits the size of a request (socket.request.max.bytes of an Apache Kafka, 1046528 bytes on Azure Event Hubs)", err.address, err.request)})
+			d.fail(q.index[0], &sink.RejectedError{Topic: q.topic, Size: err.Request, Reason: fmt.Sprintf("%s closes the connection on each request with this message, "+
+				"of %d bytes: the broker or a proxy before it limits the size of a request (socket.request.max.bytes of an Apache Kafka, 1046528 bytes on Azure Event Hubs)", err.Address, err.Request)})
 		}
 		return
 	}

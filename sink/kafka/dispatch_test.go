@@ -14,6 +14,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/checkpoint/checkpointtest"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // placed returns a delivery to topic "a" with its messages in the queues of partitions that these
@@ -23,7 +24,7 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 	d := newDelivery(t.Context(), open(t, config(t, []string{"127.0.0.1:1"})), messages(0, 40, "a"))
 	t.Cleanup(func() { _ = d.stop() })
 	d.sort()
-	d.layout = &layout{topics: map[string]topicLayout{"a": {leaders: leaders, limit: limit{bytes: defaultMessageBytes}}}}
+	d.layout = &client.Layout{Topics: map[string]client.TopicLayout{"a": {Leaders: leaders, Limit: client.Limit{Bytes: client.DefaultMessageBytes}}}}
 	d.locating.wanted = false
 	d.place()
 	require.Len(t, d.queues, len(leaders))
@@ -35,7 +36,7 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1, -1)
-	d.s.session = session{id: 7}
+	d.s.session = client.Session{ID: 7}
 	d.launch(time.Now())
 	require.Equal(t, map[int32]int{1: 1}, d.busy)
 	require.True(t, d.locating.busy)
@@ -46,8 +47,8 @@ func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1, 2)
-	d.s.session = session{id: 7}
-	d.txn = &transaction{coordinator: &coordinator{}, enlisted: true}
+	d.s.session = client.Session{ID: 7}
+	d.txn = &transaction{coordinator: &client.Coordinator{}, enlisted: true}
 	d.fail(30, errors.New("too large"))
 	d.launch(time.Now())
 	require.Empty(t, d.busy)
@@ -59,13 +60,13 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 func TestSessionThatAPartitionForgot(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1)
-	d.s.session = session{id: 7}
+	d.s.session = client.Session{ID: 7}
 	q := d.queues[0]
-	q.place.adopt(d.s.session)
-	q.place.restart()
-	q.pending = &recordBatch{session: q.place.session, records: 1}
+	q.place.Adopt(d.s.session)
+	q.place.Restart()
+	q.pending = &recordBatch{session: q.place.Session, records: 1}
 	d.reorder(q, kafkago.UnknownProducerId, false)
-	require.False(t, d.enrolled(q), "goes on as %+v", q.place.session)
+	require.False(t, d.enrolled(q), "goes on as %+v", q.place.Session)
 	require.True(t, d.opening.wanted)
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
 	"workos-relay/internal/printable"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // explain puts what err most likely means before it. A broker that does not like a client usually
@@ -47,9 +47,9 @@ func (e *explanation) Unwrap() error { return e.err }
 // proves.
 func (e *explanation) OperatorAdvice() string {
 	switch {
-	case !needsPerson(e.err):
+	case !client.NeedsOperator(e.err):
 		return ""
-	case errors.Is(e.err, kafkago.SASLAuthenticationFailed), errors.Is(e.err, kafkago.UnsupportedSASLMechanism), errors.Is(e.err, errTokenRefused):
+	case errors.Is(e.err, kafkago.SASLAuthenticationFailed), errors.Is(e.err, kafkago.UnsupportedSASLMechanism), errors.Is(e.err, client.ErrTokenRefused):
 		return "correct sasl of this sink, or the user on the Kafka cluster"
 	default:
 		return "correct tls of this sink, or the certificates of the brokers"
@@ -66,11 +66,11 @@ func (s *Sink) hint(err error) string {
 	var (
 		op        *net.OpError
 		route     *rawproduce.Error
-		throttled *errThrottled
-		bad       *errBadAnswer
+		throttled *client.ThrottledError
+		bad       *client.BadAnswerError
 	)
 	switch {
-	case errors.As(err, &throttled), isNoRequest(err):
+	case errors.As(err, &throttled), client.IsNoRequest(err):
 		return "" // it says what it means
 	case errors.As(err, &route):
 		return "the leader of a partition has just changed or is not known yet"
@@ -78,16 +78,16 @@ func (s *Sink) hint(err error) string {
 		return s.dialHint(op)
 	case errors.Is(err, kafkago.ClusterAuthorizationFailed):
 		return "the brokers do not let relay do this; grant it by " + s.clusterACL("IdempotentWrite")
-	case errors.Is(err, errExpectsTLS):
+	case errors.Is(err, client.ErrExpectsTLS):
 		return "the listener expects TLS; enable tls, or use the port of a plain listener"
-	case errors.As(err, &bad) && bad.address != "":
-		return fmt.Sprintf("kafka broker %s sends what relay cannot read; check that a listener of Kafka has this address, and what lies between it and relay", bad.address)
+	case errors.As(err, &bad) && bad.Address != "":
+		return fmt.Sprintf("kafka broker %s sends what relay cannot read; check that a listener of Kafka has this address, and what lies between it and relay", bad.Address)
 	case errors.As(err, &bad):
 		return "a kafka broker sends what relay cannot read; check that listeners of Kafka have the addresses in brokers, and what lies between them and relay"
-	case hungUp(err):
+	case client.IsHangUp(err):
 		return s.hangUpHint(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		if s.cluster.hasAnswered("") {
+		if s.cluster.HasAnswered("") {
 			return fmt.Sprintf("no answer from the brokers within request_timeout %s, although they have answered before: they are overloaded or not reachable now, or the link is slow", s.cfg.RequestTimeout)
 		}
 		return fmt.Sprintf("no answer from the brokers within request_timeout %s: they are overloaded or not reachable, or the listener expects something else (TLS is %s, SASL is %s here)",
@@ -153,18 +153,14 @@ func (s *Sink) dialHint(op *net.OpError) string {
 	return hint
 }
 
-// suspiciousRequest is the size from which a request may be too large for something between relay
-// and the broker. Limits of requests that are known from practice are far above it.
-const suspiciousRequest = 16 << 10
-
 // hangUpHint says why a broker may have closed the connection. TLS and SASL cannot be the reason if
 // it has answered a request before.
 func (s *Sink) hangUpHint(err error) string {
-	var hungUp *errHungUp
-	if known := errors.As(err, &hungUp); known && hungUp.answered || !known && s.cluster.hasAnswered("") {
-		if known && hungUp.request >= suspiciousRequest {
+	var hungUp *client.HungUpError
+	if known := errors.As(err, &hungUp); known && hungUp.Answered || !known && s.cluster.HasAnswered("") {
+		if known && hungUp.Request >= client.SuspiciousRequest {
 			return fmt.Sprintf("the connection was closed on a request of %d bytes; if this goes on, the broker or a proxy before it limits the size of a request "+
-				"(socket.request.max.bytes of an Apache Kafka; 1046528 bytes on Azure Event Hubs)", hungUp.request)
+				"(socket.request.max.bytes of an Apache Kafka; 1046528 bytes on Azure Event Hubs)", hungUp.Request)
 		}
 		return "the broker closed the connection, although it has answered before: it restarts, or it does not take this request"
 	}
@@ -179,27 +175,12 @@ func (s *Sink) hangUpHint(err error) string {
 	return "the broker closed the connection; if this goes on, the listener most likely expects TLS or SASL, which are not configured"
 }
 
-func hungUp(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-// needsPerson reports whether the brokers have refused the connection for a reason that only a
-// change of configuration removes.
-func needsPerson(err error) bool {
-	var (
-		verification *tls.CertificateVerificationError
-		header       tls.RecordHeaderError
-	)
-	return errors.Is(err, kafkago.SASLAuthenticationFailed) || errors.Is(err, kafkago.UnsupportedSASLMechanism) ||
-		errors.Is(err, errTokenRefused) || errors.As(err, &verification) || errors.As(err, &header)
-}
-
 // mendedByFile reports whether a file that relay follows may end what needsPerson reports: whoever
 // renews a secret or an authority may do so after the brokers have changed.
 func (c Config) mendedByFile(err error) bool {
 	var authority x509.UnknownAuthorityError
 	switch {
-	case errors.Is(err, kafkago.SASLAuthenticationFailed), errors.Is(err, errTokenRefused):
+	case errors.Is(err, kafkago.SASLAuthenticationFailed), errors.Is(err, client.ErrTokenRefused):
 		return c.Password.Follows() || c.SASL.TokenFile != ""
 	case errors.As(err, &authority):
 		return c.TLS.CAFile != ""

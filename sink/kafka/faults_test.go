@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // TestPassingFaults injects what a broker answers when something passes by itself, on the first
@@ -288,7 +289,7 @@ func TestPartitionsChange(t *testing.T) {
 	admin := kadm.NewClient(reader(t, c.ListenAddrs()))
 	_, err := admin.UpdatePartitions(t.Context(), 12, "a")
 	require.NoError(t, err)
-	s.cluster.refresh() // as happens within seconds
+	s.cluster.Refresh() // as happens within seconds
 	require.NoError(t, s.Publish(t.Context(), messages(100, 100, "a")))
 	require.NotZero(t, seen.FilterMessageSnippet("number of partitions has changed").Len())
 	require.Len(t, readAll(t, c.ListenAddrs(), "a"), 200)
@@ -310,12 +311,12 @@ func TestPartitionsOutOfSight(t *testing.T) {
 	t.Parallel()
 	s := open(t, config(t, []string{"127.0.0.1:1"}))
 	batch := messages(0, 40, "a")
-	places := func(partitions int) map[int32]*sequence {
+	places := func(partitions int) map[int32]*client.Sequence {
 		d := newDelivery(t.Context(), s, batch)
 		defer d.cancel()
 		d.sort()
-		d.distribute(d.waiting["a"], topicLayout{leaders: make([]int32, partitions)})
-		found := make(map[int32]*sequence)
+		d.distribute(d.waiting["a"], client.TopicLayout{Leaders: make([]int32, partitions)})
+		found := make(map[int32]*client.Sequence)
 		for _, q := range d.queues {
 			found[q.partition] = q.place
 		}
@@ -324,12 +325,12 @@ func TestPartitionsOutOfSight(t *testing.T) {
 	before := places(6)
 	require.Greater(t, len(before), 2)
 	for _, place := range before {
-		place.adopt(session{id: 1})
-		place.advance(1)
+		place.Adopt(client.Session{ID: 1})
+		place.Advance(1)
 	}
 	places(2)
 	for p, place := range places(6) {
-		require.EqualValues(t, 1, place.next, "partition %d", p)
+		require.EqualValues(t, 1, place.Next, "partition %d", p)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/testrun"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // patient is how long what must come is waited for; passing does not depend on how soon it does.
@@ -142,7 +143,7 @@ func ends(ctx context.Context, admin *kadm.Client, topics ...string) (kadm.Liste
 		if err = found.Error(); err == nil {
 			return found, nil
 		}
-		if !pause(ctx, 10*time.Millisecond) {
+		if !client.Wait(ctx, 10*time.Millisecond) {
 			return nil, err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // settleWait bounds how long a question is repeated whose answer changes by itself.
@@ -33,9 +34,9 @@ func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus
 // inspectAll looks at each topic; spec says how those that are missing would be created.
 func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]sink.TopicStatus, error) {
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
-	s.cluster.watch(legal)
-	s.cluster.refresh()
-	answer, err := s.cluster.describe(ctx, legal)
+	s.cluster.Watch(legal)
+	s.cluster.Refresh()
+	answer, err := s.cluster.Describe(ctx, legal)
 	if err != nil {
 		return nil, s.explain(err)
 	}
@@ -47,9 +48,9 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 			existing = append(existing, t.Name)
 		}
 	}
-	settings := make(map[string]topicSettings)
+	settings := make(map[string]client.TopicSettings)
 	if len(existing) > 0 {
-		if settings, err = s.cluster.settings(ctx, existing, "max.message.bytes", "min.insync.replicas", "cleanup.policy"); err != nil {
+		if settings, err = s.cluster.Settings(ctx, existing, "max.message.bytes", "min.insync.replicas", "cleanup.policy"); err != nil {
 			return nil, s.explain(err)
 		}
 	}
@@ -57,7 +58,7 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	cannotCreate := s.cluster.offers(ctx, protocol.CreateTopics)
+	cannotCreate := s.cluster.Offers(ctx, protocol.CreateTopics)
 	collide := collisions(topics)
 	status := make([]sink.TopicStatus, 0, len(topics))
 	for _, t := range topics {
@@ -67,7 +68,7 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 		} else {
 			s.inspect(&st, shown[t], settings[t], access[t], spec, len(answer.Brokers))
 		}
-		if st.Creates && isNoRequest(cannotCreate) {
+		if st.Creates && client.IsNoRequest(cannotCreate) {
 			st.Problems, st.Creates = append(st.Problems, cannotBeCreated(cannotCreate)), false
 		}
 		if other := collide[t]; other != "" && !st.Exists {
@@ -80,7 +81,7 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 }
 
 // inspect says what is known of one topic with a legal name.
-func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings topicSettings, access access, create Create, brokers int) {
+func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings client.TopicSettings, access access, create Create, brokers int) {
 	switch err := kafkago.Error(t.ErrorCode); err {
 	case 0:
 		s.inspectExisting(st, t, settings, access)
@@ -90,7 +91,7 @@ func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings 
 			return
 		}
 		st.Creates = true
-		st.MaxMessage = defaultMessageBytes
+		st.MaxMessage = client.DefaultMessageBytes
 		if n, err := strconv.Atoi(create.Config["max.message.bytes"]); err == nil {
 			st.MaxMessage = n
 		}
@@ -105,15 +106,15 @@ func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings 
 	}
 }
 
-func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, settings topicSettings, access access) {
+func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, settings client.TopicSettings, access access) {
 	replicas, inSync, without := replicaCounts(t)
-	minInSync := settings.values["min.insync.replicas"]
-	st.MaxMessage, _ = strconv.Atoi(settings.values["max.message.bytes"])
+	minInSync := settings.Values["min.insync.replicas"]
+	st.MaxMessage, _ = strconv.Atoi(settings.Values["max.message.bytes"])
 	detail := []string{count(len(t.Partitions), "partition"), fmt.Sprintf("replication %d", replicas)}
-	if settings.err == nil {
-		detail = append(detail, "min.insync.replicas "+minInSync, "max.message.bytes "+settings.values["max.message.bytes"])
+	if settings.Err == nil {
+		detail = append(detail, "min.insync.replicas "+minInSync, "max.message.bytes "+settings.Values["max.message.bytes"])
 	} else {
-		st.Warnings = append(st.Warnings, s.unreadSettings(st.Topic, settings.err))
+		st.Warnings = append(st.Warnings, s.unreadSettings(st.Topic, settings.Err))
 	}
 	switch {
 	case access.err != nil:
@@ -134,7 +135,7 @@ func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, s
 			st.Problems = append(st.Problems, fmt.Sprintf("a partition has only %d replicas in sync, and min.insync.replicas is %d: brokers are down or behind", inSync, n))
 		}
 	}
-	if strings.Contains(settings.values["cleanup.policy"], "compact") {
+	if strings.Contains(settings.Values["cleanup.policy"], "compact") {
 		st.Warnings = append(st.Warnings, "cleanup.policy has compact: Kafka will keep only the last event of each key")
 	}
 	s.weigh(st, replicas, minInSync)
@@ -149,7 +150,7 @@ func cannotBeCreated(err error) string {
 
 // unreadSettings says what it means that relay cannot read the settings of a topic.
 func (s *Sink) unreadSettings(topic string, err error) string {
-	if isDenied(err) {
+	if client.IsDenied(err) {
 		return fmt.Sprintf("relay may not read the topic's settings, so limits are Kafka's defaults here; grant it by %s: %v", s.topicACL(topic, "DescribeConfigs"), err)
 	}
 	return fmt.Sprintf("relay cannot read the topic's settings, so limits are Kafka's defaults here, and the broker decides about large messages: %v", err)
@@ -213,7 +214,7 @@ func (s *Sink) access(ctx context.Context, topics []string) (found map[string]ac
 		found, err = s.accessNow(ctx, topics)
 		return err
 	})
-	if isPassing(err) {
+	if client.IsPassing(err) {
 		return found, nil // known of some topics
 	}
 	return found, err
@@ -223,28 +224,28 @@ func (s *Sink) access(ctx context.Context, topics []string) (found map[string]ac
 // the other topics.
 func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]access, error) {
 	found := make(map[string]access, len(topics))
-	l, err := s.cluster.locate(ctx, topics, time.Time{})
+	l, err := s.cluster.Locate(ctx, topics, time.Time{})
 	if err != nil {
 		return nil, err
 	}
 	byLeader := make(map[int32]*rawproduce.Request)
 	for _, t := range topics {
-		leaders := l.topics[t].leaders
+		leaders := l.Topics[t].Leaders
 		if len(leaders) == 0 || leaders[0] < 0 {
 			continue
 		}
 		req := byLeader[leaders[0]]
 		if req == nil {
-			req = &rawproduce.Request{Acks: acksAll, Timeout: 1000}
+			req = &rawproduce.Request{Acks: client.AcksAll, Timeout: 1000}
 			byLeader[leaders[0]] = req
 		}
 		nothing := rawproduce.RequestPartition{Partition: 0}
-		nothing.RecordSet.Reader = bytes.NewReader(make([]byte, setSizeBytes))
+		nothing.RecordSet.Reader = bytes.NewReader(make([]byte, client.SetSizeBytes))
 		req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: t, Partitions: []rawproduce.RequestPartition{nothing}})
 	}
 	var passing error
 	for _, req := range byLeader {
-		res, err := s.cluster.roundTrip(ctx, req)
+		res, err := s.cluster.RoundTrip(ctx, req)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, err
@@ -254,9 +255,9 @@ func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]acces
 		s.noteProduceThrottle(res.(*produce.Response))
 		for _, t := range res.(*produce.Response).Topics {
 			for _, p := range t.Partitions {
-				answer := brokerError(p.ErrorCode, p.ErrorMessage)
+				answer := client.BrokerError(p.ErrorCode, p.ErrorMessage)
 				found[t.Topic] = accessOf(answer, kafkago.Error(p.ErrorCode))
-				if !found[t.Topic].known && isPassing(answer) {
+				if !found[t.Topic].known && client.IsPassing(answer) {
 					passing = s.explainTopic(answer, t.Topic)
 				}
 			}
@@ -268,8 +269,8 @@ func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]acces
 // noteProduceThrottle notes a throttle time of records beside a delivery, which notes its own.
 func (s *Sink) noteProduceThrottle(res *produce.Response) {
 	if res.ThrottleTimeMs > 0 {
-		s.cluster.separateProducing()
-		s.cluster.throttleQuota(produceQuota, time.Duration(res.ThrottleTimeMs)*time.Millisecond)
+		s.cluster.SeparateProducing()
+		s.cluster.ThrottleQuota(client.ProduceQuota, time.Duration(res.ThrottleTimeMs)*time.Millisecond)
 	}
 }
 
@@ -279,29 +280,19 @@ func (s *Sink) settle(ctx context.Context, ask func(ctx context.Context) error) 
 	deadline := time.Now().Add(settleWait)
 	for try := 0; ; try++ {
 		err := ask(ctx)
-		if !isPassing(err) || time.Now().After(deadline) {
+		if !client.IsPassing(err) || time.Now().After(deadline) {
 			return err
 		}
-		s.cluster.refresh()
-		if !pause(ctx, retryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+		s.cluster.Refresh()
+		if !client.Wait(ctx, client.RetryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
 			return err
 		}
 	}
-}
-
-// isPassing reports whether err is a broker's answer that passes by itself.
-func isPassing(err error) bool {
-	var code kafkago.Error
-	if !errors.As(err, &code) {
-		return false
-	}
-	v := judge(code).verdict
-	return v == again || v == elsewhere
 }
 
 func accessOf(err error, code kafkago.Error) access {
 	switch {
-	case isDenied(err):
+	case client.IsDenied(err):
 		return access{known: true, err: err}
 	case code == 0, errors.Is(err, kafkago.InvalidRecord), errors.Is(err, kafkago.InvalidMessage):
 		return access{known: true}

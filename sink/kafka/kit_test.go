@@ -12,6 +12,7 @@ import (
 
 	"workos-relay/internal/testaddr"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 	"workos-relay/sink/sinktest"
 )
 
@@ -28,7 +29,7 @@ func harness(brokers func() []string) sinktest.Harness {
 			Partitions: true, RejectsTooLarge: true, LegalTopics: true, CreatesTopics: true, HoldsState: true,
 		},
 		IllegalTopics: []string{"with space", "slash/ed", "é", ".", "..", strings.Repeat("x", 250), ""},
-		MaxMessage:    defaultMessageBytes,
+		MaxMessage:    client.DefaultMessageBytes,
 		New:           func(t testing.TB) sinktest.Sink { return sinkWith(t, true) },
 		NewStrict:     func(t testing.TB) sinktest.Sink { return sinkWith(t, false) },
 		Read: func(t testing.TB, topics []string) []sink.Message {

@@ -13,6 +13,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // fenceWait bounds one Fence: as long as the coordinator may take to end what an earlier relay left
@@ -35,7 +36,7 @@ type Ledger struct {
 	sink        *Sink // for all but Publish; its session and sequences are those of the ledger
 	id          checkpoint.Identity
 	topic       string // of the position
-	coordinator *coordinator
+	coordinator *client.Coordinator
 
 	writing sync.Mutex // held by Commit and Fence
 
@@ -61,7 +62,7 @@ func NewLedger(cfg Config, id checkpoint.Identity) (*Ledger, error) {
 	s.grace = min(s.grace, cfg.TransactionTimeout/2)
 	return &Ledger{
 		sink: s, id: id, topic: topic,
-		coordinator: &coordinator{cluster: s.cluster, id: TransactionalID(cfg.RelayID, cfg.Lane), node: anyBroker},
+		coordinator: client.NewCoordinator(s.cluster, TransactionalID(cfg.RelayID, cfg.Lane)),
 	}, nil
 }
 
@@ -95,10 +96,10 @@ func (l *Ledger) Fence(ctx context.Context) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	l.end()
-	ctx, stop := withAllowance(ctx, fenceWait, fmt.Errorf("not done within %s: %w", fenceWait, context.DeadlineExceeded))
+	ctx, stop := client.WithAllowance(ctx, fenceWait, fmt.Errorf("not done within %s: %w", fenceWait, context.DeadlineExceeded))
 	defer stop()
 	// P6: from here on the coordinator refuses every relay that had the position before.
-	given, err := l.coordinator.fence(ctx, l.sink.cfg.TransactionTimeout)
+	given, err := l.coordinator.Fence(ctx, l.sink.cfg.TransactionTimeout)
 	if err != nil {
 		return l.explain(err)
 	}
@@ -197,7 +198,7 @@ func (l *Ledger) part(batch []sink.Message) int {
 		if i > 0 && batch[i].Position.EventID != batch[i-1].Position.EventID {
 			whole = i
 		}
-		if size += recordSize(&batch[i], i); size > most && whole > 0 {
+		if size += messageSize(&batch[i], i); size > most && whole > 0 {
 			return whole
 		}
 	}
@@ -281,13 +282,13 @@ func (l *Ledger) transact(ctx context.Context, messages []sink.Message) (int64, 
 		}
 	}
 	limit := min(l.sink.cfg.TransactionTimeout, l.sink.publish.begin)
-	bounded, stop := withAllowance(ctx, limit, l.outOfTime(limit))
+	bounded, stop := client.WithAllowance(ctx, limit, l.outOfTime(limit))
 	defer stop()
 	started := time.Now()
 	offset, err := l.transactNow(bounded, messages)
 	size := 0
 	for i := range messages {
-		size += recordSize(&messages[i], i)
+		size += messageSize(&messages[i], i)
 	}
 	pace, now := l.sink.pace, time.Now()
 	switch {
@@ -314,7 +315,7 @@ func (l *Ledger) awaitLeaders(ctx context.Context) error {
 	if wait > l.sink.publish.begin {
 		return errThrottledLeader(wait)
 	}
-	if wait > 0 && !pause(ctx, wait) {
+	if wait > 0 && !client.Wait(ctx, wait) {
 		return fmt.Errorf("committing to kafka: %w; %w", context.Cause(ctx), errThrottledLeader(wait))
 	}
 	return nil
@@ -331,12 +332,12 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 		}
 		return 0, l.explain(err)
 	}
-	if tries, err := l.coordinator.commit(ctx, t.session); err != nil {
+	if tries, err := l.coordinator.Commit(ctx, t.session); err != nil {
 		l.end()
 		switch {
-		case isFenced(err) && tries == 1:
+		case client.IsFenced(err) && tries == 1:
 			return 0, t.fenced(err)
-		case isUnsupported(err):
+		case client.IsUnsupported(err):
 			return 0, noTransactions(err)
 		}
 		return 0, l.explain(err)
@@ -356,11 +357,11 @@ func (l *Ledger) explain(err error) error {
 	switch {
 	case errors.As(err, &fatal), errors.As(err, &rejected):
 		return err
-	case isUnsupported(err):
+	case client.IsUnsupported(err):
 		return noTransactions(err)
 	case errors.Is(err, kafkago.TransactionalIDAuthorizationFailed):
 		return &sink.FatalError{Err: fmt.Errorf("relay may not use the transactional id %s; grant it by %s: %w",
-			l.coordinator.id, l.sink.transactionalACL(l.coordinator.id), err)}
+			l.coordinator.ID, l.sink.transactionalACL(l.coordinator.ID), err)}
 	case errors.Is(err, kafkago.InvalidTransactionTimeout):
 		return &sink.FatalError{Err: fmt.Errorf("transaction_timeout %s is more than the brokers' transaction.max.timeout.ms: %w",
 			l.sink.cfg.TransactionTimeout, err)}

@@ -18,6 +18,8 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/checkpoint/checkpointtest"
+	"workos-relay/sink/kafka/internal/batchtest"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // worlds are the clusters that a ledger is tried on. A fake at 3.9 does not have what KIP-890 added
@@ -118,11 +120,11 @@ func FuzzPosition(f *testing.F) {
 	f.Add([]byte{}, []byte{0})
 	f.Fuzz(func(t *testing.T, document, mark []byte) {
 		set := slices.Concat(
-			encodedBatch(batchHeader{base: 1, producer: 5, flags: attributeTransactional}, kmsg.Record{Key: positionKey, Value: document}),
-			encodedBatch(batchHeader{base: 2, producer: 5, flags: attributeTransactional | attributeControl}, kmsg.Record{Key: mark}),
-			encodedBatch(batchHeader{base: 3, producer: 6, flags: attributeTransactional}, kmsg.Record{Key: positionKey, Value: mark}))
+			batchtest.Batch(batchtest.Header{Base: 1, Producer: 5, Flags: batchtest.Transactional}, kmsg.Record{Key: positionKey, Value: document}),
+			batchtest.Batch(batchtest.Header{Base: 2, Producer: 5, Flags: batchtest.Transactional | batchtest.Control}, kmsg.Record{Key: mark}),
+			batchtest.Batch(batchtest.Header{Base: 3, Producer: 6, Flags: batchtest.Transactional}, kmsg.Record{Key: positionKey, Value: mark}))
 		s := scan{own: -1, open: make(map[int64]found), last: found{offset: -1}}
-		next, err := walk(&fetched{records: set}, 0, positionBounds, s.take)
+		next, err := client.Walk(&client.Fetched{Records: set}, 0, positionBounds, s.take)
 		if err != nil {
 			require.NotEqual(t, controlKeyBytes, len(mark))
 			return

@@ -20,6 +20,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/checkpoint/checkpointtest"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 func adminOf(t testing.TB, brokers []string) *kadm.Client { return kadm.NewClient(reader(t, brokers)) }
@@ -385,11 +386,11 @@ func TestTransactionTimesOut(t *testing.T) {
 		l := fenced(t, cfg, topic)
 		first, err := l.Commit(within(t, patient), messages(0, 10, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		require.NoError(t, err)
-		require.NoError(t, l.coordinator.add(within(t, patient), l.sink.session, []partitionID{{topic, 0}, {l.topic, 0}}))
+		require.NoError(t, l.coordinator.Add(within(t, patient), l.sink.session, []client.Partition{{Topic: topic}, {Topic: l.topic}}))
 		admin := adminOf(t, brokers)
 		require.Eventually(t, func() bool {
-			described, err := admin.DescribeTransactions(within(t, patient), l.coordinator.id)
-			return err == nil && described[l.coordinator.id].Err == nil && described[l.coordinator.id].State != "Ongoing"
+			described, err := admin.DescribeTransactions(within(t, patient), l.coordinator.ID)
+			return err == nil && described[l.coordinator.ID].Err == nil && described[l.coordinator.ID].State != "Ongoing"
 		}, patient, 100*time.Millisecond, "the transaction stays open")
 		_, err = l.Commit(within(t, patient), nil, first, checkpointtest.Full(2))
 		require.ErrorIs(t, err, checkpoint.ErrConflict)
@@ -428,7 +429,7 @@ func TestRealLedgerPermissions(t *testing.T) {
 		require.NotErrorIs(t, err, ErrNoTransactions)
 		require.ErrorContains(t, err, "--transactional-id relay-")
 	}
-	grant(kadm.NewACLs().TransactionalIDs(l.coordinator.id).Operations(kadm.OpWrite, kadm.OpDescribe))
+	grant(kadm.NewACLs().TransactionalIDs(l.coordinator.ID).Operations(kadm.OpWrite, kadm.OpDescribe))
 	require.Eventually(t, func() bool { return l.Fence(within(t, patient)) == nil }, patient, 100*time.Millisecond)
 	require.NoError(t, l.Transactions(within(t, patient)))
 	require.Eventually(t, func() bool { return l.Prepare(within(t, patient), []string{topic}) == nil }, patient, 100*time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // How much relay sends at once. A request larger than what the link carries within request_timeout,
@@ -96,7 +97,7 @@ func (p *pace) unanswered(size int) {
 
 // hungUp notes that the connection was closed on a request of size bytes.
 func (p *pace) hungUp(size int, now time.Time) {
-	if size < suspiciousRequest {
+	if size < client.SuspiciousRequest {
 		return
 	}
 	if p.hangUps++; p.hungUpOn == 0 || size < p.hungUpOn {

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // place moves the messages of every topic whose partitions are known to the queues of their
@@ -21,15 +22,15 @@ func (d *delivery) place() {
 		if t.index[0] >= d.cut {
 			continue
 		}
-		tl, ok := d.layout.topics[t.topic]
+		tl, ok := d.layout.Topics[t.topic]
 		switch {
-		case ok && tl.err == nil && len(tl.leaders) > 0:
-			if d.sized(t, tl.limit) {
+		case ok && tl.Err == nil && len(tl.Leaders) > 0:
+			if d.sized(t, tl.Limit) {
 				d.distribute(t, tl)
 			}
 		case d.locating.wanted || d.locating.busy: // the answer is under way
 		default:
-			d.missing(t, tl.err)
+			d.missing(t, tl.Err)
 		}
 	}
 }
@@ -45,7 +46,7 @@ func (d *delivery) missing(t *topicQueue, err error) {
 	case errors.Is(err, kafkago.InvalidTopic):
 		d.fail(t.index[0], &sink.RejectedError{Topic: t.topic, Reason: explained.Error()})
 		return
-	case isDenied(err) && t.denied(d.s.grace):
+	case client.IsDenied(err) && t.denied(d.s.grace):
 		d.fail(t.index[0], &sink.FatalError{Err: explained})
 		return
 	}
@@ -56,17 +57,17 @@ func (d *delivery) missing(t *topicQueue, err error) {
 // sized holds each message against the topic's limit, and fails the first one that is too large. It
 // reports false where the limit must be read afresh first: a limit that was raised meanwhile must
 // not cost an event.
-func (d *delivery) sized(t *topicQueue, lim limit) bool {
+func (d *delivery) sized(t *topicQueue, lim client.Limit) bool {
 	for n, i := range t.index {
 		if i >= d.cut {
 			t.index = t.index[:n]
 			break
 		}
-		size := batchHeaderBytes + recordSize(&d.batch[i], 0)
-		if size <= lim.bytes && size <= maxMessageBytes {
+		size := client.BatchHeaderBytes + messageSize(&d.batch[i], 0)
+		if size <= lim.Bytes && size <= client.MaxMessageBytes {
 			continue
 		}
-		if lim.at.Before(d.started) {
+		if lim.At.Before(d.started) {
 			d.limitsSince, d.held = d.started, min(d.held, i)
 			d.locating.wanted = true
 			return false
@@ -83,32 +84,32 @@ func (d *delivery) sized(t *topicQueue, lim limit) bool {
 // oversize returns why batch[i], a record batch of size bytes before compression, can never be
 // published; nil where compression makes it fit, or where the limit may not be read and the broker
 // must judge.
-func (d *delivery) oversize(i, size int, lim limit) *sink.RejectedError {
+func (d *delivery) oversize(i, size int, lim client.Limit) *sink.RejectedError {
 	m := &d.batch[i]
-	if size > maxMessageBytes {
-		return &sink.RejectedError{Topic: m.Topic, Size: size, Limit: maxMessageBytes,
-			Reason: fmt.Sprintf("key, headers and body make a record batch of %d bytes; relay sends at most %d in one request to Kafka", size, maxMessageBytes)}
+	if size > client.MaxMessageBytes {
+		return &sink.RejectedError{Topic: m.Topic, Size: size, Limit: client.MaxMessageBytes,
+			Reason: fmt.Sprintf("key, headers and body make a record batch of %d bytes; relay sends at most %d in one request to Kafka", size, client.MaxMessageBytes)}
 	}
-	if !lim.known {
+	if !lim.Known {
 		return nil
 	}
-	set, err := encodeBatch(batchSpec{session: noSession, codec: d.s.codec, time: d.started}, d.batch, []int{i})
-	if err == nil && batchBytes(set) <= lim.bytes {
+	set, err := encodeMessages(client.BatchSpec{Session: client.NoSession, Codec: d.s.codec, Time: d.started}, d.batch, []int{i})
+	if err == nil && client.BatchBytes(set) <= lim.Bytes {
 		return nil
 	}
-	r := &sink.RejectedError{Topic: m.Topic, Size: size, Limit: lim.bytes}
+	r := &sink.RejectedError{Topic: m.Topic, Size: size, Limit: lim.Bytes}
 	if err == nil {
-		r.Size = batchBytes(set)
+		r.Size = client.BatchBytes(set)
 	}
-	r.Reason = fmt.Sprintf("key, headers and body make a record batch of %d bytes, %d with compression %s; max.message.bytes of the topic is %d", size, r.Size, d.s.cfg.Compression, lim.bytes)
+	r.Reason = fmt.Sprintf("key, headers and body make a record batch of %d bytes, %d with compression %s; max.message.bytes of the topic is %d", size, r.Size, d.s.cfg.Compression, lim.Bytes)
 	return r
 }
 
 // distribute gives each message of t to the queue of its partition.
-func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
+func (d *delivery) distribute(t *topicQueue, tl client.TopicLayout) {
 	delete(d.waiting, t.topic)
-	d.s.counted(t.topic, len(tl.leaders))
-	queues := make([]*partitionQueue, len(tl.leaders))
+	d.s.counted(t.topic, len(tl.Leaders))
+	queues := make([]*partitionQueue, len(tl.Leaders))
 	numbers := partitionNumbers(len(queues))
 	unkeyed := int32(-1)
 	var begun []*partitionQueue
@@ -127,7 +128,7 @@ func (d *delivery) distribute(t *topicQueue, tl topicLayout) {
 		}
 		q := queues[p]
 		if q == nil {
-			q = &partitionQueue{topic: t.topic, partition: p, place: d.s.placeIn(partitionID{t.topic, p}), limit: tl.limit, most: math.MaxInt}
+			q = &partitionQueue{topic: t.topic, partition: p, place: d.s.placeIn(client.Partition{Topic: t.topic, Number: p}), limit: tl.Limit, most: math.MaxInt}
 			queues[p] = q
 			d.queues = append(d.queues, q)
 			begun = append(begun, q)
@@ -168,10 +169,10 @@ func (s *Sink) counted(topic string, partitions int) {
 // placeIn returns where this producer is in the partition. It is kept while the partition is out of
 // sight, as when a broker answers with a layout that is out of date: a leader takes sequence
 // numbers that start over for a second copy of what it has, and stores nothing.
-func (s *Sink) placeIn(p partitionID) *sequence {
+func (s *Sink) placeIn(p client.Partition) *client.Sequence {
 	place := s.places[p]
 	if place == nil {
-		place = &sequence{session: noSession}
+		place = &client.Sequence{Session: client.NoSession}
 		s.places[p] = place
 	}
 	return place

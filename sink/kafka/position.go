@@ -13,6 +13,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 const (
@@ -112,7 +113,7 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 			if !undecided || look == undecidedLooks {
 				return err
 			}
-			if !pause(ctx, undecidedPause) {
+			if !client.Wait(ctx, undecidedPause) {
 				return context.Cause(ctx)
 			}
 		}
@@ -125,7 +126,7 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 		return c, revision, err
 	case ctx.Err() != nil:
 		return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, errors.Join(context.Cause(ctx), err))
-	case isDenied(err):
+	case client.IsDenied(err):
 		return c, 0, &sink.FatalError{Err: fmt.Errorf("relay may not read its position in kafka topic %s; grant it by %s: %w",
 			l.topic, l.sink.topicACL(l.topic, "Read", "Write", "Describe"), err)}
 	}
@@ -145,13 +146,13 @@ func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revis
 	if err := l.find(ctx); err != nil {
 		return nil, 0, false, err
 	}
-	partition := []partitionID{{l.topic, 0}}
-	ends, err := l.sink.offsets(ctx, partition, earliestOffset)
+	partition := []client.Partition{{Topic: l.topic, Number: 0}}
+	ends, err := l.sink.offsets(ctx, partition, client.EarliestOffset)
 	if err != nil {
 		return nil, 0, false, err
 	}
 	first := ends[partition[0]]
-	if ends, err = l.sink.offsets(ctx, partition, latestOffset); err != nil {
+	if ends, err = l.sink.offsets(ctx, partition, client.LatestOffset); err != nil {
 		return nil, 0, false, err
 	}
 	end := ends[partition[0]] // the high watermark: the last stable offset may be held back, and an old position come out
@@ -179,7 +180,7 @@ func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revis
 // certain that it is not.
 func (l *Ledger) find(ctx context.Context) error {
 	for look := 1; ; look++ {
-		answer, err := l.sink.cluster.describe(ctx, []string{l.topic})
+		answer, err := l.sink.cluster.Describe(ctx, []string{l.topic})
 		if err != nil {
 			return err
 		}
@@ -196,8 +197,8 @@ func (l *Ledger) find(ctx context.Context) error {
 		default:
 			return kafkago.Error(t.ErrorCode)
 		}
-		l.sink.cluster.refresh()
-		if !pause(ctx, retryDelay(look, rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+		l.sink.cluster.Refresh()
+		if !client.Wait(ctx, client.RetryDelay(look, rand.Float64())) { //nolint:gosec // jitter needs no secrecy
 			return context.Cause(ctx)
 		}
 	}
@@ -223,14 +224,14 @@ func (f found) size() int { return len(f.document) + 64 }
 // scan reads everything from one offset to another, committed or not.
 func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
 	for from < end {
-		answer, err := l.sink.fetch(ctx, partitionID{l.topic, 0}, readUncommitted, from)
+		answer, err := l.sink.cluster.Fetch(ctx, client.Partition{Topic: l.topic, Number: 0}, client.ReadUncommitted, from)
 		if errors.Is(err, kafkago.OffsetOutOfRange) { // it lay within the log a moment ago
 			return errors.New("the beginning of the topic was deleted just now")
 		}
 		if err != nil {
 			return err
 		}
-		if from, err = walk(answer, from, positionBounds, s.take); err != nil {
+		if from, err = client.Walk(answer, from, positionBounds, s.take); err != nil {
 			return err
 		}
 	}
@@ -238,7 +239,7 @@ func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
 }
 
 // positionBounds hold for topics of positions: what a transaction leaves there is small.
-var positionBounds = readBounds{record: checkpoint.MaxEncoded + 64<<10, batch: largestFetch}
+var positionBounds = client.ReadBounds{Record: checkpoint.MaxEncoded + 64<<10, Batch: client.LargestFetch}
 
 // largestOpen bounds the positions in transactions that are not decided, in bytes. There is seldom
 // more than one.
@@ -254,30 +255,30 @@ const (
 )
 
 // take notes a position, or what became of the one in a transaction.
-func (s *scan) take(e entry) error {
-	if e.control {
-		if len(e.key) != controlKeyBytes {
-			return fmt.Errorf("the control record at offset %d has a key of %d bytes", e.offset, len(e.key))
+func (s *scan) take(e client.Record) error {
+	if e.Control {
+		if len(e.Key) != controlKeyBytes {
+			return fmt.Errorf("the control record at offset %d has a key of %d bytes", e.Offset, len(e.Key))
 		}
-		end := binary.BigEndian.Uint16(e.key[2:]) // behind its version
-		if f, ok := s.open[e.producer]; ok && end == controlCommit {
+		end := binary.BigEndian.Uint16(e.Key[2:]) // behind its version
+		if f, ok := s.open[e.Producer]; ok && end == controlCommit {
 			s.commit(f)
 		}
 		if end == controlCommit || end == controlAbort {
-			s.close(e.producer)
+			s.close(e.Producer)
 		}
 		return nil
 	}
-	if !bytes.Equal(e.key, positionKey) {
+	if !bytes.Equal(e.Key, positionKey) {
 		return nil
 	}
-	f := found{offset: e.offset, document: bytes.Clone(e.value)} // nil for null
-	if e.transactional && e.offset != s.own {
-		s.close(e.producer)
+	f := found{offset: e.Offset, document: bytes.Clone(e.Value)} // nil for null
+	if e.Transactional && e.Offset != s.own {
+		s.close(e.Producer)
 		if s.openBytes += f.size(); s.openBytes > largestOpen {
-			return fmt.Errorf("the open transactions up to offset %d hold positions of more than %d bytes", e.offset, largestOpen)
+			return fmt.Errorf("the open transactions up to offset %d hold positions of more than %d bytes", e.Offset, largestOpen)
 		}
-		s.open[e.producer] = f
+		s.open[e.Producer] = f
 		return nil
 	}
 	s.commit(f)

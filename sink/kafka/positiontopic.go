@@ -12,6 +12,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 const (
@@ -48,7 +49,7 @@ func (l *Ledger) preparePosition(ctx context.Context) error {
 			return noPositionTopic(err)
 		}
 	}
-	if isNoRequest(err) {
+	if client.IsNoRequest(err) {
 		return noPositionTopic(err)
 	}
 	if err != nil {
@@ -106,7 +107,7 @@ func (l *Ledger) refusal(problems []string) error {
 // positionProblems returns why the position's topic cannot be used, and what relay cannot find out
 // about it.
 func (l *Ledger) positionProblems(ctx context.Context) (problems []string, doubt string, err error) {
-	answer, err := l.sink.cluster.describe(ctx, []string{l.topic})
+	answer, err := l.sink.cluster.Describe(ctx, []string{l.topic})
 	if err != nil {
 		return nil, "", err
 	}
@@ -116,19 +117,19 @@ func (l *Ledger) positionProblems(ctx context.Context) (problems []string, doubt
 	if n := len(answer.Topics[0].Partitions); n != 1 {
 		problems = append(problems, fmt.Sprintf("it has %d partitions, and must have one", n))
 	}
-	settings, err := l.sink.cluster.settings(ctx, []string{l.topic}, cleanupPolicy)
+	settings, err := l.sink.cluster.Settings(ctx, []string{l.topic}, cleanupPolicy)
 	if err != nil {
 		return nil, "", err
 	}
-	policy, err := settings[l.topic].values[cleanupPolicy], settings[l.topic].err
+	policy, err := settings[l.topic].Values[cleanupPolicy], settings[l.topic].Err
 	switch {
-	case err != nil && isPassing(err):
+	case err != nil && client.IsPassing(err):
 		return nil, "", err
 	case err != nil:
 		// A position that is lost stops relay with a question, so this may be left open.
 		doubt = fmt.Sprintf("relay cannot see whether the %s of kafka topic %s is %s; if it is not, the position is deleted one day and relay stops and asks where to go on",
 			cleanupPolicy, l.topic, compact)
-		if isDenied(err) {
+		if client.IsDenied(err) {
 			doubt += "; let relay see it by " + l.sink.topicACL(l.topic, "DescribeConfigs")
 		}
 		doubt += ": " + err.Error()
@@ -175,7 +176,7 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 // inspectPosition adds to st what is wrong with the position's topic.
 func (l *Ledger) inspectPosition(ctx context.Context, st *sink.TopicStatus) error {
 	if !st.Exists && !st.Creates {
-		if err := l.sink.cluster.offers(ctx, protocol.CreateTopics); isNoRequest(err) {
+		if err := l.sink.cluster.Offers(ctx, protocol.CreateTopics); client.IsNoRequest(err) {
 			st.Unfit = noPositionTopic(fmt.Errorf("kafka topic %s is missing: %w", l.topic, err))
 		}
 	}
@@ -204,46 +205,19 @@ var transactionRequests = []protocol.ApiKey{protocol.InitProducerId, protocol.Fi
 func (l *Ledger) Transactions(ctx context.Context) error {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
-	missing, err := l.sink.cluster.missingRequests(ctx, transactionRequests...)
+	missing, err := l.sink.cluster.MissingRequests(ctx, transactionRequests...)
 	if err != nil {
 		return l.sink.prepareError(ctx, fmt.Errorf("asking the cluster what it can do: %w", err))
 	}
 	if len(missing) > 0 {
 		return noTransactions(fmt.Errorf("it does not know the request %s", strings.Join(missing, ", ")))
 	}
-	// A coordinator looks at the permission before it looks at the producer, which is none of its
-	// own here.
-	asking, stop := withAllowance(ctx, settleWait, context.DeadlineExceeded)
-	defer stop()
-	q := l.coordinator.addition("asking the transaction coordinator", noSession, []partitionID{{l.topic, 0}})
-	q.once = true // a topic that is not there yet is not a reason to wait
-	answers := l.sink.cluster.answerCount()
-	_, err = l.coordinator.ask(asking, q)
-	var code kafkago.Error
-	switch answered := errors.As(err, &code); {
-	case answered && !isUnsupported(err) && code != kafkago.TransactionalIDAuthorizationFailed && !q.repeats(true, err):
-		return nil
-	case !answered && isSilence(err) && ctx.Err() == nil && l.silentOnTransactions(ctx, answers, q):
+	silent, err := l.coordinator.Probe(ctx, settleWait, client.Partition{Topic: l.topic, Number: 0})
+	if silent {
 		return noTransactions(fmt.Errorf("it answers other requests, but none about transactions: %w", err))
 	}
-	return l.explain(err)
-}
-
-// silentOnTransactions reports whether the cluster leaves q without an answer time and again,
-// although it answers other requests.
-func (l *Ledger) silentOnTransactions(ctx context.Context, answers int, q question) bool {
-	const tries = 2
-	for range tries {
-		l.sink.cluster.refresh()
-		if _, err := l.sink.cluster.describe(ctx, []string{l.topic}); err != nil || l.sink.cluster.answerCount() == answers {
-			return false
-		}
-		answers = l.sink.cluster.answerCount()
-		_, err := l.coordinator.askOnce(ctx, q)
-		var code kafkago.Error
-		if err == nil || errors.As(err, &code) || !isSilence(err) {
-			return false
-		}
+	if err != nil {
+		return l.explain(err)
 	}
-	return true
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // leaderWait bounds how long Prepare waits for created topics to have leaders everywhere.
@@ -41,7 +42,7 @@ func (s *Sink) prepareError(ctx context.Context, err error) error {
 		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("preparing kafka topics: %w", errors.Join(context.Cause(ctx), err))
-	case needsPerson(err) && !s.cfg.mendedByFile(err):
+	case client.NeedsOperator(err) && !s.cfg.mendedByFile(err):
 		return &sink.FatalError{Err: s.explain(err)}
 	}
 	return s.explain(err)
@@ -58,8 +59,8 @@ func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error 
 	if found.any() {
 		return found.fatal()
 	}
-	s.cluster.watch(topics)
-	s.cluster.refresh()
+	s.cluster.Watch(topics)
+	s.cluster.Refresh()
 	if err := s.checkCodec(ctx); err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error 
 
 // checkCodec returns a *sink.FatalError if the brokers cannot know the codec.
 func (s *Sink) checkCodec(ctx context.Context) error {
-	codecs, err := codecsOf(s.cfg.Compression)
+	codecs, err := client.CodecsOf(s.cfg.Compression)
 	if err != nil {
 		return err
 	}
@@ -145,7 +146,7 @@ func (f *faults) fatal() error {
 
 // missing returns the topics that are not there, and adds those that relay may not see to found.
 func (s *Sink) missing(ctx context.Context, topics []string, found *faults) ([]string, error) {
-	answer, err := s.cluster.describe(ctx, topics)
+	answer, err := s.cluster.Describe(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
@@ -192,13 +193,13 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 	if len(req.Topics) == 0 {
 		return nil
 	}
-	if err := s.cluster.offers(ctx, protocol.CreateTopics); isNoRequest(err) {
+	if err := s.cluster.Offers(ctx, protocol.CreateTopics); client.IsNoRequest(err) {
 		for _, t := range req.Topics {
 			found.addCause(t.Name, cannotBeCreated(err), err)
 		}
 		return nil
 	}
-	res, err := s.cluster.roundTrip(ctx, req)
+	res, err := s.cluster.RoundTrip(ctx, req)
 	if err != nil {
 		return fmt.Errorf("creating kafka topics: %w", err)
 	}
@@ -213,7 +214,7 @@ func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Cre
 	var passing error
 	var made []string
 	for _, t := range res.Topics {
-		err := brokerError(t.ErrorCode, t.ErrorMessage)
+		err := client.BrokerError(t.ErrorCode, t.ErrorMessage)
 		switch kafkago.Error(t.ErrorCode) {
 		case 0:
 			made = append(made, t.Name)
@@ -243,10 +244,10 @@ func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Cre
 
 // awaitLeaders returns once every partition of the topics has a leader.
 func (s *Sink) awaitLeaders(ctx context.Context, topics []string) error {
-	ctx, cancel := withAllowance(ctx, leaderWait, context.DeadlineExceeded)
+	ctx, cancel := client.WithAllowance(ctx, leaderWait, context.DeadlineExceeded)
 	defer cancel()
 	for try := 0; ; try++ {
-		l, err := s.cluster.locate(ctx, topics, time.Time{})
+		l, err := s.cluster.Locate(ctx, topics, time.Time{})
 		if err != nil {
 			return err
 		}
@@ -254,17 +255,17 @@ func (s *Sink) awaitLeaders(ctx context.Context, topics []string) error {
 		if len(leaderless) == 0 {
 			return nil
 		}
-		s.cluster.refresh()
-		if !pause(ctx, retryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+		s.cluster.Refresh()
+		if !client.Wait(ctx, client.RetryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
 			return fmt.Errorf("kafka topics have partitions without a leader, since brokers are down or the cluster is busy: %s", strings.Join(leaderless, ", "))
 		}
 	}
 }
 
-func leaderless(l *layout) []string {
+func leaderless(l *client.Layout) []string {
 	var without []string
-	for name, t := range l.topics {
-		if t.err != nil || len(t.leaders) == 0 || slices.Contains(t.leaders, -1) {
+	for name, t := range l.Topics {
+		if t.Err != nil || len(t.Leaders) == 0 || slices.Contains(t.Leaders, -1) {
 			without = append(without, name)
 		}
 	}

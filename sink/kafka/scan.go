@@ -13,6 +13,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/fetch"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 const scanTries = 8 // fetches in a row without an answer, until a scan gives up
@@ -24,8 +25,8 @@ var _ sink.Scanner = (*Sink)(nil)
 func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) (logs []sink.Log, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	s.cluster.watch(topics)
-	s.cluster.refresh()
+	s.cluster.Watch(topics)
+	s.cluster.Refresh()
 	err = s.settle(ctx, func(ctx context.Context) error {
 		logs, err = s.logsNow(ctx, topics, since)
 		return err
@@ -34,23 +35,23 @@ func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) (logs
 }
 
 func (s *Sink) logsNow(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
-	answer, err := s.cluster.describe(ctx, topics)
+	answer, err := s.cluster.Describe(ctx, topics)
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	byLeader := make(map[int32][]partitionID)
-	var all []partitionID
+	byLeader := make(map[int32][]client.Partition)
+	var all []client.Partition
 	for _, t := range answer.Topics {
 		if err := s.visible(t); err != nil {
 			return nil, err
 		}
 		for _, p := range t.Partitions {
-			id := partitionID{t.Name, p.PartitionIndex}
+			id := client.Partition{Topic: t.Name, Number: p.PartitionIndex}
 			all = append(all, id)
 			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], id)
 		}
 	}
-	bounds := make(map[partitionID]sink.Log, len(all))
+	bounds := make(map[client.Partition]sink.Log, len(all))
 	for _, partitions := range byLeader {
 		if err := s.bounds(ctx, partitions, since, bounds); err != nil {
 			return nil, err
@@ -77,14 +78,14 @@ func (s *Sink) notePolicies(ctx context.Context, logs []sink.Log) {
 	if len(topics) == 0 {
 		return
 	}
-	settings, err := s.cluster.settings(ctx, topics, cleanupPolicy)
+	settings, err := s.cluster.Settings(ctx, topics, cleanupPolicy)
 	for i := range logs {
 		l, read := &logs[i], settings[logs[i].Topic]
-		switch policy := read.values[cleanupPolicy]; {
+		switch policy := read.Values[cleanupPolicy]; {
 		case err != nil:
 			l.Unknown = fmt.Sprintf("the cluster does not tell its %s: %v", cleanupPolicy, err)
-		case read.err != nil:
-			l.Unknown = fmt.Sprintf("relay may not read its %s; grant it by %s: %v", cleanupPolicy, s.topicACL(l.Topic, "DescribeConfigs"), read.err)
+		case read.Err != nil:
+			l.Unknown = fmt.Sprintf("relay may not read its %s; grant it by %s: %v", cleanupPolicy, s.topicACL(l.Topic, "DescribeConfigs"), read.Err)
 		case policy == "":
 			l.Unknown = fmt.Sprintf("the cluster does not tell its %s", cleanupPolicy)
 		default:
@@ -94,12 +95,12 @@ func (s *Sink) notePolicies(ctx context.Context, logs []sink.Log) {
 }
 
 // bounds adds the logs of partitions with the same leader to found.
-func (s *Sink) bounds(ctx context.Context, partitions []partitionID, since time.Time, found map[partitionID]sink.Log) error {
-	earliest, err := s.offsets(ctx, partitions, earliestOffset)
+func (s *Sink) bounds(ctx context.Context, partitions []client.Partition, since time.Time, found map[client.Partition]sink.Log) error {
+	earliest, err := s.offsets(ctx, partitions, client.EarliestOffset)
 	if err != nil {
 		return err
 	}
-	end, err := s.offsetsSeenBy(ctx, readCommitted, partitions, latestOffset)
+	end, err := s.offsetsSeenBy(ctx, client.ReadCommitted, partitions, client.LatestOffset)
 	if err != nil {
 		return err
 	}
@@ -110,7 +111,7 @@ func (s *Sink) bounds(ctx context.Context, partitions []partitionID, since time.
 		}
 	}
 	for _, p := range partitions {
-		l := sink.Log{Name: fmt.Sprintf("%s/%d", p.topic, p.number), Topic: p.topic, Partition: p.number, From: from[p], End: end[p], Since: since}
+		l := sink.Log{Name: fmt.Sprintf("%s/%d", p.Topic, p.Number), Topic: p.Topic, Partition: p.Number, From: from[p], End: end[p], Since: since}
 		if l.From < 0 { // nothing is as young
 			l.From = max(l.End, earliest[p])
 		}
@@ -126,11 +127,11 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 	defer cancel()
 	next := log.From
 	for failures := 0; next < log.End; {
-		answer, err := s.fetch(ctx, partitionID{log.Topic, log.Partition}, readCommitted, next)
+		answer, err := s.cluster.Fetch(ctx, client.Partition{Topic: log.Topic, Number: log.Partition}, client.ReadCommitted, next)
 		if err == nil {
-			aborted := abortedTransactions{waiting: answer.aborted, open: make(map[int64]bool)}
-			next, err = walk(answer, next, messageBounds, func(e entry) error {
-				if aborted.hides(e) || e.offset >= log.End {
+			aborted := abortedTransactions{waiting: answer.Aborted, open: make(map[int64]bool)}
+			next, err = client.Walk(answer, next, client.MessageBounds, func(e client.Record) error {
+				if aborted.hides(e) || e.Offset >= log.End {
 					return nil
 				}
 				return handOn(log, e, fn)
@@ -139,7 +140,7 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 				failures = 0
 				continue
 			}
-			var bad *errBadAnswer
+			var bad *client.BadAnswerError
 			if !errors.As(err, &bad) {
 				return fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err)
 			}
@@ -148,11 +149,11 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 			return fmt.Errorf("reading %s at offset %d: retention removed what was to be read next; start again: %w", log.Name, next, err)
 		}
 		var code kafkago.Error
-		if failures++; failures >= scanTries || errors.As(err, &code) && !isPassing(err) {
+		if failures++; failures >= scanTries || errors.As(err, &code) && !client.IsPassing(err) {
 			return s.explainTopic(fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err), log.Topic)
 		}
-		s.cluster.refresh()
-		if !pause(ctx, retryDelay(failures, 1)) {
+		s.cluster.Refresh()
+		if !client.Wait(ctx, client.RetryDelay(failures, 1)) {
 			return context.Cause(ctx)
 		}
 	}
@@ -160,13 +161,13 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 }
 
 // handOn gives a record of the log to fn, which may keep it.
-func handOn(log sink.Log, e entry, fn func(*sink.Stored) error) error {
+func handOn(log sink.Log, e client.Record, fn func(*sink.Stored) error) error {
 	m := sink.Stored{
-		Topic: log.Topic, Key: bytes.Clone(e.key), Offset: e.offset, Time: e.time, Body: bytes.Clone(e.value),
-		Headers: make([]sink.Header, len(e.headers)),
+		Topic: log.Topic, Key: bytes.Clone(e.Key), Offset: e.Offset, Time: e.Time, Body: bytes.Clone(e.Value),
+		Headers: make([]sink.Header, len(e.Headers)),
 	}
-	for i, h := range e.headers {
-		m.Headers[i] = sink.Header{Key: h.key, Value: string(h.value)}
+	for i, h := range e.Headers {
+		m.Headers[i] = sink.Header{Key: h.Key, Value: string(h.Value)}
 	}
 	return fn(&m)
 }
@@ -181,13 +182,13 @@ type abortedTransactions struct {
 
 // hides reports whether a consumer that reads committed does not see e. It is asked about one
 // record after the other.
-func (a *abortedTransactions) hides(e entry) bool {
-	a.advance(e.offset)
-	if e.control {
-		delete(a.open, e.producer)
+func (a *abortedTransactions) hides(e client.Record) bool {
+	a.advance(e.Offset)
+	if e.Control {
+		delete(a.open, e.Producer)
 		return true
 	}
-	return e.transactional && a.open[e.producer]
+	return e.Transactional && a.open[e.Producer]
 }
 
 // advance opens the transactions that began at offset or before.

@@ -8,17 +8,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/binary"
 	"encoding/pem"
 	"errors"
-	"io"
 	"math/big"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -350,75 +347,5 @@ func TestRealSecurity(t *testing.T) {
 			var fatal *sink.FatalError
 			require.Equal(t, c.fatal, errors.As(err, &fatal), "fatal")
 		})
-	}
-}
-
-// TestIterationsOfSCRAM: a broker decides how much relay computes for a password, within a bound.
-func TestIterationsOfSCRAM(t *testing.T) {
-	cfg := Config{SASL: SASL{Mechanism: saslSCRAM256, User: "relay", Password: "secret"}}
-	mechanism, err := cfg.mechanism()
-	require.NoError(t, err)
-	for count, says := range map[string]string{
-		"4096": "", "1000001": "too many iterations of SCRAM (\"1000001\")", "2147483647": "too many", strings.Repeat("9", 5000): "(\"99999999999999999999\")", "-": "too many",
-	} {
-		exchange, first, err := mechanism.Start(t.Context())
-		require.NoError(t, err)
-		_, nonce, _ := strings.Cut(string(first), ",r=")
-		_, answer, err := exchange.Next(t.Context(), []byte("r="+nonce+"more,s=c2FsdA==,i="+count))
-		if says != "" {
-			require.ErrorContains(t, err, says)
-			continue
-		}
-		require.NoError(t, err)
-		require.Contains(t, string(answer), ",p=")
-	}
-}
-
-// TestBrokerIsSilentInTheHandshake: kafka-go sets no deadline for SASL, and would leave the
-// connection and its goroutine behind.
-func TestBrokerIsSilentInTheHandshake(t *testing.T) {
-	c := fake(t, kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser("PLAIN", "relay", "secret"))
-	closed := make(chan struct{}, 100)
-	front, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = front.Close() })
-	go func() {
-		for {
-			conn, err := front.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = conn.Close(); closed <- struct{}{} }()
-				to, err := net.Dial("tcp", c.ListenAddrs()[0])
-				if err != nil {
-					return
-				}
-				defer func() { _ = to.Close() }()
-				go func() { // the first answer, and nothing of the others
-					size := make([]byte, frameSizeBytes)
-					if _, err := io.ReadFull(to, size); err == nil {
-						_, _ = conn.Write(size)
-						_, _ = io.CopyN(conn, to, int64(binary.BigEndian.Uint32(size)))
-					}
-				}()
-				_, _ = io.Copy(to, conn)
-			}()
-		}
-	}()
-	cfg := config(t, []string{front.Addr().String()})
-	cfg.SASL = SASL{Mechanism: saslPlain, User: "relay", Password: "secret"}
-	cfg.RequestTimeout = 300 * time.Millisecond
-	s := open(t, cfg)
-	for range 3 {
-		_, err = s.Inspect(within(t, patient), []string{"users"})
-		require.Error(t, err)
-	}
-	for range 3 {
-		select {
-		case <-closed:
-		case <-time.After(patient):
-			require.Fail(t, "a connection stays open")
-		}
 	}
 }

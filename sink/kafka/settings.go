@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 var (
@@ -105,8 +106,8 @@ func (c *comparison) compare(ctx context.Context, topics []string) error {
 		return nil
 	}
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
-	c.s.cluster.refresh()
-	answer, err := c.s.cluster.describe(ctx, legal)
+	c.s.cluster.Refresh()
+	answer, err := c.s.cluster.Describe(ctx, legal)
 	if err != nil {
 		return err
 	}
@@ -123,12 +124,12 @@ func (c *comparison) compare(ctx context.Context, topics []string) error {
 	if len(existing) == 0 {
 		return nil
 	}
-	if c.ids, _, err = c.s.cluster.topicIDs(ctx, existing); err != nil {
+	if c.ids, _, err = c.s.cluster.TopicIDs(ctx, existing); err != nil {
 		return err
 	}
-	settings := map[string]topicSettings{}
+	settings := map[string]client.TopicSettings{}
 	if len(names) > 0 {
-		if settings, err = c.s.cluster.settings(ctx, existing, names...); err != nil {
+		if settings, err = c.s.cluster.Settings(ctx, existing, names...); err != nil {
 			return err
 		}
 	}
@@ -143,30 +144,30 @@ func (c *comparison) compare(ctx context.Context, topics []string) error {
 
 // empty returns the topics that hold nothing, as far as that can be found out now.
 func (c *comparison) empty(ctx context.Context, answer *metadata.Response) map[string]bool {
-	byLeader := map[int32][]partitionID{}
+	byLeader := map[int32][]client.Partition{}
 	empty := map[string]bool{}
 	for _, t := range answer.Topics {
 		empty[t.Name] = t.ErrorCode == 0
 		for _, p := range t.Partitions {
-			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], partitionID{t.Name, p.PartitionIndex})
+			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], client.Partition{Topic: t.Name, Number: p.PartitionIndex})
 		}
 	}
 	for _, partitions := range byLeader {
-		first, err := c.s.offsets(ctx, partitions, earliestOffset)
-		var end map[partitionID]int64
+		first, err := c.s.offsets(ctx, partitions, client.EarliestOffset)
+		var end map[client.Partition]int64
 		if err == nil {
-			end, err = c.s.offsets(ctx, partitions, latestOffset)
+			end, err = c.s.offsets(ctx, partitions, client.LatestOffset)
 		}
 		for _, p := range partitions {
 			if err != nil || first[p] != end[p] {
-				empty[p.topic] = false
+				empty[p.Topic] = false
 			}
 		}
 	}
 	return empty
 }
 
-func (c *comparison) topic(t metadata.ResponseTopic, settings topicSettings, names []string, empty bool) {
+func (c *comparison) topic(t metadata.ResponseTopic, settings client.TopicSettings, names []string, empty bool) {
 	replicas, inSync, _ := replicaCounts(t)
 	want := c.spec.ReplicationFactor
 	if c.spec.Has("replication_factor", want != 0) && want > 0 && want != replicas {
@@ -191,12 +192,12 @@ func (c *comparison) topic(t metadata.ResponseTopic, settings topicSettings, nam
 		c.add(topicDifference{topic: t.Name, Setting: sink.Setting{Key: keyPartitions, Have: strconv.Itoa(have), Want: strconv.Itoa(want), Outcome: sink.Unchanged, Why: why}})
 	}
 	for _, name := range names {
-		have, known := settings.values[name]
+		have, known := settings.Values[name]
 		d := topicDifference{topic: t.Name, Setting: sink.Setting{Key: keyConfig + name, Have: have, Want: c.spec.Config[name], Outcome: sink.Changes}}
 		switch {
-		case settings.err != nil:
+		case settings.Err != nil:
 			d.Have, d.Outcome = "not known", sink.Unchanged
-			d.Why = fmt.Sprintf("relay may not read the settings of the topic; grant it by %s: %v", c.s.topicACL("<topic>", "DescribeConfigs"), settings.err)
+			d.Why = fmt.Sprintf("relay may not read the settings of the topic; grant it by %s: %v", c.s.topicACL("<topic>", "DescribeConfigs"), settings.Err)
 		case known && sameValue(have, d.Want):
 			continue
 		case !known:
@@ -385,20 +386,20 @@ func (c *comparison) alter(ctx context.Context, name string, ds []*topicDifferen
 	req := &incrementalalterconfigs.Request{}
 	for _, d := range ds {
 		req.Resources = append(req.Resources, incrementalalterconfigs.RequestResource{
-			ResourceType: resourceTypeTopic, ResourceName: d.topic,
+			ResourceType: client.ResourceTypeTopic, ResourceName: d.topic,
 			Configs: []incrementalalterconfigs.RequestConfig{{Name: name, ConfigOperation: incrementalSet, Value: d.Want}},
 		})
 	}
-	res, err := c.s.cluster.roundTrip(ctx, req)
+	res, err := c.s.cluster.RoundTrip(ctx, req)
 	if err != nil {
 		return allRefused(ds, c.s.explain(err))
 	}
 	errs := map[string]error{}
 	for _, r := range res.(*incrementalalterconfigs.Response).Responses {
 		if r.ErrorCode != 0 {
-			errs[r.ResourceName] = c.refusal(brokerError(r.ErrorCode, r.ErrorMessage), "AlterConfigs")
+			errs[r.ResourceName] = c.refusal(client.BrokerError(r.ErrorCode, r.ErrorMessage), "AlterConfigs")
 		}
-		c.s.cluster.forgetLimit(r.ResourceName)
+		c.s.cluster.ForgetLimit(r.ResourceName)
 	}
 	return errs
 }
@@ -413,19 +414,19 @@ func (c *comparison) reassign(ctx context.Context, ds []*topicDifference) map[st
 		}
 		req.Topics = append(req.Topics, t)
 	}
-	res, err := c.s.cluster.roundTrip(ctx, req)
+	res, err := c.s.cluster.RoundTrip(ctx, req)
 	if err != nil {
 		return allRefused(ds, c.s.explain(err))
 	}
 	r := res.(*alterpartitionreassignments.Response)
 	if r.ErrorCode != 0 {
-		return allRefused(ds, c.refusal(brokerError(r.ErrorCode, r.ErrorMessage), "Alter"))
+		return allRefused(ds, c.refusal(client.BrokerError(r.ErrorCode, r.ErrorMessage), "Alter"))
 	}
 	errs := map[string]error{}
 	for _, t := range r.Results {
 		for _, p := range t.Partitions {
 			if p.ErrorCode != 0 {
-				errs[t.Name] = c.refusal(brokerError(p.ErrorCode, p.ErrorMessage), "Alter")
+				errs[t.Name] = c.refusal(client.BrokerError(p.ErrorCode, p.ErrorMessage), "Alter")
 			}
 		}
 	}
@@ -492,11 +493,11 @@ func (s *Sink) remember(ctx context.Context, topics []string) {
 }
 
 func (s *Sink) tryRemember(ctx context.Context, topics []string) error {
-	answer, err := s.cluster.describe(ctx, topics[:1])
+	answer, err := s.cluster.Describe(ctx, topics[:1])
 	if err != nil {
 		return err
 	}
-	known, _, err := s.cluster.topicIDs(ctx, topics)
+	known, _, err := s.cluster.TopicIDs(ctx, topics)
 	if err != nil {
 		return err
 	}

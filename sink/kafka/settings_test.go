@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 func TestWhichTopicSettingsDelete(t *testing.T) {
@@ -59,7 +60,7 @@ func TestMoreReplicasAreSpread(t *testing.T) {
 func TestMinInsyncReplicasWaitForReplicas(t *testing.T) {
 	t.Parallel()
 	brokers := []metadata.ResponseBroker{{NodeID: 1}, {NodeID: 2}, {NodeID: 3}}
-	now := topicSettings{values: map[string]string{minInSyncReplicas: "1"}}
+	now := client.TopicSettings{Values: map[string]string{minInSyncReplicas: "1"}}
 	judged := func(t *testing.T, topic metadata.ResponseTopic, replication int) sink.Setting {
 		t.Helper()
 		s := &Sink{log: zap.NewNop(), settled: map[string]string{}}

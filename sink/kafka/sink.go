@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // Sink publishes to the topics of one cluster. It implements sink.Sink and sink.Destination.
@@ -25,7 +26,7 @@ import (
 type Sink struct {
 	cfg     Config
 	log     *zap.Logger
-	cluster *cluster
+	cluster *client.Cluster
 	grace   time.Duration // how long a refused permission is tried again
 	publish bounds
 
@@ -36,18 +37,18 @@ type Sink struct {
 	settling sync.Mutex        // guards settled
 	settled  map[string]string // what relay has set, by topic and key of the configuration
 
-	publishing sync.Mutex                // guards what follows
-	codec      compress.Codec            // of the next record batch; nil for none
-	codecs     []compress.Codec          // codec, and those to use if the cluster refuses it
-	pace       *pace                     // how much is sent at once
-	left       carryOver                 // by a Publish that did not end well
-	away       bool                      // no broker has stored anything during the last Publish
-	unnumbered bool                      // the cluster gives no producer ids
-	mute       int                       // requests for one that were not answered, though others were
-	session    session                   // where partitions without one begin
-	places     map[partitionID]*sequence // of the partitions that messages went to
-	partitions map[string]int            // how many a topic had when it was last looked at
-	unkeyed    int                       // rises with each batch and topic that has messages without a key
+	publishing sync.Mutex                            // guards what follows
+	codec      compress.Codec                        // of the next record batch; nil for none
+	codecs     []compress.Codec                      // codec, and those to use if the cluster refuses it
+	pace       *pace                                 // how much is sent at once
+	left       carryOver                             // by a Publish that did not end well
+	away       bool                                  // no broker has stored anything during the last Publish
+	unnumbered bool                                  // the cluster gives no producer ids
+	mute       int                                   // requests for one that were not answered, though others were
+	session    client.Session                        // where partitions without one begin
+	places     map[client.Partition]*client.Sequence // of the partitions that messages went to
+	partitions map[string]int                        // how many a topic had when it was last looked at
+	unkeyed    int                                   // rises with each batch and topic that has messages without a key
 
 	warning sync.Mutex
 	warned  map[string]string // the last text by what it is about, so that it is logged once
@@ -77,7 +78,7 @@ func New(cfg Config) (*Sink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	codecs, err := codecsOf(cfg.Compression)
+	codecs, err := client.CodecsOf(cfg.Compression)
 	if err != nil {
 		return nil, err
 	}
@@ -96,10 +97,12 @@ func New(cfg Config) (*Sink, error) {
 	lifetime, end := context.WithCancelCause(context.Background())
 	return &Sink{
 		cfg: cfg, log: log, codec: codecs[0], codecs: codecs, grace: deniedGrace, publish: boundsOf(cfg.RequestTimeout), pace: newPace(), left: newCarryOver(),
-		cluster:  newCluster(lifetime, cfg, files, mechanism),
+		cluster: client.NewCluster(lifetime, client.Config{
+			Brokers: cfg.Brokers, ClientID: cfg.ClientID, RequestTimeout: cfg.RequestTimeout, TLS: files, SASL: mechanism,
+		}),
 		lifetime: lifetime, end: end,
 		owned: ownedTopics{path: cfg.OwnedFile}, settled: make(map[string]string),
-		session: noSession, places: make(map[partitionID]*sequence), partitions: make(map[string]int),
+		session: client.NoSession, places: make(map[client.Partition]*client.Sequence), partitions: make(map[string]int),
 		warned: make(map[string]string),
 	}, nil
 }
@@ -142,7 +145,7 @@ func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 // Close ends what is under way and closes the connections. It never fails.
 func (s *Sink) Close() error {
 	s.end(errClosed)
-	s.cluster.refresh()
+	s.cluster.Refresh()
 	return nil
 }
 
@@ -154,27 +157,4 @@ func (s *Sink) within(ctx context.Context) (context.Context, context.CancelFunc)
 	}
 	stop := context.AfterFunc(s.lifetime, func() { cancel(context.Cause(s.lifetime)) })
 	return ctx, func() { stop(); cancel(nil) }
-}
-
-// retryDelay is how long to wait after so many failures in a row: 50 ms doubling to 2 s, and half
-// of it by chance.
-func retryDelay(failures int, chance float64) time.Duration {
-	const least, most = 50 * time.Millisecond, 2 * time.Second
-	d := most
-	if failures < 6 {
-		d = least << failures
-	}
-	return time.Duration(float64(d) * (0.5 + chance/2))
-}
-
-// pause waits, and reports false where ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -1,23 +1,16 @@
 package kafka
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
-	"errors"
-	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/apiversions"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // A topic that is missing, or that ends earlier than before, is looked at so often before that is
@@ -53,8 +46,8 @@ func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.P
 		if !back || missing && look >= surveyLooks || look >= shorterLooks {
 			return parts, nil
 		}
-		s.cluster.refresh()
-		if !pause(ctx, surveyPause) {
+		s.cluster.Refresh()
+		if !client.Wait(ctx, surveyPause) {
 			return nil, context.Cause(ctx)
 		}
 	}
@@ -82,16 +75,16 @@ func goneBack(known []checkpoint.Part, topics []string, now []checkpoint.Part) (
 }
 
 func (s *Sink) surveyNow(ctx context.Context, topics []string) ([]checkpoint.Part, error) {
-	answer, err := s.cluster.describe(ctx, topics)
+	answer, err := s.cluster.Describe(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
-	ids, gone, err := s.cluster.topicIDs(ctx, topics)
+	ids, gone, err := s.cluster.TopicIDs(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
 	var parts []checkpoint.Part
-	byLeader := make(map[int32][]partitionID)
+	byLeader := make(map[int32][]client.Partition)
 	for _, t := range answer.Topics {
 		part := checkpoint.Part{Name: "kafka topic " + t.Name, Topic: t.Name, ID: ids[t.Name]}
 		switch err := kafkago.Error(t.ErrorCode); {
@@ -106,23 +99,23 @@ func (s *Sink) surveyNow(ctx context.Context, topics []string) ([]checkpoint.Par
 		part.Ends = make([]int64, len(t.Partitions))
 		parts = append(parts, part)
 		for _, p := range t.Partitions {
-			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], partitionID{t.Name, p.PartitionIndex})
+			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], client.Partition{Topic: t.Name, Number: p.PartitionIndex})
 		}
 	}
 	slices.SortFunc(parts, func(a, b checkpoint.Part) int { return strings.Compare(a.Name, b.Name) })
 	for _, partitions := range byLeader {
-		earliest, err := s.offsets(ctx, partitions, earliestOffset)
+		earliest, err := s.offsets(ctx, partitions, client.EarliestOffset)
 		if err != nil {
 			return nil, err
 		}
-		latest, err := s.offsets(ctx, partitions, latestOffset)
+		latest, err := s.offsets(ctx, partitions, client.LatestOffset)
 		if err != nil {
 			return nil, err
 		}
 		for at, end := range latest {
-			i := slices.IndexFunc(parts, func(p checkpoint.Part) bool { return p.Topic == at.topic })
-			if int(at.number) < len(parts[i].Ends) {
-				parts[i].Ends[at.number] = end
+			i := slices.IndexFunc(parts, func(p checkpoint.Part) bool { return p.Topic == at.Topic })
+			if int(at.Number) < len(parts[i].Ends) {
+				parts[i].Ends[at.Number] = end
 				parts[i].Events += uint64(max(end-earliest[at], 0)) //nolint:gosec // not negative
 			}
 		}
@@ -139,135 +132,4 @@ func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint
 		}
 	}
 	return parts, err
-}
-
-// topicIDs returns the ids of those topics that exist, in hexadecimal, and those that do not. It
-// returns nothing if the brokers know no
-// ids.
-func (c *cluster) topicIDs(ctx context.Context, topics []string) (ids map[string]string, gone map[string]bool, err error) {
-	known, err := c.knowsTopicIDs(ctx)
-	if err != nil || !known {
-		return nil, nil, err
-	}
-	res, err := c.roundTrip(ctx, &metadataWithIDs{clientID: c.clientID, topics: topics})
-	if err != nil {
-		return nil, nil, fmt.Errorf("asking the cluster for the ids of topics: %w", err)
-	}
-	m := res.(*metadataWithIDs)
-	return m.ids, m.gone, nil
-}
-
-// knowsTopicIDs asks a broker, once it has answered no more.
-func (c *cluster) knowsTopicIDs(ctx context.Context) (bool, error) {
-	c.mu.Lock()
-	known := c.topicIDsKnown
-	c.mu.Unlock()
-	if known != nil {
-		return *known, nil
-	}
-	res, err := c.roundTrip(ctx, &apiversions.Request{})
-	if err != nil {
-		return false, fmt.Errorf("asking the cluster what it can do: %w", err)
-	}
-	can := false
-	for _, k := range res.(*apiversions.Response).ApiKeys {
-		can = can || protocol.ApiKey(k.ApiKey) == protocol.Metadata && k.MinVersion <= metadataVersion && k.MaxVersion >= metadataVersion
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.topicIDsKnown = &can
-	return can, nil
-}
-
-// metadataVersion is the first version of Metadata whose answer has the ids of topics.
-const metadataVersion = 10
-
-// metadataWithIDs is a Metadata request of a version that kafka-go does not know. It never creates
-// topics. It is its own answer.
-type metadataWithIDs struct {
-	clientID string
-	topics   []string
-	ids      map[string]string
-	gone     map[string]bool
-}
-
-var (
-	_ protocol.Message      = (*metadataWithIDs)(nil)
-	_ protocol.RawExchanger = (*metadataWithIDs)(nil)
-)
-
-// ApiKey implements protocol.Message.
-func (*metadataWithIDs) ApiKey() protocol.ApiKey { return protocol.Metadata } //nolint:revive // kafka-go's name
-
-// Required implements protocol.RawExchanger.
-func (*metadataWithIDs) Required(map[protocol.ApiKey]int16) bool { return true }
-
-// RawExchange implements protocol.RawExchanger. https://kafka.apache.org/protocol: Metadata,
-// version 10.
-func (m *metadataWithIDs) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
-	var b []byte
-	b = binary.BigEndian.AppendUint16(b, uint16(protocol.Metadata))
-	b = binary.BigEndian.AppendUint16(b, metadataVersion)
-	b = binary.BigEndian.AppendUint32(b, ownCorrelation)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(m.clientID))) //nolint:gosec // validated
-	b = append(b, m.clientID...)
-	b = append(b, 0) // tagged fields
-	b = binary.AppendUvarint(b, uint64(len(m.topics))+1)
-	for _, t := range m.topics {
-		b = append(b, make([]byte, 16)...) // no id
-		b = binary.AppendUvarint(b, uint64(len(t))+1)
-		b = append(b, t...)
-		b = append(b, 0)
-	}
-	b = append(b, 0, 0, 0, 0)                                                                             // no creation, no authorized operations, tagged fields
-	if _, err := rw.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil { //nolint:gosec // small
-		return nil, err
-	}
-	answer, err := readOwnAnswer(rw, largestAnswer, largestSmallAnswer)
-	if err != nil {
-		return nil, err
-	}
-	d := &wireReader{data: answer}
-	d.tags()
-	m.decode(d)
-	if d.short {
-		return nil, badAnswer(rw, protocol.Metadata, errors.New("it is cut short, or claims what is not there"))
-	}
-	return m, nil
-}
-
-func (m *metadataWithIDs) decode(d *wireReader) {
-	d.int32()               // throttle time
-	d.compactArray(func() { // brokers
-		d.int32()
-		d.compactString()
-		d.int32()
-		d.compactString()
-		d.tags()
-	})
-	d.compactString() // cluster id
-	d.int32()         // controller
-	m.ids, m.gone = make(map[string]string, len(m.topics)), make(map[string]bool)
-	d.compactArray(func() {
-		code := d.int16()
-		name := d.compactString()
-		id := d.take(16)
-		d.take(1)               // internal
-		d.compactArray(func() { // partitions
-			d.int16()
-			d.int32()
-			d.int32()
-			d.int32()
-			for range 3 {
-				d.compactArray(func() { d.int32() })
-			}
-			d.tags()
-		})
-		d.int32() // authorized operations
-		d.tags()
-		m.gone[name] = kafkago.Error(code) == kafkago.UnknownTopicOrPartition
-		if code == 0 && !bytes.Equal(id, make([]byte, 16)) {
-			m.ids[name] = hex.EncodeToString(id)
-		}
-	})
 }

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"time"
 
-	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/produce"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // What is best gathered while a lane is behind. However few messages of a batch go to a partition,
@@ -26,8 +26,8 @@ const (
 // partition and is known to fit, so that a message which can never be stored is found while nothing
 // is begun.
 type transaction struct {
-	coordinator *coordinator
-	session     session
+	coordinator *client.Coordinator
+	session     client.Session
 	// positionTopic holds the last message of the delivery, and nothing else.
 	positionTopic string
 
@@ -48,13 +48,13 @@ func (d *delivery) enlist(now time.Time) {
 	if !t.enlisting.due(now) {
 		return
 	}
-	partitions := make([]partitionID, len(d.queues))
+	partitions := make([]client.Partition, len(d.queues))
 	for i, q := range d.queues {
-		partitions[i] = partitionID{q.topic, q.partition}
+		partitions[i] = client.Partition{Topic: q.topic, Number: q.partition}
 	}
 	t.enlisting.busy, t.begun = true, true
 	d.spawn(func(ctx context.Context) func() {
-		err := t.coordinator.add(ctx, t.session, partitions)
+		err := t.coordinator.Add(ctx, t.session, partitions)
 		return func() { d.enlistAnswered(err) }
 	})
 }
@@ -100,27 +100,19 @@ func (d *delivery) stopTransaction() error {
 
 // refused says what an answer means that ends the transaction.
 func (t *transaction) refused(err error) error {
-	if isFenced(err) {
+	if client.IsFenced(err) {
 		return t.fenced(err)
 	}
-	if isUnsupported(err) {
+	if client.IsUnsupported(err) {
 		return noTransactions(err)
 	}
-	return fmt.Errorf("the transaction of %s cannot go on: %w", t.coordinator.id, err)
+	return fmt.Errorf("the transaction of %s cannot go on: %w", t.coordinator.ID, err)
 }
 
 // fenced is the conflict that a later session of the same transactional id makes.
 func (t *transaction) fenced(err error) error {
 	return fmt.Errorf("%w: the cluster no longer accepts this relay as %s: another relay with this id has taken over, or the transaction took longer than transaction_timeout: %w",
-		checkpoint.ErrConflict, t.coordinator.id, err)
-}
-
-// isFenced reports whether the transaction is not this session's any more: a later session of the
-// transactional id has shut it out, or the coordinator has aborted what took too long. A partition
-// that has seen the abort, and of the new session nothing else, answers
-// INVALID_TXN_STATE.
-func isFenced(err error) bool {
-	return errors.Is(err, kafkago.InvalidProducerEpoch) || errors.Is(err, kafkago.ProducerFenced) || errors.Is(err, kafkago.InvalidTransactionState)
+		checkpoint.ErrConflict, t.coordinator.ID, err)
 }
 
 // ErrNoTransactions means that the cluster cannot do transactions at all, so that delivery can only
@@ -129,8 +121,4 @@ var ErrNoTransactions = errors.New("the kafka cluster has no transactions")
 
 func noTransactions(err error) error {
 	return &sink.FatalError{Err: fmt.Errorf("%w, so exactly_once is not possible there: set delivery at_least_once: %w", ErrNoTransactions, err)}
-}
-
-func isUnsupported(err error) bool {
-	return errors.Is(err, kafkago.UnsupportedVersion) || errors.Is(err, kafkago.UnsupportedForMessageFormat)
 }

@@ -2,20 +2,14 @@ package kafka
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -48,85 +42,6 @@ func TestPartitionOf(t *testing.T) {
 		n := 1 + random.IntN(64)
 		require.EqualValues(t, java.Partition(&kgo.Record{Key: key}, n), partitionOf(key, partitionNumbers(n)), "%x of %d", key, n)
 	}
-}
-
-func TestEncodeBatch(t *testing.T) {
-	t.Parallel()
-	batch := messages(0, 5, "a")
-	batch[1].Key, batch[2].Key = nil, []byte{}
-	batch[3].Body, batch[3].Headers = nil, nil
-	for _, name := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
-		t.Run(name, func(t *testing.T) {
-			codec, err := codecOf(name)
-			require.NoError(t, err)
-			at := time.UnixMilli(1_700_000_000_123)
-			set, err := encodeBatch(batchSpec{session: session{id: 4711, epoch: 3}, sequence: 99, codec: codec, time: at, transactional: name == "gzip"},
-				batch, []int{0, 1, 2, 3, 4})
-			require.NoError(t, err)
-			var read protocol.RecordSet // checks the checksum
-			_, err = read.ReadFrom(bytes.NewReader(set))
-			require.NoError(t, err)
-			require.Equal(t, name == "gzip", read.Attributes.Transactional())
-			rb := read.Records.(*protocol.RecordStream).Records[0].(*protocol.RecordBatch)
-			require.EqualValues(t, 4711, rb.ProducerID)
-			require.EqualValues(t, 3, rb.ProducerEpoch)
-			require.EqualValues(t, 99, rb.BaseSequence)
-			for i, m := range batch {
-				r, err := rb.ReadRecord()
-				require.NoError(t, err)
-				require.EqualValues(t, i, r.Offset)
-				require.True(t, at.Equal(r.Time))
-				require.Equal(t, m.Key == nil, r.Key == nil)
-				require.NotNil(t, r.Value, "null is a tombstone")
-				value, err := protocol.ReadAll(r.Value)
-				require.NoError(t, err)
-				require.Equal(t, string(m.Body), string(value))
-				require.Len(t, r.Headers, len(m.Headers))
-				for j, h := range m.Headers {
-					require.Equal(t, h.Key, r.Headers[j].Key)
-					require.Equal(t, h.Value, string(r.Headers[j].Value))
-				}
-			}
-			if codec == nil {
-				size := setSizeBytes + batchHeaderBytes
-				for i := range batch {
-					size += recordSize(&batch[i], i)
-				}
-				require.Len(t, set, size)
-			}
-		})
-	}
-}
-
-func TestVarintSize(t *testing.T) {
-	t.Parallel()
-	for _, v := range []int64{0, 1, -1, 63, 64, -64, -65, 8191, 8192, math.MaxInt32, math.MinInt32, math.MaxInt64, math.MinInt64} {
-		require.Len(t, appendVarint(v), varintSize(v), "%d", v)
-	}
-}
-
-func appendVarint(v int64) []byte {
-	var b []byte
-	for u := uint64(v<<1) ^ uint64(v>>63); ; u >>= 7 {
-		if u < 0x80 {
-			return append(b, byte(u))
-		}
-		b = append(b, byte(u)|0x80)
-	}
-}
-
-func TestSequenceWraps(t *testing.T) {
-	t.Parallel()
-	s := sequence{session: session{id: 1, epoch: 2}, next: math.MaxInt32 - 1}
-	s.advance(1)
-	require.EqualValues(t, math.MaxInt32, s.next)
-	s.advance(3)
-	require.EqualValues(t, 2, s.next)
-	s.restart()
-	require.Equal(t, sequence{session: session{id: 1, epoch: 3}}, s)
-	s.epoch = math.MaxInt16
-	s.restart()
-	require.False(t, s.valid())
 }
 
 func TestTopicNames(t *testing.T) {
@@ -169,48 +84,6 @@ func TestConfigValidate(t *testing.T) {
 		require.Equal(t, strings.TrimSpace(key), keyed.Key())
 		_, err = New(cfg)
 		require.Error(t, err, key)
-	}
-}
-
-func TestBearerToken(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "token")
-	require.NoError(t, os.WriteFile(file, []byte("first\n"), 0o600))
-	m, err := Config{SASL: SASL{Mechanism: saslOAuthBearer, TokenFile: file}}.mechanism()
-	require.NoError(t, err)
-	exchange, first, err := m.Start(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "n,,\x01auth=Bearer first\x01\x01", string(first))
-	done, _, err := exchange.Next(t.Context(), nil)
-	require.NoError(t, err)
-	require.True(t, done)
-	_, _, err = exchange.Next(t.Context(), []byte(`{"status":"invalid_token"}`))
-	require.ErrorIs(t, err, errTokenRefused)
-	require.ErrorContains(t, err, "invalid_token")
-	require.NotContains(t, err.Error(), "first")
-
-	require.NoError(t, os.WriteFile(file, []byte("second"), 0o600)) // as whoever renews it does
-	_, next, err := m.Start(t.Context())
-	require.NoError(t, err)
-	require.Contains(t, string(next), "Bearer second")
-	for _, useless := range []string{"a b", "", "third\nfourth"} {
-		require.NoError(t, os.WriteFile(file, []byte(useless), 0o600))
-		_, next, err = m.Start(t.Context())
-		require.NoError(t, err)
-		require.Contains(t, string(next), "Bearer second", "content that cannot be used leaves the token in use")
-	}
-	require.NoError(t, os.WriteFile(file, []byte("a b"), 0o600))
-	_, err = Config{SASL: SASL{Mechanism: saslOAuthBearer, TokenFile: file}}.mechanism()
-	require.ErrorContains(t, err, file)
-	require.NotContains(t, err.Error(), "a b")
-}
-
-func TestRetryDelayIsBounded(t *testing.T) {
-	t.Parallel()
-	require.Equal(t, 25*time.Millisecond, retryDelay(0, 0))
-	for n := range 100 {
-		require.LessOrEqual(t, retryDelay(n, 0.999), 2*time.Second)
-		require.GreaterOrEqual(t, retryDelay(n, 0), 25*time.Millisecond)
 	}
 }
 
@@ -324,26 +197,6 @@ func TestNothingBehindARejectedMessage(t *testing.T) {
 	requireStored(t, c.ListenAddrs(), batch[:31], "a", "b")
 }
 
-// TestEndedContextSendsNothing covers the transport's own way to send on a free connection whatever
-// the context says.
-func TestEndedContextSendsNothing(t *testing.T) {
-	t.Parallel()
-	c := fake(t)
-	s := prepared(t, c, "a")
-	_, err := s.cluster.settings(t.Context(), []string{"a"})
-	require.NoError(t, err)
-	seen := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.DescribeConfigs}, Observe: true, Count: -1})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 50 {
-		_, err := s.cluster.settings(ctx, []string{"a"})
-		require.ErrorIs(t, err, context.Canceled)
-	}
-	_, err = s.cluster.settings(t.Context(), []string{"a"})
-	require.NoError(t, err)
-	require.Equal(t, 1, seen.Hits())
-}
-
 // TestOlderBrokers speaks the protocol versions of older releases.
 func TestOlderBrokers(t *testing.T) {
 	t.Parallel()
@@ -413,21 +266,4 @@ func TestInspect(t *testing.T) {
 		require.False(t, st.Creates)
 		require.Contains(t, fmt.Sprint(st.Problems), "only by '.' and '_'")
 	}
-}
-
-func TestJudge(t *testing.T) {
-	t.Parallel()
-	for code, want := range map[kafkago.Error]outcome{
-		0:                                    {verdict: stored},
-		kafkago.DuplicateSequenceNumber:      {verdict: stored},
-		kafkago.NotLeaderForPartition:        {elsewhere, true},
-		kafkago.NotEnoughReplicas:            {again, false},
-		kafkago.NotEnoughReplicasAfterAppend: {again, true},
-		kafkago.RequestTimedOut:              {again, true},
-		kafkago.Error(12345):                 {again, true},
-		kafkago.TopicAuthorizationFailed:     {denied, false},
-	} {
-		require.Equal(t, want, judge(code), "%d", code)
-	}
-	require.False(t, unsent(errors.New("read: connection reset")))
 }

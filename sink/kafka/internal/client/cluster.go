@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"context"
@@ -27,11 +27,11 @@ import (
 const (
 	// defaultMessageBytes is max.message.bytes if neither topic nor broker sets it; what is
 	// assumed where relay may not read it.
-	defaultMessageBytes = 1<<20 + 12
+	DefaultMessageBytes = 1<<20 + 12
 	// maxMessageBytes is the largest message that is sent at all: brokers drop a connection at
 	// socket.request.max.bytes, 100 MiB unless set otherwise, without an answer that names the
 	// message.
-	maxMessageBytes = 64 << 20
+	MaxMessageBytes = 64 << 20
 
 	dialTimeout = 3 * time.Second // of one address; TLS and SASL come on top, all within request_timeout
 	idleTimeout = 3 * time.Minute // shorter than what common load balancers and the brokers (10 min) allow
@@ -47,16 +47,12 @@ func init() {
 	protocol.RegisterOverride(&endTransaction{}, &endtxn.Response{}, ownRequests)
 }
 
-// cluster is the connection to the brokers: routing by kafka-go's Transport, and what is known of
+// Cluster is the connection to the brokers: routing by kafka-go's Transport, and what is known of
 // the topics. It is safe for concurrent use.
-type cluster struct {
-	brokers        []string
-	addr           net.Addr
-	clientID       string
-	requestTimeout time.Duration
-	tls            *tlsconf.Live // nil without TLS
-	sasl           sasl.Mechanism
-	lifetime       context.Context // of the transport's own goroutines
+type Cluster struct {
+	Config
+	addr     net.Addr
+	lifetime context.Context // of the transport's own goroutines
 
 	mu        sync.Mutex // guards what follows
 	transport *kafkago.Transport
@@ -65,10 +61,10 @@ type cluster struct {
 	// hold up anything else. nil before that.
 	producing *kafkago.Transport
 	watched   []string // topics in the transports' metadata, sorted
-	limits    map[string]limit
+	limits    map[string]Limit
 	// topicIDsKnown is whether the brokers tell the ids of topics; nil before they were asked.
 	topicIDsKnown *bool
-	requests      map[protocol.ApiKey]versions // that the brokers know; nil until one has said so
+	requests      map[protocol.ApiKey]Versions // that the brokers know; nil until one has said so
 	answered      map[string]bool              // addresses from which an answer has come
 	answers       int
 	muted         [3]time.Time // by quota: until when brokers read no request
@@ -77,54 +73,60 @@ type cluster struct {
 	settingsUntil time.Time // until when that is believed
 }
 
-// limit is a topic's max.message.bytes as it was read at some time.
-type limit struct {
-	bytes int
-	known bool // false: relay may not read it, and bytes is Kafka's default
-	at    time.Time
+// Limit is a topic's max.message.bytes as it was read at some time.
+type Limit struct {
+	Bytes int
+	Known bool // false: relay may not read it, and bytes is Kafka's default
+	At    time.Time
 }
 
-// layout is where the topics' partitions were, once.
-type layout struct{ topics map[string]topicLayout }
+// Layout is where the topics' partitions were, once.
+type Layout struct{ Topics map[string]TopicLayout }
 
-type topicLayout struct {
-	err     error   // why the topic cannot be used, nil if it can
-	leaders []int32 // broker id by partition; -1 if there is none
-	limit   limit
+type TopicLayout struct {
+	Err     error   // why the topic cannot be used, nil if it can
+	Leaders []int32 // broker id by partition; -1 if there is none
+	Limit   Limit
 }
 
-func newCluster(lifetime context.Context, cfg Config, files *tlsconf.Live, mechanism sasl.Mechanism) *cluster {
-	c := &cluster{
-		brokers:        cfg.Brokers,
-		addr:           kafkago.TCP(cfg.Brokers...),
-		clientID:       cfg.ClientID,
-		requestTimeout: cfg.RequestTimeout,
-		tls:            files,
-		sasl:           mechanism,
-		lifetime:       lifetime,
-		watched:        []string{}, // nil would ask for every topic of the cluster
-		limits:         make(map[string]limit),
-		answered:       make(map[string]bool),
+// Config says how to reach a cluster.
+type Config struct {
+	Brokers        []string // host:port; at least one
+	ClientID       string
+	RequestTimeout time.Duration  // of one request with its answer, and of one connection with TLS and SASL
+	TLS            *tlsconf.Live  // nil without TLS
+	SASL           sasl.Mechanism // nil without SASL
+}
+
+// NewCluster returns a cluster without connecting. Its connections end with lifetime.
+func NewCluster(lifetime context.Context, cfg Config) *Cluster {
+	c := &Cluster{
+		Config:   cfg,
+		addr:     kafkago.TCP(cfg.Brokers...),
+		lifetime: lifetime,
+		watched:  []string{}, // nil would ask for every topic of the cluster
+		limits:   make(map[string]Limit),
+		answered: make(map[string]bool),
 	}
 	c.transport = c.newTransport()
 	return c
 }
 
-func (c *cluster) newTransport() *kafkago.Transport {
+func (c *Cluster) newTransport() *kafkago.Transport {
 	return &kafkago.Transport{
 		Dial:           c.dial,
-		DialTimeout:    c.requestTimeout,
+		DialTimeout:    c.RequestTimeout,
 		IdleTimeout:    idleTimeout,
 		MetadataTopics: c.watched,
-		ClientID:       c.clientID,
-		SASL:           c.sasl,
+		ClientID:       c.ClientID,
+		SASL:           c.SASL,
 		Context:        c.lifetime,
 	}
 }
 
-// watch makes the topics part of the metadata. A transport's topics are fixed, so new ones bring a
+// Watch makes the topics part of the metadata. A transport's topics are fixed, so new ones bring a
 // new transport; requests under way end on the old one.
-func (c *cluster) watch(topics []string) {
+func (c *Cluster) Watch(topics []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	union := slices.Clone(c.watched)
@@ -146,9 +148,9 @@ func (c *cluster) watch(topics []string) {
 	}
 }
 
-// refresh drops connections and cached metadata, so that the next request learns the present
+// Refresh drops connections and cached metadata, so that the next request learns the present
 // leaders.
-func (c *cluster) refresh() {
+func (c *Cluster) Refresh() {
 	c.mu.Lock()
 	producing := c.producing
 	c.mu.Unlock()
@@ -158,14 +160,14 @@ func (c *cluster) refresh() {
 	}
 }
 
-func (c *cluster) current() *kafkago.Transport {
+func (c *Cluster) current() *kafkago.Transport {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.transport
 }
 
 // transportFor returns the transport for a kind of request.
-func (c *cluster) transportFor(key protocol.ApiKey) *kafkago.Transport {
+func (c *Cluster) transportFor(key protocol.ApiKey) *kafkago.Transport {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if key == protocol.Produce && c.producing != nil {
@@ -174,8 +176,8 @@ func (c *cluster) transportFor(key protocol.ApiKey) *kafkago.Transport {
 	return c.transport
 }
 
-// separateProducing gives produce requests connections of their own from now on.
-func (c *cluster) separateProducing() {
+// SeparateProducing gives produce requests separate connections from now on.
+func (c *Cluster) SeparateProducing() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.producing == nil {
@@ -184,10 +186,10 @@ func (c *cluster) separateProducing() {
 	}
 }
 
-// roundTrip sends one request and waits for its answer for at most the request timeout, which
-// begins when the brokers no longer throttle relay. It returns an *errNoRequest if they do not know
+// RoundTrip sends one request and waits for its answer for at most the request timeout, which
+// begins when the brokers no longer throttle relay. It returns an *NoRequestError if they do not know
 // the request. Errors inside the answer are the caller's to look at.
-func (c *cluster) roundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
+func (c *Cluster) RoundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err // the transport itself would still send on a connection that is free
 	}
@@ -196,70 +198,70 @@ func (c *cluster) roundTrip(ctx context.Context, req protocol.Message) (protocol
 		if err := c.awaitQuota(ctx, quotaOf(key)); err != nil {
 			return nil, err
 		}
-		if err := c.offers(ctx, key); err != nil {
+		if err := c.Offers(ctx, key); err != nil {
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.RequestTimeout)
 	defer cancel()
 	return c.transportFor(key).RoundTrip(ctx, c.addr, req)
 }
 
-// locate returns the layout of the topics from the transport's cache, which is at most seconds old,
+// Locate returns the layout of the topics from the transport's cache, which is at most seconds old,
 // and reads the limits that are missing or older than limitsSince.
-func (c *cluster) locate(ctx context.Context, topics []string, limitsSince time.Time) (*layout, error) {
-	answer, err := c.describe(ctx, topics)
+func (c *Cluster) Locate(ctx context.Context, topics []string, limitsSince time.Time) (*Layout, error) {
+	answer, err := c.Describe(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{topics: make(map[string]topicLayout, len(answer.Topics))}
+	l := &Layout{Topics: make(map[string]TopicLayout, len(answer.Topics))}
 	var usable []string
 	for _, t := range answer.Topics {
-		tl := topicLayout{leaders: make([]int32, len(t.Partitions))}
+		tl := TopicLayout{Leaders: make([]int32, len(t.Partitions))}
 		if t.ErrorCode != 0 {
-			tl.err = kafkago.Error(t.ErrorCode)
+			tl.Err = kafkago.Error(t.ErrorCode)
 		} else if len(t.Partitions) > 0 {
 			usable = append(usable, t.Name)
 		}
-		for i := range tl.leaders {
-			tl.leaders[i] = -1
+		for i := range tl.Leaders {
+			tl.Leaders[i] = -1
 		}
 		for _, p := range t.Partitions {
-			if p.ErrorCode != int16(kafkago.LeaderNotAvailable) && int(p.PartitionIndex) < len(tl.leaders) {
-				tl.leaders[p.PartitionIndex] = p.LeaderID
+			if p.ErrorCode != int16(kafkago.LeaderNotAvailable) && int(p.PartitionIndex) < len(tl.Leaders) {
+				tl.Leaders[p.PartitionIndex] = p.LeaderID
 			}
 		}
-		l.topics[t.Name] = tl
+		l.Topics[t.Name] = tl
 	}
 	limits, err := c.readLimits(ctx, usable, limitsSince)
 	if err != nil {
 		return nil, err
 	}
 	for name, lim := range limits {
-		tl := l.topics[name]
-		tl.limit = lim
-		l.topics[name] = tl
+		tl := l.Topics[name]
+		tl.Limit = lim
+		l.Topics[name] = tl
 	}
 	return l, nil
 }
 
-// describe returns the metadata of the topics, in their order. No partition in it has a negative
+// Describe returns the metadata of the topics, in their order. No partition in it has a negative
 // number.
-func (c *cluster) describe(ctx context.Context, topics []string) (*metadata.Response, error) {
-	c.watch(topics)
-	res, err := c.roundTrip(ctx, &metadata.Request{TopicNames: append([]string{}, topics...)}) // nil would ask for every topic
+func (c *Cluster) Describe(ctx context.Context, topics []string) (*metadata.Response, error) {
+	c.Watch(topics)
+	res, err := c.RoundTrip(ctx, &metadata.Request{TopicNames: append([]string{}, topics...)}) // nil would ask for every topic
 	if err != nil {
 		return nil, fmt.Errorf("asking the cluster for its topics: %w", err)
 	}
 	return res.(*metadata.Response), nil
 }
 
-func (c *cluster) readLimits(ctx context.Context, topics []string, since time.Time) (map[string]limit, error) {
-	limits := make(map[string]limit, len(topics))
+func (c *Cluster) readLimits(ctx context.Context, topics []string, since time.Time) (map[string]Limit, error) {
+	limits := make(map[string]Limit, len(topics))
 	var missing []string
 	c.mu.Lock()
 	for _, t := range topics {
-		if lim, ok := c.limits[t]; ok && !lim.at.Before(since) {
+		if lim, ok := c.limits[t]; ok && !lim.At.Before(since) {
 			limits[t] = lim
 			continue
 		}
@@ -269,98 +271,98 @@ func (c *cluster) readLimits(ctx context.Context, topics []string, since time.Ti
 	if len(missing) == 0 {
 		return limits, nil
 	}
-	settings, err := c.settings(ctx, missing, "max.message.bytes")
+	settings, err := c.Settings(ctx, missing, "max.message.bytes")
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range missing {
-		lim := limit{bytes: defaultMessageBytes, at: time.Now()}
-		if n, err := strconv.Atoi(settings[t].values["max.message.bytes"]); err == nil && n > 0 {
-			lim.bytes, lim.known = n, true
+		lim := Limit{Bytes: DefaultMessageBytes, At: time.Now()}
+		if n, err := strconv.Atoi(settings[t].Values["max.message.bytes"]); err == nil && n > 0 {
+			lim.Bytes, lim.Known = n, true
 		}
 		c.limits[t], limits[t] = lim, lim
 	}
 	return limits, nil
 }
 
-// forgetLimit makes the next locate read the topic's limit again.
-func (c *cluster) forgetLimit(topic string) {
+// ForgetLimit makes the next locate read the topic's limit again.
+func (c *Cluster) ForgetLimit(topic string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.limits, topic)
 }
 
-// topicSettings holds the settings of a topic that are in effect, or why they cannot be read.
-type topicSettings struct {
-	values map[string]string
-	err    error
+// TopicSettings holds the settings of a topic that are in effect, or why they cannot be read.
+type TopicSettings struct {
+	Values map[string]string
+	Err    error
 }
 
 const (
-	resourceTypeTopic = 2 // https://kafka.apache.org/protocol: the resource types of DescribeConfigs
+	ResourceTypeTopic = 2 // https://kafka.apache.org/protocol: the resource types of DescribeConfigs
 
 	settingsTries  = 3                // until a cluster that does not answer is believed to have no settings to show
 	settingsForget = 10 * time.Minute // until it is asked again
 )
 
-// settings reads the named settings of topics. Each topic has its own error; a missing permission
+// Settings reads the named settings of topics. Each topic has its own error; a missing permission
 // is the usual one. A cluster that does not answer this request although it answers others is one
 // whose settings cannot be read.
-func (c *cluster) settings(ctx context.Context, topics []string, names ...string) (map[string]topicSettings, error) {
+func (c *Cluster) Settings(ctx context.Context, topics []string, names ...string) (map[string]TopicSettings, error) {
 	if err := c.noSettings(); err != nil {
 		return unread(topics, err), nil
 	}
 	req := &describeconfigs.Request{}
 	for _, t := range topics {
-		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: resourceTypeTopic, ResourceName: t, ConfigNames: names})
+		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: ResourceTypeTopic, ResourceName: t, ConfigNames: names})
 	}
-	res, err := c.roundTrip(ctx, req)
-	for try := 1; err != nil && !isNoRequest(err) && ctx.Err() == nil && isSilence(err); try++ {
-		c.refresh()
-		if _, other := c.describe(ctx, topics); other != nil {
+	res, err := c.RoundTrip(ctx, req)
+	for try := 1; err != nil && !IsNoRequest(err) && ctx.Err() == nil && IsSilence(err); try++ {
+		c.Refresh()
+		if _, other := c.Describe(ctx, topics); other != nil {
 			return nil, fmt.Errorf("asking the cluster for topic settings: %w", err)
 		}
 		if try == settingsTries || errors.Is(err, context.DeadlineExceeded) {
 			c.setNoSettings(fmt.Errorf("the cluster answers other requests, but not DescribeConfigs: %w", err))
 			return unread(topics, c.noSettings()), nil
 		}
-		if !pause(ctx, retryDelay(try, 1)) {
+		if !Wait(ctx, RetryDelay(try, 1)) {
 			break
 		}
-		res, err = c.roundTrip(ctx, req)
+		res, err = c.RoundTrip(ctx, req)
 	}
-	if isNoRequest(err) {
+	if IsNoRequest(err) {
 		return unread(topics, err), nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("asking the cluster for topic settings: %w", err)
 	}
-	found := make(map[string]topicSettings, len(topics))
+	found := make(map[string]TopicSettings, len(topics))
 	for _, r := range res.(*describeconfigs.Response).Resources {
-		ts := topicSettings{values: make(map[string]string, len(r.ConfigEntries))}
+		ts := TopicSettings{Values: make(map[string]string, len(r.ConfigEntries))}
 		if r.ErrorCode != 0 {
-			ts.err = brokerError(r.ErrorCode, r.ErrorMessage)
+			ts.Err = BrokerError(r.ErrorCode, r.ErrorMessage)
 		}
 		for _, e := range r.ConfigEntries {
-			ts.values[e.ConfigName] = e.ConfigValue
+			ts.Values[e.ConfigName] = e.ConfigValue
 		}
 		found[r.ResourceName] = ts
 	}
 	return found, nil
 }
 
-func unread(topics []string, err error) map[string]topicSettings {
-	found := make(map[string]topicSettings, len(topics))
+func unread(topics []string, err error) map[string]TopicSettings {
+	found := make(map[string]TopicSettings, len(topics))
 	for _, t := range topics {
-		found[t] = topicSettings{err: err}
+		found[t] = TopicSettings{Err: err}
 	}
 	return found
 }
 
 // noSettings returns why the cluster shows no settings of topics, nil if it may.
-func (c *cluster) noSettings() error {
+func (c *Cluster) noSettings() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Now().After(c.settingsUntil) {
@@ -369,22 +371,14 @@ func (c *cluster) noSettings() error {
 	return c.settingsErr
 }
 
-func (c *cluster) setNoSettings(err error) {
+func (c *Cluster) setNoSettings(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settingsErr, c.settingsUntil = err, time.Now().Add(settingsForget)
 }
 
-// isSilence reports whether err means that no answer came, although the request may have arrived.
-func isSilence(err error) bool { return hungUp(err) || errors.Is(err, context.DeadlineExceeded) }
-
-func isNoRequest(err error) bool {
-	var missing *errNoRequest
-	return errors.As(err, &missing)
-}
-
-// brokerError is an error code of the protocol with the broker's own words, if it has any.
-func brokerError(code int16, message string) error {
+// BrokerError is an error code of the protocol with the broker's own words, if it has any.
+func BrokerError(code int16, message string) error {
 	err := kafkago.Error(code)
 	if message == "" {
 		return err

@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"bufio"
@@ -22,44 +22,44 @@ import (
 // hold, and decompresses all of it before it looks at the first record. Here one record is in
 // memory at a time, and nothing is allocated before the bytes for it are there.
 
-// readBounds bounds what reading a record set may take.
-type readBounds struct {
-	record int // bytes of one record
-	batch  int // bytes of a record batch, decompressed
+// ReadBounds bounds what reading a record set may take.
+type ReadBounds struct {
+	Record int // bytes of one record
+	Batch  int // bytes of a record batch, decompressed
 }
 
 const (
 	largestBatch  = 1 << 30
-	largestChunk  = maxMessageBytes // of snappy
+	largestChunk  = MaxMessageBytes // of snappy
 	largestWindow = 64 << 20        // of zstd; its own tools use up to 8 MiB unless told otherwise
 )
 
-// messageBounds hold for topics of messages: relay publishes none that is larger.
-var messageBounds = readBounds{record: maxMessageBytes + 1<<20, batch: largestBatch}
+// MessageBounds hold for topics of messages: relay publishes none that is larger.
+var MessageBounds = ReadBounds{Record: MaxMessageBytes + 1<<20, Batch: largestBatch}
 
-// entry is a record, and what its record batch says of it. It is valid until the function returns
+// Record is a record, and what its record batch says of it. It is valid until the function returns
 // that it is given to.
-type entry struct {
-	offset        int64
-	time          time.Time
-	key, value    []byte // nil for null
-	headers       []entryHeader
-	producer      int64 // id; -1 if there is none
-	transactional bool
-	control       bool // it ends the transaction of producer, and is not a message
+type Record struct {
+	Offset        int64
+	Time          time.Time
+	Key, Value    []byte // nil for null
+	Headers       []RecordHeader
+	Producer      int64 // id; -1 if there is none
+	Transactional bool
+	Control       bool // it ends the transaction of producer, and is not a message
 }
 
-type entryHeader struct {
-	key   string
-	value []byte
+type RecordHeader struct {
+	Key   string
+	Value []byte
 }
 
-// walk calls fn for each record of an answer from an offset on, and returns the offset to go on
+// Walk calls fn for each record of an answer from an offset on, and returns the offset to go on
 // from. That is at least one more: compaction leaves record batches without a record. It returns
-// the errors of fn as they are, and an *errBadAnswer if the records are not valid.
-func walk(answer *fetched, from int64, bounds readBounds, fn func(entry) error) (next int64, err error) {
+// the errors of fn as they are, and an *BadAnswerError if the records are not valid.
+func Walk(answer *Fetched, from int64, bounds ReadBounds, fn func(Record) error) (next int64, err error) {
 	w := recordWalker{bounds: bounds, next: from, fn: fn}
-	rest := answer.records
+	rest := answer.Records
 	for whole := 0; len(rest) > 0; whole++ {
 		batch, err := nextBatch(rest)
 		switch {
@@ -71,7 +71,7 @@ func walk(answer *fetched, from int64, bounds readBounds, fn func(entry) error) 
 			err = w.batch(batch)
 		}
 		if err != nil && w.refused == nil {
-			err = &errBadAnswer{address: answer.broker, key: protocol.Fetch, err: fmt.Errorf("record batch at offset %d: %w", batchOffset(rest), err)}
+			err = &BadAnswerError{Address: answer.Broker, key: protocol.Fetch, err: fmt.Errorf("record batch at offset %d: %w", batchOffset(rest), err)}
 		}
 		if err != nil {
 			return w.next, err
@@ -99,7 +99,7 @@ func nextBatch(b []byte) ([]byte, error) {
 		return nil, nil
 	}
 	length := int(int32(binary.BigEndian.Uint32(b[offsetBatchLength:]))) //nolint:gosec // its bits
-	least := batchHeaderBytes - offsetLeaderEpoch
+	least := BatchHeaderBytes - offsetLeaderEpoch
 	if b[offsetMagic] < 2 {
 		least = messageLeast
 	}
@@ -114,9 +114,9 @@ func nextBatch(b []byte) ([]byte, error) {
 
 // recordWalker hands the records of record batches to fn.
 type recordWalker struct {
-	bounds  readBounds
+	bounds  ReadBounds
 	next    int64
-	fn      func(entry) error
+	fn      func(Record) error
 	refused error  // what fn returned
 	buffer  []byte // for records that were compressed
 }
@@ -135,14 +135,14 @@ func (w *recordWalker) batch(b []byte) error {
 	}
 }
 
-func (w *recordWalker) hand(e entry) error {
-	if e.offset < w.next {
+func (w *recordWalker) hand(e Record) error {
+	if e.Offset < w.next {
 		return nil
 	}
 	if w.refused = w.fn(e); w.refused != nil {
 		return w.refused
 	}
-	w.next = max(w.next, e.offset+1)
+	w.next = max(w.next, e.Offset+1)
 	return nil
 }
 
@@ -157,31 +157,31 @@ func (w *recordWalker) batch2(b []byte) error {
 	if lastDelta < 0 || count < 0 || base > math.MaxInt64-math.MaxInt32-1 {
 		return fmt.Errorf("it claims %d records up to %d offsets on", count, lastDelta)
 	}
-	e := entry{
-		producer:      int64(get.Uint64(b[offsetProducerID:])), //nolint:gosec // as it is encoded
-		transactional: attributes&attributeTransactional != 0,
-		control:       attributes&attributeControl != 0,
+	e := Record{
+		Producer:      int64(get.Uint64(b[offsetProducerID:])), //nolint:gosec // as it is encoded
+		Transactional: attributes&attributeTransactional != 0,
+		Control:       attributes&attributeControl != 0,
 	}
 	first := int64(get.Uint64(b[offsetFirstTimestamp:])) //nolint:gosec // as it is encoded
-	src, done, err := w.open(attributes&attributeCodec, b[batchHeaderBytes:])
+	src, done, err := w.open(attributes&attributeCodec, b[BatchHeaderBytes:])
 	if err != nil {
 		return err
 	}
 	defer done()
 	for ; count > 0; count-- {
-		body, err := src.next(w.bounds.record)
+		body, err := src.next(w.bounds.Record)
 		if err != nil {
 			return fmt.Errorf("%w, with %d records to come", err, count)
 		}
 		r := wireReader{data: body}
 		r.int8() // attributes: none are defined
-		e.time = timeOf(first + r.varint())
+		e.Time = timeOf(first + r.varint())
 		delta := r.varint()
-		e.offset = base + delta
-		e.key, e.value = r.varbytes(), r.varbytes()
-		e.headers = e.headers[:0]
+		e.Offset = base + delta
+		e.Key, e.Value = r.varbytes(), r.varbytes()
+		e.Headers = e.Headers[:0]
 		for n := r.varint(); n > 0 && !r.short; n-- {
-			e.headers = append(e.headers, entryHeader{string(r.varbytes()), r.varbytes()})
+			e.Headers = append(e.Headers, RecordHeader{string(r.varbytes()), r.varbytes()})
 		}
 		if r.short || delta < 0 || delta > math.MaxInt32 {
 			return fmt.Errorf("a record is not valid, with %d records to come", count)
@@ -207,38 +207,38 @@ func (w *recordWalker) message(b []byte, place func(int64) int64) error {
 	if sum := crc32.ChecksumIEEE(b[offsetMagic:]); sum != binary.BigEndian.Uint32(b[offsetLeaderEpoch:]) {
 		return errors.New("its checksum does not fit its content")
 	}
-	e := entry{offset: batchOffset(b), producer: -1}
+	e := Record{Offset: batchOffset(b), Producer: -1}
 	r := wireReader{data: b[batchPrefix:]}
 	attributes := uint16(r.int8()) & attributeCodec //nolint:gosec // its bits
 	if b[offsetMagic] == 1 {
-		e.time = timeOf(r.int64())
+		e.Time = timeOf(r.int64())
 	}
-	e.key, e.value = r.bytes(), r.bytes()
+	e.Key, e.Value = r.bytes(), r.bytes()
 	if r.short {
 		return errors.New("it is cut short")
 	}
 	if attributes == 0 {
 		if place != nil {
-			e.offset = place(e.offset)
+			e.Offset = place(e.Offset)
 		}
 		return w.hand(e)
 	}
 	if place != nil {
 		return errors.New("it holds compressed messages within compressed ones")
 	}
-	src, done, err := w.open(attributes, e.value)
+	src, done, err := w.open(attributes, e.Value)
 	if err != nil {
 		return err
 	}
 	defer done()
-	inner, err := io.ReadAll(io.LimitReader(src.packed, int64(w.bounds.record)+1))
+	inner, err := io.ReadAll(io.LimitReader(src.packed, int64(w.bounds.Record)+1))
 	if err != nil {
 		return err
 	}
-	if len(inner) > w.bounds.record {
-		return fmt.Errorf("its messages take more than %d bytes, and relay reads no more", w.bounds.record)
+	if len(inner) > w.bounds.Record {
+		return fmt.Errorf("its messages take more than %d bytes, and relay reads no more", w.bounds.Record)
 	}
-	return w.messagesWithin(inner, e.offset, b[offsetMagic])
+	return w.messagesWithin(inner, e.Offset, b[offsetMagic])
 }
 
 // messagesWithin reads the messages that were compressed in one at the offset. In version 1 their
@@ -337,7 +337,7 @@ func (w *recordWalker) open(codec uint16, payload []byte) (s *recordSource, done
 	if err != nil {
 		return nil, nil, err
 	}
-	s = &recordSource{packed: bufio.NewReader(&guarded{r: r, left: w.bounds.batch, most: w.bounds.batch}), buffer: w.buffer}
+	s = &recordSource{packed: bufio.NewReader(&guarded{r: r, left: w.bounds.Batch, most: w.bounds.Batch}), buffer: w.buffer}
 	return s, func() {
 		w.buffer = s.buffer
 		_ = r.Close() // only gives memory back

@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"encoding/binary"
@@ -43,7 +43,7 @@ const (
 	largestAnswer = 8 << 20
 	// largestFetch bounds an answer with records: a broker keeps to fetchBytes, or sends one record
 	// batch that is larger.
-	largestFetch = fetchBytes + maxMessageBytes + 1<<20
+	LargestFetch = fetchBytes + MaxMessageBytes + 1<<20
 	// largestDecoded bounds the memory that the decoded form of an answer takes.
 	largestDecoded = 4 * largestAnswer
 )
@@ -55,7 +55,7 @@ func sizeLimit(key protocol.ApiKey) int {
 	case protocol.ApiVersions, protocol.SaslHandshake, protocol.SaslAuthenticate:
 		return largestSmallAnswer
 	case protocol.Fetch:
-		return largestFetch
+		return LargestFetch
 	default:
 		return largestAnswer
 	}
@@ -299,7 +299,7 @@ func checkIndex(w *walker) {
 	w.skip(4)
 }
 
-// walker goes through an encoded answer. After a fault it stays where it is.
+// walker goes through an encoded answer. After a fault it does not move on.
 type walker struct {
 	rest   []byte
 	at     int

@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"cmp"
@@ -21,55 +21,55 @@ const (
 
 // Isolation levels of consumers: https://kafka.apache.org/protocol
 const (
-	readUncommitted int8 = 0
-	readCommitted   int8 = 1
+	ReadUncommitted int8 = 0
+	ReadCommitted   int8 = 1
 )
 
-// fetched is what a broker sends of one partition.
-type fetched struct {
-	broker  string                      // its address
-	aborted []fetch.ResponseTransaction // by first offset
-	records []byte                      // a record set, for walk
+// Fetched is what a broker sends of one partition.
+type Fetched struct {
+	Broker  string                      // its address
+	Aborted []fetch.ResponseTransaction // by first offset
+	Records []byte                      // a record set, for walk
 }
 
-// fetch reads from the leader of a partition, beginning at or before offset, which must lie before
+// Fetch reads from the leader of a partition, beginning at or before offset, which must lie before
 // the partition's end.
-func (s *Sink) fetch(ctx context.Context, p partitionID, isolation int8, offset int64) (*fetched, error) {
-	s.cluster.watch([]string{p.topic})
+func (c *Cluster) Fetch(ctx context.Context, p Partition, isolation int8, offset int64) (*Fetched, error) {
+	c.Watch([]string{p.Topic})
 	req := fetch.Request{
 		ReplicaID: -1, MaxWaitTime: fetchWait, MinBytes: 1, MaxBytes: fetchBytes, IsolationLevel: isolation,
 		SessionID: 0, SessionEpoch: -1, // no session: https://kafka.apache.org/protocol, KIP-227
-		Topics: []fetch.RequestTopic{{Topic: p.topic, Partitions: []fetch.RequestPartition{{
-			Partition: p.number, CurrentLeaderEpoch: -1, FetchOffset: offset, LogStartOffset: -1, PartitionMaxBytes: fetchBytes,
+		Topics: []fetch.RequestTopic{{Topic: p.Topic, Partitions: []fetch.RequestPartition{{
+			Partition: p.Number, CurrentLeaderEpoch: -1, FetchOffset: offset, LogStartOffset: -1, PartitionMaxBytes: fetchBytes,
 		}}}},
 	}
-	r, err := s.fetchAll(ctx, req)
+	r, err := c.fetchAll(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	if r.code != 0 {
 		return nil, kafkago.Error(r.code)
 	}
-	if len(r.partitions) != 1 || r.partitions[0].partitionID != p {
+	if len(r.partitions) != 1 || r.partitions[0].Partition != p {
 		return nil, errors.New("the broker's answer leaves the partition out")
 	}
 	answer := &r.partitions[0]
 	if answer.code != 0 {
 		return nil, kafkago.Error(answer.code)
 	}
-	if len(answer.records) == 0 { // a leader that was only just elected may not know yet how far the partition goes
+	if len(answer.Records) == 0 { // a leader that was only just elected may not know yet how far the partition goes
 		return nil, fmt.Errorf("the broker sends nothing, although the partition goes on there: %w", kafkago.OffsetNotAvailable)
 	}
-	return &answer.fetched, nil
+	return &answer.Fetched, nil
 }
 
 // throttledTries is how often a fetch is sent again because the broker throttles relay.
 const throttledTries = 10
 
 // fetchAll sends a fetch until its answer has records: a broker that throttles relay sends none.
-func (s *Sink) fetchAll(ctx context.Context, req fetch.Request) (*fetchAnswer, error) {
+func (c *Cluster) fetchAll(ctx context.Context, req fetch.Request) (*fetchAnswer, error) {
 	for try := 1; ; try++ {
-		res, err := s.cluster.roundTrip(ctx, &fetchRequest{Request: req, clientID: s.cluster.clientID})
+		res, err := c.RoundTrip(ctx, &fetchRequest{Request: req, clientID: c.ClientID})
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +78,7 @@ func (s *Sink) fetchAll(ctx context.Context, req fetch.Request) (*fetchAnswer, e
 			return r, nil
 		}
 		if try == throttledTries {
-			return nil, &errThrottled{r.throttle}
+			return nil, &ThrottledError{r.throttle}
 		}
 	}
 }
@@ -114,7 +114,7 @@ func (r *fetchRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	if err := protocol.WriteRequest(rw, r.version, ownCorrelation, r.clientID, &r.Request); err != nil {
 		return nil, err
 	}
-	answer, err := readOwnAnswer(rw, largestFetch, fetchBytes+64<<10)
+	answer, err := readOwnAnswer(rw, LargestFetch, fetchBytes+64<<10)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (r *fetchRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 		return nil, badAnswer(rw, protocol.Fetch, err)
 	}
 	for i := range a.partitions {
-		a.partitions[i].broker = nameOf(rw)
+		a.partitions[i].Broker = nameOf(rw)
 	}
 	return a, nil
 }
@@ -136,8 +136,8 @@ type fetchAnswer struct {
 }
 
 type fetchedPartition struct {
-	partitionID
-	fetched
+	Partition
+	Fetched
 	code int16
 }
 
@@ -154,24 +154,24 @@ func (a *fetchAnswer) decode(d *wireReader, version int16) error {
 	d.array(func() {
 		topic := d.string()
 		d.array(func() {
-			p := fetchedPartition{partitionID: partitionID{topic, d.int32()}, code: d.int16()}
+			p := fetchedPartition{Partition: Partition{topic, d.int32()}, code: d.int16()}
 			d.int64() // high watermark
 			d.int64() // last stable offset
 			if version >= 5 {
 				d.int64() // start of the log
 			}
 			d.array(func() {
-				p.aborted = append(p.aborted, fetch.ResponseTransaction{ProducerID: d.int64(), FirstOffset: d.int64()})
+				p.Aborted = append(p.Aborted, fetch.ResponseTransaction{ProducerID: d.int64(), FirstOffset: d.int64()})
 			})
 			if version >= 11 {
 				d.int32() // preferred replica
 			}
-			p.records = d.bytes()
+			p.Records = d.bytes()
 			if len(a.partitions) > 0 { // relay asks for one
 				d.fail()
 				return
 			}
-			slices.SortFunc(p.aborted, func(a, b fetch.ResponseTransaction) int { return cmp.Compare(a.FirstOffset, b.FirstOffset) })
+			slices.SortFunc(p.Aborted, func(a, b fetch.ResponseTransaction) int { return cmp.Compare(a.FirstOffset, b.FirstOffset) })
 			a.partitions = append(a.partitions, p)
 		})
 	})

@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"context"
@@ -26,14 +26,19 @@ const (
 	markersMost  = 100 * time.Millisecond
 )
 
-// coordinator is the broker that rules over the transactions of one transactional id. It is safe
+// Coordinator is the broker that rules over the transactions of one transactional id. It is safe
 // for concurrent use.
-type coordinator struct {
-	cluster *cluster
-	id      string // transactional id
+type Coordinator struct {
+	cluster *Cluster
+	ID      string // transactional id
 
 	mu   sync.Mutex
 	node int32 // anyBroker: not known
+}
+
+// NewCoordinator returns the coordinator of a transactional id, which it looks for when it needs it.
+func NewCoordinator(c *Cluster, transactionalID string) *Coordinator {
+	return &Coordinator{cluster: c, ID: transactionalID, node: anyBroker}
 }
 
 // question is a request to the coordinator.
@@ -50,7 +55,7 @@ type question struct {
 // ask sends a request to the coordinator and repeats it while the answer is one that passes: the
 // coordinator has moved, is loading its state, or is still ending the last transaction. The error
 // of an answer that does not pass is returned as it is.
-func (c *coordinator) ask(ctx context.Context, q question) (protocol.Message, error) {
+func (c *Coordinator) ask(ctx context.Context, q question) (protocol.Message, error) {
 	markers := markersFirst
 	for failures := 0; ; {
 		res, err := c.askOnce(ctx, q)
@@ -61,12 +66,12 @@ func (c *coordinator) ask(ctx context.Context, q question) (protocol.Message, er
 		case errors.Is(err, kafkago.ConcurrentTransactions):
 			wait, markers = markers, min(2*markers, markersMost)
 		case q.repeats(res != nil, err):
-			wait = retryDelay(min(failures, 4), rand.Float64()) //nolint:gosec // jitter needs no secrecy
+			wait = RetryDelay(min(failures, 4), rand.Float64()) //nolint:gosec // jitter needs no secrecy
 			failures++
 		default:
 			return nil, fmt.Errorf("%s: %w", q.doing, err)
 		}
-		if !pause(ctx, wait) {
+		if !Wait(ctx, wait) {
 			return nil, fmt.Errorf("%s: %w; before that: %w", q.doing, context.Cause(ctx), err)
 		}
 	}
@@ -91,21 +96,21 @@ func (q question) repeats(answered bool, err error) bool {
 			return false
 		}
 	}
-	if answered || needsPerson(err) {
+	if answered || NeedsOperator(err) {
 		return false
 	}
 	var lost *errNoCoordinator
-	return !q.once || errors.As(err, &lost) || unsent(err)
+	return !q.once || errors.As(err, &lost) || IsUnsent(err)
 }
 
 // askOnce returns a response together with the error in it, or no response and the error of the way
 // there.
-func (c *coordinator) askOnce(ctx context.Context, q question) (protocol.Message, error) {
+func (c *Coordinator) askOnce(ctx context.Context, q question) (protocol.Message, error) {
 	node, err := c.find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.cluster.roundTrip(ctx, q.request(node))
+	res, err := c.cluster.RoundTrip(ctx, q.request(node))
 	if err == nil {
 		err = q.answer(res)
 	}
@@ -124,17 +129,17 @@ func (e *errNoCoordinator) Error() string {
 func (e *errNoCoordinator) Unwrap() error { return e.err }
 
 // find returns the broker id of the coordinator.
-func (c *coordinator) find(ctx context.Context) (int32, error) {
+func (c *Coordinator) find(ctx context.Context) (int32, error) {
 	c.mu.Lock()
 	node := c.node
 	c.mu.Unlock()
 	if node != anyBroker {
 		return node, nil
 	}
-	res, err := c.cluster.roundTrip(ctx, &findcoordinator.Request{Key: c.id, KeyType: keyTypeTransaction})
+	res, err := c.cluster.RoundTrip(ctx, &findcoordinator.Request{Key: c.ID, KeyType: keyTypeTransaction})
 	if err == nil {
 		if r := res.(*findcoordinator.Response); r.ErrorCode != 0 {
-			err = brokerError(r.ErrorCode, r.ErrorMessage)
+			err = BrokerError(r.ErrorCode, r.ErrorMessage)
 		}
 	}
 	if err != nil {
@@ -147,46 +152,87 @@ func (c *coordinator) find(ctx context.Context) (int32, error) {
 	return node, nil
 }
 
-func (c *coordinator) forget() {
+func (c *Coordinator) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.node = anyBroker
 }
 
-// fence takes the transactional id over: the coordinator ends what an earlier session left open,
+// Fence takes the transactional id over: the coordinator ends what an earlier session left open,
 // commit or abort as it had decided, and refuses that session from then on. A transaction that
 // stays open for longer than timeout is aborted by the coordinator.
-func (c *coordinator) fence(ctx context.Context, timeout time.Duration) (session, error) {
+func (c *Coordinator) Fence(ctx context.Context, timeout time.Duration) (Session, error) {
 	res, err := c.ask(ctx, question{
-		doing: "taking over transactional id " + c.id,
+		doing: "taking over transactional id " + c.ID,
 		request: func(node int32) protocol.Message {
 			return &initProducer{
-				TransactionalID: c.id, TransactionTimeoutMs: int32(timeout.Milliseconds()), //nolint:gosec // validated: minutes
-				ProducerID: noSession.id, ProducerEpoch: noSession.epoch, coordinator: node,
+				TransactionalID: c.ID, TransactionTimeoutMs: int32(timeout.Milliseconds()), //nolint:gosec // validated: minutes
+				ProducerID: NoSession.ID, ProducerEpoch: NoSession.Epoch, coordinator: node,
 			}
 		},
 		answer: func(m protocol.Message) error { return errorOf(m.(*initproducerid.Response).ErrorCode) },
 	})
 	if err != nil {
-		return noSession, err
+		return NoSession, err
 	}
 	r := res.(*initproducerid.Response)
-	return session{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
+	return Session{ID: r.ProducerID, Epoch: r.ProducerEpoch}, nil
 }
 
-// add makes the partitions part of the transaction of s, and begins it if there is none.
-func (c *coordinator) add(ctx context.Context, s session, partitions []partitionID) error {
+// Add makes the partitions part of the transaction of s, and begins it if there is none.
+func (c *Coordinator) Add(ctx context.Context, s Session, partitions []Partition) error {
 	_, err := c.ask(ctx, c.addition("beginning a transaction", s, partitions))
 	return err
 }
 
-// addition is the question that add asks. It may be sent again, whatever became of the one before.
-func (c *coordinator) addition(doing string, s session, partitions []partitionID) question {
+// Probe asks the coordinator, without touching any transaction, whether it would take a partition
+// into one: it looks at the permission before it looks at the producer, and here it does not know
+// the producer. It returns nil if it would, as far as that can be found out, and after wait at the latest.
+// silent says that the coordinator answered nothing, although the cluster answers other requests:
+// err then says what came in place of an answer.
+func (c *Coordinator) Probe(ctx context.Context, wait time.Duration, p Partition) (silent bool, err error) {
+	asking, stop := WithAllowance(ctx, wait, context.DeadlineExceeded)
+	defer stop()
+	q := c.addition("asking the transaction coordinator", NoSession, []Partition{p})
+	q.once = true // a topic that is not there yet is not a reason to wait
+	answers := c.cluster.AnswerCount()
+	_, err = c.ask(asking, q)
+	var code kafkago.Error
+	switch answered := errors.As(err, &code); {
+	case answered && !IsUnsupported(err) && code != kafkago.TransactionalIDAuthorizationFailed && !q.repeats(true, err):
+		return false, nil
+	case !answered && IsSilence(err) && ctx.Err() == nil:
+		return c.isSilent(ctx, answers, p.Topic, q), err
+	}
+	return false, err
+}
+
+// isSilent reports whether the cluster leaves q without an answer time and again, although it
+// answers other requests. answers is the count of its answers before q was asked first.
+func (c *Coordinator) isSilent(ctx context.Context, answers int, topic string, q question) bool {
+	const tries = 2
+	for range tries {
+		c.cluster.Refresh()
+		if _, err := c.cluster.Describe(ctx, []string{topic}); err != nil || c.cluster.AnswerCount() == answers {
+			return false
+		}
+		answers = c.cluster.AnswerCount()
+		_, err := c.askOnce(ctx, q)
+		var code kafkago.Error
+		if err == nil || errors.As(err, &code) || !IsSilence(err) {
+			return false
+		}
+	}
+	return true
+}
+
+// addition is the question that Add asks. It may be sent again, also if the one before had an effect.
+func (c *Coordinator) addition(doing string, s Session, partitions []Partition) question {
 	return question{
 		doing: doing,
 		request: func(node int32) protocol.Message {
 			return &addPartitions{
-				TransactionalID: c.id, ProducerID: s.id, ProducerEpoch: s.epoch, Topics: byTopic(partitions), coordinator: node,
+				TransactionalID: c.ID, ProducerID: s.ID, ProducerEpoch: s.Epoch, Topics: byTopic(partitions), coordinator: node,
 			}
 		},
 		answer: added,
@@ -215,31 +261,31 @@ func added(m protocol.Message) error {
 // kafka-go gives another name.
 const operationNotAttempted = kafkago.BrokerAuthorizationFailed
 
-func byTopic(partitions []partitionID) []addpartitionstotxn.RequestTopic {
+func byTopic(partitions []Partition) []addpartitionstotxn.RequestTopic {
 	var topics []addpartitionstotxn.RequestTopic
 	place := make(map[string]int)
 	for _, p := range partitions {
-		i, ok := place[p.topic]
+		i, ok := place[p.Topic]
 		if !ok {
 			i = len(topics)
-			place[p.topic] = i
-			topics = append(topics, addpartitionstotxn.RequestTopic{Name: p.topic})
+			place[p.Topic] = i
+			topics = append(topics, addpartitionstotxn.RequestTopic{Name: p.Topic})
 		}
-		topics[i].Partitions = append(topics[i].Partitions, p.number)
+		topics[i].Partitions = append(topics[i].Partitions, p.Number)
 	}
 	return topics
 }
 
-// commit ends the transaction of s. It is not sent again if it may have arrived, unless the
+// Commit ends the transaction of s. It is not sent again if it may have arrived, unless the
 // coordinator asked for that. An error that is one of isFenced says for certain that nothing was
 // committed only if it answers the first of tries, which are those that may have had an effect:
 // what is answered by CONCURRENT_TRANSACTIONS, as while a rival's takeover is under way, had none.
-func (c *coordinator) commit(ctx context.Context, s session) (tries int, err error) {
+func (c *Coordinator) Commit(ctx context.Context, s Session) (tries int, err error) {
 	_, err = c.ask(ctx, question{
 		doing: "committing a transaction",
 		request: func(node int32) protocol.Message {
 			tries++
-			return &endTransaction{TransactionalID: c.id, ProducerID: s.id, ProducerEpoch: s.epoch, Committed: true, coordinator: node}
+			return &endTransaction{TransactionalID: c.ID, ProducerID: s.ID, ProducerEpoch: s.Epoch, Committed: true, coordinator: node}
 		},
 		answer: func(m protocol.Message) error {
 			err := errorOf(m.(*endtxn.Response).ErrorCode)

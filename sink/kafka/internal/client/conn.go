@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"bufio"
@@ -20,20 +20,20 @@ import (
 // dial opens a connection to a broker for kafka-go's Transport, with TLS if it is configured.
 // kafka-go would keep one TLS configuration for good; here each connection reads the files again.
 // dial waits while the brokers throttle relay: a new connection must not be a way around that.
-func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := c.awaitThrottle(ctx); err != nil {
 		return nil, err
 	}
-	raw, err := (&net.Dialer{Timeout: min(dialTimeout, c.requestTimeout)}).DialContext(ctx, network, address)
+	raw, err := (&net.Dialer{Timeout: min(dialTimeout, c.RequestTimeout)}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	conn := &brokerConn{
 		Conn: raw, raw: raw, cluster: c, address: address, closed: make(chan struct{}),
-		admission: time.Now().Add(c.requestTimeout),
+		admission: time.Now().Add(c.RequestTimeout),
 	}
-	if c.tls != nil {
-		config := c.tls.Config()
+	if c.TLS != nil {
+		config := c.TLS.Config()
 		if config.ServerName == "" {
 			if config.ServerName, _, err = net.SplitHostPort(address); err != nil {
 				return nil, errors.Join(fmt.Errorf("the address %q of a broker is not host:port: %w", address, err), raw.Close())
@@ -55,7 +55,7 @@ func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 //
 // It stands between the broker and kafka-go's decoder: kafka-go gets an answer only when it is
 // complete and checkAnswer finds nothing wrong with it, never a byte behind it, and an
-// *errBadAnswer in place of one that is wrong. Answers that decodedHere names pass through once
+// *BadAnswerError in place of one that is wrong. Answers that decodedHere names pass through once
 // their size and their correlation id are checked. It takes memory as bytes come in, not as a size
 // field claims.
 //
@@ -67,7 +67,7 @@ func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 type brokerConn struct {
 	net.Conn          // plain text: raw, or TLS over it
 	raw      net.Conn // the TCP connection
-	cluster  *cluster
+	cluster  *Cluster
 	address  string
 	in       *bufio.Reader // reads from Conn
 	once     sync.Once
@@ -100,44 +100,44 @@ const (
 	answerHead     = 9                  // correlation id, an empty list of tags, throttle time
 )
 
-// errHungUp is an answer that never came, because the broker, or something before it, closed the
+// HungUpError is an answer that never came, because the broker, or something before it, closed the
 // connection.
-type errHungUp struct {
-	address  string
-	request  int  // bytes of the request under way; 0 if there was none
-	answered bool // the broker at this address has let relay in before
+type HungUpError struct {
+	Address  string
+	Request  int  // bytes of the request under way; 0 if there was none
+	Answered bool // the broker at this address has let relay in before
 	err      error
 }
 
-func (e *errHungUp) Error() string {
-	return fmt.Sprintf("%s closed the connection on a request of %d bytes: %v", e.address, e.request, e.err)
+func (e *HungUpError) Error() string {
+	return fmt.Sprintf("%s closed the connection on a request of %d bytes: %v", e.Address, e.Request, e.err)
 }
-func (e *errHungUp) Unwrap() error { return e.err }
+func (e *HungUpError) Unwrap() error { return e.err }
 
-// errBadAnswer is an answer that relay does not read further: it is not one of Kafka's protocol, or
+// BadAnswerError is an answer that relay does not read further: it is not one of Kafka's protocol, or
 // not to the request, or it claims what is not there, or takes more memory than relay gives it. It
 // says nothing about whether the broker has carried out the request.
-type errBadAnswer struct {
-	address string // "" if it is not known here
+type BadAnswerError struct {
+	Address string // "" if it is not known here
 	key     protocol.ApiKey
 	token   bool // it answers a token of SASL
 	err     error
 }
 
-func (e *errBadAnswer) Error() string {
+func (e *BadAnswerError) Error() string {
 	what := e.key.String()
 	if e.token {
 		what = "a SASL token"
 	}
-	if e.address == "" {
+	if e.Address == "" {
 		return fmt.Sprintf("the answer to %s is not valid: %v", what, e.err)
 	}
-	return fmt.Sprintf("the answer of %s to %s is not valid: %v", e.address, what, e.err)
+	return fmt.Sprintf("the answer of %s to %s is not valid: %v", e.Address, what, e.err)
 }
-func (e *errBadAnswer) Unwrap() error { return e.err }
+func (e *BadAnswerError) Unwrap() error { return e.err }
 
-// errExpectsTLS is an alert of TLS in place of an answer.
-var errExpectsTLS = errors.New("it is an alert of TLS")
+// ErrExpectsTLS is an alert of TLS in place of an answer.
+var ErrExpectsTLS = errors.New("it is an alert of TLS")
 
 // explain adds to an error of the connection what is known of it. kafka-go must not see a plain
 // io.EOF, which it would replace.
@@ -145,15 +145,15 @@ func (c *brokerConn) explain(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	if !hungUp(err) {
+	if !IsHangUp(err) {
 		return err
 	}
-	return &errHungUp{address: c.address, request: c.request.size, answered: c.cluster.hasAnswered(c.address), err: err}
+	return &HungUpError{Address: c.address, Request: c.request.size, Answered: c.cluster.HasAnswered(c.address), err: err}
 }
 
 // bad returns the error of an answer to the request under way.
 func (c *brokerConn) bad(err error) error {
-	return &errBadAnswer{address: c.address, key: c.request.key, token: c.request.size == 0, err: err}
+	return &BadAnswerError{Address: c.address, key: c.request.key, token: c.request.size == 0, err: err}
 }
 
 // Write implements net.Conn. Before the first byte of a request for metadata it waits for as long
@@ -300,7 +300,7 @@ func (c *brokerConn) receive() error {
 	switch {
 	case size >= 0 && size <= limit:
 	case looksLikeTLS(head):
-		return c.bad(errExpectsTLS)
+		return c.bad(ErrExpectsTLS)
 	default:
 		return c.bad(fmt.Errorf("its size is given as %d bytes (it begins with %q), and relay takes up to %d", size, head, limit))
 	}
@@ -366,7 +366,7 @@ func (c *brokerConn) note(body []byte) {
 		c.cluster.noteRequests(body)
 	}
 	if d := throttleTime(c.request.key, c.request.version, body); d > 0 {
-		c.cluster.throttleQuota(quotaOf(c.request.key), d)
+		c.cluster.ThrottleQuota(quotaOf(c.request.key), d)
 	}
 }
 
@@ -398,12 +398,12 @@ func (c *brokerConn) Close() error {
 	return c.Conn.Close()
 }
 
-// versions is the range of versions of a request that a broker knows.
-type versions struct{ least, most int16 }
+// Versions is the range of versions of a request that a broker knows.
+type Versions struct{ Least, Most int16 }
 
 // parseRequests reads the body of an answer of ApiVersions, version 0: an error code and a list. It
 // returns nil if that is none.
-func parseRequests(body []byte) map[protocol.ApiKey]versions {
+func parseRequests(body []byte) map[protocol.ApiKey]Versions {
 	const entry = 6
 	if len(body) < 6 || binary.BigEndian.Uint16(body) != 0 {
 		return nil
@@ -412,10 +412,10 @@ func parseRequests(body []byte) map[protocol.ApiKey]versions {
 	if n <= 0 || n > len(body)/entry {
 		return nil
 	}
-	known := make(map[protocol.ApiKey]versions, n)
+	known := make(map[protocol.ApiKey]Versions, n)
 	for ; n > 0; n, body = n-1, body[entry:] {
 		//nolint:gosec // its bits
-		known[protocol.ApiKey(binary.BigEndian.Uint16(body))] = versions{int16(binary.BigEndian.Uint16(body[2:])), int16(binary.BigEndian.Uint16(body[4:]))}
+		known[protocol.ApiKey(binary.BigEndian.Uint16(body))] = Versions{int16(binary.BigEndian.Uint16(body[2:])), int16(binary.BigEndian.Uint16(body[4:]))}
 	}
 	return known
 }

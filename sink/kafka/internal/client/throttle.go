@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"context"
@@ -24,13 +24,13 @@ type quota int
 const (
 	requestQuota quota = iota
 	fetchQuota
-	produceQuota
+	ProduceQuota
 )
 
 func quotaOf(key protocol.ApiKey) quota {
 	switch key {
 	case protocol.Produce:
-		return produceQuota
+		return ProduceQuota
 	case protocol.Fetch:
 		return fetchQuota
 	default:
@@ -38,17 +38,17 @@ func quotaOf(key protocol.ApiKey) quota {
 	}
 }
 
-// errThrottled is a request that was not sent, because the brokers throttle relay for longer than
+// ThrottledError is a request that was not sent, because the brokers throttle relay for longer than
 // the request may wait.
-type errThrottled struct{ left time.Duration }
+type ThrottledError struct{ left time.Duration }
 
-func (e *errThrottled) Error() string {
+func (e *ThrottledError) Error() string {
 	return fmt.Sprintf("the brokers throttle relay for another %s; raise the quota of relay's user or client id "+
 		"(request_percentage, controller_mutation_rate, producer_byte_rate or consumer_byte_rate)", e.left.Round(100*time.Millisecond))
 }
 
-// throttleQuota notes that brokers read no request under the quota for so long.
-func (c *cluster) throttleQuota(q quota, d time.Duration) {
+// ThrottleQuota notes that brokers read no request under the quota for so long.
+func (c *Cluster) ThrottleQuota(q quota, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if until := time.Now().Add(d); until.After(c.muted[q]) {
@@ -57,7 +57,7 @@ func (c *cluster) throttleQuota(q quota, d time.Duration) {
 }
 
 // throttled returns for how long brokers read no request under the quota.
-func (c *cluster) throttled(q quota) time.Duration {
+func (c *Cluster) throttled(q quota) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	until := c.muted[requestQuota]
@@ -68,20 +68,20 @@ func (c *cluster) throttled(q quota) time.Duration {
 }
 
 // awaitThrottle waits until brokers read requests again. The allowance of ctx is extended by the
-// wait; if ctx has another deadline before that, it returns an *errThrottled at once.
-func (c *cluster) awaitThrottle(ctx context.Context) error { return c.awaitQuota(ctx, requestQuota) }
+// wait; if ctx has another deadline before that, it returns an *ThrottledError at once.
+func (c *Cluster) awaitThrottle(ctx context.Context) error { return c.awaitQuota(ctx, requestQuota) }
 
-func (c *cluster) awaitQuota(ctx context.Context, q quota) error {
+func (c *Cluster) awaitQuota(ctx context.Context, q quota) error {
 	wait := c.throttled(q)
 	if wait <= 0 {
 		return nil
 	}
 	if at, ok := ctx.Deadline(); ok && time.Until(at) < wait {
-		return &errThrottled{wait}
+		return &ThrottledError{wait}
 	}
 	extend(ctx, wait)
-	if !pause(ctx, wait) {
-		return fmt.Errorf("%w; %w", context.Cause(ctx), &errThrottled{wait})
+	if !Wait(ctx, wait) {
+		return fmt.Errorf("%w; %w", context.Cause(ctx), &ThrottledError{wait})
 	}
 	return nil
 }
@@ -136,8 +136,8 @@ type allowance struct {
 
 type allowanceKey struct{}
 
-// withAllowance returns a context that ends after d, with cause, unless it is extended.
-func withAllowance(ctx context.Context, d time.Duration, cause error) (context.Context, context.CancelFunc) {
+// WithAllowance returns a context that ends after d, with cause, unless it is extended.
+func WithAllowance(ctx context.Context, d time.Duration, cause error) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &allowance{at: time.Now().Add(d)}
 	p.outer, _ = ctx.Value(allowanceKey{}).(*allowance)
@@ -165,9 +165,9 @@ func extend(ctx context.Context, d time.Duration) {
 	}
 }
 
-// allowanceLeft returns how long the innermost allowance of ctx still lasts; ok is false if there
+// AllowanceLeft returns how long the innermost allowance of ctx still lasts; ok is false if there
 // is none.
-func allowanceLeft(ctx context.Context) (left time.Duration, ok bool) {
+func AllowanceLeft(ctx context.Context) (left time.Duration, ok bool) {
 	p, _ := ctx.Value(allowanceKey{}).(*allowance)
 	if p == nil {
 		return 0, false

@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"bytes"
@@ -7,61 +7,16 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"workos-relay/sink/kafka/internal/batchtest"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/segmentio/kafka-go/compress"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
-
-// batchHeader is what a test says of a record batch.
-type batchHeader struct {
-	base      int64
-	lastDelta int32
-	producer  int64
-	flags     int16 // of its attributes
-	codec     compress.Codec
-	count     int32 // 0: as many as there are
-}
-
-// encodedBatch returns a record batch of version 2 as a broker sends it.
-func encodedBatch(h batchHeader, records ...kmsg.Record) []byte {
-	var plain []byte
-	for i := range records {
-		r := records[i]
-		r.Length = int32(len(r.AppendTo(nil)) - 1) // for a length of 0, which takes 1 byte
-		plain = r.AppendTo(plain)
-	}
-	if h.count == 0 {
-		h.count = int32(len(records))
-	}
-	return sealedBatch(h, plain)
-}
-
-// sealedBatch is encodedBatch with records that are encoded, rightly or not.
-func sealedBatch(h batchHeader, records []byte) []byte {
-	if h.codec != nil {
-		var packed bytes.Buffer
-		w := h.codec.NewWriter(&packed)
-		_, _ = w.Write(records) // a buffer takes everything
-		_ = w.Close()
-		records = packed.Bytes()
-		h.flags |= int16(h.codec.Code())
-	}
-	b := append(make([]byte, batchHeaderBytes), records...)
-	put := binary.BigEndian
-	put.PutUint64(b, uint64(h.base))
-	put.PutUint32(b[offsetBatchLength:], uint32(len(b)-offsetLeaderEpoch))
-	b[offsetMagic] = 2
-	put.PutUint16(b[offsetAttributes:], uint16(h.flags))
-	put.PutUint32(b[offsetLastOffsetDelta:], uint32(h.lastDelta))
-	put.PutUint64(b[offsetProducerID:], uint64(h.producer))
-	put.PutUint32(b[offsetRecordCount:], uint32(h.count))
-	put.PutUint32(b[offsetCRC:], crc32.Checksum(b[offsetAttributes:], castagnoli))
-	return b
-}
 
 // encodedMessage returns a message of version 0 or 1.
 func encodedMessage(version byte, offset int64, codec compress.Codec, key, value []byte) []byte {
@@ -100,8 +55,8 @@ func TestWalkReadsEveryFormat(t *testing.T) {
 		key, value string
 	}
 	read := func(set []byte, from int64) (all []seen, next int64) {
-		next, err := walk(&fetched{records: set}, from, messageBounds, func(e entry) error {
-			all = append(all, seen{e.offset, string(e.key), string(e.value)})
+		next, err := Walk(&Fetched{Records: set}, from, MessageBounds, func(e Record) error {
+			all = append(all, seen{e.Offset, string(e.Key), string(e.Value)})
 			return nil
 		})
 		require.NoError(t, err)
@@ -109,8 +64,8 @@ func TestWalkReadsEveryFormat(t *testing.T) {
 	}
 	long := strings.Repeat("long ", 50_000)
 	for _, codec := range append([]compress.Codec{nil, &lz4Codec{}}, compress.Codecs[1:]...) {
-		t.Run(codecName(codec), func(t *testing.T) {
-			all, next := read(encodedBatch(batchHeader{base: 7, lastDelta: 2, codec: codec},
+		t.Run(CodecName(codec), func(t *testing.T) {
+			all, next := read(batchtest.Batch(batchtest.Header{Base: 7, LastDelta: 2, Codec: codec},
 				kmsg.Record{Key: []byte("k"), Value: []byte("one"), Headers: []kmsg.Header{{Key: "h", Value: []byte("v")}}},
 				kmsg.Record{OffsetDelta: 2, Value: []byte(long)}), 0)
 			require.Equal(t, []seen{{7, "k", "one"}, {9, "", long}}, all)
@@ -131,7 +86,7 @@ func TestWalkReadsEveryFormat(t *testing.T) {
 			require.EqualValues(t, 23, next)
 		})
 	}
-	all, next := read(append(encodedMessage(0, 3, nil, []byte("k"), nil), encodedBatch(batchHeader{base: 4}, kmsg.Record{Value: []byte("x")})...), 0)
+	all, next := read(append(encodedMessage(0, 3, nil, []byte("k"), nil), batchtest.Batch(batchtest.Header{Base: 4}, kmsg.Record{Value: []byte("x")})...), 0)
 	require.Equal(t, []seen{{3, "k", ""}, {4, "", "x"}}, all)
 	require.EqualValues(t, 5, next)
 }
@@ -153,7 +108,7 @@ func bomb(codec compress.Codec, megabytes int, prefix []byte) []byte {
 // than relay takes. Each is an error that names the broker, and none takes memory for what is not
 // there.
 func TestWalkRefusesWhatIsNotThere(t *testing.T) {
-	bounds := readBounds{record: 1 << 20, batch: 8 << 20}
+	bounds := ReadBounds{Record: 1 << 20, Batch: 8 << 20}
 	varint := func(v int64, rest ...byte) []byte { return append(binary.AppendVarint(nil, v), rest...) }
 	record := func(body ...[]byte) []byte {
 		b := bytes.Join(body, nil)
@@ -161,7 +116,7 @@ func TestWalkRefusesWhatIsNotThere(t *testing.T) {
 	}
 	start := []byte{0, 0, 0} // attributes, time, offset
 	changed := func(at int, value uint32) []byte {
-		b := encodedBatch(batchHeader{base: 1}, kmsg.Record{Value: []byte("x")})
+		b := batchtest.Batch(batchtest.Header{Base: 1}, kmsg.Record{Value: []byte("x")})
 		binary.BigEndian.PutUint32(b[at:], value)
 		binary.BigEndian.PutUint32(b[offsetCRC:], crc32.Checksum(b[offsetAttributes:], castagnoli))
 		return b
@@ -171,7 +126,7 @@ func TestWalkRefusesWhatIsNotThere(t *testing.T) {
 	}
 	gzip, snappy, lz4, zst := compress.Codecs[1], compress.Codecs[2], compress.Codecs[3], compress.Codecs[4]
 	packedRaw := func(codec compress.Codec, payload []byte) []byte {
-		return sealedBatch(batchHeader{base: 1, count: 1, flags: int16(codec.Code())}, payload)
+		return batchtest.Sealed(batchtest.Header{Base: 1, Count: 1, Flags: int16(codec.Code())}, payload)
 	}
 	for name, set := range map[string][]byte{
 		"nothing but a size":           {0, 0, 0, 1},
@@ -188,17 +143,17 @@ func TestWalkRefusesWhatIsNotThere(t *testing.T) {
 		"2^31-1 records":         changed(offsetRecordCount, math.MaxInt32),
 		"a negative count":       changed(offsetRecordCount, math.MaxUint32),
 		"a negative last offset": changed(offsetLastOffsetDelta, math.MaxUint32),
-		"a negative offset":      encodedBatch(batchHeader{base: -5}, kmsg.Record{}),
-		"an offset at the end":   encodedBatch(batchHeader{base: math.MaxInt64}, kmsg.Record{OffsetDelta: 1}),
-		"a negative delta":       encodedBatch(batchHeader{base: 5}, kmsg.Record{OffsetDelta: -1}),
-		"a record of 4 GiB":      sealedBatch(batchHeader{count: 1}, varint(4<<30, 0, 0, 0)),
-		"a negative record":      sealedBatch(batchHeader{count: 1}, varint(-9, 0, 0, 0)),
-		"a key of 2^62":          sealedBatch(batchHeader{count: 1}, record(start, varint(1<<62))),
-		"a value of 2^31":        sealedBatch(batchHeader{count: 1}, record(start, varint(-1), varint(1<<31))),
-		"2^62 headers":           sealedBatch(batchHeader{count: 1}, record(start, varint(-1), varint(-1), varint(1<<62))),
-		"a header's value":       sealedBatch(batchHeader{count: 1}, record(start, varint(-1), varint(-1), varint(1), varint(0), varint(1<<40))),
-		"a varint without end":   sealedBatch(batchHeader{count: 1}, bytes.Repeat([]byte{0xff}, 40)),
-		"a codec to come":        sealedBatch(batchHeader{count: 1, flags: 7}, []byte{1}),
+		"a negative offset":      batchtest.Batch(batchtest.Header{Base: -5}, kmsg.Record{}),
+		"an offset at the end":   batchtest.Batch(batchtest.Header{Base: math.MaxInt64}, kmsg.Record{OffsetDelta: 1}),
+		"a negative delta":       batchtest.Batch(batchtest.Header{Base: 5}, kmsg.Record{OffsetDelta: -1}),
+		"a record of 4 GiB":      batchtest.Sealed(batchtest.Header{Count: 1}, varint(4<<30, 0, 0, 0)),
+		"a negative record":      batchtest.Sealed(batchtest.Header{Count: 1}, varint(-9, 0, 0, 0)),
+		"a key of 2^62":          batchtest.Sealed(batchtest.Header{Count: 1}, record(start, varint(1<<62))),
+		"a value of 2^31":        batchtest.Sealed(batchtest.Header{Count: 1}, record(start, varint(-1), varint(1<<31))),
+		"2^62 headers":           batchtest.Sealed(batchtest.Header{Count: 1}, record(start, varint(-1), varint(-1), varint(1<<62))),
+		"a header's value":       batchtest.Sealed(batchtest.Header{Count: 1}, record(start, varint(-1), varint(-1), varint(1), varint(0), varint(1<<40))),
+		"a varint without end":   batchtest.Sealed(batchtest.Header{Count: 1}, bytes.Repeat([]byte{0xff}, 40)),
+		"a codec to come":        batchtest.Sealed(batchtest.Header{Count: 1, Flags: 7}, []byte{1}),
 		"no gzip":                packedRaw(gzip, []byte("no gzip at all")),
 		"no lz4":                 packedRaw(lz4, []byte("no lz4 at all, but long enough for a head")),
 		"no zstd":                packedRaw(zst, []byte("no zstd at all")),
@@ -210,19 +165,19 @@ func TestWalkRefusesWhatIsNotThere(t *testing.T) {
 		"gzip, one huge record":  packedRaw(gzip, bomb(gzip, 64, varint(60<<20))),
 		"lz4, one huge record":   packedRaw(lz4, bomb(lz4, 64, varint(60<<20))),
 		"zstd, one huge record":  packedRaw(zst, bomb(zst, 64, varint(60<<20))),
-		"gzip, many records":     sealedBatch(batchHeader{count: math.MaxInt32, flags: 1}, bomb(gzip, 64, nil)),
+		"gzip, many records":     batchtest.Sealed(batchtest.Header{Count: math.MaxInt32, Flags: 1}, bomb(gzip, 64, nil)),
 		"a compressed message":   encodedMessage(1, 1, gzip, nil, make([]byte, 16<<20)),
 		"compressed within compressed": encodedMessage(1, 1, gzip, nil,
 			encodedMessage(1, 0, gzip, nil, encodedMessage(1, 0, nil, nil, []byte("x")))),
-		"a batch within a message": encodedMessage(1, 1, gzip, nil, encodedBatch(batchHeader{}, kmsg.Record{})),
+		"a batch within a message": encodedMessage(1, 1, gzip, nil, batchtest.Batch(batchtest.Header{}, kmsg.Record{})),
 		"a message's value":        append(encodedMessage(1, 1, nil, nil, []byte("x"))[:30], 0x7f, 0xff, 0xff, 0xff),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := walk(&fetched{broker: "kafka-1:9092", records: set}, 0, bounds, func(entry) error { return nil })
+			_, err := Walk(&Fetched{Broker: "kafka-1:9092", Records: set}, 0, bounds, func(Record) error { return nil })
 			runtime.ReadMemStats(&after)
-			var bad *errBadAnswer
+			var bad *BadAnswerError
 			require.ErrorAs(t, err, &bad)
 			require.ErrorContains(t, err, "the answer of kafka-1:9092 to Fetch is not valid: record batch at offset ")
 			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(32<<20))
@@ -232,7 +187,7 @@ func TestWalkRefusesWhatIsNotThere(t *testing.T) {
 
 // TestWalkReturnsTheErrorOfTheCaller: it is not one of the answer.
 func TestWalkReturnsTheErrorOfTheCaller(t *testing.T) {
-	_, err := walk(&fetched{records: encodedBatch(batchHeader{}, kmsg.Record{})}, 0, messageBounds, func(entry) error { return io.ErrClosedPipe })
+	_, err := Walk(&Fetched{Records: batchtest.Batch(batchtest.Header{}, kmsg.Record{})}, 0, MessageBounds, func(Record) error { return io.ErrClosedPipe })
 	require.Equal(t, io.ErrClosedPipe, err)
 }
 
@@ -250,25 +205,25 @@ func (panics) Read([]byte) (int, error) { panic("oh") }
 // FuzzRecords walks record sets, with both the checksum as it is and one that fits.
 func FuzzRecords(f *testing.F) {
 	for _, codec := range append([]compress.Codec{nil}, compress.Codecs[1:]...) {
-		f.Add(encodedBatch(batchHeader{base: 1, lastDelta: 1, codec: codec}, kmsg.Record{Value: []byte("x")}, kmsg.Record{OffsetDelta: 1, Key: positionKey}))
+		f.Add(batchtest.Batch(batchtest.Header{Base: 1, LastDelta: 1, Codec: codec}, kmsg.Record{Value: []byte("x")}, kmsg.Record{OffsetDelta: 1, Key: []byte("position")}))
 		f.Add(encodedMessage(1, 1, codec, nil, encodedMessage(1, 0, nil, nil, []byte("x"))))
 	}
 	z, err := zstd.NewWriter(nil, zstd.WithWindowSize(1<<20))
 	require.NoError(f, err)
-	f.Add(sealedBatch(batchHeader{count: 1, flags: 4}, z.EncodeAll(make([]byte, 2<<20), nil)))
-	bounds := readBounds{record: 1 << 20, batch: 4 << 20}
+	f.Add(batchtest.Sealed(batchtest.Header{Count: 1, Flags: 4}, z.EncodeAll(make([]byte, 2<<20), nil)))
+	bounds := ReadBounds{Record: 1 << 20, Batch: 4 << 20}
 	f.Fuzz(func(t *testing.T, set []byte) {
 		sealed := bytes.Clone(set)
-		if len(sealed) > batchHeaderBytes && sealed[offsetMagic] == 2 {
+		if len(sealed) > BatchHeaderBytes && sealed[offsetMagic] == 2 {
 			binary.BigEndian.PutUint32(sealed[offsetBatchLength:], uint32(len(sealed)-offsetLeaderEpoch))
 			binary.BigEndian.PutUint32(sealed[offsetCRC:], crc32.Checksum(sealed[offsetAttributes:], castagnoli))
 		}
 		for _, set := range [][]byte{set, sealed} {
 			seen := int64(-1)
-			next, err := walk(&fetched{records: set}, 0, bounds, func(e entry) error {
-				require.Greater(t, e.offset, seen)
-				require.LessOrEqual(t, len(e.value)+len(e.key), max(bounds.record, len(set)))
-				seen = e.offset
+			next, err := Walk(&Fetched{Records: set}, 0, bounds, func(e Record) error {
+				require.Greater(t, e.Offset, seen)
+				require.LessOrEqual(t, len(e.Value)+len(e.Key), max(bounds.Record, len(set)))
+				seen = e.Offset
 				return nil
 			})
 			if err == nil {
@@ -276,4 +231,45 @@ func FuzzRecords(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestWalk goes through what compaction may leave: batches that lack records, at either end or
+// altogether.
+func TestWalk(t *testing.T) {
+	t.Parallel()
+	batch := func(base int64, offsets ...int64) []byte {
+		var records []kmsg.Record
+		last := base
+		for _, o := range offsets {
+			records = append(records, kmsg.Record{OffsetDelta: int32(o - base)})
+			last = o
+		}
+		return batchtest.Batch(batchtest.Header{Base: base, LastDelta: int32(last - base)}, records...)
+	}
+	for name, tt := range map[string]struct {
+		batches [][]byte
+		from    int64
+		seen    []int64
+		next    int64
+	}{
+		"whole":                      {[][]byte{batch(4, 4, 5), batch(6, 6)}, 4, []int64{4, 5, 6}, 7},
+		"begun before":               {[][]byte{batch(4, 4, 5, 6)}, 5, []int64{5, 6}, 7},
+		"gaps":                       {[][]byte{batch(4, 6), batch(9, 11)}, 4, []int64{6, 11}, 12},
+		"the asked for is gone":      {[][]byte{batch(4, 4, 5)}, 6, nil, 7},
+		"emptied":                    {[][]byte{batch(4)}, 4, nil, 5},
+		"emptied, behind a gap":      {[][]byte{batch(40)}, 4, nil, 41},
+		"emptied, between the whole": {[][]byte{batch(4, 4), batch(5), batch(6, 6)}, 4, []int64{4, 6}, 7},
+		"cut by the broker":          {[][]byte{batch(4, 4), batch(5, 5)[:65]}, 4, []int64{4}, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var seen []int64
+			next, err := Walk(&Fetched{Records: slices.Concat(tt.batches...)}, tt.from, MessageBounds, func(e Record) error {
+				seen = append(seen, e.Offset)
+				return nil
+			})
+			require.NoError(t, err)
+			require.Equal(t, tt.seen, seen)
+			require.Equal(t, tt.next, next)
+		})
+	}
 }

@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"bufio"
@@ -32,7 +32,7 @@ import (
 
 // asked are the requests that relay sends.
 var asked = []func() protocol.Message{
-	func() protocol.Message { return &rawproduce.Request{Acks: acksAll} },
+	func() protocol.Message { return &rawproduce.Request{Acks: AcksAll} },
 	func() protocol.Message { return &fetchRequest{Request: fetch.Request{}} },
 	func() protocol.Message { return &listOffsets{Topics: []listoffsets.RequestTopic{}} },
 	func() protocol.Message { return &metadata.Request{} },
@@ -63,7 +63,7 @@ func (c *canned) Close() error                { return nil }
 
 // connTo returns a connection whose broker answers with sent.
 func connTo(sent []byte) *brokerConn {
-	c := newCluster(context.Background(), Config{Brokers: []string{"kafka-1:9092"}, RequestTimeout: time.Second}, nil, nil)
+	c := NewCluster(context.Background(), Config{Brokers: []string{"kafka-1:9092"}, RequestTimeout: time.Second})
 	raw := &canned{in: bytes.NewReader(sent)}
 	return &brokerConn{Conn: raw, raw: raw, in: bufio.NewReader(raw), cluster: c, address: "kafka-1:9092", closed: make(chan struct{})}
 }
@@ -117,7 +117,7 @@ func FuzzAnswer(f *testing.F) {
 		res, err := ask(connTo(sent), req, int16(version))
 		if answer, ok := res.(*fetchAnswer); ok && err == nil {
 			for _, p := range answer.partitions {
-				_, _ = walk(&p.fetched, 0, readBounds{record: 1 << 20, batch: 4 << 20}, func(entry) error { return nil })
+				_, _ = Walk(&p.Fetched, 0, ReadBounds{Record: 1 << 20, Batch: 4 << 20}, func(Record) error { return nil })
 			}
 		}
 		runtime.ReadMemStats(&after)
@@ -162,7 +162,7 @@ func TestAnswerThatIsNotValid(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ask(connTo(append(tt.sent, make([]byte, 100)...)), tt.req, tt.version)
-			var bad *errBadAnswer
+			var bad *BadAnswerError
 			require.ErrorAs(t, err, &bad)
 			require.ErrorContains(t, err, "the answer of kafka-1:9092 to "+tt.req.ApiKey().String()+" is not valid: "+tt.says)
 		})

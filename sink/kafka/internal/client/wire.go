@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"encoding/binary"
@@ -136,8 +136,8 @@ func readOwnAnswer(r io.Reader, limit, usual int) ([]byte, error) {
 }
 
 // badAnswer returns the error of an answer that was read from rw and is not valid.
-func badAnswer(rw io.ReadWriter, key protocol.ApiKey, err error) *errBadAnswer {
-	return &errBadAnswer{address: nameOf(rw), key: key, err: err}
+func badAnswer(rw io.ReadWriter, key protocol.ApiKey, err error) *BadAnswerError {
+	return &BadAnswerError{Address: nameOf(rw), key: key, err: err}
 }
 
 // nameOf returns the address of the broker at the other end of a connection; "" if rw is none.

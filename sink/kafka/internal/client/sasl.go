@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"context"
@@ -14,31 +14,24 @@ import (
 	"workos-relay/conf/livefile"
 )
 
-// mechanism returns kafka-go's form of the section sasl, nil if SASL is not in use. It reads the
-// password or the token again for each connection.
-func (c Config) mechanism() (sasl.Mechanism, error) {
-	password := c.Password
-	if password == nil {
-		password = livefile.Fixed(c.SASL.Password)
-	}
-	user := c.SASL.User
-	switch c.SASL.Mechanism {
-	case "", saslNone:
-		return nil, nil
-	case saslPlain:
-		return newFresh(func() (sasl.Mechanism, error) {
-			return plain.Mechanism{Username: user, Password: password.Latest().Reveal()}, nil
-		})
-	case saslSCRAM256:
-		return newFresh(func() (sasl.Mechanism, error) { return scram.Mechanism(scram.SHA256, user, password.Latest().Reveal()) })
-	case saslSCRAM512:
-		return newFresh(func() (sasl.Mechanism, error) { return scram.Mechanism(scram.SHA512, user, password.Latest().Reveal()) })
-	case saslOAuthBearer:
-		file := livefile.File{Key: c.key("sasl.token_file"), Path: c.SASL.TokenFile}
-		token, err := livefile.Open(c.Files, []livefile.File{file}, parseBearer)
-		return bearer{token}, err
-	}
-	return nil, fmt.Errorf("sasl.mechanism %q is not known", c.SASL.Mechanism)
+// PlainMechanism is the mechanism PLAIN. It reads the password for each connection.
+func PlainMechanism(user string, password *livefile.Current) (sasl.Mechanism, error) {
+	return newFresh(func() (sasl.Mechanism, error) {
+		return plain.Mechanism{Username: user, Password: password.Latest().Reveal()}, nil
+	})
+}
+
+// ScramMechanism is the mechanism SCRAM with a hash. It reads the password for each connection. It
+// fails if the mechanism cannot use the password.
+func ScramMechanism(hash scram.Algorithm, user string, password *livefile.Current) (sasl.Mechanism, error) {
+	return newFresh(func() (sasl.Mechanism, error) { return scram.Mechanism(hash, user, password.Latest().Reveal()) })
+}
+
+// BearerMechanism is the mechanism OAUTHBEARER (RFC 7628) with a token that others keep fresh in a
+// file. It fails if the file does not hold a token.
+func BearerMechanism(files *livefile.Set, file livefile.File) (sasl.Mechanism, error) {
+	token, err := livefile.Open(files, []livefile.File{file}, parseBearer)
+	return bearer{token}, err
 }
 
 // fresh is a mechanism that is made for each connection.
@@ -115,14 +108,14 @@ func (m bearer) Start(context.Context) (sasl.StateMachine, []byte, error) {
 
 type bearerExchange struct{}
 
-// errTokenRefused is the answer of a broker that does not accept the bearer token.
-var errTokenRefused = errors.New("the broker refused the bearer token of sasl.token_file")
+// ErrTokenRefused is the answer of a broker that does not accept the bearer token.
+var ErrTokenRefused = errors.New("the broker refused the bearer token of sasl.token_file")
 
 // Next implements sasl.StateMachine: a challenge after the token is the broker's reason for
 // refusing it.
 func (bearerExchange) Next(_ context.Context, challenge []byte) (bool, []byte, error) {
 	if len(challenge) > 0 {
-		return false, nil, fmt.Errorf("%w: %s", errTokenRefused, challenge)
+		return false, nil, fmt.Errorf("%w: %s", ErrTokenRefused, challenge)
 	}
 	return true, nil, nil
 }

@@ -1,4 +1,4 @@
-package kafka
+package client
 
 import (
 	"context"
@@ -11,72 +11,72 @@ import (
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
 )
 
-// session is an identity that a broker gave to a producer: in each partition it accepts the
+// Session is an identity that a broker gave to a producer: in each partition it accepts the
 // sequence numbers of one session in order, recognises a batch that it has stored already, and
 // shuts out a session of the same id with a lower epoch.
-type session struct {
-	id    int64
-	epoch int16
+type Session struct {
+	ID    int64
+	Epoch int16
 }
 
-// noSession is what stands where the brokers have not given a producer id yet.
-var noSession = session{id: -1, epoch: -1}
+// NoSession is what stands where the brokers have not given a producer id yet.
+var NoSession = Session{ID: -1, Epoch: -1}
 
-func (s session) valid() bool { return s.id >= 0 }
+func (s Session) Valid() bool { return s.ID >= 0 }
 
-// sequence is the place of this producer in one partition.
-type sequence struct {
-	session
-	next int32 // sequence number of the next record
+// Sequence is the place of this producer in one partition.
+type Sequence struct {
+	Session
+	Next int32 // sequence number of the next record
 }
 
-// take returns the place of a batch and is not a claim yet: only advance moves on.
-func (s *sequence) take() (session, int32) { return s.session, s.next }
+// Take returns the place of a batch and is not a claim yet: only advance moves on.
+func (s *Sequence) Take() (Session, int32) { return s.Session, s.Next }
 
-// advance moves on by the n records of a batch that is stored. Sequence numbers go from 2^31-1 to
+// Advance moves on by the n records of a batch that is stored. Sequence numbers go from 2^31-1 to
 // 0.
-func (s *sequence) advance(n int) {
-	s.next = int32((int64(s.next) + int64(n)) & math.MaxInt32)
+func (s *Sequence) Advance(n int) {
+	s.Next = int32((int64(s.Next) + int64(n)) & math.MaxInt32)
 }
 
-// restart starts over in the next epoch: the partition takes sequence 0 again, and what is
+// Restart starts over in the next epoch: the partition takes sequence 0 again, and what is
 // still under way in the old epoch is refused once it took it. A producer without transactions may
 // raise its epoch by itself (KIP-360). Epochs that have run out ask for a new producer id.
-func (s *sequence) restart() {
-	s.next = 0
-	if !s.valid() {
+func (s *Sequence) Restart() {
+	s.Next = 0
+	if !s.Valid() {
 		return
 	}
-	if s.epoch == math.MaxInt16 {
-		s.session = noSession
+	if s.Epoch == math.MaxInt16 {
+		s.Session = NoSession
 		return
 	}
-	s.epoch++
+	s.Epoch++
 }
 
-// adopt makes s begin in a session that the brokers gave.
-func (s *sequence) adopt(given session) { *s = sequence{session: given} }
+// Adopt makes s begin in a session that the brokers gave.
+func (s *Sequence) Adopt(given Session) { *s = Sequence{Session: given} }
 
-// openSession asks for a producer id without a transactional id: a new one each time.
-func (c *cluster) openSession(ctx context.Context) (session, error) {
+// OpenSession asks for a producer id without a transactional id: a new one each time.
+func (c *Cluster) OpenSession(ctx context.Context) (Session, error) {
 	// Faults of this request alone must not take long to show: there is a way to do without it.
-	ctx, cancel := context.WithTimeout(ctx, min(c.requestTimeout, openSessionWait))
+	ctx, cancel := context.WithTimeout(ctx, min(c.RequestTimeout, openSessionWait))
 	defer cancel()
-	res, err := c.roundTrip(ctx, &initProducer{ProducerID: noSession.id, ProducerEpoch: noSession.epoch, coordinator: anyBroker})
+	res, err := c.RoundTrip(ctx, &initProducer{ProducerID: NoSession.ID, ProducerEpoch: NoSession.Epoch, coordinator: anyBroker})
 	if err != nil {
-		return noSession, fmt.Errorf("asking for a producer id: %w", err)
+		return NoSession, fmt.Errorf("asking for a producer id: %w", err)
 	}
 	r := res.(*initproducerid.Response)
 	if r.ErrorCode != 0 {
-		return noSession, fmt.Errorf("asking for a producer id: %w", kafkago.Error(r.ErrorCode))
+		return NoSession, fmt.Errorf("asking for a producer id: %w", kafkago.Error(r.ErrorCode))
 	}
-	return session{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
+	return Session{ID: r.ProducerID, Epoch: r.ProducerEpoch}, nil
 }
 
 // openSessionWait bounds one request for a producer id without a transactional id.
 const openSessionWait = 4 * time.Second
 
-// anyBroker stands where a request need not go to a certain broker.
+// anyBroker is the broker id of a request that any broker can answer.
 const anyBroker int32 = -1
 
 // initProducer is kafka-go's initproducerid.Request to a coordinator that is known already, or to
