@@ -47,10 +47,13 @@ func (t *AtLeastOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error
 	return cp, err
 }
 
-// Verify implements Verifier.
+// Verify implements Target.
 func (t *AtLeastOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Sink, nil)
 }
+
+// Shared implements Target. It returns false: the lock of the store lets only one process in.
+func (*AtLeastOnce) Shared() bool { return false }
 
 // Release implements Target.
 func (t *AtLeastOnce) Release(ctx context.Context) error { return t.release(ctx, t.Store, t.Sink) }

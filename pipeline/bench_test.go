@@ -35,7 +35,7 @@ func newPagesInMemory(pages int) pagesInMemory {
 	return out
 }
 
-func (p pagesInMemory) Pages(ctx context.Context, _ checkpoint.Position) iter.Seq2[source.Page, error] {
+func (p pagesInMemory) Resume(ctx context.Context, _ checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
 	return func(yield func(source.Page, error) bool) {
 		for i := range p {
 			if !yield(p[i], nil) {
@@ -73,6 +73,9 @@ func (n *nowhere) Append(_ context.Context, prev checkpoint.Checkpoint, batch []
 }
 
 func (*nowhere) Release(context.Context) error { return nil }
+func (*nowhere) Verify(context.Context) error  { return nil }
+func (*nowhere) Flush(context.Context)         {}
+func (*nowhere) Shared() bool                  { return false }
 
 // carryInMemory runs a lane through all pages and returns what it allocated for an event.
 func carryInMemory(tb testing.TB, pages pagesInMemory) (objects, bytes float64) {

@@ -74,7 +74,7 @@ func (d *Delivery) Mode() checkpoint.Mode {
 	}
 }
 
-// Shared reports whether another process may hold the lease, once the mode is found.
+// Shared implements Target.
 func (d *Delivery) Shared() bool { return d.Mode() == checkpoint.ExactlyOnce }
 
 // Load implements Target.
@@ -104,20 +104,17 @@ func (d *Delivery) Append(ctx context.Context, prev checkpoint.Checkpoint, batch
 	return t.Append(ctx, prev, batch, next)
 }
 
-// Verify implements Verifier.
+// Verify implements Target.
 func (d *Delivery) Verify(ctx context.Context) error {
 	t, err := d.target(ctx)
 	if err != nil {
 		return err
 	}
-	if v, ok := t.(Verifier); ok {
-		return v.Verify(ctx)
-	}
-	return nil
+	return t.Verify(ctx)
 }
 
-// flush saves what the guard remembers of the destination.
-func (d *Delivery) flush(ctx context.Context) { d.AtLeastOnce.Guard.flush(ctx) }
+// Flush implements Target. Both modes share one Guard.
+func (d *Delivery) Flush(ctx context.Context) { d.AtLeastOnce.Flush(ctx) }
 
 // Release implements Target.
 func (d *Delivery) Release(ctx context.Context) error {

@@ -37,7 +37,7 @@ type ExactlyOnce struct {
 	prepared bool // the topics were ready once
 }
 
-// Shared returns true: every process that reaches the bus may hold the lease.
+// Shared implements Target. It returns true: every process that reaches the bus may hold the lease.
 func (*ExactlyOnce) Shared() bool { return true }
 
 // Load implements Target.
@@ -63,7 +63,7 @@ func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error
 	return cp, err
 }
 
-// Verify implements Verifier.
+// Verify implements Target.
 func (t *ExactlyOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Ledger, t.Ledger.Load)
 }

@@ -519,20 +519,16 @@ func (g *Guard) forgotten(ctx context.Context, o *Ownership, notFound error) err
 // verification knows when a lane has to ask its target whether the destination still holds what was
 // published.
 type verification struct {
-	target Verifier // nil if it cannot tell
+	target Target
 	next   time.Time
 }
 
 func (l *Lane) newVerification() *verification {
-	target, _ := l.Target.(Verifier)
-	return &verification{target: target, next: time.Now().Add(surveyEvery)}
+	return &verification{target: l.Target, next: time.Now().Add(surveyEvery)}
 }
 
 // within returns the time until the next check if that is less than d. A d of 0 means no limit.
 func (v *verification) within(d time.Duration) time.Duration {
-	if v.target == nil {
-		return d
-	}
 	due := max(time.Until(v.next), 1)
 	if d == 0 {
 		return due
@@ -544,13 +540,8 @@ func (v *verification) within(d time.Duration) time.Duration {
 // repeated at the next time: if the bus cannot be asked, publishing fails as well. verify ends
 // early when steered is closed.
 func (v *verification) verify(ctx context.Context, steered <-chan struct{}) error {
-	if v.target == nil {
-		return nil
-	}
 	if time.Now().Before(v.next) {
-		if d, ok := v.target.(interface{ flush(ctx context.Context) }); ok {
-			d.flush(ctx)
-		}
+		v.target.Flush(ctx)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, surveyEvery)

@@ -18,11 +18,11 @@ import (
 	"workos-relay/source"
 )
 
-// Source yields pages in order after a position, without end, and then an error. The lane stops at
+// Source yields pages in order after a checkpoint, without end, and then an error. The lane stops at
 // an error that only an operator can resolve. After any other error it reads again from its
-// position. Breaking out of the loop cancels requests in flight and waits for them.
+// checkpoint. Breaking out of the loop cancels requests in flight and waits for them.
 type Source interface {
-	Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error]
+	Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error]
 }
 
 // Router turns an event into its messages.
@@ -68,8 +68,8 @@ type Lane struct {
 	// exceeded by one page.
 	Prefetch int
 	// TakeoverAfter makes the lane stand by while another holder is active, and take over once that
-	// has been silent for about this time. 0 means never. It applies only if the method Shared of
-	// the Target returns true. Holder names this process to the Target.
+	// has been silent for about this time. 0 means never. It applies only if Target.Shared returns
+	// true. Holder names this process to the Target.
 	TakeoverAfter time.Duration
 	Holder        string
 	// Follows is set when this lane replaces another lane of the same process. It inherits the

@@ -99,9 +99,9 @@ type flaky struct {
 	failures int
 }
 
-func (s *flaky) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error] {
+func (s *flaky) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
 	return func(yield func(source.Page, error) bool) {
-		for page, err := range s.sequence.Pages(ctx, after) {
+		for page, err := range s.sequence.Resume(ctx, from) {
 			if !yield(page, err) {
 				return
 			}

@@ -37,6 +37,9 @@ type Ownership struct {
 // Observe implements Target.
 func (o *Ownership) Observe(observer Observer) { o.observer = observer }
 
+// Flush implements Target.
+func (o *Ownership) Flush(ctx context.Context) { o.Guard.flush(ctx) }
+
 // begin tells the observer, if there is one, of a stage.
 func (o *Ownership) begin(ctx context.Context, s Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
 	if o.observer == nil {

@@ -17,7 +17,7 @@ import (
 // brokenSource panics when it is read.
 type brokenSource struct{}
 
-func (brokenSource) Pages(context.Context, checkpoint.Position) iter.Seq2[source.Page, error] {
+func (brokenSource) Resume(context.Context, checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
 	return func(func(source.Page, error) bool) { panic("broken source") }
 }
 

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,19 +38,9 @@ func (l *Lane) read(ctx context.Context, from checkpoint.Checkpoint) *reader {
 	return r
 }
 
-// pages returns what follows a checkpoint in the source.
-func (l *Lane) pages(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
-	if s, ok := l.Source.(interface {
-		Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error]
-	}); ok {
-		return s.Resume(ctx, from)
-	}
-	return l.Source.Pages(ctx, from.Position)
-}
-
 // run reads pages until ctx ends or the source fails, and returns the reason.
 func (r *reader) run(ctx context.Context, l *Lane, from checkpoint.Checkpoint) error {
-	for p, err := range l.pages(ctx, from) {
+	for p, err := range l.Source.Resume(ctx, from) {
 		if err == nil {
 			l.status.polled(&p, time.Now())
 			err = r.push(ctx, p)

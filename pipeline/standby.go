@@ -40,7 +40,7 @@ func (l *Lane) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint,
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		held = false
-	case !l.shared(): // the store lets only one process in, and this is it
+	case !l.Target.Shared(): // the store lets only one process in, and this is it
 		held = l.status.acquired()
 	case err != nil:
 		return cp, err
@@ -61,12 +61,6 @@ func (l *Lane) lookInterval(w *watch) time.Duration {
 		return retryMost
 	}
 	return w.interval()
-}
-
-// shared reports whether another process may hold the lease of the Target.
-func (l *Lane) shared() bool {
-	t, ok := l.Target.(interface{ Shared() bool })
-	return ok && t.Shared()
 }
 
 // watch finds out whether a holder has fallen silent, by the monotonic clock of this process and
@@ -141,7 +135,7 @@ type renewal struct {
 
 func (l *Lane) newRenewal() *renewal {
 	r := &renewal{}
-	if l.shared() {
+	if l.Target.Shared() {
 		r.every = l.TakeoverAfter / renewalsPerTakeover
 	}
 	r.wait = retry.Backoff{First: retryFirst, Most: r.every}

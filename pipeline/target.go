@@ -9,7 +9,7 @@ import (
 
 // Target is where the events and the position of a lane go. It has one operation in every mode of
 // delivery: append these messages and move the position. One lane uses a Target from one goroutine,
-// except that Load may be called at any time.
+// except that Load and Shared may be called at any time.
 type Target interface {
 	// Observe sets who is told of stages and of each acquisition. The lane calls it before any
 	// other method but Load.
@@ -35,11 +35,14 @@ type Target interface {
 	// Release records that the holder stopped in order, so that another may take over at once. It
 	// moves nothing.
 	Release(ctx context.Context) error
-}
-
-// Verifier is a Target that can check whether its destination still holds what was published.
-type Verifier interface {
-	// Verify returns an error that matches checkpoint.ErrLost if it does not, and another error if
-	// that could not be checked. It is called from the goroutine that calls Append.
+	// Shared reports whether another process may acquire the position at any time, so that the lane
+	// has to stand by while another holder is active, and to renew its lease. It is false while
+	// that is not known.
+	Shared() bool
+	// Verify returns an error that matches checkpoint.ErrLost if the destination no longer holds
+	// what was published, and another error if that could not be checked.
 	Verify(ctx context.Context) error
+	// Flush saves what the Target remembers of its destination if it was not saved for a while. The
+	// lane calls it after each delivery that Verify does not follow.
+	Flush(ctx context.Context)
 }

@@ -71,6 +71,10 @@ func (s *sequence) index(p checkpoint.Position) int {
 	return 0
 }
 
+func (s *sequence) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
+	return s.Pages(ctx, from.Position)
+}
+
 func (s *sequence) Pages(ctx context.Context, after checkpoint.Position) iter.Seq2[source.Page, error] {
 	s.opened.Add(1)
 	return func(yield func(source.Page, error) bool) {

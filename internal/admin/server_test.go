@@ -194,7 +194,7 @@ type stuck struct {
 
 var at = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func (*stuck) Pages(ctx context.Context, _ checkpoint.Position) iter.Seq2[source.Page, error] {
+func (*stuck) Resume(ctx context.Context, _ checkpoint.Checkpoint) iter.Seq2[source.Page, error] {
 	return func(yield func(source.Page, error) bool) {
 		e := source.Event{ID: "event_1", Event: "user.created", CreatedAt: at}
 		if yield(source.Page{Events: []source.Event{e}, Tip: true, Now: at, Size: 100}, nil) {
@@ -218,6 +218,9 @@ func (s stuckTarget) Load(context.Context) (checkpoint.Checkpoint, error)    { r
 func (s stuckTarget) Acquire(context.Context) (checkpoint.Checkpoint, error) { return s.cp, nil }
 func (stuckTarget) Release(context.Context) error                            { return nil }
 func (stuckTarget) Observe(pipeline.Observer)                                {}
+func (stuckTarget) Verify(context.Context) error                             { return nil }
+func (stuckTarget) Flush(context.Context)                                    {}
+func (stuckTarget) Shared() bool                                             { return false }
 
 func (s stuckTarget) Append(ctx context.Context, _ checkpoint.Checkpoint, _ []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	select {
