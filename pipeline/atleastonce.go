@@ -9,11 +9,8 @@ import (
 	"workos-relay/sink"
 )
 
-// Bus is a complete sink: it publishes, and it can be asked about its topics and messages.
-type Bus interface {
-	sink.Sink
-	sink.Destination
-}
+// Bus is a complete sink; see sink.Bus.
+type Bus = sink.Bus
 
 // AtLeastOnce is the Target that publishes through a Sink and then commits to a Store. After a
 // crash between the two it publishes again what was not committed: at most one Append.

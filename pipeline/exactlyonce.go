@@ -8,22 +8,8 @@ import (
 	"workos-relay/sink"
 )
 
-// Ledger is a bus that stores messages and a checkpoint in one atomic act: there is no moment at
-// which only one of them is stored. It refuses a writer that was overtaken.
-type Ledger interface {
-	// Prepare also creates the place of the position.
-	sink.Destination
-	// Fence shuts out every earlier writer if the bus can do that apart from Commit. What they left
-	// open is void when it returns nil.
-	Fence(ctx context.Context) error
-	// Load reads the current checkpoint, with the errors of checkpoint.Store.Load. It fences
-	// nobody.
-	Load(ctx context.Context) (checkpoint.Checkpoint, error)
-	// Commit stores the batch and replaces prev by next, both or neither, with the results of
-	// checkpoint.Store.Commit. If a message can never be stored, Commit stores nothing and returns
-	// an error like that of sink.Sink.Publish.
-	Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
-}
+// Ledger is a bus that stores messages and position in one atomic act; see sink.Ledger.
+type Ledger = sink.Ledger
 
 // ExactlyOnce is the Target whose position is on the bus itself, committed together with the
 // events.

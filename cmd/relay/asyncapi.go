@@ -2,15 +2,12 @@ package main
 
 import (
 	"errors"
-	"net/url"
 	"slices"
-	"strings"
 
 	"workos-relay/internal/app"
 	"workos-relay/internal/asyncapi"
 	"workos-relay/internal/config"
-	"workos-relay/router"
-	"workos-relay/sink/nats"
+	"workos-relay/sink"
 )
 
 // printAsyncAPI writes the AsyncAPI document of all topics of the configuration.
@@ -18,37 +15,22 @@ func printAsyncAPI(env *environment, cfg *config.Config, lanes []*app.Lane) erro
 	var buses []asyncapi.Bus
 	for _, l := range lanes {
 		b := asyncapi.Bus{Name: l.Sink.Name, DeadLetter: l.Router.DeadLetterTopic(), Topics: typesByTopic(l)}
-		switch s := l.Sink; {
-		case s.NATS != nil:
-			b.Kind, b.Host, b.Stream = router.NATS, natsHost(s.NATS), s.NATS.Stream
-		case s.Kafka != nil:
-			b.Kind, b.Host, b.Secure = router.Kafka, s.Kafka.Brokers[0], s.Kafka.TLS.InUse()
-		default:
+		described, ok := l.Sink.Settings.(sink.Documented)
+		if !ok || l.Sink.Kind.AsyncAPI == nil {
 			continue // no bus
 		}
+		b.Kind, b.Server = l.Sink.Kind.AsyncAPI, described.AsyncAPIServer()
 		buses = append(buses, b)
 	}
 	if len(buses) == 0 {
 		return app.Usage(errors.New("no sink of the configuration is a bus, so there are no topics to describe"))
 	}
-	text, err := asyncapi.Document(cfg.ID, cfg.Encoding, buses)
+	text, err := asyncapi.Document(cfg.ID, cfg.Encoding, env.format.Kinds(), buses)
 	if err != nil {
 		return err
 	}
 	_, err = env.stdout.Write(text)
 	return err
-}
-
-// natsHost returns host and port of the first server.
-func natsHost(c *nats.Config) string {
-	if c.URL == nats.Embedded {
-		return c.Embedded.Listen
-	}
-	first, _, _ := strings.Cut(c.URL, ",")
-	if u, err := url.Parse(strings.TrimSpace(first)); err == nil && u.Host != "" {
-		return u.Host
-	}
-	return "127.0.0.1:4222"
 }
 
 // typesByTopic returns the topics of the lane, except for the dead letter topic, each with the

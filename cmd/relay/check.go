@@ -143,8 +143,8 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *app.Lane) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r.begin("sink "+l.Sink.Name, "\nsink %s (%s)", l.Sink.Name, l.Sink.Type)
-	if l.Embedded() {
-		r.good("embedded NATS server, started by `relay run`; its stream is created there")
+	if server := l.Embedded(); server != nil {
+		r.good("embedded " + server.Name + ", started by `relay run`; its " + server.Holds + " is created there")
 		r.differences(l.Settings(ctx)) // if relay runs
 		return
 	}
@@ -285,7 +285,7 @@ func (r *report) inspect(ctx context.Context, l *app.Lane, b *app.Bus) ([]sink.T
 		err = look(ctx)
 	}
 	switch {
-	case asked != nil && !app.Incapable(asked):
+	case asked != nil && !l.Incapable(asked):
 		return nil, "", asked
 	case err != nil:
 		topics, inspectErr := b.Inspect(ctx, l.Topics)

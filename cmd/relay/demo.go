@@ -60,7 +60,7 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	if c.Admin, err = freeOr(ctx, c.Admin); err != nil {
 		return app.Usage(fmt.Errorf("--admin: %w", err))
 	}
-	cfg, err := c.config(api.URL(), dir)
+	cfg, err := c.config(env.format, api.URL(), dir)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func freeOr(ctx context.Context, addr string) (string, error) {
 
 // config returns the configuration of the demo. It does not wait for the disk, since nothing has to
 // survive a power failure.
-func (c *demoCmd) config(endpoint, dir string) (*config.Config, error) {
+func (c *demoCmd) config(format *config.Format, endpoint, dir string) (*config.Config, error) {
 	credentials := ""
 	if _, _, err := net.SplitHostPort(c.Listen); err == nil && !listener.IsLoopback(c.Listen) {
 		c.token = rand.Text()
@@ -106,7 +106,7 @@ sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_alwa
 checkpoint: {dir: %q}
 admin: {listen: %q, show_payloads: true}
 `, endpoint, demoKey, c.Listen, credentials, dir, c.Admin)
-	cfg, err := config.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
+	cfg, err := format.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
 		return nil, app.Usage(fmt.Errorf("--listen or --admin: %w", err))
 	}

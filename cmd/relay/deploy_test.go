@@ -6,8 +6,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"workos-relay/internal/config"
 )
 
 // TestTheConfigurationOfTheUnitIsReadAsSystemdRunsIt: with the folders that systemd names in the
@@ -17,7 +15,7 @@ func TestTheConfigurationOfTheUnitIsReadAsSystemdRunsIt(t *testing.T) {
 	credentials, state := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(credentials, "api_key"), []byte("sk_test_0123456789\n"), 0o400))
 	env := map[string]string{"CREDENTIALS_DIRECTORY": credentials, "STATE_DIRECTORY": state}
-	cfg, err := config.Load("../../deploy/systemd/config.yaml", func(name string) (string, bool) { v, ok := env[name]; return v, ok })
+	cfg, err := format.Load("../../deploy/systemd/config.yaml", func(name string) (string, bool) { v, ok := env[name]; return v, ok })
 	require.NoError(t, err)
 	require.Equal(t, "sk_test_0123456789", cfg.Source.APIKey.Reveal())
 	require.Equal(t, state, cfg.Checkpoint.Dir)

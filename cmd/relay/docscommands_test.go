@@ -15,7 +15,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"workos-relay/internal/config"
 	"workos-relay/source/sourcetest"
 )
 
@@ -276,7 +275,7 @@ func TestTheConfigurationsOfTheDocs(t *testing.T) {
 			case strings.HasPrefix(text, "create:"):
 				whole = "sinks:\n  - name: kafka\n    type: kafka\n" + indent(text, "    ")
 			}
-			_, err := config.Parse(b.page, []byte(whole), key)
+			_, err := format.Parse(b.page, []byte(whole), key)
 			require.NoError(t, err, "%s:%d", page, b.line)
 		}
 	}

@@ -91,7 +91,7 @@ func vacant(path string) error {
 // write writes the configuration to path, once relay itself has read it without a fault.
 func (c *initCmd) write(env *environment, path, tokenFile string) error {
 	text := c.text(tokenFile)
-	if _, err := config.Parse(path, []byte(text), env.keyOptional); err != nil {
+	if _, err := env.format.Parse(path, []byte(text), env.keyOptional); err != nil {
 		var faults *config.Error
 		if errors.As(err, &faults) {
 			return app.Usage(fmt.Errorf("init: --address or --bus: %w", err))

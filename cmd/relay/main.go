@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
+	"workos-relay/internal/kinds"
 	"workos-relay/internal/printable"
 	"workos-relay/internal/telemetry"
 )
@@ -60,7 +61,8 @@ type environment struct {
 	stderr    io.Writer // likewise
 	lookupEnv func(string) (string, bool)
 	log       *zap.Logger
-	files     *livefile.Set // the files with secrets, certificates and keys, which may change while relay runs
+	format    *config.Format // of the configuration, with the kinds of bus that relay knows
+	files     *livefile.Set  // the files with secrets, certificates and keys, which may change while relay runs
 }
 
 func main() {
@@ -70,8 +72,16 @@ func main() {
 	os.Exit(execute(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
+// format is the format of the configuration file.
+var format = config.For(kinds.All)
+
 // execute runs one command line and returns its exit code.
 func execute(ctx context.Context, args []string, lookupEnv func(string) (string, bool), out, errs io.Writer) int {
+	return executeWith(ctx, format, args, lookupEnv, out, errs)
+}
+
+// executeWith is execute for a relay whose configuration has this format.
+func executeWith(ctx context.Context, format *config.Format, args []string, lookupEnv func(string) (string, bool), out, errs io.Writer) int {
 	stdout, stderr := printable.NewWriter(out), printable.NewWriter(errs)
 	var c cli
 	exited := -1
@@ -80,7 +90,7 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 	if err != nil {
 		panic(err) // the declaration above is wrong
 	}
-	env := &environment{cli: &c, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv}
+	env := &environment{cli: &c, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv, format: format}
 	if env.completeLine(parser.Model.Node) {
 		return exitDone
 	}
@@ -126,14 +136,14 @@ func (env *environment) loadConfigWith(lookupEnv func(string) (string, bool)) (*
 		}
 	}
 	if path == "" {
-		cfg, err := config.Default(lookupEnv)
+		cfg, err := env.format.Default(lookupEnv)
 		if err != nil {
 			return nil, app.Usage(err)
 		}
 		cfg.Files = env.files
 		return cfg, nil
 	}
-	cfg, err := config.Load(path, lookupEnv)
+	cfg, err := env.format.Load(path, lookupEnv)
 	if err != nil {
 		return nil, app.Usage(err)
 	}

@@ -9,10 +9,14 @@ import (
 
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
+	"workos-relay/sink/stdout"
 )
 
 func TestMemoryLimitGivesWayToTheEnvironment(t *testing.T) {
-	cfg := &config.Config{Sinks: make([]config.Sink, 100)} // a limit that this process is far from
+	cfg := &config.Config{}
+	for range 100 { // a limit that this process is far from
+		cfg.Sinks = append(cfg.Sinks, config.Sink{Settings: &stdout.Config{}})
+	}
 	before := debug.SetMemoryLimit(-1)
 	env := &environment{lookupEnv: func(name string) (string, bool) { return "off", name == "GOMEMLIMIT" }}
 	env.limitMemory(cfg)()

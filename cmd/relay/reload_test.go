@@ -327,7 +327,7 @@ func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 	url, js := newNATS(t)
 	dir := t.TempDir()
 	parse := func(more string) (*config.Config, error) {
-		return config.Parse("", []byte(natsConfig(api.URL(), url, dir, more)), noEnv)
+		return format.Parse("", []byte(natsConfig(api.URL(), url, dir, more)), noEnv)
 	}
 	cfg, err := parse("")
 	require.NoError(t, err)

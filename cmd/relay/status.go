@@ -142,8 +142,8 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	ctx, cancel := context.WithTimeout(parent, c.Timeout)
 	defer cancel()
 	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, State: unknownState, Reasons: []string{}, Settings: []sink.Setting{}}
-	if l.Embedded() && !l.EmbeddedRuns(ctx) { // looking is not a reason to start it
-		out.Reason = "the NATS server inside relay does not run, so relay does not either"
+	if server := l.Embedded(); server != nil && !l.EmbeddedRuns(ctx) { // looking is not a reason to start it
+		out.Reason = "the " + server.Name + " inside relay does not run, so relay does not either"
 		out.Reasons = append(out.Reasons, out.Reason)
 		return out
 	}

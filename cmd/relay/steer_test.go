@@ -21,7 +21,6 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/app"
-	"workos-relay/internal/config"
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
 )
@@ -304,7 +303,7 @@ func TestALaneThatHasOnlyJustStoppedIsMoved(t *testing.T) {
 	require.NoError(t, api.Append([]byte(big)))
 	url, js := newNATS(t)
 	text := strings.Replace(natsConfig(api.URL(), url, t.TempDir(), ""), "sinks: [", `sinks: [{name: users, type: nats, url: "`+url+`", stream: USERS, topic_prefix: only., events: ["user.*"]}, `, 1)
-	cfg, err := config.Parse("", []byte(text), noEnv)
+	cfg, err := format.Parse("", []byte(text), noEnv)
 	require.NoError(t, err)
 	stopped, end := make(chan struct{}), make(chan struct{})
 	quiet := zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zap.ErrorLevel)

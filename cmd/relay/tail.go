@@ -7,10 +7,11 @@ import (
 	"slices"
 	"syscall"
 
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/sink"
-	"workos-relay/sink/nats"
 	"workos-relay/sink/stdout"
 	"workos-relay/source"
 )
@@ -84,46 +85,27 @@ func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.S
 	if start != (config.Start{}) && !start.Latest {
 		return app.Usage(errors.New("--since: with --from-sink it is earliest or latest"))
 	}
-	i := slices.IndexFunc(cfg.Sinks, func(s config.Sink) bool { return s.NATS != nil && (c.Sink == "" || s.Name == c.Sink) })
+	i := slices.IndexFunc(cfg.Sinks, func(s config.Sink) bool {
+		_, followable := s.Settings.(sink.Followable)
+		return followable && (c.Sink == "" || s.Name == c.Sink)
+	})
 	if i < 0 {
 		return app.Usage(errors.New("--from-sink reads a sink of type nats, and the configuration has none of that name; " +
 			"for Kafka use kcat or kafka-console-consumer"))
 	}
-	n := cfg.Sinks[i].NATS.Outside() // an embedded server is inside the running relay
-	if c.Server != "" {
-		n.URL = c.Server
+	err = cfg.Sinks[i].Settings.(sink.Followable).Follow(ctx, sink.FollowOptions{ //nolint:forcetypeassert // chosen by it
+		Address: c.Server, Patterns: c.Events, FromStart: !start.Latest,
+		OpenOptions: sink.OpenOptions{
+			RelayID: cfg.ID, Lane: "tail", Logger: env.log,
+			Secret: func(key string, value secret.String, check func(string) error) (*livefile.Current, error) {
+				return cfg.SinkSecret(cfg.Sinks[i].Name, key, value, check)
+			},
+		},
+	}, func(m sink.Message) error { return out.Publish(ctx, []sink.Message{m}) })
+	if errors.Is(err, syscall.EPIPE) { // nobody reads the output any more
+		return nil
 	}
-	n.Logger, n.RelayID, n.Lane = env.log, cfg.ID, "tail"
-	if n.Password, err = cfg.NATSPassword(cfg.Sinks[i].Name); err != nil {
-		return err
-	}
-	if n.Token, err = cfg.NATSToken(cfg.Sinks[i].Name); err != nil {
-		return err
-	}
-	s, err := nats.New(ctx, n)
-	if err != nil {
-		return err
-	}
-	filters := make([]string, len(c.Events))
-	for i, e := range c.Events {
-		filters[i] = n.TopicPrefix + subjectFilter(e)
-	}
-	err = s.Tail(ctx, nats.TailOptions{Subjects: filters, FromStart: !start.Latest}, func(m nats.Stored) error {
-		return out.Publish(ctx, []sink.Message{m.Message})
-	})
-	return errors.Join(unlessDone(ctx, err), s.Close())
-}
-
-// subjectFilter turns a pattern of event types into a subject filter. A * at the end stands for any
-// number of tokens.
-func subjectFilter(pattern string) string {
-	if pattern == "*" {
-		return ">"
-	}
-	if n := len(pattern); n > 2 && pattern[n-2:] == ".*" {
-		return pattern[:n-1] + ">"
-	}
-	return pattern
+	return err
 }
 
 // unlessDone returns err, or nil if ctx has ended or nobody reads the output any more. Both are

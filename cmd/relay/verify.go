@@ -131,7 +131,7 @@ func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode 
 		Examples: c.Examples,
 		Progress: p.show,
 
-		Mode: mode, Strict: c.Strict, MayComeEarly: chosen.lane.Sink.NATS != nil,
+		Mode: mode, Strict: c.Strict, MayComeEarly: chosen.lane.Sink.Kind.MayComeEarly,
 	}
 	result, err := check.Run(ctx)
 	if err != nil {

@@ -10,11 +10,12 @@ import (
 // Beside returns l for another process than the one that runs it. A lane with an embedded server
 // then connects to the server inside of the running relay.
 func (l *Lane) Beside() *Lane {
-	if !l.Embedded() {
+	server := l.Embedded()
+	if server == nil {
 		return l
 	}
-	n, s, out := l.Sink.NATS.Outside(), *l.Sink, *l
-	s.NATS, out.Sink, out.Inside = &n, &s, true
+	s, out := *l.Sink, *l
+	s.Settings, out.Sink, out.Inside = server.Outside, &s, server
 	return &out
 }
 
@@ -33,8 +34,8 @@ func (l *Lane) ExplainBeside(err error) error {
 	if err == nil {
 		return nil
 	}
-	if l.Inside {
-		return fmt.Errorf("sink %s: its NATS server is inside `relay run`, which must run meanwhile: %w", l.Sink.Name, err)
+	if l.Inside != nil {
+		return fmt.Errorf("sink %s: its %s is inside `relay run`, which must run meanwhile: %w", l.Sink.Name, l.Inside.Name, err)
 	}
 	return fmt.Errorf("sink %s: %w", l.Sink.Name, err)
 }
@@ -47,7 +48,7 @@ func (l *Lane) EveryTopic() []string {
 	var names []string
 	for _, t := range source.Catalogue() {
 		names = append(names, t.Name)
-		topics = append(topics[:len(topics):len(topics)], l.Sink.TopicPrefix()+t.Name)
+		topics = append(topics[:len(topics):len(topics)], l.Sink.Settings.Prefix()+t.Name)
 	}
 	return append(topics, l.Router.Topics(names)...)
 }

@@ -18,7 +18,7 @@ func (l *Lane) ModeFinder(b *Bus, fit func(context.Context) error) *pipeline.Del
 		Want:        checkpoint.Mode(l.Sink.Delivery),
 		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: readOnly{dir: l.Config.Checkpoint.Dir, id: l.Identity()}},
 		ExactlyOnce: &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.Ledger},
-		Incapable:   Incapable,
+		Incapable:   l.Incapable,
 		Fit:         fit,
 	}
 }

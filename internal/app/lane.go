@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -13,15 +12,14 @@ import (
 	"golang.org/x/time/rate"
 
 	"workos-relay/checkpoint"
+	"workos-relay/conf/livefile"
+	"workos-relay/conf/secret"
 	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/buildinfo"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
 	"workos-relay/router"
 	"workos-relay/sink"
-	"workos-relay/sink/kafka"
-	"workos-relay/sink/nats"
-	"workos-relay/sink/stdout"
 	"workos-relay/source"
 )
 
@@ -34,7 +32,7 @@ type Lane struct {
 	Router *router.Router
 	Topics []string // every topic it can publish to, the dead letter included
 	Log    *zap.Logger
-	Inside bool // its server is inside another process, the running relay: see beside
+	Inside *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see Beside
 }
 
 // NewLanes returns the lanes of a configuration: what each carries, and where it goes. It connects
@@ -106,24 +104,11 @@ func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream
 	}
 }
 
-// Ledger is a bus that keeps the position, with what a move by an operator needs besides.
-type Ledger interface {
-	pipeline.Ledger
-	// Seize is like Load for an operator who has decided to replace the position, after Fence. A
-	// corrupt, foreign, lost or missing position is not an error. Commit accepts the result as
-	// prev, which it would refuse otherwise. If the position is corrupt, only its Revision is
-	// returned.
-	Seize(ctx context.Context) (checkpoint.Checkpoint, error)
-	// Forget makes the ledger forget that it has seen a position, so that Prepare may create what
-	// is missing: an operator has decided to continue without it.
-	Forget()
-}
-
 // Bus is the open bus of a lane.
 type Bus struct {
 	pipeline.Bus
-	Ledger Ledger    // the same bus, if it can keep the position; else nil
-	apart  io.Closer // what the ledger holds open by itself; may be nil
+	Ledger sink.MovableLedger // the same bus, if it can keep the position; else nil
+	apart  io.Closer          // what the ledger holds open by itself; may be nil
 }
 
 // Close closes the bus and its ledger.
@@ -142,81 +127,46 @@ func (b *Bus) Survey(ctx context.Context, topics []string, known []checkpoint.Pa
 	return nil, nil
 }
 
-// Open opens the bus of the lane. Open and Identity know which kinds of bus there are.
-func (l *Lane) Open(ctx context.Context) (*Bus, error) {
-	switch s := l.Sink; {
-	case s.NATS != nil:
-		c := *s.NATS
-		if c.Embedded.Dir == "" {
-			c.Embedded.Dir = filepath.Join(l.Config.Checkpoint.Dir, "jetstream")
-		}
-		return l.openNATS(ctx, c)
-	case s.Kafka != nil:
-		return l.openKafka(*s.Kafka) //nolint:contextcheck // it connects only when it is used
-	case s.Stdout != nil:
-		return &Bus{Bus: stdout.New(*s.Stdout, nil)}, nil
-	default:
-		return nil, fmt.Errorf("sink %s: no sink of type %q", s.Name, s.Type)
-	}
-}
+// Open opens the bus of the lane. Errors of the settings are of type *UsageError.
+func (l *Lane) Open(ctx context.Context) (*Bus, error) { return l.open(ctx, l.Sink.Settings) }
 
-func (l *Lane) openNATS(ctx context.Context, c nats.Config) (_ *Bus, err error) {
-	c.Logger, c.RelayID, c.Lane, c.Files = l.Log, l.Config.ID, l.Sink.Name, l.Config.Files
-	if c.Password, err = l.Config.NATSPassword(l.Sink.Name); err != nil {
-		return nil, err
-	}
-	if c.Token, err = l.Config.NATSToken(l.Sink.Name); err != nil {
-		return nil, err
-	}
-	s, err := nats.New(ctx, c)
+// open opens a bus with these settings for the lane.
+func (l *Lane) open(ctx context.Context, settings sink.Settings) (*Bus, error) {
+	o, err := settings.Open(ctx, l.openOptions())
+	var wrong *sink.SettingsError
 	switch {
-	case err != nil && c.URL == nats.Embedded:
-		return nil, err
-	case err != nil: // it does not connect here, so the settings are at fault, or files that they name
+	case errors.As(err, &wrong):
 		return nil, Usage(err)
+	case err != nil:
+		return nil, err
 	}
-	return &Bus{Bus: s, Ledger: s.Ledger(l.Identity())}, nil
+	return &Bus{Bus: o.Bus, Ledger: o.Ledger, apart: o.Apart}, nil
 }
 
-func (l *Lane) openKafka(c kafka.Config) (_ *Bus, err error) {
-	c.Logger, c.RelayID, c.Lane, c.Files = l.Log, l.Config.ID, l.Sink.Name, l.Config.Files
-	c.OwnedFile = checkpoint.Path(l.Config.Checkpoint.Dir, l.Identity(), "topics")
-	if c.Password, err = l.Config.KafkaPassword(l.Sink); err != nil {
-		return nil, err
+// openOptions returns what a bus is told of the lane.
+func (l *Lane) openOptions() sink.OpenOptions {
+	return sink.OpenOptions{
+		RelayID: l.Config.ID, Lane: l.Sink.Name, Identity: l.Identity(), Dir: l.Config.Checkpoint.Dir,
+		Logger: l.Log, Files: l.Config.Files,
+		Secret: func(key string, value secret.String, check func(string) error) (*livefile.Current, error) {
+			return l.Config.SinkSecret(l.Sink.Name, key, value, check)
+		},
 	}
-	s, err := kafka.New(c)
-	if err != nil { // it does not connect here, so the settings are at fault, or files that they name
-		return nil, Usage(err)
-	}
-	ledger, err := kafka.NewLedger(c, l.Identity())
-	if err != nil {
-		return nil, errors.Join(Usage(err), s.Close())
-	}
-	return &Bus{Bus: s, Ledger: ledger, apart: ledger}, nil
 }
 
 // Identity returns whose position the position of the lane is. It needs no connection.
 func (l *Lane) Identity() checkpoint.Identity {
-	var destination string
-	switch s := l.Sink; {
-	case s.NATS != nil:
-		destination = s.NATS.Identity()
-	case s.Kafka != nil:
-		destination = s.Kafka.Identity()
-	case s.Stdout != nil:
-		destination = s.Stdout.Identity()
-	}
 	return checkpoint.Identity{
 		Relay:        l.Config.ID,
 		Lane:         l.Sink.Name,
 		Endpoint:     l.Config.Source.Endpoint,
 		Organization: l.Config.Source.OrganizationID,
-		Destination:  destination,
+		Destination:  l.Sink.Settings.Identity(),
 	}
 }
 
-// Embedded reports whether the NATS server of the lane runs inside of relay.
-func (l *Lane) Embedded() bool { return l.Sink.NATS != nil && l.Sink.NATS.URL == nats.Embedded }
+// Embedded returns the server of the bus that runs inside of relay, or nil if the bus has none.
+func (l *Lane) Embedded() *sink.EmbeddedServer { return l.Sink.EmbeddedServer() }
 
 // Position returns the position that `source.start`, or the argument of a command, means. Only
 // "latest" asks the API. hooks may be nil.
@@ -229,15 +179,6 @@ func (l *Lane) Position(ctx context.Context, client *source.Client, hooks *sourc
 		return checkpoint.Position{}, fmt.Errorf("asking the Events API for its time: %w", err)
 	}
 	return checkpoint.Position{CreatedAt: now}, nil
-}
-
-// batches returns how many messages one Append may carry, and how many events are read ahead. 0
-// leaves it to package pipeline.
-func (l *Lane) batches() (messages, prefetch int) {
-	if l.Sink.Kafka != nil {
-		return kafka.BatchMessages, kafka.Prefetch
-	}
-	return 0, 0
 }
 
 // target returns where the events and the position of the lane go.
@@ -256,7 +197,7 @@ func (l *Lane) target(b *Bus, store *checkpoint.File, client *source.Client, hoo
 	d := &pipeline.Delivery{
 		Want:        checkpoint.Mode(l.Sink.Delivery),
 		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: store},
-		Incapable:   Incapable,
+		Incapable:   l.Incapable,
 	}
 	if b.Ledger != nil {
 		d.ExactlyOnce = &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.Ledger, Patience: l.Config.TakeoverAfter / 10}
@@ -264,10 +205,9 @@ func (l *Lane) target(b *Bus, store *checkpoint.File, client *source.Client, hoo
 	return d
 }
 
-// Incapable reports whether err says that a bus cannot do exactly_once as it is.
-func Incapable(err error) bool {
-	return errors.Is(err, nats.ErrNoAtomicPublish) || errors.Is(err, nats.ErrStreamUnfit) || errors.Is(err, kafka.ErrNoTransactions) ||
-		errors.Is(err, kafka.ErrNoPositionTopic)
+// Incapable reports whether err says that the bus of the lane cannot do exactly_once as it is.
+func (l *Lane) Incapable(err error) bool {
+	return slices.ContainsFunc(l.Sink.Kind.Incapable, func(incapable error) bool { return errors.Is(err, incapable) })
 }
 
 // TopicOf returns the topic of an event type, and whether the lane carries the type. The topic is

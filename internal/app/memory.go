@@ -2,15 +2,12 @@ package app
 
 import (
 	"workos-relay/internal/config"
-	"workos-relay/sink/nats"
 )
 
 // The memory that a process needs besides the bytes that its backfills hold.
 const (
-	memoryOfRelay    = 8 << 20
-	memoryOfLane     = 8 << 20 // what was read ahead, and the batch on its way
-	memoryOfKafka    = 8 << 20 // what a lane to Kafka, whose batches are larger, reads ahead and sends beside
-	memoryOfEmbedded = 64 << 20
+	memoryOfRelay = 8 << 20
+	memoryOfLane  = 8 << 20 // what was read ahead, and the batch on its way
 )
 
 // MemoryLimit returns the soft memory limit (GOMEMLIMIT) for this configuration, in bytes. A lane
@@ -20,15 +17,9 @@ const (
 func MemoryLimit(cfg *config.Config) int64 {
 	limit := int64(memoryOfRelay)
 	for i := range cfg.Sinks {
-		limit += memoryOfLane
-		if cfg.Sinks[i].Kafka != nil {
-			limit += memoryOfKafka
-		}
+		limit += memoryOfLane + cfg.Sinks[i].Settings.Limits().Memory
 		if cfg.Source.Backfill.Readers > 1 {
 			limit += int64(cfg.Source.Backfill.Memory)
-		}
-		if s := cfg.Sinks[i].NATS; s != nil && s.URL == nats.Embedded {
-			limit += memoryOfEmbedded
 		}
 	}
 	return limit

@@ -11,6 +11,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 )
 
 // The position of a lane is in one of two places. The mode of delivery decides which. Commands use
@@ -45,7 +46,7 @@ type Positions struct {
 	lane   *Lane
 	file   *place
 	bus    *place // nil where the sink keeps no positions
-	ledger Ledger
+	ledger sink.MovableLedger
 	holder string
 
 	disk  *checkpoint.File
@@ -78,21 +79,22 @@ func (l *Lane) OpenPositions(ctx context.Context) (*Positions, error) {
 }
 
 // MayBeOnBus reports whether the bus is of a kind that can keep the position.
-func (l *Lane) MayBeOnBus() bool { return l.Sink.Stdout == nil }
+func (l *Lane) MayBeOnBus() bool { return l.Sink.Kind.KeepsPositions }
 
 // Reach opens the bus of the lane for a command. If an embedded server runs inside of another
 // process, Reach connects to it.
 func (l *Lane) reach(ctx context.Context) (*Bus, error) {
-	if l.Embedded() && l.EmbeddedRuns(ctx) {
-		return l.openNATS(ctx, l.Sink.NATS.Outside())
+	if server := l.Embedded(); server != nil && l.EmbeddedRuns(ctx) {
+		return l.open(ctx, server.Outside)
 	}
 	return l.Open(ctx)
 }
 
-// EmbeddedRuns reports whether a process listens on the address of the embedded server.
+// EmbeddedRuns reports whether a process listens on the address of the embedded server, which the
+// lane must have.
 func (l *Lane) EmbeddedRuns(ctx context.Context) bool {
 	d := net.Dialer{Timeout: time.Second}
-	conn, err := d.DialContext(ctx, "tcp", l.Sink.NATS.EmbeddedAddress())
+	conn, err := d.DialContext(ctx, "tcp", l.Embedded().Address)
 	if err != nil {
 		return false
 	}
@@ -135,7 +137,7 @@ func (p *Positions) wanted(ctx context.Context) (*place, error) {
 	switch {
 	case err == nil:
 		return p.bus, nil
-	case Incapable(err) && checkpoint.Mode(p.lane.Sink.Delivery) == pipeline.Auto:
+	case p.lane.Incapable(err) && checkpoint.Mode(p.lane.Sink.Delivery) == pipeline.Auto:
 		return p.file, nil
 	default:
 		return nil, err

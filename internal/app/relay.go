@@ -21,7 +21,6 @@ import (
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
-	"workos-relay/sink/nats"
 	"workos-relay/source"
 	"workos-relay/source/webhook"
 )
@@ -148,11 +147,11 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	if r.Observe != nil {
 		observer = r.Observe(observer)
 	}
-	messages, prefetch := l.batches()
+	limits := l.Sink.Settings.Limits()
 	m.run = &pipeline.Lane{
 		Name:            l.Sink.Name,
-		BatchMessages:   messages,
-		Prefetch:        prefetch,
+		BatchMessages:   limits.BatchMessages,
+		Prefetch:        limits.Prefetch,
 		Type:            l.Sink.Type,
 		Source:          events,
 		Router:          l.Router,
@@ -254,12 +253,20 @@ func (r *Relay) Status() []pipeline.Status {
 	return out
 }
 
-// EmbeddedURL returns the URL of the first embedded NATS server. It is empty if there is none.
+// EmbeddedURL returns the URL of the first embedded server. It is empty if there is none.
 func (r *Relay) EmbeddedURL() string {
 	for _, m := range r.now() {
-		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.Embedded() {
-			return bus.Address()
+		if url := m.embeddedURL(); url != "" {
+			return url
 		}
+	}
+	return ""
+}
+
+// embeddedURL returns the URL of the embedded server of the lane. It is empty if there is none.
+func (m *member) embeddedURL() string {
+	if bus, ok := m.bus.Bus.(sink.Addressed); ok && m.lane.Embedded() != nil {
+		return bus.Address()
 	}
 	return ""
 }

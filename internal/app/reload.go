@@ -272,7 +272,7 @@ func (p *planned) prepare(ctx context.Context, changes []config.Change) (err err
 		if !p.needsBus(changes) {
 			return nil
 		}
-		if p.old.lane.Embedded() {
+		if p.old.lane.Embedded() != nil {
 			return errors.New("an embedded server cannot change while relay runs: restart it")
 		}
 	}

@@ -8,11 +8,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/internal/config"
+	"workos-relay/internal/kinds"
 )
 
 // TestEveryKeyHasAnEffect: what the change of a key means is decided on purpose.
 func TestEveryKeyHasAnEffect(t *testing.T) {
-	from, err := config.Parse("", []byte(`sinks: [{name: a, type: stdout}]`), func(string) (string, bool) { return "sk_1", true })
+	from, err := config.For(kinds.All).Parse("", []byte(`sinks: [{name: a, type: stdout}]`), func(string) (string, bool) { return "sk_1", true })
 	require.NoError(t, err)
 	var fixed []string
 	for _, key := range from.Keys() {

@@ -15,7 +15,6 @@ import (
 	"workos-relay/internal/config"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
-	"workos-relay/sink/nats"
 )
 
 // Options are what a caller of Serve may set besides the configuration.
@@ -112,9 +111,10 @@ func announce(cfg *config.Config, r *Relay, log *zap.Logger) {
 	log.Info("relay is starting", zap.String("version", buildinfo.Version()), zap.String("id", cfg.ID), zap.String("source", cfg.Source.Endpoint),
 		zap.Int("lanes", len(r.members)), zap.String("checkpoints", cfg.Checkpoint.Dir), zap.String("admin", cfg.Admin.Listen))
 	for _, m := range r.members {
-		if bus, ok := m.bus.Bus.(*nats.Sink); ok && m.lane.Embedded() {
-			log.Info("embedded NATS server is listening; docs/nats.md shows a consumer of your own",
-				zap.String("lane", m.run.Name), zap.String("url", bus.Address()), zap.String("watch", "relay tail --from-sink"))
+		if url := m.embeddedURL(); url != "" {
+			server := m.lane.Embedded()
+			log.Info("embedded "+server.Name+" is listening; "+server.Page+" shows a consumer of your own",
+				zap.String("lane", m.run.Name), zap.String("url", url), zap.String("watch", "relay tail --from-sink"))
 		}
 	}
 }

@@ -163,7 +163,7 @@ const lookTime = 3 * time.Second
 // none if the bus does not answer soon: the position shows that.
 func (l *Lane) Settings(ctx context.Context) []sink.Setting {
 	none := []sink.Setting{}
-	if !l.MayBeOnBus() || l.Embedded() && !l.EmbeddedRuns(ctx) {
+	if !l.MayBeOnBus() || l.Embedded() != nil && !l.EmbeddedRuns(ctx) {
 		return none
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)

@@ -11,15 +11,14 @@ import (
 
 	"workos-relay/internal/catalogue"
 	"workos-relay/router"
+	"workos-relay/sink"
 )
 
 // Bus is one sink, as a server of the document.
 type Bus struct {
-	Name       string         // of the sink
-	Kind       router.Binding // which bus it is
-	Host       string         // host:port of a server of it; no credentials
-	Secure     bool           // reached over TLS
-	Stream     string         // JetStream stream that binds the topics; NATS only
+	Name       string              // of the sink
+	Kind       *sink.AsyncAPI      // the bindings of its kind
+	Server     sink.AsyncAPIServer // the sink itself
 	Topics     []Topic
 	DeadLetter string // topic of the events that the bus can never take; empty if there is none
 }
@@ -34,11 +33,10 @@ type Topic struct {
 // same.
 type object = map[string]any
 
-// Document returns the document in YAML. It describes relay, whose operations send; id is the
-// relay's, and encoding the form of its
-// messages.
-func Document(id string, encoding router.Encoding, buses []Bus) ([]byte, error) {
-	d := document{encoding: encoding, channels: object{}, operations: object{}, servers: object{}, messages: object{}}
+// Document returns the document in YAML. It describes relay, whose operations send. id is the id of
+// the relay, and encoding the form of its messages, which have the bindings of all these kinds.
+func Document(id string, encoding router.Encoding, kinds []*sink.Kind, buses []Bus) ([]byte, error) {
+	d := document{encoding: encoding, bindings: messageBindings(kinds), channels: object{}, operations: object{}, servers: object{}, messages: object{}}
 	for _, b := range buses {
 		d.add(b)
 	}
@@ -70,6 +68,7 @@ func Document(id string, encoding router.Encoding, buses []Bus) ([]byte, error) 
 // document is being put together.
 type document struct {
 	encoding                                router.Encoding
+	bindings                                object // of every message
 	servers, channels, operations, messages object
 }
 
@@ -82,23 +81,24 @@ func (d *document) add(b Bus) {
 		d.channel(b, t.Name, "", t.Types)
 	}
 	if b.DeadLetter != "" {
-		d.messages[deadLetter] = deadLetterMessage()
+		d.messages[deadLetter] = d.deadLetterMessage()
 		d.channel(b, b.DeadLetter, "Events that the bus can never take, for example because they are too large.", []string{deadLetter})
 	}
 }
 
 func server(b Bus) object {
-	s := object{"host": b.Host, "protocol": string(b.Kind)}
-	switch b.Kind {
-	case router.Kafka:
-		if b.Secure {
-			s["protocol"] = "kafka-secure"
+	return object{"host": b.Server.Host, "protocol": b.Server.Protocol, "description": b.Server.Description}
+}
+
+// messageBindings returns the bindings of a message on buses of these kinds.
+func messageBindings(kinds []*sink.Kind) object {
+	bindings := object{}
+	for _, k := range kinds {
+		if k.AsyncAPI != nil && k.AsyncAPI.Message != nil {
+			bindings[k.AsyncAPI.Binding] = k.AsyncAPI.Message(ref("components", "schemas", "key"))
 		}
-		s["description"] = "In exactly_once, read with isolation.level=read_committed. Make handlers idempotent by the header event-id."
-	case router.NATS:
-		s["description"] = "JetStream stream " + b.Stream + ". Read it through a consumer with a filter; make handlers idempotent by the header event-id."
 	}
-	return s
+	return bindings
 }
 
 // channel adds a topic of a bus, or the bus to a topic that another has as well.
@@ -116,11 +116,16 @@ func (d *document) channel(b Bus, topic, description string, types []string) {
 	for _, t := range types {
 		c["messages"].(object)[t] = ref("components", "messages", t) //nolint:forcetypeassert // made above
 	}
-	switch b.Kind {
-	case router.Kafka:
-		c["bindings"] = object{"kafka": object{"topic": topic, "bindingVersion": "0.5.0"}}
-	case router.NATS: // the binding has nothing for a channel
-		d.operations["send."+topic].(object)["bindings"].(object)["nats"] = object{"bindingVersion": "0.1.0"} //nolint:forcetypeassert // made above
+	if b.Kind.Channel != nil {
+		bindings, known := c["bindings"].(object)
+		if !known {
+			bindings = object{}
+			c["bindings"] = bindings
+		}
+		bindings[b.Kind.Binding] = b.Kind.Channel(topic)
+	}
+	if b.Kind.Operation != nil {
+		d.operations["send."+topic].(object)["bindings"].(object)[b.Kind.Binding] = b.Kind.Operation //nolint:forcetypeassert // made above
 	}
 }
 
@@ -134,7 +139,7 @@ func (d *document) message(eventType string) object {
 		"title":    eventType,
 		"headers":  ref("components", "schemas", "headers"),
 		"payload":  payload(d.encoding, eventType),
-		"bindings": object{"kafka": object{"key": ref("components", "schemas", "key"), "bindingVersion": "0.5.0"}},
+		"bindings": d.bindings,
 	}
 	if d.encoding == router.CloudEventsStructured {
 		m["contentType"] = "application/cloudevents+json"
@@ -164,13 +169,13 @@ func payload(encoding router.Encoding, eventType string) object {
 // deadLetter names the message of that kind.
 const deadLetter = "dead_letter"
 
-func deadLetterMessage() object {
+func (d *document) deadLetterMessage() object {
 	return object{
 		"name":     deadLetter,
 		"title":    "An event that could not be published",
 		"headers":  ref("components", "schemas", "eventHeaders"),
 		"payload":  ref("components", "schemas", "deadLetter"),
-		"bindings": object{"kafka": object{"key": ref("components", "schemas", "key"), "bindingVersion": "0.5.0"}},
+		"bindings": d.bindings,
 	}
 }
 

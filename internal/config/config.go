@@ -13,9 +13,7 @@ import (
 	"workos-relay/conf/unit"
 	"workos-relay/internal/listener"
 	"workos-relay/router"
-	"workos-relay/sink/kafka"
-	"workos-relay/sink/nats"
-	"workos-relay/sink/stdout"
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
@@ -43,6 +41,7 @@ type Config struct {
 	// Parse, before the configuration is used; nil reads files again only when something uses them.
 	Files *livefile.Set `yaml:"-"`
 
+	format   *Format
 	files    map[string][]string // secret files, by the path of the secret
 	secrets  []string            // every secret in the configuration
 	contents map[string]string   // digests of what other files hold, by the path of the key that names them
@@ -96,40 +95,35 @@ func (e *keyFault) Error() string { return e.text }
 // Key is the key at fault.
 func (e *keyFault) Key() string { return e.key }
 
-// Sink is one destination and what it carries. Exactly one of the pointers is set, the one of Type.
+// Sink is one destination and what it carries.
 type Sink struct {
 	Name     string   `yaml:"name" required:"true" format:"name" doc:"Names the lane in logs, metrics and positions. Unique; another name starts the lane over."`
 	Type     string   `yaml:"type" required:"true" doc:"Kind of the bus. It decides which of the keys below apply."`
 	Events   []string `yaml:"events" default:"[\"*\"]" doc:"What this lane carries of the source's event types, in names or patterns."`
 	Delivery string   `yaml:"delivery" enum:"auto,exactly_once,at_least_once" doc:"Where it differs from the delivery of the whole relay."`
 
-	NATS   *nats.Config   `variant:"nats"`
-	Kafka  *kafka.Config  `variant:"kafka"`
-	Stdout *stdout.Config `variant:"stdout"`
+	// Settings are the keys that belong to the kind of bus.
+	Settings sink.Settings `yaml:"-"`
+	// Kind is the kind that Type names.
+	Kind *sink.Kind `yaml:"-"`
 }
 
-// TopicPrefix is what the sink puts before each topic.
-func (s *Sink) TopicPrefix() string {
-	switch {
-	case s.NATS != nil:
-		return s.NATS.TopicPrefix
-	case s.Kafka != nil:
-		return s.Kafka.TopicPrefix
-	case s.Stdout != nil:
-		return s.Stdout.TopicPrefix
-	default:
-		return ""
+// EmbeddedServer returns the server that the sink runs inside relay, or nil.
+func (s *Sink) EmbeddedServer() *sink.EmbeddedServer {
+	if e, ok := s.Settings.(sink.Embedder); ok {
+		return e.EmbeddedServer()
 	}
+	return nil
 }
 
 // RouterConfig is the configuration of the router for the lane of s, one of c.Sinks.
 func (c *Config) RouterConfig(s *Sink) router.Config {
-	r := router.Config{Relay: c.ID, Prefix: s.TopicPrefix(), Routes: c.Routes, Encoding: c.Encoding, Headers: c.Headers, Binding: router.NATS, RedactionKey: c.Redaction.Key}
+	r := router.Config{Relay: c.ID, Routes: c.Routes, Encoding: c.Encoding, Headers: c.Headers, RedactionKey: c.Redaction.Key}
+	if s.Settings != nil { // nil if the file names no kind
+		r.Prefix, r.Binding = s.Settings.Prefix(), router.Binding(s.Kind.CloudEvents)
+	}
 	if c.DeadLetter != nil {
 		r.DeadLetter = c.DeadLetter.Topic
-	}
-	if s.Kafka != nil {
-		r.Binding = router.Kafka
 	}
 	return r
 }

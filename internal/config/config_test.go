@@ -29,13 +29,13 @@ var withKey = env("WORKOS_API_KEY", "sk_test_1234567890")
 
 func parse(t *testing.T, text string, lookup func(string) (string, bool)) *Config {
 	t.Helper()
-	c, err := Parse("config.yaml", []byte(text), lookup)
+	c, err := relayFormat.Parse("config.yaml", []byte(text), lookup)
 	require.NoError(t, err)
 	return c
 }
 
 func TestDefaultNeedsOnlyTheKey(t *testing.T) {
-	c, err := Default(withKey)
+	c, err := relayFormat.Default(withKey)
 	require.NoError(t, err)
 	require.Equal(t, "workos", c.ID)
 	require.Equal(t, "sk_test_1234567890", c.Source.APIKey.Reveal())
@@ -49,10 +49,10 @@ func TestDefaultNeedsOnlyTheKey(t *testing.T) {
 	require.Len(t, c.Sinks, 1)
 	require.Equal(t, "nats", c.Sinks[0].Name)
 	require.Equal(t, "auto", c.Sinks[0].Delivery)
-	require.Nil(t, c.Sinks[0].Kafka)
-	require.Equal(t, "embedded", c.Sinks[0].NATS.URL)
-	require.Equal(t, "WORKOS", c.Sinks[0].NATS.Stream)
-	require.True(t, c.Sinks[0].NATS.Embedded.SyncAlways)
+	require.Nil(t, c.Sinks[0].kafka())
+	require.Equal(t, "embedded", c.Sinks[0].nats().URL)
+	require.Equal(t, "WORKOS", c.Sinks[0].nats().Stream)
+	require.True(t, c.Sinks[0].nats().Embedded.SyncAlways)
 	require.Empty(t, c.Routes)
 	require.EqualValues(t, "raw", c.Encoding)
 	require.Equal(t, 15*time.Second, c.TakeoverAfter)
@@ -64,14 +64,14 @@ func TestDefaultNeedsOnlyTheKey(t *testing.T) {
 
 func TestDefaultWithoutKey(t *testing.T) {
 	for _, lookup := range []func(string) (string, bool){env(), env("WORKOS_API_KEY", "")} {
-		_, err := Default(lookup)
+		_, err := relayFormat.Default(lookup)
 		require.EqualError(t, err, `source.api_key: is missing; set WORKOS_API_KEY in the environment, or name a file in api_key_file`)
 	}
 }
 
 // An empty file, and one whose sections are all commented out, is as good as none.
 func TestEmptyFile(t *testing.T) {
-	want, err := Default(withKey)
+	want, err := relayFormat.Default(withKey)
 	require.NoError(t, err)
 	for _, text := range []string{"", "\n", "# nothing\n", "---\n", "source:\nsinks:\nroutes:\n", "{}", "\ufeffid: workos\n"} {
 		require.Equal(t, want, parse(t, text, withKey), "%q", text)
@@ -123,16 +123,16 @@ func TestWholeFile(t *testing.T) {
 	require.Equal(t, 250*time.Millisecond, c.Source.PollInterval)
 	require.InDelta(t, 12.5, c.Source.RateLimit, 0)
 	require.Len(t, c.Sinks, 3)
-	require.Equal(t, 24*time.Hour, c.Sinks[0].NATS.Create.MaxAge)
-	require.Equal(t, unit.GiB, c.Sinks[0].NATS.Create.MaxBytes)
-	require.False(t, c.Sinks[0].NATS.Create.Enabled)
-	require.Equal(t, "p$$w:{x", c.Sinks[0].NATS.Auth.Password.Reveal(), "a value is not expanded again")
-	require.Equal(t, []string{"127.0.0.1:9092"}, c.Sinks[1].Kafka.Brokers)
-	require.Equal(t, 12, c.Sinks[1].Kafka.Create.Partitions)
-	require.Equal(t, 1, c.Sinks[1].Kafka.Create.ReplicationFactor, "what is left out of a section keeps its default")
-	require.Equal(t, map[string]string{"retention.ms": "604800000", "unclean.leader.election.enable": "false"}, c.Sinks[1].Kafka.Create.Config)
+	require.Equal(t, 24*time.Hour, c.Sinks[0].nats().Create.MaxAge)
+	require.Equal(t, unit.GiB, c.Sinks[0].nats().Create.MaxBytes)
+	require.False(t, c.Sinks[0].nats().Create.Enabled)
+	require.Equal(t, "p$$w:{x", c.Sinks[0].nats().Auth.Password.Reveal(), "a value is not expanded again")
+	require.Equal(t, []string{"127.0.0.1:9092"}, c.Sinks[1].kafka().Brokers)
+	require.Equal(t, 12, c.Sinks[1].kafka().Create.Partitions)
+	require.Equal(t, 1, c.Sinks[1].kafka().Create.ReplicationFactor, "what is left out of a section keeps its default")
+	require.Equal(t, map[string]string{"retention.ms": "604800000", "unclean.leader.election.enable": "false"}, c.Sinks[1].kafka().Create.Config)
 	require.Equal(t, []string{"auto", "at_least_once", "auto"}, []string{c.Sinks[0].Delivery, c.Sinks[1].Delivery, c.Sinks[2].Delivery})
-	require.Equal(t, []string{"acme.", "k.", ""}, []string{c.Sinks[0].TopicPrefix(), c.Sinks[1].TopicPrefix(), c.Sinks[2].TopicPrefix()})
+	require.Equal(t, []string{"acme.", "k.", ""}, []string{c.Sinks[0].Settings.Prefix(), c.Sinks[1].Settings.Prefix(), c.Sinks[2].Settings.Prefix()})
 	require.Len(t, c.Routes, 2)
 	require.Equal(t, "data.directory_id", c.Routes[0].Key)
 	require.True(t, c.Routes[1].Drop)
@@ -146,8 +146,8 @@ sinks:
   - {name: a, type: kafka, tls: &tls {enabled: true, server_name: &host kafka.example.com}}
   - {name: b, type: kafka, tls: *tls, client_id: *host}
 `, withKey)
-	require.Equal(t, c.Sinks[0].Kafka.TLS, c.Sinks[1].Kafka.TLS)
-	require.Equal(t, "kafka.example.com", c.Sinks[1].Kafka.ClientID)
+	require.Equal(t, c.Sinks[0].kafka().TLS, c.Sinks[1].kafka().TLS)
+	require.Equal(t, "kafka.example.com", c.Sinks[1].kafka().ClientID)
 }
 
 // Whatever a variable holds, it is one value: it opens no section, no list and no variable.
@@ -157,8 +157,8 @@ func TestEnvironmentIsInert(t *testing.T) {
 	} {
 		c := parse(t, "sinks:\n- {name: n, type: kafka, client_id: \"a${NASTY}b\", sasl: {mechanism: plain, user: u, password: \"-${NASTY}-\"}}\n",
 			env("NASTY", value, "WORKOS_API_KEY", "sk_1"))
-		require.Equal(t, "a"+value+"b", c.Sinks[0].Kafka.ClientID)
-		require.Equal(t, "-"+value+"-", c.Sinks[0].Kafka.SASL.Password.Reveal())
+		require.Equal(t, "a"+value+"b", c.Sinks[0].kafka().ClientID)
+		require.Equal(t, "-"+value+"-", c.Sinks[0].kafka().SASL.Password.Reveal())
 		require.Equal(t, "127.0.0.1:8080", c.Admin.Listen)
 	}
 }
@@ -193,15 +193,15 @@ source: {api_key_file: "${DIR}/key"}
 sinks: [{name: n, type: nats, auth: {user: u, password_file: "${DIR}/key"}}]
 `, env("DIR", dir, "WORKOS_API_KEY", "sk_not_this"))
 	require.Equal(t, "sk_file_1", c.Source.APIKey.Reveal())
-	require.Equal(t, "sk_file_1", c.Sinks[0].NATS.Auth.Password.Reveal())
+	require.Equal(t, "sk_file_1", c.Sinks[0].nats().Auth.Password.Reveal())
 	require.Equal(t, map[string]bool{key: true}, c.FilesInUse())
-	password, err := c.NATSPassword(c.Sinks[0].Name)
+	password, err := c.SinkSecret("n", "auth.password", c.Sinks[0].nats().Auth.Password, nil)
 	require.NoError(t, err)
 	require.Equal(t, "sk_file_1", password.Latest().Reveal())
 
 	require.NoError(t, os.WriteFile(key, []byte("sk_file_2"), 0o600))
 	require.Equal(t, "sk_file_2", password.Latest().Reveal())
-	require.Equal(t, "sk_file_1", c.Sinks[0].NATS.Auth.Password.Reveal(), "a configuration does not change")
+	require.Equal(t, "sk_file_1", c.Sinks[0].nats().Auth.Password.Reveal(), "a configuration does not change")
 
 	fixed, err := parse(t, "", withKey).APIKey()
 	require.NoError(t, err)
@@ -249,22 +249,22 @@ func TestSeveralSecrets(t *testing.T) {
 		`secret_file: ["${DIR}/no"]`: "source.webhook.secret_file[0]: the secret file ${DIR}/no does not exist",
 		`secret: a, secret_file: b`:  "stands beside secret",
 	} {
-		_, err := Parse("c.yaml", []byte(`source: {webhook: {listen: "127.0.0.1:0", `+text+`}}`), vars)
+		_, err := relayFormat.Parse("c.yaml", []byte(`source: {webhook: {listen: "127.0.0.1:0", `+text+`}}`), vars)
 		require.ErrorContains(t, err, want, text)
 	}
 }
 
 func TestLoad(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
-	_, err := Load(file, withKey)
+	_, err := relayFormat.Load(file, withKey)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, os.WriteFile(file, []byte("id: 7\nidd: 8\n"), 0o600))
-	_, err = Load(file, withKey)
+	_, err = relayFormat.Load(file, withKey)
 	var e *Error
 	require.ErrorAs(t, err, &e)
 	require.Equal(t, []Problem{{File: file, Line: 2, Column: 1, Key: "idd", Message: "unknown key", Hint: `did you mean "id"?`}}, e.Problems)
 	require.NoError(t, os.WriteFile(file, make([]byte, maxFile+1), 0o600))
-	_, err = Load(file, withKey)
+	_, err = relayFormat.Load(file, withKey)
 	require.ErrorContains(t, err, "larger than")
 }
 

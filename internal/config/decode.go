@@ -17,6 +17,7 @@ type position struct{ line, column int }
 // decoder turns nodes into values by the declaration. It goes on after a mistake, so that all are
 // reported at once.
 type decoder struct {
+	format   *Format
 	file     string
 	env      func(string) (string, bool)
 	problems []Problem
@@ -162,7 +163,7 @@ func (d *decoder) section(o *object, n *yaml.Node, v reflect.Value, path string)
 	note(v, given)
 	chosen, decided := choose(o, v)
 	if chosen != nil {
-		keys := reflect.New(chosen.typ)
+		keys := reflect.ValueOf(chosen.kind.New())
 		d.fields(chosen.object.fields, given, keys.Elem(), path)
 		note(keys.Elem(), given)
 		v.FieldByIndex(chosen.index).Set(keys)

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
-	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v4"
 
 	"workos-relay/conf/secret"
 	"workos-relay/conf/unit"
+	"workos-relay/sink"
 )
 
 // kind is what a field holds; it decides how its text is read and how the documents call it.
@@ -43,9 +43,9 @@ const (
 //	format:"..."      what a text must look like, a name of formats
 //	min:".." max:".." bounds of a number, duration or size, as in YAML
 //	file:"fixed"      on a secret: its file is read at a start and a reload only
-//	variant:"..."     on a pointer: the keys that belong to the section if `type` is this word
 //
-// A pointer to a struct is a section that may be absent.
+// A pointer to a struct is a section that may be absent. A field of type sink.Settings stands for
+// the keys that the section gains by its key `type`, which names a kind of bus.
 type field struct {
 	name       string
 	index      []int
@@ -73,12 +73,24 @@ type object struct {
 	variants []*variant
 }
 
-// variant holds the keys that a section gains if the value of its key typeKey is name.
+// variant holds the keys that a section gains if the value of its key typeKey is name: those of the
+// settings of a kind of bus.
 type variant struct {
 	name   string
-	index  []int
-	typ    reflect.Type
+	kind   *sink.Kind
+	index  []int        // of the field of type sink.Settings
+	typ    reflect.Type // of the settings, the pointer taken off
 	object *object
+}
+
+// in returns the settings of the variant in a section, or false if the section is of another
+// variant or of none.
+func (v *variant) in(section reflect.Value) (reflect.Value, bool) {
+	settings := section.FieldByIndex(v.index)
+	if settings.IsNil() || settings.Elem().Type() != reflect.PointerTo(v.typ) {
+		return reflect.Value{}, false
+	}
+	return settings.Elem().Elem(), true
 }
 
 // typeKey chooses among the variants of a section.
@@ -96,14 +108,11 @@ func (o *object) variant(name string) *variant {
 	return nil
 }
 
-// declaration is the root of everything that a configuration may contain.
-var declaration = sync.OnceValue(func() *object { return describe(reflect.TypeFor[Config]()) })
-
-// describe reads the declaration from a struct type. A mistake in a declaration is a mistake in the
-// program: it panics.
-func describe(t reflect.Type) *object {
+// describe reads the declaration from a struct type, with sinks of these kinds. A mistake in a
+// declaration is a mistake in the program: it panics.
+func describe(t reflect.Type, kinds []*sink.Kind) *object {
 	o := &object{}
-	describeInto(o, t, nil)
+	describeInto(o, t, nil, kinds)
 	taken := map[string]bool{}
 	for _, f := range o.fields {
 		claim(t, taken, f.name)
@@ -135,26 +144,37 @@ func claim(t reflect.Type, taken map[string]bool, name string) {
 	taken[name] = true
 }
 
-func describeInto(o *object, t reflect.Type, index []int) {
+func describeInto(o *object, t reflect.Type, index []int, kinds []*sink.Kind) {
 	for i := range t.NumField() {
 		sf := t.Field(i)
 		at := append(append([]int(nil), index...), i)
-		if name := sf.Tag.Get("variant"); name != "" {
-			o.variants = append(o.variants, &variant{name: name, index: at, typ: sf.Type.Elem(), object: describe(sf.Type.Elem())})
+		if sf.Type == reflect.TypeFor[sink.Settings]() {
+			for _, k := range kinds {
+				o.variants = append(o.variants, describeKind(k, at))
+			}
 			continue
 		}
 		name, option, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
 		switch {
 		case option == "inline":
-			describeInto(o, sf.Type, at)
+			describeInto(o, sf.Type, at, kinds)
 		case name != "" && name != "-":
-			f := describeField(sf, name, at)
+			f := describeField(sf, name, at, kinds)
 			o.fields = append(o.fields, f)
 			if f.isSecret() {
 				o.fields = append(o.fields, twinOf(f))
 			}
 		}
 	}
+}
+
+// describeKind reads the declaration of the settings of a kind.
+func describeKind(k *sink.Kind, index []int) *variant {
+	t := reflect.TypeOf(k.New())
+	if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+		panic(fmt.Sprintf("config: the settings of a sink of type %s are a %s, not a pointer to a struct", k.Name, t))
+	}
+	return &variant{name: k.Name, kind: k, index: index, typ: t.Elem(), object: describe(t.Elem(), nil)}
 }
 
 // isSecret reports whether f has a _file twin.
@@ -177,7 +197,7 @@ func twinOf(f *field) *field {
 	return t
 }
 
-func describeField(sf reflect.StructField, name string, index []int) *field {
+func describeField(sf reflect.StructField, name string, index []int, kinds []*sink.Kind) *field {
 	f := &field{
 		name: name, index: index, typ: sf.Type,
 		doc: sf.Tag.Get("doc"), example: sf.Tag.Get("example"), format: sf.Tag.Get("format"),
@@ -195,9 +215,9 @@ func describeField(sf reflect.StructField, name string, index []int) *field {
 	f.kind = kindOf(f.typ)
 	switch f.kind {
 	case kindSection:
-		f.object = describe(f.typ)
+		f.object = describe(f.typ, kinds)
 	case kindSections:
-		f.object = describe(f.typ.Elem())
+		f.object = describe(f.typ.Elem(), kinds)
 	default:
 	}
 	if f.optional && f.kind != kindSection {

@@ -11,6 +11,7 @@ import (
 
 	"workos-relay/conf/secret"
 	"workos-relay/router"
+	"workos-relay/sink"
 )
 
 // A mistake in a declaration is found by the first test that touches it, not by a user.
@@ -19,13 +20,10 @@ func TestDescribePanics(t *testing.T) {
 		Password secret.String `yaml:"password"`
 		File     string        `yaml:"password_file"`
 	}
-	type nats struct {
-		Name string `yaml:"name"`
-	}
 	type shadow struct {
 		Name string `yaml:"name"`
 		Type string `yaml:"type"`
-		NATS *nats  `variant:"nats"`
+		Of   sink.Settings
 	}
 	type unknown struct {
 		Done chan int `yaml:"done"`
@@ -36,9 +34,23 @@ func TestDescribePanics(t *testing.T) {
 	type badDefault struct {
 		Names []string `yaml:"names" default:"["`
 	}
+	kinds := []*sink.Kind{{Name: "bus", New: func() sink.Settings { return &named{} }}}
 	for _, v := range []any{twice{}, shadow{}, unknown{}, pointer{}, badDefault{}} {
-		require.Panics(t, func() { describe(reflect.TypeOf(v)) }, "%T", v)
+		require.Panics(t, func() { describe(reflect.TypeOf(v), kinds) }, "%T", v)
 	}
+	type section struct {
+		Type string `yaml:"type"`
+		Of   sink.Settings
+	}
+	require.NotPanics(t, func() { describe(reflect.TypeFor[section](), kinds) })
+	kinds[0].New = func() sink.Settings { return named{} }
+	require.Panics(t, func() { describe(reflect.TypeFor[section](), kinds) }, "settings that cannot be filled in")
+}
+
+// named are settings with a key that a section may have as well.
+type named struct {
+	sink.Settings
+	Name string `yaml:"name"`
 }
 
 type leaky struct {
@@ -59,7 +71,7 @@ func TestSecretsAreScrubbed(t *testing.T) {
 	require.NoError(t, yaml.Load([]byte(`inner: {password: "hunter\"22"}`), &doc))
 	d := &decoder{env: env(), places: map[string]position{}, files: map[string][]string{}}
 	var v outer
-	o := describe(reflect.TypeOf(v))
+	o := describe(reflect.TypeOf(v), nil)
 	d.section(o, doc.Content[0], reflect.ValueOf(&v).Elem(), "")
 	d.validate(o, reflect.ValueOf(&v).Elem(), "")
 	require.Equal(t, `hunter"22`, v.Inner.Password.Reveal())

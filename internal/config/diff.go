@@ -108,7 +108,7 @@ type leaf struct {
 // flatten returns every value by its key, sinks by their name.
 func (c *Config) flatten() map[string]leaf {
 	out := map[string]leaf{}
-	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, in, v reflect.Value, key, path string) {
+	c.walk(c.format.root(), reflect.ValueOf(c).Elem(), "", "", func(f *field, in, v reflect.Value, key, path string) {
 		shown := ""
 		if f.isSecret() {
 			shown = fmt.Sprint(redactValue(f, v))
@@ -174,8 +174,8 @@ func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f
 		}
 	}
 	for _, variant := range o.variants {
-		if target := v.FieldByIndex(variant.index); !target.IsNil() {
-			c.walk(variant.object, target.Elem(), key, path, visit)
+		if settings, ok := variant.in(v); ok {
+			c.walk(variant.object, settings, key, path, visit)
 		}
 	}
 }
@@ -184,7 +184,7 @@ func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f
 // one of them was replaced. Secrets from files are values themselves.
 func (c *Config) fingerprint() {
 	c.contents = map[string]string{}
-	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, _, v reflect.Value, _, path string) {
+	c.walk(c.format.root(), reflect.ValueOf(c).Elem(), "", "", func(f *field, _, v reflect.Value, _, path string) {
 		if f.kind == kindText && strings.HasSuffix(f.name, twin("")) && v.Kind() == reflect.String && v.String() != "" {
 			c.contents[path] = sum(v.String())
 		}

@@ -18,7 +18,7 @@ func TestDiff(t *testing.T) {
 	write(key, "sk_hunter22")
 	parse := func(text string) *Config {
 		t.Helper()
-		c, err := Parse("config.yaml", []byte(text), env())
+		c, err := relayFormat.Parse("config.yaml", []byte(text), env())
 		require.NoError(t, err)
 		return c
 	}

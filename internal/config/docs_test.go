@@ -17,7 +17,7 @@ import (
 
 // The files made from the declaration are what the declaration says today.
 func TestGeneratedFilesAreInStep(t *testing.T) {
-	for name, want := range Generated() {
+	for name, want := range relayFormat.Generated() {
 		have, err := os.ReadFile(filepath.Join("..", "..", name))
 		require.NoError(t, err, "run: go generate ./internal/config")
 		require.True(t, bytes.Equal(want, have), "%s is stale; run: go generate ./internal/config", name)
@@ -25,12 +25,12 @@ func TestGeneratedFilesAreInStep(t *testing.T) {
 }
 
 func TestExampleIsTheDefault(t *testing.T) {
-	want, err := Default(withKey)
+	want, err := relayFormat.Default(withKey)
 	require.NoError(t, err)
-	have := parse(t, string(Example()), withKey)
+	have := parse(t, string(relayFormat.Example()), withKey)
 	for _, c := range []*Config{want, have} { // the example names every key, the default none
 		require.Len(t, c.Sinks, 1)
-		n := c.Sinks[0].NATS
+		n := c.Sinks[0].nats()
 		n.Keys, n.Create.Keys = given.Keys{}, given.Keys{}
 	}
 	require.Equal(t, want, have)
@@ -39,8 +39,8 @@ func TestExampleIsTheDefault(t *testing.T) {
 // Every key is in the example, and what is commented out there can be parsed: only its values may
 // contradict others.
 func TestExampleHasEveryKey(t *testing.T) {
-	text := regexp.MustCompile(`(?m)^( *)#(- |  )?([a-z_]+:)`).ReplaceAllString(string(Example()), "$1$2$3")
-	_, err := Parse("config.yaml", []byte(text), withKey)
+	text := regexp.MustCompile(`(?m)^( *)#(- |  )?([a-z_]+:)`).ReplaceAllString(string(relayFormat.Example()), "$1$2$3")
+	_, err := relayFormat.Parse("config.yaml", []byte(text), withKey)
 	var e *Error
 	if err != nil {
 		require.ErrorAs(t, err, &e)
@@ -49,9 +49,9 @@ func TestExampleHasEveryKey(t *testing.T) {
 			require.True(t, contradicts && !strings.Contains(p.Message, "unknown"), p.String())
 		}
 	}
-	reference := string(Reference())
-	declaration().walk("", func(path string, f *field) {
-		require.Regexp(t, `(?m)^ *#? *(- )?`+f.name+`:`, string(Example()), path)
+	reference := string(relayFormat.Reference())
+	relayFormat.root().walk("", func(path string, f *field) {
+		require.Regexp(t, `(?m)^ *#? *(- )?`+f.name+`:`, string(relayFormat.Example()), path)
 		if f.object == nil {
 			require.Contains(t, reference, "| `"+f.name+"` |", path)
 			require.NotEmpty(t, f.doc, path)
@@ -63,7 +63,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 
 // Defaults and bounds are legal values of their own fields.
 func TestDeclarationHolds(t *testing.T) {
-	declaration().walk("", func(path string, f *field) {
+	relayFormat.root().walk("", func(path string, f *field) {
 		require.NotPanics(t, func() {
 			for _, bound := range []string{f.minimum, f.maximum} {
 				if bound != "" {
@@ -79,7 +79,7 @@ func TestDeclarationHolds(t *testing.T) {
 
 func schema(t *testing.T) *jsonschema.Schema {
 	t.Helper()
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema()))
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(relayFormat.Schema()))
 	require.NoError(t, err)
 	c := jsonschema.NewCompiler()
 	require.NoError(t, c.AddResource("config.schema.json", doc))
@@ -100,7 +100,7 @@ func instance(t *testing.T, text string) any {
 func TestSchemaAccepts(t *testing.T) {
 	s := schema(t)
 	for _, text := range []string{
-		string(Example()), whole, "{}", "source:\nsinks:\n", "id: ${ID:-x}", "source: {rate_limit: \"${RATE}\", max_response: 1048576}",
+		string(relayFormat.Example()), whole, "{}", "source:\nsinks:\n", "id: ${ID:-x}", "source: {rate_limit: \"${RATE}\", max_response: 1048576}",
 		"sinks: [{name: \"${N}\", type: \"${T}\"}]", "source: {organization_id: \"\"}", "dead_letter: {topic: a.b}",
 	} {
 		require.NoError(t, s.Validate(instance(t, text)), text)
@@ -117,13 +117,13 @@ func TestSchemaRefuses(t *testing.T) {
 		"dead_letter: {topic: a..b}", "encoding: xml", "source: {backfill: {readers: 0}}", "delivery: twice", "admin: [a]",
 	} {
 		require.Error(t, s.Validate(instance(t, text)), text)
-		_, err := Parse("", []byte(text), withKey)
+		_, err := relayFormat.Parse("", []byte(text), withKey)
 		require.Error(t, err, "the loader is as strict: %s", text)
 	}
 }
 
 func TestReferenceHasNoBrokenRows(t *testing.T) {
-	for line := range strings.Lines(string(Reference())) {
+	for line := range strings.Lines(string(relayFormat.Reference())) {
 		if strings.HasPrefix(line, "|") {
 			require.Equal(t, 5, strings.Count(strings.ReplaceAll(line, `\|`, ""), "|"), line)
 		}

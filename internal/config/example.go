@@ -24,10 +24,10 @@ const wide = 110
 
 // Example is config.example.yaml: a configuration with every key, its default and its
 // documentation.
-func Example() []byte {
+func (f *Format) Example() []byte {
 	e := &exampleWriter{described: map[*field]bool{}}
 	e.WriteString(exampleHead)
-	e.object(declaration(), nil, 0, false)
+	e.object(f.root(), nil, 0, false)
 	return e.Bytes()
 }
 

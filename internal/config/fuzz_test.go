@@ -13,7 +13,7 @@ import (
 // hold. A problem lies inside of the file. Its text shows no secret, and a terminal can show it.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
-		"", "id: a\n", whole, string(Example()), "a: &a [*a]\n", "source: *x\n", "? [a]\n: b\n", "sinks: [{name: a, type: kafka, typ: 3}]",
+		"", "id: a\n", whole, string(relayFormat.Example()), "a: &a [*a]\n", "source: *x\n", "? [a]\n: b\n", "sinks: [{name: a, type: kafka, typ: 3}]",
 		"<<: {a: b}", "id: ${A}${B:-c}$$", "{}", "[]", "---\n---\n", "source: &s {api_key: x y, start: *s}\n", "routes: [{}, {events: [], drop: yes}]\n",
 		"id: |\n  a\n  b\n", "id: >-\n  folded\n\nadmin:\n  listen: 'x\n\n  y'\n", "\ufeffid: x", "%YAML 1.1\n---\nid: a\n...\n", "id: \"\\u2028\"\r\nidd: b\r",
 		"é: 1\n\u2028x: 2\u0085y: 3\n", "source: {api_key_file: /dev/zero}\n",
@@ -28,7 +28,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return value, strings.HasPrefix(name, "A")
 		}
-		c, err := Parse("f", text, lookup)
+		c, err := relayFormat.Parse("f", text, lookup)
 		if err == nil {
 			if c == nil || strings.Contains(sprint(c.Redacted()), secret) && !strings.Contains(string(text), "KEY") {
 				t.Fatal("no configuration, or one that shows the secret")

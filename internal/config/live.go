@@ -7,7 +7,6 @@ import (
 
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
-	"workos-relay/sink/nats"
 )
 
 // The secrets of a configuration that may change while relay runs, because a file holds them. Each
@@ -24,29 +23,10 @@ func (c *Config) AdminToken() (*livefile.Current, error) {
 	return c.current("admin.token", "admin.token", c.Admin.Token, validToken)
 }
 
-// NATSPassword returns auth.password of the sink of type nats with that name, or embedded.password
-// if its server is embedded.
-func (c *Config) NATSPassword(sink string) (*livefile.Current, error) {
-	n := c.Sinks[c.indexOf(sink)].NATS
-	if n.URL == nats.Embedded {
-		return c.ofSink(sink, "embedded.password", n.Embedded.Password, nil)
-	}
-	return c.ofSink(sink, "auth.password", n.Auth.Password, nil)
-}
-
-// NATSToken returns auth.token of the sink of type nats with that name, or embedded.token if its
-// server is embedded.
-func (c *Config) NATSToken(sink string) (*livefile.Current, error) {
-	n := c.Sinks[c.indexOf(sink)].NATS
-	if n.URL == nats.Embedded {
-		return c.ofSink(sink, "embedded.token", n.Embedded.Token, nats.CheckToken)
-	}
-	return c.ofSink(sink, "auth.token", n.Auth.Token, nil)
-}
-
-// KafkaPassword returns sasl.password of s, one of c.Sinks of type kafka.
-func (c *Config) KafkaPassword(s *Sink) (*livefile.Current, error) {
-	return c.ofSink(s.Name, "sasl.password", s.Kafka.SASL.Password, nil)
+// SinkSecret returns a secret of the sink with that name. key is its key below the sink, and value
+// what c holds. New content of its file that check rejects is not used; check may be nil.
+func (c *Config) SinkSecret(sink, key string, value secret.String, check func(string) error) (*livefile.Current, error) {
+	return c.current("sinks["+strconv.Itoa(c.indexOf(sink))+"]."+key, sinkKey(sink)+"."+key, value, check)
 }
 
 // TraceHeader returns the value of telemetry.traces.headers[i].
@@ -91,10 +71,6 @@ func (c *Config) indexOf(sink string) int {
 	return slices.IndexFunc(c.Sinks, func(s Sink) bool { return s.Name == sink })
 }
 
-func (c *Config) ofSink(sink, name string, value secret.String, check func(string) error) (*livefile.Current, error) {
-	return c.current("sinks["+strconv.Itoa(c.indexOf(sink))+"]."+name, sinkKey(sink)+"."+name, value, check)
-}
-
 // current returns the secret at path, which messages call key.
 func (c *Config) current(path, key string, value secret.String, check func(string) error) (*livefile.Current, error) {
 	files := c.files[path]
@@ -116,7 +92,7 @@ func (c *Config) FilesInUse() map[string]bool {
 			in[file] = true
 		}
 	}
-	c.walk(declaration(), reflect.ValueOf(c).Elem(), "", "", func(f *field, _, v reflect.Value, _, path string) {
+	c.walk(c.format.root(), reflect.ValueOf(c).Elem(), "", "", func(f *field, _, v reflect.Value, _, path string) {
 		if _, ok := c.contents[path]; ok {
 			in[v.String()] = true
 		}

@@ -18,7 +18,7 @@ const maxFile = 1 << 20
 // Load reads the configuration file at path. env looks up variables of the environment, as
 // os.LookupEnv does. Mistakes in the file are an *Error with all of them; another error means that
 // the file could not be read.
-func Load(path string, env func(string) (string, bool)) (*Config, error) {
+func (f *Format) Load(path string, env func(string) (string, bool)) (*Config, error) {
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
@@ -28,21 +28,26 @@ func Load(path string, env func(string) (string, bool)) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	return Parse(path, text, env)
+	return f.Parse(path, text, env)
 }
 
 // Default is the configuration without a file: every default, for which env must hold
 // WORKOS_API_KEY. The error is an *Error.
-func Default(env func(string) (string, bool)) (*Config, error) { return Parse("", nil, env) }
+func (f *Format) Default(env func(string) (string, bool)) (*Config, error) {
+	return f.Parse("", nil, env)
+}
 
 // Parse reads a configuration from text; name is the name of the file in messages. Secret files
 // that it names are read. The error is always an *Error.
-func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
-	d := &decoder{file: name, env: env, places: map[string]position{}, files: map[string][]string{}}
-	c := &Config{}
+func (f *Format) Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
+	d := &decoder{format: f, file: name, env: env, places: map[string]position{}, files: map[string][]string{}}
+	c := &Config{format: f}
 	if root, ok := d.document(text); ok {
-		d.section(declaration(), root, reflect.ValueOf(c).Elem(), "")
-		d.validate(declaration(), reflect.ValueOf(c).Elem(), "")
+		d.section(f.root(), root, reflect.ValueOf(c).Elem(), "")
+		for i := range c.Sinks {
+			c.Sinks[i].Kind = f.kind(c.Sinks[i].Type)
+		}
+		d.validate(f.root(), reflect.ValueOf(c).Elem(), "")
 		d.check(c)
 	}
 	if len(d.problems) > 0 {

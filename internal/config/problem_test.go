@@ -200,7 +200,7 @@ config.yaml:5:3: source.wat: unknown key; known here: endpoint, api_key, api_key
 config.yaml:6:5: id: "?" is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := Parse("config.yaml", []byte(tc.text), lookup)
+			_, err := relayFormat.Parse("config.yaml", []byte(tc.text), lookup)
 			require.EqualError(t, err, strings.TrimPrefix(tc.want, "\n"))
 			require.NotContains(t, err.Error(), "hunter22")
 			require.NotContains(t, err.Error(), "sk_test")
@@ -209,14 +209,14 @@ config.yaml:6:5: id: "?" is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 }
 
 func TestTooManyAliases(t *testing.T) {
-	_, err := Parse("c", []byte("id: &a x\nroutes:\n- events: ["+strings.Repeat("*a,", maxAliases+1)+"]\n  drop: true\n"), withKey)
+	_, err := relayFormat.Parse("c", []byte("id: &a x\nroutes:\n- events: ["+strings.Repeat("*a,", maxAliases+1)+"]\n  drop: true\n"), withKey)
 	require.ErrorContains(t, err, "routes[0].events[1000]: more than 1000 aliases")
 }
 
 // Nesting beyond all reason is a problem like any other, not the end of the stack.
 func TestDeepNesting(t *testing.T) {
 	for _, text := range []string{strings.Repeat("[", 100_000), strings.Repeat("{a: ", 100_000), strings.Repeat("- ", 100_000)} {
-		_, err := Parse("c", []byte(text), withKey)
+		_, err := relayFormat.Parse("c", []byte(text), withKey)
 		var e *Error
 		require.ErrorAs(t, err, &e)
 	}

@@ -31,7 +31,7 @@ func (c *Config) Hide(text string) string {
 // plain values under the names of the file. It is safe to log: secrets, and credentials in
 // addresses, are replaced by a placeholder.
 func (c *Config) Redacted() map[string]any {
-	return c.redact(declaration(), reflect.ValueOf(c).Elem(), "")
+	return c.redact(c.format.root(), reflect.ValueOf(c).Elem(), "")
 }
 
 func (c *Config) redact(o *object, v reflect.Value, path string) map[string]any {
@@ -61,8 +61,8 @@ func (c *Config) redact(o *object, v reflect.Value, path string) map[string]any 
 		}
 	}
 	for _, variant := range o.variants {
-		if target := v.FieldByIndex(variant.index); !target.IsNil() {
-			for name, value := range c.redact(variant.object, target.Elem(), path) {
+		if settings, ok := variant.in(v); ok {
+			for name, value := range c.redact(variant.object, settings, path) {
 				out[name] = value
 			}
 		}

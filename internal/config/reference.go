@@ -30,11 +30,11 @@ reaches what it names, and tells every fault.
 `
 
 // Reference is docs/configuration.md: every key in tables.
-func Reference() []byte {
+func (f *Format) Reference() []byte {
 	var b bytes.Buffer
 	b.WriteString(referenceHead)
 	b.WriteString("\n## Top level\n\n")
-	referenceObject(&b, declaration(), "", "")
+	referenceObject(&b, f.root(), "", "")
 	return b.Bytes()
 }
 

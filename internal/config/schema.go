@@ -14,8 +14,8 @@ import (
 // Schema is docs/config.schema.json: a JSON Schema (draft 2020-12) by which editors complete and
 // check a configuration. It lets every value be a ${NAME} in quotes, and leaves to relay what a
 // schema cannot say.
-func Schema() []byte {
-	s := schemaObject(declaration())
+func (f *Format) Schema() []byte {
+	s := schemaObject(f.root())
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	s["title"] = "Configuration of relay"
 	s["type"] = []string{"object", "null"}

@@ -38,7 +38,7 @@ func (d *decoder) unknown(o *object, chosen *variant, decided bool, key *yaml.No
 	case strings.Contains(key.Value, "${"):
 		d.report(placeOf(key), at, "unknown key", "variables are expanded in values only")
 	default:
-		d.report(placeOf(key), at, "unknown key", suggestion(key.Value, known, withoutIndices(path)))
+		d.report(placeOf(key), at, "unknown key", d.suggestion(key.Value, known, withoutIndices(path)))
 	}
 }
 
@@ -51,12 +51,12 @@ func (o *object) names() []string {
 }
 
 // suggestion names the nearest key of the section, or else the places where the same word is a key.
-func suggestion(word string, known []string, section string) string {
+func (d *decoder) suggestion(word string, known []string, section string) string {
 	if near := nearest(word, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	var places []string
-	declaration().walk("", func(path string, f *field) {
+	d.format.root().walk("", func(path string, f *field) {
 		if f.name == strings.ReplaceAll(strings.ToLower(word), "-", "_") && path != join(section, word) && !slices.Contains(places, path) {
 			places = append(places, path)
 		}

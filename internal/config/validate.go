@@ -10,7 +10,6 @@ import (
 	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
 	"workos-relay/router"
-	"workos-relay/sink/nats"
 	"workos-relay/source"
 )
 
@@ -33,8 +32,8 @@ func (d *decoder) validate(o *object, v reflect.Value, path string) {
 		}
 	}
 	for _, variant := range o.variants {
-		if target := v.FieldByIndex(variant.index); !target.IsNil() {
-			d.validate(variant.object, target.Elem(), path)
+		if settings, ok := variant.in(v); ok {
+			d.validate(variant.object, settings, path)
 		}
 	}
 	validator, ok := v.Addr().Interface().(interface{ Validate() error })
@@ -128,14 +127,15 @@ func (d *decoder) checkSinks(c *Config, all []string) {
 		if len(all) > 0 && len(known) > 0 && len(carried(all, s.Events)) == 0 {
 			d.report(d.place(path+".events"), path+".events", "none of these types is among those of source.events", "this lane would carry nothing")
 		}
-		if s.NATS == nil || s.NATS.URL != nats.Embedded {
+		server := s.EmbeddedServer()
+		if server == nil {
 			continue
 		}
-		if j, twice := listeners[s.NATS.Embedded.Listen]; twice {
-			d.report(d.place(path+".url"), path+".url", fmt.Sprintf("sinks[%d] runs an embedded server on %s already", j, s.NATS.Embedded.Listen),
-				"write its address here, with another stream")
+		if j, twice := listeners[server.Listen]; twice {
+			d.report(d.place(path+"."+server.Key), path+"."+server.Key, fmt.Sprintf("sinks[%d] runs an embedded server on %s already", j, server.Listen),
+				"write its address here, with another "+server.Holds)
 		} else {
-			listeners[s.NATS.Embedded.Listen] = i
+			listeners[server.Listen] = i
 		}
 	}
 }

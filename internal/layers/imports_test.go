@@ -26,6 +26,12 @@ var helpers = []string{
 // public are the packages that other programs may import.
 var public = []string{"conf/...", "checkpoint/...", "source/...", "sink/...", "router/...", "pipeline/..."}
 
+// buses are the packages of one kind of bus each.
+var buses = []string{"sink/nats", "sink/kafka", "sink/stdout"}
+
+// anyBus are the public packages that serve every kind of bus.
+var anyBus = []string{"conf/...", "checkpoint/...", "source/...", "sink", "router/...", "pipeline/..."}
+
 // rules are the layers of relay from the bottom to the top. A sink does not know the source, and
 // the pipeline knows neither the router nor any kind of bus.
 var rules = []rule{
@@ -42,7 +48,7 @@ var rules = []rule{
 	{of: "sink/nats", may: append([]string{"conf/...", "checkpoint", "sink", "sink/nats/..."}, helpers...), tests: append([]string{"internal/testaddr", "internal/testrun"}, public...)},
 	{of: "sink/kafka", may: append([]string{"conf/...", "checkpoint", "sink", "sink/kafka/..."}, helpers...), tests: append([]string{"internal/testaddr", "internal/testrun"}, public...)},
 	{of: "sink/kafka/...", may: append([]string{"conf/...", "sink/kafka/..."}, helpers...), tests: []string{"internal/testaddr"}},
-	{of: "sink", may: []string{"checkpoint"}, tests: []string{"sink/..."}},
+	{of: "sink", may: []string{"conf/...", "checkpoint"}, tests: []string{"sink/..."}},
 	{of: "router", may: append([]string{"conf/...", "source", "sink"}, helpers...), tests: []string{"checkpoint"}},
 	{of: "pipeline", may: append([]string{"checkpoint", "source", "sink", "internal/batch"}, helpers...), tests: []string{"router", "sink/stdout", "source/...", "internal/hint"}},
 
@@ -54,12 +60,14 @@ var rules = []rule{
 	{of: "internal/listener"},
 	{of: "internal/operator"},
 	{of: "internal/retry"},
-	{of: "internal/config", may: append([]string{"internal/hint", "internal/listener", "internal/operator", "internal/printable"}, public...)},
-	{of: "internal/...", may: append([]string{"docs", "internal/..."}, public...)},
+	{of: "internal/config", may: append([]string{"internal/hint", "internal/listener", "internal/operator", "internal/printable"}, anyBus...), tests: append([]string{"internal/kinds"}, buses...)},
+	// The list of the kinds of bus is the only place that knows them.
+	{of: "internal/kinds", may: append([]string{"sink"}, buses...)},
+	{of: "internal/...", may: append([]string{"docs", "internal/..."}, anyBus...), tests: public},
 	{of: "docs"},
 
 	// The program, and what stands beside it.
-	{of: "cmd/relay", may: append([]string{"docs", "internal/..."}, public...)},
+	{of: "cmd/relay", may: append([]string{"docs", "internal/...", "sink/stdout"}, anyBus...), tests: public}, // `relay tail` prints as the sink does
 	{of: "examples/...", tests: public},
 	{of: "bench", may: append([]string{"internal/..."}, public...)},
 	{of: "tests/...", may: append([]string{"internal/...", "tests/testkit"}, public...)},

@@ -38,6 +38,7 @@ const (
 	reloaded  = "what `relay reload` did"
 	inspected = "what `relay check` shows of a topic"
 	acl       = "a part of the command in a message that is found"
+	document  = "in the AsyncAPI document of `relay types --asyncapi`"
 )
 
 // noFault are texts, beside those, that an operator meets as something else than a fault, or only
@@ -68,15 +69,19 @@ var noFault = map[string]string{
 	"… was started anew from its position": reloaded,
 	"… was stopped and released":           reloaded,
 
-	"to be created: …, replication …":                             inspected,
-	"stream …, replicas …, kept …, duplicate window …":            inspected,
-	"as the cluster sets it":                                      inspected,
-	"WorkOS events, in the order of the Events API":               "description of a stream that relay makes",
-	"allow_atomic, allow_rollup_hdrs and allow_msg_ttl":           "settings of a stream, named in a message that is found",
-	"relay replay --since … --until …":                            "a command, beside a message that is found",
-	"relay replay --since TIME":                                   "a command, beside a message that is found",
-	"event … (…): …; …":                                           "an event that replay cannot publish, found by the other words",
-	"User:<distinguished name in …>":                              acl,
+	"to be created: …, replication …":                   inspected,
+	"stream …, replicas …, kept …, duplicate window …":  inspected,
+	"as the cluster sets it":                            inspected,
+	"WorkOS events, in the order of the Events API":     "description of a stream that relay makes",
+	"allow_atomic, allow_rollup_hdrs and allow_msg_ttl": "settings of a stream, named in a message that is found",
+	"relay replay --since … --until …":                  "a command, beside a message that is found",
+	"relay replay --since TIME":                         "a command, beside a message that is found",
+	"event … (…): …; …":                                 "an event that replay cannot publish, found by the other words",
+	"User:<distinguished name in …>":                    acl,
+
+	"In exactly_once, read with isolation.level=read_committed. Make handlers idempotent by the header event-id.":    document,
+	"JetStream stream …. Read it through a consumer with a filter; make handlers idempotent by the header event-id.": document,
+
 	"User:<subject of the token>":                                 acl,
 	"kafka-acls --bootstrap-server … --add --allow-principal '…'": acl,
 }

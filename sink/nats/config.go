@@ -50,6 +50,8 @@ type Config struct {
 	Token        *livefile.Current `yaml:"-"` // the token if a file holds it, of auth or of embedded; nil for the one here
 	OnDisconnect func(error)       `yaml:"-"` // optional: the connection was lost, and why if known. Must not block
 	OnReconnect  func()            `yaml:"-"` // optional: the connection is there, at the first time as well. Must not block
+
+	outside bool // made by Outside from settings with an embedded server
 }
 
 // Create says whether relay may create the stream, and how. What the configuration file names here,
@@ -133,7 +135,7 @@ func (c Config) Outside() Config {
 	}
 	c.Auth = c.auth()
 	c.URL = "nats://" + c.EmbeddedAddress()
-	c.Embedded = EmbeddedConfig{}
+	c.Embedded, c.outside = EmbeddedConfig{}, true
 	return c
 }
 

@@ -5,6 +5,3 @@ type Config struct {
 	TopicPrefix string `yaml:"topic_prefix" example:"acme." doc:"Put before each routed topic and the dead letter, as it stands."`
 	Envelope    bool   `yaml:"envelope" default:"false" doc:"Write each message as {topic, key, headers, body} instead of its body alone."`
 }
-
-// Identity names what a sink of this configuration writes to.
-func (Config) Identity() string { return "standard output" }

@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"workos-relay/internal/config"
+	buses "workos-relay/internal/kinds"
 )
 
 const chartDir = "../relay"
@@ -248,7 +249,7 @@ func loadConfig(t *testing.T, text string) *config.Config {
 		require.Contains(t, text, mounted)
 		text = strings.ReplaceAll(text, mounted, secret)
 	}
-	cfg, err := config.Parse("config.yaml", []byte(text), func(string) (string, bool) { return "whsec_0123456789abcdef", true })
+	cfg, err := config.For(buses.All).Parse("config.yaml", []byte(text), func(string) (string, bool) { return "whsec_0123456789abcdef", true })
 	require.NoError(t, err, text)
 	require.Equal(t, "0.0.0.0:8080", cfg.Admin.Listen)
 	require.True(t, cfg.Admin.Token.IsSet())

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"workos-relay/internal/config"
+	"workos-relay/internal/kinds"
 )
 
 func main() {
@@ -15,7 +16,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: gen ROOT")
 		os.Exit(2)
 	}
-	for name, text := range config.Generated() {
+	for name, text := range config.For(kinds.All).Generated() {
 		if err := write(filepath.Join(os.Args[1], name), text); err != nil {
 			fmt.Fprintf(os.Stderr, "gen: %v\n", err)
 			os.Exit(1)
