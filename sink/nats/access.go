@@ -4,9 +4,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+	"golang.org/x/net/http/httpguts"
 
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/tlsconf"
@@ -20,6 +25,8 @@ type access struct {
 	system *tlsconf.System
 	creds  *livefile.Value[credentials] // nil without auth.credentials_file
 	nkey   *livefile.Value[nkeySeed]    // nil without auth.nkey_file
+	// headers are those of the websocket handshake; nil without websocket.headers_file.
+	headers *livefile.Value[http.Header]
 }
 
 // credentials are what a .creds file holds.
@@ -42,6 +49,10 @@ func (c Config) access() (*access, error) {
 	case c.Auth.NKeyFile != "":
 		file := livefile.File{Key: c.key("auth.nkey_file"), Path: c.Auth.NKeyFile}
 		a.nkey, err = livefile.Open(c.Files, []livefile.File{file}, parseNKey)
+	}
+	if err == nil && c.Websocket.HeadersFile != "" {
+		file := livefile.File{Key: c.key("websocket.headers_file"), Path: c.Websocket.HeadersFile}
+		a.headers, err = livefile.Open(c.Files, []livefile.File{file}, parseHeaders)
 	}
 	if err != nil {
 		return nil, err
@@ -97,6 +108,36 @@ func parseSeed(text []byte) (nkeySeed, error) {
 	return nkeySeed{public: public, seed: string(seed)}, nil
 }
 
+// parseHeaders reads lines of the form "Name: value". An error names the line, never its text.
+func parseHeaders(contents [][]byte) (livefile.Parsed[http.Header], error) {
+	out := livefile.Parsed[http.Header]{Value: http.Header{}}
+	number := 0
+	for line := range strings.Lines(string(contents[0])) {
+		number++
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		name, value, found := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case !found || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value):
+			return out, fmt.Errorf("is not a list of HTTP headers: line %d is not of the form Name: value", number)
+		case slices.Contains(handshakeHeaders, http.CanonicalHeaderKey(name)):
+			return out, fmt.Errorf("sets %s in line %d, which belongs to the handshake itself: remove it", http.CanonicalHeaderKey(name), number)
+		}
+		out.Value.Add(name, value)
+		if value != "" {
+			out.Secrets = append(out.Secrets, value)
+		}
+	}
+	return out, nil
+}
+
+// handshakeHeaders are headers of a websocket handshake that nats.go sets.
+var handshakeHeaders = []string{
+	"Connection", "Content-Length", "Host", "Sec-Websocket-Extensions", "Sec-Websocket-Key", "Sec-Websocket-Version", "Transfer-Encoding", "Upgrade",
+}
+
 // identity is the public key of auth.nkey_file as it is now; empty without one.
 func (a *access) identity() string {
 	if a.nkey == nil {
@@ -127,13 +168,18 @@ func (a *access) options() (opts []nats.Option, identity string) {
 	case auth.Token.IsSet() || a.cfg.Token.Follows():
 		opts = append(opts, nats.TokenHandler(func() string { return a.cfg.Token.Latest().Reveal() }))
 	}
-	if a.tls == nil { // a server may ask for TLS all the same
+	if a.headers != nil {
+		opts = append(opts, nats.WebSocketConnectionHeadersHandler(func() (http.Header, error) { return a.headers.Latest(), nil }))
+	}
+	switch {
+	case a.tls != nil:
+		opts = append(opts, a.secure())
+	case a.cfg.plainWebsocket(): // nats.go would use TLS if it were given any option of TLS
+	default: // a server may ask for TLS all the same
 		opts = append(opts, func(o *nats.Options) error {
 			o.RootCAsCB = func() (*x509.CertPool, error) { return a.system.Pool(), nil }
 			return nil
 		})
-	} else {
-		opts = append(opts, a.secure())
 	}
 	return opts, identity
 }

@@ -26,19 +26,21 @@ const Embedded = "embedded"
 // what its description says; New fills in the defaults of the numbers and durations itself, so a
 // Config made in code may leave them out.
 type Config struct {
-	URL             string         `yaml:"url" default:"nats://127.0.0.1:4222" example:"nats://nats-1:4222,nats://nats-2:4222" doc:"Address of the NATS server, or several of one cluster separated by commas; the word embedded runs a JetStream server inside relay."`
-	Stream          string         `yaml:"stream" default:"WORKOS" doc:"Name of the JetStream stream that binds the topics."`
-	TopicPrefix     string         `yaml:"topic_prefix" example:"acme." doc:"Put before each routed topic and the dead letter, as it stands; not before positions."`
-	Create          Create         `yaml:"create"`
-	Auth            Auth           `yaml:"auth"`
-	TLS             TLS            `yaml:"tls"`
-	Domain          string         `yaml:"domain" doc:"JetStream domain to publish to, for leaf nodes. Not together with api_prefix."`
-	APIPrefix       string         `yaml:"api_prefix" example:"JS.acc.API" doc:"Subject prefix of the JetStream API, where it is imported from another account. Not together with domain."`
-	InboxPrefix     string         `yaml:"inbox_prefix" default:"_INBOX" doc:"Subject prefix under which acknowledgements come back, where the user may subscribe to that one only."`
-	AckTimeout      time.Duration  `yaml:"ack_timeout" default:"10s" doc:"How long to wait for the stream's acknowledgement of a message, and for an answer of the JetStream API, before it is published again."`
-	Window          int            `yaml:"window" default:"4096" doc:"Most messages published and not yet acknowledged at any time."`
-	DuplicateWindow time.Duration  `yaml:"duplicate_window" named:"true" default:"2m" doc:"How long the stream recognises a second copy of an event, at most create.max_age. A stream that relay created is changed to it if the key is written down; one that others created keeps its own."`
-	Embedded        EmbeddedConfig `yaml:"embedded"`
+	URL                     string         `yaml:"url" default:"nats://127.0.0.1:4222" example:"nats://nats-1:4222,nats://nats-2:4222" doc:"Address of the NATS server, or several of one cluster separated by commas; ws:// and wss:// go through a websocket, whose path may follow the port; the word embedded runs a JetStream server inside relay."`
+	IgnoreDiscoveredServers bool           `yaml:"ignore_discovered_servers" default:"false" doc:"Connect to the addresses in url only. Otherwise relay also uses the addresses that the servers of a cluster announce. Set it if relay cannot reach those, because the servers are behind a load balancer, a tunnel or a port forward."`
+	Stream                  string         `yaml:"stream" default:"WORKOS" doc:"Name of the JetStream stream that binds the topics."`
+	TopicPrefix             string         `yaml:"topic_prefix" example:"acme." doc:"Put before each routed topic and the dead letter, as it stands; not before positions."`
+	Create                  Create         `yaml:"create"`
+	Auth                    Auth           `yaml:"auth"`
+	TLS                     TLS            `yaml:"tls"`
+	Websocket               Websocket      `yaml:"websocket"`
+	Domain                  string         `yaml:"domain" doc:"JetStream domain to publish to, for leaf nodes. Not together with api_prefix."`
+	APIPrefix               string         `yaml:"api_prefix" example:"JS.acc.API" doc:"Subject prefix of the JetStream API, where it is imported from another account. Not together with domain."`
+	InboxPrefix             string         `yaml:"inbox_prefix" default:"_INBOX" doc:"Subject prefix under which acknowledgements come back, where the user may subscribe to that one only."`
+	AckTimeout              time.Duration  `yaml:"ack_timeout" default:"10s" doc:"How long to wait for the stream's acknowledgement of a message, and for an answer of the JetStream API, before it is published again."`
+	Window                  int            `yaml:"window" default:"4096" doc:"Most messages published and not yet acknowledged at any time."`
+	DuplicateWindow         time.Duration  `yaml:"duplicate_window" named:"true" default:"2m" doc:"How long the stream recognises a second copy of an event, at most create.max_age. A stream that relay created is changed to it if the key is written down; one that others created keeps its own."`
+	Embedded                EmbeddedConfig `yaml:"embedded"`
 
 	given.Keys // of those above
 
@@ -65,6 +67,11 @@ type Create struct {
 	AllowDeletion bool          `yaml:"allow_deletion" default:"false" doc:"Also apply a change that deletes stored messages or copies of them: a lower max_age or max_bytes, fewer replicas. Without it relay only names such a change."`
 
 	given.Keys // of those above
+}
+
+// Websocket is for addresses that begin with ws:// or wss://.
+type Websocket struct {
+	HeadersFile string `yaml:"headers_file" example:"/run/secrets/nats_headers" doc:"File with HTTP headers for the websocket handshake, one Name: value on each line, if a proxy in front of the servers asks for them. New content is used for the next connection."`
 }
 
 // TLS is the TLS section of a connection to NATS.
@@ -197,14 +204,37 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// overWebsocket reports whether an address of url is that of a websocket.
-func (c Config) overWebsocket() bool {
-	for u := range strings.SplitSeq(c.URL, ",") {
-		if u = strings.ToLower(strings.TrimSpace(u)); strings.HasPrefix(u, "ws://") || strings.HasPrefix(u, "wss://") {
-			return true
-		}
+// isWebsocket reports whether an address, which may lack a scheme, is that of a websocket.
+func isWebsocket(address string) bool {
+	scheme, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(address)), "://")
+	return scheme == "ws" || scheme == "wss"
+}
+
+// overWebsocket reports whether the servers are reached through websockets. Validate refuses a
+// mixture.
+func (c Config) overWebsocket() bool { return isWebsocket(c.URL) }
+
+// plainWebsocket reports whether the servers are reached through websockets without TLS. Validate
+// refuses a mixture.
+func (c Config) plainWebsocket() bool {
+	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(c.URL)), "ws://")
+}
+
+// websocketPath returns the path of the addresses if it is the same for all of them, and "" if it is
+// not or if there is none.
+func (c Config) websocketPath() string {
+	if !c.overWebsocket() {
+		return ""
 	}
-	return false
+	path, first := "", true
+	for u := range strings.SplitSeq(c.URL, ",") {
+		parsed, err := url.Parse(strings.TrimSpace(u))
+		if err != nil || !first && parsed.EscapedPath() != path {
+			return ""
+		}
+		path, first = parsed.EscapedPath(), false
+	}
+	return path
 }
 
 func (c Config) validateURL() error {
@@ -215,33 +245,71 @@ func (c Config) validateURL() error {
 		if c.Auth != (Auth{}) {
 			return keyErrorf("auth", "auth is for a NATS server of its own: the embedded server has embedded.token, or embedded.user and embedded.password")
 		}
+		if c.IgnoreDiscoveredServers {
+			return keyErrorf("ignore_discovered_servers", "the embedded server announces no others: remove ignore_discovered_servers")
+		}
+		if c.Websocket != (Websocket{}) {
+			return keyErrorf("websocket", "the embedded server has no websocket: remove websocket")
+		}
 		return c.validateEmbedded()
 	}
+	schemes := map[string]bool{}
 	for u := range strings.SplitSeq(c.URL, ",") {
-		u = strings.TrimSpace(u)
-		if !strings.Contains(u, "://") {
-			u = "nats://" + u
+		scheme, err := c.validateAddress(strings.TrimSpace(u))
+		if err != nil {
+			return err
 		}
-		parsed, err := url.Parse(u)
-		switch {
-		case err != nil: // not wrapped: it repeats the URL, which may hold a password
-			return keyErrorf("url", "not an address: write nats://host:4222, several separated by commas, or embedded")
-		case parsed.Hostname() == "":
-			return keyErrorf("url", "an address without a host: write nats://host:4222, several separated by commas, or embedded")
-		case parsed.User != nil:
-			return keyErrorf("url", "credentials in an address end up in logs: put them under auth")
-		}
-		switch parsed.Scheme {
-		case "ws", "wss":
-			if c.TLS.HandshakeFirst {
-				return keyErrorf("tls.handshake_first", "a websocket begins with its own handshake: remove tls.handshake_first, or use a nats or tls address")
-			}
-		case "nats", "tls":
-		default:
-			return keyErrorf("url", "scheme %q is none of nats, tls, ws, wss", parsed.Scheme)
-		}
+		schemes[scheme] = true
+	}
+	switch plain, secure := schemes["ws"], schemes["wss"]; {
+	case (plain || secure) && (schemes["nats"] || schemes["tls"]):
+		return keyErrorf("url", "websocket addresses (ws, wss) and others (nats, tls) cannot be mixed: use one kind for all servers")
+	case plain && secure:
+		return keyErrorf("url", "ws and wss addresses cannot be mixed: use wss for all servers, or ws for all")
+	case plain && c.TLS.InUse():
+		return keyErrorf("tls", "tls is set, but a ws address has no TLS: write wss in url, or remove tls")
+	case c.TLS.HandshakeFirst && secure:
+		return keyErrorf("tls.handshake_first", "a websocket begins with its own handshake: remove tls.handshake_first, or use a nats or tls address")
+	case c.Websocket.HeadersFile != "" && !plain && !secure:
+		return keyErrorf("websocket.headers_file", "headers are sent to websocket addresses only: use ws or wss in url, or remove websocket.headers_file")
 	}
 	return nil
+}
+
+// validateAddress checks one address of url and returns its scheme. The error does not repeat the
+// address, which may hold a password.
+func (c Config) validateAddress(address string) (scheme string, _ error) {
+	if !strings.Contains(address, "://") {
+		address = "nats://" + address
+	}
+	parsed, err := url.Parse(address)
+	switch {
+	case err != nil && strings.Count(address, ":") > 2 && !strings.ContainsAny(address, "[@"):
+		return "", keyErrorf("url", "not an address: write an IPv6 address in brackets, as in nats://[::1]:4222")
+	case err != nil:
+		return "", keyErrorf("url", "not an address: write nats://host:4222, several separated by commas, or embedded")
+	case parsed.Hostname() == "":
+		return "", keyErrorf("url", "an address without a host: write nats://host:4222, several separated by commas, or embedded")
+	case parsed.User != nil:
+		return "", keyErrorf("url", "credentials in an address end up in logs: put them under auth")
+	case !strings.HasPrefix(parsed.Host, "[") && strings.Contains(parsed.Hostname(), ":"):
+		return "", keyErrorf("url", "not an address: write an IPv6 address in brackets, as in nats://[::1]:4222")
+	}
+	if port := parsed.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", keyErrorf("url", "%s is not a port: use 1 to 65535, as in nats://host:4222", port)
+		}
+	}
+	switch parsed.Scheme {
+	case "ws", "wss":
+		if parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" {
+			return "", keyErrorf("url", "what follows ? or # in an address ends up in logs: remove it, and put what a proxy asks for into websocket.headers_file")
+		}
+	case "nats", "tls":
+	default:
+		return "", keyErrorf("url", "scheme %q is none of nats, tls, ws, wss", parsed.Scheme)
+	}
+	return parsed.Scheme, nil
 }
 
 // validateEmbedded checks who may reach the embedded server.

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
@@ -19,6 +20,19 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		{"url", func(c *Config) { c.URL = "nats://relay:s3cret@a:4222" }},
 		{"url", func(c *Config) { c.URL = "nats://a:s3cret%zz@b" }},
 		{"url", func(c *Config) { c.URL = "nats://a,," }},
+		{"url", func(c *Config) { c.URL = "ws://a,nats://b" }},
+		{"url", func(c *Config) { c.URL = "ws://a,wss://b" }},
+		{"url", func(c *Config) { c.URL = "ws://a?token=s3cret" }},
+		{"url", func(c *Config) { c.URL = "wss://a/#s3cret" }},
+		{"url", func(c *Config) { c.URL = "nats://::1:4222" }},
+		{"url", func(c *Config) { c.URL = "2001:db8::1" }},
+		{"url", func(c *Config) { c.URL = "nats://a:0" }},
+		{"url", func(c *Config) { c.URL = "nats://a:65536" }},
+		{"tls", func(c *Config) { c.URL, c.TLS.CAFile = "ws://a", "ca.pem" }},
+		{"tls.handshake_first", func(c *Config) { c.URL, c.TLS.HandshakeFirst = "wss://a", true }},
+		{"websocket.headers_file", func(c *Config) { c.Websocket.HeadersFile = "headers" }},
+		{"websocket", func(c *Config) { c.URL, c.Websocket.HeadersFile = Embedded, "headers" }},
+		{"ignore_discovered_servers", func(c *Config) { c.URL, c.IgnoreDiscoveredServers = Embedded, true }},
 		{"stream", func(c *Config) { c.Stream = "WORK.OS" }},
 		{"stream", func(c *Config) { c.Stream = "WORK OS" }},
 		{"api_prefix", func(c *Config) { c.Domain, c.APIPrefix = "hub", "JS.hub.API" }},
@@ -29,7 +43,6 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		{"auth.password", func(c *Config) { c.Auth.Password = "s3cret" }},
 		{"ack_timeout", func(c *Config) { c.AckTimeout = -time.Second }},
 		{"window", func(c *Config) { c.Window = maxWindow + 1 }},
-		{"tls.handshake_first", func(c *Config) { c.URL, c.TLS.HandshakeFirst = "wss://a", true }},
 		{"tls", func(c *Config) { c.URL, c.TLS = Embedded, TLS{TLS: tlsconf.TLS{Enabled: true}} }},
 		{"auth", func(c *Config) { c.URL, c.Auth.Token = Embedded, "s3cret" }},
 		{"embedded", func(c *Config) {
@@ -58,7 +71,29 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		require.Equal(t, "nats://"+at, outside.URL)
 		require.Equal(t, Auth{User: "relay", Password: "s3cret"}, outside.auth())
 	}
-	for _, url := range []string{"nats://a:4222", "a", "a:4222,b:4222", "tls://a, tls://b", "wss://a/nats", "nats://[::1]:4222"} {
+	for _, url := range []string{"nats://a:4222", "a", "a:4222,b:4222", "tls://a, tls://b", "wss://a/nats", "nats://[::1]:4222", "[::1]", "nats://[fe80::1%25eth0]:4222", "ws://a/x,ws://b/y", "WS://a"} {
 		require.NoError(t, Config{URL: url}.withDefaults().Validate(), url)
+	}
+}
+
+func TestWebsocketPath(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"nats://a/x": "", "wss://a": "", "wss://a/x": "/x", "ws://a/x, ws://b:1/x": "/x", "ws://a/x,ws://b/y": "", "ws://a,ws://b/y": "", "ws://a/x%20y": "/x%20y",
+	} {
+		require.Equal(t, want, Config{URL: url}.websocketPath(), url)
+	}
+}
+
+func TestWebsocketHeaders(t *testing.T) {
+	t.Parallel()
+	got, err := parseHeaders([][]byte{[]byte("X-One: 1\r\n\nx-two:  two words \nX-One: 2\n")})
+	require.NoError(t, err)
+	require.Equal(t, http.Header{"X-One": {"1", "2"}, "X-Two": {"two words"}}, got.Value)
+	require.Equal(t, []string{"1", "two words", "2"}, got.Secrets)
+	for _, text := range []string{"s3cret", "a b: s3cret", ": s3cret", "X: a\x00s3cret", "Host: s3cret", "upgrade: s3cret", "sec-websocket-key: s3cret"} {
+		_, err := parseHeaders([][]byte{[]byte("X: y\n" + text + "\n")})
+		require.ErrorContains(t, err, "line 2", text)
+		require.NotContains(t, err.Error(), "s3cret")
 	}
 }

@@ -180,6 +180,11 @@ func (c Config) options() []nats.Option {
 		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1), // nothing waits where its loss would go unseen
 		nats.CustomReconnectDelay(reconnectDelay),
+		nats.ProxyPath(c.websocketPath()), // also for servers that are discovered
+		func(o *nats.Options) error {
+			o.IgnoreDiscoveredServers = c.IgnoreDiscoveredServers
+			return nil
+		},
 	}
 }
 

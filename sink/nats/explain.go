@@ -65,6 +65,10 @@ func explainConnect(err error, c Config) error {
 	case errors.Is(err, nats.ErrNoInfoReceived):
 		return fmt.Errorf("what answers at %s does not greet like a NATS server: use the port for NATS clients%s: %w", at, orHandshakeFirst(c), err)
 	}
+	if c.overWebsocket() && refusesWebsocket(err) {
+		return fmt.Errorf("what answers at %s is not the websocket of a NATS server, or a proxy in front of it refuses: check host, port and path in url, "+
+			"whether it is ws or wss, and websocket.headers_file: %w", at, err)
+	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) {
 		return fmt.Errorf("the name %s of the NATS server at %s cannot be resolved: %w", printable.Text(dns.Name), at, err)
@@ -78,6 +82,14 @@ const (
 	correctAuth = "correct auth of this sink, or the user on the NATS server"
 	correctTLS  = "correct tls of this sink, or the certificates of the NATS server"
 )
+
+// refusesWebsocket reports whether a server did not answer a websocket handshake with one of its
+// own.
+func refusesWebsocket(err error) bool {
+	text := err.Error() // nats.go and net/http have no errors to compare with
+	return noGreeting(err) || strings.Contains(text, "invalid websocket connection") || strings.Contains(text, "malformed HTTP") ||
+		errors.Is(err, io.ErrUnexpectedEOF)
+}
 
 // noGreeting reports whether a server took the connection and then said nothing until it, or relay,
 // hung up.
