@@ -5,10 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"unicode/utf8"
-
-	"github.com/tidwall/gjson"
 
 	"workos-relay/internal/printable"
 	"workos-relay/sink"
@@ -65,7 +62,10 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 		m.Headers[i].Value = cut(m.Headers[i].Value)
 		taken += headerMargin + len(m.Headers[i].Key) + len(m.Headers[i].Value)
 	}
-	m.Body = deadLetterBody(e, f.createdAt, printable.Clip(topic, maxName), printable.Clip(reason, maxReason), size, digest)
+	m.Body = letterBody{
+		Reason: printable.Clip(reason, maxReason), EventID: cut(e.ID), Type: cut(e.Event), CreatedAt: f.createdAt,
+		Topic: printable.Clip(topic, maxName), Size: size, SHA256: digest,
+	}.encode()
 	const member = `,"event":`
 	if taken+len(m.Body)+len(member)+len(e.Raw) <= limit && json.Valid(e.Raw) && utf8.Valid(e.Raw) {
 		m.Body = append(m.Body[:len(m.Body)-1], member...)
@@ -75,21 +75,25 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 	return m, nil
 }
 
-func deadLetterBody(e *source.Event, createdAt, topic, reason string, size int, digest string) []byte {
-	b := make([]byte, 0, 512+len(reason)+len(topic))
-	text := func(name, value string) {
-		b = append(b, name...)
-		b = gjson.AppendJSONString(b, value)
+// letterBody is what a dead letter says of its event, in this order. The event itself follows as
+// the last member, byte for byte as it was received: encoding/json would rewrite it.
+type letterBody struct {
+	Reason    string `json:"reason"`
+	EventID   string `json:"event_id"`
+	Type      string `json:"type"`
+	CreatedAt string `json:"created_at"`
+	Topic     string `json:"topic"`
+	Size      int    `json:"size"`
+	SHA256    string `json:"sha256"`
+}
+
+// encode returns l as JSON. What is not UTF-8 in a text becomes U+FFFD.
+func (l letterBody) encode() []byte {
+	b, err := json.Marshal(l)
+	if err != nil {
+		panic(err) // texts and a number can always be encoded
 	}
-	text(`{"reason":`, reason)
-	text(`,"event_id":`, cut(e.ID))
-	text(`,"type":`, cut(e.Event))
-	text(`,"created_at":`, createdAt)
-	text(`,"topic":`, topic)
-	b = append(b, `,"size":`...)
-	b = strconv.AppendInt(b, int64(size), 10)
-	text(`,"sha256":`, digest)
-	return append(b, '}')
+	return b
 }
 
 // cut shortens s to maxName bytes, between two characters, and marks that it did.

@@ -75,6 +75,19 @@ func TestDeadLetter(t *testing.T) {
 	require.ErrorContains(t, err, "event_01H")
 }
 
+// TestDeadLetterBytes holds the body of a dead letter byte for byte: the order of its members, what
+// is escaped, and the event as it was received.
+func TestDeadLetterBytes(t *testing.T) {
+	t.Parallel()
+	const raw = `{ "id" : "event_01H", "text": "<&> é \u2028", "n": 1.0 }`
+	e := &source.Event{ID: "event_01H", Event: "user.<created>\n\t\u2028", Raw: []byte(raw)}
+	m, err := newRouter(t, Config{DeadLetter: "dead"}).DeadLetter(e, "topic & more", "too \"large\" <b> é 😀", 7, 0)
+	require.NoError(t, err)
+	sum := sha256.Sum256([]byte(raw))
+	require.Equal(t, `{"reason":"too \"large\" \u003cb\u003e é 😀","event_id":"event_01H","type":"user.\u003ccreated\u003e\n\t\u2028",`+
+		`"created_at":"","topic":"topic \u0026 more","size":7,"sha256":"`+hex.EncodeToString(sum[:])+`","event":`+raw+`}`, string(m.Body))
+}
+
 func TestDeadLetterFits(t *testing.T) {
 	withSize := func(n int) *source.Event {
 		return newEvent(t, "user.created", `{"x":"`+strings.Repeat("x", n)+`"}`)
