@@ -69,10 +69,25 @@ func (c course) progress(events []source.Event, before, now checkpoint.Checkpoin
 	return progress(events, before.Refused[was].Position, at)
 }
 
+// progress returns how many of events lie between the positions prev and now. It is not found if
+// now is neither prev nor the position of one of the events.
+func progress(events []source.Event, prev, now checkpoint.Position) (int, bool) {
+	for i := len(events) - 1; i >= 0; i-- {
+		if now.EventID == events[i].ID {
+			return i + 1, true
+		}
+	}
+	return 0, now.Equal(prev)
+}
+
 // index returns the index of the type of late events in cp.Refused, or -1.
 func (c course) index(cp checkpoint.Checkpoint) int {
 	if c.late == "" {
 		return -1
 	}
 	return slices.IndexFunc(cp.Refused, func(r checkpoint.Refused) bool { return r.Type == c.late })
+}
+
+func sameRefused(a, b []checkpoint.Refused) bool {
+	return slices.EqualFunc(a, b, checkpoint.Refused.Equal)
 }

@@ -73,7 +73,8 @@ type Observer interface {
 	// BeginStage is called before each Stage of an Append. It returns the context for the stage,
 	// and a function that is called with its error when the stage has ended. It may add headers to
 	// the messages of batch, which is empty for StageCommit. next is the position after the stage.
-	// StagePublish does not move the position; next is then the position that a later stage may commit.
+	// StagePublish does not move the position; next is then the position that a later stage may
+	// commit.
 	BeginStage(ctx context.Context, s Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error))
 	// Committed is called after each Append that has committed events. cp is the checkpoint after
 	// it.

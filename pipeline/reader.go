@@ -26,23 +26,23 @@ type reader struct {
 	changed chan struct{} // closed and replaced whenever one of the above changes
 }
 
-// read starts a reader at the position of a checkpoint. The caller must call stop, which waits for
-// it.
-func (l *Lane) read(ctx context.Context, from checkpoint.Checkpoint) *reader {
+// startReader starts a reader of what follows a checkpoint. The caller must call stop, which waits
+// for it. budget bounds the bytes of pages that are held.
+func startReader(ctx context.Context, src Source, budget int, status *tracker, from checkpoint.Checkpoint) *reader {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &reader{cancel: cancel, done: make(chan struct{}), held: &l.status.held, budget: int64(l.Prefetch), changed: make(chan struct{})}
+	r := &reader{cancel: cancel, done: make(chan struct{}), held: &status.held, budget: int64(budget), changed: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		r.end(contain.Do(func() error { return r.run(ctx, l, from) }))
+		r.end(contain.Do(func() error { return r.run(ctx, src, status, from) }))
 	}()
 	return r
 }
 
 // run reads pages until ctx ends or the source fails, and returns the reason.
-func (r *reader) run(ctx context.Context, l *Lane, from checkpoint.Checkpoint) error {
-	for p, err := range l.Source.Resume(ctx, from) {
+func (r *reader) run(ctx context.Context, src Source, status *tracker, from checkpoint.Checkpoint) error {
+	for p, err := range src.Resume(ctx, from) {
 		if err == nil {
-			l.status.polled(&p, time.Now())
+			status.polled(&p, time.Now())
 			err = r.push(ctx, p)
 		}
 		if err != nil {

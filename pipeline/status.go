@@ -73,22 +73,6 @@ func (s *Status) Lag() time.Duration {
 	return max(0, s.SourceNow.Add(max(0, s.At.Sub(s.LastPoll))).Sub(oldest))
 }
 
-// Status returns a snapshot. It is safe for concurrent use.
-func (l *Lane) Status() Status {
-	s := l.status.snapshot()
-	s.Lane, s.Type, s.Holder, s.At = l.Name, l.Type, l.Holder, time.Now()
-	return s
-}
-
-// describe returns in a few words what the lane is doing.
-func (l *Lane) describe() string {
-	s := l.Status()
-	if s.Reason == "" {
-		return "it is " + string(s.State)
-	}
-	return "it is " + string(s.State) + ": " + s.Reason
-}
-
 type unreadPage struct{ came, createdAt time.Time }
 
 // tracker collects the status of a lane.
@@ -118,13 +102,6 @@ const (
 	failingAttempts = 2
 	failingWait     = 10 * time.Second
 )
-
-// ReadRetrying records that a request of the Source has failed for the attempt-th time and is
-// repeated after wait. The lane is then Retrying until a page comes. It is safe for concurrent use.
-func (l *Lane) ReadRetrying(err error, attempt int, wait time.Duration) {
-	text, action := l.explain(err)
-	l.status.readRetrying(readFailure{text: text, action: action}, attempt, wait)
-}
 
 func (t *tracker) readRetrying(failure readFailure, attempt int, wait time.Duration) {
 	t.mu.Lock()
@@ -360,3 +337,50 @@ func (t *tracker) stop(reason, action string) {
 	t.set(Stopped, reason)
 	t.s.Action = action
 }
+
+// rateSeconds is the time that Status.Rate covers.
+const rateSeconds = 60
+
+// rate counts events per second over the last rateSeconds.
+type rate struct {
+	started time.Time
+	counts  [rateSeconds]int
+	of      [rateSeconds]int64 // which second of the process's clock each count is of
+}
+
+// start sets when counting began. Only the first call has an effect.
+func (r *rate) start(now time.Time) {
+	if r.started.IsZero() {
+		r.started = now
+	}
+}
+
+func (r *rate) add(now time.Time, n int) {
+	r.start(now)
+	second := r.second(now)
+	i := second % rateSeconds
+	if r.of[i] != second {
+		r.of[i], r.counts[i] = second, 0
+	}
+	r.counts[i] += n
+}
+
+// perSecond returns the mean over the last rateSeconds, or over the time since start if that is
+// shorter.
+func (r *rate) perSecond(now time.Time) float64 {
+	if r.started.IsZero() {
+		return 0
+	}
+	sum, second := 0, r.second(now)
+	for i, n := range r.counts {
+		if second-r.of[i] < rateSeconds {
+			sum += n
+		}
+	}
+	over := min(max(now.Sub(r.started), time.Second), rateSeconds*time.Second)
+	return float64(sum) / over.Seconds()
+}
+
+// second returns the seconds since start by the monotonic clock, so that setting the clock has no
+// effect.
+func (r *rate) second(now time.Time) int64 { return int64(now.Sub(r.started) / time.Second) }

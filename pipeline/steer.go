@@ -117,6 +117,26 @@ func (s *steering) asked() bool {
 	return s.paused || len(s.moves) > 0
 }
 
+// untilAsked returns a context that also ends when somebody steers the lane, which must not wait
+// for a bus that does not answer. changed is closed at the next change. stop waits for what watches
+// it.
+func (s *steering) untilAsked(ctx context.Context, changed <-chan struct{}) (steered context.Context, stop func()) {
+	steered, cancel := context.WithCancelCause(ctx)
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		for ; !s.asked(); changed = s.wait() {
+			select {
+			case <-changed:
+			case <-steered.Done():
+				return
+			}
+		}
+		cancel(errSteered)
+	}()
+	return steered, func() { cancel(nil); <-watching }
+}
+
 // signal wakes all waiters. The caller holds s.mu.
 func (s *steering) signal() {
 	if s.changed != nil {
@@ -201,7 +221,7 @@ func (s *steering) refuse(err error) {
 // steer carries out what is asked, from the current checkpoint cp, and returns the current
 // checkpoint when the lane is to continue. During a pause it renews the lease.
 func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	alive := l.newRenewal()
+	alive := l.lease.newRenewal()
 	for {
 		changed := l.steering.wait()
 		for m := l.steering.next(); m != nil; m = l.steering.next() {
@@ -223,7 +243,7 @@ func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 		}
 		if alive.isDue() {
 			var err error
-			if cp, err = l.renew(ctx, work, cp, alive); err != nil && !errors.Is(err, errMoved) {
+			if cp, err = l.lease.renew(ctx, work, cp, alive); err != nil && !errors.Is(err, errMoved) {
 				return cp, err
 			}
 		}
@@ -267,6 +287,6 @@ func (l *Lane) moveTo(ctx, work context.Context, cp checkpoint.Checkpoint, m *mo
 	if ctx.Err() != nil {
 		return cp, ctx.Err()
 	}
-	l.retrying(Moving, err, 0)
-	return l.claim(ctx, false)
+	l.lease.retrying(Moving, err, 0)
+	return l.lease.claim(ctx, false)
 }

@@ -110,8 +110,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestWhatPrecedesTheCulpritGoesFirst: a bus that refuses a batch as a whole names the event that is
-// to blame; those before it are delivered before the delivery ends.
+// TestWhatPrecedesTheCulpritGoesFirst: a bus that refuses a batch as a whole names the event that
+// is to blame; those before it are delivered before the delivery ends.
 func TestWhatPrecedesTheCulpritGoesFirst(t *testing.T) {
 	t.Parallel()
 	q := newMaker(false).Queue(events("m", "m", "m"))

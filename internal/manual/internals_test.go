@@ -62,11 +62,11 @@ func TestInternalsAreReached(t *testing.T) {
 
 // testFaults shows that the check finds what is wrong.
 func testFaults(t *testing.T, known *declared) {
-	for _, good := range []string{"pipeline/lane.go", "sink/kafka", "pipeline.Lane.deliver", "checkpoint.Checkpoint.Revision", "pipeline.Target", "TestImports",
+	for _, good := range []string{"pipeline/lane.go", "sink/kafka", "pipeline.Lane.run", "checkpoint.Checkpoint.Revision", "pipeline.Target", "TestImports",
 		"pipeline.Lane.Name", "serveAnything", "RELAY_TEST_KAFKA", "takeover_after", "relay verify", "source.backfill.memory", "pipeline.Target.Append"} {
 		require.Empty(t, known.fault(good), good)
 	}
-	for _, bad := range []string{"pipeline/lanes.go", "sink/pulsar", "pipeline.Lane.deliverAll", "pipeline.Lanes", "TestNothingOfThisName", "serveNothingOfThisName",
+	for _, bad := range []string{"pipeline/lanes.go", "sink/pulsar", "pipeline.Lane.runAll", "pipeline.Lanes", "TestNothingOfThisName", "serveNothingOfThisName",
 		"RELAY_TEST_NOTHING", "checkpoint.Checkpoint.Nothing", "source.backfill.nothing", "pipeline.nothing.at_all"} {
 		require.NotEmpty(t, known.fault(bad), bad)
 	}

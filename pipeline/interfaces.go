@@ -2,10 +2,28 @@ package pipeline
 
 import (
 	"context"
+	"iter"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
+	"workos-relay/source"
 )
+
+// Source yields pages in order after a checkpoint, without end, and then an error. The lane stops
+// at an error that only an operator can resolve. After any other error it reads again from its
+// checkpoint. Breaking out of the loop cancels requests in flight and waits for them.
+type Source interface {
+	Resume(ctx context.Context, from checkpoint.Checkpoint) iter.Seq2[source.Page, error]
+}
+
+// Router turns an event into its messages.
+type Router interface {
+	// Append appends the messages of e to batch. It appends none if the routes drop the event.
+	Append(batch []sink.Message, e *source.Event) ([]sink.Message, error)
+	// DeadLetter returns the message that parks an event which could not go to topic. limit is the
+	// maximum size that the bus accepts, or 0 if unknown.
+	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
+}
 
 // Target is where the events and the position of a lane go. It has one operation in every mode of
 // delivery: append these messages and move the position. One lane uses a Target from one goroutine,

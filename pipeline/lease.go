@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
+
 	"workos-relay/checkpoint"
 	"workos-relay/internal/printable"
 	"workos-relay/internal/retry"
@@ -23,44 +25,212 @@ var errStandby = errors.New("another relay is active")
 // errPaused says that the lane is paused and does not hold the lease.
 var errPaused = errors.New("paused, without holding the position")
 
+// errMoved says that the current position is outside of what is in memory.
+var errMoved = errors.New("the position was moved")
+
+// lease acquires the position of a lane, shows that its holder is alive, and releases it. Only the
+// goroutine of Lane.Run uses it.
+type lease struct {
+	target        Target
+	holder        string        // as Lane.Holder
+	takeoverAfter time.Duration // as Lane.TakeoverAfter
+	status        *tracker
+	steering      *steering
+	*failures
+}
+
+// claim acquires the target, for as long as it takes. It waits for a bus that is down and, if
+// standby is set, for another holder that is alive; without standby it returns errStandby for that.
+// It returns an error that mustStop holds for at once. During a pause it acquires only what this
+// process holds already, and waits for the rest. Without standby it returns errSteered rather than
+// wait while somebody steers the lane.
+func (l *lease) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
+	wait := retry.Backoff{First: retryFirst, Most: retryMost}
+	w := watch{after: l.takeoverAfter}
+	alive := l.newRenewal()
+	alive.next = time.Now() // how long ago it was renewed is not known
+	for {
+		changed := l.steering.wait()
+		if standby {
+			l.status.setIdle(l.steering.isPaused())
+		}
+		taking, stop := ctx, func() {}
+		if !standby {
+			taking, stop = l.steering.untilAsked(ctx, changed)
+		}
+		cp, err := l.tryAcquire(taking, &w)
+		stop()
+		if err == nil {
+			l.status.holds()
+			return cp, nil
+		}
+		if ctx.Err() != nil {
+			return cp, ctx.Err()
+		}
+		if errors.Is(context.Cause(taking), errSteered) {
+			return cp, errSteered
+		}
+		if l.mustStop(err) {
+			return cp, err
+		}
+		if errors.Is(err, errStandby) {
+			if !standby {
+				return cp, err
+			}
+			l.steering.refuseAll(fmt.Errorf("%w: %w", ErrNotHeld, err))
+		}
+		if errors.Is(err, errStandby) || errors.Is(err, errPaused) {
+			wait.Reset()
+			_ = retry.SleepUntil(ctx, l.lookInterval(&w), changed)
+			continue
+		}
+		d := wait.Next()
+		l.retrying(Claiming, err, d)
+		if !standby && l.steering.asked() {
+			return cp, errSteered
+		}
+		l.keep(ctx, d, alive, changed)
+	}
+}
+
 // tryAcquire acquires the target if this lane may: the position has no holder, its holder is this
 // process, it was released, or its holder has been silent. Otherwise it returns errStandby. During
 // a pause it acquires only what this process holds, and returns errPaused if nobody else holds the
 // rest. The bus decides: if two try at once, it refuses one of them.
-func (l *Lane) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint, error) {
+func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint, error) {
 	paused := l.steering.isPaused()
-	if l.TakeoverAfter <= 0 {
+	if l.takeoverAfter <= 0 {
 		if paused && !l.status.acquired() {
 			return checkpoint.Checkpoint{}, errPaused
 		}
-		return l.Target.Acquire(ctx)
+		return l.target.Acquire(ctx)
 	}
-	cp, err := l.Target.Load(ctx)
-	held := cp.Holder == l.Holder && !cp.Released
+	cp, err := l.target.Load(ctx)
+	held := cp.Holder == l.holder && !cp.Released
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		held = false
-	case !l.Target.Shared(): // the store lets only one process in, and this is it
+	case !l.target.Shared(): // the store lets only one process in, and this is it
 		held = l.status.acquired()
 	case err != nil:
 		return cp, err
-	case cp.Holder != l.Holder && !cp.Released && !w.silent(cp, time.Now()),
-		cp.Holder != l.Holder && paused:
+	case cp.Holder != l.holder && !cp.Released && !w.silent(cp, time.Now()),
+		cp.Holder != l.holder && paused:
 		l.status.standsBy(cp)
 		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, printable.Text(cp.Holder), cp.UpdatedAt.Format(time.RFC3339))
 	}
 	if paused && !held {
 		return cp, errPaused
 	}
-	return l.Target.Acquire(ctx)
+	return l.target.Acquire(ctx)
 }
 
 // lookInterval is the time between two reads of the position of another holder.
-func (l *Lane) lookInterval(w *watch) time.Duration {
+func (l *lease) lookInterval(w *watch) time.Duration {
 	if w.after <= 0 {
 		return retryMost
 	}
 	return w.interval()
+}
+
+// keep sleeps for d, or until changed is closed, and renews the lease of a lane that holds one
+// as often as it is due. A Target that cannot be acquired although it is this lane's, because of a
+// topic for example, must not fall to a standby, which could not use it either.
+func (l *lease) keep(ctx context.Context, d time.Duration, alive *renewal, changed <-chan struct{}) {
+	if !l.status.acquired() || alive.every <= 0 {
+		_ = retry.SleepUntil(ctx, d, changed)
+		return
+	}
+	for until := time.Now().Add(d); ; {
+		if alive.isDue() {
+			l.renewUnclaimed(ctx, alive)
+		}
+		select {
+		case <-changed:
+			return
+		default:
+		}
+		left := time.Until(until)
+		if left <= 0 || ctx.Err() != nil {
+			return
+		}
+		_ = retry.SleepUntil(ctx, alive.within(left), changed)
+	}
+}
+
+// renewUnclaimed renews the lease if the position on the bus is this lane's. It reports no failure:
+// the next attempt to acquire does.
+func (l *lease) renewUnclaimed(ctx context.Context, alive *renewal) {
+	bounded, cancel := context.WithTimeout(ctx, alive.every)
+	defer cancel()
+	cp, err := l.target.Load(bounded)
+	if err == nil && cp.Holder == l.holder && !cp.Released {
+		cp.WaitedSeconds = l.status.waited()
+		_, err = l.target.Append(bounded, cp, nil, cp.Position)
+	}
+	if err != nil {
+		alive.failed()
+		return
+	}
+	alive.done()
+}
+
+// renew commits the position unchanged, to show that its holder is alive. If the bus refuses that
+// and the holder is still this process, the renewal is due again after a pause. Meanwhile the lane
+// delivers what it has read.
+func (l *lease) renew(ctx, work context.Context, cp checkpoint.Checkpoint, alive *renewal) (checkpoint.Checkpoint, error) {
+	renewed := cp
+	renewed.WaitedSeconds = l.status.waited() // tells a standby whether the lane gets on
+	now, err := l.target.Append(work, renewed, nil, cp.Position)
+	if err != nil {
+		if ctx.Err() != nil {
+			return cp, ctx.Err()
+		}
+		l.retrying(Renewing, err, alive.failed())
+		if now, err = l.claim(ctx, false); err != nil {
+			return cp, err
+		}
+	}
+	if !now.Equal(cp.Position) {
+		return now, errMoved
+	}
+	if now.Revision != cp.Revision {
+		alive.done()
+		l.status.renewed(now)
+	}
+	return now, nil
+}
+
+// waitToRetry renews the lease as often as it is due until the next attempt may start, and once
+// more if the attempt would otherwise begin with little time left.
+func (l *lease) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint, until time.Time, alive *renewal) (checkpoint.Checkpoint, error) {
+	for {
+		changed := l.steering.wait()
+		if l.steering.asked() {
+			return cp, nil // deliver sees it
+		}
+		d := time.Until(until)
+		if alive.isDue() || d <= 0 && alive.isLate() {
+			var err error
+			if cp, err = l.renew(ctx, work, cp, alive); err != nil {
+				return cp, err
+			}
+			d = time.Until(until)
+		}
+		if d <= 0 {
+			return cp, nil
+		}
+		if err := retry.SleepUntil(ctx, alive.within(d), changed); err != nil {
+			return cp, err
+		}
+	}
+}
+
+// release lets a standby take over at once. If it fails, the standby has to wait.
+func (l *lease) release(work context.Context) {
+	if err := l.target.Release(work); err != nil {
+		l.logger.Warn("the checkpoint stays as it is, but could not be marked as released", zap.Error(err))
+	}
 }
 
 // watch finds out whether a holder has fallen silent, by the monotonic clock of this process and
@@ -133,10 +303,10 @@ type renewal struct {
 	wait  retry.Backoff // between attempts that fail
 }
 
-func (l *Lane) newRenewal() *renewal {
+func (l *lease) newRenewal() *renewal {
 	r := &renewal{}
-	if l.Target.Shared() {
-		r.every = l.TakeoverAfter / renewalsPerTakeover
+	if l.target.Shared() {
+		r.every = l.takeoverAfter / renewalsPerTakeover
 	}
 	r.wait = retry.Backoff{First: retryFirst, Most: r.every}
 	r.done()
@@ -186,30 +356,4 @@ func (r *renewal) due() time.Duration {
 		return 0
 	}
 	return max(time.Until(r.next), 1)
-}
-
-// renew commits the position unchanged, to show that its holder is alive. If the bus refuses that
-// and the holder is still this process, the renewal is due again after a pause. Meanwhile the lane
-// delivers what it has read.
-func (l *Lane) renew(ctx, work context.Context, cp checkpoint.Checkpoint, alive *renewal) (checkpoint.Checkpoint, error) {
-	renewed := cp
-	renewed.WaitedSeconds = l.status.waited() // tells a standby whether the lane gets on
-	now, err := l.Target.Append(work, renewed, nil, cp.Position)
-	if err != nil {
-		if ctx.Err() != nil {
-			return cp, ctx.Err()
-		}
-		l.retrying(Renewing, err, alive.failed())
-		if now, err = l.claim(ctx, false); err != nil {
-			return cp, err
-		}
-	}
-	if !now.Equal(cp.Position) {
-		return now, errMoved
-	}
-	if now.Revision != cp.Revision {
-		alive.done()
-		l.status.renewed(now)
-	}
-	return now, nil
 }

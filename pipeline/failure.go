@@ -1,0 +1,75 @@
+package pipeline
+
+import (
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/internal/batch"
+	"workos-relay/internal/operator"
+	"workos-relay/sink"
+)
+
+// The pauses between attempts at something that fails.
+const (
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 15 * time.Second
+)
+
+// failures decides which errors end a lane, and tells of those that may pass.
+type failures struct {
+	explain  func(err error) (text, action string)
+	status   *tracker
+	observer Observer
+	logger   *zap.Logger
+}
+
+// mustStop reports whether only an operator can resolve err, so that the lane stops. A
+// *sink.FatalError stops a lane only if it has never acquired its position: later the operator may
+// repair the bus while relay runs.
+func (f *failures) mustStop(err error) bool {
+	for _, e := range operator.Find(err) {
+		fatal, isFatal := e.(*sink.FatalError) //nolint:errorlint // what it wraps is not the question
+		if !isFatal || !f.status.acquired() || f.mustStop(fatal.Err) {
+			return true
+		}
+	}
+	return false
+}
+
+// retrying tells of an error that may pass, and when the next attempt starts.
+func (f *failures) retrying(doing string, err error, wait time.Duration) {
+	text, action := f.explain(err)
+	f.logger.Warn(doing+" failed, will try again", zap.Duration("in", wait), zap.String("error", text))
+	f.status.retrying(doing, text, action)
+	f.observer.Retrying(doing, err)
+}
+
+// StopError says that the lane stopped at an event that can never be published: no dead letter
+// topic is configured, or the dead letter is refused too. Everything before the event is committed,
+// unless Unwrap also returns why it could not be.
+type StopError struct {
+	Lane          string // as Lane.Name
+	EventID, Type string
+	Parks         bool // a dead letter topic is configured
+	Late          bool // the event is late: the position is already past it
+	Err           error
+}
+
+// Error implements error.
+func (e *StopError) Error() string {
+	return fmt.Sprintf("stopped at event %s (%s): %v; %s", e.EventID, e.Type, e.Err, e.OperatorAction())
+}
+
+// OperatorAction says what an operator has to do.
+func (e *StopError) OperatorAction() string {
+	remedy := batch.Remedy(e.Parks)
+	if e.Late {
+		return fmt.Sprintf("%s, or take %s out of source.events", remedy, e.Type)
+	}
+	return remedy + ", or skip this one event"
+}
+
+// Unwrap returns the cause.
+func (e *StopError) Unwrap() error { return e.Err }
