@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -116,7 +117,9 @@ func (a *admin) create(ctx context.Context, l *link, topics []string) (*jetstrea
 		MaxMsgs:     -1,
 		Duplicates:  a.cfg.DuplicateWindow,
 		AllowDirect: true,
-		Metadata:    map[string]string{metadataCreator: creator, metadataRelay: a.cfg.RelayID},
+		Placement:   a.cfg.Create.placement(),
+		Compression: a.cfg.Create.compression(),
+		Metadata:    a.cfg.metadata(),
 
 		AllowRollup:        true,
 		AllowMsgTTL:        true,
@@ -146,6 +149,28 @@ func (a *admin) create(ctx context.Context, l *link, topics []string) (*jetstrea
 	}
 	a.cfg.Logger.Info("created stream", zap.String("stream", a.cfg.Stream), zap.Int("replicas", conf.Replicas), zap.Strings("subjects", topics))
 	return a.stream.noted(stream.CachedInfo()), nil
+}
+
+// metadata is that of a stream that relay creates.
+func (c Config) metadata() map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, c.Create.Metadata)
+	all[metadataCreator], all[metadataRelay] = creator, c.RelayID
+	return all
+}
+
+func (c Create) placement() *jetstream.Placement {
+	if c.Placement.isZero() {
+		return nil
+	}
+	return &jetstream.Placement{Cluster: c.Placement.Cluster, Tags: c.Placement.Tags}
+}
+
+func (c Create) compression() jetstream.StoreCompression {
+	if c.Compression == compressionS2 {
+		return jetstream.S2Compression
+	}
+	return jetstream.NoCompression
 }
 
 // adapt changes the stream until nothing is lacking any more, if it is relay's own.
@@ -367,6 +392,9 @@ func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner s
 		st.Problems, st.Warnings = refusals(*conf), warnings(*conf)
 		st.Exists = len(st.Problems) == 0 && binds(conf.Subjects, topic)
 	}
+	if conf == nil && a.placementIdle() {
+		st.Warnings = append(st.Warnings, "create.placement has no effect: the NATS server is not part of a cluster")
+	}
 	switch {
 	case st.Exists || len(st.Problems) > 0:
 	case owner != "":
@@ -379,6 +407,13 @@ func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner s
 		st.Creates = true
 	}
 	return st
+}
+
+// placementIdle reports whether a placement is configured and the server has no cluster to place the
+// stream in.
+func (a *admin) placementIdle() bool {
+	l, err := a.conn.usableLink()
+	return err == nil && !a.cfg.Create.Placement.isZero() && a.cfg.Domain == "" && a.cfg.APIPrefix == "" && l.nc.ConnectedClusterName() == ""
 }
 
 func describe(conf jetstream.StreamConfig) string {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap"
 
@@ -60,14 +61,26 @@ type Config struct {
 // relay also applies to a stream that it created earlier; a default that is not written down
 // changes no existing stream.
 type Create struct {
-	Enabled       bool          `yaml:"enabled" default:"true" doc:"Create the stream if it is missing, and change one that relay created to what is configured here. A stream that others created is never changed."`
-	Replicas      int           `yaml:"replicas" named:"true" default:"1" doc:"Copies of the stream in the cluster: 1, 3 or 5. Only 3 or more outlive a broken disk or a lost server."`
-	MaxAge        time.Duration `yaml:"max_age" named:"true" default:"0s" doc:"How long the stream keeps a message; 0s keeps it for ever."`
-	MaxBytes      unit.Bytes    `yaml:"max_bytes" named:"true" default:"0" doc:"Size at which the stream drops its oldest messages; 0 sets no limit."`
-	AllowDeletion bool          `yaml:"allow_deletion" default:"false" doc:"Also apply a change that deletes stored messages or copies of them: a lower max_age or max_bytes, fewer replicas. Without it relay only names such a change."`
+	Enabled       bool              `yaml:"enabled" default:"true" doc:"Create the stream if it is missing, and change one that relay created to what is configured here. A stream that others created is never changed."`
+	Replicas      int               `yaml:"replicas" named:"true" default:"1" doc:"Copies of the stream in the cluster: 1, 3 or 5. Only 3 or more outlive a broken disk or a lost server."`
+	MaxAge        time.Duration     `yaml:"max_age" named:"true" default:"0s" doc:"How long the stream keeps a message; 0s keeps it for ever."`
+	MaxBytes      unit.Bytes        `yaml:"max_bytes" named:"true" default:"0" doc:"Size at which the stream drops its oldest messages; 0 sets no limit."`
+	Placement     Placement         `yaml:"placement" named:"true"`
+	Compression   string            `yaml:"compression" named:"true" default:"none" enum:"none,s2" doc:"How the server compresses the files of the stream. It needs nats-server 2.10 or later. A stream that exists compresses what it stores from then on."`
+	Metadata      map[string]string `yaml:"metadata" named:"true" example:"{team: platform}" doc:"Labels of the stream for other tools. relay changes those that are named here, and leaves others as they are."`
+	AllowDeletion bool              `yaml:"allow_deletion" default:"false" doc:"Also apply a change that deletes stored messages or copies of them: a lower max_age or max_bytes, fewer replicas. Without it relay only names such a change."`
 
 	given.Keys // of those above
 }
+
+// Placement says which servers may store the stream. The zero value leaves that to the cluster.
+type Placement struct {
+	Cluster string   `yaml:"cluster" doc:"Name of the cluster, of several that are connected by gateways, whose servers store the stream."`
+	Tags    []string `yaml:"tags" example:"[ssd, eu]" doc:"Tags that each server of the stream must have in its server_tags. Changing cluster or tags of a stream that exists moves it to other servers."`
+}
+
+// isZero reports whether p leaves the choice to the cluster.
+func (p Placement) isZero() bool { return p.Cluster == "" && len(p.Tags) == 0 }
 
 // Websocket is for addresses that begin with ws:// or wss://.
 type Websocket struct {
@@ -365,11 +378,58 @@ func (c Config) validateStream() error {
 			return keyErrorf("inbox_prefix", "%q is no subject: %s", c.InboxPrefix, reason)
 		}
 	}
+	if err := c.Create.validate(); err != nil {
+		return err
+	}
+	if c.URL == Embedded && !c.Create.Placement.isZero() {
+		return keyErrorf("create.placement", "the embedded server is not part of a cluster: remove create.placement")
+	}
 	if r := c.Create.Replicas; r < 0 || r > 5 || r == 2 || r == 4 {
 		return keyErrorf("create.replicas", "%d replicas: use 1, 3 or 5", r)
 	}
 	return nil
 }
+
+// maxMetadata is how many bytes of metadata relay takes: a server takes 128 KiB, its own included.
+const maxMetadata = 64 << 10
+
+// validate checks the kind of stream that is asked for.
+func (c Create) validate() error {
+	if blank(c.Placement.Cluster) {
+		return keyErrorf("create.placement.cluster", "%q is not the name of a cluster, which has no spaces", c.Placement.Cluster)
+	}
+	for i, tag := range c.Placement.Tags {
+		if tag == "" || blank(tag) {
+			return keyErrorf(fmt.Sprintf("create.placement.tags[%d]", i), "%q is not a tag of a server: write each tag without spaces as an entry of the list", tag)
+		}
+	}
+	if c.Compression != "" && c.Compression != compressionNone && c.Compression != compressionS2 {
+		return keyErrorf("create.compression", "%q is not a compression: use none or s2", c.Compression)
+	}
+	size := 0
+	for key, value := range c.Metadata {
+		switch size += len(key) + len(value); {
+		case key == "" || blank(key):
+			return keyErrorf("create.metadata", "%q is not a name of metadata: use one without spaces", key)
+		case strings.HasPrefix(key, "relay."), strings.HasPrefix(key, "_nats."):
+			return keyErrorf("create.metadata", "%s belongs to relay or to the NATS server: use a name that begins neither with relay. nor with _nats.", key)
+		case size > maxMetadata:
+			return keyErrorf("create.metadata", "it takes more than %d bytes: shorten it", maxMetadata)
+		}
+	}
+	return nil
+}
+
+// blank reports whether s contains a space or a control character.
+func blank(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) })
+}
+
+// What Create.Compression may be.
+const (
+	compressionNone = "none"
+	compressionS2   = "s2"
+)
 
 func (c Config) validateAuth() error {
 	a := c.Auth

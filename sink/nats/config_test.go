@@ -2,6 +2,7 @@ package nats
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +39,13 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		{"api_prefix", func(c *Config) { c.Domain, c.APIPrefix = "hub", "JS.hub.API" }},
 		{"inbox_prefix", func(c *Config) { c.InboxPrefix = "a.*" }},
 		{"create.replicas", func(c *Config) { c.Create.Replicas = 2 }},
+		{"create.placement.cluster", func(c *Config) { c.Create.Placement.Cluster = "a b" }},
+		{"create.placement.tags[1]", func(c *Config) { c.Create.Placement.Tags = []string{"a", ""} }},
+		{"create.placement", func(c *Config) { c.URL, c.Create.Placement.Cluster = Embedded, "a" }},
+		{"create.compression", func(c *Config) { c.Create.Compression = "zstd" }},
+		{"create.metadata", func(c *Config) { c.Create.Metadata = map[string]string{"relay.id": "x"} }},
+		{"create.metadata", func(c *Config) { c.Create.Metadata = map[string]string{"": "x"} }},
+		{"create.metadata", func(c *Config) { c.Create.Metadata = map[string]string{"a": strings.Repeat("x", maxMetadata)} }},
 		{"create.max_age", func(c *Config) { c.Create.MaxAge = -1 }},
 		{"auth", func(c *Config) { c.Auth.User, c.Auth.Token = "relay", "s3cret" }},
 		{"auth.password", func(c *Config) { c.Auth.Password = "s3cret" }},

@@ -44,6 +44,9 @@ func (a account) refusalAdvice(err error) string {
 	case codeNotClustered:
 		return "set create.replicas: 1, or use a NATS cluster"
 	case codeNoPeers:
+		if !a.cfg.Create.Placement.isZero() {
+			return "correct create.placement: not enough servers have that cluster and these tags, or room for the stream; or lower create.replicas or create.max_bytes"
+		}
 		return "lower create.replicas to what the cluster has servers for, lower create.max_bytes to what they have room for, or add servers"
 	case codeServerResources:
 		return "the servers take no more streams with several replicas: lower create.replicas, or raise max_ha_assets on the servers"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,10 @@ const (
 	keyMaxAge     = "create.max_age"
 	keyMaxBytes   = "create.max_bytes"
 	keyDuplicates = "duplicate_window"
+
+	keyPlacement   = "create.placement"
+	keyCompression = "create.compression"
+	keyMetadata    = "create.metadata"
 )
 
 // errContested: a setting does not stay as relay has set it.
@@ -126,7 +131,36 @@ func (s *settings) differences(info *jetstream.StreamInfo) []tunable {
 		why, outcome := s.judgeReplicas(info, *want.replicas)
 		differs(keyReplicas, strconv.Itoa(conf.Replicas), strconv.Itoa(*want.replicas), why, outcome, func(c *jetstream.StreamConfig) { c.Replicas = *want.replicas })
 	}
+	if want.compression != nil && *want.compression != conf.Compression {
+		differs(keyCompression, compressionText(conf.Compression), compressionText(*want.compression), "", "",
+			func(c *jetstream.StreamConfig) { c.Compression = *want.compression })
+	}
+	if have := subset(conf.Metadata, want.metadata); !maps.Equal(have, want.metadata) {
+		differs(keyMetadata, metadataText(have), metadataText(want.metadata), "", "", func(c *jetstream.StreamConfig) {
+			c.Metadata = maps.Clone(c.Metadata)
+			maps.Copy(c.Metadata, want.metadata)
+		})
+	}
+	if want.placement != nil && placementText(conf.Placement) != placementText(*want.placement) {
+		why, outcome := "", sink.Outcome("")
+		if info.Cluster == nil || info.Cluster.Name == "" {
+			why, outcome = "the NATS server is not part of a cluster, so there is nowhere else to store the stream", sink.Unchanged
+		}
+		differs(keyPlacement, placementText(conf.Placement), placementText(*want.placement), why, outcome,
+			func(c *jetstream.StreamConfig) { c.Placement = *want.placement })
+	}
 	return found
+}
+
+// subset returns the entries of all whose keys are in keys.
+func subset(all, keys map[string]string) map[string]string {
+	out := map[string]string{}
+	for key := range keys {
+		if value, ok := all[key]; ok {
+			out[key] = value
+		}
+	}
+	return out
 }
 
 // judge adds what holds for every setting: relay leaves a stream of others alone, and does not
@@ -226,15 +260,21 @@ func (s *settings) apply(ctx context.Context, l *link, t *tunable) {
 	if err == nil {
 		conf := info.Config
 		t.set(&conf)
-		err = s.update(ctx, l, conf)
+		info, err = s.update(ctx, l, conf)
 	}
-	if err != nil {
+	differs := func(other tunable) bool { return other.Key == t.Key }
+	switch {
+	case err != nil:
 		t.Outcome, t.Why = sink.Unchanged, "the NATS server refuses the change: "+reason(err)
 		if advice := s.account.refusalAdvice(err); advice != "" {
 			t.Why += "; " + advice
 		}
+	case slices.ContainsFunc(s.differences(info), differs):
+		t.Outcome, t.Why = sink.Unchanged, "the NATS server answered that it made the change, and did not: it is too old for this setting; update it"
+	}
+	if t.Outcome != sink.Changes {
 		s.cfg.Logger.Warn("cannot change a setting of the stream", zap.String("stream", s.cfg.Stream), zap.String("setting", t.Key),
-			zap.String("from", t.Have), zap.String("to", t.Want), zap.Error(err))
+			zap.String("from", t.Have), zap.String("to", t.Want), zap.String("reason", t.Why))
 		return
 	}
 	t.Outcome = sink.Changed
@@ -243,15 +283,14 @@ func (s *settings) apply(ctx context.Context, l *link, t *tunable) {
 		zap.String("from", t.Have), zap.String("to", t.Want))
 }
 
-func (s *settings) update(ctx context.Context, l *link, conf jetstream.StreamConfig) error {
+func (s *settings) update(ctx context.Context, l *link, conf jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AckTimeout)
 	defer cancel()
 	stream, err := l.js.UpdateStream(ctx, conf)
 	if err != nil {
-		return l.explainAPI("changing stream "+s.cfg.Stream, err)
+		return nil, l.explainAPI("changing stream "+s.cfg.Stream, err)
 	}
-	s.stream.noted(stream.CachedInfo())
-	return nil
+	return s.stream.noted(stream.CachedInfo()), nil
 }
 
 // reason is the server's own words if it has refused a request, else the whole error.
@@ -269,6 +308,10 @@ type asked struct {
 	maxAge     *time.Duration
 	maxBytes   *int64
 	duplicates *time.Duration
+
+	placement   **jetstream.Placement // the inner pointer is nil for none
+	compression *jetstream.StoreCompression
+	metadata    map[string]string
 }
 
 // asks must be called before withDefaults, which sets what the configuration does not name.
@@ -285,11 +328,60 @@ func (c Config) asks() asked {
 		n := int64(c.Create.MaxBytes)
 		a.maxBytes = &n
 	}
+	if c.Create.Has("placement", !c.Create.Placement.isZero()) {
+		p := c.Create.placement()
+		a.placement = &p
+	}
+	if c.Create.Has("compression", c.Create.Compression != "") {
+		compression := c.Create.compression()
+		a.compression = &compression
+	}
+	a.metadata = c.Create.Metadata
 	if c.Has("duplicate_window", c.DuplicateWindow != 0) {
 		d := c.withDefaults().DuplicateWindow
 		a.duplicates = &d
 	}
 	return a
+}
+
+// placementText is a placement: "cluster east, tags eu, ssd". Servers compare tags without regard to
+// case, and their order does not matter.
+func placementText(p *jetstream.Placement) string {
+	var parts []string
+	if p != nil && p.Cluster != "" {
+		parts = append(parts, "cluster "+printable.Text(p.Cluster))
+	}
+	if p != nil && len(p.Tags) > 0 {
+		var tags []string
+		for _, tag := range p.Tags {
+			tags = append(tags, printable.Text(strings.ToLower(tag)))
+		}
+		slices.Sort(tags)
+		parts = append(parts, "tags "+strings.Join(slices.Compact(tags), ", "))
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func compressionText(c jetstream.StoreCompression) string {
+	if c == jetstream.S2Compression {
+		return compressionS2
+	}
+	return compressionNone
+}
+
+// metadataText is metadata: "env=prod, team=platform".
+func metadataText(m map[string]string) string {
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, printable.Text(key+"="+m[key]))
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // ageText is a max_age.

@@ -1,10 +1,12 @@
 package nats
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -191,5 +193,47 @@ func TestTextsOfSettings(t *testing.T) {
 		100 * time.Millisecond: "100ms", time.Hour + time.Second: "1h0m1s",
 	} {
 		require.Equal(t, want, durationText(d))
+	}
+}
+
+// TestASettingThatTheServerDoesNotKnow: a server that is too old for a setting answers that it has
+// changed the stream, and has not.
+func TestASettingThatTheServerDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	nc, err := nats.Connect(srv.url())
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	answer := func(m *nats.Msg) {
+		_ = m.Respond([]byte(`{"config": {"name": "WORKOS", "subjects": ["user.created"], "num_replicas": 1, "metadata": {"relay.created-by": "relay"}}}`))
+	}
+	for _, call := range []string{"INFO", "UPDATE"} {
+		_, err := nc.Subscribe("OLD.API.STREAM."+call+".WORKOS", answer)
+		require.NoError(t, err)
+	}
+	require.NoError(t, nc.Flush())
+	s := open(t, ofRelay(srv.url(), Config{APIPrefix: "OLD.API", Create: Create{Compression: compressionS2, Metadata: map[string]string{"team": "platform"}}}))
+	found := settingsOf(t, s, true)
+	for _, key := range []string{keyCompression, keyMetadata} {
+		require.Equal(t, sink.Unchanged, found[key].Outcome)
+		require.Contains(t, found[key].Why, "too old for this setting")
+	}
+}
+
+func TestTextOfAPlacement(t *testing.T) {
+	t.Parallel()
+	for want, p := range map[string]*jetstream.Placement{
+		"none":                          nil,
+		"cluster east":                  {Cluster: "east"},
+		"tags eu, ssd":                  {Tags: []string{"SSD", "eu", "ssd"}},
+		"cluster east, tags eu":         {Cluster: "east", Tags: []string{"eu"}},
+		"cluster a\ufffdb, tags \ufffd": {Cluster: "a\x00b", Tags: []string{"\x1b"}},
+	} {
+		if strings.Contains(want, "\ufffd") {
+			require.NotContains(t, placementText(p), "\x00")
+			require.NotContains(t, placementText(p), "\x1b")
+			continue
+		}
+		require.Equal(t, want, placementText(p))
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -217,7 +218,8 @@ func TestAServerOfThreeGoesAway(t *testing.T) {
 	l.requireAll(t, 0)
 }
 
-// newNATSCluster starts three servers of one cluster.
+// newNATSCluster starts three servers n0, n1 and n2 of the cluster three, with the tags zone-0, zone-1
+// and zone-2.
 func newNATSCluster(t *testing.T) []*natsServer {
 	t.Helper()
 	ports := []int{testaddr.Port(t), testaddr.Port(t), testaddr.Port(t)}
@@ -231,6 +233,7 @@ func newNATSCluster(t *testing.T) []*natsServer {
 		opts := server.Options{
 			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
 			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: p}, Routes: server.RoutesFromStr(strings.Join(routes, ",")),
+			Tags: jwt.TagList{fmt.Sprintf("zone-%d", i)},
 		}
 		n := &natsServer{opts: opts}
 		n.start(t)

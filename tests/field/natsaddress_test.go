@@ -206,7 +206,7 @@ func newRelayWithHosts(t testing.TB, name, text, hosts string) *relay {
 	script := fmt.Sprintf("#!/bin/sh\nexec unshare --user --map-root-user --mount sh -c 'mount --bind %s /etc/hosts && exec \"$0\" \"$@\"' %s \"$@\"\n", hosts, relayBinary)
 	require.NoError(t, os.WriteFile(wrapper, []byte(script), 0o700)) //nolint:gosec // a program
 	if out, err := exec.Command(wrapper, "version").CombinedOutput(); err != nil {
-		t.Skipf("the system does not let a test have a hosts file : %v: %s", err, out)
+		t.Skipf("the system does not let a test have a separate hosts file: %v: %s", err, out)
 	}
 	return &relay{testkit.NewRelay(t, wrapper, name, text)}
 }
