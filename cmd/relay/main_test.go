@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/config"
 	"workos-relay/internal/testaddr"
 	"workos-relay/internal/testrun"
 	"workos-relay/source/sourcetest"
@@ -154,9 +155,15 @@ type running struct {
 
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
+	return startWith(t, format, args...)
+}
+
+// startWith starts a command line of a relay whose configuration has this format.
+func startWith(t *testing.T, format *config.Format, args ...string) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{cancel: cancel, code: make(chan int, 1)}
-	go func() { r.code <- execute(ctx, args, noEnv, &r.stdout, &r.stderr) }()
+	go func() { r.code <- executeWith(ctx, format, args, noEnv, &r.stdout, &r.stderr) }()
 	t.Cleanup(cancel)
 	return r
 }
