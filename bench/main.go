@@ -131,7 +131,7 @@ func parse(args []string) (settings, error) {
 	for _, l := range split(*latencies) {
 		d, err := time.ParseDuration(l)
 		if err != nil || d < 0 {
-			return s, fmt.Errorf("-latency: %q is no latency", l)
+			return s, fmt.Errorf("-latency: %q is not a latency", l)
 		}
 		s.latencies = append(s.latencies, d)
 	}
@@ -168,7 +168,7 @@ func measure(ctx context.Context, s settings) (r *report, err error) {
 	if s.dir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			return nil, fmt.Errorf("finding a folder to work in (name one with -dir): %w", err)
+			return nil, fmt.Errorf("finding a directory to work in (name one with -dir): %w", err)
 		}
 		s.dir = filepath.Join(cache, "workos-relay")
 	}

@@ -82,7 +82,7 @@ func checkOwner(path string, info fs.FileInfo) error {
 		return nil
 	}
 	return operator.Require(fmt.Errorf("%s belongs to user %d, not to relay's user, in a directory where everybody can make files", path, have.Uid),
-		"find out who made it, and remove it; or give relay a directory of its own")
+		"find out who made it, and remove it; or give relay its own directory")
 }
 
 // soleName reports whether the file has no other name, so that what is written to it shows nowhere

@@ -19,7 +19,7 @@ func swap(id Identity, have []byte, prev, next Checkpoint) (Checkpoint, []byte, 
 		revision = current.Revision
 	}
 	if prev.Revision != revision {
-		return Checkpoint{}, nil, fmt.Errorf("%w: %s is in force, not %s as expected; load it again and go on from there",
+		return Checkpoint{}, nil, fmt.Errorf("%w: %s is current, not %s as expected; load it again and continue from there",
 			ErrConflict, revisionName(revision), revisionName(prev.Revision))
 	}
 	if err := id.Check(next.Source); err != nil {

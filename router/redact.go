@@ -83,7 +83,7 @@ func newRewriter(r *redaction, raw []byte) *rewriter {
 	}
 }
 
-var errNoObject = errors.New("it is no object")
+var errNoObject = errors.New("it is not an object")
 
 // document copies the whole text.
 func (w *rewriter) document() error {

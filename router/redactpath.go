@@ -158,7 +158,7 @@ func splitPath(path string) ([]pathPart, error) {
 func illegalRedaction(path string) string {
 	parts, err := splitPath(path)
 	if err != nil {
-		return "is no path into an event: " + err.Error() + "; write one such as data.emails or data.emails.value"
+		return "is not a path into an event: " + err.Error() + "; write one such as data.emails or data.emails.value"
 	}
 	switch first := parts[0]; {
 	case first.any, first.name == "id", first.name == "event", first.name == "created_at", first.name == "object":

@@ -16,7 +16,7 @@ import (
 type Route struct {
 	Events []string `yaml:"events" required:"true" doc:"Event types that this route takes: names, or patterns such as dsync.user.*. The first route that matches an event decides alone." example:"[\"dsync.user.*\"]"`
 	Topic  string   `yaml:"topic" doc:"Topic, or subject, that they go to. Empty: each goes to the one named like its type. In Kafka only events of one topic keep their order." example:"dsync.user"`
-	Key    string   `yaml:"key" doc:"Path into the event whose value is the partition key. Empty, or where the event has no such value: its organization, else directory, user, object or event id." example:"data.directory_id"`
+	Key    string   `yaml:"key" doc:"Path into the event whose value is the partition key. If empty, or if the event has no such value: its organization, else directory, user, object or event id." example:"data.directory_id"`
 	Drop   bool     `yaml:"drop" default:"false" doc:"Publish none of them. The position moves past them all the same."`
 
 	Redact       []string `yaml:"redact" doc:"Paths of values that are taken out of the event before anything is published: names with dots between, * for every name, \\ before a dot or a * that is part of a name. Lists are gone through, so data.emails.value is the value of each." example:"[data.raw_attributes, data.emails.value]"`

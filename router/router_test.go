@@ -204,7 +204,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 			"routes[1].events[1]": `did you mean "dsync.user.created"?`,
 			"routes[1].events[2]": `did you mean "dsync.*"?`,
 			"routes[1].events[3]": "no known event type",
-			"routes[1].events[4]": "no event type name",
+			"routes[1].events[4]": "not an event type name",
 		}},
 		"no events": {Config{Routes: []Route{{Topic: "x"}}}, map[string]string{"routes[0].events": "names no event type"}},
 		"drop": {Config{Routes: []Route{{Events: []string{"*"}, Drop: true, Topic: "x", Key: "data.id"}}}, map[string]string{
@@ -238,8 +238,8 @@ func TestNewNamesEveryFault(t *testing.T) {
 		"binding":             {Config{Binding: "amqp"}, map[string]string{"binding": "kafka"}},
 		"source":              {Config{Encoding: CloudEvents}, map[string]string{"id": "CloudEvents"}},
 		"dead letter":         {Config{DeadLetter: "a b"}, map[string]string{"dead_letter.topic": "' '"}},
-		"dead letter routed":  {Config{DeadLetter: "x", Routes: []Route{{Events: []string{"*"}, Topic: "x"}}}, map[string]string{"dead_letter.topic": "of their own"}},
-		"dead letter is type": {Config{DeadLetter: "user.created"}, map[string]string{"dead_letter.topic": "of their own"}},
+		"dead letter routed":  {Config{DeadLetter: "x", Routes: []Route{{Events: []string{"*"}, Topic: "x"}}}, map[string]string{"dead_letter.topic": "need their own topic"}},
+		"dead letter is type": {Config{DeadLetter: "user.created"}, map[string]string{"dead_letter.topic": "need their own topic"}},
 		"dead letter place":   {Config{DeadLetter: "relay.position"}, map[string]string{"dead_letter.topic": "positions"}},
 		"several": {Config{Encoding: "xml", Routes: []Route{{Events: []string{"usr.created"}, Topic: "a b"}}}, map[string]string{
 			"encoding": "", "routes[0].events[0]": "", "routes[0].topic": "",

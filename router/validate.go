@@ -56,11 +56,11 @@ func (r Route) Validate() error {
 	}
 	if r.Topic != "" {
 		if reason := illegalTopic(r.Topic); reason != "" {
-			errs = append(errs, keyErrorf("topic", "%q is no topic name: %s", r.Topic, reason))
+			errs = append(errs, keyErrorf("topic", "%q is not a valid topic name: %s", r.Topic, reason))
 		}
 	}
 	if reason := illegalKeyPath(r.Key); reason != "" {
-		errs = append(errs, keyErrorf("key", "%q is no path into an event: %s; write one such as data.directory_id", r.Key, reason))
+		errs = append(errs, keyErrorf("key", "%q is not a path into an event: %s; write one such as data.directory_id", r.Key, reason))
 	}
 	return errors.Join(append(errs, r.validateRedaction()...)...)
 }
@@ -116,7 +116,7 @@ func (c Config) validate() error {
 	}
 	if c.Prefix != "" {
 		if reason := illegalTopic(c.Prefix + "x"); reason != "" {
-			errs = append(errs, keyErrorf("topic_prefix", "%q makes no topic name: %s", c.Prefix, reason))
+			errs = append(errs, keyErrorf("topic_prefix", "%q does not make a valid topic name: %s", c.Prefix, reason))
 			c.Prefix = "" // the rest is checked without it
 		} else if strings.HasPrefix(c.Prefix+"x", positions) {
 			errs = append(errs, keyErrorf("topic_prefix", "%q would put events where relay keeps its positions", c.Prefix))
@@ -158,9 +158,9 @@ func (c Config) validateTopics() []error {
 		switch {
 		case topic == "" || illegalTopic(topic) != "":
 		case strings.HasPrefix(full+".", positions):
-			errs = append(errs, keyErrorf(key, "%q is no topic for events: relay keeps its positions below %s", full, strings.TrimSuffix(positions, ".")))
+			errs = append(errs, keyErrorf(key, "%q is not a topic for events: relay keeps its positions below %s", full, strings.TrimSuffix(positions, ".")))
 		case illegalTopic(full) != "":
-			errs = append(errs, keyErrorf(key, "%q is no topic name: %s", full, illegalTopic(full)))
+			errs = append(errs, keyErrorf(key, "%q is not a valid topic name: %s", full, illegalTopic(full)))
 		}
 	}
 	for i, route := range c.Routes {
@@ -175,12 +175,12 @@ func (c Config) validateTopics() []error {
 	}
 	const key = "dead_letter.topic"
 	if reason := illegalTopic(c.DeadLetter); reason != "" {
-		errs = append(errs, keyErrorf(key, "%q is no topic name: %s", c.DeadLetter, reason))
+		errs = append(errs, keyErrorf(key, "%q is not a valid topic name: %s", c.DeadLetter, reason))
 	}
 	check(key, c.DeadLetter)
 	taken := func(r Route) bool { return r.Topic == c.DeadLetter }
 	if _, isType := source.Lookup(c.DeadLetter); isType || slices.ContainsFunc(c.Routes, taken) {
-		errs = append(errs, keyErrorf(key, "%q is a topic that events go to; dead letters have another form and need one of their own", c.DeadLetter))
+		errs = append(errs, keyErrorf(key, "%q is a topic that events go to; dead letters have another form and need their own topic", c.DeadLetter))
 	}
 	return errs
 }

@@ -197,7 +197,7 @@ func (c *Client) endpoint() string {
 func (c *Client) host() string {
 	u, err := url.Parse(c.endpoint())
 	if err != nil || u.Host == "" {
-		return "an endpoint that is no URL"
+		return "an endpoint that is not a URL"
 	}
 	return u.Host
 }
@@ -213,7 +213,7 @@ func (c *Client) request(ctx context.Context, opts ListEventsOpts) (*http.Reques
 	}
 	u, err := url.Parse(c.endpoint() + "/events")
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
-		return nil, misconfigured("the endpoint is no http or https URL; the default is " + DefaultEndpoint)
+		return nil, misconfigured("the endpoint is not an http or https URL; the default is " + DefaultEndpoint)
 	}
 	if u.RawQuery, err = c.query(opts); err != nil {
 		return nil, err
@@ -249,7 +249,7 @@ func (c *Client) query(opts ListEventsOpts) (string, error) {
 		values.Del("events")
 		values["events[]"] = opts.Events
 	default:
-		return "", misconfigured(fmt.Sprintf("%q is no form of the event list; there are comma, repeat and brackets", c.EventList))
+		return "", misconfigured(fmt.Sprintf("%q is not a form of the event list; there are comma, repeat and brackets", c.EventList))
 	}
 	return values.Encode(), nil
 }

@@ -348,7 +348,7 @@ func (d *decoder) name() (string, error) {
 // space in place of T and no zone, which is taken as UTC.
 func parseTime(b []byte) (time.Time, error) {
 	if len(b) > 64 {
-		return time.Time{}, fmt.Errorf("it has %d bytes and is no time", len(b))
+		return time.Time{}, fmt.Errorf("it has %d bytes and is not a time", len(b))
 	}
 	t, err := time.Parse(time.RFC3339Nano, string(b))
 	if err == nil {
@@ -361,5 +361,5 @@ func parseTime(b []byte) (time.Time, error) {
 			}
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is no time as RFC 3339 has it", b)
+	return time.Time{}, fmt.Errorf("%q is not an RFC 3339 time", b)
 }

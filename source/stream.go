@@ -106,7 +106,7 @@ func (s *Stream) check() error {
 	}
 	for _, name := range s.Events {
 		if name == "" || strings.ContainsAny(name, "*+, ") {
-			return misconfigured(fmt.Sprintf("%q is no event type; patterns are expanded before they are asked for", name))
+			return misconfigured(fmt.Sprintf("%q is not an event type; patterns are expanded before they are asked for", name))
 		}
 	}
 	if s.Limit < 0 || s.Limit > MaxLimit {

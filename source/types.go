@@ -60,13 +60,13 @@ type PatternError struct {
 func (e *PatternError) Error() string {
 	switch {
 	case strings.HasPrefix(e.Pattern, "+"):
-		return fmt.Sprintf("%q is no event type name: after + stands one whole name of a-z, 0-9, _ and ., at most %d bytes, and no *", e.Pattern, maxNameBytes)
+		return fmt.Sprintf("%q is not an event type name: after + stands one whole name of a-z, 0-9, _ and ., at most %d bytes, and no *", e.Pattern, maxNameBytes)
 	case e.Nearest != "":
-		return fmt.Sprintf("%q is no known event type or pattern; did you mean %q? (write +%s to ask for a type that relay does not know)", e.Pattern, e.Nearest, e.Pattern)
+		return fmt.Sprintf("%q is not a known event type or pattern; did you mean %q? (write +%s to ask for a type that relay does not know)", e.Pattern, e.Nearest, e.Pattern)
 	case strings.Contains(e.Pattern, "*") || e.Pattern == "":
 		return fmt.Sprintf("%q matches no known event type", e.Pattern)
 	default:
-		return fmt.Sprintf("%q is no known event type (write +%s to ask for a type that relay does not know)", e.Pattern, e.Pattern)
+		return fmt.Sprintf("%q is not a known event type (write +%s to ask for a type that relay does not know)", e.Pattern, e.Pattern)
 	}
 }
 

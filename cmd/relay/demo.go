@@ -47,7 +47,7 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	}
 	dir, err := os.MkdirTemp("", "relay-demo-")
 	if err != nil {
-		return fmt.Errorf("making a folder for the demo: %w", err)
+		return fmt.Errorf("creating a directory for the demo: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 

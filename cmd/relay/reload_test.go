@@ -85,7 +85,7 @@ delivery: exactly_once
 		code, said := reload(t, path)
 		require.Equal(t, exitDone, code, said)
 		require.Contains(t, said, fmt.Sprintf("sinks[changed].ack_timeout: from %gs to %gs", float64(timeout-1)/1000, float64(timeout)/1000))
-		require.Contains(t, said, "lane changed was started anew")
+		require.Contains(t, said, "lane changed was restarted")
 		require.NotContains(t, said, "steady")
 		if more != "" {
 			require.Contains(t, said, "lane third is new")
@@ -100,7 +100,7 @@ delivery: exactly_once
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, said, "nothing was reloaded")
 		said = postReload(t, addr, http.StatusUnprocessableEntity)
-		require.Contains(t, said, "the configuration is refused, and the one before stays in force")
+		require.Contains(t, said, "the configuration is rejected, and the running one stays in effect")
 		require.Contains(t, said, "natz")
 	}
 	rewrite(t, path, text(5008, third)) // ends with all three
@@ -138,7 +138,7 @@ func TestReloadOfOneOfTwoBuses(t *testing.T) {
 	code, said := reload(t, path)
 	require.Equal(t, exitDone, code, said)
 	require.Contains(t, said, "sinks[kafka].compression: from auto to gzip")
-	require.Contains(t, said, "lane kafka was started anew from its position")
+	require.Contains(t, said, "lane kafka was restarted from its position")
 	require.NotContains(t, said, "lane nats")
 	live(t, api, 500)
 	last := api.IDs(sourcetest.Filter{})[999]
@@ -183,7 +183,7 @@ func TestWhatAReloadRefuses(t *testing.T) {
 		require.NotEqual(t, text, changed)
 		rewrite(t, path, changed)
 		said := postReload(t, addr, http.StatusUnprocessableEntity)
-		require.Contains(t, said, "stays in force")
+		require.Contains(t, said, "stays in effect")
 		require.Contains(t, said, c.said)
 		require.Eventually(t, func() bool { return statusOf(t, addr)["nats"].State == pipeline.Running }, patient, often, &r.stderr)
 	}
@@ -302,7 +302,7 @@ func TestHangupReloads(t *testing.T) {
 	require.Eventually(t, func() bool { return events(t, js) == 20 }, patient, often, &stderr)
 	rewrite(t, path, "id: [")
 	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
-	require.Eventually(t, func() bool { return strings.Contains(stderr.String(), "stays in force") }, patient, often, &stderr)
+	require.Eventually(t, func() bool { return strings.Contains(stderr.String(), "stays in effect") }, patient, often, &stderr)
 	require.Eventually(t, reloaded("0"), patient, often)
 	rewrite(t, path, strings.Replace(text, "poll_interval: 20ms", "poll_interval: 25ms", 1))
 	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
@@ -339,7 +339,7 @@ func TestALaneThatIsStartedAtTheEndIsStopped(t *testing.T) {
 			return func() { // no lane runs any more
 				done, err := r.Reload(t.Context())
 				require.NoError(t, err)
-				require.Equal(t, []string{"nats was started anew from its position"}, done.Lanes)
+				require.Equal(t, []string{"nats was restarted from its position"}, done.Lanes)
 				require.Eventually(t, func() bool { return messages(js, "WORKOS") == 2 }, patient, often)
 			}
 		},

@@ -162,7 +162,7 @@ func TestReplayUsage(t *testing.T) {
 		"no span":       {[]string{"replay"}, "--since"},
 		"bad since":     {[]string{"replay", "--since", "yesterday", "--until", "latest"}, "yesterday"},
 		"latest since":  {[]string{"replay", "--since", "latest", "--until", "latest"}, "latest"},
-		"id as end":     {[]string{"replay", "--since", "earliest", "--until", "event_01J0000000000000000000000D"}, "no place to end"},
+		"id as end":     {[]string{"replay", "--since", "earliest", "--until", "event_01J0000000000000000000000D"}, "not a place to end"},
 		"backwards":     {[]string{"replay", "--since", spreadEnd, "--until", spreadStart}, "before"},
 		"strange type":  {append([]string{"replay", "--events", "vault.data.read"}, span...), "vault.data.read"},
 		"unknown type":  {append([]string{"replay", "--events", "dsync.nope"}, span...), "dsync.nope"},

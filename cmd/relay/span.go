@@ -34,10 +34,10 @@ type chosen struct {
 func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (chosen, error) {
 	var since, until config.Start
 	if err := since.UnmarshalText([]byte(f.Since)); err != nil || since.Latest {
-		return chosen{}, app.Usage(fmt.Errorf("--since: %q is no place to begin; write earliest, a time such as 2026-01-31T00:00:00Z, or an event id", f.Since))
+		return chosen{}, app.Usage(fmt.Errorf("--since: %q is not a place to begin; write earliest, a time such as 2026-01-31T00:00:00Z, or an event id", f.Since))
 	}
 	if err := until.UnmarshalText([]byte(f.Until)); err != nil || !until.Latest && until.From.CreatedAt.IsZero() {
-		return chosen{}, app.Usage(fmt.Errorf("--until: %q is no place to end; write a time such as 2026-01-31T00:00:00Z, or latest", f.Until))
+		return chosen{}, app.Usage(fmt.Errorf("--until: %q is not a place to end; write a time such as 2026-01-31T00:00:00Z, or latest", f.Until))
 	}
 	if !until.Latest && until.From.CreatedAt.Before(since.From.CreatedAt) {
 		return chosen{}, app.Usage(errors.New("--until is before --since"))

@@ -142,7 +142,7 @@ func TestVerifyNATSFindsEachDefect(t *testing.T) {
 		require.Equal(t, 3, v.Repaired)
 		left, err := os.ReadDir(scratch)
 		require.NoError(t, err)
-		require.Empty(t, left, "the temporary folder is gone")
+		require.Empty(t, left, "the temporary directory is gone")
 	})
 	t.Run("the table names the cases", func(t *testing.T) {
 		fill(t, js, defects["two in the wrong order"].damage(resend(good)))

@@ -90,7 +90,7 @@ func (s *Security) reading(r *http.Request, p *path, proof proof) (access, error
 	switch {
 	case !s.guarded() && !isLoopbackName(r.Host):
 		return access{}, refuse(http.StatusForbidden, OtherHost,
-			"the request is addressed to \"%s\"; without admin.token only 127.0.0.1, [::1] and localhost are answered, so that no web page can reach relay under a name of its own", repeated(r.Host))
+			"the request is addressed to \"%s\"; without admin.token only 127.0.0.1, [::1] and localhost are answered, so that no web page can reach relay under another name", repeated(r.Host))
 	case !s.guarded(), proof == bearer, proof == byBrowser:
 		return access{read: true}, nil
 	case p.metrics && s.OpenMetrics:
@@ -181,7 +181,7 @@ func isLoopbackName(host string) bool {
 func IsLoopback(listen string) bool { return listener.IsLoopback(listen) }
 
 // errOpen says that other machines can reach the address although it asks for no credentials.
-var errOpen = errors.New("can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file")
+var errOpen = errors.New("can be reached from other machines, and anyone there could control relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file")
 
 // Check refuses an address that is not loopback if there is neither a token nor a client CA. The
 // error continues a sentence that begins with the address.

@@ -190,12 +190,12 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) err
 	if resp.StatusCode/100 != 2 {
 		var f failure
 		if json.Unmarshal(text, &f) != nil || f.Error == "" {
-			return fmt.Errorf("what listens on %s is no relay: it answers %s", c.Addr(), printable.Text(resp.Status))
+			return fmt.Errorf("what listens on %s is not relay: it answers %s", c.Addr(), printable.Text(resp.Status))
 		}
 		return &AnswerError{Code: resp.StatusCode, Text: printable.Block(f.Error, maxError), Action: printable.Block(f.Action, maxError)}
 	}
 	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("what listens on %s is no relay: %w", c.Addr(), err)
+		return fmt.Errorf("what listens on %s is not relay: %w", c.Addr(), err)
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func (r *Relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("the configuration is refused, and the one before stays in force: %w", err)
+		err = fmt.Errorf("the configuration is rejected, and the running one stays in effect: %w", err)
 		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusUnprocessableEntity, Err: err}
 	}
 	for _, c := range p.changes {
@@ -357,7 +357,7 @@ func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 			out.Lanes = append(out.Lanes, name+" is new")
 		default:
 			wg.Go(func() { r.restart(ctx, l, client) })
-			out.Lanes = append(out.Lanes, name+" was started anew from its position")
+			out.Lanes = append(out.Lanes, name+" was restarted from its position")
 		}
 		out.Settings = append(out.Settings, l.settings...)
 	}
@@ -367,7 +367,7 @@ func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	}
 	wg.Wait()
 	r.arrange(names)
-	r.log.Info("the configuration is in force", zap.Int("changes", len(p.changes)), zap.Strings("lanes", out.Lanes))
+	r.log.Info("configuration reloaded", zap.Int("changes", len(p.changes)), zap.Strings("lanes", out.Lanes))
 	return out
 }
 

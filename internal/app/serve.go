@@ -113,7 +113,7 @@ func announce(cfg *config.Config, r *Relay, log *zap.Logger) {
 	for _, m := range r.members {
 		if url := m.embeddedURL(); url != "" {
 			server := m.lane.Embedded()
-			log.Info("embedded "+server.Name+" is listening; "+server.Page+" shows a consumer of your own",
+			log.Info("embedded "+server.Name+" is listening; "+server.Page+" shows how to consume from it",
 				zap.String("lane", m.run.Name), zap.String("url", url), zap.String("watch", "relay tail --from-sink"))
 		}
 	}

@@ -204,7 +204,7 @@ func schemas(encoding router.Encoding) object {
 			router.HeaderID:           text("Id of the event. Handle each once."),
 			router.HeaderType:         text("Type of the event."),
 			router.HeaderCreatedAt:    instant("When it happened, by WorkOS's clock."),
-			router.HeaderOrganization: text("Organization that the event is about, where it names one."),
+			router.HeaderOrganization: text("Organization that the event is about, if it names one."),
 			router.HeaderActor:        text("Who or what caused the event, with headers.actor: true."),
 			router.HeaderLate:         instant("When WorkOS refused the type of the event first; set if the event comes late because of that."),
 			router.HeaderReplay:       text("Id of the run of relay replay that published this copy."),
@@ -217,10 +217,10 @@ func schemas(encoding router.Encoding) object {
 			"event_id":   text("Id of the event."),
 			"type":       text("Type of the event."),
 			"created_at": text("When it happened."),
-			"topic":      text("Where it was to go."),
+			"topic":      text("Topic that it was meant for."),
 			"size":       object{"type": "integer", "description": "Bytes that were refused."},
 			"sha256":     text("Of the event as received, in hexadecimal."),
-			"event":      object{"type": "object", "description": "The event itself, where it fits."},
+			"event":      object{"type": "object", "description": "The event itself, if it fits."},
 		}, "reason", "event_id", "type", "created_at", "topic", "size", "sha256"),
 	}
 	switch encoding {

@@ -24,17 +24,17 @@ import (
 type Config struct {
 	ID              string           `yaml:"id" default:"workos" required:"true" format:"name" doc:"Names this relay on the bus and in its checkpoints; one per WorkOS environment. Another id starts over."`
 	Source          Source           `yaml:"source" doc:"Where the events come from: the Events API of one WorkOS environment."`
-	Sinks           []Sink           `yaml:"sinks" default:"[{name: nats, type: nats, url: embedded}]" doc:"Where the events go. Each sink is a lane of its own, with its own reading, position and pace; one that is down holds back no other."`
+	Sinks           []Sink           `yaml:"sinks" default:"[{name: nats, type: nats, url: embedded}]" doc:"Where the events go. Each sink is a separate lane, with its own reader, position and pace; a sink that is down does not hold back the others."`
 	Routes          []router.Route   `yaml:"routes" doc:"Which topic an event goes to. The first route that matches decides; without one the topic is the event type." example:"[{events: [\"dsync.user.*\"], topic: dsync.user, key: data.directory_id}, {events: [\"authentication.*\"], drop: true}]"`
 	Redaction       Redaction        `yaml:"redaction" doc:"What routes[].pseudonymize needs."`
 	Encoding        router.Encoding  `yaml:"encoding" default:"raw" enum:"raw,cloudevents,cloudevents_structured" doc:"Form of a message. raw: the event byte for byte as received, what is known of it in headers. cloudevents: CloudEvents 1.0 in binary mode, attributes in headers. cloudevents_structured: one CloudEvents JSON object."`
 	Headers         router.Headers   `yaml:"headers" doc:"Headers that a message has only if they are asked for."`
-	Delivery        string           `yaml:"delivery" default:"auto" enum:"auto,exactly_once,at_least_once" doc:"What relay promises of each sink that does not say so itself. exactly_once: events and position are stored in one atomic act of the bus, so that none is lost and none comes twice, whatever dies. at_least_once: none is lost, and after a crash what was in flight may come twice. auto: exactly_once where the bus can do it, and later what is recorded with the position."`
-	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes its lane over."`
-	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Where an event goes that can never be published, for example because it is larger than the bus allows. Without this section its lane stops there and names the event."`
+	Delivery        string           `yaml:"delivery" default:"auto" enum:"auto,exactly_once,at_least_once" doc:"Default delivery of the sinks. exactly_once: the bus stores events and position atomically, so that no event is lost or comes twice, even after a crash. at_least_once: no event is lost, but after a crash events that were in flight may come twice. auto: exactly_once if the bus supports it; later the mode that is recorded with the position."`
+	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes over its lane."`
+	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Destination of events that can never be published, for example because they are larger than the bus allows. Without this section the lane stops at such an event and names it."`
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
-	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status, and to steer a running relay."`
-	Telemetry       Telemetry        `yaml:"telemetry" doc:"What relay tells other systems about itself. Metrics are on the admin address and need nothing here."`
+	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status, and to control a running relay."`
+	Telemetry       Telemetry        `yaml:"telemetry" doc:"Traces for other systems. Metrics are served on the admin address and need no setting here."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
 	// Files are the files of this process that are read again when they change. It is set after
@@ -49,31 +49,31 @@ type Config struct {
 
 // Source is the Events API that relay reads.
 type Source struct {
-	Endpoint       string           `yaml:"endpoint" default:"https://api.workos.com" required:"true" format:"url" doc:"Address of the WorkOS API. Another one is for tests and proxies; over http the API key can be read by anybody in between."`
+	Endpoint       string           `yaml:"endpoint" default:"https://api.workos.com" required:"true" format:"url" doc:"Address of the WorkOS API. Change it only for tests and proxies; with http anyone on the network path can read the API key."`
 	APIKey         secret.String    `yaml:"api_key" default:"${WORKOS_API_KEY}" required:"true" format:"api_key" doc:"Secret key of the WorkOS environment, sk_..."`
-	Events         []string         `yaml:"events" default:"[\"*\"]" doc:"Event types to read: names, or patterns such as dsync.* over the known types. \"*\" is every type that can be subscribed to; opt-in types are named, or matched by a pattern of their own such as vault.*; +name asks for a type that relay does not know yet."`
-	Unexpected     string           `yaml:"unexpected" default:"skip" enum:"skip,relay" doc:"What becomes of an event whose type was not asked for. skip: it is left out, counted and named in the log. relay: it is published like any other, to the topic that its type names; only if you trust all that answers at endpoint."`
-	OrganizationID string           `yaml:"organization_id" format:"name" example:"org_01EHWNCE74X7JSDV0X3SZ3KJNY" doc:"Read the events of this organization only. Events that belong to none, such as user.*, are left out then."`
-	Start          Start            `yaml:"start" default:"earliest" example:"2026-01-31T00:00:00Z" doc:"Where to begin where there is no checkpoint yet: earliest, latest, an RFC 3339 time, or the id of the event to go on from."`
+	Events         []string         `yaml:"events" default:"[\"*\"]" doc:"Event types to read: names, or patterns such as dsync.* over the known types. \"*\" is every type that can be subscribed to; opt-in types are named, or matched by a pattern for them alone, such as vault.*; +name asks for a type that relay does not know yet."`
+	Unexpected     string           `yaml:"unexpected" default:"skip" enum:"skip,relay" doc:"What relay does with an event whose type it did not ask for. skip: it leaves the event out, counts it and names it in the log. relay: it publishes the event like any other, to the topic that its type names; use it only if you trust everything that answers at endpoint."`
+	OrganizationID string           `yaml:"organization_id" format:"name" example:"org_01EHWNCE74X7JSDV0X3SZ3KJNY" doc:"Read only the events of this organization. Events that belong to no organization, such as user.*, are then left out."`
+	Start          Start            `yaml:"start" default:"earliest" example:"2026-01-31T00:00:00Z" doc:"Where to begin if there is no checkpoint yet: earliest, latest, an RFC 3339 time, or the id of the event to continue after."`
 	PollInterval   time.Duration    `yaml:"poll_interval" default:"1s" min:"10ms" max:"1h" doc:"Time between polls once everything has been read."`
 	RateLimit      float64          `yaml:"rate_limit" default:"80" min:"0.1" max:"10000" doc:"Most requests per second, of all lanes together. WorkOS allows a key 100, which your own application shares."`
 	EventList      source.EventList `yaml:"event_list" default:"comma" enum:"comma,repeat,brackets" doc:"How the list of event types is written in a request: events=a,b, events=a&events=b or events[]=a&events[]=b. Only the emulators of WorkOS need brackets."`
 	MaxResponse    unit.Bytes       `yaml:"max_response" default:"32MiB" min:"64KiB" max:"1GiB" doc:"Largest response that is read; a larger one is asked for again with fewer events."`
 	Backfill       Backfill         `yaml:"backfill" doc:"How a backlog is read while the position is far behind."`
-	Webhook        Webhook          `yaml:"webhook" doc:"Lets WorkOS's webhooks wake relay, so that an event is read at once and not only at the next poll. Nothing is taken from a webhook but that."`
+	Webhook        Webhook          `yaml:"webhook" doc:"Lets WorkOS's webhooks wake relay, so that it reads an event at once and not only at the next poll. relay takes nothing else from a webhook."`
 }
 
 // Backfill is how a backlog is read.
 type Backfill struct {
-	Readers int        `yaml:"readers" default:"16" min:"1" max:"64" doc:"Requests under way at once. What comes out, and its order, is the same with any number; 1 reads page after page."`
-	Memory  unit.Bytes `yaml:"memory" default:"64MiB" min:"4MiB" max:"16GiB" doc:"Most that the readers of one lane hold: pages that are not handed on yet, and responses under way, as far as they have come. A page that is larger is read alone."`
+	Readers int        `yaml:"readers" default:"16" min:"1" max:"64" doc:"Concurrent requests. The events and their order are the same with any number; 1 reads page after page."`
+	Memory  unit.Bytes `yaml:"memory" default:"64MiB" min:"4MiB" max:"16GiB" doc:"Most memory that the readers of one lane use: pages that are not passed on yet, and the received parts of responses. A larger page is read alone."`
 }
 
 // Webhook is where webhooks arrive. Without listen there are none.
 type Webhook struct {
-	Listen string      `yaml:"listen" format:"address" example:"0.0.0.0:8081" doc:"Address (host:port) that WorkOS's webhooks reach, by way of your ingress. Empty: no webhooks."`
+	Listen string      `yaml:"listen" format:"address" example:"0.0.0.0:8081" doc:"Address (host:port) that receives WorkOS's webhooks, through your ingress. Empty: no webhooks."`
 	Path   string      `yaml:"path" default:"/workos/webhook" doc:"Path of the webhooks."`
-	Secret secret.List `yaml:"secret" doc:"Signing secret of the webhook endpoint, from WorkOS's dashboard, or a list: while a secret is exchanged, a request may be signed with any of them. Other requests are answered 401."`
+	Secret secret.List `yaml:"secret" doc:"Signing secret of the webhook endpoint, from WorkOS's dashboard, or a list: during a rotation a request may be signed with any of them. Other requests are answered 401."`
 }
 
 // Validate checks what the tags cannot say.
@@ -100,7 +100,7 @@ type Sink struct {
 	Name     string   `yaml:"name" required:"true" format:"name" doc:"Names the lane in logs, metrics and positions. Unique; another name starts the lane over."`
 	Type     string   `yaml:"type" required:"true" doc:"Kind of the bus. It decides which of the keys below apply."`
 	Events   []string `yaml:"events" default:"[\"*\"]" doc:"What this lane carries of the source's event types, in names or patterns."`
-	Delivery string   `yaml:"delivery" enum:"auto,exactly_once,at_least_once" doc:"Where it differs from the delivery of the whole relay."`
+	Delivery string   `yaml:"delivery" enum:"auto,exactly_once,at_least_once" doc:"Delivery of this sink, if it differs from the top-level delivery."`
 
 	// Settings are the keys that belong to the kind of bus.
 	Settings sink.Settings `yaml:"-"`
@@ -141,33 +141,33 @@ func (c *Config) EventTypes(s *Sink) ([]string, error) {
 
 // DeadLetter is the way out for events that can never be published.
 type DeadLetter struct {
-	Topic string `yaml:"topic" default:"relay.dead_letter" required:"true" format:"topic" doc:"Topic of the dead letters; the sink's topic_prefix is put before it."`
+	Topic string `yaml:"topic" default:"relay.dead_letter" required:"true" format:"topic" doc:"Topic of the dead letters; the sink's topic_prefix is put in front of it."`
 }
 
 // Redaction is what pseudonyms are made with.
 type Redaction struct {
-	Key secret.String `yaml:"key" file:"fixed" doc:"Secret key of the pseudonyms, 16 characters or more. Equal values have equal pseudonyms for as long as it stays; with another one nothing joins with what was published before. Who has it can test guesses."`
+	Key secret.String `yaml:"key" file:"fixed" doc:"Secret key of the pseudonyms, 16 characters or more. Equal values have equal pseudonyms as long as the key is the same; pseudonyms of another key do not match those published before. Anyone who has the key can test guesses."`
 }
 
 // CheckpointConfig is where positions are kept.
 type CheckpointConfig struct {
-	Dir string `yaml:"dir" default:"./relay-data" required:"true" doc:"Folder of the checkpoint files, and of the embedded NATS server. It must outlive the process: a volume, in a container."`
+	Dir string `yaml:"dir" default:"./relay-data" required:"true" doc:"Directory of the checkpoint files and of the embedded NATS server. It must outlive the process: use a volume in a container."`
 }
 
 // Admin is the HTTP server for probes, metrics and status, and to steer the running relay.
 type Admin struct {
-	Listen       string        `yaml:"listen" default:"127.0.0.1:8080" format:"address" doc:"Address (host:port) of the status, of /healthz, /readyz and /metrics, and of the commands that steer a running relay; \"\" switches them off. An address that other machines reach, such as 0.0.0.0:8080 in a container, needs token or tls.client_ca_file."`
-	Token        secret.String `yaml:"token" doc:"Everything asks for it but /healthz and /readyz, which without it only tell whether relay lives and is ready. Send it as a bearer token, or as the password of any user in a browser. At least 16 characters."`
+	Listen       string        `yaml:"listen" default:"127.0.0.1:8080" format:"address" doc:"Address (host:port) of the status, of /healthz, /readyz and /metrics, and of the commands that control a running relay; \"\" switches them off. An address that other machines reach, such as 0.0.0.0:8080 in a container, needs token or tls.client_ca_file."`
+	Token        secret.String `yaml:"token" doc:"Every request needs it except /healthz and /readyz, which without it only tell whether relay is alive and ready. Send it as a bearer token, or as the password of any user in a browser. At least 16 characters."`
 	TLS          AdminTLS      `yaml:"tls" doc:"Lets the admin server speak TLS."`
-	OpenMetrics  bool          `yaml:"open_metrics" default:"false" doc:"Let /metrics ask nobody for the token. It shows names of lanes and types and counts; Prometheus can send a bearer token instead."`
-	ShowPayloads bool          `yaml:"show_payloads" default:"false" doc:"Show the data of the newest events on the status page, the first 4 KiB of each, without what routes take out. Without it the page shows only what an event is: id, type, time, organization."`
+	OpenMetrics  bool          `yaml:"open_metrics" default:"false" doc:"Serve /metrics without the token. It shows names of lanes and types, and counts; Prometheus can also send a bearer token."`
+	ShowPayloads bool          `yaml:"show_payloads" default:"false" doc:"Show the data of the newest events on the status page, the first 4 KiB of each, without the values that routes remove. If false, the page shows only id, type, time and organization of an event."`
 }
 
 // AdminTLS names the files of the admin server's TLS.
 type AdminTLS struct {
-	CertFile     string `yaml:"cert_file" doc:"PEM file with the server's certificate, and those between it and its authority. New content of it and key_file is used for the next connection, once the two belong together."`
+	CertFile     string `yaml:"cert_file" doc:"PEM file with the server's certificate and the intermediate certificates. New content of it and key_file is used for the next connection, once the two belong together."`
 	KeyFile      string `yaml:"key_file" doc:"PEM file with the private key of cert_file."`
-	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities whose client certificates are as good as the token. New content is used for the next connection."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities whose client certificates are accepted in place of the token. New content is used for the next connection."`
 }
 
 // minToken is fewest characters of a token: 16 random ones cannot be guessed.
@@ -179,7 +179,7 @@ func (a Admin) Validate() error {
 		return &keyFault{"tls", "needs both cert_file and key_file"}
 	}
 	if guarded := a.Token.IsSet() || a.TLS.ClientCAFile != ""; a.Listen != "" && !guarded && !listener.IsLoopback(a.Listen) {
-		return &keyFault{"listen", fmt.Sprintf("%q can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file", a.Listen)}
+		return &keyFault{"listen", fmt.Sprintf("%q can be reached from other machines, and anyone there could control relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file", a.Listen)}
 	}
 	if a.Token.IsSet() {
 		if err := validToken(a.Token.Reveal()); err != nil {

@@ -284,7 +284,7 @@ func (d *decoder) list(f *field, n *yaml.Node, v reflect.Value, path string) {
 		d.absent(f, v, path)
 		return
 	case n.Kind != yaml.SequenceNode:
-		d.report(placeOf(n), path, "must be a list, not "+shape(n), "write [a, b], or each entry on a line of its own after a dash")
+		d.report(placeOf(n), path, "must be a list, not "+shape(n), "write [a, b], or each entry on its own line after a dash")
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))

@@ -277,7 +277,7 @@ func parseTag(name, text string) *yaml.Node {
 		return &yaml.Node{Kind: yaml.ScalarNode, Style: yaml.DoubleQuotedStyle, Tag: "!!str"}
 	}
 	if err := yaml.Load([]byte(text), &doc); err != nil || len(doc.Content) != 1 {
-		panic(fmt.Sprintf("config: %s: a value in its tag is no YAML: %q: %v", name, text, err))
+		panic(fmt.Sprintf("config: %s: a value in its tag is not YAML: %q: %v", name, text, err))
 	}
 	return doc.Content[0]
 }

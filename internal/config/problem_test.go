@@ -30,7 +30,7 @@ config.yaml:1:31: sinks[0].brokers: unknown key if type is nats; it belongs to t
 		{"key near nothing", "admin: {xyzzy: 1}\n", `
 config.yaml:1:9: admin.xyzzy: unknown key; known here: listen, token, token_file, tls, open_metrics, show_payloads`},
 		{"admin for everybody", "admin: {listen: \":8080\"}\n", `
-config.yaml:1:17: admin.listen: ":8080" can be reached from other machines, and whoever does could steer relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file`},
+config.yaml:1:17: admin.listen: ":8080" can be reached from other machines, and anyone there could control relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file`},
 		{"short admin token", "admin: {token: hunter22}\n", `
 config.yaml:1:16: admin.token: is shorter than 16 characters; make one with: openssl rand -hex 24`},
 		{"admin tls without a key", "admin:\n  tls: {cert_file: x}\n", `
@@ -40,7 +40,7 @@ config.yaml:1:38: sinks[0].tls.ca-file: unknown key; did you mean "ca_file"?`},
 		{"duplicate key", "id: a\nadmin: {}\nid: b\n", `
 config.yaml:3:1: id: the key stands here twice, first on line 1; remove one`},
 		{"duplicate sink name", "sinks:\n- {name: a, type: stdout}\n- {name: a, type: stdout}\n", `
-config.yaml:3:10: sinks[1].name: sinks[0] has the name "a" already; each lane needs a name of its own`},
+config.yaml:3:10: sinks[1].name: sinks[0] has the name "a" already; each lane needs its own name`},
 		{"unknown type", "sinks: [{name: a, type: natz, url: x, brokers: [y]}]\n", `
 config.yaml:1:25: sinks[0].type: "natz" is none of nats, kafka, stdout; did you mean "nats"?`},
 		{"no sinks", "sinks: []\n", `
@@ -48,65 +48,65 @@ config.yaml:1:8: sinks: the list is empty; give at least one sink, or remove the
 		{"missing name", "sinks:\n- type: stdout\n", `
 config.yaml:2:3: sinks[0].name: is missing`},
 		{"bad name", "id: a.b\nsinks: [{name: a b, type: stdout}]\n", `
-config.yaml:1:5: id: "a.b" is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -
-config.yaml:2:16: sinks[0].name: "a b" is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
+config.yaml:1:5: id: "a.b" is not a valid name; write 1 to 64 of A-Z, a-z, 0-9, _ and -
+config.yaml:2:16: sinks[0].name: "a b" is not a valid name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 		{"empty id", "id: \"\"\n", `
-config.yaml:1:5: id: "" is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
+config.yaml:1:5: id: "" is not a valid name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 		{"duration without unit", "source: {poll_interval: 5}\n", `
-config.yaml:1:25: source.poll_interval: "5" is no duration; write a number with its unit, such as 500ms, 1s, 2m or 24h`},
+config.yaml:1:25: source.poll_interval: "5" is not a duration; write a number with its unit, such as 500ms, 1s, 2m or 24h`},
 		{"negative duration", "shutdown_timeout: -1s\n", `
-config.yaml:1:19: shutdown_timeout: "-1s" is no duration; write a number with its unit, such as 500ms, 1s, 2m or 24h`},
+config.yaml:1:19: shutdown_timeout: "-1s" is not a duration; write a number with its unit, such as 500ms, 1s, 2m or 24h`},
 		{"duration out of bounds", "source: {poll_interval: 1ms}\n", `
 config.yaml:1:25: source.poll_interval: "1ms" is not between 10ms and 1h`},
 		{"size", "source: {max_response: 32Mb}\n", `
-config.yaml:1:24: source.max_response: "32Mb" is no size; write a number with B, KiB, MiB or GiB, such as 64MiB`},
+config.yaml:1:24: source.max_response: "32Mb" is not a size; write a number with B, KiB, MiB or GiB, such as 64MiB`},
 		{"number", "source: {rate_limit: fast}\n", `
-config.yaml:1:22: source.rate_limit: "fast" is no number`},
+config.yaml:1:22: source.rate_limit: "fast" is not a number`},
 		{"zero rate", "source: {rate_limit: 0}\n", `
 config.yaml:1:22: source.rate_limit: "0" is not between 0.1 and 10000`},
 		{"whole number", "sinks: [{name: k, type: kafka, create: {partitions: 1.5}}]\n", `
-config.yaml:1:53: sinks[0].create.partitions: "1.5" is no whole number`},
+config.yaml:1:53: sinks[0].create.partitions: "1.5" is not a whole number`},
 		{"bool", "sinks: [{name: k, type: kafka, create: {enabled: yes}}]\n", `
 config.yaml:1:50: sinks[0].create.enabled: "yes" is neither true nor false`},
 		{"enum", "encoding: cloudevent\n", `
 config.yaml:1:11: encoding: "cloudevent" is none of raw, cloudevents, cloudevents_structured; did you mean "cloudevents"?`},
 		{"pattern", "source:\n  events:\n    - dsync.*\n    - dsync.user.creatd\n", `
-config.yaml:4:7: source.events[1]: "dsync.user.creatd" is no known event type or pattern; did you mean "dsync.user.created"? (write +dsync.user.creatd to ask for a type that relay does not know)`},
+config.yaml:4:7: source.events[1]: "dsync.user.creatd" is not a known event type or pattern; did you mean "dsync.user.created"? (write +dsync.user.creatd to ask for a type that relay does not know)`},
 		{"no pattern", "source: {events: []}\n", `
 config.yaml:1:18: source.events: the list is empty; name at least one event type, or write ["*"]`},
 		{"lane that carries nothing", "source: {events: [dsync.*]}\nsinks:\n- name: a\n  type: stdout\n  events: [user.*]\n", `
 config.yaml:5:11: sinks[0].events: none of these types is among those of source.events; this lane would carry nothing`},
 		{"pattern of a route", "routes:\n- events: [dsnc.user.*]\n  topic: a\n", `
-config.yaml:2:12: routes[0].events[0]: "dsnc.user.*" is no known event type or pattern; did you mean "dsync.user.*"? (write +dsnc.user.* to ask for a type that relay does not know)`},
+config.yaml:2:12: routes[0].events[0]: "dsnc.user.*" is not a known event type or pattern; did you mean "dsync.user.*"? (write +dsnc.user.* to ask for a type that relay does not know)`},
 		{"topic of the dead letters", "dead_letter: {topic: a..b}\n", `
-config.yaml:1:22: dead_letter.topic: "a..b" is no topic; write words of A-Z, a-z, 0-9, _ and - with single dots between them, 200 characters at most`},
+config.yaml:1:22: dead_letter.topic: "a..b" is not a valid topic; write words of A-Z, a-z, 0-9, _ and - with single dots between them, 200 characters at most`},
 		{"reserved topic", "dead_letter: {topic: relay.position.x}\n", `
-config.yaml:1:22: dead_letter.topic: "relay.position.x" is no topic for events: relay keeps its positions below relay.position`},
+config.yaml:1:22: dead_letter.topic: "relay.position.x" is not a topic for events: relay keeps its positions below relay.position`},
 		{"dead letters among events", "routes: [{events: [user.*], topic: a}]\ndead_letter: {topic: a}\n", `
-config.yaml:2:22: dead_letter.topic: "a" is a topic that events go to; dead letters have another form and need one of their own`},
+config.yaml:2:22: dead_letter.topic: "a" is a topic that events go to; dead letters have another form and need their own topic`},
 		{"topic of a route", "routes:\n- events: [user.*]\n  topic: a..b\n", `
-config.yaml:3:10: routes[0].topic: "a..b" is no topic name: a part between dots is empty`},
+config.yaml:3:10: routes[0].topic: "a..b" is not a valid topic name: a part between dots is empty`},
 		{"topic of what is dropped", "routes:\n- events: [user.*]\n  topic: a\n  drop: true\n", `
 config.yaml:3:10: routes[0].topic: does not go together with drop: events that are dropped go nowhere`},
 		{"route without events", "routes:\n- topic: a\n", `
 config.yaml:2:3: routes[0].events: is missing`},
 		{"once for all lanes", "sinks: [{name: a, type: stdout}, {name: b, type: stdout, topic_prefix: \"?\"}]\nroutes: [{events: [usr.*]}]\n", `
-config.yaml:1:72: sinks[1].topic_prefix: "?" makes no topic name: '?' is not allowed, only letters, digits, _ and -, with single dots between
-config.yaml:2:20: routes[0].events[0]: "usr.*" is no known event type or pattern; did you mean "user.*"? (write +usr.* to ask for a type that relay does not know)`},
+config.yaml:1:72: sinks[1].topic_prefix: "?" does not make a valid topic name: '?' is not allowed, only letters, digits, _ and -, with single dots between
+config.yaml:2:20: routes[0].events[0]: "usr.*" is not a known event type or pattern; did you mean "user.*"? (write +usr.* to ask for a type that relay does not know)`},
 		{"dead letter without value", "dead_letter:\n", `
 config.yaml:1:13: dead_letter: has no value; write dead_letter: {} for its defaults, or remove it`},
 		{"value forgotten", "id:\n", `
 config.yaml:1:4: id: has no value; write "" for an empty text, or remove the key for the default`},
 		{"start", "source: {start: 2026-01-31}\n", `
-config.yaml:1:17: source.start: "2026-01-31" is no place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id`},
+config.yaml:1:17: source.start: "2026-01-31" is not a place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id`},
 		{"endpoint", "source: {endpoint: api.workos.com}\n", `
-config.yaml:1:20: source.endpoint: "api.workos.com" is no URL; write https://host, such as https://api.workos.com`},
+config.yaml:1:20: source.endpoint: "api.workos.com" is not a URL; write https://host, such as https://api.workos.com`},
 		{"credentials in the endpoint", "source: {endpoint: \"https://u:hunter22@h\"}\n", `
 config.yaml:1:20: source.endpoint: "https://[secret]@h" holds credentials, which would end up in logs; remove them`},
 		{"address", "admin: {listen: 8080}\n", `
-config.yaml:1:17: admin.listen: "8080" is no address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface`},
+config.yaml:1:17: admin.listen: "8080" is not an address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface`},
 		{"port", "admin: {listen: \"127.0.0.1:http\"}\n", `
-config.yaml:1:17: admin.listen: "127.0.0.1:http" is no address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface`},
+config.yaml:1:17: admin.listen: "127.0.0.1:http" is not an address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface`},
 		{"from a sink's own checks", "sinks:\n- name: k\n  type: kafka\n  brokers: [nowhere]\n", `
 config.yaml:4:12: sinks[0].brokers: broker "nowhere" is not host:port, such as kafka.example.com:9092: address nowhere: missing port in address`},
 		{"from a sink's own checks, without its key", "sinks:\n- name: k\n  type: kafka\n  create: {partitions: 0}\n", `
@@ -123,9 +123,9 @@ config.yaml:1:9: source: must be a section of keys, not a single value`},
 		{"list for a section", "source:\n  - endpoint: x\n", `
 config.yaml:2:3: source: must be a section of keys, not a list`},
 		{"value for a list", "source: {events: dsync.*}\n", `
-config.yaml:1:18: source.events: must be a list, not a single value; write [a, b], or each entry on a line of its own after a dash`},
+config.yaml:1:18: source.events: must be a list, not a single value; write [a, b], or each entry on its own line after a dash`},
 		{"section for a list", "sinks: {name: a}\n", `
-config.yaml:1:8: sinks: must be a list, not a section of keys; write [a, b], or each entry on a line of its own after a dash`},
+config.yaml:1:8: sinks: must be a list, not a section of keys; write [a, b], or each entry on its own line after a dash`},
 		{"value in a list of sections", "sinks: [nats]\n", `
 config.yaml:1:9: sinks[0]: must be a section of keys, not a single value`},
 		{"list in a map", "sinks: [{name: k, type: kafka, create: {config: {a: [1]}}}]\n", `
@@ -149,11 +149,11 @@ config.yaml:1:19: source.api_key: is empty; give it here, or name a file in api_
 		{"lone dollar", "id: a$b\n", `
 config.yaml:1:5: id: a $ that begins no ${NAME}; write ${NAME} for a variable, $$ for a dollar`},
 		{"bad duration from a variable", "source:\n  poll_interval: ${POLL}\n", `
-config.yaml:2:18: source.poll_interval: "${POLL}", once expanded, is no duration; write a number with its unit, such as 500ms, 1s, 2m or 24h`},
+config.yaml:2:18: source.poll_interval: "${POLL}", once expanded, is not a duration; write a number with its unit, such as 500ms, 1s, 2m or 24h`},
 		{"YAML from a variable", "id: ${NASTY}\n", `
-config.yaml:1:5: id: "${NASTY}", once expanded, is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
+config.yaml:1:5: id: "${NASTY}", once expanded, is not a valid name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 		{"pattern from a variable", "source: {events: [\"${POLL}\"]}\n", `
-config.yaml:1:19: source.events[0]: "[from the environment]" is no known event type (write +[from the environment] to ask for a type that relay does not know); ` + "`relay types`" + ` lists them`},
+config.yaml:1:19: source.events[0]: "[from the environment]" is not a known event type (write +[from the environment] to ask for a type that relay does not know); ` + "`relay types`" + ` lists them`},
 		{"a sink's own checks on a variable", "sinks: [{name: k, type: kafka, brokers: [\"${COLON}\"]}]\n", `
 config.yaml:1:41: sinks[0].brokers: an address in brokers is not host:port, such as kafka.example.com:9092; give user and password under sasl, and each broker as an element of its own`},
 		{"variable in a key", "${ID}: a\n", `
@@ -193,11 +193,11 @@ config.yaml:1:5: id: tags such as !!str are not supported; remove it: the key de
 config.yaml:1:3: a key must be a plain word`},
 
 		{"all at once, in the order of the file", "shutdown_timeout: x\nadmin: {listen: y}\nsource:\n  start: z\n  wat: 1\nid: \"?\"\n", `
-config.yaml:1:19: shutdown_timeout: "x" is no duration; write a number with its unit, such as 500ms, 1s, 2m or 24h
-config.yaml:2:17: admin.listen: "y" is no address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface
-config.yaml:4:10: source.start: "z" is no place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id
+config.yaml:1:19: shutdown_timeout: "x" is not a duration; write a number with its unit, such as 500ms, 1s, 2m or 24h
+config.yaml:2:17: admin.listen: "y" is not an address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface
+config.yaml:4:10: source.start: "z" is not a place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id
 config.yaml:5:3: source.wat: unknown key; known here: endpoint, api_key, api_key_file, events, unexpected, organization_id, start, poll_interval, rate_limit, event_list, max_response, backfill, webhook
-config.yaml:6:5: id: "?" is no name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
+config.yaml:6:5: id: "?" is not a valid name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := relayFormat.Parse("config.yaml", []byte(tc.text), lookup)

@@ -26,7 +26,7 @@ func ReadSecretFile(path string) (secret.String, error) {
 	case err != nil:
 		return "", fmt.Errorf("reading the secret file: %w", err)
 	case !info.Mode().IsRegular():
-		return "", fmt.Errorf("the secret file %s is no regular file", path)
+		return "", fmt.Errorf("the secret file %s is not a regular file", path)
 	}
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {

@@ -31,7 +31,7 @@ func (s *Start) UnmarshalText(text []byte) error {
 	default:
 		at, err := time.Parse(time.RFC3339, word)
 		if err != nil || at.IsZero() {
-			return errors.New("is no place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id")
+			return errors.New("is not a place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id")
 		}
 		*s = Start{From: checkpoint.Position{CreatedAt: at.UTC()}}
 	}

@@ -14,10 +14,10 @@ type Telemetry struct {
 
 // Traces is where spans go.
 type Traces struct {
-	Endpoint    string        `yaml:"endpoint" format:"url" example:"http://127.0.0.1:4318" doc:"Address of the collector, which takes OTLP over HTTP with protobuf. /v1/traces is added where it has no path."`
+	Endpoint    string        `yaml:"endpoint" format:"url" example:"http://127.0.0.1:4318" doc:"Address of the collector, which takes OTLP over HTTP with protobuf. /v1/traces is added if it has no path."`
 	Headers     []TraceHeader `yaml:"headers" doc:"Headers of each request to the collector, such as a token." example:"[{name: authorization, value_file: /run/secrets/otlp_authorization}]"`
-	SampleRatio float64       `yaml:"sample_ratio" default:"1" min:"0" max:"1" doc:"Share of the deliveries that are recorded. The messages of the others carry a traceparent too, which says that they are not."`
-	TLS         tlsconf.TLS   `yaml:"tls" doc:"TLS towards the collector, where the system's authorities do not do."`
+	SampleRatio float64       `yaml:"sample_ratio" default:"1" min:"0" max:"1" doc:"Share of the deliveries that are recorded. The messages of the others also carry a traceparent, which says that they are not sampled."`
+	TLS         tlsconf.TLS   `yaml:"tls" doc:"TLS to the collector, if the system's authorities are not enough."`
 }
 
 // TraceHeader is a header of the requests to the collector.

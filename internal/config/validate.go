@@ -119,7 +119,7 @@ func (d *decoder) checkSinks(c *Config, all []string) {
 	for i := range c.Sinks {
 		s, path := &c.Sinks[i], fmt.Sprintf("sinks[%d]", i)
 		if j, twice := first[s.Name]; twice && s.Name != "" && d.clean(path+".name") {
-			d.report(d.place(path+".name"), path+".name", fmt.Sprintf("sinks[%d] has the name %q already", j, s.Name), "each lane needs a name of its own")
+			d.report(d.place(path+".name"), path+".name", fmt.Sprintf("sinks[%d] has the name %q already", j, s.Name), "each lane needs its own name")
 		} else if !twice {
 			first[s.Name] = i
 		}

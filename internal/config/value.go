@@ -66,25 +66,25 @@ func (f *field) parse(v reflect.Value, text string) error {
 	case kindInt:
 		n, err := strconv.ParseInt(text, 10, v.Type().Bits())
 		if err != nil {
-			return errors.New("is no whole number")
+			return errors.New("is not a whole number")
 		}
 		v.SetInt(n)
 	case kindFloat:
 		n, err := strconv.ParseFloat(text, 64)
 		if err != nil || math.IsInf(n, 0) || math.IsNaN(n) {
-			return errors.New("is no number")
+			return errors.New("is not a number")
 		}
 		v.SetFloat(n)
 	case kindDuration:
 		d, err := time.ParseDuration(text)
 		if err != nil || d < 0 {
-			return errors.New("is no duration; write a number with its unit, such as 500ms, 1s, 2m or 24h")
+			return errors.New("is not a duration; write a number with its unit, such as 500ms, 1s, 2m or 24h")
 		}
 		v.SetInt(int64(d))
 	case kindBytes:
 		var b unit.Bytes
 		if b.UnmarshalText([]byte(text)) != nil {
-			return errors.New("is no size; write a number with B, KiB, MiB or GiB, such as 64MiB")
+			return errors.New("is not a size; write a number with B, KiB, MiB or GiB, such as 64MiB")
 		}
 		v.SetInt(int64(b))
 	default:
@@ -188,7 +188,7 @@ var formats = map[string]format{
 		noun: "name", regex: nameRegex.String(),
 		valid: func(s string) error {
 			if !nameRegex.MatchString(s) {
-				return fmt.Errorf("is no name; write 1 to %d of A-Z, a-z, 0-9, _ and -", maxName)
+				return fmt.Errorf("is not a valid name; write 1 to %d of A-Z, a-z, 0-9, _ and -", maxName)
 			}
 			return nil
 		},
@@ -197,7 +197,7 @@ var formats = map[string]format{
 		noun: "topic", regex: topicRegex.String(),
 		valid: func(s string) error {
 			if !topicRegex.MatchString(s) || len(s) > maxTopic {
-				return fmt.Errorf("is no topic; write words of A-Z, a-z, 0-9, _ and - with single dots between them, %d characters at most", maxTopic)
+				return fmt.Errorf("is not a valid topic; write words of A-Z, a-z, 0-9, _ and - with single dots between them, %d characters at most", maxTopic)
 			}
 			return nil
 		},
@@ -220,7 +220,7 @@ func validAddress(s string) error {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil || strings.ContainsAny(host, " /@") {
-		return errors.New("is no address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface")
+		return errors.New("is not an address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface")
 	}
 	return nil
 }
@@ -229,7 +229,7 @@ func validURL(s string) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		return errors.New("is no URL; write https://host, such as https://api.workos.com")
+		return errors.New("is not a URL; write https://host, such as https://api.workos.com")
 	case u.User != nil:
 		return errors.New("holds credentials, which would end up in logs; remove them")
 	case u.RawQuery != "" || u.Fragment != "":

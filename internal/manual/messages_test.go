@@ -66,8 +66,8 @@ var noFault = map[string]string{
 
 	"secret or list of secrets": "a kind of value, in configuration.md",
 
-	"… was started anew from its position": reloaded,
-	"… was stopped and released":           reloaded,
+	"… was restarted from its position": reloaded,
+	"… was stopped and released":        reloaded,
 
 	"to be created: …, replication …":                   inspected,
 	"stream …, replicas …, kept …, duplicate window …":  inspected,
@@ -108,7 +108,7 @@ func TestEveryMessageIsFound(t *testing.T) {
 	}
 	slices.Sort(missing)
 	require.Empty(t, missing, "docs/troubleshoot.md says nothing of these messages. Add each, with … for what differs, to the list under the heading "+
-		"where a person should find it, or under a new one; or to noFault above where it is no fault:\n%s", strings.Join(missing, "\n"))
+		"under which an operator should find it, or to a new one; or to noFault above if it is not a fault:\n%s", strings.Join(missing, "\n"))
 	var dead []string
 	for _, e := range Entries() {
 		require.NotEmpty(t, e.Patterns, "the entry %q has no list of messages", e.Title)

@@ -90,26 +90,26 @@ var (
 	laneState = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_state", snapshot: true, labels: []string{labelLane, labelState},
 		help: "1 for the state that the lane is in, 0 for the others."})
 	laneReady = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_ready", snapshot: true, labels: lane,
-		help: "1 where /readyz finds the lane ready: it makes progress, or stands by; else 0."})
+		help: "1 if /readyz finds the lane ready: it makes progress, or stands by; else 0."})
 	laneLag = declare(family{section: sectionLane, kind: gauge, name: "relay_lag_seconds", snapshot: true, labels: lane,
-		help: "How far the lane lies behind the Events API, by the API's own clock: the age of the oldest event that is not committed; 0 where its last good answer had nothing more, absent before the first and while standing by."})
+		help: "How far the lane is behind the Events API, by the API's clock: the age of the oldest event that is not committed; 0 if its last good answer had nothing more, absent before the first one and on a standby."})
 	laneUnacked = declare(family{section: sectionLane, kind: gauge, name: "relay_unacknowledged_seconds", snapshot: true, labels: lane,
-		help: "How long the oldest event that was read has waited for the bus to acknowledge it; 0 where none waits."})
+		help: "How long the oldest event that was read has waited for the bus to acknowledge it; 0 if none waits."})
 	lanePrefetch = declare(family{section: sectionLane, kind: gauge, name: "relay_prefetch_bytes", snapshot: true, labels: lane,
 		help: "Bytes of responses that are read and not committed; what a backfill reads ahead is in `relay_source_backfill_buffered_bytes`."})
 	laneLastPoll = declare(family{section: sectionLane, kind: gauge, name: "relay_last_poll_timestamp_seconds", snapshot: true, labels: lane,
 		help: "When the Events API last gave a good answer; 0 before the first."})
 	laneAtTip = declare(family{section: sectionLane, kind: gauge, name: "relay_at_tip", snapshot: true, labels: lane,
-		help: "1 where everything that the Events API has is committed, else 0."})
+		help: "1 if everything that the Events API has is committed, else 0."})
 	laneTip = declare(family{section: sectionLane, kind: gauge, name: "relay_tip_timestamp_seconds", snapshot: true, labels: lane,
-		help: "When everything that the Events API had was last committed; 0 where that has not been since the start."})
+		help: "When everything that the Events API had was last committed; 0 if that has not happened since the start."})
 	lanePosition = declare(family{section: sectionLane, kind: gauge, name: "relay_position_timestamp_seconds", snapshot: true, labels: lane,
-		help: "The created_at of the committed position; absent where it has none."})
+		help: "The created_at of the committed position; absent if it has none."})
 	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", labels: lane,
 		help: "Committed events: the sum of `relay_events_total` over its types and outcomes."})
 
 	eventsTotal = declare(family{section: sectionEvents, kind: counter, name: "relay_events_total", labels: []string{labelLane, labelType, labelOutcome},
-		help: "Committed events by type, and what became of them; series of dropped and parked are there from the first such event on."})
+		help: "Committed events by type and outcome; series of dropped and parked exist from the first such event on."})
 	droppedEvents = declare(family{section: sectionEvents, kind: counter, name: "relay_dropped_events_total", labels: lane,
 		help: "Committed events that a route drops."})
 	deadLetters = declare(family{section: sectionEvents, kind: counter, name: "relay_dead_letters_total", labels: lane,
@@ -123,7 +123,7 @@ var (
 		help:    "Time to publish a batch, have it acknowledged and move the position."})
 	stageDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_stage_duration_seconds", labels: []string{labelLane, labelStage},
 		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
-		help:    "Time of each act that succeeded on the bus or the checkpoint; a standby is kept off by commits of the position alone."})
+		help:    "Time of each successful operation on the bus or the checkpoint; commits of the position alone renew the lease."})
 	appendEvents = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_events", labels: lane,
 		buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 400, 600, 800, 1000, 2000, 3000},
 		help:    "Events committed by one batch; large ones mean that the lane was behind."})
@@ -134,7 +134,7 @@ var (
 		buckets: []float64{0, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20, 32 << 20},
 		help:    "Bytes in the bodies of such a batch."})
 	appendFailures = declare(family{section: sectionEvents, kind: counter, name: "relay_append_failures_total", labels: []string{labelLane, labelDoing},
-		help: "Failed attempts on the bus or the checkpoint, which were made again."})
+		help: "Failed attempts on the bus or the checkpoint, which were retried."})
 
 	sourceRequests = declare(family{section: sectionSource, kind: counter, name: "relay_source_requests_total", labels: []string{labelLane, labelStatus},
 		help: "Requests that were answered, by status; those without an answer are in `relay_source_retries_total`."})
@@ -146,7 +146,7 @@ var (
 	sourceEvents = declare(family{section: sectionSource, kind: counter, name: "relay_source_events_total", labels: lane,
 		help: "Events read; what is read again counts again."})
 	sourceRetries = declare(family{section: sectionSource, kind: counter, name: "relay_source_retries_total", labels: []string{labelLane, labelReason},
-		help: "Requests that failed in a way that may pass, and were made again."})
+		help: "Requests that failed temporarily and were retried."})
 	sourceRetryWait = declare(family{section: sectionSource, kind: counter, name: "relay_source_retry_wait_seconds_total", labels: lane,
 		help: "Time set aside between failed requests and the next attempt."})
 	sourceRateLimited = declare(family{section: sectionSource, kind: counter, name: "relay_source_rate_limited_total", labels: lane,
@@ -165,24 +165,24 @@ var (
 		help: "Events whose payload does not fit the schema that WorkOS publishes; they are relayed as they are. Of each type the first 200 are compared, then one in 32."})
 
 	backfillReaders = declare(family{section: sectionSource, kind: gauge, name: "relay_source_backfill_readers", labels: lane,
-		help: "Requests of the lane's backfill that are under way; 0 where it reads page after page."})
+		help: "Requests of the lane's backfill in flight; 0 if it reads page after page."})
 	backfillBuffered = declare(family{section: sectionSource, kind: gauge, name: "relay_source_backfill_buffered_bytes", labels: lane,
-		help: "Bytes that the lane's backfill holds ahead of what was handed on; bounded by `source.backfill.memory`."})
+		help: "Bytes that the lane's backfill has read ahead; bounded by `source.backfill.memory`."})
 	backfillDropped = declare(family{section: sectionSource, kind: counter, name: "relay_source_backfill_dropped_segments_total", labels: lane,
-		help: "Stretches of a backlog that were read and given up, and so read again."})
+		help: "Parts of a backlog that were read, discarded and read again."})
 	webhookRequests = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_requests_total", labels: []string{labelResult},
-		help: "Requests to the webhook address, by what became of them; only those accepted wake relay."})
+		help: "Requests to the webhook address, by result; only accepted ones wake relay."})
 	webhookUnasked = declare(family{section: sectionSource, kind: counter, name: "relay_webhook_unasked_total", labels: []string{labelType},
 		help: "Accepted webhooks of an event type that relay does not ask for, so that its events are not published; `other` for types that it does not know."})
 
 	reloadTaken = declare(family{section: sectionProcess, kind: gauge, name: "relay_config_last_reload_successful",
-		help: "1 where the last reload of the configuration was taken, or there was none; 0 where it was refused, so that the one before is in force."})
+		help: "1 if the last reload of the configuration succeeded, or there was none; 0 if it was rejected, so that the earlier configuration stays in effect."})
 	reloadTime = declare(family{section: sectionProcess, kind: gauge, name: "relay_config_last_reload_success_timestamp_seconds",
-		help: "When the configuration in force was taken, by a reload or at the start."})
+		help: "When the current configuration was loaded, by a reload or at startup."})
 	adminRefused = declare(family{section: sectionProcess, kind: counter, name: "relay_admin_refused_total", labels: []string{labelReason},
 		help: "Requests to the admin address that were refused access, and probes that carry a wrong token. The first request of each browser has no credentials."})
 	traceSpans = declare(family{section: sectionProcess, kind: counter, name: "relay_trace_spans_total", labels: []string{labelResult},
-		help: "Spans handed to the collector, or lost because it did not take them; 0 where traces are off."})
+		help: "Spans handed to the collector, or lost because it did not take them; 0 if traces are off."})
 	buildInfo = declare(family{section: sectionProcess, kind: gauge, name: "relay_build_info", labels: []string{labelVersion, labelGoVersion},
 		help: "Always 1; the labels say what runs."})
 )

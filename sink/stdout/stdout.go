@@ -210,7 +210,7 @@ func (s *Sink) Inspect(_ context.Context, topics []string) ([]sink.TopicStatus, 
 	for i, t := range topics {
 		status[i] = sink.TopicStatus{
 			Topic: t, Exists: true, Detail: "standard output",
-			Warnings: []string{"what was written is kept only by whoever reads it"},
+			Warnings: []string{"only the reader keeps what was written"},
 		}
 	}
 	return status, nil

@@ -166,7 +166,7 @@ func (s *store) appendRaw(raw []byte) error {
 	}
 	created, ok := parseTime(f.created)
 	if !ok {
-		return fmt.Errorf("event %s: created_at %q is no ISO 8601 time", f.id, f.created)
+		return fmt.Errorf("event %s: created_at %q is not an ISO 8601 time", f.id, f.created)
 	}
 	if _, ok := s.index(f.id); ok {
 		return fmt.Errorf("event %s is there already", f.id)

@@ -60,7 +60,7 @@ func fromEnv(name string, otherwise uint64) uint64 {
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		panic(name + " is no number: " + text)
+		panic(name + " is not a number: " + text)
 	}
 	return n
 }
@@ -72,7 +72,7 @@ func durationFromEnv(name string) time.Duration {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		panic(name + " is no duration: " + text)
+		panic(name + " is not a duration: " + text)
 	}
 	return d
 }

@@ -524,7 +524,7 @@ func TestTheConfigurationChangesWhileEventsFlow(t *testing.T) {
 			l.WriteConfig(t, strings.Replace(string(text), "poll_interval: 200ms", fmt.Sprintf("poll_interval: %dms", 201+i), 1))
 			code, out, errs := l.Run(t, "reload")
 			require.Equal(t, exitDone, code, errs)
-			require.Contains(t, out, "was started anew from its position")
+			require.Contains(t, out, "was restarted from its position")
 		}
 		appendEvents(t, l.api, "user.created", 10, 0)
 		l.AwaitAll(t, l.relay)
