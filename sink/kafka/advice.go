@@ -16,50 +16,46 @@ import (
 	"workos-relay/sink/kafka/internal/client"
 )
 
-// Advice is what `relay check` says of the cluster as a whole. It asks the leaders of the topics
-// that exist whether they take the codec, and stores nothing. The error is for a cluster that could
-// not be asked.
-func (s *Sink) Advice(ctx context.Context, topics []string) (a sink.Advice, err error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	if err := s.cluster.Offers(ctx, protocol.InitProducerId); client.IsNoRequest(err) {
-		a.Warnings = append(a.Warnings, unnumberedText(err))
+// advice is Sink.Advice.
+func (a *topicAdmin) advice(ctx context.Context, topics []string) (said sink.Advice, err error) {
+	if err := a.cluster.Offers(ctx, protocol.InitProducerId); client.IsNoRequest(err) {
+		said.Warnings = append(said.Warnings, unnumberedText(err))
 	} else if err != nil {
-		return a, s.explain(err)
+		return said, a.explain(err)
 	}
-	if err := s.cluster.Offers(ctx, protocol.DescribeConfigs); client.IsNoRequest(err) {
-		a.Warnings = append(a.Warnings, fmt.Sprintf("relay cannot see the settings of topics, so it takes Kafka's defaults for their limits, and the broker decides about large messages: %v", err))
+	if err := a.cluster.Offers(ctx, protocol.DescribeConfigs); client.IsNoRequest(err) {
+		said.Warnings = append(said.Warnings, fmt.Sprintf("relay cannot see the settings of topics, so it takes Kafka's defaults for their limits, and the broker decides about large messages: %v", err))
 	}
-	codecs, err := client.CodecsOf(s.cfg.Compression)
+	codecs, err := client.CodecsOf(a.cfg.Compression)
 	if err != nil {
-		return a, err
+		return said, err
 	}
 	var refused error
 	for i, codec := range codecs {
-		refusal, err := s.tryCodec(ctx, topics, codec)
+		refusal, err := a.tryCodec(ctx, topics, codec)
 		switch {
 		case err != nil:
-			return a, s.explain(err)
+			return said, a.explain(err)
 		case refusal == nil && i == 0:
-			a.Facts = append(a.Facts, "compression: "+client.CodecName(codec))
-			return a, nil
+			said.Facts = append(said.Facts, "compression: "+client.CodecName(codec))
+			return said, nil
 		case refusal == nil:
-			a.Warnings = append(a.Warnings, fmt.Sprintf("compression: %s, since the cluster refuses %s: %v", client.CodecName(codec), client.CodecName(codecs[0]), refused))
-			return a, nil
+			said.Warnings = append(said.Warnings, fmt.Sprintf("compression: %s, since the cluster refuses %s: %v", client.CodecName(codec), client.CodecName(codecs[0]), refused))
+			return said, nil
 		case i == 0:
 			refused = refusal
 		}
 	}
-	a.Faults = append(a.Faults, explained(codecRefused(codecs[0]), refused).Error())
-	return a, nil
+	said.Faults = append(said.Faults, explained(codecRefused(codecs[0]), refused).Error())
+	return said, nil
 }
 
 // zstdVersion is the first version of Produce in which brokers take zstd (Kafka 2.1).
 const zstdVersion = 7
 
 // codecTooNew returns why the brokers cannot know a codec; nil if they may.
-func (s *Sink) codecTooNew(ctx context.Context, codec compress.Codec) error {
-	known, err := s.cluster.KnownRequests(ctx)
+func (a *topicAdmin) codecTooNew(ctx context.Context, codec compress.Codec) error {
+	known, err := a.cluster.KnownRequests(ctx)
 	if err != nil || client.CodecName(codec) != "zstd" {
 		return nil //nolint:nilerr // whoever asks next sees it
 	}
@@ -72,15 +68,15 @@ func (s *Sink) codecTooNew(ctx context.Context, codec compress.Codec) error {
 // tryCodec returns why the cluster does not take a codec. It sends a record batch without a record
 // and with a wrong checksum, which no broker stores: one that takes the codec refuses it as
 // corrupt.
-func (s *Sink) tryCodec(ctx context.Context, topics []string, codec compress.Codec) (refusal, err error) {
+func (a *topicAdmin) tryCodec(ctx context.Context, topics []string, codec compress.Codec) (refusal, err error) {
 	if codec == nil {
 		return nil, nil
 	}
-	if err := s.codecTooNew(ctx, codec); err != nil {
+	if err := a.codecTooNew(ctx, codec); err != nil {
 		return err, nil
 	}
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
-	l, err := s.cluster.Locate(ctx, legal, time.Time{})
+	l, err := a.cluster.Locate(ctx, legal, time.Time{})
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +100,12 @@ func (s *Sink) tryCodec(ctx context.Context, topics []string, codec compress.Cod
 		req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: t, Partitions: []rawproduce.RequestPartition{broken}})
 	}
 	for _, req := range byLeader {
-		res, err := s.cluster.RoundTrip(ctx, req)
+		res, err := a.cluster.RoundTrip(ctx, req)
 		if err != nil {
 			continue // a broker that hangs up on such a request leaves the question open
 		}
 		answer := res.(*produce.Response)
-		s.noteProduceThrottle(answer)
+		a.noteProduceThrottle(answer)
 		for _, rt := range answer.Topics {
 			for _, p := range rt.Partitions {
 				if err := client.BrokerError(p.ErrorCode, p.ErrorMessage); client.IsCodecRefused(err) {

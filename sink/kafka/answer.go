@@ -28,7 +28,7 @@ const (
 // changed.
 func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce.Response, error) {
 	// The broker is to answer before the connection is given up.
-	timeout := d.s.cfg.RequestTimeout / 10 * 9
+	timeout := d.p.cfg.RequestTimeout / 10 * 9
 	req := &rawproduce.Request{Acks: client.AcksAll, Timeout: int32(timeout.Milliseconds())} //nolint:gosec // at most minutes
 	if d.txn != nil {
 		req.TransactionalID = d.txn.coordinator.ID
@@ -52,7 +52,7 @@ func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce
 	if len(req.Topics) == 0 {
 		return &produce.Response{}, nil
 	}
-	res, err := d.s.cluster.RoundTrip(ctx, req)
+	res, err := d.p.cluster.RoundTrip(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -92,15 +92,15 @@ func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
 	case client.Again:
 		d.retry(q, err)
 	case client.Denied:
-		if q.denied(d.s.grace) {
-			d.fail(q.index[0], &sink.FatalError{Err: d.s.explainTopic(err, q.topic)})
+		if q.denied(d.p.grace) {
+			d.fail(q.index[0], &sink.FatalError{Err: d.p.explainTopic(err, q.topic)})
 			return
 		}
 		d.retry(q, err)
 	case client.Unordered:
 		d.reorder(q, err, inDoubt)
 	case client.TooLarge:
-		d.s.cluster.ForgetLimit(q.topic)
+		d.p.cluster.ForgetLimit(q.topic)
 		d.narrow(q, err, inDoubt, -1)
 	case client.Invalid:
 		culprit := -1
@@ -120,8 +120,8 @@ func (d *delivery) hopeless(q *partitionQueue, err error) {
 	p := q.pending
 	packed := client.CodecIn(p.set) != 0
 	switch {
-	case client.IsCodecRefused(err) && packed && d.s.fallBack(p.codec, err):
-		p.codec, p.set = d.s.codec, nil // the sequence numbers stay
+	case client.IsCodecRefused(err) && packed && d.p.fallBack(p.codec, err):
+		p.codec, p.set = d.p.codec, nil // the sequence numbers stay
 		if !p.doubt {
 			q.pending = nil
 		}
@@ -130,12 +130,12 @@ func (d *delivery) hopeless(q *partitionQueue, err error) {
 		err = explained(codecRefused(p.codec), err)
 	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && d.txn != nil:
 		err = d.txn.refused(err)
-	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && p.session.Valid() && d.s.doesWithout(err):
+	case errors.Is(err, kafkago.UnsupportedForMessageFormat) && p.session.Valid() && d.p.doesWithout(err):
 		q.place.Adopt(client.NoSession)
 		q.pending = nil
 		return
 	}
-	d.fail(q.index[0], &sink.FatalError{Err: d.s.explainTopic(err, q.topic)})
+	d.fail(q.index[0], &sink.FatalError{Err: d.p.explainTopic(err, q.topic)})
 }
 
 // acknowledge takes the head off q: it is durable.
@@ -147,7 +147,7 @@ func (d *delivery) acknowledge(q *partitionQueue) {
 	}
 	now := time.Now()
 	for _, key := range q.pending.keys[min(n, len(q.pending.keys)):] {
-		d.s.left.stored[key] = now
+		d.p.left.stored[key] = now
 	}
 	q.index, q.pending = q.index[n:], nil
 	q.worked()
@@ -176,10 +176,10 @@ func (d *delivery) reorder(q *partitionQueue, err error, inDoubt bool) {
 		d.fail(q.index[0], err)
 		return
 	}
-	d.s.log.Warn("a kafka partition does not know relay's earlier messages, going on in a new producer session",
+	d.p.log.Warn("a kafka partition does not know relay's earlier messages, going on in a new producer session",
 		zap.String("topic", q.topic), zap.Int32("partition", q.partition), zap.Error(err))
-	if q.place.ID == d.s.session.ID { // in whatever epoch
-		d.s.session = client.NoSession
+	if q.place.ID == d.p.session.ID { // in whatever epoch
+		d.p.session = client.NoSession
 	}
 	q.place.Adopt(client.NoSession)
 	d.retry(q, err)
@@ -193,7 +193,7 @@ func (d *delivery) narrow(q *partitionQueue, err error, inDoubt bool, culprit in
 	switch {
 	case inDoubt:
 		p.refused = true
-		d.fail(q.index[0], fmt.Errorf("kafka topic %s refuses a record batch that it may have stored before: %w", q.topic, d.s.explainTopic(err, q.topic)))
+		d.fail(q.index[0], fmt.Errorf("kafka topic %s refuses a record batch that it may have stored before: %w", q.topic, d.p.explainTopic(err, q.topic)))
 		return
 	case p.records == 1:
 		d.fail(q.index[0], d.refused(q, err))
@@ -216,7 +216,7 @@ func (d *delivery) refused(q *partitionQueue, err error) *sink.RejectedError {
 		if q.limit.Known {
 			r.Limit = q.limit.Bytes
 		}
-		r.Reason = fmt.Sprintf("its record batch of %d bytes (key, headers and body, compressed %s) is larger than the topic takes: %v", r.Size, d.s.cfg.Compression, err)
+		r.Reason = fmt.Sprintf("its record batch of %d bytes (key, headers and body, compressed %s) is larger than the topic takes: %v", r.Size, d.p.cfg.Compression, err)
 		return r
 	}
 	r.Reason = fmt.Sprintf("the broker refuses the record as it is: %v", err)

@@ -42,7 +42,7 @@ func BenchmarkPublish(b *testing.B) {
 	})
 }
 
-type publisher func(ctx context.Context, page []sink.Message) error
+type publishFunc func(ctx context.Context, page []sink.Message) error
 
 func benchmarkOn(b *testing.B, brokers []string) {
 	topics := make([]string, 8)
@@ -59,8 +59,8 @@ func benchmarkOn(b *testing.B, brokers []string) {
 	for _, size := range []int{100, 999} {
 		page := lifelike(size, topics)
 		names := []string{}
-		publishers := []publisher{}
-		add := func(name string, p publisher) {
+		publishers := []publishFunc{}
+		add := func(name string, p publishFunc) {
 			require.NoError(b, p(b.Context(), page)) // connections, producer id
 			names, publishers = append(names, name), append(publishers, p)
 		}
@@ -90,7 +90,7 @@ func benchmarkOn(b *testing.B, brokers []string) {
 	}
 }
 
-func bareWriter(b *testing.B, brokers []string, size int, codec string) publisher {
+func bareWriter(b *testing.B, brokers []string, size int, codec string) publishFunc {
 	w := &kafkago.Writer{
 		Addr: kafkago.TCP(brokers...), Balancer: &kafkago.Murmur2Balancer{}, RequiredAcks: kafkago.RequireAll,
 		BatchSize: size, BatchBytes: 1 << 20, BatchTimeout: time.Millisecond,
@@ -110,7 +110,7 @@ func bareWriter(b *testing.B, brokers []string, size int, codec string) publishe
 	}
 }
 
-func franz(b *testing.B, brokers []string, codec string) publisher {
+func franz(b *testing.B, brokers []string, codec string) publishFunc {
 	codecs := map[string]kgo.CompressionCodec{"none": kgo.NoCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()}
 	cl := reader(b, brokers, kgo.ProducerBatchCompression(codecs[codec]), kgo.ProducerLinger(0))
 	return func(ctx context.Context, page []sink.Message) error {

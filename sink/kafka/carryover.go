@@ -62,7 +62,7 @@ func keysOf(batch []sink.Message) []messageKey {
 // takeOver prepares the delivery for what earlier ones have left behind: messages that are stored
 // are not sent again.
 func (d *delivery) takeOver() {
-	left := &d.s.left
+	left := &d.p.left
 	for key, at := range left.stored {
 		if d.started.Sub(at) > carryOverForget {
 			delete(left.stored, key)
@@ -71,7 +71,7 @@ func (d *delivery) takeOver() {
 	for p, b := range left.doubt {
 		if d.started.Sub(b.left) > carryOverForget {
 			delete(left.doubt, p)
-			d.s.restart(d.s.placeIn(p))
+			d.p.restart(d.p.placeIn(p))
 		}
 	}
 	if left.empty() {
@@ -96,17 +96,17 @@ func (d *delivery) takeOver() {
 // same messages, the caller goes on from elsewhere, and the next epoch shuts the old ones out.
 func (d *delivery) resume(q *partitionQueue) {
 	p := client.Partition{Topic: q.topic, Number: q.partition}
-	b := d.s.left.doubt[p]
+	b := d.p.left.doubt[p]
 	if b == nil {
 		return
 	}
-	delete(d.s.left.doubt, p)
+	delete(d.p.left.doubt, p)
 	for n, i := range q.index {
 		if n == len(b.keys) {
 			break
 		}
 		if d.keys[i] != b.keys[n] {
-			d.s.restart(q.place)
+			d.p.restart(q.place)
 			return
 		}
 	}
@@ -118,7 +118,7 @@ func (d *delivery) leave() {
 	now := time.Now()
 	for i := d.durable; i < len(d.batch); i++ {
 		if d.acked[i] && d.batch[i].Position.EventID != "" {
-			d.s.left.stored[d.key(i)] = now
+			d.p.left.stored[d.key(i)] = now
 		}
 	}
 	for _, q := range d.queues {
@@ -128,13 +128,13 @@ func (d *delivery) leave() {
 		}
 		if !p.refused && d.keep(q) {
 			p.left = now
-			d.s.left.doubt[client.Partition{Topic: q.topic, Number: q.partition}] = p
+			d.p.left.doubt[client.Partition{Topic: q.topic, Number: q.partition}] = p
 			continue
 		}
 		// The messages may yet arrive at the broker, and the caller may publish them again. The
 		// next epoch shuts the late ones out as soon as the partition has taken a message of it; it
 		// cannot tell whether they are stored already.
-		d.s.restart(q.place)
+		d.p.restart(q.place)
 	}
 }
 

@@ -45,7 +45,7 @@ const longestPause = 30 * time.Second
 // brokers runs in its own goroutines, which report by a function on done, and none is left when
 // run returns.
 type delivery struct {
-	s       *Sink
+	p       *publisher
 	ctx     context.Context
 	cancel  context.CancelFunc
 	started time.Time
@@ -135,9 +135,9 @@ type recordBatch struct {
 	left time.Time    // when that was
 }
 
-func newDelivery(ctx context.Context, s *Sink, batch []sink.Message) *delivery {
+func newDelivery(ctx context.Context, p *publisher, batch []sink.Message) *delivery {
 	d := &delivery{
-		s: s, started: time.Now(), batch: batch,
+		p: p, started: time.Now(), batch: batch,
 		acked: make([]bool, len(batch)), cut: len(batch), held: len(batch),
 		waiting: make(map[string]*topicQueue),
 		busy:    make(map[int32]int),
@@ -180,12 +180,12 @@ func (d *delivery) over(now time.Time) bool {
 // closeAt returns when the bounds of the delivery are reached: see bounds. A leader that throttles
 // relay is waited for.
 func (d *delivery) closeAt() (begin, idle, quit time.Time) {
-	b := d.s.publish
-	if d.s.away && !d.progressed {
+	b := d.p.bounds
+	if d.p.away && !d.progressed {
 		b.idle = b.away
 	}
 	since := d.progress
-	if wait := d.s.pace.pausedFor(since); wait > 0 && wait <= longestPause {
+	if wait := d.p.pace.pausedFor(since); wait > 0 && wait <= longestPause {
 		since = since.Add(wait)
 	}
 	begin = d.started.Add(b.begin)
@@ -247,7 +247,7 @@ func (d *delivery) sendable() int {
 // durable. The less may be under way, the nearer it is, so that what is stored is a long prefix of
 // the batch and not a little of everything.
 func (d *delivery) horizon() int {
-	window := d.s.pace.window
+	window := d.p.pace.window
 	if d.txn != nil || window >= windowMost {
 		return len(d.batch)
 	}
@@ -323,7 +323,7 @@ func (d *delivery) nextTry(now time.Time) (time.Time, bool) {
 	for _, q := range d.queues {
 		consider(q.notBefore)
 	}
-	for _, t := range d.s.pace.paused {
+	for _, t := range d.p.pace.paused {
 		consider(t)
 	}
 	return first, !first.IsZero()
@@ -341,12 +341,12 @@ func (d *delivery) stop() error {
 	d.finished()
 	if d.underWay > 0 && !d.progressed {
 		d.late = true
-		d.s.pace.unanswered(d.underWay)
+		d.p.pace.unanswered(d.underWay)
 	}
 	if d.txn != nil {
 		return d.stopTransaction()
 	}
-	d.s.away = !d.progressed
+	d.p.away = !d.progressed
 	d.leave()
 	if d.durable == len(d.batch) {
 		return nil
@@ -373,7 +373,7 @@ func (d *delivery) stopped() error {
 // outOfTime is the error of a delivery that has come to its bounds.
 func (d *delivery) outOfTime() error {
 	now := time.Now()
-	if left := d.s.pace.pausedFor(now); left > 0 && !d.progressed {
+	if left := d.p.pace.pausedFor(now); left > 0 && !d.progressed {
 		return errThrottledLeader(left)
 	}
 	err := fmt.Errorf("kafka topic %s did not take the next message within %s", d.batch[d.durable].Topic, now.Sub(d.started).Round(100*time.Millisecond))
@@ -381,14 +381,7 @@ func (d *delivery) outOfTime() error {
 		err = fmt.Errorf("%w: %w", err, d.trouble)
 	}
 	if d.progressed || d.late {
-		return tooSlow("request_timeout", d.s.cfg.RequestTimeout, err)
+		return tooSlow("request_timeout", d.p.cfg.RequestTimeout, err)
 	}
 	return err
-}
-
-// restart leaves the epoch in which something is in doubt.
-func (s *Sink) restart(place *client.Sequence) {
-	if place.Restart(); !place.Valid() {
-		s.session = client.NoSession
-	}
 }

@@ -82,7 +82,7 @@ type request struct {
 // isPaused reports whether the leader throttles relay. A position alone does not wait: it keeps the
 // lease.
 func (d *delivery) isPaused(leader int32, now time.Time) bool {
-	return d.s.pace.paused[leader].After(now) && (d.txn == nil || len(d.batch) > 1)
+	return d.p.pace.paused[leader].After(now) && (d.txn == nil || len(d.batch) > 1)
 }
 
 // ready groups the queues that have something to send into requests to leaders that take more, and
@@ -95,7 +95,7 @@ func (d *delivery) ready(now time.Time) []*request {
 	if d.txn != nil {
 		full, most = transactionRequestBytes, transactionRequestsByLeader
 	}
-	full = d.s.pace.request(full, now)
+	full = d.p.pace.request(full, now)
 	for _, q := range d.queues {
 		if q.busy || len(q.index) == 0 || q.index[0] >= d.sendable() || q.notBefore.After(now) {
 			continue
@@ -105,7 +105,7 @@ func (d *delivery) ready(now time.Time) []*request {
 			continue
 		}
 		records, size := d.next(q, full)
-		if d.underWay > 0 && d.underWay+size > d.s.pace.window {
+		if d.underWay > 0 && d.underWay+size > d.p.pace.window {
 			continue
 		}
 		r := open[leader]
@@ -123,7 +123,7 @@ func (d *delivery) ready(now time.Time) []*request {
 		}
 		if q.pending == nil {
 			session, sequence := q.place.Take()
-			q.pending = &recordBatch{session: session, sequence: sequence, records: records, codec: d.s.codec}
+			q.pending = &recordBatch{session: session, sequence: sequence, records: records, codec: d.p.codec}
 		}
 		q.busy = true
 		r.size += size
@@ -156,14 +156,14 @@ func (d *delivery) leader(q *partitionQueue) (int32, bool) {
 // enrolled reports whether the partition has a producer session, and asks for one if none is
 // open.
 func (d *delivery) enrolled(q *partitionQueue) bool {
-	if q.place.Valid() || d.s.unnumbered && d.txn == nil {
+	if q.place.Valid() || d.p.unnumbered && d.txn == nil {
 		return true
 	}
-	if !d.s.session.Valid() {
+	if !d.p.session.Valid() {
 		d.opening.wanted = true
 		return false
 	}
-	q.place.Adopt(d.s.session)
+	q.place.Adopt(d.p.session)
 	return true
 }
 
@@ -200,12 +200,12 @@ func (d *delivery) locate() {
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
 	if d.fresh {
-		d.s.cluster.Refresh()
+		d.p.cluster.Refresh()
 	}
 	d.locating.busy, d.locating.wanted, d.fresh = true, false, false
 	since := d.limitsSince
 	d.spawn(func(ctx context.Context) func() {
-		l, err := d.s.cluster.Locate(ctx, topics, since)
+		l, err := d.p.cluster.Locate(ctx, topics, since)
 		return func() { d.located(l, err) }
 	})
 }
@@ -215,7 +215,7 @@ func (d *delivery) located(l *client.Layout, err error) {
 	if err != nil {
 		d.locating.failed()
 		d.relocate()
-		d.complain(d.s.explain(err), "", -1)
+		d.complain(d.p.explain(err), "", -1)
 		return
 	}
 	d.layout = l
@@ -229,7 +229,7 @@ func (d *delivery) located(l *client.Layout, err error) {
 func (d *delivery) open() {
 	d.opening.busy, d.opening.wanted = true, false
 	d.spawn(func(ctx context.Context) func() {
-		given, err := d.s.cluster.OpenSession(ctx)
+		given, err := d.p.cluster.OpenSession(ctx)
 		return func() { d.opened(given, err) }
 	})
 }
@@ -237,44 +237,25 @@ func (d *delivery) open() {
 func (d *delivery) opened(given client.Session, err error) {
 	d.opening.busy = false
 	if err == nil {
-		d.s.session, d.s.mute = given, 0
+		d.p.session, d.p.mute = given, 0
 		d.opening.worked()
 		return
 	}
-	if d.ctx.Err() == nil && d.s.doesWithout(err) {
+	if d.ctx.Err() == nil && d.p.doesWithout(err) {
 		d.opening = errand{}
 		return
 	}
 	d.opening.failed()
 	d.opening.wanted = true
-	if client.IsDenied(err) && d.opening.denied(d.s.grace) {
-		d.fail(d.durable, &sink.FatalError{Err: d.s.explain(err)})
+	if client.IsDenied(err) && d.opening.denied(d.p.grace) {
+		d.fail(d.durable, &sink.FatalError{Err: d.p.explain(err)})
 	}
-	d.complain(d.s.explain(err), "", -1)
+	d.complain(d.p.explain(err), "", -1)
 }
 
 // mutesUntilUnnumbered is how often a request for a producer id is not answered, although others
 // are, until relay does without.
 const mutesUntilUnnumbered = 2
-
-// doesWithout decides, after a request for a producer id has failed, whether the sink goes on
-// without one: if the cluster gives none, or answers everything but this request.
-func (s *Sink) doesWithout(err error) bool {
-	if s.unnumbered {
-		return true
-	}
-	if client.IsSilence(err) && s.cluster.HasAnswered("") {
-		s.mute++
-	} else if !client.IsUnsupported(err) {
-		return false
-	}
-	if !client.IsUnsupported(err) && s.mute < mutesUntilUnnumbered {
-		return false
-	}
-	s.unnumbered = true
-	s.warnOnce("producer id", unnumberedText(err))
-	return true
-}
 
 // unnumberedText says what it means that the cluster gives no producer ids.
 func unnumberedText(err error) string {
@@ -302,7 +283,7 @@ func (d *delivery) complain(err error, topic string, partition int32) {
 	if partition >= 0 {
 		fields = append(fields, zap.Int32("partition", partition))
 	}
-	d.s.log.Warn("kafka does not take messages, trying again", fields...)
+	d.p.log.Warn("kafka does not take messages, trying again", fields...)
 }
 
 // produce sends the heads of the queues of r to their leader in one request.
@@ -333,7 +314,7 @@ func (d *delivery) produced(r *request, res *produce.Response, err error) {
 	if throttle > 0 {
 		d.throttled(leader, throttle, now)
 	}
-	d.s.pace.answered(r.size, r.beside, now.Sub(r.sent), throttle)
+	d.p.pace.answered(r.size, r.beside, now.Sub(r.sent), throttle)
 	type key struct {
 		topic     string
 		partition int32
@@ -365,8 +346,8 @@ func (d *delivery) produced(r *request, res *produce.Response, err error) {
 // throttled notes that a leader takes no records for a while. A transaction that would be open for
 // too long is given up, before more of it has to be stored again.
 func (d *delivery) throttled(leader int32, throttle time.Duration, now time.Time) {
-	d.s.cluster.SeparateProducing()
-	d.s.pace.pause(leader, throttle, now)
+	d.p.cluster.SeparateProducing()
+	d.p.pace.pause(leader, throttle, now)
 	if d.txn == nil {
 		return
 	}
@@ -387,10 +368,10 @@ func (d *delivery) lost(r *request, err error) {
 	if d.ctx.Err() == nil {
 		switch {
 		case large:
-			d.s.pace.hungUp(hangUp.Request, now)
+			d.p.pace.hungUp(hangUp.Request, now)
 		case errors.Is(err, context.DeadlineExceeded):
 			d.late = true
-			d.s.pace.unanswered(r.size)
+			d.p.pace.unanswered(r.size)
 		}
 	}
 	for _, q := range r.queues {
@@ -424,15 +405,15 @@ func (d *delivery) tooLargeToSend(r *request, err *client.HungUpError, now time.
 		return
 	}
 	if q.pending.records == 1 {
-		if d.s.pace.suspect(d.key(q.index[0]), d.s.cluster.AnswerCount()) {
+		if d.p.pace.suspect(d.key(q.index[0]), d.p.cluster.AnswerCount()) {
 			q.pending.refused = true
 			d.fail(q.index[0], &sink.RejectedError{Topic: q.topic, Size: err.Request, Reason: fmt.Sprintf("%s closes the connection on each request with this message, "+
 				"of %d bytes: the broker or a proxy before it limits the size of a request (socket.request.max.bytes of an Apache Kafka, 1046528 bytes on Azure Event Hubs)", err.Address, err.Request)})
 		}
 		return
 	}
-	if full := d.s.pace.request(transactionRequestBytes, now); len(q.pending.set) > full && d.txn != nil {
-		d.fail(0, tooSlow("", 0, d.s.explain(err)))
+	if full := d.p.pace.request(transactionRequestBytes, now); len(q.pending.set) > full && d.txn != nil {
+		d.fail(0, tooSlow("", 0, d.p.explain(err)))
 	}
 }
 
@@ -442,15 +423,15 @@ func (d *delivery) tooLargeToSend(r *request, err *client.HungUpError, now time.
 func (d *delivery) retry(q *partitionQueue, err error) {
 	q.failed()
 	p := q.pending
-	full := d.s.pace.request(requestBytes, time.Now())
+	full := d.p.pace.request(requestBytes, time.Now())
 	switch {
 	case !p.doubt:
 		q.pending = nil
 	case d.txn == nil && p.records > 1 && p.silent >= silentUntilCut && len(p.set) > full:
-		d.s.log.Info("a kafka record batch gets no answer and is sent again in smaller ones; if it is stored already, its messages are stored twice",
+		d.p.log.Info("a kafka record batch gets no answer and is sent again in smaller ones; if it is stored already, its messages are stored twice",
 			zap.String("topic", q.topic), zap.Int32("partition", q.partition), zap.Int("bytes", len(p.set)), zap.Int("messages", p.records))
-		d.s.restart(q.place)
+		d.p.restart(q.place)
 		q.pending = nil
 	}
-	d.complain(d.s.explainTopic(err, q.topic), q.topic, q.partition)
+	d.complain(d.p.explainTopic(err, q.topic), q.topic, q.partition)
 }

@@ -21,7 +21,7 @@ import (
 // brokers lead.
 func placed(t *testing.T, leaders ...int32) *delivery {
 	t.Helper()
-	d := newDelivery(t.Context(), open(t, config(t, []string{"127.0.0.1:1"})), messages(0, 40, "a"))
+	d := newDelivery(t.Context(), open(t, config(t, []string{"127.0.0.1:1"})).publisher, messages(0, 40, "a"))
 	t.Cleanup(func() { _ = d.stop() })
 	d.sort()
 	d.layout = &client.Layout{Topics: map[string]client.TopicLayout{"a": {Leaders: leaders, Limit: client.Limit{Bytes: client.DefaultMessageBytes}}}}
@@ -36,7 +36,7 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1, -1)
-	d.s.session = client.Session{ID: 7}
+	d.p.session = client.Session{ID: 7}
 	d.launch(time.Now())
 	require.Equal(t, map[int32]int{1: 1}, d.busy)
 	require.True(t, d.locating.busy)
@@ -47,7 +47,7 @@ func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1, 2)
-	d.s.session = client.Session{ID: 7}
+	d.p.session = client.Session{ID: 7}
 	d.txn = &transaction{coordinator: &client.Coordinator{}, enlisted: true}
 	d.fail(30, errors.New("too large"))
 	d.launch(time.Now())
@@ -60,9 +60,9 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 func TestSessionThatAPartitionForgot(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1)
-	d.s.session = client.Session{ID: 7}
+	d.p.session = client.Session{ID: 7}
 	q := d.queues[0]
-	q.place.Adopt(d.s.session)
+	q.place.Adopt(d.p.session)
 	q.place.Restart()
 	q.pending = &recordBatch{session: q.place.Session, records: 1}
 	d.reorder(q, kafkago.UnknownProducerId, false)
@@ -102,7 +102,7 @@ func TestNothingReadsTheBatchAfterwards(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			returned := make(chan struct{})
 			var encoded, late atomic.Int32
-			tt.sink.codec = &watchedCodec{tt.sink.codec, func() {
+			tt.sink.publisher.codec = &watchedCodec{tt.sink.publisher.codec, func() {
 				cancel()
 				encoded.Add(1)
 				select {

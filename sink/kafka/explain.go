@@ -16,13 +16,38 @@ import (
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
 	"workos-relay/internal/printable"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
+
+// explainer says what errors of a cluster mean, as far as the configuration tells, and what an
+// operator should do. It never changes.
+type explainer struct {
+	cfg     Config
+	cluster *client.Cluster
+}
 
 // explain puts what err most likely means before it. A broker that does not like a client usually
 // just hangs up, so the likely reason follows from the configuration. An error that says so
 // already, on its own or inside, is left as it is.
-func (s *Sink) explain(err error) error { return explained(s.hint(err), err) }
+func (e *explainer) explain(err error) error { return explained(e.hint(err), err) }
+
+// prepareError says what an error of prepare means, and whether it will pass.
+func (e *explainer) prepareError(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	var fatal *sink.FatalError
+	switch {
+	case errors.As(err, &fatal):
+		return err
+	case ctx.Err() != nil:
+		return fmt.Errorf("preparing kafka topics: %w", errors.Join(context.Cause(ctx), err))
+	case client.NeedsOperator(err) && !e.cfg.mendedByFile(err):
+		return &sink.FatalError{Err: e.explain(err)}
+	}
+	return e.explain(err)
+}
 
 func explained(hint string, err error) error {
 	var already *explanation
@@ -41,6 +66,7 @@ type explanation struct {
 func (e *explanation) Error() string {
 	return e.hint + ": " + printable.Clip(e.err.Error(), 2*printable.Limit)
 }
+
 func (e *explanation) Unwrap() error { return e.err }
 
 // OperatorAdvice says what an operator should do if the brokers refuse the connection for what it
@@ -56,11 +82,11 @@ func (e *explanation) OperatorAdvice() string {
 	}
 }
 
-func (s *Sink) hint(err error) string {
-	if hint := s.tlsHint(err); hint != "" {
+func (e *explainer) hint(err error) string {
+	if hint := e.tlsHint(err); hint != "" {
 		return hint
 	}
-	if hint := s.saslHint(err); hint != "" {
+	if hint := e.saslHint(err); hint != "" {
 		return hint
 	}
 	var (
@@ -75,9 +101,9 @@ func (s *Sink) hint(err error) string {
 	case errors.As(err, &route):
 		return "the leader of a partition has just changed or is not known yet"
 	case errors.As(err, &op) && op.Op == "dial":
-		return s.dialHint(op)
+		return e.dialHint(op)
 	case errors.Is(err, kafkago.ClusterAuthorizationFailed):
-		return "the brokers do not let relay do this; grant it by " + s.clusterACL("IdempotentWrite")
+		return "the brokers do not let relay do this; grant it by " + e.clusterACL("IdempotentWrite")
 	case errors.Is(err, client.ErrExpectsTLS):
 		return "the listener expects TLS; enable tls, or use the port of a plain listener"
 	case errors.As(err, &bad) && bad.Address != "":
@@ -85,18 +111,18 @@ func (s *Sink) hint(err error) string {
 	case errors.As(err, &bad):
 		return "a kafka broker sends what relay cannot read; check that listeners of Kafka have the addresses in brokers, and what lies between them and relay"
 	case client.IsHangUp(err):
-		return s.hangUpHint(err)
+		return e.hangUpHint(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		if s.cluster.HasAnswered("") {
-			return fmt.Sprintf("no answer from the brokers within request_timeout %s, although they have answered before: they are overloaded or not reachable now, or the link is slow", s.cfg.RequestTimeout)
+		if e.cluster.HasAnswered("") {
+			return fmt.Sprintf("no answer from the brokers within request_timeout %s, although they have answered before: they are overloaded or not reachable now, or the link is slow", e.cfg.RequestTimeout)
 		}
 		return fmt.Sprintf("no answer from the brokers within request_timeout %s: they are overloaded or not reachable, or the listener expects something else (TLS is %s, SASL is %s here)",
-			s.cfg.RequestTimeout, onOff(s.cfg.TLS.InUse()), s.mechanismName())
+			e.cfg.RequestTimeout, onOff(e.cfg.TLS.InUse()), e.mechanismName())
 	}
 	return ""
 }
 
-func (s *Sink) tlsHint(err error) string {
+func (e *explainer) tlsHint(err error) string {
 	var (
 		authority x509.UnknownAuthorityError
 		host      x509.HostnameError
@@ -121,19 +147,19 @@ func (s *Sink) tlsHint(err error) string {
 	return ""
 }
 
-func (s *Sink) saslHint(err error) string {
+func (e *explainer) saslHint(err error) string {
 	switch {
 	case errors.Is(err, kafkago.SASLAuthenticationFailed):
-		return fmt.Sprintf("the broker refused the credentials; most likely sasl.user or sasl.password is wrong, or the user has none for %s", s.mechanismName())
+		return fmt.Sprintf("the broker refused the credentials; most likely sasl.user or sasl.password is wrong, or the user has none for %s", e.mechanismName())
 	case errors.Is(err, kafkago.UnsupportedSASLMechanism):
-		return fmt.Sprintf("the listener does not offer sasl.mechanism %s; name one that it does", s.mechanismName())
+		return fmt.Sprintf("the listener does not offer sasl.mechanism %s; name one that it does", e.mechanismName())
 	case errors.Is(err, kafkago.IllegalSASLState):
 		return "the listener does not expect SASL as configured; check sasl.mechanism and the port"
 	}
 	return ""
 }
 
-func (s *Sink) dialHint(op *net.OpError) string {
+func (e *explainer) dialHint(op *net.OpError) string {
 	addr := "a broker"
 	if op.Addr != nil {
 		addr = op.Addr.String()
@@ -147,7 +173,7 @@ func (s *Sink) dialHint(op *net.OpError) string {
 		reason = "does not accept connections: it is down, or the port is wrong"
 	}
 	hint := fmt.Sprintf("kafka broker %s %s", addr, reason)
-	if !slices.Contains(s.cfg.Brokers, addr) {
+	if !slices.Contains(e.cfg.Brokers, addr) {
 		hint += "; where it is not one of brokers, the cluster gave it as advertised.listeners, which must be reachable from here"
 	}
 	return hint
@@ -155,9 +181,9 @@ func (s *Sink) dialHint(op *net.OpError) string {
 
 // hangUpHint says why a broker may have closed the connection. TLS and SASL cannot be the reason if
 // it has answered a request before.
-func (s *Sink) hangUpHint(err error) string {
+func (e *explainer) hangUpHint(err error) string {
 	var hungUp *client.HungUpError
-	if known := errors.As(err, &hungUp); known && hungUp.Answered || !known && s.cluster.HasAnswered("") {
+	if known := errors.As(err, &hungUp); known && hungUp.Answered || !known && e.cluster.HasAnswered("") {
 		if known && hungUp.Request >= client.SuspiciousRequest {
 			return fmt.Sprintf("the connection was closed on a request of %d bytes; if this goes on, the broker or a proxy before it limits the size of a request "+
 				"(socket.request.max.bytes of an Apache Kafka; 1046528 bytes on Azure Event Hubs)", hungUp.Request)
@@ -165,11 +191,11 @@ func (s *Sink) hangUpHint(err error) string {
 		return "the broker closed the connection, although it has answered before: it restarts, or it does not take this request"
 	}
 	switch {
-	case s.mechanismName() != saslNone && !s.cfg.TLS.InUse():
+	case e.mechanismName() != saslNone && !e.cfg.TLS.InUse():
 		return "the broker closed the connection; most likely sasl.user or sasl.password is wrong, or the listener expects TLS, or another sasl.mechanism"
-	case s.mechanismName() != saslNone:
+	case e.mechanismName() != saslNone:
 		return "the broker closed the connection; most likely sasl.user or sasl.password is wrong, or the listener expects another sasl.mechanism"
-	case s.cfg.TLS.InUse():
+	case e.cfg.TLS.InUse():
 		return "the broker closed the connection; most likely the port is not a TLS listener, or it expects a client certificate or SASL"
 	}
 	return "the broker closed the connection; if this goes on, the listener most likely expects TLS or SASL, which are not configured"
@@ -189,13 +215,13 @@ func (c Config) mendedByFile(err error) bool {
 }
 
 // explainTopic is explain for an answer about one topic.
-func (s *Sink) explainTopic(err error, topic string) error {
+func (e *explainer) explainTopic(err error, topic string) error {
 	var hint string
 	switch {
 	case errors.Is(err, kafkago.UnknownTopicOrPartition):
-		hint = fmt.Sprintf("kafka topic %s does not exist, or relay may not see it; create it, or grant relay access by %s", topic, s.topicACL(topic, "Write", "Describe"))
+		hint = fmt.Sprintf("kafka topic %s does not exist, or relay may not see it; create it, or grant relay access by %s", topic, e.topicACL(topic, "Write", "Describe"))
 	case errors.Is(err, kafkago.TopicAuthorizationFailed):
-		hint = fmt.Sprintf("relay may not write to kafka topic %s; grant it by %s", topic, s.topicACL(topic, "Write", "Describe"))
+		hint = fmt.Sprintf("relay may not write to kafka topic %s; grant it by %s", topic, e.topicACL(topic, "Write", "Describe"))
 	case errors.Is(err, kafkago.NotEnoughReplicas), errors.Is(err, kafkago.NotEnoughReplicasAfterAppend):
 		hint = fmt.Sprintf("kafka topic %s has fewer replicas in sync than its min.insync.replicas asks for: brokers are down or behind", topic)
 	case errors.Is(err, kafkago.RequestTimedOut):
@@ -207,16 +233,16 @@ func (s *Sink) explainTopic(err error, topic string) error {
 	case errors.Is(err, kafkago.UnsupportedForMessageFormat):
 		hint = fmt.Sprintf("the cluster does not take record batches of this kind for kafka topic %s: its message format is older than Kafka 0.11", topic)
 	default:
-		hint = s.hint(err)
+		hint = e.hint(err)
 	}
 	return explained(hint, err)
 }
 
-func (s *Sink) mechanismName() string {
-	if s.cfg.SASL.Mechanism == "" {
+func (e *explainer) mechanismName() string {
+	if e.cfg.SASL.Mechanism == "" {
 		return saslNone
 	}
-	return s.cfg.SASL.Mechanism
+	return e.cfg.SASL.Mechanism
 }
 
 func onOff(on bool) string {
@@ -227,28 +253,28 @@ func onOff(on bool) string {
 }
 
 // principal says as whom the brokers see relay, for the commands that grant a permission.
-func (s *Sink) principal() string {
+func (e *explainer) principal() string {
 	switch {
-	case s.cfg.SASL.User != "":
-		return "User:" + s.cfg.SASL.User
-	case s.cfg.SASL.Mechanism == saslOAuthBearer:
+	case e.cfg.SASL.User != "":
+		return "User:" + e.cfg.SASL.User
+	case e.cfg.SASL.Mechanism == saslOAuthBearer:
 		return "User:<subject of the token>"
-	case s.cfg.TLS.CertFile != "":
-		return "User:<distinguished name in " + s.cfg.TLS.CertFile + ">"
+	case e.cfg.TLS.CertFile != "":
+		return "User:<distinguished name in " + e.cfg.TLS.CertFile + ">"
 	}
 	return "User:ANONYMOUS"
 }
 
 // topicACL is the command of Kafka's own tools that grants operations on a topic; clusterACL the
 // one for the cluster.
-func (s *Sink) topicACL(topic string, operations ...string) string {
-	return s.acl(operations) + " --topic " + topic
+func (e *explainer) topicACL(topic string, operations ...string) string {
+	return e.acl(operations) + " --topic " + topic
 }
 
-func (s *Sink) clusterACL(operations ...string) string { return s.acl(operations) + " --cluster" }
+func (e *explainer) clusterACL(operations ...string) string { return e.acl(operations) + " --cluster" }
 
-func (s *Sink) acl(operations []string) string {
-	command := fmt.Sprintf("kafka-acls --bootstrap-server %s --add --allow-principal '%s'", s.cfg.Brokers[0], s.principal())
+func (e *explainer) acl(operations []string) string {
+	command := fmt.Sprintf("kafka-acls --bootstrap-server %s --add --allow-principal '%s'", e.cfg.Brokers[0], e.principal())
 	for _, op := range operations {
 		command += " --operation " + op
 	}
@@ -257,6 +283,6 @@ func (s *Sink) acl(operations []string) string {
 
 // transactionalACL is the command of Kafka's own tools that lets relay make transactions under a
 // transactional id.
-func (s *Sink) transactionalACL(id string) string {
-	return s.acl([]string{"Write", "Describe"}) + " --transactional-id " + id
+func (e *explainer) transactionalACL(id string) string {
+	return e.acl([]string{"Write", "Describe"}) + " --transactional-id " + id
 }

@@ -312,7 +312,7 @@ func TestPartitionsOutOfSight(t *testing.T) {
 	s := open(t, config(t, []string{"127.0.0.1:1"}))
 	batch := messages(0, 40, "a")
 	places := func(partitions int) map[int32]*client.Sequence {
-		d := newDelivery(t.Context(), s, batch)
+		d := newDelivery(t.Context(), s.publisher, batch)
 		defer d.cancel()
 		d.sort()
 		d.distribute(d.waiting["a"], client.TopicLayout{Leaders: make([]int32, partitions)})

@@ -69,7 +69,7 @@ func open(t testing.TB, cfg Config) *Sink {
 	t.Helper()
 	s, err := New(cfg)
 	require.NoError(t, err)
-	s.publish = bounds{begin: patient, idle: patient, quit: patient, away: patient}
+	s.publisher.bounds = bounds{begin: patient, idle: patient, quit: patient, away: patient}
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
 }

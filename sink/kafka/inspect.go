@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,24 +20,14 @@ import (
 	"workos-relay/sink/kafka/internal/client"
 )
 
-// settleWait bounds how long a question is repeated whose answer changes by itself.
-const settleWait = 10 * time.Second
-
-// Inspect implements sink.Destination.
-func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	return s.inspectAll(ctx, topics, s.cfg.Create)
-}
-
 // inspectAll looks at each topic; spec says how those that are missing would be created.
-func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]sink.TopicStatus, error) {
+func (a *topicAdmin) inspectAll(ctx context.Context, topics []string, spec Create) ([]sink.TopicStatus, error) {
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
-	s.cluster.Watch(legal)
-	s.cluster.Refresh()
-	answer, err := s.cluster.Describe(ctx, legal)
+	a.cluster.Watch(legal)
+	a.cluster.Refresh()
+	answer, err := a.cluster.Describe(ctx, legal)
 	if err != nil {
-		return nil, s.explain(err)
+		return nil, a.explain(err)
 	}
 	shown := make(map[string]metadata.ResponseTopic, len(answer.Topics))
 	var existing []string
@@ -50,15 +39,15 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 	}
 	settings := make(map[string]client.TopicSettings)
 	if len(existing) > 0 {
-		if settings, err = s.cluster.Settings(ctx, existing, "max.message.bytes", "min.insync.replicas", "cleanup.policy"); err != nil {
-			return nil, s.explain(err)
+		if settings, err = a.cluster.Settings(ctx, existing, "max.message.bytes", "min.insync.replicas", "cleanup.policy"); err != nil {
+			return nil, a.explain(err)
 		}
 	}
-	access, err := s.access(ctx, existing)
+	access, err := a.access(ctx, existing)
 	if err != nil {
-		return nil, s.explain(err)
+		return nil, a.explain(err)
 	}
-	cannotCreate := s.cluster.Offers(ctx, protocol.CreateTopics)
+	cannotCreate := a.cluster.Offers(ctx, protocol.CreateTopics)
 	collide := collisions(topics)
 	status := make([]sink.TopicStatus, 0, len(topics))
 	for _, t := range topics {
@@ -66,7 +55,7 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 		if reason := illegalTopicName(t); reason != "" {
 			st.Problems = append(st.Problems, "the name "+reason)
 		} else {
-			s.inspect(&st, shown[t], settings[t], access[t], spec, len(answer.Brokers))
+			a.inspect(&st, shown[t], settings[t], access[t], spec, len(answer.Brokers))
 		}
 		if st.Creates && client.IsNoRequest(cannotCreate) {
 			st.Problems, st.Creates = append(st.Problems, cannotBeCreated(cannotCreate)), false
@@ -81,10 +70,10 @@ func (s *Sink) inspectAll(ctx context.Context, topics []string, spec Create) ([]
 }
 
 // inspect says what is known of one topic with a legal name.
-func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings client.TopicSettings, access access, create Create, brokers int) {
+func (a *topicAdmin) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings client.TopicSettings, access access, create Create, brokers int) {
 	switch err := kafkago.Error(t.ErrorCode); err {
 	case 0:
-		s.inspectExisting(st, t, settings, access)
+		a.inspectExisting(st, t, settings, access)
 	case kafkago.UnknownTopicOrPartition:
 		if !create.Enabled {
 			st.Problems = append(st.Problems, "does not exist, and create.enabled is false")
@@ -100,13 +89,13 @@ func (s *Sink) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, settings 
 			st.Creates = false
 			st.Problems = append(st.Problems, fmt.Sprintf("create.replication_factor is %d, but only %s up", create.ReplicationFactor, count(brokers, "broker")))
 		}
-		s.weigh(st, create.ReplicationFactor, create.Config["min.insync.replicas"])
+		a.weigh(st, create.ReplicationFactor, create.Config["min.insync.replicas"])
 	default:
-		st.Problems = append(st.Problems, s.explainTopic(err, st.Topic).Error())
+		st.Problems = append(st.Problems, a.explainTopic(err, st.Topic).Error())
 	}
 }
 
-func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, settings client.TopicSettings, access access) {
+func (a *topicAdmin) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, settings client.TopicSettings, access access) {
 	replicas, inSync, without := replicaCounts(t)
 	minInSync := settings.Values["min.insync.replicas"]
 	st.MaxMessage, _ = strconv.Atoi(settings.Values["max.message.bytes"])
@@ -114,11 +103,11 @@ func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, s
 	if settings.Err == nil {
 		detail = append(detail, "min.insync.replicas "+minInSync, "max.message.bytes "+settings.Values["max.message.bytes"])
 	} else {
-		st.Warnings = append(st.Warnings, s.unreadSettings(st.Topic, settings.Err))
+		st.Warnings = append(st.Warnings, a.unreadSettings(st.Topic, settings.Err))
 	}
 	switch {
 	case access.err != nil:
-		st.Problems = append(st.Problems, s.explainTopic(access.err, st.Topic).Error())
+		st.Problems = append(st.Problems, a.explainTopic(access.err, st.Topic).Error())
 	case access.known:
 		detail = append(detail, "relay may write")
 	default:
@@ -138,7 +127,7 @@ func (s *Sink) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, s
 	if strings.Contains(settings.Values["cleanup.policy"], "compact") {
 		st.Warnings = append(st.Warnings, "cleanup.policy has compact: Kafka will keep only the last event of each key")
 	}
-	s.weigh(st, replicas, minInSync)
+	a.weigh(st, replicas, minInSync)
 	st.Exists = len(st.Problems) == 0
 }
 
@@ -149,15 +138,15 @@ func cannotBeCreated(err error) string {
 }
 
 // unreadSettings says what it means that relay cannot read the settings of a topic.
-func (s *Sink) unreadSettings(topic string, err error) string {
+func (a *topicAdmin) unreadSettings(topic string, err error) string {
 	if client.IsDenied(err) {
-		return fmt.Sprintf("relay may not read the topic's settings, so limits are Kafka's defaults here; grant it by %s: %v", s.topicACL(topic, "DescribeConfigs"), err)
+		return fmt.Sprintf("relay may not read the topic's settings, so limits are Kafka's defaults here; grant it by %s: %v", a.topicACL(topic, "DescribeConfigs"), err)
 	}
 	return fmt.Sprintf("relay cannot read the topic's settings, so limits are Kafka's defaults here, and the broker decides about large messages: %v", err)
 }
 
 // weigh warns if an acknowledgement by all in-sync replicas is one by a single broker.
-func (s *Sink) weigh(st *sink.TopicStatus, replicas int, minInSync string) {
+func (a *topicAdmin) weigh(st *sink.TopicStatus, replicas int, minInSync string) {
 	switch {
 	case replicas == 1:
 		st.Warnings = append(st.Warnings, "one replica: acknowledged events are lost with its broker's disk")
@@ -206,12 +195,12 @@ type access struct {
 // access asks the leaders of the topics' first partitions whether relay may write there, by a
 // produce request without a record: a broker checks the permission first, and then refuses the
 // request for having none, so nothing is stored.
-func (s *Sink) access(ctx context.Context, topics []string) (found map[string]access, err error) {
+func (a *topicAdmin) access(ctx context.Context, topics []string) (found map[string]access, err error) {
 	if len(topics) == 0 {
 		return nil, nil
 	}
-	err = s.settle(ctx, func(ctx context.Context) error {
-		found, err = s.accessNow(ctx, topics)
+	err = a.settle(ctx, func(ctx context.Context) error {
+		found, err = a.accessNow(ctx, topics)
 		return err
 	})
 	if client.IsPassing(err) {
@@ -222,9 +211,9 @@ func (s *Sink) access(ctx context.Context, topics []string) (found map[string]ac
 
 // accessNow asks once. A leader that passes the question on is an error, beside what is known of
 // the other topics.
-func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]access, error) {
+func (a *topicAdmin) accessNow(ctx context.Context, topics []string) (map[string]access, error) {
 	found := make(map[string]access, len(topics))
-	l, err := s.cluster.Locate(ctx, topics, time.Time{})
+	l, err := a.cluster.Locate(ctx, topics, time.Time{})
 	if err != nil {
 		return nil, err
 	}
@@ -245,20 +234,20 @@ func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]acces
 	}
 	var passing error
 	for _, req := range byLeader {
-		res, err := s.cluster.RoundTrip(ctx, req)
+		res, err := a.cluster.RoundTrip(ctx, req)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, err
 			}
 			continue // a broker that hangs up on such a request leaves the question open
 		}
-		s.noteProduceThrottle(res.(*produce.Response))
+		a.noteProduceThrottle(res.(*produce.Response))
 		for _, t := range res.(*produce.Response).Topics {
 			for _, p := range t.Partitions {
 				answer := client.BrokerError(p.ErrorCode, p.ErrorMessage)
 				found[t.Topic] = accessOf(answer, kafkago.Error(p.ErrorCode))
 				if !found[t.Topic].known && client.IsPassing(answer) {
-					passing = s.explainTopic(answer, t.Topic)
+					passing = a.explainTopic(answer, t.Topic)
 				}
 			}
 		}
@@ -267,26 +256,10 @@ func (s *Sink) accessNow(ctx context.Context, topics []string) (map[string]acces
 }
 
 // noteProduceThrottle notes a throttle time of records beside a delivery, which notes its own.
-func (s *Sink) noteProduceThrottle(res *produce.Response) {
+func (a *topicAdmin) noteProduceThrottle(res *produce.Response) {
 	if res.ThrottleTimeMs > 0 {
-		s.cluster.SeparateProducing()
-		s.cluster.ThrottleQuota(client.ProduceQuota, time.Duration(res.ThrottleTimeMs)*time.Millisecond)
-	}
-}
-
-// settle repeats a question while its answer is an error that passes by itself, for as long as
-// elections take.
-func (s *Sink) settle(ctx context.Context, ask func(ctx context.Context) error) error {
-	deadline := time.Now().Add(settleWait)
-	for try := 0; ; try++ {
-		err := ask(ctx)
-		if !client.IsPassing(err) || time.Now().After(deadline) {
-			return err
-		}
-		s.cluster.Refresh()
-		if !client.Wait(ctx, client.RetryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
-			return err
-		}
+		a.cluster.SeparateProducing()
+		a.cluster.ThrottleQuota(client.ProduceQuota, time.Duration(res.ThrottleTimeMs)*time.Millisecond)
 	}
 }
 

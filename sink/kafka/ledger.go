@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -59,7 +60,7 @@ func NewLedger(cfg Config, id checkpoint.Identity) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.grace = min(s.grace, cfg.TransactionTimeout/2)
+	s.publisher.grace = min(s.publisher.grace, cfg.TransactionTimeout/2)
 	return &Ledger{
 		sink: s, id: id, topic: topic,
 		coordinator: client.NewCoordinator(s.cluster, TransactionalID(cfg.RelayID, cfg.Lane)),
@@ -103,8 +104,8 @@ func (l *Ledger) Fence(ctx context.Context) error {
 	if err != nil {
 		return l.explain(err)
 	}
-	l.sink.session = given
-	clear(l.sink.places)
+	l.sink.publisher.session = given
+	clear(l.sink.publisher.places)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live, l.known = true, false
@@ -166,7 +167,7 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 			return checkpoint.Checkpoint{}, err
 		}
 		now := time.Now()
-		if done += n; done == len(batch) || now.Sub(started) >= l.sink.publish.begin {
+		if done += n; done == len(batch) || now.Sub(started) >= l.sink.publisher.bounds.begin {
 			return kept, nil
 		}
 		if until, ok := ctx.Deadline(); ok && until.Sub(now) < 2*now.Sub(begun) {
@@ -190,9 +191,9 @@ func partly(prev, next checkpoint.Checkpoint, at checkpoint.Position) checkpoint
 // part returns how many messages of the batch, which are those of whole events, go into the next
 // transaction.
 func (l *Ledger) part(batch []sink.Message) int {
-	l.sink.publishing.Lock()
-	most := l.sink.pace.transaction
-	l.sink.publishing.Unlock()
+	l.sink.publisher.mu.Lock()
+	most := l.sink.publisher.pace.transaction
+	l.sink.publisher.mu.Unlock()
 	size, whole := 0, 0
 	for i := range batch {
 		if i > 0 && batch[i].Position.EventID != batch[i-1].Position.EventID {
@@ -274,14 +275,14 @@ func (l *Ledger) isKnown() bool {
 // transact stores the messages, the position last, in one transaction, and returns the position's
 // offset.
 func (l *Ledger) transact(ctx context.Context, messages []sink.Message) (int64, error) {
-	l.sink.publishing.Lock()
-	defer l.sink.publishing.Unlock()
+	l.sink.publisher.mu.Lock()
+	defer l.sink.publisher.mu.Unlock()
 	if len(messages) > 1 {
 		if err := l.awaitLeaders(ctx); err != nil {
 			return 0, err
 		}
 	}
-	limit := min(l.sink.cfg.TransactionTimeout, l.sink.publish.begin)
+	limit := min(l.sink.cfg.TransactionTimeout, l.sink.publisher.bounds.begin)
 	bounded, stop := client.WithAllowance(ctx, limit, l.outOfTime(limit))
 	defer stop()
 	started := time.Now()
@@ -290,7 +291,7 @@ func (l *Ledger) transact(ctx context.Context, messages []sink.Message) (int64, 
 	for i := range messages {
 		size += messageSize(&messages[i], i)
 	}
-	pace, now := l.sink.pace, time.Now()
+	pace, now := l.sink.publisher.pace, time.Now()
 	switch {
 	case err == nil:
 		pace.committed(size, now.Sub(started)+pace.pausedFor(now))
@@ -311,8 +312,8 @@ func (l *Ledger) outOfTime(limit time.Duration) error {
 
 // awaitLeaders waits for leaders that throttle relay, before a transaction is open.
 func (l *Ledger) awaitLeaders(ctx context.Context) error {
-	wait := l.sink.pace.pausedFor(time.Now())
-	if wait > l.sink.publish.begin {
+	wait := l.sink.publisher.pace.pausedFor(time.Now())
+	if wait > l.sink.publisher.bounds.begin {
 		return errThrottledLeader(wait)
 	}
 	if wait > 0 && !client.Wait(ctx, wait) {
@@ -322,9 +323,9 @@ func (l *Ledger) awaitLeaders(ctx context.Context) error {
 }
 
 func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int64, error) {
-	d := newDelivery(ctx, l.sink, messages)
+	d := newDelivery(ctx, l.sink.publisher, messages)
 	// P5: the record of the position is in the transaction of its events.
-	t := &transaction{coordinator: l.coordinator, session: l.sink.session, positionTopic: l.topic, position: -1}
+	t := &transaction{coordinator: l.coordinator, session: l.sink.publisher.session, positionTopic: l.topic, position: -1}
 	d.txn = t
 	if err := d.run(); err != nil {
 		if t.begun {
@@ -370,4 +371,37 @@ func (l *Ledger) explain(err error) error {
 			"transaction.state.log.replication.factor or transaction.state.log.min.isr asks for: %w", err)
 	}
 	return l.sink.explain(err)
+}
+
+// Survey implements sink.Surveyor. The topic of the position is one more part.
+func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
+	parts, err := l.sink.Survey(ctx, slices.Concat(topics, []string{l.topic}), known)
+	for i := range parts {
+		if parts[i].Topic == l.topic {
+			parts[i].Position, parts[i].Events = true, 0
+		}
+	}
+	return parts, err
+}
+
+// Settings implements sink.Configurable. The topic of the position is relay's by its name.
+func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
+	found, err := l.sink.Settings(ctx, topics, apply)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := l.sink.within(ctx)
+	defer cancel()
+	spec := l.creation()
+	spec.Config = maps.Clone(spec.Config)
+	for _, fixed := range []string{cleanupPolicy, "segment.bytes"} { // not as create says
+		delete(spec.Config, fixed)
+	}
+	spec.Adopt = true
+	c := &comparison{common: l.sink.common, memory: l.sink.memory, spec: spec, onePartition: true}
+	own, err := c.run(ctx, []string{l.topic}, apply)
+	if err != nil {
+		return nil, err
+	}
+	return append(found, own...), nil
 }

@@ -57,7 +57,7 @@ func benchmarkCommit(b *testing.B, brokers []string) {
 		var inFile, inBus checkpoint.Checkpoint
 		ways := []struct {
 			name    string
-			deliver publisher
+			deliver publishFunc
 		}{
 			{"at_least_once", func(ctx context.Context, page []sink.Message) (err error) {
 				if err = plain.Publish(ctx, page); err == nil {

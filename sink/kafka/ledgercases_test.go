@@ -386,7 +386,7 @@ func TestTransactionTimesOut(t *testing.T) {
 		l := fenced(t, cfg, topic)
 		first, err := l.Commit(within(t, patient), messages(0, 10, topic), checkpoint.Checkpoint{}, checkpointtest.Full(1))
 		require.NoError(t, err)
-		require.NoError(t, l.coordinator.Add(within(t, patient), l.sink.session, []client.Partition{{Topic: topic}, {Topic: l.topic}}))
+		require.NoError(t, l.coordinator.Add(within(t, patient), l.sink.publisher.session, []client.Partition{{Topic: topic}, {Topic: l.topic}}))
 		admin := adminOf(t, brokers)
 		require.Eventually(t, func() bool {
 			described, err := admin.DescribeTransactions(within(t, patient), l.coordinator.ID)

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"workos-relay/checkpoint"
+
+	"go.uber.org/zap"
 )
 
 // ownedTopics remembers in a file which topics relay has created, since Kafka keeps no mark with a
@@ -106,4 +110,55 @@ func (o *ownedTopics) write(text []byte) (err error) {
 		return err
 	}
 	return os.Rename(tmp.Name(), o.path) //nolint:gosec // see read
+}
+
+// topicMemory remembers what relay has done to topics: which it has created, in a file, and what it
+// has set, as long as it runs. It is safe for concurrent use.
+type topicMemory struct {
+	*common
+	owned ownedTopics
+
+	mu      sync.Mutex        // guards settled
+	settled map[string]string // what relay has set, by topic and key of the configuration
+}
+
+func newTopicMemory(c *common) *topicMemory {
+	return &topicMemory{common: c, owned: ownedTopics{path: c.cfg.OwnedFile}, settled: make(map[string]string)}
+}
+
+// remember keeps which topics relay has created. That it cannot be written holds up nothing.
+func (m *topicMemory) remember(ctx context.Context, topics []string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := m.tryRemember(ctx, topics); err != nil {
+		m.log.Warn("cannot remember which topics relay has created; create.adopt stands in for that", zap.Strings("topics", topics), zap.Error(err))
+	}
+}
+
+func (m *topicMemory) tryRemember(ctx context.Context, topics []string) error {
+	answer, err := m.cluster.Describe(ctx, topics[:1])
+	if err != nil {
+		return err
+	}
+	known, _, err := m.cluster.TopicIDs(ctx, topics)
+	if err != nil {
+		return err
+	}
+	ids := map[string]string{}
+	for _, t := range topics {
+		ids[t] = known[t]
+	}
+	return m.owned.add(answer.ClusterID, ids)
+}
+
+func (m *topicMemory) isSettled(d topicDifference) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.settled[d.topic+" "+d.Key] == d.Want
+}
+
+func (m *topicMemory) noteSettled(d topicDifference) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.settled[d.topic+" "+d.Key] = d.Want
 }

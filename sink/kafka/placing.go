@@ -6,7 +6,6 @@ import (
 	"math"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"go.uber.org/zap"
 
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
@@ -41,12 +40,12 @@ func (d *delivery) missing(t *topicQueue, err error) {
 	if err == nil {
 		err = kafkago.UnknownTopicOrPartition
 	}
-	explained := d.s.explainTopic(err, t.topic)
+	explained := d.p.explainTopic(err, t.topic)
 	switch {
 	case errors.Is(err, kafkago.InvalidTopic):
 		d.fail(t.index[0], &sink.RejectedError{Topic: t.topic, Reason: explained.Error()})
 		return
-	case client.IsDenied(err) && t.denied(d.s.grace):
+	case client.IsDenied(err) && t.denied(d.p.grace):
 		d.fail(t.index[0], &sink.FatalError{Err: explained})
 		return
 	}
@@ -93,7 +92,7 @@ func (d *delivery) oversize(i, size int, lim client.Limit) *sink.RejectedError {
 	if !lim.Known {
 		return nil
 	}
-	set, err := encodeMessages(client.BatchSpec{Session: client.NoSession, Codec: d.s.codec, Time: d.started}, d.batch, []int{i})
+	set, err := encodeMessages(client.BatchSpec{Session: client.NoSession, Codec: d.p.codec, Time: d.started}, d.batch, []int{i})
 	if err == nil && client.BatchBytes(set) <= lim.Bytes {
 		return nil
 	}
@@ -101,14 +100,14 @@ func (d *delivery) oversize(i, size int, lim client.Limit) *sink.RejectedError {
 	if err == nil {
 		r.Size = client.BatchBytes(set)
 	}
-	r.Reason = fmt.Sprintf("key, headers and body make a record batch of %d bytes, %d with compression %s; max.message.bytes of the topic is %d", size, r.Size, d.s.cfg.Compression, lim.Bytes)
+	r.Reason = fmt.Sprintf("key, headers and body make a record batch of %d bytes, %d with compression %s; max.message.bytes of the topic is %d", size, r.Size, d.p.cfg.Compression, lim.Bytes)
 	return r
 }
 
 // distribute gives each message of t to the queue of its partition.
 func (d *delivery) distribute(t *topicQueue, tl client.TopicLayout) {
 	delete(d.waiting, t.topic)
-	d.s.counted(t.topic, len(tl.Leaders))
+	d.p.counted(t.topic, len(tl.Leaders))
 	queues := make([]*partitionQueue, len(tl.Leaders))
 	numbers := partitionNumbers(len(queues))
 	unkeyed := int32(-1)
@@ -122,13 +121,13 @@ func (d *delivery) distribute(t *topicQueue, tl client.TopicLayout) {
 		case p < 0:
 			// Messages without a key ask for no order: one partition for those of the batch, the
 			// next one for the next batch.
-			unkeyed = int32(d.s.unkeyed % len(queues)) //nolint:gosec // a partition number
-			d.s.unkeyed++
+			unkeyed = int32(d.p.unkeyed % len(queues)) //nolint:gosec // a partition number
+			d.p.unkeyed++
 			p = unkeyed
 		}
 		q := queues[p]
 		if q == nil {
-			q = &partitionQueue{topic: t.topic, partition: p, place: d.s.placeIn(client.Partition{Topic: t.topic, Number: p}), limit: tl.Limit, most: math.MaxInt}
+			q = &partitionQueue{topic: t.topic, partition: p, place: d.p.placeIn(client.Partition{Topic: t.topic, Number: p}), limit: tl.Limit, most: math.MaxInt}
 			queues[p] = q
 			d.queues = append(d.queues, q)
 			begun = append(begun, q)
@@ -154,28 +153,6 @@ func (d *delivery) wasIn(i, partitions int, p *int32) bool {
 	}
 	*p = at
 	return true
-}
-
-// counted warns where the topic's number of partitions is not what it was: keys go to other
-// partitions than before.
-func (s *Sink) counted(topic string, partitions int) {
-	if known := s.partitions[topic]; known > 0 && known != partitions {
-		s.log.Warn("the number of partitions has changed: the order of a key is not kept across the change, since it may go to another partition now",
-			zap.String("topic", topic), zap.Int("before", known), zap.Int("now", partitions))
-	}
-	s.partitions[topic] = partitions
-}
-
-// placeIn returns where this producer is in the partition. It is kept while the partition is out of
-// sight, as when a broker answers with a layout that is out of date: a leader takes sequence
-// numbers that start over for a second copy of what it has, and stores nothing.
-func (s *Sink) placeIn(p client.Partition) *client.Sequence {
-	place := s.places[p]
-	if place == nil {
-		place = &client.Sequence{Session: client.NoSession}
-		s.places[p] = place
-	}
-	return place
 }
 
 var javaPartitioner = kafkago.Murmur2Balancer{Consistent: true}

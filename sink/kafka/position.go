@@ -147,12 +147,12 @@ func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revis
 		return nil, 0, false, err
 	}
 	partition := []client.Partition{{Topic: l.topic, Number: 0}}
-	ends, err := l.sink.offsets(ctx, partition, client.EarliestOffset)
+	ends, err := l.sink.reader.offsets(ctx, partition, client.EarliestOffset)
 	if err != nil {
 		return nil, 0, false, err
 	}
 	first := ends[partition[0]]
-	if ends, err = l.sink.offsets(ctx, partition, client.LatestOffset); err != nil {
+	if ends, err = l.sink.reader.offsets(ctx, partition, client.LatestOffset); err != nil {
 		return nil, 0, false, err
 	}
 	end := ends[partition[0]] // the high watermark: the last stable offset may be held back, and an old position come out

@@ -40,12 +40,12 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 }
 
 func (l *Ledger) preparePosition(ctx context.Context) error {
-	err := l.sink.prepare(ctx, []string{l.topic}, l.creation())
+	err := l.sink.admin.prepare(ctx, []string{l.topic}, l.creation())
 	if errors.Is(err, kafkago.InvalidConfiguration) {
 		// Services let their users set few things.
 		spec := l.creation()
 		spec.Config = map[string]string{cleanupPolicy: compact}
-		if err = l.sink.prepare(ctx, []string{l.topic}, spec); errors.Is(err, kafkago.InvalidConfiguration) {
+		if err = l.sink.admin.prepare(ctx, []string{l.topic}, spec); errors.Is(err, kafkago.InvalidConfiguration) {
 			return noPositionTopic(err)
 		}
 	}
@@ -148,7 +148,7 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 	}
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
-	own, err := l.sink.inspectAll(ctx, []string{l.topic}, l.creation())
+	own, err := l.sink.admin.inspectAll(ctx, []string{l.topic}, l.creation())
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -19,37 +18,17 @@ import (
 	"workos-relay/sink/kafka/internal/client"
 )
 
+// topicAdmin makes topics ready and says how they are. It stores nothing.
+type topicAdmin struct {
+	*common
+	memory *topicMemory // what relay has created
+}
+
 // leaderWait bounds how long Prepare waits for created topics to have leaders everywhere.
 const leaderWait = 10 * time.Second
 
-// Prepare implements sink.Destination: it creates the topics that are missing where create.enabled,
-// waits until each partition has a leader, and asks the brokers whether relay may write to each
-// topic, storing nothing.
-func (s *Sink) Prepare(ctx context.Context, topics []string) error {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	return s.prepareError(ctx, s.prepare(ctx, slices.Compact(slices.Sorted(slices.Values(topics))), s.cfg.Create))
-}
-
-// prepareError says what an error of prepare means, and whether it will pass.
-func (s *Sink) prepareError(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
-	}
-	var fatal *sink.FatalError
-	switch {
-	case errors.As(err, &fatal):
-		return err
-	case ctx.Err() != nil:
-		return fmt.Errorf("preparing kafka topics: %w", errors.Join(context.Cause(ctx), err))
-	case client.NeedsOperator(err) && !s.cfg.mendedByFile(err):
-		return &sink.FatalError{Err: s.explain(err)}
-	}
-	return s.explain(err)
-}
-
 // prepare makes the topics ready; spec says how those that are missing are created.
-func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error {
+func (a *topicAdmin) prepare(ctx context.Context, topics []string, spec Create) error {
 	found := newFaults()
 	for _, t := range topics {
 		if reason := illegalTopicName(t); reason != "" {
@@ -59,45 +38,45 @@ func (s *Sink) prepare(ctx context.Context, topics []string, spec Create) error 
 	if found.any() {
 		return found.fatal()
 	}
-	s.cluster.Watch(topics)
-	s.cluster.Refresh()
-	if err := s.checkCodec(ctx); err != nil {
+	a.cluster.Watch(topics)
+	a.cluster.Refresh()
+	if err := a.checkCodec(ctx); err != nil {
 		return err
 	}
-	missing, err := s.missing(ctx, topics, found)
+	missing, err := a.missing(ctx, topics, found)
 	if err != nil {
 		return err
 	}
 	if len(missing) > 0 {
-		if err := s.create(ctx, missing, topics, spec, found); err != nil {
+		if err := a.create(ctx, missing, topics, spec, found); err != nil {
 			return err
 		}
 	}
 	if found.any() {
 		return found.fatal()
 	}
-	if err := s.awaitLeaders(ctx, topics); err != nil {
+	if err := a.awaitLeaders(ctx, topics); err != nil {
 		return err
 	}
-	access, err := s.access(ctx, topics)
+	access, err := a.access(ctx, topics)
 	if err != nil {
 		return err
 	}
-	for t, a := range access {
-		if a.err != nil {
-			found.add(t, s.explainTopic(a.err, t).Error())
+	for t, may := range access {
+		if may.err != nil {
+			found.add(t, a.explainTopic(may.err, t).Error())
 		}
 	}
 	return found.fatal()
 }
 
 // checkCodec returns a *sink.FatalError if the brokers cannot know the codec.
-func (s *Sink) checkCodec(ctx context.Context) error {
-	codecs, err := client.CodecsOf(s.cfg.Compression)
+func (a *topicAdmin) checkCodec(ctx context.Context) error {
+	codecs, err := client.CodecsOf(a.cfg.Compression)
 	if err != nil {
 		return err
 	}
-	if err := s.codecTooNew(ctx, codecs[0]); err != nil {
+	if err := a.codecTooNew(ctx, codecs[0]); err != nil {
 		return &sink.FatalError{Err: explained(codecRefused(codecs[0]), err)}
 	}
 	return nil
@@ -128,7 +107,8 @@ type faultsError struct {
 	causes []error
 }
 
-func (e *faultsError) Error() string   { return e.text }
+func (e *faultsError) Error() string { return e.text }
+
 func (e *faultsError) Unwrap() []error { return e.causes }
 
 // fatal returns the faults as one *sink.FatalError, nil if there are none.
@@ -145,8 +125,8 @@ func (f *faults) fatal() error {
 }
 
 // missing returns the topics that are not there, and adds those that relay may not see to found.
-func (s *Sink) missing(ctx context.Context, topics []string, found *faults) ([]string, error) {
-	answer, err := s.cluster.Describe(ctx, topics)
+func (a *topicAdmin) missing(ctx context.Context, topics []string, found *faults) ([]string, error) {
+	answer, err := a.cluster.Describe(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
@@ -158,15 +138,15 @@ func (s *Sink) missing(ctx context.Context, topics []string, found *faults) ([]s
 			missing = append(missing, t.Name)
 		case kafkago.TopicAuthorizationFailed:
 			// A topic that relay may not see is answered like this whether it is there or not.
-			found.add(t.Name, fmt.Sprintf("relay may not see it, whether it exists or not; grant relay access by %s", s.topicACL("<topic>", "Write", "Describe")))
+			found.add(t.Name, fmt.Sprintf("relay may not see it, whether it exists or not; grant relay access by %s", a.topicACL("<topic>", "Write", "Describe")))
 		default:
-			found.add(t.Name, s.explainTopic(err, t.Name).Error())
+			found.add(t.Name, a.explainTopic(err, t.Name).Error())
 		}
 	}
 	return missing, nil
 }
 
-func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create, found *faults) error {
+func (a *topicAdmin) create(ctx context.Context, missing, topics []string, spec Create, found *faults) error {
 	collide := collisions(topics)
 	if !spec.Enabled {
 		for _, t := range missing {
@@ -174,7 +154,7 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 		}
 		return nil
 	}
-	req := &createtopics.Request{TimeoutMs: int32((s.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
+	req := &createtopics.Request{TimeoutMs: int32((a.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
 	for _, t := range missing {
 		if other := collide[t]; other != "" {
 			found.add(t, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart; route one of them elsewhere", other))
@@ -193,24 +173,24 @@ func (s *Sink) create(ctx context.Context, missing, topics []string, spec Create
 	if len(req.Topics) == 0 {
 		return nil
 	}
-	if err := s.cluster.Offers(ctx, protocol.CreateTopics); client.IsNoRequest(err) {
+	if err := a.cluster.Offers(ctx, protocol.CreateTopics); client.IsNoRequest(err) {
 		for _, t := range req.Topics {
 			found.addCause(t.Name, cannotBeCreated(err), err)
 		}
 		return nil
 	}
-	res, err := s.cluster.RoundTrip(ctx, req)
+	res, err := a.cluster.RoundTrip(ctx, req)
 	if err != nil {
 		return fmt.Errorf("creating kafka topics: %w", err)
 	}
 	answer := res.(*createtopics.Response)
 	answer.Topics = slices.DeleteFunc(answer.Topics, func(t createtopics.ResponseTopic) bool { return !slices.Contains(missing, t.Name) })
-	return s.created(ctx, answer, spec, found)
+	return a.created(ctx, answer, spec, found)
 }
 
 // created sorts the answers: those that an operator must act on go to found, one that may pass is
 // returned.
-func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Create, found *faults) error {
+func (a *topicAdmin) created(ctx context.Context, res *createtopics.Response, spec Create, found *faults) error {
 	var passing error
 	var made []string
 	for _, t := range res.Topics {
@@ -220,7 +200,7 @@ func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Cre
 			made = append(made, t.Name)
 		case kafkago.TopicAlreadyExists: // somebody was faster
 		case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed:
-			found.add(t.Name, fmt.Sprintf("does not exist, and relay may not create it; create it, or grant relay that by %s", s.topicACL("<topic>", "Create")))
+			found.add(t.Name, fmt.Sprintf("does not exist, and relay may not create it; create it, or grant relay that by %s", a.topicACL("<topic>", "Create")))
 		case kafkago.InvalidReplicationFactor:
 			found.add(t.Name, fmt.Sprintf("cannot be created with create.replication_factor %d; it can be at most the number of brokers that are up: %v", spec.ReplicationFactor, err))
 		case kafkago.InvalidPartitionNumber:
@@ -230,24 +210,24 @@ func (s *Sink) created(ctx context.Context, res *createtopics.Response, spec Cre
 		case kafkago.PolicyViolation:
 			found.add(t.Name, fmt.Sprintf("cannot be created: a policy of the cluster forbids it: %v", err))
 		case kafkago.InvalidTopic:
-			found.add(t.Name, s.explainTopic(err, t.Name).Error())
+			found.add(t.Name, a.explainTopic(err, t.Name).Error())
 		default:
 			passing = fmt.Errorf("creating kafka topic %s: %w", t.Name, err)
 		}
 	}
 	if len(made) > 0 {
-		s.log.Info("created kafka topics", zap.Strings("topics", made), zap.Int("partitions", spec.Partitions), zap.Int("replication_factor", spec.ReplicationFactor))
-		s.remember(ctx, made)
+		a.log.Info("created kafka topics", zap.Strings("topics", made), zap.Int("partitions", spec.Partitions), zap.Int("replication_factor", spec.ReplicationFactor))
+		a.memory.remember(ctx, made)
 	}
 	return passing
 }
 
 // awaitLeaders returns once every partition of the topics has a leader.
-func (s *Sink) awaitLeaders(ctx context.Context, topics []string) error {
+func (a *topicAdmin) awaitLeaders(ctx context.Context, topics []string) error {
 	ctx, cancel := client.WithAllowance(ctx, leaderWait, context.DeadlineExceeded)
 	defer cancel()
 	for try := 0; ; try++ {
-		l, err := s.cluster.Locate(ctx, topics, time.Time{})
+		l, err := a.cluster.Locate(ctx, topics, time.Time{})
 		if err != nil {
 			return err
 		}
@@ -255,7 +235,7 @@ func (s *Sink) awaitLeaders(ctx context.Context, topics []string) error {
 		if len(leaderless) == 0 {
 			return nil
 		}
-		s.cluster.Refresh()
+		a.cluster.Refresh()
 		if !client.Wait(ctx, client.RetryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
 			return fmt.Errorf("kafka topics have partitions without a leader, since brokers are down or the cluster is busy: %s", strings.Join(leaderless, ", "))
 		}

@@ -18,31 +18,26 @@ import (
 
 const scanTries = 8 // fetches in a row without an answer, until a scan gives up
 
-var _ sink.Scanner = (*Sink)(nil)
-
-// Logs implements sink.Scanner: a log for each partition that holds something, up to the first
-// transaction that is still open.
-func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) (logs []sink.Log, err error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	s.cluster.Watch(topics)
-	s.cluster.Refresh()
-	err = s.settle(ctx, func(ctx context.Context) error {
-		logs, err = s.logsNow(ctx, topics, since)
+// logs is Sink.Logs.
+func (r *topicReader) logs(ctx context.Context, topics []string, since time.Time) (logs []sink.Log, err error) {
+	r.cluster.Watch(topics)
+	r.cluster.Refresh()
+	err = r.settle(ctx, func(ctx context.Context) error {
+		logs, err = r.logsNow(ctx, topics, since)
 		return err
 	})
 	return logs, err
 }
 
-func (s *Sink) logsNow(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
-	answer, err := s.cluster.Describe(ctx, topics)
+func (r *topicReader) logsNow(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
+	answer, err := r.cluster.Describe(ctx, topics)
 	if err != nil {
-		return nil, s.explain(err)
+		return nil, r.explain(err)
 	}
 	byLeader := make(map[int32][]client.Partition)
 	var all []client.Partition
 	for _, t := range answer.Topics {
-		if err := s.visible(t); err != nil {
+		if err := r.visible(t); err != nil {
 			return nil, err
 		}
 		for _, p := range t.Partitions {
@@ -53,7 +48,7 @@ func (s *Sink) logsNow(ctx context.Context, topics []string, since time.Time) ([
 	}
 	bounds := make(map[client.Partition]sink.Log, len(all))
 	for _, partitions := range byLeader {
-		if err := s.bounds(ctx, partitions, since, bounds); err != nil {
+		if err := r.bounds(ctx, partitions, since, bounds); err != nil {
 			return nil, err
 		}
 	}
@@ -63,13 +58,13 @@ func (s *Sink) logsNow(ctx context.Context, topics []string, since time.Time) ([
 			logs = append(logs, l)
 		}
 	}
-	s.notePolicies(ctx, logs)
+	r.notePolicies(ctx, logs)
 	return logs, nil
 }
 
 // notePolicies adds to the logs whether their topics are compacted. That this cannot be read is no
 // reason not to read the logs.
-func (s *Sink) notePolicies(ctx context.Context, logs []sink.Log) {
+func (r *topicReader) notePolicies(ctx context.Context, logs []sink.Log) {
 	var topics []string
 	for _, l := range logs {
 		topics = append(topics, l.Topic)
@@ -78,14 +73,14 @@ func (s *Sink) notePolicies(ctx context.Context, logs []sink.Log) {
 	if len(topics) == 0 {
 		return
 	}
-	settings, err := s.cluster.Settings(ctx, topics, cleanupPolicy)
+	settings, err := r.cluster.Settings(ctx, topics, cleanupPolicy)
 	for i := range logs {
 		l, read := &logs[i], settings[logs[i].Topic]
 		switch policy := read.Values[cleanupPolicy]; {
 		case err != nil:
 			l.Unknown = fmt.Sprintf("the cluster does not tell its %s: %v", cleanupPolicy, err)
 		case read.Err != nil:
-			l.Unknown = fmt.Sprintf("relay may not read its %s; grant it by %s: %v", cleanupPolicy, s.topicACL(l.Topic, "DescribeConfigs"), read.Err)
+			l.Unknown = fmt.Sprintf("relay may not read its %s; grant it by %s: %v", cleanupPolicy, r.topicACL(l.Topic, "DescribeConfigs"), read.Err)
 		case policy == "":
 			l.Unknown = fmt.Sprintf("the cluster does not tell its %s", cleanupPolicy)
 		default:
@@ -95,18 +90,18 @@ func (s *Sink) notePolicies(ctx context.Context, logs []sink.Log) {
 }
 
 // bounds adds the logs of partitions with the same leader to found.
-func (s *Sink) bounds(ctx context.Context, partitions []client.Partition, since time.Time, found map[client.Partition]sink.Log) error {
-	earliest, err := s.offsets(ctx, partitions, client.EarliestOffset)
+func (r *topicReader) bounds(ctx context.Context, partitions []client.Partition, since time.Time, found map[client.Partition]sink.Log) error {
+	earliest, err := r.offsets(ctx, partitions, client.EarliestOffset)
 	if err != nil {
 		return err
 	}
-	end, err := s.offsetsSeenBy(ctx, client.ReadCommitted, partitions, client.LatestOffset)
+	end, err := r.offsetsSeenBy(ctx, client.ReadCommitted, partitions, client.LatestOffset)
 	if err != nil {
 		return err
 	}
 	from := earliest
 	if !since.IsZero() {
-		if from, err = s.offsets(ctx, partitions, since.UnixMilli()); err != nil {
+		if from, err = r.offsets(ctx, partitions, since.UnixMilli()); err != nil {
 			return err
 		}
 	}
@@ -117,45 +112,6 @@ func (s *Sink) bounds(ctx context.Context, partitions []client.Partition, since 
 		}
 		l.Trimmed = earliest[p] > 0 && l.From <= earliest[p]
 		found[p] = l
-	}
-	return nil
-}
-
-// Scan implements sink.Scanner. Records of transactions that were aborted are left out.
-func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	next := log.From
-	for failures := 0; next < log.End; {
-		answer, err := s.cluster.Fetch(ctx, client.Partition{Topic: log.Topic, Number: log.Partition}, client.ReadCommitted, next)
-		if err == nil {
-			aborted := abortedTransactions{waiting: answer.Aborted, open: make(map[int64]bool)}
-			next, err = client.Walk(answer, next, client.MessageBounds, func(e client.Record) error {
-				if aborted.hides(e) || e.Offset >= log.End {
-					return nil
-				}
-				return handOn(log, e, fn)
-			})
-			if err == nil {
-				failures = 0
-				continue
-			}
-			var bad *client.BadAnswerError
-			if !errors.As(err, &bad) {
-				return fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err)
-			}
-		}
-		if errors.Is(err, kafkago.OffsetOutOfRange) {
-			return fmt.Errorf("reading %s at offset %d: retention removed what was to be read next; start again: %w", log.Name, next, err)
-		}
-		var code kafkago.Error
-		if failures++; failures >= scanTries || errors.As(err, &code) && !client.IsPassing(err) {
-			return s.explainTopic(fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err), log.Topic)
-		}
-		s.cluster.Refresh()
-		if !client.Wait(ctx, client.RetryDelay(failures, 1)) {
-			return context.Cause(ctx)
-		}
 	}
 	return nil
 }
@@ -197,4 +153,41 @@ func (a *abortedTransactions) advance(offset int64) {
 		a.open[a.waiting[0].ProducerID] = true
 		a.waiting = a.waiting[1:]
 	}
+}
+
+// scan is Sink.Scan.
+func (r *topicReader) scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
+	next := log.From
+	for failures := 0; next < log.End; {
+		answer, err := r.cluster.Fetch(ctx, client.Partition{Topic: log.Topic, Number: log.Partition}, client.ReadCommitted, next)
+		if err == nil {
+			aborted := abortedTransactions{waiting: answer.Aborted, open: make(map[int64]bool)}
+			next, err = client.Walk(answer, next, client.MessageBounds, func(e client.Record) error {
+				if aborted.hides(e) || e.Offset >= log.End {
+					return nil
+				}
+				return handOn(log, e, fn)
+			})
+			if err == nil {
+				failures = 0
+				continue
+			}
+			var bad *client.BadAnswerError
+			if !errors.As(err, &bad) {
+				return fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err)
+			}
+		}
+		if errors.Is(err, kafkago.OffsetOutOfRange) {
+			return fmt.Errorf("reading %s at offset %d: retention removed what was to be read next; start again: %w", log.Name, next, err)
+		}
+		var code kafkago.Error
+		if failures++; failures >= scanTries || errors.As(err, &code) && !client.IsPassing(err) {
+			return r.explainTopic(fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err), log.Topic)
+		}
+		r.cluster.Refresh()
+		if !client.Wait(ctx, client.RetryDelay(failures, 1)) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }

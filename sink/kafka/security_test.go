@@ -213,7 +213,7 @@ func TestPermissionRevoked(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a", "b")
-	s.grace = 300 * time.Millisecond
+	s.publisher.grace = 300 * time.Millisecond
 	batch := append(messages(0, 10, "a"), messages(10, 30, "a", "b")...)
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "b", Err: kerr.TopicAuthorizationFailed, Count: -1})
 	err := s.Publish(within(t, patient), batch)
@@ -227,7 +227,7 @@ func TestProducerIDRefused(t *testing.T) {
 	t.Parallel()
 	c := fake(t)
 	s := prepared(t, c, "a")
-	s.grace = 300 * time.Millisecond
+	s.publisher.grace = 300 * time.Millisecond
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: kerr.ClusterAuthorizationFailed, Count: -1})
 	err := s.Publish(within(t, patient), messages(0, 10, "a"))
 	var fatal *sink.FatalError

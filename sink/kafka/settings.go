@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/alterpartitionreassignments"
@@ -19,11 +18,6 @@ import (
 
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
-)
-
-var (
-	_ sink.Configurable = (*Sink)(nil)
-	_ sink.Configurable = (*Ledger)(nil)
 )
 
 // The keys of the configuration that relay compares with topics that exist.
@@ -42,47 +36,10 @@ const (
 // shownTopics is how many topics a Setting names before it counts the rest.
 const shownTopics = 4
 
-// Settings implements sink.Configurable.
-func (s *Sink) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	c := &comparison{s: s, spec: s.cfg.Create}
-	if err := c.compare(ctx, topics); err != nil {
-		return nil, s.explain(err)
-	}
-	if apply {
-		c.apply(ctx)
-	}
-	return c.settings(), nil
-}
-
-// Settings implements sink.Configurable. The topic of the position is relay's by its name.
-func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
-	found, err := l.sink.Settings(ctx, topics, apply)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := l.sink.within(ctx)
-	defer cancel()
-	spec := l.creation()
-	spec.Config = maps.Clone(spec.Config)
-	for _, fixed := range []string{cleanupPolicy, "segment.bytes"} { // whatever create says
-		delete(spec.Config, fixed)
-	}
-	spec.Adopt = true
-	c := &comparison{s: l.sink, spec: spec, onePartition: true}
-	if err := c.compare(ctx, []string{l.topic}); err != nil {
-		return nil, l.sink.explain(err)
-	}
-	if apply {
-		c.apply(ctx)
-	}
-	return append(found, c.settings()...), nil
-}
-
 // comparison compares topics that exist with the configuration.
 type comparison struct {
-	s            *Sink
+	*common
+	memory       *topicMemory
 	spec         Create
 	onePartition bool // whatever spec says
 
@@ -100,19 +57,31 @@ type topicDifference struct {
 	replicas [][]int32 // of keyReplication: those of each partition
 }
 
+// run compares the topics, makes the changes that it can make if apply is set, and returns what
+// differs.
+func (c *comparison) run(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
+	if err := c.compare(ctx, topics); err != nil {
+		return nil, c.explain(err)
+	}
+	if apply {
+		c.apply(ctx)
+	}
+	return c.settings(), nil
+}
+
 func (c *comparison) compare(ctx context.Context, topics []string) error {
 	names := slices.Sorted(maps.Keys(c.spec.Config))
 	if len(names) == 0 && !c.spec.Has("partitions", c.spec.Partitions != 0) && !c.spec.Has("replication_factor", c.spec.ReplicationFactor != 0) {
 		return nil
 	}
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
-	c.s.cluster.Refresh()
-	answer, err := c.s.cluster.Describe(ctx, legal)
+	c.cluster.Refresh()
+	answer, err := c.cluster.Describe(ctx, legal)
 	if err != nil {
 		return err
 	}
 	c.brokers = answer.Brokers
-	if c.owned, err = c.s.owned.of(answer.ClusterID); err != nil {
+	if c.owned, err = c.memory.owned.of(answer.ClusterID); err != nil {
 		return err
 	}
 	var existing []string
@@ -124,12 +93,12 @@ func (c *comparison) compare(ctx context.Context, topics []string) error {
 	if len(existing) == 0 {
 		return nil
 	}
-	if c.ids, _, err = c.s.cluster.TopicIDs(ctx, existing); err != nil {
+	if c.ids, _, err = c.cluster.TopicIDs(ctx, existing); err != nil {
 		return err
 	}
 	settings := map[string]client.TopicSettings{}
 	if len(names) > 0 {
-		if settings, err = c.s.cluster.Settings(ctx, existing, names...); err != nil {
+		if settings, err = c.cluster.Settings(ctx, existing, names...); err != nil {
 			return err
 		}
 	}
@@ -153,10 +122,10 @@ func (c *comparison) empty(ctx context.Context, answer *metadata.Response) map[s
 		}
 	}
 	for _, partitions := range byLeader {
-		first, err := c.s.offsets(ctx, partitions, client.EarliestOffset)
+		first, err := (&topicReader{c.common}).offsets(ctx, partitions, client.EarliestOffset)
 		var end map[client.Partition]int64
 		if err == nil {
-			end, err = c.s.offsets(ctx, partitions, client.LatestOffset)
+			end, err = (&topicReader{c.common}).offsets(ctx, partitions, client.LatestOffset)
 		}
 		for _, p := range partitions {
 			if err != nil || first[p] != end[p] {
@@ -185,7 +154,7 @@ func (c *comparison) topic(t metadata.ResponseTopic, settings client.TopicSettin
 	}
 	if have, want := len(t.Partitions), c.spec.Partitions; !c.onePartition && c.spec.Has("partitions", want != 0) && want != have {
 		why := fmt.Sprintf("more partitions send keys elsewhere and break the order of each key once; if that is acceptable, run kafka-topics --bootstrap-server %s --alter --topic %s --partitions %d",
-			c.s.cfg.Brokers[0], t.Name, want)
+			c.cfg.Brokers[0], t.Name, want)
 		if want < have {
 			why = "Kafka takes no partitions away"
 		}
@@ -197,7 +166,7 @@ func (c *comparison) topic(t metadata.ResponseTopic, settings client.TopicSettin
 		switch {
 		case settings.Err != nil:
 			d.Have, d.Outcome = "not known", sink.Unchanged
-			d.Why = fmt.Sprintf("relay may not read the settings of the topic; grant it by %s: %v", c.s.topicACL("<topic>", "DescribeConfigs"), settings.Err)
+			d.Why = fmt.Sprintf("relay may not read the settings of the topic; grant it by %s: %v", c.topicACL("<topic>", "DescribeConfigs"), settings.Err)
 		case known && sameValue(have, d.Want):
 			continue
 		case !known:
@@ -279,9 +248,9 @@ func (c *comparison) add(d topicDifference) {
 		d.Outcome, d.Why = sink.Unchanged, "create.enabled is false, so relay leaves the topic as it is"
 	case !own && !c.spec.Adopt:
 		d.Outcome, d.Why = sink.Unchanged, "relay does not remember creating the topic and leaves it as it is; if the topic is relay's, set create.adopt: true"
-	case d.Outcome == sink.Changes && d.Key == keyReplication && c.s.isSettled(d):
+	case d.Outcome == sink.Changes && d.Key == keyReplication && c.memory.isSettled(d):
 		d.Outcome, d.Why = sink.Waits, "relay has asked the cluster for it; kafka-reassign-partitions --list shows how far it is"
-	case d.Outcome == sink.Changes && c.s.isSettled(d):
+	case d.Outcome == sink.Changes && c.memory.isSettled(d):
 		d.Outcome, d.Why = sink.Unchanged, "relay has changed it already, and another program has changed it back, perhaps a relay with another configuration; make them agree, then restart relay"
 	}
 	c.found = append(c.found, d)
@@ -364,17 +333,17 @@ func (c *comparison) done(ds []*topicDifference, errs map[string]error) {
 	for _, d := range ds {
 		if err := errs[d.topic]; err != nil {
 			d.Outcome, d.Why = sink.Unchanged, "the cluster refuses the change: "+err.Error()
-			c.s.log.Warn("cannot change a setting of a kafka topic", zap.String("topic", d.topic), zap.String("setting", d.Key),
+			c.log.Warn("cannot change a setting of a kafka topic", zap.String("topic", d.topic), zap.String("setting", d.Key),
 				zap.String("from", d.Have), zap.String("to", d.Want), zap.Error(err))
 			continue
 		}
 		d.Outcome = sink.Changed
-		c.s.noteSettled(*d)
+		c.memory.noteSettled(*d)
 		changed = append(changed, d.topic)
 	}
 	if len(changed) > 0 {
 		first := ds[slices.IndexFunc(ds, func(d *topicDifference) bool { return d.Outcome == sink.Changed })]
-		c.s.log.Info("changed a setting of kafka topics", zap.Strings("topics", changed), zap.String("setting", first.Key),
+		c.log.Info("changed a setting of kafka topics", zap.Strings("topics", changed), zap.String("setting", first.Key),
 			zap.String("from", first.Have), zap.String("to", first.Want))
 	}
 }
@@ -390,23 +359,23 @@ func (c *comparison) alter(ctx context.Context, name string, ds []*topicDifferen
 			Configs: []incrementalalterconfigs.RequestConfig{{Name: name, ConfigOperation: incrementalSet, Value: d.Want}},
 		})
 	}
-	res, err := c.s.cluster.RoundTrip(ctx, req)
+	res, err := c.cluster.RoundTrip(ctx, req)
 	if err != nil {
-		return allRefused(ds, c.s.explain(err))
+		return allRefused(ds, c.explain(err))
 	}
 	errs := map[string]error{}
 	for _, r := range res.(*incrementalalterconfigs.Response).Responses {
 		if r.ErrorCode != 0 {
 			errs[r.ResourceName] = c.refusal(client.BrokerError(r.ErrorCode, r.ErrorMessage), "AlterConfigs")
 		}
-		c.s.cluster.ForgetLimit(r.ResourceName)
+		c.cluster.ForgetLimit(r.ResourceName)
 	}
 	return errs
 }
 
 // reassign adds replicas to the partitions of topics.
 func (c *comparison) reassign(ctx context.Context, ds []*topicDifference) map[string]error {
-	req := &alterpartitionreassignments.Request{TimeoutMs: int32((c.s.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
+	req := &alterpartitionreassignments.Request{TimeoutMs: int32((c.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
 	for _, d := range ds {
 		t := alterpartitionreassignments.RequestTopic{Name: d.topic}
 		for i, replicas := range d.replicas {
@@ -414,9 +383,9 @@ func (c *comparison) reassign(ctx context.Context, ds []*topicDifference) map[st
 		}
 		req.Topics = append(req.Topics, t)
 	}
-	res, err := c.s.cluster.RoundTrip(ctx, req)
+	res, err := c.cluster.RoundTrip(ctx, req)
 	if err != nil {
-		return allRefused(ds, c.s.explain(err))
+		return allRefused(ds, c.explain(err))
 	}
 	r := res.(*alterpartitionreassignments.Response)
 	if r.ErrorCode != 0 {
@@ -445,7 +414,7 @@ func allRefused(ds []*topicDifference, err error) map[string]error {
 func (c *comparison) refusal(err error, operation string) error {
 	switch {
 	case errors.Is(err, kafkago.TopicAuthorizationFailed):
-		return fmt.Errorf("grant it by %s: %w", c.s.topicACL("<topic>", operation), err)
+		return fmt.Errorf("grant it by %s: %w", c.topicACL("<topic>", operation), err)
 	case errors.Is(err, kafkago.ClusterAuthorizationFailed):
 		return fmt.Errorf("it takes the operation %s on the cluster: %w", operation, err)
 	default:
@@ -481,41 +450,4 @@ func topicsText(topics []string) string {
 	default:
 		return fmt.Sprintf("topics %s and %d more", strings.Join(topics[:shownTopics-1], ", "), n-shownTopics+1)
 	}
-}
-
-// remember keeps which topics relay has created. That it cannot be written holds up nothing.
-func (s *Sink) remember(ctx context.Context, topics []string) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err := s.tryRemember(ctx, topics); err != nil {
-		s.log.Warn("cannot remember which topics relay has created; create.adopt stands in for that", zap.Strings("topics", topics), zap.Error(err))
-	}
-}
-
-func (s *Sink) tryRemember(ctx context.Context, topics []string) error {
-	answer, err := s.cluster.Describe(ctx, topics[:1])
-	if err != nil {
-		return err
-	}
-	known, _, err := s.cluster.TopicIDs(ctx, topics)
-	if err != nil {
-		return err
-	}
-	ids := map[string]string{}
-	for _, t := range topics {
-		ids[t] = known[t]
-	}
-	return s.owned.add(answer.ClusterID, ids)
-}
-
-func (s *Sink) isSettled(d topicDifference) bool {
-	s.settling.Lock()
-	defer s.settling.Unlock()
-	return s.settled[d.topic+" "+d.Key] == d.Want
-}
-
-func (s *Sink) noteSettled(d topicDifference) {
-	s.settling.Lock()
-	defer s.settling.Unlock()
-	s.settled[d.topic+" "+d.Key] = d.Want
 }

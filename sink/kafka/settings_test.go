@@ -63,9 +63,8 @@ func TestMinInsyncReplicasWaitForReplicas(t *testing.T) {
 	now := client.TopicSettings{Values: map[string]string{minInSyncReplicas: "1"}}
 	judged := func(t *testing.T, topic metadata.ResponseTopic, replication int) sink.Setting {
 		t.Helper()
-		s := &Sink{log: zap.NewNop(), settled: map[string]string{}}
-		s.cfg.Brokers = []string{"b:1"}
-		c := &comparison{s: s, brokers: brokers, owned: map[string]string{"a": ""},
+		shared := &common{explainer: explainer{cfg: Config{Brokers: []string{"b:1"}}}, log: zap.NewNop()}
+		c := &comparison{common: shared, memory: newTopicMemory(shared), brokers: brokers, owned: map[string]string{"a": ""},
 			spec: Create{Enabled: true, ReplicationFactor: replication, Config: map[string]string{minInSyncReplicas: "2"}}}
 		c.topic(topic, now, []string{minInSyncReplicas}, false)
 		for _, d := range c.found {
@@ -89,7 +88,7 @@ func TestMinInsyncReplicasWaitForReplicas(t *testing.T) {
 func TestATopicMadeAgainIsAnothers(t *testing.T) {
 	t.Parallel()
 	outcome := func(remembered, now map[string]string) sink.Outcome {
-		c := &comparison{s: &Sink{settled: map[string]string{}}, spec: Create{Enabled: true}, owned: remembered, ids: now}
+		c := &comparison{memory: newTopicMemory(&common{}), spec: Create{Enabled: true}, owned: remembered, ids: now}
 		c.add(topicDifference{topic: "a", Setting: sink.Setting{Key: "k", Have: "1", Want: "2", Outcome: sink.Changes}})
 		return c.found[0].Outcome
 	}

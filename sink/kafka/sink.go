@@ -9,102 +9,47 @@ package kafka
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"sync"
+	"slices"
 	"time"
 
-	"github.com/segmentio/kafka-go/compress"
-	"go.uber.org/zap"
-
+	"workos-relay/checkpoint"
 	"workos-relay/sink"
-	"workos-relay/sink/kafka/internal/client"
 )
 
 // Sink publishes to the topics of one cluster. It implements sink.Sink and sink.Destination.
 // Publish is for one goroutine at a time; the other methods may be called at any time.
 type Sink struct {
-	cfg     Config
-	log     *zap.Logger
-	cluster *client.Cluster
-	grace   time.Duration // how long a refused permission is tried again
-	publish bounds
-
-	lifetime context.Context // ends with Close
-	end      context.CancelCauseFunc
-
-	owned    ownedTopics
-	settling sync.Mutex        // guards settled
-	settled  map[string]string // what relay has set, by topic and key of the configuration
-
-	publishing sync.Mutex                            // guards what follows
-	codec      compress.Codec                        // of the next record batch; nil for none
-	codecs     []compress.Codec                      // codec, and those to use if the cluster refuses it
-	pace       *pace                                 // how much is sent at once
-	left       carryOver                             // by a Publish that did not end well
-	away       bool                                  // no broker has stored anything during the last Publish
-	unnumbered bool                                  // the cluster gives no producer ids
-	mute       int                                   // requests for one that were not answered, though others were
-	session    client.Session                        // where partitions without one begin
-	places     map[client.Partition]*client.Sequence // of the partitions that messages went to
-	partitions map[string]int                        // how many a topic had when it was last looked at
-	unkeyed    int                                   // rises with each batch and topic that has messages without a key
-
-	warning sync.Mutex
-	warned  map[string]string // the last text by what it is about, so that it is logged once
-}
-
-// warnOnce logs a weakness of the cluster once, and again if the text differs.
-func (s *Sink) warnOnce(about, text string) {
-	s.warning.Lock()
-	defer s.warning.Unlock()
-	if s.warned[about] == text {
-		return
-	}
-	s.warned[about] = text
-	s.log.Warn(text)
+	*common
+	admin     *topicAdmin
+	memory    *topicMemory
+	reader    *topicReader
+	publisher *publisher
 }
 
 var (
-	_ sink.Sink        = (*Sink)(nil)
-	_ sink.Destination = (*Sink)(nil)
+	_ sink.Sink         = (*Sink)(nil)
+	_ sink.Destination  = (*Sink)(nil)
+	_ sink.Scanner      = (*Sink)(nil)
+	_ sink.Surveyor     = (*Sink)(nil)
+	_ sink.Configurable = (*Sink)(nil)
 )
 
-var errClosed = errors.New("the kafka sink is closed")
-
 // New returns a sink without connecting: brokers that are down show in Prepare and Publish. It
-// fails where the configuration is at fault or a file that it names cannot be read.
+// fails if the configuration is at fault or a file that it names cannot be read.
 func New(cfg Config) (*Sink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	codecs, err := client.CodecsOf(cfg.Compression)
+	c, err := newCommon(cfg)
 	if err != nil {
 		return nil, err
 	}
-	files, err := cfg.TLS.Open(cfg.Files, cfg.key(""))
+	p, err := newPublisher(c)
 	if err != nil {
 		return nil, err
 	}
-	mechanism, err := cfg.mechanism()
-	if err != nil {
-		return nil, fmt.Errorf("setting up sasl %s: %w", cfg.SASL.Mechanism, err)
-	}
-	log := cfg.Logger
-	if log == nil {
-		log = zap.NewNop()
-	}
-	lifetime, end := context.WithCancelCause(context.Background())
-	return &Sink{
-		cfg: cfg, log: log, codec: codecs[0], codecs: codecs, grace: deniedGrace, publish: boundsOf(cfg.RequestTimeout), pace: newPace(), left: newCarryOver(),
-		cluster: client.NewCluster(lifetime, client.Config{
-			Brokers: cfg.Brokers, ClientID: cfg.ClientID, RequestTimeout: cfg.RequestTimeout, TLS: files, SASL: mechanism,
-		}),
-		lifetime: lifetime, end: end,
-		owned: ownedTopics{path: cfg.OwnedFile}, settled: make(map[string]string),
-		session: client.NoSession, places: make(map[client.Partition]*client.Sequence), partitions: make(map[string]int),
-		warned: make(map[string]string),
-	}, nil
+	memory := newTopicMemory(c)
+	return &Sink{common: c, admin: &topicAdmin{c, memory}, memory: memory, reader: &topicReader{c}, publisher: p}, nil
 }
 
 // Identity implements sink.Destination. It cannot name the cluster, whose id only a broker knows
@@ -135,26 +80,76 @@ func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	s.publishing.Lock()
-	defer s.publishing.Unlock()
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	return newDelivery(ctx, s, batch).run()
+	return s.publisher.publish(ctx, batch)
+}
+
+// Prepare implements sink.Destination: it creates the topics that are missing if create.enabled,
+// waits until each partition has a leader, and asks the brokers whether relay may write to each
+// topic, storing nothing.
+func (s *Sink) Prepare(ctx context.Context, topics []string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return s.prepareError(ctx, s.admin.prepare(ctx, slices.Compact(slices.Sorted(slices.Values(topics))), s.cfg.Create))
+}
+
+// Inspect implements sink.Destination.
+func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return s.admin.inspectAll(ctx, topics, s.cfg.Create)
+}
+
+// Advice is what `relay check` says of the cluster as a whole. It asks the leaders of the topics
+// that exist whether they take the codec, and stores nothing. The error is for a cluster that could
+// not be asked.
+func (s *Sink) Advice(ctx context.Context, topics []string) (sink.Advice, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return s.admin.advice(ctx, topics)
+}
+
+// Settings implements sink.Configurable.
+func (s *Sink) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	c := &comparison{common: s.common, memory: s.memory, spec: s.cfg.Create}
+	return c.run(ctx, topics, apply)
+}
+
+// Holds implements sink.Destination. A partition that was emptied by retention holds no message.
+func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return s.reader.holds(ctx, topics)
+}
+
+// Survey implements sink.Surveyor: a part is a topic. Brokers since Kafka 2.8 tell the id of a
+// topic.
+func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return s.reader.survey(ctx, topics, known)
+}
+
+// Logs implements sink.Scanner: a log for each partition that holds something, up to the first
+// transaction that is still open.
+func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return s.reader.logs(ctx, topics, since)
+}
+
+// Scan implements sink.Scanner. Records of transactions that were aborted are left out.
+func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return s.reader.scan(ctx, log, fn)
 }
 
 // Close ends what is under way and closes the connections. It never fails.
 func (s *Sink) Close() error {
-	s.end(errClosed)
-	s.cluster.Refresh()
+	s.close()
 	return nil
-}
-
-// within returns a context that ends with ctx or with the sink, whichever comes first.
-func (s *Sink) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	if s.lifetime.Err() != nil {
-		cancel(context.Cause(s.lifetime)) // at once, not when the function below gets its turn
-	}
-	stop := context.AfterFunc(s.lifetime, func() { cancel(context.Cause(s.lifetime)) })
-	return ctx, func() { stop(); cancel(nil) }
 }
