@@ -76,7 +76,16 @@ type Client struct {
 	// Roots, if not nil, returns the authorities to trust; a nil pool stands for the system's. It
 	// is called before each request, and returns the same pool until they change; then new
 	// connections are made. It is not called if there is an HTTPClient.
-	Roots    func() *x509.CertPool
+	Roots func() *x509.CertPool
+	// Certificate, if not nil, returns the client certificate to present to a server that asks for
+	// one; nil stands for none. It is called like Roots.
+	Certificate func() *tls.Certificate
+	// Proxy, if not nil, returns the proxy of the next request: a URL of the scheme http, https,
+	// socks5 or socks5h, with user and password if the proxy asks for them. If it is nil or returns
+	// nil, the variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment decide, as for
+	// http.ProxyFromEnvironment. It is called like Roots: it returns the same URL until the proxy
+	// changes.
+	Proxy    func() *url.URL
 	Endpoint string // DefaultEndpoint if empty; without the path /events
 
 	EventList   EventList // EventListRepeat if empty
@@ -162,7 +171,7 @@ func (c *Client) init() {
 		given := *c.HTTPClient
 		c.http = &given
 	} else {
-		c.own = &connections{dial: c.dial, tls: c.tls, roots: c.Roots}
+		c.own = &connections{dial: c.dial, tls: c.tls, roots: c.Roots, cert: c.Certificate, proxy: c.Proxy}
 		c.http = &http.Client{Transport: c.own}
 	}
 	next := c.http.CheckRedirect

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,10 @@ type connections struct {
 	// roots returns the authorities to trust, the same pool until they change; nil, or a nil pool,
 	// for the system's.
 	roots func() *x509.CertPool
+	// cert returns the client certificate, the same one until it changes; nil, or a nil
+	// certificate, for none.
+	cert  func() *tls.Certificate
+	proxy func() *url.URL // as Client.Proxy
 
 	mu      sync.Mutex
 	current *pool
@@ -62,8 +67,10 @@ type connections struct {
 // pool is one generation of connections.
 type pool struct {
 	*http.Transport
-	trusted  *x509.CertPool // authorities of its connections; nil for the system's
-	failures atomic.Int32   // in a row
+	trusted  *x509.CertPool   // authorities of its connections; nil for the system's
+	cert     *tls.Certificate // client certificate of its connections; nil for none
+	proxy    *url.URL         // that connections.proxy gave; nil if the environment decides
+	failures atomic.Int32     // in a row
 }
 
 // poolKey is the context key of the pool that a request uses.
@@ -75,21 +82,31 @@ func (c *connections) with(ctx context.Context) (context.Context, *pool) {
 	return context.WithValue(ctx, poolKey{}, p), p
 }
 
-// pool returns the current pool. If other authorities are to be trusted than those of its
-// connections, it is a new one.
+// pool returns the current pool. It is a new one if the authorities, the client certificate or the
+// proxy are not those of the current pool any more. HTTP/2 would go on using a connection through
+// the proxy of before.
 func (c *connections) pool() *pool {
 	var trusted *x509.CertPool
+	var cert *tls.Certificate
+	var proxy *url.URL
 	if c.roots != nil {
 		trusted = c.roots()
 	}
+	if c.cert != nil {
+		cert = c.cert()
+	}
+	if c.proxy != nil {
+		proxy = c.proxy()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.current != nil && c.current.trusted != trusted {
+	if p := c.current; p != nil && (p.trusted != trusted || p.cert != cert || p.proxy != proxy) {
 		c.current.CloseIdleConnections()
 		c.current = nil
 	}
 	if c.current == nil {
-		c.current = c.newPool(trusted)
+		c.current = c.newPool(trusted, cert)
+		c.current.proxy = proxy
 	}
 	return c.current
 }
@@ -152,7 +169,7 @@ func isBroken(status int, err error) bool {
 }
 
 // newPool has room for the connections of a parallel backfill.
-func (c *connections) newPool(trusted *x509.CertPool) *pool {
+func (c *connections) newPool(trusted *x509.CertPool, cert *tls.Certificate) *pool {
 	dial := c.dial
 	if dial == nil {
 		dial = (&net.Dialer{
@@ -161,15 +178,21 @@ func (c *connections) newPool(trusted *x509.CertPool) *pool {
 		}).DialContext
 	}
 	conf := c.tls
-	if trusted != nil {
+	if trusted != nil || cert != nil {
 		conf = conf.Clone() // nil of nil
 		if conf == nil {
 			conf = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
+	}
+	if trusted != nil {
 		conf.RootCAs = trusted
 	}
-	return &pool{trusted: trusted, Transport: &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+	if cert != nil {
+		conf.Certificates = []tls.Certificate{*cert}
+	}
+	return &pool{trusted: trusted, cert: cert, Transport: &http.Transport{
+		Proxy:                  proxyOf,
+		OnProxyConnectResponse: connectAnswered,
 		DialContext:            dial,
 		TLSClientConfig:        conf,
 		ForceAttemptHTTP2:      true,

@@ -129,15 +129,20 @@ func (e *ResponseError) Error() string {
 // Unwrap returns the cause.
 func (e *ResponseError) Unwrap() error { return e.Err }
 
-// TransportError says that a request brought no answer.
+// TransportError says that a request brought no answer. Err may be a *ProxyError or a
+// *CertificateError.
 type TransportError struct {
-	Host string
-	Err  error
+	Host  string
+	Proxy string // says by which proxy the request went, for messages; empty without one
+	Err   error
 }
 
 // Error implements error.
 func (e *TransportError) Error() string {
-	return fmt.Sprintf("the Events API at %s gave no answer: %v", e.Host, e.Err)
+	if proxy := (*ProxyError)(nil); errors.As(e.Err, &proxy) { // names the proxy itself
+		return fmt.Sprintf("the Events API at %s gave no answer: %v", e.Host, e.Err)
+	}
+	return fmt.Sprintf("the Events API at %s gave no answer%s: %v", e.Host, e.Proxy, e.Err)
 }
 
 // Unwrap returns the cause.

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"time"
-
-	"workos-relay/internal/printable"
 )
 
 // answer is what came back for one request, whole or not.
@@ -33,6 +31,9 @@ type reading struct {
 	// count makes a response with too many events be read to its end, to find out how many there
 	// are.
 	count bool
+	// explain makes the end of the caller's time, before there is a response, a *TransportError that
+	// says how far the request came, instead of ctx.Err().
+	explain bool
 }
 
 // fetch makes one request. The answer is filled in as far as it is known, even if there is an
@@ -82,6 +83,12 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 	if err != nil {
 		return answer{}, err
 	}
+	var via *way // nil if there is an HTTPClient
+	if c.own != nil {
+		if via, req, err = findWay(req); err != nil {
+			return answer{}, err
+		}
+	}
 	start := time.Now()
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -89,9 +96,12 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return answer{}, c.broken(ctx, try, err)
+		return answer{}, c.broken(ctx, try, via, how, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusProxyAuthRequired && via != nil && via.proxy != nil {
+		return answer{}, c.broken(ctx, try, via, how, via.refused(resp)) // of a request over http
+	}
 	received := try.body(resp.Body)
 	a := answer{status: resp.StatusCode, sent: start}
 	a.RequestID = c.clean(resp.Header.Get("X-Request-Id"))
@@ -130,15 +140,17 @@ func beginning(body []byte) string {
 }
 
 // broken says why a request brought no response: ctx is the caller's, try the one with the
-// timeouts.
-func (c *Client) broken(ctx context.Context, try *attempt, err error) error {
-	if ctx.Err() != nil {
+// timeouts, via what is known of the way to the API.
+func (c *Client) broken(ctx context.Context, try *attempt, via *way, how reading, err error) error {
+	switch why := try.why(); { //nolint:contextcheck // the attempt is made from ctx
+	case how.explain && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = ctx.Err()
+	case ctx.Err() != nil:
 		return ctx.Err()
-	}
-	if why := try.why(); why != nil { //nolint:contextcheck // the attempt is made from ctx
+	case why != nil:
 		err = why
 	}
-	return &TransportError{Host: c.host(), Err: printable.Error(err)}
+	return &TransportError{Host: c.host(), Proxy: via.note(), Err: via.explain(err)}
 }
 
 // readPage reads a response whose body has n bytes, -1 if that is not known, into a. Of more events

@@ -17,7 +17,7 @@ func (c *Client) Reach(ctx context.Context, events []string, organizationID stri
 		if _, err := c.wait(ctx); err != nil {
 			return answer{}, err
 		}
-		return c.fetch(ctx, opts)
+		return c.fetchAs(ctx, opts, reading{explain: true})
 	}
 	base := ListEventsOpts{Events: events, Limit: 1, OrganizationId: organizationID}
 	_, err := send(ctx, base)
@@ -48,6 +48,8 @@ func explain(err error, organizationID string) error {
 	switch {
 	case errors.Is(err, ErrTooLarge):
 		return nil // an event was there to be read: everything asked of Reach is right
+	case errors.As(err, &transport) && saysWhatToDo(transport.Err):
+		return err
 	case errors.As(err, &transport):
 		hint = "check source.endpoint, and that this machine reaches it (DNS, firewall, proxy)"
 	case !errors.As(err, &api):
@@ -68,4 +70,11 @@ func explain(err error, organizationID string) error {
 		return err
 	}
 	return fmt.Errorf("%w; %s", err, hint)
+}
+
+// saysWhatToDo reports whether an error of the connection names its own remedy.
+func saysWhatToDo(err error) bool {
+	var proxy *ProxyError
+	var certificate *CertificateError
+	return errors.As(err, &proxy) || errors.As(err, &certificate) || clientCertificateHint(err, true) != ""
 }

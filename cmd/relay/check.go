@@ -33,9 +33,9 @@ func (c *checkCmd) Run(ctx context.Context, env *environment) error {
 		return err
 	}
 	report := &report{env: env, quiet: c.JSON, Findings: []checkFinding{}}
-	client := app.NewClient(cfg)
+	client, unusable := app.NewClient(cfg)
 	for _, l := range lanes {
-		report.source(ctx, c.Timeout, client, l)
+		report.source(ctx, c.Timeout, client, unusable, l)
 		report.lane(ctx, c.Timeout, l)
 	}
 	if c.JSON {
@@ -116,13 +116,18 @@ func (r *report) note(level checkLevel, topic, text, line string) {
 	r.printf("  %-7s  %s", word, line)
 }
 
-func (r *report) source(ctx context.Context, timeout time.Duration, client *source.Client, l *app.Lane) {
+// source reports whether the Events API can be read. unusable is why there is no client.
+func (r *report) source(ctx context.Context, timeout time.Duration, client *source.Client, unusable error, l *app.Lane) {
 	key := strings.Join(l.Types, ",")
 	if slices.Contains(r.asked, key) {
 		return
 	}
 	r.asked = append(r.asked, key)
 	r.begin("source", "source %s, %d event types", l.Config.Source.Endpoint, len(l.Types))
+	if unusable != nil {
+		r.fault("%v", unusable)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := client.Reach(ctx, l.Types, l.Config.Source.OrganizationID)

@@ -190,6 +190,10 @@ func (env *environment) move(ctx context.Context, which laneFlag, to admin.Desti
 	if err != nil {
 		return err
 	}
+	client, err := app.NewClient(cfg)
+	if err != nil {
+		return err
+	}
 	p, err := l.OpenPositions(ctx)
 	var done admin.Moved
 	switch {
@@ -198,7 +202,7 @@ func (env *environment) move(ctx context.Context, which laneFlag, to admin.Desti
 	case err != nil:
 		return err
 	default:
-		done, err = p.Move(ctx, app.NewClient(cfg), to, lanes)
+		done, err = p.Move(ctx, client, to, lanes)
 		err = errors.Join(err, p.Close())
 	}
 	if err != nil {

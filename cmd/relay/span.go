@@ -64,7 +64,11 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 	if err != nil {
 		return chosen{}, err
 	}
-	c := chosen{lane: l.Beside(), client: app.NewClient(cfg), span: republish.Span{Since: since.From}}
+	client, err := app.NewClient(cfg)
+	if err != nil {
+		return chosen{}, err
+	}
+	c := chosen{lane: l.Beside(), client: client, span: republish.Span{Since: since.From}}
 	end, err := l.Position(ctx, c.client, nil, until)
 	if until.Latest {
 		end.CreatedAt = end.CreatedAt.Truncate(time.Millisecond)

@@ -55,7 +55,10 @@ func (c *tailCmd) fromSource(ctx context.Context, env *environment, start config
 	if l.Types, err = source.Expand(cfg.Source.Events); err != nil {
 		return app.Usage(fmt.Errorf("--events: %w", err))
 	}
-	client := app.NewClient(cfg)
+	client, err := app.NewClient(cfg)
+	if err != nil {
+		return err
+	}
 	from, err := l.Position(ctx, client, nil, start)
 	if err != nil {
 		return err

@@ -59,6 +59,25 @@ func (l *Live) Config() *tls.Config {
 	return c
 }
 
+// Roots returns the authorities to trust, the same pool until they change; nil for those of the
+// system as Go has read them. It is for callers that ask often: it reads no file if its content is
+// as fresh as livefile.Value.Get says.
+func (l *Live) Roots() *x509.CertPool {
+	if l.cas != nil {
+		return l.cas.Get()
+	}
+	return l.system.Pool()
+}
+
+// Certificate returns the client certificate, the same one until it changes; nil for none. It reads
+// files as seldom as Roots.
+func (l *Live) Certificate() *tls.Certificate {
+	if l.pair == nil {
+		return nil
+	}
+	return l.pair.Get()
+}
+
 // Version rises with each change of a file.
 func (l *Live) Version() uint64 {
 	var n uint64

@@ -140,7 +140,10 @@ func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if to.From == InFile || to.From == OnBus {
 		return admin.Moved{}, Usage(errors.New("the place of a position changes with the mode of delivery, and only while the lane does not run: stop relay first"))
 	}
-	client := r.client(m.lane)
+	client, err := r.client(m.lane)
+	if err != nil {
+		return admin.Moved{}, err
+	}
 	position, err := m.lane.destination(ctx, client, to, r.lanes())
 	if err != nil {
 		return admin.Moved{}, err
@@ -177,7 +180,10 @@ func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 }
 
 func (r *Relay) moveStopped(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
-	client := r.client(m.lane)
+	client, err := r.client(m.lane)
+	if err != nil {
+		return admin.Moved{}, err
+	}
 	done, err := m.positions().Move(ctx, client, to, r.lanes())
 	if err != nil {
 		return done, err
@@ -200,10 +206,13 @@ func (m *member) committed(ctx context.Context) checkpoint.Checkpoint {
 }
 
 // client returns a client for requests of a lane. It shares the rate limit of all lanes.
-func (r *Relay) client(l *Lane) *source.Client {
-	c := NewClient(l.Config)
+func (r *Relay) client(l *Lane) (*source.Client, error) {
+	c, err := NewClient(l.Config)
+	if err != nil {
+		return nil, err
+	}
 	c.Limiter = r.limiter
-	return c
+	return c, nil
 }
 
 // lanes returns the lanes of the running configuration.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
+	"os"
 	"slices"
 	"strings"
 
@@ -14,7 +16,6 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
-	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/buildinfo"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
@@ -59,18 +60,53 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 }
 
 // NewClient returns the client of a process. All lanes share it and its rate limit, since they
-// share the API key. The key follows its file.
-func NewClient(cfg *config.Config) *source.Client {
+// share the API key. Its key, proxy, authorities and client certificate follow their files. It
+// connects to nothing. Errors are of type *UsageError: files that cannot be used.
+func NewClient(cfg *config.Config) (*source.Client, error) {
+	tls, err := cfg.Source.TLS.Section().Open(cfg.Files, "source.")
+	if err != nil {
+		return nil, Usage(err)
+	}
+	proxy, err := cfg.Proxy()
+	if err != nil {
+		return nil, Usage(err)
+	}
+	if proxy == nil {
+		if err := proxyEnvironment(os.LookupEnv); err != nil {
+			return nil, Usage(err)
+		}
+	}
 	return &source.Client{
 		APIKey:      cfg.Source.APIKey.Reveal(),
 		Key:         apiKey(cfg),
-		Roots:       tlsconf.SystemRoots(cfg.Files).Pool,
+		Roots:       tls.Roots,
+		Certificate: tls.Certificate,
+		Proxy:       proxy,
 		Endpoint:    cfg.Source.Endpoint,
 		EventList:   cfg.Source.EventList,
 		MaxResponse: int64(cfg.Source.MaxResponse),
 		Limiter:     rate.NewLimiter(rate.Limit(cfg.Source.RateLimit), burst(cfg.Source.RateLimit)),
 		UserAgent:   "workos-relay/" + buildinfo.Version(),
+	}, nil
+}
+
+// proxyEnvironment returns an error if a variable that names a proxy cannot be used. The library
+// would ignore it without a word, and relay would pass the proxy by.
+func proxyEnvironment(env func(string) (string, bool)) error {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
+		text, _ := env(name)
+		if text == "" {
+			continue
+		}
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme == "" || u.Host == "" {
+			u, err = url.Parse("http://" + text)
+		}
+		if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+			return fmt.Errorf("the environment variable %s is not the URL of a proxy: write http://host:port, https://host:port or socks5://host:port, or unset it", name)
+		}
 	}
+	return nil
 }
 
 // apiKey returns a function that returns the current key, or nil if the key cannot change.

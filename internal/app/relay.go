@@ -84,7 +84,10 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	if err != nil {
 		return nil, err
 	}
-	client := NewClient(cfg)
+	client, err := NewClient(cfg)
+	if err != nil {
+		return nil, err
+	}
 	r := &Relay{
 		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg, Options: o,
 		reloading: newGate(), gates: map[string]gate{},

@@ -77,6 +77,7 @@ const compareTime = 5 * time.Second
 // bus, which a lane waits for.
 type plan struct {
 	cfg     *config.Config
+	client  *source.Client // of the lanes that are new or restarted
 	changes []config.Change
 	lanes   []planned // of the new configuration, in its order
 	removed []*member
@@ -191,6 +192,9 @@ func (r *Relay) plan(ctx context.Context) (*plan, error) {
 	}
 	p := &plan{cfg: cfg, changes: r.config().Diff(cfg)}
 	if err := p.refuse(); err != nil {
+		return nil, err
+	}
+	if p.client, err = NewClient(cfg); err != nil {
 		return nil, err
 	}
 	lanes, err := NewLanes(cfg, r.log)
@@ -342,7 +346,7 @@ func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	r.hidden = append(r.hidden, r.cfg)[max(0, len(r.hidden)-maxHidden+1):]
 	r.cfg = p.cfg
 	r.mu.Unlock()
-	client := NewClient(p.cfg)
+	client := p.client
 	client.Limiter = r.limiter
 	var wg sync.WaitGroup
 	var names []string

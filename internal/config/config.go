@@ -10,6 +10,7 @@ import (
 
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
+	"workos-relay/conf/tlsconf"
 	"workos-relay/conf/unit"
 	"workos-relay/internal/listener"
 	"workos-relay/router"
@@ -51,6 +52,8 @@ type Config struct {
 type Source struct {
 	Endpoint       string           `yaml:"endpoint" default:"https://api.workos.com" required:"true" format:"url" doc:"Address of the WorkOS API. Change it only for tests and proxies; with http anyone on the network path can read the API key."`
 	APIKey         secret.String    `yaml:"api_key" default:"${WORKOS_API_KEY}" required:"true" format:"api_key" doc:"Secret key of the WorkOS environment, sk_..."`
+	TLS            SourceTLS        `yaml:"tls" doc:"TLS towards the endpoint, and towards source.proxy if that is an https URL, if the system's authorities do not fit."`
+	Proxy          secret.String    `yaml:"proxy" format:"proxy" example:"http://proxy.example.com:3128" doc:"Proxy for all requests to the endpoint: http://, https:// or socks5://, with user and password as in http://USER:PASSWORD@proxy.example.com:3128. Without it, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment decide."`
 	Events         []string         `yaml:"events" default:"[\"*\"]" doc:"Event types to read: names, or patterns such as dsync.* over the known types. \"*\" is every type that can be subscribed to; opt-in types are named, or matched by a pattern for them alone, such as vault.*; +name asks for a type that relay does not know yet."`
 	Unexpected     string           `yaml:"unexpected" default:"skip" enum:"skip,relay" doc:"What relay does with an event whose type it did not ask for. skip: it leaves the event out, counts it and names it in the log. relay: it publishes the event like any other, to the topic that its type names; use it only if you trust everything that answers at endpoint."`
 	OrganizationID string           `yaml:"organization_id" format:"name" example:"org_01EHWNCE74X7JSDV0X3SZ3KJNY" doc:"Read only the events of this organization. Events that belong to no organization, such as user.*, are then left out."`
@@ -61,6 +64,29 @@ type Source struct {
 	MaxResponse    unit.Bytes       `yaml:"max_response" default:"32MiB" min:"64KiB" max:"1GiB" doc:"Largest response that is read; a larger one is asked for again with fewer events."`
 	Backfill       Backfill         `yaml:"backfill" doc:"How a backlog is read while the position is far behind."`
 	Webhook        Webhook          `yaml:"webhook" doc:"Lets WorkOS's webhooks wake relay, so that it reads an event at once and not only at the next poll. relay takes nothing else from a webhook."`
+}
+
+// SourceTLS names the files of the TLS connections to the Events API.
+type SourceTLS struct {
+	CAFile   string `yaml:"ca_file" doc:"PEM file with the authorities to trust instead of the system's, such as the one of a company that inspects TLS. New content is used for the next request."`
+	CertFile string `yaml:"cert_file" doc:"PEM file with the client certificate, if the server asks for one. New content of it and key_file is used for the next request, once the two belong together."`
+	KeyFile  string `yaml:"key_file" doc:"PEM file with the private key of cert_file."`
+}
+
+// Validate checks what the tags cannot say.
+func (t SourceTLS) Validate() error {
+	switch {
+	case t.CertFile != "" && t.KeyFile == "":
+		return &keyFault{"cert_file", "has no key_file beside it: name the file with its private key"}
+	case t.KeyFile != "" && t.CertFile == "":
+		return &keyFault{"key_file", "has no cert_file beside it: name the file with its certificate"}
+	}
+	return nil
+}
+
+// Section returns t as the section that every connection has.
+func (t SourceTLS) Section() tlsconf.TLS {
+	return tlsconf.TLS{Enabled: true, CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile}
 }
 
 // Backfill is how a backlog is read.

@@ -1,9 +1,13 @@
 package config
 
 import (
+	"encoding/base64"
+	"errors"
+	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
@@ -16,6 +20,45 @@ import (
 // APIKey returns source.api_key.
 func (c *Config) APIKey() (*livefile.Current, error) {
 	return c.current("source.api_key", "source.api_key", c.Source.APIKey, formats["api_key"].valid)
+}
+
+// Proxy returns a function that returns source.proxy, or nil if none is configured.
+func (c *Config) Proxy() (func() *url.URL, error) {
+	const path = "source.proxy"
+	files := c.files[path]
+	if len(files) == 0 {
+		if !c.Source.Proxy.IsSet() {
+			return nil, nil
+		}
+		fixed, err := url.Parse(c.Source.Proxy.Reveal())
+		if err != nil {
+			return nil, errors.New(path + " is not the URL of a proxy") // the cause holds the password
+		}
+		return func() *url.URL { return fixed }, nil
+	}
+	v, err := livefile.Open(c.Files, []livefile.File{{Key: twin(path), Path: files[0]}}, func(contents [][]byte) (livefile.Parsed[*url.URL], error) {
+		text := strings.TrimRight(string(contents[0]), " \t\r\n")
+		if err := validProxy(text); err != nil {
+			return livefile.Parsed[*url.URL]{}, err
+		}
+		u, err := url.Parse(text)
+		return livefile.Parsed[*url.URL]{Value: u, Secrets: proxySecrets(text)}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.Get, nil
+}
+
+// proxySecrets returns what must not be shown of the URL of a proxy: itself, its password, and the
+// header that both are sent in.
+func proxySecrets(text string) []string {
+	u, err := url.Parse(text)
+	if err != nil || u.User == nil {
+		return nil
+	}
+	password, _ := u.User.Password()
+	return []string{text, password, url.QueryEscape(password), base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))}
 }
 
 // AdminToken returns admin.token.

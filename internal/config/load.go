@@ -49,6 +49,7 @@ func (f *Format) Parse(name string, text []byte, env func(string) (string, bool)
 		}
 		d.validate(f.root(), reflect.ValueOf(c).Elem(), "")
 		d.check(c)
+		d.secrets = append(d.secrets, proxySecrets(c.Source.Proxy.Reveal())...)
 	}
 	if len(d.problems) > 0 {
 		e := &Error{Problems: d.scrub(d.problems)}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -203,6 +204,7 @@ var formats = map[string]format{
 		},
 	},
 	"address": {noun: "host:port", valid: validAddress},
+	"proxy":   {noun: "URL", valid: validProxy},
 	"url":     {noun: "URL", regex: `^https?://`, valid: validURL},
 	"api_key": {noun: "text", valid: func(s string) error {
 		for _, c := range []byte(s) {
@@ -234,6 +236,18 @@ func validURL(s string) error {
 		return errors.New("holds credentials, which would end up in logs; remove them")
 	case u.RawQuery != "" || u.Fragment != "":
 		return errors.New("has a ? or a #; write the address alone, such as https://api.workos.com")
+	}
+	return nil
+}
+
+// validProxy checks the URL of a proxy. Its error never repeats s, which may hold a password.
+func validProxy(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
+		return errors.New("is not the URL of a proxy; write http://host:port, https://host:port or socks5://host:port, and special characters of user and password as in %40 for @")
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return errors.New("has something after the port; write http://host:port alone")
 	}
 	return nil
 }

@@ -51,8 +51,8 @@ func pemOf(kind string, der []byte) string {
 }
 
 // issue returns a certificate for servers and clients that expires after life, and its key, both in
-// PEM.
-func (a *authority) issue(t testing.TB, life time.Duration) (cert, key string) {
+// PEM. It is for 127.0.0.1, and for hosts: names and addresses.
+func (a *authority) issue(t testing.TB, life time.Duration, hosts ...string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -61,6 +61,13 @@ func (a *authority) issue(t testing.TB, life time.Duration) (cert, key string) {
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, host)
+		}
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
 	require.NoError(t, err)
 	encoded, err := x509.MarshalPKCS8PrivateKey(private)
@@ -68,11 +75,11 @@ func (a *authority) issue(t testing.TB, life time.Duration) (cert, key string) {
 	return pemOf("CERTIFICATE", der), pemOf("PRIVATE KEY", encoded)
 }
 
-// server returns the TLS configuration of a server with a certificate of a. It asks for client
-// certificates of clients, unless that is nil.
-func (a *authority) server(t testing.TB, clients *authority) *tls.Config {
+// server returns the TLS configuration of a server with a certificate of a, for hosts as issue has
+// it. It asks for client certificates of clients, unless that is nil.
+func (a *authority) server(t testing.TB, clients *authority, hosts ...string) *tls.Config {
 	t.Helper()
-	cert, key := a.issue(t, time.Hour)
+	cert, key := a.issue(t, time.Hour, hosts...)
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	require.NoError(t, err)
 	c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
