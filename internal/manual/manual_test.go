@@ -55,16 +55,16 @@ func TestEveryTopicIsReadable(t *testing.T) {
 // As they come out of relay, with what stands around them there.
 func TestExplain(t *testing.T) {
 	for message, title := range map[string]string{
-		"config.yaml:3:7: source.polinterval: unknown key; did you mean \"poll_interval\"?":                     "A value is written wrongly",
-		"relay: lane nats: no NATS server answers at nats://127.0.0.1:4222: is one running there?":              "No NATS server answers",
-		"NO NATS SERVER\n  answers at nats://x":                                                                 "No NATS server answers",
-		"the NATS server at nats://n refuses auth.token: wrong secret, unknown user, or the credentials of":     "NATS refuses the credentials",
-		"publishing failed, will try again {\"error\": \"kafka broker k:9092 does not accept connections: it":   "No broker answers",
-		"stopped at event event_01 (user.created): cannot be published to user.created: body and headers of 12": "A lane has stopped",
-		"cursor lost: the Events API no longer goes on after event_01 of 2026: 400; choose where to go on with": "The cursor is lost",
-		"the Events API answered 401 Unauthorized: bad key; check WORKOS_API_KEY or source.api_key: it must be": "The API key is refused",
-		"/data/x: it was altered: the checksum does not fit the content; the one before it is kept in /data/y":  "The position cannot be read",
-		"admin.listen: cannot listen on 127.0.0.1:8080: another process, perhaps another relay, listens there":  "The admin address cannot be used",
+		"config.yaml:3:7: source.polinterval: unknown key; did you mean \"poll_interval\"?":                            "A value is written wrongly",
+		"relay: lane nats: no NATS server answers at nats://127.0.0.1:4222: is one running there?":                     "No NATS server answers",
+		"NO NATS SERVER\n  answers at nats://x":                                                                        "No NATS server answers",
+		"the NATS server at nats://n refuses auth.token: wrong secret, unknown or revoked user, or the credentials of": "NATS refuses the credentials",
+		"publishing failed, will try again {\"error\": \"kafka broker k:9092 does not accept connections: it":          "No broker answers",
+		"stopped at event event_01 (user.created): cannot be published to user.created: body and headers of 12":        "A lane has stopped",
+		"cursor lost: the Events API no longer goes on after event_01 of 2026: 400; choose where to go on with":        "The cursor is lost",
+		"the Events API answered 401 Unauthorized: bad key; check WORKOS_API_KEY or source.api_key: it must be":        "The API key is refused",
+		"/data/x: it was altered: the checksum does not fit the content; the one before it is kept in /data/y":         "The position cannot be read",
+		"admin.listen: cannot listen on 127.0.0.1:8080: another process, perhaps another relay, listens there":         "The admin address cannot be used",
 	} {
 		found := Explain(message)
 		require.NotEmpty(t, found, message)

@@ -443,7 +443,7 @@ func (l *link) explainAPI(doing string, err error) error {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%s: nothing answers for JetStream; it is not enabled on the server, domain or api_prefix is wrong, or the cluster has no leader yet: %w", doing, err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return fmt.Errorf("%s: JetStream is not enabled for the account of this user: %w", doing, err)
+		return fmt.Errorf("%s: JetStream is not enabled for the account of this user; enable it, or set api_prefix if the account imports the JetStream API of another: %w", doing, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: JetStream did not answer in time; the cluster may have no leader: %w", doing, err)
 	default:

@@ -160,7 +160,7 @@ func explainAuth(err error, c Config) string {
 	case errors.Is(err, nats.ErrAuthRevoked):
 		return "says that " + way + " was revoked: get a new one"
 	default:
-		return "refuses " + way + ": wrong secret, unknown user, or the credentials of another cluster"
+		return "refuses " + way + ": wrong secret, unknown or revoked user, or the credentials of another cluster"
 	}
 }
 

@@ -25,6 +25,9 @@ var lastingRefusals = []jetstream.ErrorCode{
 // account compares a stream of the configuration with the limits of the account and the server.
 type account struct{ cfg *Config }
 
+const correctPlacement = "correct create.placement: not enough servers have that cluster and these tags, or room for the stream; " +
+	"or lower create.replicas or create.max_bytes"
+
 // refusalAdvice says which key to change if the server has refused a stream because of a limit;
 // empty for any other error.
 func (a account) refusalAdvice(err error) string {
@@ -32,6 +35,7 @@ func (a account) refusalAdvice(err error) string {
 	if !errors.As(err, &api) {
 		return ""
 	}
+	placed := !a.cfg.Create.Placement.isZero()
 	switch api.ErrorCode {
 	case codeMaxBytesRequired:
 		return "set create.max_bytes, which the account requires of every stream"
@@ -44,11 +48,14 @@ func (a account) refusalAdvice(err error) string {
 	case codeNotClustered:
 		return "set create.replicas: 1, or use a NATS cluster"
 	case codeNoPeers:
-		if !a.cfg.Create.Placement.isZero() {
-			return "correct create.placement: not enough servers have that cluster and these tags, or room for the stream; or lower create.replicas or create.max_bytes"
+		if placed {
+			return correctPlacement
 		}
 		return "lower create.replicas to what the cluster has servers for, lower create.max_bytes to what they have room for, or add servers"
 	case codeServerResources:
+		if placed { // what a cluster of clusters answers if none of them is what the placement asks for
+			return correctPlacement
+		}
 		return "the servers take no more streams with several replicas: lower create.replicas, or raise max_ha_assets on the servers"
 	case codeAccountResources, codeStorage, codeMemory, codeStreamLimits:
 		return a.storageAdvice()

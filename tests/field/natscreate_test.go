@@ -76,7 +76,7 @@ func TestPlacementOfTheStream(t *testing.T) {
 }
 
 // TestAStreamThatCannotBePlaced: no server is what create.placement asks for, a single server has no
-// choice, and what is no placement is refused.
+// choice, and input that cannot be a placement is refused.
 func TestAStreamThatCannotBePlaced(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(10))
