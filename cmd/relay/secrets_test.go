@@ -118,6 +118,7 @@ func TestNoSecretIsLeftOut(t *testing.T) {
 	}
 	require.ElementsMatch(t, []string{
 		"source: api_key", "source.webhook: secret", "sinks[].auth, type: nats: password", "sinks[].auth, type: nats: token", "sinks[].embedded, type: nats: token", "sinks[].embedded, type: nats: password", "sinks[].sasl, type: kafka: password",
+		"sinks[].sasl, type: kafka: client_secret",
 		"redaction: key", "admin: token", "telemetry.traces.headers[]: value",
 	}, found, "mark it in a case of TestSecretsAreShownNowhere, then name it here")
 }
@@ -143,6 +144,7 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 	addSourceCases(t, cases, api)
 	addNATSCases(t, cases, api)
 	addKafkaCases(t, cases, api)
+	addOAuthCases(t, cases, api)
 	addTelemetryCases(t, cases, api)
 	addConfigCases(t, cases)
 	number := 0

@@ -113,6 +113,13 @@ func (s *Set) Retain(inUse func(path string) bool) {
 // maxHidden bounds how many secrets a set remembers.
 const maxHidden = 256
 
+// Hide remembers secrets that come from elsewhere than a file of the set, for Secrets.
+func (s *Set) Hide(secrets ...string) {
+	if s != nil {
+		s.hide(secrets)
+	}
+}
+
 // hide remembers secrets for Secrets.
 func (s *Set) hide(secrets []string) {
 	s.mu.Lock()

@@ -2,6 +2,7 @@ package livefile
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -77,4 +78,42 @@ func Pair(set *Set, cert, key File) (*Value[*tls.Certificate], error) {
 		}
 		return Parsed[*tls.Certificate]{Value: &pair}, nil
 	})
+}
+
+// PrivateKey opens a PEM file with a private key: PKCS#8, PKCS#1 or SEC 1.
+func PrivateKey(set *Set, f File) (*Value[crypto.Signer], error) {
+	return Open(set, []File{f}, func(contents [][]byte) (Parsed[crypto.Signer], error) {
+		key, err := parsePrivateKey(contents[0])
+		return Parsed[crypto.Signer]{Value: key}, err
+	})
+}
+
+var errNoKey = errors.New("holds no PEM private key")
+
+// parsePrivateKey returns the first private key of a PEM file. Its errors repeat nothing of it.
+func parsePrivateKey(text []byte) (crypto.Signer, error) {
+	if err := checkEnd(text); err != nil {
+		return nil, err
+	}
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return nil, errNoKey
+		}
+		if block.Type != "PRIVATE KEY" && !strings.HasSuffix(block.Type, " PRIVATE KEY") {
+			continue
+		}
+		for _, parse := range []func([]byte) (any, error){
+			x509.ParsePKCS8PrivateKey,
+			func(der []byte) (any, error) { return x509.ParsePKCS1PrivateKey(der) },
+			func(der []byte) (any, error) { return x509.ParseECPrivateKey(der) },
+		} {
+			if key, err := parse(block.Bytes); err == nil {
+				if signer, ok := key.(crypto.Signer); ok {
+					return signer, nil
+				}
+			}
+		}
+		return nil, errors.New("holds a private key that cannot be read")
+	}
 }

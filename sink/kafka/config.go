@@ -33,6 +33,8 @@ type Config struct {
 	Files *livefile.Set `yaml:"-"`
 	// Password is sasl.password if a file holds it; nil for SASL.Password.
 	Password *livefile.Current `yaml:"-"`
+	// ClientSecret is sasl.client_secret if a file holds it; nil for SASL.ClientSecret.
+	ClientSecret *livefile.Current `yaml:"-"`
 	// RelayID and Lane name the relay and its lane; with them the sink names what it owns on the
 	// cluster.
 	RelayID string `yaml:"-"`
@@ -73,6 +75,8 @@ type SASL struct {
 	User      string        `yaml:"user" doc:"User name for plain and scram."`
 	Password  secret.String `yaml:"password" doc:"Password for plain and scram."`
 	TokenFile string        `yaml:"token_file" doc:"File with the bearer token for oauthbearer. New content is used for the next connection."`
+
+	OAuth `yaml:",inline"`
 }
 
 // The bounds of the durations in Config.
@@ -167,7 +171,7 @@ func (c Create) validate() error {
 func (s SASL) validate() error {
 	switch s.Mechanism {
 	case "", saslNone:
-		if s.User != "" || s.Password.IsSet() || s.TokenFile != "" {
+		if s.User != "" || s.Password.IsSet() || s.TokenFile != "" || s.inUse() {
 			return &keyError{"sasl.mechanism", errors.New("credentials are given, but sasl.mechanism is none: name the listener's mechanism")}
 		}
 	case saslPlain, saslSCRAM256, saslSCRAM512:
@@ -177,10 +181,11 @@ func (s SASL) validate() error {
 		if !s.Password.IsSet() {
 			return &keyError{"sasl.password", fmt.Errorf("sasl.password is missing: %s needs it", s.Mechanism)}
 		}
-	case saslOAuthBearer:
-		if s.TokenFile == "" {
-			return &keyError{"sasl.token_file", errors.New("sasl.token_file is missing: oauthbearer reads the token from it")}
+		if s.inUse() {
+			return &keyError{"sasl.mechanism", fmt.Errorf("sasl.mechanism is %s, and the keys of a token endpoint or extensions are for oauthbearer: remove them, or name oauthbearer", s.Mechanism)}
 		}
+	case saslOAuthBearer:
+		return s.validateOAuth()
 	default:
 		return &keyError{"sasl.mechanism", fmt.Errorf("sasl.mechanism %q is not known: use none, plain, scram-sha-256, scram-sha-512 or oauthbearer", s.Mechanism)}
 	}

@@ -28,8 +28,7 @@ func (c Config) mechanism() (sasl.Mechanism, error) {
 	case saslSCRAM512:
 		return client.ScramMechanism(scram.SHA512, user, password)
 	case saslOAuthBearer:
-		file := livefile.File{Key: c.key("sasl.token_file"), Path: c.SASL.TokenFile}
-		return client.BearerMechanism(c.Files, file)
+		return c.newBearer()
 	}
 	return nil, fmt.Errorf("sasl.mechanism %q is not known", c.SASL.Mechanism)
 }

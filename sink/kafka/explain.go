@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/printable"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
+	"workos-relay/sink/kafka/oauth"
 )
 
 // explainer says what errors of a cluster mean, as far as the configuration tells, and what an
@@ -75,7 +76,7 @@ func (e *explanation) OperatorAdvice() string {
 	switch {
 	case !client.NeedsOperator(e.err):
 		return ""
-	case errors.Is(e.err, kafkago.SASLAuthenticationFailed), errors.Is(e.err, kafkago.UnsupportedSASLMechanism), errors.Is(e.err, client.ErrTokenRefused):
+	case client.IsCredentials(e.err):
 		return "correct sasl of this sink, or the user on the Kafka cluster"
 	default:
 		return "correct tls of this sink, or the certificates of the brokers"
@@ -148,7 +149,15 @@ func (e *explainer) tlsHint(err error) string {
 }
 
 func (e *explainer) saslHint(err error) string {
+	var token *oauth.Error
+	bearer, isBearer := e.cluster.SASL.(*client.Bearer)
 	switch {
+	case errors.Is(err, client.ErrTokenRefused):
+		return "cannot log in to kafka"
+	case errors.As(err, &token):
+		return "cannot log in to kafka without a token"
+	case errors.Is(err, kafkago.SASLAuthenticationFailed) && isBearer:
+		return fmt.Sprintf("the broker refused the bearer token of %s: %s; check sasl.extensions if the service asks for them", bearer.From, bearer.DescribeLast())
 	case errors.Is(err, kafkago.SASLAuthenticationFailed):
 		return fmt.Sprintf("the broker refused the credentials; most likely sasl.user or sasl.password is wrong, or the user has none for %s", e.mechanismName())
 	case errors.Is(err, kafkago.UnsupportedSASLMechanism):
@@ -182,6 +191,10 @@ func (e *explainer) dialHint(op *net.OpError) string {
 // hangUpHint says why a broker may have closed the connection. TLS and SASL cannot be the reason if
 // it has answered a request before.
 func (e *explainer) hangUpHint(err error) string {
+	credentials := "sasl.user or sasl.password is wrong"
+	if e.mechanismName() == saslOAuthBearer {
+		credentials = "the bearer token is not one that it accepts"
+	}
 	var hungUp *client.HungUpError
 	if known := errors.As(err, &hungUp); known && hungUp.Answered || !known && e.cluster.HasAnswered("") {
 		if known && hungUp.Request >= client.SuspiciousRequest {
@@ -192,22 +205,28 @@ func (e *explainer) hangUpHint(err error) string {
 	}
 	switch {
 	case e.mechanismName() != saslNone && !e.cfg.TLS.InUse():
-		return "the broker closed the connection; most likely sasl.user or sasl.password is wrong, or the listener expects TLS, or another sasl.mechanism"
+		return "the broker closed the connection; most likely " + credentials + ", or the listener expects TLS, or another sasl.mechanism"
 	case e.mechanismName() != saslNone:
-		return "the broker closed the connection; most likely sasl.user or sasl.password is wrong, or the listener expects another sasl.mechanism"
+		return "the broker closed the connection; most likely " + credentials + ", or the listener expects another sasl.mechanism"
 	case e.cfg.TLS.InUse():
 		return "the broker closed the connection; most likely the port is not a TLS listener, or it expects a client certificate or SASL"
 	}
 	return "the broker closed the connection; if this goes on, the listener most likely expects TLS or SASL, which are not configured"
 }
 
-// mendedByFile reports whether a file that relay follows may end what needsPerson reports: whoever
-// renews a secret or an authority may do so after the brokers have changed.
+// mendedByFile reports whether a file that relay follows, or the next token, may end what
+// client.NeedsOperator reports: whoever renews a secret or an authority may do so after the brokers
+// have changed.
 func (c Config) mendedByFile(err error) bool {
-	var authority x509.UnknownAuthorityError
+	var (
+		authority x509.UnknownAuthorityError
+		token     *oauth.Error
+	)
 	switch {
 	case errors.Is(err, kafkago.SASLAuthenticationFailed), errors.Is(err, client.ErrTokenRefused):
-		return c.Password.Follows() || c.SASL.TokenFile != ""
+		return c.Password.Follows() || c.SASL.Mechanism == saslOAuthBearer // the next token may do
+	case errors.As(err, &token):
+		return c.clientFollowsFile()
 	case errors.As(err, &authority):
 		return c.TLS.CAFile != ""
 	}

@@ -43,6 +43,9 @@ func (c Config) Open(_ context.Context, o sink.OpenOptions) (_ *sink.Opened, err
 	if c.Password, err = o.Secret("sasl.password", c.SASL.Password, nil); err != nil {
 		return nil, err
 	}
+	if c.ClientSecret, err = o.Secret("sasl.client_secret", c.SASL.ClientSecret, nil); err != nil {
+		return nil, err
+	}
 	s, err := New(c)
 	if err != nil {
 		return nil, &sink.SettingsError{Err: err}

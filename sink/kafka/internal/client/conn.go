@@ -84,6 +84,7 @@ type brokerConn struct {
 	checked []byte // of the answer: what kafka-go may read
 	passing int    // bytes of the answer behind checked that kafka-go may read as they come
 	failed  error  // why nothing more is read
+	proof   proof  // of the request under way
 }
 
 // exchange is what is known of the request under way.
@@ -165,6 +166,9 @@ func (c *brokerConn) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if c.request.key == protocol.SaslAuthenticate {
+		c.proof.note(b)
+	}
 	n, err := c.Conn.Write(b)
 	c.unsent = max(c.unsent-n, 0)
 	if err != nil {
@@ -176,7 +180,7 @@ func (c *brokerConn) Write(b []byte) (int, error) {
 // begin notes the request that begins with b.
 func (c *brokerConn) begin(b []byte) {
 	c.sent++
-	c.request, c.checked, c.passing = exchange{}, nil, 0
+	c.request, c.checked, c.passing, c.proof = exchange{}, nil, 0, nil
 	if !c.isRequest(b) {
 		c.unsent = len(b)
 		return // a token of SASL
@@ -313,6 +317,7 @@ func (c *brokerConn) receive() error {
 		return err
 	}
 	if c.request.size > 0 {
+		c.proof.mask(c.request.key, answer[frameSizeBytes:])
 		if err := c.inspect(answer[frameSizeBytes:]); err != nil {
 			return c.bad(err)
 		}
@@ -361,6 +366,11 @@ func (c *brokerConn) inspect(answer []byte) error {
 func (c *brokerConn) note(body []byte) {
 	if !unauthenticated(c.request.key) {
 		c.cluster.noteAnswer(c.address)
+	}
+	if c.request.key == protocol.SaslAuthenticate && len(body) >= 2 && binary.BigEndian.Uint16(body) != 0 {
+		if m, ok := c.cluster.SASL.(interface{ refusedByCode() }); ok {
+			m.refusedByCode()
+		}
 	}
 	if c.request.key == protocol.ApiVersions && c.request.version == 0 {
 		c.cluster.noteRequests(body)

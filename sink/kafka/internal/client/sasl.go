@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -25,13 +24,6 @@ func PlainMechanism(user string, password *livefile.Current) (sasl.Mechanism, er
 // fails if the mechanism cannot use the password.
 func ScramMechanism(hash scram.Algorithm, user string, password *livefile.Current) (sasl.Mechanism, error) {
 	return newFresh(func() (sasl.Mechanism, error) { return scram.Mechanism(hash, user, password.Latest().Reveal()) })
-}
-
-// BearerMechanism is the mechanism OAUTHBEARER (RFC 7628) with a token that others keep fresh in a
-// file. It fails if the file does not hold a token.
-func BearerMechanism(files *livefile.Set, file livefile.File) (sasl.Mechanism, error) {
-	token, err := livefile.Open(files, []livefile.File{file}, parseBearer)
-	return bearer{token}, err
 }
 
 // fresh is a mechanism that is made for each connection.
@@ -85,37 +77,4 @@ func (e scramExchange) Next(ctx context.Context, challenge []byte) (done bool, a
 		}
 	}
 	return e.StateMachine.Next(ctx, challenge)
-}
-
-// bearer is the mechanism OAUTHBEARER (RFC 7628) with a token that others keep fresh in a file.
-type bearer struct{ token *livefile.Value[string] }
-
-// Name implements sasl.Mechanism.
-func (bearer) Name() string { return "OAUTHBEARER" }
-
-func parseBearer(contents [][]byte) (livefile.Parsed[string], error) {
-	token := strings.TrimSpace(string(contents[0]))
-	if token == "" || strings.ContainsAny(token, "\x01 \r\n\t") {
-		return livefile.Parsed[string]{}, errors.New("does not hold one bearer token")
-	}
-	return livefile.Parsed[string]{Value: token, Secrets: []string{token}}, nil
-}
-
-// Start implements sasl.Mechanism.
-func (m bearer) Start(context.Context) (sasl.StateMachine, []byte, error) {
-	return bearerExchange{}, []byte("n,,\x01auth=Bearer " + m.token.Latest() + "\x01\x01"), nil
-}
-
-type bearerExchange struct{}
-
-// ErrTokenRefused is the answer of a broker that does not accept the bearer token.
-var ErrTokenRefused = errors.New("the broker refused the bearer token of sasl.token_file")
-
-// Next implements sasl.StateMachine: a challenge after the token is the broker's reason for
-// refusing it.
-func (bearerExchange) Next(_ context.Context, challenge []byte) (bool, []byte, error) {
-	if len(challenge) > 0 {
-		return false, nil, fmt.Errorf("%w: %s", ErrTokenRefused, challenge)
-	}
-	return true, nil, nil
 }

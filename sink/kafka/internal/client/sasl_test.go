@@ -15,8 +15,9 @@ func TestBearerToken(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("first\n"), 0o600))
-	m, err := BearerMechanism(nil, livefile.File{Key: "sasl.token_file", Path: file})
+	tokens, err := TokenFile(nil, livefile.File{Key: "sasl.token_file", Path: file})
 	require.NoError(t, err)
+	m := NewBearer(tokens, "sasl.token_file", nil)
 	exchange, first, err := m.Start(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "n,,\x01auth=Bearer first\x01\x01", string(first))
@@ -39,7 +40,7 @@ func TestBearerToken(t *testing.T) {
 		require.Contains(t, string(next), "Bearer second", "content that cannot be used leaves the token in use")
 	}
 	require.NoError(t, os.WriteFile(file, []byte("a b"), 0o600))
-	_, err = BearerMechanism(nil, livefile.File{Key: "sasl.token_file", Path: file})
+	_, err = TokenFile(nil, livefile.File{Key: "sasl.token_file", Path: file})
 	require.ErrorContains(t, err, file)
 	require.NotContains(t, err.Error(), "a b")
 }

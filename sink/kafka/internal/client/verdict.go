@@ -10,6 +10,8 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
+
+	"workos-relay/sink/kafka/oauth"
 )
 
 // Verdict is what follows from a broker's answer for one record batch.
@@ -97,8 +99,15 @@ func NeedsOperator(err error) bool {
 		verification *tls.CertificateVerificationError
 		header       tls.RecordHeaderError
 	)
+	return IsCredentials(err) || errors.As(err, &verification) || errors.As(err, &header)
+}
+
+// IsCredentials reports whether err says that the credentials are of no use as they are: the broker
+// refuses them, or a token endpoint gives no token for them.
+func IsCredentials(err error) bool {
+	var token *oauth.Error
 	return errors.Is(err, kafkago.SASLAuthenticationFailed) || errors.Is(err, kafkago.UnsupportedSASLMechanism) ||
-		errors.Is(err, ErrTokenRefused) || errors.As(err, &verification) || errors.As(err, &header)
+		errors.Is(err, ErrTokenRefused) || errors.As(err, &token) && token.Permanent()
 }
 
 func IsDenied(err error) bool {
