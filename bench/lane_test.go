@@ -13,6 +13,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
 	"workos-relay/router"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka"
 	"workos-relay/sink/nats"
 	"workos-relay/source"
@@ -30,7 +31,7 @@ func BenchmarkLane(b *testing.B) {
 	b.Cleanup(func() { _, _ = server.stop() })
 	l := &lab{dir: b.TempDir()}
 	b.Run("nats", func(b *testing.B) {
-		benchmarkLane(b, api, events, func() (bus, pipeline.Bus) {
+		benchmarkLane(b, api, events, func() (bus, sink.Sink) {
 			server, err := l.newJetStream(b.Context(), atLeastOnce, false)
 			require.NoError(b, err)
 			s, err := nats.New(b.Context(), nats.Config{URL: server.(*jetStream).url, Create: nats.Create{Enabled: true}})
@@ -39,7 +40,7 @@ func BenchmarkLane(b *testing.B) {
 		})
 	})
 	b.Run("kafka", func(b *testing.B) {
-		benchmarkLane(b, api, events, func() (bus, pipeline.Bus) {
+		benchmarkLane(b, api, events, func() (bus, sink.Sink) {
 			server, err := newKfake(b.Context(), atLeastOnce)
 			require.NoError(b, err)
 			s, err := kafka.New(kafka.Config{
@@ -52,7 +53,7 @@ func BenchmarkLane(b *testing.B) {
 	})
 }
 
-func benchmarkLane(b *testing.B, api string, events int, open func() (bus, pipeline.Bus)) {
+func benchmarkLane(b *testing.B, api string, events int, open func() (bus, sink.Sink)) {
 	var before, after runtime.MemStats
 	var allocs, bytes uint64
 	var cpu time.Duration
@@ -83,7 +84,7 @@ func benchmarkLane(b *testing.B, api string, events int, open func() (bus, pipel
 }
 
 // newLane puts a lane together as cmd/relay does.
-func newLane(b *testing.B, api string, s pipeline.Bus) (l *pipeline.Lane, stop func()) {
+func newLane(b *testing.B, api string, s sink.Sink) (l *pipeline.Lane, stop func()) {
 	types, err := source.Expand([]string{"*"})
 	require.NoError(b, err)
 	r, err := router.New(router.Config{Relay: "bench"})

@@ -7,9 +7,10 @@
 // acknowledged.
 //
 // A Target does one thing: it appends messages and moves the position. [ExactlyOnce] does both in
-// one atomic act of a [Ledger], a bus that also keeps the position. [AtLeastOnce] publishes through
-// a [Bus] and then commits to a checkpoint.Store. [Delivery] finds out which of the two a lane
-// needs and keeps to it. After any error the lane loads the position and goes on from there.
+// one atomic act of a [sink.Ledger], a bus that also keeps the position. [AtLeastOnce] publishes
+// through a [sink.Sink] and then commits to a [checkpoint.Store]. [Delivery] finds out which of the
+// two a lane needs and keeps to it. After any error the lane loads the position and goes on from
+// there.
 //
 // Several processes may run the same lane on a Ledger. One is active, the others stand by, and the
 // bus itself refuses the one that was overtaken. [Guard] notices if a bus has lost what it

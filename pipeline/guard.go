@@ -131,13 +131,12 @@ func (g *Guard) recall(ctx context.Context, id checkpoint.Identity) (*checkpoint
 
 // examine returns a LostError if dest no longer holds what is remembered of it. position reads the
 // position that dest keeps; it is nil if the position is elsewhere.
-func (g *Guard) examine(ctx context.Context, o *Ownership, dest any, position func(context.Context) (checkpoint.Checkpoint, error)) error {
+func (g *Guard) examine(ctx context.Context, o *Ownership, dest sink.Destination, position func(context.Context) (checkpoint.Checkpoint, error)) error {
 	known, err := g.recall(ctx, o.Identity)
-	surveyor, ok := dest.(sink.Surveyor)
-	if err != nil || known == nil || !ok {
+	if err != nil || known == nil {
 		return err
 	}
-	now, err := surveyor.Survey(ctx, o.Topics, known.Parts)
+	now, err := dest.Survey(ctx, o.Topics, known.Parts)
 	if err != nil {
 		return fmt.Errorf("asking %s whether it still holds what was published: %w", o.Identity.Destination, err)
 	}
@@ -156,7 +155,7 @@ func (g *Guard) examine(ctx context.Context, o *Ownership, dest any, position fu
 
 // Examine returns a LostError if dest no longer holds what the guard of o remembers of it. It needs
 // no Lane. If the Store of the guard saves nothing, Examine remembers nothing new.
-func Examine(ctx context.Context, o *Ownership, dest any) error {
+func Examine(ctx context.Context, o *Ownership, dest sink.Destination) error {
 	return o.Guard.examine(ctx, o, dest, nil)
 }
 
@@ -287,15 +286,11 @@ func (g *Guard) save(ctx context.Context) {
 }
 
 // acquired records that the lane continues from cp in dest.
-func (g *Guard) acquired(ctx context.Context, o *Ownership, dest any, cp checkpoint.Checkpoint) {
+func (g *Guard) acquired(ctx context.Context, o *Ownership, dest sink.Destination, cp checkpoint.Checkpoint) {
 	if g == nil {
 		return
 	}
 	g.moved(ctx, cp, nil)
-	surveyor, ok := dest.(sink.Surveyor)
-	if !ok {
-		return
-	}
 	known, err := g.recall(ctx, o.Identity)
 	if err != nil {
 		return
@@ -307,7 +302,7 @@ func (g *Guard) acquired(ctx context.Context, o *Ownership, dest any, cp checkpo
 	if known != nil && coversAll(known, o.Topics) {
 		return // Verify has just surveyed it
 	}
-	now, err := surveyor.Survey(ctx, o.Topics, before)
+	now, err := dest.Survey(ctx, o.Topics, before)
 	if err != nil { // the next look comes soon
 		o.Logger.Debug("the destination was not surveyed", zap.Error(err))
 		return
@@ -420,14 +415,14 @@ func (g *Guard) flush(ctx context.Context) {
 }
 
 // released records that the lane ended in order, and where the destination ends.
-func (g *Guard) released(ctx context.Context, o *Ownership, dest any) {
+func (g *Guard) released(ctx context.Context, o *Ownership, dest sink.Destination) {
 	if g == nil {
 		return
 	}
 	known, err := g.recall(ctx, o.Identity)
-	if surveyor, ok := dest.(sink.Surveyor); ok && err == nil && known != nil {
+	if err == nil && known != nil {
 		looking, cancel := context.WithTimeout(ctx, releaseLook)
-		now, err := surveyor.Survey(looking, o.Topics, nil)
+		now, err := dest.Survey(looking, o.Topics, nil)
 		cancel()
 		if err == nil && shortcomings(known.Parts, now, o.Topics) == nil {
 			g.survey(ctx, o, known.Mode, now)
@@ -444,9 +439,8 @@ func (g *Guard) released(ctx context.Context, o *Ownership, dest any) {
 // watches is called by a standby each time that it has read the position of another relay. It
 // records the destination. It accepts a destination other than the remembered one if another relay
 // has worked on it for adoptAfter: an operator has decided there.
-func (g *Guard) watches(ctx context.Context, o *Ownership, dest any, cp checkpoint.Checkpoint) {
-	surveyor, ok := dest.(sink.Surveyor)
-	if g == nil || !ok || cp.Holder == o.Holder {
+func (g *Guard) watches(ctx context.Context, o *Ownership, dest sink.Destination, cp checkpoint.Checkpoint) {
+	if g == nil || cp.Holder == o.Holder {
 		return
 	}
 	known, err := g.recall(ctx, o.Identity)
@@ -466,7 +460,7 @@ func (g *Guard) watches(ctx context.Context, o *Ownership, dest any, cp checkpoi
 	if !due {
 		return
 	}
-	now, err := surveyor.Survey(ctx, o.Topics, nil)
+	now, err := dest.Survey(ctx, o.Topics, nil)
 	if err != nil {
 		return
 	}

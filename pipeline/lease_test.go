@@ -31,6 +31,16 @@ func (l *memoryLedger) Inspect(context.Context, []string) ([]sink.TopicStatus, e
 	return nil, nil
 }
 
+func (*memoryLedger) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
+	return nil, nil
+}
+
+// Seize implements sink.Ledger. No lane calls it.
+func (l *memoryLedger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) { return l.Load(ctx) }
+
+// Forget implements sink.Ledger. No lane calls it.
+func (*memoryLedger) Forget() {}
+
 func (l *memoryLedger) Holds(context.Context, []string) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,7 +89,7 @@ func (s *stopped) Commit(ctx context.Context, batch []sink.Message, prev, next c
 const takeover = 15 * time.Second
 
 // twin is one of two relays with the same configuration.
-func twin(holder string, src pipeline.Source, ledger pipeline.Ledger) *pipeline.Lane {
+func twin(holder string, src pipeline.Source, ledger sink.Ledger) *pipeline.Lane {
 	return &pipeline.Lane{
 		Name: "lane", Source: src, Router: oneToOne{}, Holder: holder, TakeoverAfter: takeover,
 		Target: &pipeline.ExactlyOnce{Ledger: ledger, Ownership: pipeline.Ownership{

@@ -162,6 +162,10 @@ func (b *scriptedBus) Inspect(context.Context, []string) ([]sink.TopicStatus, er
 	return nil, nil
 }
 
+func (*scriptedBus) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
+	return nil, nil
+}
+
 func (b *scriptedBus) Holds(context.Context, []string) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -227,7 +231,7 @@ func (s *watchedStore) Commit(ctx context.Context, prev, next checkpoint.Checkpo
 }
 
 // newLane wires the real engine and the real adapter to the scripted ends.
-func newLane(src pipeline.Source, router pipeline.Router, bus pipeline.Bus, store checkpoint.Store) *pipeline.Lane {
+func newLane(src pipeline.Source, router pipeline.Router, bus sink.Sink, store checkpoint.Store) *pipeline.Lane {
 	return &pipeline.Lane{
 		Name: "lane", Source: src, Router: router,
 		Target: &pipeline.AtLeastOnce{

@@ -72,9 +72,9 @@ type OpenOptions struct {
 
 // Opened is an open bus.
 type Opened struct {
-	Bus Bus
+	Bus Sink
 	// Ledger is the same bus with the position of the lane; nil if the bus keeps no positions.
-	Ledger MovableLedger
+	Ledger Ledger
 	// Apart is what the ledger holds open by itself; nil if Bus.Close closes everything.
 	Apart io.Closer
 }

@@ -6,12 +6,6 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// Bus is a complete sink: it publishes, and it can be asked about its topics and messages.
-type Bus interface {
-	Sink
-	Destination
-}
-
 // Ledger is a bus that stores messages and a checkpoint in one atomic act: there is no moment at
 // which only one of them is stored. It refuses a writer that was overtaken.
 type Ledger interface {
@@ -27,11 +21,6 @@ type Ledger interface {
 	// checkpoint.Store.Commit. If a message can never be stored, Commit stores nothing and returns
 	// an error like that of Sink.Publish.
 	Commit(ctx context.Context, batch []Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
-}
-
-// MovableLedger is a Ledger whose position an operator can move.
-type MovableLedger interface {
-	Ledger
 	// Seize is like Load for an operator who has decided to replace the position, after Fence. A
 	// corrupt, foreign, lost or missing position is not an error. Commit accepts the result as
 	// prev, which it would refuse otherwise. If the position is corrupt, only its Revision is
@@ -40,4 +29,14 @@ type MovableLedger interface {
 	// Forget makes the ledger forget that it has seen a position, so that Prepare may create what
 	// is missing: an operator has decided to continue without it.
 	Forget()
+}
+
+// Positions returns a ledger as a store of its position, to move that without messages.
+func Positions(l Ledger) checkpoint.Store { return positions{l} }
+
+type positions struct{ Ledger }
+
+// Commit implements checkpoint.Store.
+func (p positions) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	return p.Ledger.Commit(ctx, nil, prev, next)
 }

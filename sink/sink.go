@@ -24,9 +24,10 @@ type Message struct {
 	Position checkpoint.Position // of its event; the messages of one event are adjacent in a batch
 }
 
-// Sink publishes messages. Publish is called by one goroutine at a time; Close may be called at any
-// time and from any goroutine, and makes a Publish under way return. A second Close does no harm.
+// Sink is a bus. Publish is called by one goroutine at a time; Close may be called at any time and
+// from any goroutine, and makes a Publish under way return. A second Close does no harm.
 type Sink interface {
+	Destination
 	// Publish returns nil when every message of batch is durable, in the order of the batch (per
 	// topic and key if the bus has partitions). Otherwise it returns a *PublishError that says how
 	// long the durable prefix is; what follows the prefix may or may not be stored. When ctx ends,
@@ -131,8 +132,8 @@ func (e *FatalError) OperatorAction() string {
 	return e.Err.Error()
 }
 
-// Destination is what relay asks of a bus before the first event, and what `relay check` prints.
-// Every sink implements it.
+// Destination is what relay asks of a bus besides publishing: before the first event, for
+// `relay check`, and to find out if the bus has lost what it acknowledged.
 type Destination interface {
 	// Identity names what the sink writes to, without addresses: "nats stream WORKOS". It needs no
 	// connection.
@@ -147,21 +148,24 @@ type Destination interface {
 	// Inspect looks at each topic and changes nothing. The error is for a bus that could not be
 	// asked.
 	Inspect(ctx context.Context, topics []string) ([]TopicStatus, error)
-}
-
-// Surveyor is a Destination that can tell whether it is still what it was, and holds all that it
-// acknowledged.
-type Surveyor interface {
 	// Survey returns the streams or topics that messages on these topics are in, sorted by name,
 	// without those that do not exist. It sets Name, Topic, ID, Ends and Position; Events is how
 	// many messages the part holds now, about. known is what an earlier Survey returned: before
 	// Survey leaves one of these out, or returns a lower end, it looks several times over some
 	// seconds, since a cluster that starts or elects a leader may answer like that. A part that
-	// relay may not look at has no Ends. It creates nothing.
+	// relay may not look at has no Ends. A bus that cannot tell returns no parts. Survey creates
+	// nothing.
 	Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error)
 }
 
-// Advice is what a Destination with a method Advice says in `relay check` of the bus as a whole.
+// Adviser is a Sink that has more to say in `relay check` than Inspect does. It is optional.
+type Adviser interface {
+	// Advice looks at the bus as a whole and changes nothing. With an error it returns what it has
+	// found out until then.
+	Advice(ctx context.Context, topics []string) (Advice, error)
+}
+
+// Advice is what an Adviser says of the bus as a whole.
 type Advice struct {
 	Facts    []string // "compression: lz4"
 	Warnings []string // what weakens the guarantees, or what relay does in another way than the configuration wishes

@@ -195,9 +195,7 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *app.Lane) {
 
 // advice prints what the bus says about itself as a whole.
 func (r *report) advice(ctx context.Context, l *app.Lane, b *app.Bus) {
-	adviser, ok := b.Bus.(interface {
-		Advice(ctx context.Context, topics []string) (sink.Advice, error)
-	})
+	adviser, ok := b.Sink.(sink.Adviser)
 	if !ok {
 		return
 	}

@@ -11,7 +11,6 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/republish"
-	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -78,7 +77,7 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 }
 
 // publisher returns a publisher that marks each message with its own header.
-func (c *chosen) publisher(bus pipeline.Bus, header, run string) *republish.Publisher {
+func (c *chosen) publisher(bus sink.Sink, header, run string) *republish.Publisher {
 	return &republish.Publisher{
 		Sink: bus, Router: c.lane.Router, Mark: sink.Header{Key: header, Value: run},
 		Park:            c.lane.Config.DeadLetter != nil,

@@ -12,7 +12,6 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/app"
 	"workos-relay/internal/verify"
-	"workos-relay/pipeline"
 	"workos-relay/router"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -117,7 +116,7 @@ func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, mode chec
 }
 
 func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode checkpoint.Mode, p *progress) (*verify.Result, error) {
-	scanner, ok := b.Bus.(sink.Scanner)
+	scanner, ok := b.Sink.(sink.Scanner)
 	if !ok {
 		return nil, app.Usage(fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", chosen.lane.Sink.Name, chosen.lane.Sink.Type))
 	}
@@ -141,7 +140,7 @@ func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode 
 }
 
 // repair publishes what is missing.
-func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus pipeline.Bus, result *verify.Result, p *progress) (*repairReport, error) {
+func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus sink.Sink, result *verify.Result, p *progress) (*repairReport, error) {
 	r := &repairReport{Run: newRun()}
 	if err := bus.Prepare(ctx, chosen.lane.Topics); err != nil {
 		return r, err

@@ -14,6 +14,7 @@ import (
 	"workos-relay/internal/config"
 	"workos-relay/internal/retry"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
@@ -231,7 +232,7 @@ func (m *member) positions() *Positions {
 		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: m.store},
 	}
 	if p.ledger = m.bus.Ledger; p.ledger != nil {
-		p.bus = &place{name: OnBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
+		p.bus = &place{name: OnBus, mode: checkpoint.ExactlyOnce, store: sink.Positions(p.ledger)}
 	}
 	return p
 }

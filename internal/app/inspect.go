@@ -8,6 +8,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
+	"workos-relay/sink"
 )
 
 // ModeFinder returns a Delivery that finds the mode of the lane and changes nothing. fit reports
@@ -42,7 +43,7 @@ func (readOnly) Commit(context.Context, checkpoint.Checkpoint, checkpoint.Checkp
 // StillHolds returns an error that requires an operator if the bus has lost what relay stored on
 // it. `relay run` would stop with the same error.
 func (l *Lane) StillHolds(ctx context.Context, b *Bus, mode checkpoint.Mode) error {
-	var dest any = b
+	var dest sink.Destination = b
 	if mode == checkpoint.ExactlyOnce {
 		dest = b.Ledger
 	}

@@ -142,25 +142,17 @@ func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream
 
 // Bus is the open bus of a lane.
 type Bus struct {
-	pipeline.Bus
-	Ledger sink.MovableLedger // the same bus, if it can keep the position; else nil
-	apart  io.Closer          // what the ledger holds open by itself; may be nil
+	sink.Sink
+	Ledger sink.Ledger // the same bus, if it can keep the position; else nil
+	apart  io.Closer   // what the ledger holds open by itself; may be nil
 }
 
 // Close closes the bus and its ledger.
 func (b *Bus) Close() error {
 	if b.apart == nil {
-		return b.Bus.Close()
+		return b.Sink.Close()
 	}
-	return errors.Join(b.apart.Close(), b.Bus.Close())
-}
-
-// Survey implements sink.Surveyor. It returns no parts if the bus does not implement it.
-func (b *Bus) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
-	if s, ok := b.Bus.(sink.Surveyor); ok {
-		return s.Survey(ctx, topics, known)
-	}
-	return nil, nil
+	return errors.Join(b.apart.Close(), b.Sink.Close())
 }
 
 // Open opens the bus of the lane. Errors of the settings are of type *UsageError.
@@ -176,7 +168,7 @@ func (l *Lane) open(ctx context.Context, settings sink.Settings) (*Bus, error) {
 	case err != nil:
 		return nil, err
 	}
-	return &Bus{Bus: o.Bus, Ledger: o.Ledger, apart: o.Apart}, nil
+	return &Bus{Sink: o.Bus, Ledger: o.Ledger, apart: o.Apart}, nil
 }
 
 // openOptions returns what a bus is told of the lane.

@@ -46,7 +46,7 @@ type Positions struct {
 	lane   *Lane
 	file   *place
 	bus    *place // nil where the sink keeps no positions
-	ledger sink.MovableLedger
+	ledger sink.Ledger
 	holder string
 
 	disk  *checkpoint.File
@@ -73,7 +73,7 @@ func (l *Lane) OpenPositions(ctx context.Context) (*Positions, error) {
 	}
 	p.Close = func() error { return errors.Join(b.Close(), disk.Close()) }
 	if p.ledger = b.Ledger; p.ledger != nil {
-		p.bus = &place{name: OnBus, mode: checkpoint.ExactlyOnce, store: pipeline.Positions(p.ledger)}
+		p.bus = &place{name: OnBus, mode: checkpoint.ExactlyOnce, store: sink.Positions(p.ledger)}
 	}
 	return p, nil
 }

@@ -268,7 +268,7 @@ func (r *Relay) EmbeddedURL() string {
 
 // embeddedURL returns the URL of the embedded server of the lane. It is empty if there is none.
 func (m *member) embeddedURL() string {
-	if bus, ok := m.bus.Bus.(sink.Addressed); ok && m.lane.Embedded() != nil {
+	if bus, ok := m.bus.Sink.(sink.Addressed); ok && m.lane.Embedded() != nil {
 		return bus.Address()
 	}
 	return ""

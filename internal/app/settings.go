@@ -31,7 +31,7 @@ const (
 // Settings compares the settings of the destination with the configuration; see sink.Configurable.
 // mode decides whether the destination includes the topic of the position.
 func (b *Bus) Settings(ctx context.Context, l *Lane, mode checkpoint.Mode, apply bool) ([]sink.Setting, error) {
-	var at any = b.Bus
+	var at any = b.Sink
 	if mode != checkpoint.AtLeastOnce && b.Ledger != nil {
 		at = b.Ledger
 	}

@@ -25,11 +25,16 @@ const (
 	retryMost  = 15 * time.Second
 )
 
+// Sink is the part of a sink.Sink that a Publisher needs.
+type Sink interface {
+	Publish(ctx context.Context, batch []sink.Message) error
+}
+
 // Publisher publishes events with a mark, each message with the header Mark and without an id, so
 // that no bus takes it for a second copy and drops it. Its fields are not changed while it is in
 // use; one goroutine uses it.
 type Publisher struct {
-	Sink            sink.Sink
+	Sink            Sink
 	Router          batch.Router
 	Mark            sink.Header
 	Park            bool          // send what can never be published to the dead letter topic instead of stopping there

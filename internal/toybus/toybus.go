@@ -165,9 +165,9 @@ type bus struct {
 }
 
 var (
-	_ sink.Bus           = (*bus)(nil)
-	_ sink.Scanner       = (*bus)(nil)
-	_ sink.MovableLedger = ledger{}
+	_ sink.Sink    = (*bus)(nil)
+	_ sink.Scanner = (*bus)(nil)
+	_ sink.Ledger  = ledger{}
 )
 
 func (b *bus) usable(ctx context.Context) error {
@@ -194,6 +194,11 @@ func (b *bus) Publish(ctx context.Context, batch []sink.Message) error {
 func (b *bus) Close() error {
 	b.once.Do(func() { close(b.closed) })
 	return nil
+}
+
+// Survey implements sink.Destination. The bus cannot tell.
+func (*bus) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
+	return nil, nil
 }
 
 // Identity implements sink.Destination.
@@ -298,7 +303,7 @@ func (l ledger) Commit(ctx context.Context, batch []sink.Message, prev, next che
 	return l.load()
 }
 
-// Seize implements sink.MovableLedger.
+// Seize implements sink.Ledger.
 func (l ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if err := l.usable(ctx); err != nil {
 		return checkpoint.Checkpoint{}, err
@@ -311,7 +316,7 @@ func (l ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return cp, nil
 }
 
-// Forget implements sink.MovableLedger: a bus does not remember what it has seen.
+// Forget implements sink.Ledger: a bus does not remember what it has seen.
 func (ledger) Forget() {}
 
 // Logs implements sink.Scanner: a board is one log.

@@ -10,7 +10,6 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
-	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/sink/sinktest"
 )
@@ -30,7 +29,7 @@ func open(t testing.TB, board string, id checkpoint.Identity) *sink.Opened {
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	sinktest.Run(t, sinktest.Harness{
-		New: func(t testing.TB) sinktest.Sink { return open(t, "conformance", checkpoint.Identity{}).Bus },
+		New: func(t testing.TB) sink.Sink { return open(t, "conformance", checkpoint.Identity{}).Bus },
 		Read: func(_ testing.TB, topics []string) []sink.Message {
 			return slices.DeleteFunc(Board("conformance").Messages(), func(m sink.Message) bool { return !slices.Contains(topics, m.Topic) })
 		},
@@ -42,7 +41,7 @@ func TestConformance(t *testing.T) {
 type onBoard string
 
 func (b onBoard) Open(t *testing.T, id checkpoint.Identity) checkpoint.Store {
-	return pipeline.Positions(open(t, string(b), id).Ledger)
+	return sink.Positions(open(t, string(b), id).Ledger)
 }
 
 func TestPositions(t *testing.T) {

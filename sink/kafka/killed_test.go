@@ -20,7 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"workos-relay/checkpoint"
-	"workos-relay/pipeline"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka"
 	"workos-relay/source/sourcetest"
 )
@@ -223,4 +223,4 @@ func TestRealLaneWhileBrokersDie(t *testing.T) {
 	t.Logf("%d transactions aborted", aborted(t, w))
 }
 
-var _ pipeline.Ledger = (*kafka.Ledger)(nil)
+var _ sink.Ledger = (*kafka.Ledger)(nil)

@@ -17,7 +17,7 @@ import (
 )
 
 func harness(brokers func() []string) sinktest.Harness {
-	sinkWith := func(t testing.TB, create bool) sinktest.Sink {
+	sinkWith := func(t testing.TB, create bool) sink.Sink {
 		cfg := config(t, brokers())
 		cfg.Create.Enabled = create
 		s, err := New(cfg)
@@ -30,8 +30,8 @@ func harness(brokers func() []string) sinktest.Harness {
 		},
 		IllegalTopics: []string{"with space", "slash/ed", "é", ".", "..", strings.Repeat("x", 250), ""},
 		MaxMessage:    client.DefaultMessageBytes,
-		New:           func(t testing.TB) sinktest.Sink { return sinkWith(t, true) },
-		NewStrict:     func(t testing.TB) sinktest.Sink { return sinkWith(t, false) },
+		New:           func(t testing.TB) sink.Sink { return sinkWith(t, true) },
+		NewStrict:     func(t testing.TB) sink.Sink { return sinkWith(t, false) },
 		Read: func(t testing.TB, topics []string) []sink.Message {
 			var found []sink.Message
 			for _, r := range readAll(t, brokers(), topics...) {

@@ -18,6 +18,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
 	"workos-relay/router"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka"
 	"workos-relay/source"
 	"workos-relay/source/sourcetest"
@@ -69,7 +70,7 @@ func (w *world) ledger(t testing.TB) *kafka.Ledger {
 }
 
 // lane is a real lane of one relay, in batches of a page.
-func (w *world) lane(t testing.TB, holder string, ledger pipeline.Ledger) *pipeline.Lane {
+func (w *world) lane(t testing.TB, holder string, ledger sink.Ledger) *pipeline.Lane {
 	r, err := router.New(router.Config{
 		Relay: w.cfg.RelayID, Prefix: w.cfg.TopicPrefix, Binding: router.Kafka, DeadLetter: "dead",
 		Routes: []router.Route{{Events: []string{"dsync.*"}, Topic: "directory"}, {Events: []string{"*"}, Topic: "rest"}},

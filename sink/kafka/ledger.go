@@ -373,7 +373,7 @@ func (l *Ledger) explain(err error) error {
 	return l.sink.explain(err)
 }
 
-// Survey implements sink.Surveyor. The topic of the position is one more part.
+// Survey implements sink.Destination. The topic of the position is one more part.
 func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	parts, err := l.sink.Survey(ctx, slices.Concat(topics, []string{l.topic}), known)
 	for i := range parts {

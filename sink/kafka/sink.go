@@ -28,9 +28,8 @@ type Sink struct {
 
 var (
 	_ sink.Sink         = (*Sink)(nil)
-	_ sink.Destination  = (*Sink)(nil)
+	_ sink.Adviser      = (*Sink)(nil)
 	_ sink.Scanner      = (*Sink)(nil)
-	_ sink.Surveyor     = (*Sink)(nil)
 	_ sink.Configurable = (*Sink)(nil)
 )
 
@@ -125,7 +124,7 @@ func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
 	return s.reader.holds(ctx, topics)
 }
 
-// Survey implements sink.Surveyor: a part is a topic. Brokers since Kafka 2.8 tell the id of a
+// Survey implements sink.Destination: a part is a topic. Brokers since Kafka 2.8 tell the id of a
 // topic.
 func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	ctx, cancel := s.within(ctx)

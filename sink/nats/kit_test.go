@@ -24,12 +24,12 @@ func harness(url string, js jetstream.JetStream, replicas int, ackTimeout time.D
 	cfg := Config{URL: url, AckTimeout: ackTimeout, Create: Create{Enabled: true, Replicas: replicas}}
 	return sinktest.Harness{
 		Features: features, IllegalTopics: illegal, MaxMessage: 1 << 20,
-		New: func(t testing.TB) sinktest.Sink {
+		New: func(t testing.TB) sink.Sink {
 			s, err := New(context.Background(), cfg)
 			require.NoError(t, err)
 			return s
 		},
-		NewStrict: func(t testing.TB) sinktest.Sink {
+		NewStrict: func(t testing.TB) sink.Sink {
 			strict := cfg
 			strict.Create.Enabled = false
 			s, err := New(context.Background(), strict)

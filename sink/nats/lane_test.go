@@ -23,8 +23,6 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-var _ pipeline.Ledger = (*Ledger)(nil)
-
 // laneWorld is an Events API whose list grows as the test says, and what a lane needs beside a bus.
 type laneWorld struct {
 	api    *sourcetest.Server
@@ -57,7 +55,7 @@ func (w *laneWorld) feed(t testing.TB, n int) {
 }
 
 // lane carries the events of w to ledger; takeover 0 is for one that has no rival.
-func (w *laneWorld) lane(ledger pipeline.Ledger, holder string, takeover time.Duration) *pipeline.Lane {
+func (w *laneWorld) lane(ledger sink.Ledger, holder string, takeover time.Duration) *pipeline.Lane {
 	return &pipeline.Lane{
 		Name: laneID.Lane, Router: w.router, Park: true, Holder: holder, TakeoverAfter: takeover,
 		Source: &source.Stream{
@@ -221,7 +219,7 @@ func (w *laneWorld) feedAndAwait(t testing.TB, n int, lanes ...*pipeline.Lane) {
 
 // committing tells when a commit of events begins.
 type committing struct {
-	pipeline.Ledger
+	sink.Ledger
 	begins chan struct{} // capacity 1
 }
 
@@ -263,7 +261,7 @@ func TestServerKilledInMidBatch(t *testing.T) {
 
 // forgetful loses the answer of every third commit of events, and comes back only after a while.
 type forgetful struct {
-	pipeline.Ledger
+	sink.Ledger
 	outage  time.Duration
 	commits int
 }
@@ -295,7 +293,7 @@ func TestOutageLongerThanTheDuplicateWindow(t *testing.T) {
 
 // backward answers now and then with a position that was in force before, as a deposed leader may.
 type backward struct {
-	pipeline.Ledger
+	sink.Ledger
 	history []checkpoint.Checkpoint
 	loads   int
 }

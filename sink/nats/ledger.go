@@ -39,21 +39,9 @@ type Ledger struct {
 }
 
 var (
-	_ checkpoint.Store  = positionStore{}
+	_ sink.Ledger       = (*Ledger)(nil)
 	_ sink.Configurable = (*Ledger)(nil)
-	_ sink.Surveyor     = (*Ledger)(nil)
 )
-
-// positionStore shows that a Ledger keeps positions as a checkpoint.Store does.
-type positionStore struct{ *Ledger }
-
-// Commit implements checkpoint.Store.
-func (p positionStore) Commit(ctx context.Context, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	return p.Ledger.Commit(ctx, nil, prev, next)
-}
-
-// Store is the position alone, for whoever moves it without events.
-func (l *Ledger) Store() checkpoint.Store { return positionStore{l} }
 
 // Subject returns the subject of the position.
 func (l *Ledger) Subject() string { return l.position.subject }
@@ -190,7 +178,7 @@ func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]s
 	return l.sink.Settings(ctx, topics, apply)
 }
 
-// Survey implements sink.Surveyor. The stream holds the position, too.
+// Survey implements sink.Destination. The stream holds the position, too.
 func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	parts, err := l.sink.Survey(ctx, topics, known)
 	for i := range parts {

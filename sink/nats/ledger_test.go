@@ -39,9 +39,9 @@ func (p subjectPlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Stor
 	l := s.Ledger(id)
 	again(t, "preparing", func(ctx context.Context) error { return l.Prepare(ctx, []string{p.stream + ".created"}) })
 	if p.replicas > 1 { // it may be without a leader of its own accord
-		return ledgerStore{checkpointtest.Settled{Store: l.Store()}, s}
+		return ledgerStore{checkpointtest.Settled{Store: sink.Positions(l)}, s}
 	}
-	return ledgerStore{l.Store(), s}
+	return ledgerStore{sink.Positions(l), s}
 }
 
 // again calls what a cluster without a leader may leave undone until it is done.

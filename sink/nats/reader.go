@@ -351,7 +351,7 @@ func decode(msg jetstream.Msg) (Stored, error) {
 // have yet to apply what is committed.
 const shorterLooks = 20
 
-// survey implements sink.Surveyor: the one part is the stream, and its end is the sequence after
+// survey implements sink.Destination: the one part is the stream, and its end is the sequence after
 // the last.
 func (r *reader) survey(ctx context.Context, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	l, err := r.conn.connected(ctx)

@@ -18,7 +18,7 @@ import (
 // pausable is a ledger seen from a process that is stopped now and then: a call begins only when it
 // runs again.
 type pausable struct {
-	pipeline.Ledger
+	sink.Ledger
 	running sync.RWMutex
 }
 

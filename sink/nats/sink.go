@@ -37,10 +37,8 @@ type Sink struct {
 
 var (
 	_ sink.Sink         = (*Sink)(nil)
-	_ sink.Destination  = (*Sink)(nil)
 	_ sink.Configurable = (*Sink)(nil)
 	_ sink.Scanner      = (*Sink)(nil)
-	_ sink.Surveyor     = (*Sink)(nil)
 )
 
 // New returns a sink that connects, and goes on trying for ever, in the background: a server that
@@ -160,7 +158,7 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 	return s.reader.scan(ctx, log, fn)
 }
 
-// Survey implements sink.Surveyor: the one part is the stream, and its end is the sequence after
+// Survey implements sink.Destination: the one part is the stream, and its end is the sequence after
 // the last.
 func (s *Sink) Survey(ctx context.Context, _ []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	return s.reader.survey(ctx, known)

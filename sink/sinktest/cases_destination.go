@@ -87,7 +87,7 @@ func (k *kit) holds() {
 	k.requireHolds(other, topics, true, "seen by another sink")
 }
 
-func (k *kit) requireHolds(s Sink, topics []string, want bool, when string) {
+func (k *kit) requireHolds(s sink.Sink, topics []string, want bool, when string) {
 	k.Helper()
 	var have bool
 	err := k.ask("Holds", func() (err error) {
@@ -135,7 +135,7 @@ func (k *kit) inspect() {
 }
 
 // status is what Inspect says of topics.
-func (k *kit) status(s Sink, topics []string) (status []sink.TopicStatus) {
+func (k *kit) status(s sink.Sink, topics []string) (status []sink.TopicStatus) {
 	k.Helper()
 	err := k.ask("Inspect", func() (err error) {
 		status, err = s.Inspect(k.ctx, topics)

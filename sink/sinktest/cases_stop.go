@@ -188,7 +188,7 @@ func (k *kit) restart() {
 
 // publishWhile publishes batch after batch until trouble has returned and a few more are through:
 // everything is stored at least once, in order.
-func (k *kit) publishWhile(s Sink, topics []string, trouble func()) {
+func (k *kit) publishWhile(s sink.Sink, topics []string, trouble func()) {
 	over := make(chan struct{})
 	first := make(chan struct{})
 	go func() {

@@ -19,12 +19,6 @@ import (
 	"workos-relay/sink"
 )
 
-// Sink is what the kit tests: a sink that also knows its destination.
-type Sink interface {
-	sink.Sink
-	sink.Destination
-}
-
 // Features says what the bus under test does; a case that needs what is missing is skipped.
 type Features struct {
 	Dedupe          bool // a second copy of a message with the same ID is stored once
@@ -47,9 +41,9 @@ type Harness struct {
 	Timeout time.Duration
 	// New returns a sink on the broker, which may create topics if Features.CreatesTopics is set.
 	// Every call returns another one on the same destination. The kit closes it.
-	New func(t testing.TB) Sink
+	New func(t testing.TB) sink.Sink
 	// NewStrict returns a sink that may create nothing.
-	NewStrict func(t testing.TB) Sink
+	NewStrict func(t testing.TB) sink.Sink
 	// Read returns every message stored on the topics, as a reader independent of the sink sees
 	// them, in stored order (with partitions: in stored order per partition). A missing topic holds
 	// nothing. Headers that the bus or the sink added for its own use may be present; Position and
@@ -140,7 +134,7 @@ func (k *kit) topics(n int) []string {
 }
 
 // open returns a sink prepared for topics.
-func (k *kit) open(topics []string) Sink {
+func (k *kit) open(topics []string) sink.Sink {
 	k.Helper()
 	s := k.New(k.T)
 	k.Cleanup(func() { _ = s.Close() })
@@ -149,7 +143,7 @@ func (k *kit) open(topics []string) Sink {
 }
 
 // prepare calls Prepare until it succeeds: a broker that has just started may need a moment.
-func (k *kit) prepare(s Sink, topics []string) {
+func (k *kit) prepare(s sink.Sink, topics []string) {
 	k.Helper()
 	for {
 		err := s.Prepare(k.ctx, topics)
@@ -188,7 +182,7 @@ func (k *kit) ask(what string, question func() error) error {
 
 // attempt publishes batch once, or with Elections until it is stored, or can never be. It returns
 // how many messages are durable.
-func (k *kit) attempt(s Sink, batch []sink.Message) (durable int, err error) {
+func (k *kit) attempt(s sink.Sink, batch []sink.Message) (durable int, err error) {
 	k.Helper()
 	for {
 		err := s.Publish(k.ctx, batch[durable:])
@@ -206,7 +200,7 @@ func (k *kit) attempt(s Sink, batch []sink.Message) (durable int, err error) {
 }
 
 // store publishes batch while nothing is disturbed.
-func (k *kit) store(s Sink, batch []sink.Message) {
+func (k *kit) store(s sink.Sink, batch []sink.Message) {
 	k.Helper()
 	_, err := k.attempt(s, batch)
 	require.NoError(k, err)
@@ -214,7 +208,7 @@ func (k *kit) store(s Sink, batch []sink.Message) {
 
 // publish publishes batch to its end the way the pipeline does: after a failure it goes on from the
 // durable prefix.
-func (k *kit) publish(s Sink, batch []sink.Message) (failures int) {
+func (k *kit) publish(s sink.Sink, batch []sink.Message) (failures int) {
 	k.Helper()
 	for {
 		err := s.Publish(k.ctx, batch)

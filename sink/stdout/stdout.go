@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/term"
 
+	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/printable"
 	"workos-relay/sink"
@@ -36,8 +37,7 @@ type Sink struct {
 }
 
 var (
-	_ sink.Sink        = (*Sink)(nil)
-	_ sink.Destination = (*Sink)(nil)
+	_ sink.Sink = (*Sink)(nil)
 )
 
 // New returns a sink that writes to out, or to standard output if out is nil. Bodies keep their
@@ -203,6 +203,11 @@ func (s *Sink) Prepare(context.Context, []string) error { return nil }
 
 // Holds implements sink.Destination: what was written is gone, so nothing is ever held.
 func (s *Sink) Holds(context.Context, []string) (bool, error) { return false, nil }
+
+// Survey implements sink.Destination: what was written cannot be asked for.
+func (s *Sink) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
+	return nil, nil
+}
 
 // Inspect implements sink.Destination.
 func (s *Sink) Inspect(_ context.Context, topics []string) ([]sink.TopicStatus, error) {

@@ -22,7 +22,7 @@ import (
 func TestConformance(t *testing.T) {
 	var out syncBuffer
 	sinktest.Run(t, sinktest.Harness{
-		New:      func(testing.TB) sinktest.Sink { return stdout.New(stdout.Config{Envelope: true}, &out) },
+		New:      func(testing.TB) sink.Sink { return stdout.New(stdout.Config{Envelope: true}, &out) },
 		Read:     out.read,
 		Features: sinktest.Features{JSONBodies: true, AtomicPrefix: true},
 	})
