@@ -4,19 +4,11 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"go.uber.org/zap"
 )
 
-const (
-	// calmFirst and calmMost bound how long one request follows the other after a backfill met a
-	// contradiction.
-	calmFirst = time.Minute
-	calmMost  = time.Hour
-	// minSegmentPages is the least that a segment is made for: each costs about two thirds of a
-	// page more than it yields.
-	minSegmentPages = 4
-)
+// minSegmentPages is the least that a segment is made for: each costs about two thirds of a page
+// more than it yields.
+const minSegmentPages = 4
 
 // isFarBehind reports whether so much lies ahead of the page that was accepted last that several
 // readers are worth their while. Within the time for which the API may hold events back it never
@@ -67,33 +59,32 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 	for ctx.Err() == nil {
 		w.receive()
 		if w.over() {
-			return true, w.err
+			return true, w.retreat.err
 		}
-		page, ok := w.take()
+		page, ok := w.chain.take()
 		now := time.Now()
 		w.schedule(now)
 		if !ok {
 			w.wait(now)
 			continue
 		}
-		out, err := w.deliver(page)
+		out, err := r.deliver(page)
 		if err != nil {
-			w.contradiction("the events to be yielded failed a check", err)
+			w.retreat.contradiction("the events to be yielded failed a check", err)
 			continue
 		}
 		w.report()
 		if !yieldPage(out, yield) {
 			return false, nil
 		}
-		w.room.yields(0)
+		w.chain.room.yields(0)
 	}
 	return true, nil // the plain cursor returns ctx's error
 }
 
 // deliver passes a page of the head through the checks of the plain cursor, and moves the position
 // to its end.
-func (w *window) deliver(p segmentPage) (Page, error) {
-	r := w.r
+func (r *reader) deliver(p segmentPage) (Page, error) {
 	a := answer{ListEventsResponse: ListEventsResponse{Data: p.events}, RequestID: p.requestID, held: p.size}
 	if err := r.checkOrder(a); err != nil {
 		return Page{}, err
@@ -119,51 +110,4 @@ func (w *window) deliver(p segmentPage) (Page, error) {
 	r.atTip = false
 	r.silentUntil = time.Now().Add(silenceCheck)
 	return r.joined(Page{Events: r.expected(p.events), Now: r.clock().UTC(), Size: p.size, RequestID: p.requestID, Sent: p.sent, Took: p.took}), nil
-}
-
-// leave ends the backfill; the plain cursor goes on from the position.
-func (w *window) leave(why string) {
-	if w.left {
-		return
-	}
-	w.left = true
-	w.dropped += len(w.segs) - 1
-	w.r.log.Debug("reading on with one reader", zap.String("reason", why), zap.Stringer("after", w.r.pos))
-}
-
-// contradiction ends the backfill over an answer that does not agree with others, and keeps from
-// another one for a while.
-func (w *window) contradiction(why string, err error) {
-	if w.left {
-		return
-	}
-	r := w.r
-	r.calm = min(max(2*r.calm, calmFirst), calmMost)
-	r.calmUntil = time.Now().Add(r.calm)
-	r.log.Warn("an answer of the Events API contradicts others; reading on with one reader for a while",
-		zap.String("reason", why), zap.Duration("for", r.calm), zap.Stringer("after", r.pos), zap.Error(err))
-	w.leave(why)
-}
-
-// unsupported ends the backfill for good.
-func (w *window) unsupported(why string, err error) {
-	if w.left {
-		return
-	}
-	w.r.noRanges = true
-	w.r.log.Warn("the Events API does not answer by time as reading with several readers needs; reading with one, so more slowly",
-		zap.String("reason", why), zap.Stringer("after", w.r.pos), zap.Error(err))
-	w.leave(why)
-}
-
-// report tells the hook how things stand.
-func (w *window) report() {
-	info := BackfillInfo{
-		Active: !w.closed, Joined: w.joined, Split: w.split, Missed: w.missed, Dropped: w.dropped,
-	}
-	w.joined, w.split, w.missed, w.dropped = 0, 0, 0, 0
-	if info.Active {
-		info.Readers, info.Allowed, info.Segments, info.Buffered = w.inFlight, int(w.allowed), len(w.segs), w.buffered
-	}
-	call(w.r.hooks.OnBackfill, info)
 }

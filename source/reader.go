@@ -85,7 +85,8 @@ type reader struct {
 	pageCost  int64         // what it kept in memory
 	noRanges  bool          // the API does not answer by time as a backfill needs
 	calmUntil time.Time     // no backfill before
-	calm      time.Duration // after the last backfill that met a contradiction
+	// contradictions counts the backfills in a row that met one.
+	contradictions int
 }
 
 func newReader(s *Stream, cp checkpoint.Checkpoint) (*reader, error) {

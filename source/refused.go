@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 )
 
 // typeSet is what to ask for: the types wanted less those that the API refuses.
@@ -21,7 +22,7 @@ type typeSet struct {
 
 type refusal struct {
 	until time.Time // when the API is asked about it again
-	wait  time.Duration
+	times int       // how often in a row it was refused
 }
 
 func newTypeSet(wanted []string) *typeSet {
@@ -66,8 +67,8 @@ func (t *typeSet) due(now time.Time) string {
 // to an hour. It reports whether it was left out before.
 func (t *typeSet) refuse(name string, now time.Time) (r refusal, again bool) {
 	r, again = t.refused[name]
-	r.wait = min(max(2*r.wait, refusedFirst), refusedMost)
-	r.until = now.Add(r.wait)
+	r.times++
+	r.until = now.Add(retry.Backoff{First: refusedFirst, Most: refusedMost}.Full(r.times))
 	t.refused[name] = r
 	t.update()
 	return r, again

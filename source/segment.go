@@ -154,6 +154,23 @@ func (s *segment) left(end time.Time) int {
 	return pagesIn(end.Sub(s.reached()), s.perPage)
 }
 
+// timeOf estimates the time at which its reader will have read n pages more, as precise as a query
+// can ask.
+func (s *segment) timeOf(n int) time.Time {
+	return s.reached().Add(time.Duration(n) * max(s.perPage, time.Millisecond)).Truncate(time.Millisecond)
+}
+
+// widen takes note of a page, and asks for more events per request, most at most, once enough pages
+// were good.
+func (s *segment) widen(most int) {
+	if s.limit >= most {
+		return
+	}
+	if s.good++; s.good >= growAfter {
+		s.good, s.limit = 0, min(2*s.limit, most)
+	}
+}
+
 // suspicious says why events do not follow the segment's cursor; empty if they do.
 func (s *segment) suspicious(events []Event) string {
 	if len(events) == 0 {
