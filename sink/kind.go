@@ -36,6 +36,24 @@ type Kind struct {
 	// AsyncAPI is how an AsyncAPI document describes the bus; nil if it cannot. Settings of a kind
 	// that has it implement Documented.
 	AsyncAPI *AsyncAPI
+	// Readers says with what a bus is read whose Settings are not Followable: "for Kafka use kcat".
+	// It may be empty.
+	Readers string
+	// Starters are the sinks of this kind that a first configuration can have.
+	Starters []Starter
+}
+
+// Starter is a sink that a first configuration can have.
+type Starter struct {
+	Name    string // word that chooses it: "embedded"
+	About   string // what it is, if Name does not say that; may be empty
+	Address string // address of the bus if none is given
+	// TokenFile is set if the sink runs a server inside relay that asks its clients for a token: how
+	// the name of the file ends that holds the token. Server is the name of that server.
+	TokenFile, Server string
+	// Entry returns the entry of the sink in a configuration file, as an element of a YAML list that
+	// is indented by two spaces. tokenFile is empty if TokenFile is.
+	Entry func(address, tokenFile string) string
 }
 
 // Settings are the configuration of one sink: what it publishes to, and how. They do not change after

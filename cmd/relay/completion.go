@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"workos-relay/internal/app"
 	"workos-relay/internal/manual"
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
@@ -64,14 +64,17 @@ func (env *environment) completeLine(model *kong.Node) bool {
 	if line != strings.TrimRight(line, " \t") || len(words) == 0 {
 		words = append(words, "") // the next word has not been begun
 	}
-	for _, word := range (&completer{words: words}).offers(model) {
+	for _, word := range (&completer{words: words, kinds: env.format.Kinds()}).offers(model) {
 		fmt.Fprintln(env.stdout, word)
 	}
 	return true
 }
 
 // completer finds what the last of words may be.
-type completer struct{ words []string }
+type completer struct {
+	words []string
+	kinds []*sink.Kind
+}
 
 // offers follows the commands of the line and returns what begins like its last word: values if a
 // flag waits for one, else flags, or commands and arguments.
@@ -142,7 +145,7 @@ func (c *completer) values(v *kong.Value) []string {
 	case "topic":
 		return topics()
 	case "bus":
-		return slices.Sorted(maps.Keys(buses))
+		return slices.Sorted(slices.Values(starterNames(starters(c.kinds))))
 	}
 	return v.EnumSlice()
 }

@@ -9,23 +9,52 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/term"
 
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
+	"workos-relay/sink"
 )
 
-// The buses that relay init writes a configuration for.
-const (
-	busKafka    = "kafka"
-	busNATS     = "nats"
-	busEmbedded = "embedded"
-)
+// starters returns the sinks that --bus may choose, sorted by name, those with a server inside relay
+// last.
+func starters(kinds []*sink.Kind) []sink.Starter {
+	var all []sink.Starter
+	for _, k := range kinds {
+		all = append(all, k.Starters...)
+	}
+	slices.SortFunc(all, func(a, b sink.Starter) int {
+		if inside := a.TokenFile != ""; inside != (b.TokenFile != "") {
+			if inside {
+				return 1
+			}
+			return -1
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return all
+}
 
-// buses are what --bus may be, each with the address that is written if none is given.
-var buses = map[string]string{busKafka: "localhost:9092", busNATS: "nats://127.0.0.1:4222", busEmbedded: "127.0.0.1:4222"}
+// starterNames returns the words that choose among starters.
+func starterNames(all []sink.Starter) []string {
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = all[i].Name
+	}
+	return names
+}
+
+// either joins words by commas, but the last one by last.
+func either(words []string, last string) string {
+	n := len(words) - 1
+	if n < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:n], ", ") + last + words[n]
+}
 
 type initCmd struct {
 	Bus     string `help:"kafka, nats, or embedded: a NATS JetStream server inside relay. Asked for on a terminal." placeholder:"BUS" predictor:"bus"`
@@ -46,33 +75,35 @@ func (c *initCmd) Run(env *environment) error {
 	if err := vacant(path); err != nil {
 		return err
 	}
+	all := starters(env.format.Kinds())
 	if c.Bus == "" {
-		if c.Bus, err = askForBus(os.Stdin, env.stdout); err != nil {
+		if c.Bus, err = askForBus(all, os.Stdin, env.stdout); err != nil {
 			return err
 		}
 	}
-	implied, known := buses[c.Bus]
-	if !known {
-		return app.Usage(fmt.Errorf("--bus: %q is none of kafka, nats, embedded", c.Bus))
+	i := slices.Index(starterNames(all), c.Bus)
+	if i < 0 {
+		return app.Usage(fmt.Errorf("--bus: %q is none of %s", c.Bus, strings.Join(starterNames(all), ", ")))
 	}
+	starter := &all[i]
 	if c.Address == "" {
-		c.Address = implied
+		c.Address = starter.Address
 	}
-	if c.Bus != busEmbedded {
-		if err := c.write(env, path, ""); err != nil {
+	if starter.TokenFile == "" {
+		if err := c.write(env, starter, path, ""); err != nil {
 			return err
 		}
-		return c.say(env.stdout, path, "", "")
+		return c.say(env.stdout, starter, path, "", "")
 	}
-	tokenFile := strings.TrimSuffix(path, filepath.Ext(path)) + ".nats-token"
+	tokenFile := strings.TrimSuffix(path, filepath.Ext(path)) + starter.TokenFile
 	token := rand.Text()
 	if err := writeNew(tokenFile, token+"\n"); err != nil {
 		return err
 	}
-	if err := c.write(env, path, tokenFile); err != nil {
+	if err := c.write(env, starter, path, tokenFile); err != nil {
 		return errors.Join(err, os.Remove(tokenFile))
 	}
-	return c.say(env.stdout, path, tokenFile, token)
+	return c.say(env.stdout, starter, path, tokenFile, token)
 }
 
 // vacant returns an error if something is at path, also if it is a link to nothing.
@@ -89,8 +120,8 @@ func vacant(path string) error {
 }
 
 // write writes the configuration to path, once relay itself has read it without a fault.
-func (c *initCmd) write(env *environment, path, tokenFile string) error {
-	text := c.text(tokenFile)
+func (c *initCmd) write(env *environment, starter *sink.Starter, path, tokenFile string) error {
+	text := c.text(starter, tokenFile)
 	if _, err := env.format.Parse(path, []byte(text), env.keyOptional); err != nil {
 		var faults *config.Error
 		if errors.As(err, &faults) {
@@ -121,22 +152,30 @@ func writeNew(path, text string) error {
 	return nil
 }
 
-// askForBus asks on a terminal which bus it is to be.
-func askForBus(in *os.File, out io.Writer) (string, error) {
+// askForBus asks on a terminal which of these it is to be, and returns its name.
+func askForBus(all []sink.Starter, in *os.File, out io.Writer) (string, error) {
+	var flags, choices []string
+	for i := range all {
+		choice := all[i].Name
+		if all[i].About != "" {
+			choice += " (" + all[i].About + ")"
+		}
+		flags, choices = append(flags, "--bus "+all[i].Name), append(choices, choice)
+	}
 	if !term.IsTerminal(int(in.Fd())) { //nolint:gosec // a file descriptor fits
-		return "", app.Usage(errors.New("init: say which bus relay is to feed: --bus kafka, --bus nats or --bus embedded"))
+		return "", app.Usage(errors.New("init: say which bus relay is to feed: " + either(flags, " or ")))
 	}
 	const most = 3
 	lines := bufio.NewScanner(in)
 	for range most {
-		fmt.Fprint(out, "Which bus is relay to feed: kafka, nats, or embedded (a NATS JetStream server inside relay)? ")
+		fmt.Fprintf(out, "Which bus is relay to feed: %s? ", either(choices, ", or "))
 		if !lines.Scan() {
 			break
 		}
 		bus := strings.ToLower(strings.TrimSpace(lines.Text()))
-		if _, known := buses[bus]; known {
+		if slices.Contains(starterNames(all), bus) {
 			return bus, nil
 		}
 	}
-	return "", app.Usage(errors.New("init: no bus was chosen: kafka, nats or embedded"))
+	return "", app.Usage(errors.New("init: no bus was chosen: " + either(starterNames(all), " or ")))
 }

@@ -3,38 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+
+	"workos-relay/sink"
 )
 
-// text is the configuration. Without tokenFile the bus is not embedded.
-func (c *initCmd) text(tokenFile string) string {
-	sink := map[string]string{
-		busKafka: fmt.Sprintf(`  - name: kafka
-    type: kafka
-    brokers: [%q]
-    # With SASL and TLS, if the cluster asks for them:
-    #sasl: {mechanism: scram-sha-512, user: relay, password_file: /run/secrets/kafka_password}
-    #tls: {enabled: true}
-    # How topics are created that are missing:
-    #create: {partitions: 6, replication: 3}
-`, c.Address),
-		busNATS: fmt.Sprintf(`  - name: nats
-    type: nats
-    url: %q
-    # If the server asks who relay is, one of these:
-    #auth: {credentials_file: /run/secrets/relay.creds}
-    #auth: {user: relay, password_file: /run/secrets/nats_password}
-    # How the stream is created if it is missing; 3 replicas outlive a lost server:
-    #create: {replicas: 3, max_age: 720h}
-`, c.Address),
-		busEmbedded: fmt.Sprintf(`  - name: nats
-    type: nats
-    url: embedded             # a JetStream server inside relay, for one machine
-    embedded:
-      listen: %q
-      # Every client must send what this file holds as its token; relay follows a change of the file.
-      token_file: %q
-`, c.Address, tokenFile),
-	}[c.Bus]
+// text returns the configuration. tokenFile is empty if the sink needs no token.
+func (c *initCmd) text(starter *sink.Starter, tokenFile string) string {
 	return `# A configuration of relay, written by "relay init". Every key with its default: config.example.yaml, or "relay help configuration".
 # Look at it with "relay check", which changes nothing.
 
@@ -52,7 +26,7 @@ source:
 
 # The buses that the events go to. Each sink is a separate lane.
 sinks:
-` + sink + `
+` + starter.Entry(c.Address, tokenFile) + `
 # The topic for events that the bus can never take. Without it the lane stops at such an event and names it.
 dead_letter: {topic: relay.dead_letter}
 
@@ -67,14 +41,14 @@ admin:
 }
 
 // say tells what was written and what comes next.
-func (c *initCmd) say(out io.Writer, path, tokenFile, token string) error {
+func (c *initCmd) say(out io.Writer, starter *sink.Starter, path, tokenFile, token string) error {
 	text := fmt.Sprintf("Wrote %s, which only you can read.\n", path)
 	if token != "" {
 		text += fmt.Sprintf(`
-The embedded NATS server asks every client for this token. It is shown once, and kept in %s:
+The embedded %s asks every client for this token. It is shown once, and kept in %s:
 
   %s
-`, tokenFile, token)
+`, starter.Server, tokenFile, token)
 	}
 	_, err := fmt.Fprintf(out, `%s
 Next, with the secret key of the WorkOS environment in WORKOS_API_KEY:

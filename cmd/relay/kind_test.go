@@ -94,6 +94,10 @@ func TestANewKindOfBusRunsByOneLine(t *testing.T) {
 	code, out, errs = doWithBoards(t, "--config", file, "verify", "--since", "earliest", "--until", "2031-01-01T00:00:00Z")
 	require.Equal(t, exitDone, code, out+errs)
 	require.Contains(t, out, "No fault found")
+	tail := startWith(t, withBoards, "--config", file, "tail", "--from-sink", "--since", "earliest", "--events", "user.updated")
+	require.Eventually(t, func() bool { return strings.Contains(tail.stdout.String(), fmt.Sprintf("event_9%025d", 2)) }, patient, often, &tail.stderr)
+	require.Equal(t, exitDone, tail.stop(t), &tail.stderr)
+	require.NotContains(t, tail.stdout.String(), "user.created")
 	code, out, errs = doWithBoards(t, "--config", file, "types", "--asyncapi")
 	require.Equal(t, exitDone, code, errs)
 	var document struct {
@@ -126,6 +130,20 @@ func TestANewKindOfBusSaysWhatItCannotDo(t *testing.T) {
 	code, _, errs = doWithBoards(t, "--config", file, "run")
 	require.Equal(t, exitUsage, code, errs)
 	require.Contains(t, errs, "the board has burnt: name another one in board")
+}
+
+// TestANewKindOfBusCanBeginAConfiguration: relay init offers it.
+func TestANewKindOfBusCanBeginAConfiguration(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "relay.yaml")
+	code, _, errs := doWithBoards(t, "--config", file, "init", "--bus", "wall")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, `--bus: "wall" is none of board, kafka, nats, embedded`)
+	code, _, errs = doWithBoards(t, "--config", file, "init", "--bus", "board")
+	require.Equal(t, exitDone, code, errs)
+	cfg, err := withBoards.Load(file, func(string) (string, bool) { return testKey, true })
+	require.NoError(t, err)
+	require.Equal(t, "board hall", cfg.Sinks[0].Settings.Identity())
 }
 
 // TestTheKeysOfANewKindOfBus: its keys are known wherever those of other buses are.

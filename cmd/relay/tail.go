@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 
 	"workos-relay/conf/livefile"
@@ -93,8 +94,7 @@ func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.S
 		return followable && (c.Sink == "" || s.Name == c.Sink)
 	})
 	if i < 0 {
-		return app.Usage(errors.New("--from-sink reads a sink of type nats, and the configuration has none of that name; " +
-			"for Kafka use kcat or kafka-console-consumer"))
+		return app.Usage(notFollowable(env.format.Kinds()))
 	}
 	err = cfg.Sinks[i].Settings.(sink.Followable).Follow(ctx, sink.FollowOptions{ //nolint:forcetypeassert // chosen by it
 		Address: c.Server, Patterns: c.Events, FromStart: !start.Latest,
@@ -109,6 +109,20 @@ func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.S
 		return nil
 	}
 	return err
+}
+
+// notFollowable returns the error of --from-sink if no sink can be read.
+func notFollowable(kinds []*sink.Kind) error {
+	var types, readers []string
+	for _, k := range kinds {
+		if _, followable := k.New().(sink.Followable); followable {
+			types = append(types, k.Name)
+		} else if k.Readers != "" {
+			readers = append(readers, k.Readers)
+		}
+	}
+	text := "--from-sink reads a sink of type " + either(types, " or ") + ", and the configuration has none of that name"
+	return errors.New(strings.Join(append([]string{text}, readers...), "; "))
 }
 
 // unlessDone returns err, or nil if ctx has ended or nobody reads the output any more. Both are

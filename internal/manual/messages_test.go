@@ -22,7 +22,7 @@ var speaking = []string{
 
 // written are files of other texts than messages: pages, and what is generated from declarations.
 var written = []string{
-	"cmd/relay/completion.go", "cmd/relay/demo.go", "cmd/relay/demo_flow.go", "cmd/relay/init_text.go", "cmd/relay/main.go", "internal/config/reference.go", "internal/config/example.go", "internal/config/schema.go", "internal/config/describe.go",
+	"cmd/relay/completion.go", "cmd/relay/demo.go", "cmd/relay/demo_flow.go", "cmd/relay/init_text.go", "cmd/relay/main.go", "sink/kafka/starter.go", "sink/nats/starter.go", "internal/config/reference.go", "internal/config/example.go", "internal/config/schema.go", "internal/config/describe.go",
 	"internal/admin/page/assets.go", "internal/admin/page/snapshot.go", "internal/admin/page/view.go",
 	"internal/telemetry/families.go", "internal/telemetry/reference.go",
 }

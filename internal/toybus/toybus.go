@@ -24,6 +24,12 @@ var Kind = &sink.Kind{
 	New:            func() sink.Settings { return &Config{} },
 	KeepsPositions: true,
 	Incapable:      []error{errNoPositions},
+	Starters: []sink.Starter{{
+		Name: "board", About: "a board on the wall", Address: "hall",
+		Entry: func(address, _ string) string {
+			return fmt.Sprintf("  - {name: wall, type: board, board: %q}\n", address)
+		},
+	}},
 	AsyncAPI: &sink.AsyncAPI{
 		Binding: "board",
 		Channel: func(topic string) map[string]any { return map[string]any{"corner": topic} },
@@ -85,6 +91,31 @@ func (c Config) Open(_ context.Context, o sink.OpenOptions) (*sink.Opened, error
 	}
 	b := &bus{cfg: c, id: o.Identity, pin: pin, board: Board(c.Board), closed: make(chan struct{})}
 	return &sink.Opened{Bus: b, Ledger: ledger{b}}, nil
+}
+
+// Follow implements sink.Followable. A pattern is a topic without the prefix.
+func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.Message) error) error {
+	if o.Address != "" {
+		c.Board = o.Address
+	}
+	next := 0
+	if !o.FromStart {
+		next = len(Board(c.Board).Messages())
+	}
+	for ; ; time.Sleep(time.Millisecond) {
+		for _, m := range Board(c.Board).Messages()[next:] {
+			next++
+			if len(o.Patterns) > 0 && !slices.Contains(o.Patterns, strings.TrimPrefix(m.Topic, c.TopicPrefix)) {
+				continue
+			}
+			if err := fn(m); err != nil {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
 }
 
 // AsyncAPIServer implements sink.Documented.

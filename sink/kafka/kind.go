@@ -15,6 +15,8 @@ var Kind = &sink.Kind{
 	CloudEvents:    "kafka",
 	KeepsPositions: true,
 	Incapable:      []error{ErrNoTransactions, ErrNoPositionTopic},
+	Readers:        "for Kafka use kcat or kafka-console-consumer",
+	Starters:       starters,
 	AsyncAPI: &sink.AsyncAPI{
 		Binding: "kafka",
 		Channel: func(topic string) map[string]any { return map[string]any{"topic": topic, "bindingVersion": "0.5.0"} },

@@ -18,6 +18,7 @@ var Kind = &sink.Kind{
 	KeepsPositions: true,
 	MayComeEarly:   true,
 	Incapable:      []error{ErrNoAtomicPublish, ErrStreamUnfit},
+	Starters:       starters,
 	AsyncAPI: &sink.AsyncAPI{ // the binding has nothing for a channel
 		Binding:   "nats",
 		Operation: map[string]any{"bindingVersion": "0.1.0"},
