@@ -315,7 +315,7 @@ func (v *Value[T]) refresh() error {
 	if v.surelySame() {
 		return nil
 	}
-	contents, err := v.read()
+	contents, err := v.settled()
 	if err != nil {
 		return v.reject(err)
 	}
@@ -335,6 +335,51 @@ func (v *Value[T]) refresh() error {
 	}
 	v.log.Info("a file has new content, which relay uses from now on", v.fields()...)
 	return nil
+}
+
+// A program may write a file in place and in several pieces. A secret that is cut off looks like a
+// secret, so relay uses new content only after the file was left alone for settle. It waits for that
+// up to settleMost, and then tries again at the next look.
+const (
+	settle     = 250 * time.Millisecond
+	settleMost = 2 * time.Second
+)
+
+// errWriting says that a file changes all the time.
+var errWriting = errors.New("is still being written")
+
+// settled reads the files. If their content is new, it waits until nobody writes it any more.
+func (v *Value[T]) settled() ([][]byte, error) {
+	for waited := time.Duration(0); ; {
+		contents, err := v.read()
+		if err != nil || sum(contents) == v.digest {
+			return contents, err
+		}
+		f, left := v.unsettled()
+		if left <= 0 {
+			return contents, nil
+		}
+		if waited >= settleMost {
+			return nil, fmt.Errorf("%s %s %w", f.Key, f.Path, errWriting)
+		}
+		time.Sleep(left)
+		waited += left
+	}
+}
+
+// unsettled returns the file that was written last, and how long it must be left alone yet.
+func (v *Value[T]) unsettled() (last File, left time.Duration) {
+	now := v.now()
+	for _, f := range v.files {
+		info, err := os.Stat(f.Path) // after the content was read
+		if err != nil {
+			return f, settle
+		}
+		if age := now.Sub(info.ModTime()); age >= 0 && settle-age > left { // a time in the future tells nothing
+			last, left = f, settle-age
+		}
+	}
+	return last, left
 }
 
 // reject notes that the content cannot be used, and logs it once it has stayed so for a while.

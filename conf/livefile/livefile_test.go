@@ -276,3 +276,31 @@ func TestAuthoritiesAreReadWhole(t *testing.T) {
 	write(t, file.Path, one+"\n# the next one\n"+two+"\n")
 	require.NotSame(t, first, v.Latest())
 }
+
+// TestPiecesAreNotUsed: a secret that is written in place, piece by piece, is used when it is whole.
+func TestPiecesAreNotUsed(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "secret")
+	write(t, path, "first")
+	v, err := livefile.Secret(nil, livefile.File{Key: "k", Path: path}, nil)
+	require.NoError(t, err)
+	const whole = "sk_test_0123456789"
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		file, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			return
+		}
+		defer func() { _ = file.Close() }()
+		for _, piece := range []string{"sk_", "test_", "01234", "56789"} {
+			_, _ = file.WriteString(piece)
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
+	for got := "first"; got != whole; got = v.Latest() {
+		require.Contains(t, []string{"first", whole}, got)
+	}
+	<-done
+	require.Equal(t, whole, v.Latest())
+}

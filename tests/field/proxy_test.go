@@ -32,7 +32,7 @@ const farHost = "api.workos.test"
 // farAPI is a fake Events API over TLS behind a proxy.
 type farAPI struct {
 	*sourcetest.Server
-	address string       // where it listens
+	address string       // host:port that it listens on
 	http2   atomic.Int64 // requests over HTTP/2
 	http1   atomic.Int64
 }
@@ -56,7 +56,7 @@ func newFarAPI(t testing.TB, conf *tls.Config, opts ...sourcetest.Option) *farAP
 	return f
 }
 
-// proxy is an HTTP or SOCKS5 proxy that connects to one address, whatever it is asked for.
+// proxy is an HTTP or SOCKS5 proxy that connects every client to one address.
 type proxy struct {
 	Address  string
 	upstream string
@@ -336,8 +336,8 @@ func TestNoProxy(t *testing.T) {
 	}
 }
 
-// TestInspectingProxy: a company's proxy ends TLS with certificates of its own authority. relay says
-// which authority that is and what to do, and goes on once the authority is in the file.
+// TestInspectingProxy: a company's proxy ends TLS with certificates of the company's authority.
+// relay says which authority that is and what to do, and goes on once it is in the file.
 func TestInspectingProxy(t *testing.T) {
 	t.Parallel()
 	public, company, next := newAuthority(t), newAuthority(t), newAuthority(t)
