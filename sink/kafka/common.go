@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"workos-relay/internal/retry"
 	"workos-relay/sink/kafka/internal/client"
 )
 
@@ -90,7 +90,7 @@ func (c *common) settle(ctx context.Context, ask func(ctx context.Context) error
 			return err
 		}
 		c.cluster.Refresh()
-		if !client.Wait(ctx, client.RetryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+		if retry.Sleep(ctx, client.Retries.After(min(try+1, 4))) != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -56,8 +55,8 @@ func (e *errand) due(now time.Time) bool { return e.wanted && !e.busy && !e.notB
 
 // failed spaces the next try.
 func (b *backoff) failed() {
-	b.notBefore = time.Now().Add(client.RetryDelay(b.failures, rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	b.failures++
+	b.notBefore = time.Now().Add(client.Retries.After(b.failures))
 }
 
 func (b *backoff) worked() { *b = backoff{} }
@@ -221,8 +220,8 @@ func (d *delivery) located(l *client.Layout, err error) {
 	d.layout = l
 	d.limitsSince, d.held = time.Time{}, len(d.batch)
 	// Whatever still misses its leader asks again, at the pace of its own failures.
-	d.locating.notBefore = time.Now().Add(client.RetryDelay(min(d.locating.failures, 5), rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	d.locating.failures++
+	d.locating.notBefore = time.Now().Add(client.Retries.After(min(d.locating.failures, 6)))
 }
 
 // open asks for a producer session.

@@ -20,9 +20,9 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 	"workos-relay/internal/testrun"
 	"workos-relay/sink"
-	"workos-relay/sink/kafka/internal/client"
 )
 
 // patient is how long what must come is waited for; passing does not depend on how soon it does.
@@ -143,7 +143,7 @@ func ends(ctx context.Context, admin *kadm.Client, topics ...string) (kadm.Liste
 		if err = found.Error(); err == nil {
 			return found, nil
 		}
-		if !client.Wait(ctx, 10*time.Millisecond) {
+		if retry.Sleep(ctx, 10*time.Millisecond) != nil {
 			return nil, err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
@@ -316,7 +317,7 @@ func (l *Ledger) awaitLeaders(ctx context.Context) error {
 	if wait > l.sink.publisher.bounds.begin {
 		return errThrottledLeader(wait)
 	}
-	if wait > 0 && !client.Wait(ctx, wait) {
+	if wait > 0 && retry.Sleep(ctx, wait) != nil {
 		return fmt.Errorf("committing to kafka: %w; %w", context.Cause(ctx), errThrottledLeader(wait))
 	}
 	return nil

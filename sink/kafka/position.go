@@ -6,12 +6,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
@@ -113,7 +113,7 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 			if !undecided || look == undecidedLooks {
 				return err
 			}
-			if !client.Wait(ctx, undecidedPause) {
+			if retry.Sleep(ctx, undecidedPause) != nil {
 				return context.Cause(ctx)
 			}
 		}
@@ -198,7 +198,7 @@ func (l *Ledger) find(ctx context.Context) error {
 			return kafkago.Error(t.ErrorCode)
 		}
 		l.sink.cluster.Refresh()
-		if !client.Wait(ctx, client.RetryDelay(look, rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+		if retry.Sleep(ctx, client.Retries.After(look+1)) != nil {
 			return context.Cause(ctx)
 		}
 	}

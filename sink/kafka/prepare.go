@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"go.uber.org/zap"
 
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
@@ -236,7 +236,7 @@ func (a *topicAdmin) awaitLeaders(ctx context.Context, topics []string) error {
 			return nil
 		}
 		a.cluster.Refresh()
-		if !client.Wait(ctx, client.RetryDelay(min(try, 3), rand.Float64())) { //nolint:gosec // jitter needs no secrecy
+		if retry.Sleep(ctx, client.Retries.After(min(try+1, 4))) != nil {
 			return fmt.Errorf("kafka topics have partitions without a leader, since brokers are down or the cluster is busy: %s", strings.Join(leaderless, ", "))
 		}
 	}

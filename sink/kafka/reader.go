@@ -11,6 +11,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/metadata"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 	"workos-relay/sink/kafka/internal/client"
 )
 
@@ -115,7 +116,7 @@ func (r *topicReader) survey(ctx context.Context, topics []string, known []check
 			return parts, nil
 		}
 		r.cluster.Refresh()
-		if !client.Wait(ctx, surveyPause) {
+		if retry.Sleep(ctx, surveyPause) != nil {
 			return nil, context.Cause(ctx)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/fetch"
 
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
@@ -185,7 +186,7 @@ func (r *topicReader) scan(ctx context.Context, log sink.Log, fn func(*sink.Stor
 			return r.explainTopic(fmt.Errorf("reading %s at offset %d: %w", log.Name, next, err), log.Topic)
 		}
 		r.cluster.Refresh()
-		if !client.Wait(ctx, client.RetryDelay(failures, 1)) {
+		if retry.Sleep(ctx, client.Retries.Full(failures+1)) != nil {
 			return context.Cause(ctx)
 		}
 	}

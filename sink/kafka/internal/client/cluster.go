@@ -22,6 +22,7 @@ import (
 
 	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/printable"
+	"workos-relay/internal/retry"
 )
 
 const (
@@ -328,7 +329,7 @@ func (c *Cluster) Settings(ctx context.Context, topics []string, names ...string
 			c.setNoSettings(fmt.Errorf("the cluster answers other requests, but not DescribeConfigs: %w", err))
 			return unread(topics, c.noSettings()), nil
 		}
-		if !Wait(ctx, RetryDelay(try, 1)) {
+		if retry.Sleep(ctx, Retries.Full(try+1)) != nil {
 			break
 		}
 		res, err = c.RoundTrip(ctx, req)

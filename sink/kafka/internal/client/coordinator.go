@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -14,6 +13,8 @@ import (
 	"github.com/segmentio/kafka-go/protocol/endtxn"
 	"github.com/segmentio/kafka-go/protocol/findcoordinator"
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
+
+	"workos-relay/internal/retry"
 )
 
 const (
@@ -56,22 +57,23 @@ type question struct {
 // coordinator has moved, is loading its state, or is still ending the last transaction. The error
 // of an answer that does not pass is returned as it is.
 func (c *Coordinator) ask(ctx context.Context, q question) (protocol.Message, error) {
-	markers := markersFirst
-	for failures := 0; ; {
+	failures, open := 0, 0 // open counts the answers that the last transaction is still open
+	for {
 		res, err := c.askOnce(ctx, q)
 		var wait time.Duration
 		switch {
 		case err == nil:
 			return res, nil
 		case errors.Is(err, kafkago.ConcurrentTransactions):
-			wait, markers = markers, min(2*markers, markersMost)
+			open++
+			wait = retry.Backoff{First: markersFirst, Most: markersMost}.Full(open)
 		case q.repeats(res != nil, err):
-			wait = RetryDelay(min(failures, 4), rand.Float64()) //nolint:gosec // jitter needs no secrecy
 			failures++
+			wait = Retries.After(min(failures, 5))
 		default:
 			return nil, fmt.Errorf("%s: %w", q.doing, err)
 		}
-		if !Wait(ctx, wait) {
+		if retry.Sleep(ctx, wait) != nil {
 			return nil, fmt.Errorf("%s: %w; before that: %w", q.doing, context.Cause(ctx), err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go/protocol"
+
+	"workos-relay/internal/retry"
 )
 
 // Brokers that hold relay to a quota answer at once, say for how long they will not read the next
@@ -80,7 +82,7 @@ func (c *Cluster) awaitQuota(ctx context.Context, q quota) error {
 		return &ThrottledError{wait}
 	}
 	extend(ctx, wait)
-	if !Wait(ctx, wait) {
+	if retry.Sleep(ctx, wait) != nil {
 		return fmt.Errorf("%w; %w", context.Cause(ctx), &ThrottledError{wait})
 	}
 	return nil

@@ -7,11 +7,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestRetryDelayIsBounded(t *testing.T) {
+func TestRetriesAreBounded(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, 25*time.Millisecond, RetryDelay(0, 0))
-	for n := range 100 {
-		require.LessOrEqual(t, RetryDelay(n, 0.999), 2*time.Second)
-		require.GreaterOrEqual(t, RetryDelay(n, 0), 25*time.Millisecond)
+	for _, chance := range []float64{0, 0.999} {
+		b := Retries
+		b.Random = func() float64 { return chance }
+		require.InDelta(t, float64(50*time.Millisecond)*(0.5+chance/2), float64(b.After(1)), float64(time.Microsecond))
+		for n := range 100 {
+			require.LessOrEqual(t, b.After(n), 2*time.Second)
+			require.GreaterOrEqual(t, b.After(n), 25*time.Millisecond)
+		}
 	}
 }
