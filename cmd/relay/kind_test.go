@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -194,4 +195,25 @@ func compiled(t *testing.T, text []byte) *jsonschema.Schema {
 	s, err := c.Compile("schema.json")
 	require.NoError(t, err)
 	return s
+}
+
+// TestTheHintsOfAFirstConfigurationHold: each line that relay init writes as a comment is a key that
+// relay knows, once the # in front of it is gone.
+func TestTheHintsOfAFirstConfigurationHold(t *testing.T) {
+	t.Parallel()
+	hint := regexp.MustCompile(`(?m)^( *)#(\w+: .*)$`)
+	hints := 0
+	for _, s := range starters(format.Kinds()) {
+		text := (&initCmd{Address: s.Address}).text(&s, "/nonexistent/token")
+		for _, at := range hint.FindAllStringSubmatchIndex(text, -1) {
+			hints++
+			with := text[:at[3]] + text[at[4]:]
+			_, err := format.Parse("", []byte(with), func(string) (string, bool) { return testKey, true })
+			if err != nil { // files that it names are missing here, and a key may stand beside its twin
+				require.NotContains(t, err.Error(), "unknown key", text[at[4]:at[5]])
+				require.NotContains(t, err.Error(), "is none of", text[at[4]:at[5]])
+			}
+		}
+	}
+	require.Greater(t, hints, 5)
 }

@@ -17,7 +17,7 @@ var starters = []sink.Starter{{
     #sasl: {mechanism: scram-sha-512, user: relay, password_file: /run/secrets/kafka_password}
     #tls: {enabled: true}
     # How topics are created that are missing:
-    #create: {partitions: 6, replication: 3}
+    #create: {partitions: 6, replication_factor: 3}
 `, address)
 	},
 }}
