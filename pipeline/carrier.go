@@ -88,7 +88,7 @@ func (c *carrier) beginDelivery(ctx context.Context, pages []source.Page) (conte
 // committed before it returns the *StopError. While the bus refuses a batch, deliver renews the
 // lease.
 func (c *carrier) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, events []source.Event, way course, alive *renewal) (checkpoint.Checkpoint, error) {
-	wait := retry.Backoff{First: retryFirst, Most: retryMost}
+	wait := batch.Backoff()
 	for queue := c.batches.Queue(events); queue.Len() > 0; {
 		if c.steering.asked() {
 			return cp, errSteered
@@ -167,7 +167,7 @@ func (c *carrier) backOff(ctx context.Context, failure error, d time.Duration, a
 	changed := c.steering.wait()
 	var fatal *sink.FatalError
 	if errors.As(failure, &fatal) {
-		d = retryMost
+		d = batch.RetryMost
 	}
 	c.retrying(Publishing, failure, d)
 	until := time.Now().Add(d)

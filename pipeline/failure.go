@@ -11,12 +11,6 @@ import (
 	"workos-relay/sink"
 )
 
-// The pauses between attempts at something that fails.
-const (
-	retryFirst = 100 * time.Millisecond
-	retryMost  = 15 * time.Second
-)
-
 // failures decides which errors end a lane, and tells of those that may pass.
 type failures struct {
 	explain  func(err error) (text, action string)

@@ -128,7 +128,7 @@ func (l *Lane) Run(ctx context.Context) error {
 
 // run carries events until ctx ends or operator action is required, and returns the reason.
 func (l *Lane) run(ctx, work context.Context) error {
-	wait := retry.Backoff{First: retryFirst, Most: retryMost}
+	wait := batch.Backoff()
 	for {
 		before := l.status.committedSoFar()
 		cp, err := l.lease.claim(ctx, true)

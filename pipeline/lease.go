@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/batch"
 	"workos-relay/internal/printable"
 	"workos-relay/internal/retry"
 )
@@ -45,7 +46,7 @@ type lease struct {
 // process holds already, and waits for the rest. Without standby it returns errSteered rather than
 // wait while somebody steers the lane.
 func (l *lease) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint, error) {
-	wait := retry.Backoff{First: retryFirst, Most: retryMost}
+	wait := batch.Backoff()
 	w := watch{after: l.takeoverAfter}
 	alive := l.newRenewal()
 	alive.next = time.Now() // how long ago it was renewed is not known
@@ -128,7 +129,7 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 // lookInterval is the time between two reads of the position of another holder.
 func (l *lease) lookInterval(w *watch) time.Duration {
 	if w.after <= 0 {
-		return retryMost
+		return batch.RetryMost
 	}
 	return w.interval()
 }
@@ -308,7 +309,7 @@ func (l *lease) newRenewal() *renewal {
 	if l.target.Shared() {
 		r.every = l.takeoverAfter / renewalsPerTakeover
 	}
-	r.wait = retry.Backoff{First: retryFirst, Most: r.every}
+	r.wait = retry.Backoff{First: batch.RetryFirst, Most: r.every}
 	r.done()
 	r.last = r.last.Add(-r.every / 2) // the last renewal was some time ago
 	return r

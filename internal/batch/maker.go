@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
@@ -118,6 +119,15 @@ func (m *Maker) routeOne(b *Batch, e *source.Event) error {
 	b.Messages = append(b.Messages, letter)
 	return nil
 }
+
+// The shortest and the longest pause between attempts at something that fails.
+const (
+	RetryFirst = 100 * time.Millisecond
+	RetryMost  = 15 * time.Second
+)
+
+// Backoff returns the pauses between attempts at something that fails.
+func Backoff() retry.Backoff { return retry.Backoff{First: RetryFirst, Most: RetryMost} }
 
 // Outlive returns a context for an attempt that may continue for d after ctx has ended. The caller
 // must call stop.

@@ -11,18 +11,15 @@ import (
 	"workos-relay/internal/batch"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/retry"
+	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
 )
 
-// Bounds of what Publish is given at once; a page is never divided, so one that is larger goes
-// alone. They are those of a lane.
+// Bounds of what Publish is given at once. A page is never divided, so a larger one goes alone.
 const (
-	BatchEvents = 999
-	BatchBytes  = 4 << 20
-
-	retryFirst = 100 * time.Millisecond
-	retryMost  = 15 * time.Second
+	BatchEvents = pipeline.DefaultBatchMessages
+	BatchBytes  = pipeline.DefaultBatchBytes
 )
 
 // Sink is the part of a sink.Sink that a Publisher needs.
@@ -35,7 +32,7 @@ type Sink interface {
 // use; one goroutine uses it.
 type Publisher struct {
 	Sink            Sink
-	Router          batch.Router
+	Router          pipeline.Router
 	Mark            sink.Header
 	Park            bool          // send what can never be published to the dead letter topic instead of stopping there
 	ShutdownTimeout time.Duration // how long a batch in flight may continue after ctx has ended
@@ -88,7 +85,7 @@ func (p *Publisher) Publish(ctx context.Context, events []source.Event) (done in
 	m := &p.batches
 	defer m.Forget()
 	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = marking{p.Router, p.Mark}, p.Park, BatchEvents, BatchBytes, operator.Required
-	wait := retry.Backoff{First: retryFirst, Most: retryMost}
+	wait := batch.Backoff()
 	for queue := m.Queue(events); queue.Len() > 0; {
 		b, err := queue.Next()
 		if err != nil {
@@ -139,11 +136,11 @@ func (p *Publisher) count(b *batch.Batch, events int) {
 
 // marking is a router that gives each message the mark and takes its id.
 type marking struct {
-	batch.Router
+	pipeline.Router
 	mark sink.Header
 }
 
-// Append implements batch.Router.
+// Append implements pipeline.Router.
 func (r marking) Append(messages []sink.Message, e *source.Event) ([]sink.Message, error) {
 	n := len(messages)
 	messages, err := r.Router.Append(messages, e)
@@ -153,7 +150,7 @@ func (r marking) Append(messages []sink.Message, e *source.Event) ([]sink.Messag
 	return messages, err
 }
 
-// DeadLetter implements batch.Router.
+// DeadLetter implements pipeline.Router.
 func (r marking) DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error) {
 	m, err := r.Router.DeadLetter(e, topic, reason, size, limit)
 	r.apply(&m)
