@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/compress"
 	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/produce"
-	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
@@ -65,9 +62,7 @@ func (a *topicAdmin) codecTooNew(ctx context.Context, codec compress.Codec) erro
 	return nil
 }
 
-// tryCodec returns why the cluster does not take a codec. It sends a record batch without a record
-// and with a wrong checksum, which no broker stores: one that takes the codec refuses it as
-// corrupt.
+// tryCodec returns why the cluster does not take a codec. It stores nothing.
 func (a *topicAdmin) tryCodec(ctx context.Context, topics []string, codec compress.Codec) (refusal, err error) {
 	if codec == nil {
 		return nil, nil
@@ -76,42 +71,13 @@ func (a *topicAdmin) tryCodec(ctx context.Context, topics []string, codec compre
 		return err, nil
 	}
 	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
-	l, err := a.cluster.Locate(ctx, legal, time.Time{})
+	answers, err := a.cluster.ProbeCodec(ctx, legal, codec)
 	if err != nil {
 		return nil, err
 	}
-	set, err := client.BrokenBatch(codec)
-	if err != nil {
-		return nil, err
-	}
-	byLeader := make(map[int32]*rawproduce.Request)
-	for _, t := range legal {
-		leaders := l.Topics[t].Leaders
-		if len(leaders) == 0 || leaders[0] < 0 {
-			continue
-		}
-		req := byLeader[leaders[0]]
-		if req == nil {
-			req = &rawproduce.Request{Acks: client.AcksAll, Timeout: 1000}
-			byLeader[leaders[0]] = req
-		}
-		broken := rawproduce.RequestPartition{Partition: 0}
-		broken.RecordSet.Reader = client.RecordSet(set)
-		req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: t, Partitions: []rawproduce.RequestPartition{broken}})
-	}
-	for _, req := range byLeader {
-		res, err := a.cluster.RoundTrip(ctx, req)
-		if err != nil {
-			continue // a broker that hangs up on such a request leaves the question open
-		}
-		answer := res.(*produce.Response)
-		a.noteProduceThrottle(answer)
-		for _, rt := range answer.Topics {
-			for _, p := range rt.Partitions {
-				if err := client.BrokerError(p.ErrorCode, p.ErrorMessage); client.IsCodecRefused(err) {
-					return fmt.Errorf("kafka topic %s: %w", rt.Topic, err), nil
-				}
-			}
+	for topic, answer := range answers {
+		if client.IsCodecRefused(answer) {
+			return fmt.Errorf("kafka topic %s: %w", topic, answer), nil
 		}
 	}
 	return nil, nil

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol/produce"
-	"github.com/segmentio/kafka-go/protocol/rawproduce"
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
@@ -22,41 +20,22 @@ const (
 	patience = 3
 )
 
-// send encodes the heads of the queues if that is still to be done and sends them, for all
-// in-sync replicas to acknowledge. The queues belong to it until it returns; what it sends may be
-// read a moment longer by a request that was given up, so it is never
-// changed.
-func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*produce.Response, error) {
-	// The broker is to answer before the connection is given up.
-	timeout := d.p.cfg.RequestTimeout / 10 * 9
-	req := &rawproduce.Request{Acks: client.AcksAll, Timeout: int32(timeout.Milliseconds())} //nolint:gosec // at most minutes
+// send encodes the heads of the queues if that is still to be done and sends them. The queues belong
+// to it until it returns.
+func (d *delivery) send(ctx context.Context, queues []*partitionQueue) (*client.Produced, error) {
+	transactionalID := ""
 	if d.txn != nil {
-		req.TransactionalID = d.txn.coordinator.ID
+		transactionalID = d.txn.coordinator.ID
 	}
-	topics := make(map[string]int)
+	batches := make([]client.Batch, 0, len(queues))
 	for _, q := range queues {
 		if err := d.encode(q); err != nil {
 			q.pending.err = err
 			continue
 		}
-		i, ok := topics[q.topic]
-		if !ok {
-			i = len(req.Topics)
-			topics[q.topic] = i
-			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: q.topic})
-		}
-		p := rawproduce.RequestPartition{Partition: q.partition}
-		p.RecordSet.Reader = client.RecordSet(q.pending.set)
-		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
+		batches = append(batches, client.Batch{Partition: q.id(), Set: q.pending.set})
 	}
-	if len(req.Topics) == 0 {
-		return &produce.Response{}, nil
-	}
-	res, err := d.p.cluster.RoundTrip(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	return res.(*produce.Response), nil
+	return d.p.cluster.Produce(ctx, transactionalID, batches)
 }
 
 func (d *delivery) encode(q *partitionQueue) error {
@@ -71,46 +50,38 @@ func (d *delivery) encode(q *partitionQueue) error {
 }
 
 // answered follows what the leader says about the head of q.
-func (d *delivery) answered(q *partitionQueue, a *produce.ResponsePartition) {
-	code := kafkago.Error(a.ErrorCode)
-	o := client.Judge(code)
-	if o.Verdict == client.Stored {
+func (d *delivery) answered(q *partitionQueue, a client.Acknowledgement) {
+	if a.Verdict == client.Stored {
 		if d.txn != nil {
 			d.txn.stored(q, a)
 		}
 		d.acknowledge(q)
 		return
 	}
-	err := client.BrokerError(a.ErrorCode, a.ErrorMessage)
 	inDoubt := q.pending.doubt // by an earlier try: this answer is about the present one
-	q.pending.doubt = inDoubt || o.Doubt
-	switch o.Verdict {
+	q.pending.doubt = inDoubt || a.Doubt
+	switch a.Verdict {
 	case client.Elsewhere:
 		d.relocate()
-		d.retry(q, err)
+		d.retry(q, a.Err)
 		q.failures = min(q.failures, patience) // leaders may move faster than a long backoff could follow
 	case client.Again:
-		d.retry(q, err)
+		d.retry(q, a.Err)
 	case client.Denied:
 		if q.denied(d.p.grace) {
-			d.fail(q.index[0], &sink.FatalError{Err: d.p.explainTopic(err, q.topic)})
+			d.fail(q.index[0], &sink.FatalError{Err: d.p.explainTopic(a.Err, q.topic)})
 			return
 		}
-		d.retry(q, err)
+		d.retry(q, a.Err)
 	case client.Unordered:
-		d.reorder(q, err, inDoubt)
+		d.reorder(q, a.Err, inDoubt)
 	case client.TooLarge:
 		d.p.cluster.ForgetLimit(q.topic)
-		d.narrow(q, err, inDoubt, -1)
+		d.narrow(q, a.Err, inDoubt, -1)
 	case client.Invalid:
-		culprit := -1
-		if len(a.RecordErrors) > 0 {
-			culprit = int(a.RecordErrors[0].BatchIndex)
-			err = client.BrokerError(a.ErrorCode, a.RecordErrors[0].BatchIndexErrorMessage)
-		}
-		d.narrow(q, err, inDoubt, culprit)
+		d.narrow(q, a.Err, inDoubt, a.Culprit)
 	default:
-		d.hopeless(q, err)
+		d.hopeless(q, a.Err)
 	}
 }
 

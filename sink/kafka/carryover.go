@@ -95,7 +95,7 @@ func (d *delivery) takeOver() {
 // resume makes what is in doubt in the partition of q the head of q. If q does not begin with the
 // same messages, the caller goes on from elsewhere, and the next epoch shuts the old ones out.
 func (d *delivery) resume(q *partitionQueue) {
-	p := client.Partition{Topic: q.topic, Number: q.partition}
+	p := q.id()
 	b := d.p.left.doubt[p]
 	if b == nil {
 		return
@@ -128,7 +128,7 @@ func (d *delivery) leave() {
 		}
 		if !p.refused && d.keep(q) {
 			p.left = now
-			d.p.left.doubt[client.Partition{Topic: q.topic, Number: q.partition}] = p
+			d.p.left.doubt[q.id()] = p
 			continue
 		}
 		// The messages may yet arrive at the broker, and the caller may publish them again. The

@@ -118,6 +118,10 @@ type partitionQueue struct {
 	backoff
 }
 
+func (q *partitionQueue) id() client.Partition {
+	return client.Partition{Topic: q.topic, Number: q.partition}
+}
+
 // recordBatch is the head of a partition's queue as it was sent, or is about to be. While it is in
 // doubt it is sent again as it is.
 type recordBatch struct {
@@ -185,7 +189,7 @@ func (d *delivery) closeAt() (begin, idle, quit time.Time) {
 		b.idle = b.away
 	}
 	since := d.progress
-	if wait := d.p.pace.pausedFor(since); wait > 0 && wait <= longestPause {
+	if wait := d.p.pace.PausedFor(since); wait > 0 && wait <= longestPause {
 		since = since.Add(wait)
 	}
 	begin = d.started.Add(b.begin)
@@ -247,8 +251,8 @@ func (d *delivery) sendable() int {
 // durable. The less may be under way, the nearer it is, so that what is stored is a long prefix of
 // the batch and not a little of everything.
 func (d *delivery) horizon() int {
-	window := d.p.pace.window
-	if d.txn != nil || window >= windowMost {
+	window := d.p.pace.Window
+	if d.txn != nil || window >= client.WindowMost {
 		return len(d.batch)
 	}
 	if d.behind == nil {
@@ -323,7 +327,7 @@ func (d *delivery) nextTry(now time.Time) (time.Time, bool) {
 	for _, q := range d.queues {
 		consider(q.notBefore)
 	}
-	for _, t := range d.p.pace.paused {
+	for _, t := range d.p.pace.Paused {
 		consider(t)
 	}
 	return first, !first.IsZero()
@@ -341,7 +345,7 @@ func (d *delivery) stop() error {
 	d.finished()
 	if d.underWay > 0 && !d.progressed {
 		d.late = true
-		d.p.pace.unanswered(d.underWay)
+		d.p.pace.Unanswered(d.underWay)
 	}
 	if d.txn != nil {
 		return d.stopTransaction()
@@ -373,7 +377,7 @@ func (d *delivery) stopped() error {
 // outOfTime is the error of a delivery that has come to its bounds.
 func (d *delivery) outOfTime() error {
 	now := time.Now()
-	if left := d.p.pace.pausedFor(now); left > 0 && !d.progressed {
+	if left := d.p.pace.PausedFor(now); left > 0 && !d.progressed {
 		return errThrottledLeader(left)
 	}
 	err := fmt.Errorf("kafka topic %s did not take the next message within %s", d.batch[d.durable].Topic, now.Sub(d.started).Round(100*time.Millisecond))

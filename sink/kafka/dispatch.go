@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/segmentio/kafka-go/protocol/produce"
 	"go.uber.org/zap"
 
 	"workos-relay/sink"
@@ -81,7 +80,7 @@ type request struct {
 // isPaused reports whether the leader throttles relay. A position alone does not wait: it keeps the
 // lease.
 func (d *delivery) isPaused(leader int32, now time.Time) bool {
-	return d.p.pace.paused[leader].After(now) && (d.txn == nil || len(d.batch) > 1)
+	return d.p.pace.Paused[leader].After(now) && (d.txn == nil || len(d.batch) > 1)
 }
 
 // ready groups the queues that have something to send into requests to leaders that take more, and
@@ -94,7 +93,7 @@ func (d *delivery) ready(now time.Time) []*request {
 	if d.txn != nil {
 		full, most = transactionRequestBytes, transactionRequestsByLeader
 	}
-	full = d.p.pace.request(full, now)
+	full = d.p.pace.Request(full, now)
 	for _, q := range d.queues {
 		if q.busy || len(q.index) == 0 || q.index[0] >= d.sendable() || q.notBefore.After(now) {
 			continue
@@ -104,7 +103,7 @@ func (d *delivery) ready(now time.Time) []*request {
 			continue
 		}
 		records, size := d.next(q, full)
-		if d.underWay > 0 && d.underWay+size > d.p.pace.window {
+		if d.underWay > 0 && d.underWay+size > d.p.pace.Window {
 			continue
 		}
 		r := open[leader]
@@ -293,7 +292,7 @@ func (d *delivery) produce(r *request) {
 	})
 }
 
-func (d *delivery) produced(r *request, res *produce.Response, err error) {
+func (d *delivery) produced(r *request, res *client.Produced, err error) {
 	leader, queues := r.leader, r.queues
 	if d.busy[leader]--; d.busy[leader] == 0 {
 		delete(d.busy, leader)
@@ -309,30 +308,18 @@ func (d *delivery) produced(r *request, res *produce.Response, err error) {
 		return
 	}
 	now := time.Now()
-	throttle := time.Duration(res.ThrottleTimeMs) * time.Millisecond
-	if throttle > 0 {
-		d.throttled(leader, throttle, now)
+	if res.Throttle > 0 {
+		d.throttled(leader, res.Throttle, now)
 	}
-	d.p.pace.answered(r.size, r.beside, now.Sub(r.sent), throttle)
-	type key struct {
-		topic     string
-		partition int32
-	}
-	answers := make(map[key]*produce.ResponsePartition)
-	for i := range res.Topics {
-		t := &res.Topics[i]
-		for j := range t.Partitions {
-			answers[key{t.Topic, t.Partitions[j].Partition}] = &t.Partitions[j]
-		}
-	}
+	d.p.pace.Answered(r.size, r.beside, now.Sub(r.sent), res.Throttle)
 	for _, q := range queues {
 		if q.pending.err != nil {
 			d.fail(q.index[0], q.pending.err)
 			q.pending = nil
 			continue
 		}
-		a := answers[key{q.topic, q.partition}]
-		if a == nil {
+		a, ok := res.Of[q.id()]
+		if !ok {
 			q.pending.doubt = true
 			d.retry(q, errors.New("the broker's answer leaves the partition out"))
 			d.relocate()
@@ -345,8 +332,7 @@ func (d *delivery) produced(r *request, res *produce.Response, err error) {
 // throttled notes that a leader takes no records for a while. A transaction that would be open for
 // too long is given up, before more of it has to be stored again.
 func (d *delivery) throttled(leader int32, throttle time.Duration, now time.Time) {
-	d.p.cluster.SeparateProducing()
-	d.p.pace.pause(leader, throttle, now)
+	d.p.pace.Pause(leader, throttle, now)
 	if d.txn == nil {
 		return
 	}
@@ -367,10 +353,10 @@ func (d *delivery) lost(r *request, err error) {
 	if d.ctx.Err() == nil {
 		switch {
 		case large:
-			d.p.pace.hungUp(hangUp.Request, now)
+			d.p.pace.HungUp(hangUp.Request, now)
 		case errors.Is(err, context.DeadlineExceeded):
 			d.late = true
-			d.p.pace.unanswered(r.size)
+			d.p.pace.Unanswered(r.size)
 		}
 	}
 	for _, q := range r.queues {
@@ -404,14 +390,14 @@ func (d *delivery) tooLargeToSend(r *request, err *client.HungUpError, now time.
 		return
 	}
 	if q.pending.records == 1 {
-		if d.p.pace.suspect(d.key(q.index[0]), d.p.cluster.AnswerCount()) {
+		if d.p.pace.Suspect(d.key(q.index[0]), d.p.cluster.AnswerCount()) {
 			q.pending.refused = true
 			d.fail(q.index[0], &sink.RejectedError{Topic: q.topic, Size: err.Request, Reason: fmt.Sprintf("%s closes the connection on each request with this message, "+
 				"of %d bytes: the broker or a proxy before it limits the size of a request (socket.request.max.bytes of an Apache Kafka, 1046528 bytes on Azure Event Hubs)", err.Address, err.Request)})
 		}
 		return
 	}
-	if full := d.p.pace.request(transactionRequestBytes, now); len(q.pending.set) > full && d.txn != nil {
+	if full := d.p.pace.Request(transactionRequestBytes, now); len(q.pending.set) > full && d.txn != nil {
 		d.fail(0, tooSlow("", 0, d.p.explain(err)))
 	}
 }
@@ -422,7 +408,7 @@ func (d *delivery) tooLargeToSend(r *request, err *client.HungUpError, now time.
 func (d *delivery) retry(q *partitionQueue, err error) {
 	q.failed()
 	p := q.pending
-	full := d.p.pace.request(requestBytes, time.Now())
+	full := d.p.pace.Request(requestBytes, time.Now())
 	switch {
 	case !p.doubt:
 		q.pending = nil

@@ -1,20 +1,16 @@
 package kafka
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
-	"github.com/segmentio/kafka-go/protocol/produce"
-	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
@@ -192,9 +188,8 @@ type access struct {
 	err   error // why not
 }
 
-// access asks the leaders of the topics' first partitions whether relay may write there, by a
-// produce request without a record: a broker checks the permission first, and then refuses the
-// request for having none, so nothing is stored.
+// access asks the leaders of the topics' first partitions whether relay may write there. It stores
+// nothing.
 func (a *topicAdmin) access(ctx context.Context, topics []string) (found map[string]access, err error) {
 	if len(topics) == 0 {
 		return nil, nil
@@ -212,62 +207,26 @@ func (a *topicAdmin) access(ctx context.Context, topics []string) (found map[str
 // accessNow asks once. A leader that passes the question on is an error, beside what is known of
 // the other topics.
 func (a *topicAdmin) accessNow(ctx context.Context, topics []string) (map[string]access, error) {
-	found := make(map[string]access, len(topics))
-	l, err := a.cluster.Locate(ctx, topics, time.Time{})
+	answers, err := a.cluster.ProbePermission(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
-	byLeader := make(map[int32]*rawproduce.Request)
-	for _, t := range topics {
-		leaders := l.Topics[t].Leaders
-		if len(leaders) == 0 || leaders[0] < 0 {
-			continue
-		}
-		req := byLeader[leaders[0]]
-		if req == nil {
-			req = &rawproduce.Request{Acks: client.AcksAll, Timeout: 1000}
-			byLeader[leaders[0]] = req
-		}
-		nothing := rawproduce.RequestPartition{Partition: 0}
-		nothing.RecordSet.Reader = bytes.NewReader(make([]byte, client.SetSizeBytes))
-		req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: t, Partitions: []rawproduce.RequestPartition{nothing}})
-	}
+	found := make(map[string]access, len(answers))
 	var passing error
-	for _, req := range byLeader {
-		res, err := a.cluster.RoundTrip(ctx, req)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			continue // a broker that hangs up on such a request leaves the question open
-		}
-		a.noteProduceThrottle(res.(*produce.Response))
-		for _, t := range res.(*produce.Response).Topics {
-			for _, p := range t.Partitions {
-				answer := client.BrokerError(p.ErrorCode, p.ErrorMessage)
-				found[t.Topic] = accessOf(answer, kafkago.Error(p.ErrorCode))
-				if !found[t.Topic].known && client.IsPassing(answer) {
-					passing = a.explainTopic(answer, t.Topic)
-				}
-			}
+	for topic, answer := range answers {
+		found[topic] = accessOf(answer)
+		if !found[topic].known && client.IsPassing(answer) {
+			passing = a.explainTopic(answer, topic)
 		}
 	}
 	return found, passing
 }
 
-// noteProduceThrottle notes a throttle time of records beside a delivery, which notes its own.
-func (a *topicAdmin) noteProduceThrottle(res *produce.Response) {
-	if res.ThrottleTimeMs > 0 {
-		a.cluster.SeparateProducing()
-		a.cluster.ThrottleQuota(client.ProduceQuota, time.Duration(res.ThrottleTimeMs)*time.Millisecond)
-	}
-}
-
-func accessOf(err error, code kafkago.Error) access {
+func accessOf(err error) access {
 	switch {
 	case client.IsDenied(err):
 		return access{known: true, err: err}
-	case code == 0, errors.Is(err, kafkago.InvalidRecord), errors.Is(err, kafkago.InvalidMessage):
+	case err == nil, errors.Is(err, kafkago.InvalidRecord), errors.Is(err, kafkago.InvalidMessage):
 		return access{known: true}
 	}
 	return access{}

@@ -48,11 +48,11 @@ func (c Config) Open(_ context.Context, o sink.OpenOptions) (_ *sink.Opened, err
 	if c.ClientSecret, err = o.Secret("sasl.client_secret", c.SASL.ClientSecret, nil); err != nil {
 		return nil, err
 	}
-	s, err := New(c)
+	s, err := New(c) //nolint:contextcheck // it outlives ctx
 	if err != nil {
 		return nil, &sink.SettingsError{Err: err}
 	}
-	ledger, err := NewLedger(c, o.Identity)
+	ledger, err := NewLedger(c, o.Identity) //nolint:contextcheck // it outlives ctx
 	if err != nil {
 		return nil, errors.Join(&sink.SettingsError{Err: err}, s.Close())
 	}

@@ -193,7 +193,7 @@ func partly(prev, next checkpoint.Checkpoint, at checkpoint.Position) checkpoint
 // transaction.
 func (l *Ledger) part(batch []sink.Message) int {
 	l.sink.publisher.mu.Lock()
-	most := l.sink.publisher.pace.transaction
+	most := l.sink.publisher.pace.Transaction
 	l.sink.publisher.mu.Unlock()
 	size, whole := 0, 0
 	for i := range batch {
@@ -295,9 +295,9 @@ func (l *Ledger) transact(ctx context.Context, messages []sink.Message) (int64, 
 	pace, now := l.sink.publisher.pace, time.Now()
 	switch {
 	case err == nil:
-		pace.committed(size, now.Sub(started)+pace.pausedFor(now))
+		pace.Committed(size, now.Sub(started)+pace.PausedFor(now))
 	case errors.Is(err, sink.ErrTimeout), errors.Is(ctx.Err(), context.DeadlineExceeded):
-		pace.notCommitted(size)
+		pace.NotCommitted(size)
 	}
 	return offset, err
 }
@@ -313,7 +313,7 @@ func (l *Ledger) outOfTime(limit time.Duration) error {
 
 // awaitLeaders waits for leaders that throttle relay, before a transaction is open.
 func (l *Ledger) awaitLeaders(ctx context.Context) error {
-	wait := l.sink.publisher.pace.pausedFor(time.Now())
+	wait := l.sink.publisher.pace.PausedFor(time.Now())
 	if wait > l.sink.publisher.bounds.begin {
 		return errThrottledLeader(wait)
 	}

@@ -37,31 +37,6 @@ func TestNextTryLooksAtOneTime(t *testing.T) {
 	})
 }
 
-func TestPaceFollowsAnswers(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	p := newPace()
-	for range 20 {
-		p.answered(p.window, p.window, 100*time.Millisecond, 0)
-	}
-	require.Equal(t, windowMost, p.window)
-	p.answered(1<<20, 1<<20, 10*time.Second, 6*time.Second)
-	require.Equal(t, 128<<10, p.window, "what takes two seconds")
-	p.answered(1000, 1000, 10*time.Second, 0)
-	require.Equal(t, 128<<10, p.window, "a small request is late for another reason")
-	for range 20 {
-		p.unanswered(p.window)
-	}
-	require.Equal(t, windowLeast, p.window)
-
-	p = newPace()
-	p.hungUp(1_100_000, now)
-	require.Equal(t, 256<<10, p.request(transactionRequestBytes, now), "a broker that ends does that once")
-	p.hungUp(200_000, now)
-	require.Equal(t, 100_000, p.request(transactionRequestBytes, now))
-	require.Equal(t, 256<<10, p.request(transactionRequestBytes, now.Add(time.Hour)))
-}
-
 // throttling is a broker's side of a connection that puts a throttle time into the first answers of
 // a kind, and counts what comes although it is not to come yet.
 type throttling struct {

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -13,8 +14,8 @@ import (
 	"workos-relay/sink/kafka/internal/client"
 )
 
-// publisher publishes batches, one at a time. It remembers from one to the next what the cluster takes,
-// and what may be stored although it was not acknowledged.
+// publisher publishes batches, one at a time. It remembers from one to the next what the cluster
+// takes, and what may be stored although it was not acknowledged.
 type publisher struct {
 	*common
 	grace  time.Duration // how long a refused permission is tried again
@@ -23,7 +24,7 @@ type publisher struct {
 	mu         sync.Mutex                            // held by a Publish; guards what follows
 	codec      compress.Codec                        // of the next record batch; nil for none
 	codecs     []compress.Codec                      // codec, and those to use if the cluster refuses it
-	pace       *pace                                 // how much is sent at once
+	pace       *client.Pace                          // how much is sent at once
 	left       carryOver                             // by a Publish that did not end well
 	away       bool                                  // no broker has stored anything during the last Publish
 	unnumbered bool                                  // the cluster gives no producer ids
@@ -41,7 +42,7 @@ func newPublisher(c *common) (*publisher, error) {
 	}
 	return &publisher{
 		common: c, grace: deniedGrace, bounds: boundsOf(c.cfg.RequestTimeout),
-		codec: codecs[0], codecs: codecs, pace: newPace(), left: newCarryOver(),
+		codec: codecs[0], codecs: codecs, pace: client.NewPace(), left: newCarryOver(),
 		session: client.NoSession, places: make(map[client.Partition]*client.Sequence), partitions: make(map[string]int),
 	}, nil
 }
@@ -87,8 +88,8 @@ func (p *publisher) counted(topic string, partitions int) {
 	p.partitions[topic] = partitions
 }
 
-// placeIn returns the sequence of this producer in the partition. It is kept while the partition is out of
-// sight, as when a broker answers with a layout that is out of date: a leader takes sequence
+// placeIn returns the sequence of this producer in the partition. It is kept while the partition is
+// out of sight, as when a broker answers with a layout that is out of date: a leader takes sequence
 // numbers that start over for a second copy of what it has, and stores nothing.
 func (p *publisher) placeIn(at client.Partition) *client.Sequence {
 	place := p.places[at]
@@ -123,4 +124,19 @@ func (p *publisher) restart(place *client.Sequence) {
 	if place.Restart(); !place.Valid() {
 		p.session = client.NoSession
 	}
+}
+
+// errThrottledLeader is the error of what was not sent because a leader throttles relay's records.
+func errThrottledLeader(left time.Duration) error {
+	return &sink.TimeoutError{Err: fmt.Errorf("the brokers take no records of relay for another %s, because it has used up its quota; "+
+		"raise producer_byte_rate of relay's user or client id", left.Round(100*time.Millisecond))}
+}
+
+// tooSlow marks err as one that a smaller batch may not have.
+func tooSlow(setting string, value time.Duration, err error) error {
+	var already *sink.TimeoutError
+	if errors.As(err, &already) {
+		return err
+	}
+	return &sink.TimeoutError{Setting: setting, Value: value, Err: err}
 }

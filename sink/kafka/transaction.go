@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/segmentio/kafka-go/protocol/produce"
-
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
@@ -50,7 +48,7 @@ func (d *delivery) enlist(now time.Time) {
 	}
 	partitions := make([]client.Partition, len(d.queues))
 	for i, q := range d.queues {
-		partitions[i] = client.Partition{Topic: q.topic, Number: q.partition}
+		partitions[i] = q.id()
 	}
 	t.enlisting.busy, t.begun = true, true
 	d.spawn(func(ctx context.Context) func() {
@@ -73,7 +71,7 @@ func (d *delivery) enlistAnswered(err error) {
 }
 
 // stored notes where the position is.
-func (t *transaction) stored(q *partitionQueue, a *produce.ResponsePartition) {
+func (t *transaction) stored(q *partitionQueue, a client.Acknowledgement) {
 	if q.topic == t.positionTopic && a.BaseOffset >= 0 {
 		t.position = a.BaseOffset + int64(q.pending.records) - 1
 	}

@@ -16,7 +16,7 @@ import (
 
 // The layout of a record batch of version 2: https://kafka.apache.org/documentation/#recordbatch
 const (
-	SetSizeBytes     = 4 // size of the record set in a produce request, before the batch
+	setSizeBytes     = 4 // size of the record set in a produce request, before the batch
 	BatchHeaderBytes = 61
 
 	offsetBatchLength     = 8
@@ -37,8 +37,8 @@ const (
 	attributeControl       = 1 << 5
 )
 
-// AcksAll makes a leader answer once all in-sync replicas have a record batch.
-const AcksAll = -1
+// acksAll makes a leader answer once all in-sync replicas have a record batch.
+const acksAll = -1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -65,7 +65,7 @@ type ProducerRecord interface {
 // record set of a produce request, size first. A compression that makes the batch larger is left
 // out.
 func EncodeBatch(spec BatchSpec, count int, at func(n int) ProducerRecord) ([]byte, error) {
-	size := SetSizeBytes + BatchHeaderBytes
+	size := setSizeBytes + BatchHeaderBytes
 	for n := range count {
 		size += RecordSize(at(n), n)
 	}
@@ -74,13 +74,13 @@ func EncodeBatch(spec BatchSpec, count int, at func(n int) ProducerRecord) ([]by
 		attributes |= attributeTransactional
 	}
 	if spec.Codec == nil {
-		set := appendRecords(make([]byte, SetSizeBytes+BatchHeaderBytes, size), count, at)
+		set := appendRecords(make([]byte, setSizeBytes+BatchHeaderBytes, size), count, at)
 		finishBatch(set, spec, attributes, count)
 		return set, nil
 	}
 	s := scratches.Get().(*scratch)
 	defer s.giveBack()
-	s.plain = appendRecords(slices.Grow(s.plain[:0], size)[:SetSizeBytes+BatchHeaderBytes], count, at)
+	s.plain = appendRecords(slices.Grow(s.plain[:0], size)[:setSizeBytes+BatchHeaderBytes], count, at)
 	s.packed.Reset()
 	if err := pack(&s.packed, spec.Codec, s.plain); err != nil {
 		return nil, err
@@ -120,9 +120,9 @@ func appendRecords(b []byte, count int, at func(n int) ProducerRecord) []byte {
 
 // pack writes plain to out with its records compressed; the header's place stays as it is.
 func pack(out *bytes.Buffer, codec compress.Codec, plain []byte) error {
-	out.Write(plain[:SetSizeBytes+BatchHeaderBytes])
+	out.Write(plain[:setSizeBytes+BatchHeaderBytes])
 	w := codec.NewWriter(out)
-	_, err := w.Write(plain[SetSizeBytes+BatchHeaderBytes:])
+	_, err := w.Write(plain[setSizeBytes+BatchHeaderBytes:])
 	if closeErr := w.Close(); err == nil {
 		err = closeErr
 	}
@@ -137,8 +137,8 @@ func pack(out *bytes.Buffer, codec compress.Codec, plain []byte) error {
 //nolint:gosec // the format's fields are the two's complement of signed numbers, and the sizes are below 2^31
 func finishBatch(set []byte, spec BatchSpec, attributes int16, records int) {
 	put := binary.BigEndian
-	put.PutUint32(set, uint32(len(set)-SetSizeBytes))
-	b := set[SetSizeBytes:]
+	put.PutUint32(set, uint32(len(set)-setSizeBytes))
+	b := set[setSizeBytes:]
 	clear(b[:offsetBatchLength]) // base offset: the broker's to set
 	put.PutUint32(b[offsetBatchLength:], uint32(len(b)-offsetLeaderEpoch))
 	put.PutUint32(b[offsetLeaderEpoch:], 0xffffffff) // -1: not known
@@ -215,23 +215,23 @@ func varintSize(v int64) int {
 
 // BatchBytes is the size that a broker holds against max.message.bytes: the batch without the size
 // before it.
-func BatchBytes(set []byte) int { return len(set) - SetSizeBytes }
+func BatchBytes(set []byte) int { return len(set) - setSizeBytes }
 
 // CodecIn returns the number of the codec that set is compressed with, 0 for none.
-func CodecIn(set []byte) byte { return set[SetSizeBytes+offsetAttributes+1] & 7 }
+func CodecIn(set []byte) byte { return set[setSizeBytes+offsetAttributes+1] & 7 }
 
-// RecordSet gives an encoded batch to kafka-go, which reads it once for each request.
-func RecordSet(set []byte) io.Reader { return bytes.NewReader(set) }
+// recordSet gives an encoded batch to kafka-go, which reads it once for each request.
+func recordSet(set []byte) io.Reader { return bytes.NewReader(set) }
 
-// BrokenBatch returns a record batch of no records whose checksum is wrong.
-func BrokenBatch(codec compress.Codec) ([]byte, error) {
-	plain := make([]byte, SetSizeBytes+BatchHeaderBytes)
+// brokenBatch returns a record batch of no records whose checksum is wrong.
+func brokenBatch(codec compress.Codec) ([]byte, error) {
+	plain := make([]byte, setSizeBytes+BatchHeaderBytes)
 	s := &scratch{}
 	if err := pack(&s.packed, codec, plain); err != nil {
 		return nil, err
 	}
 	set := s.packed.Bytes()
 	finishBatch(set, BatchSpec{Session: NoSession, Time: time.Now()}, int16(codec.Code()), 0)
-	set[SetSizeBytes+offsetCRC] ^= 0xff
+	set[setSizeBytes+offsetCRC] ^= 0xff
 	return set, nil
 }

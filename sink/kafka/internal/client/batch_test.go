@@ -66,7 +66,7 @@ func TestEncodeBatch(t *testing.T) {
 				}
 			}
 			if codec == nil {
-				size := SetSizeBytes + BatchHeaderBytes
+				size := setSizeBytes + BatchHeaderBytes
 				for i := range batch {
 					size += RecordSize(at(i), i)
 				}

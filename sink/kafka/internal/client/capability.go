@@ -30,6 +30,7 @@ func (e *NoRequestError) Error() string {
 // Is makes the error match UNSUPPORTED_VERSION, which a broker may answer instead.
 func (*NoRequestError) Is(target error) bool { return target == kafkago.UnsupportedVersion }
 
+// IsNoRequest reports whether err is a *NoRequestError.
 func IsNoRequest(err error) bool {
 	var missing *NoRequestError
 	return errors.As(err, &missing)
@@ -72,8 +73,8 @@ func (c *Cluster) AnswerCount() int {
 	return c.answers
 }
 
-// Offers returns an *NoRequestError if the brokers do not know a request that relay could send. Most
-// of them just close the connection on one that they do not know.
+// Offers returns a *NoRequestError if the brokers do not know a request that the client could send.
+// Most of them just close the connection on one that they do not know.
 func (c *Cluster) Offers(ctx context.Context, key protocol.ApiKey) error {
 	known, err := c.KnownRequests(ctx)
 	if err != nil || known == nil {
@@ -89,8 +90,8 @@ func (c *Cluster) Offers(ctx context.Context, key protocol.ApiKey) error {
 	return nil
 }
 
-// KnownRequests returns the requests that the brokers say they know, after the first connection if there
-// was none yet; nil if they did not say it in a way that relay understands.
+// KnownRequests returns the requests that the brokers say they know, after the first connection if
+// there was none yet; nil if they did not say it in a way that the client understands.
 func (c *Cluster) KnownRequests(ctx context.Context) (map[protocol.ApiKey]Versions, error) {
 	c.mu.Lock()
 	known := c.requests

@@ -26,10 +26,10 @@ import (
 )
 
 const (
-	// defaultMessageBytes is max.message.bytes if neither topic nor broker sets it; what is
-	// assumed where relay may not read it.
+	// DefaultMessageBytes is max.message.bytes if neither topic nor broker sets it. It is assumed
+	// if the client may not read the setting.
 	DefaultMessageBytes = 1<<20 + 12
-	// maxMessageBytes is the largest message that is sent at all: brokers drop a connection at
+	// MaxMessageBytes is the largest message that is sent at all: brokers drop a connection at
 	// socket.request.max.bytes, 100 MiB unless set otherwise, without an answer that names the
 	// message.
 	MaxMessageBytes = 64 << 20
@@ -77,13 +77,14 @@ type Cluster struct {
 // Limit is a topic's max.message.bytes as it was read at some time.
 type Limit struct {
 	Bytes int
-	Known bool // false: relay may not read it, and bytes is Kafka's default
+	Known bool // false: the client may not read it, and bytes is Kafka's default
 	At    time.Time
 }
 
-// Layout is where the topics' partitions were, once.
+// Layout tells which brokers led the partitions of topics at one time.
 type Layout struct{ Topics map[string]TopicLayout }
 
+// TopicLayout is one topic of a Layout.
 type TopicLayout struct {
 	Err     error   // why the topic cannot be used, nil if it can
 	Leaders []int32 // broker id by partition; -1 if there is none
@@ -177,8 +178,8 @@ func (c *Cluster) transportFor(key protocol.ApiKey) *kafkago.Transport {
 	return c.transport
 }
 
-// SeparateProducing gives produce requests separate connections from now on.
-func (c *Cluster) SeparateProducing() {
+// separateProducing gives produce requests separate connections from now on.
+func (c *Cluster) separateProducing() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.producing == nil {
@@ -188,8 +189,8 @@ func (c *Cluster) SeparateProducing() {
 }
 
 // RoundTrip sends one request and waits for its answer for at most the request timeout, which
-// begins when the brokers no longer throttle relay. It returns an *NoRequestError if they do not know
-// the request. Errors inside the answer are the caller's to look at.
+// begins when the brokers no longer throttle the client. It returns a *NoRequestError if they do
+// not know the request. Errors inside the answer are the caller's to look at.
 func (c *Cluster) RoundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err // the transport itself would still send on a connection that is free
@@ -288,7 +289,7 @@ func (c *Cluster) readLimits(ctx context.Context, topics []string, since time.Ti
 	return limits, nil
 }
 
-// ForgetLimit makes the next locate read the topic's limit again.
+// ForgetLimit makes the next Locate read the topic's limit again.
 func (c *Cluster) ForgetLimit(topic string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,6 +303,7 @@ type TopicSettings struct {
 }
 
 const (
+	// ResourceTypeTopic marks a topic in requests about settings.
 	ResourceTypeTopic = 2 // https://kafka.apache.org/protocol: the resource types of DescribeConfigs
 
 	settingsTries  = 3                // until a cluster that does not answer is believed to have no settings to show

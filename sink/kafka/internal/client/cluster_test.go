@@ -7,11 +7,12 @@ import (
 	"net"
 	"testing"
 	"time"
-	"workos-relay/conf/livefile"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"workos-relay/conf/livefile"
 )
 
 // connectTo returns a cluster of a client without TLS and SASL.

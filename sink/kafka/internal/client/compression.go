@@ -37,6 +37,7 @@ func CodecsOf(name string) ([]compress.Codec, error) {
 	return codecs, nil
 }
 
+// CodecName is the name of a codec as CodecsOf takes it.
 func CodecName(c compress.Codec) string {
 	if c == nil {
 		return "none"

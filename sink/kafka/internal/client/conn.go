@@ -19,7 +19,7 @@ import (
 
 // dial opens a connection to a broker for kafka-go's Transport, with TLS if it is configured.
 // kafka-go would keep one TLS configuration for good; here each connection reads the files again.
-// dial waits while the brokers throttle relay: a new connection must not be a way around that.
+// dial waits while the brokers throttle the client: a new connection must not be a way around that.
 func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := c.awaitThrottle(ctx); err != nil {
 		return nil, err
@@ -60,8 +60,8 @@ func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 // field claims.
 //
 // It learns what kafka-go does not tell: which requests the broker knows, whether it has ever
-// answered, for how long it throttles relay, and how large the request was on which it closed the
-// connection.
+// answered, for how long it throttles the client, and how large the request was on which it closed
+// the connection.
 //
 // Write and Read are called by one goroutine. Close may be called by another.
 type brokerConn struct {
@@ -74,7 +74,7 @@ type brokerConn struct {
 	closed   chan struct{}
 
 	mu        sync.Mutex
-	admission time.Time // when the broker must have let relay in; zero once it has, or relay has given up waiting for that
+	admission time.Time // when the broker must have let the client in; zero once it has, or the client has given up waiting for that
 	deadline  time.Time
 	waiting   bool // a request is under way, and its answer is not complete
 
@@ -106,7 +106,7 @@ const (
 type HungUpError struct {
 	Address  string
 	Request  int  // bytes of the request under way; 0 if there was none
-	Answered bool // the broker at this address has let relay in before
+	Answered bool // the broker at this address has let the client in before
 	err      error
 }
 
@@ -115,9 +115,9 @@ func (e *HungUpError) Error() string {
 }
 func (e *HungUpError) Unwrap() error { return e.err }
 
-// BadAnswerError is an answer that relay does not read further: it is not one of Kafka's protocol, or
-// not to the request, or it claims what is not there, or takes more memory than relay gives it. It
-// says nothing about whether the broker has carried out the request.
+// BadAnswerError is an answer that the client does not read further: it is not one of Kafka's
+// protocol, or not to the request, or it claims what is not there, or takes more memory than the
+// client gives it. It says nothing about whether the broker has carried out the request.
 type BadAnswerError struct {
 	Address string // "" if it is not known here
 	key     protocol.ApiKey
@@ -158,7 +158,7 @@ func (c *brokerConn) bad(err error) error {
 }
 
 // Write implements net.Conn. Before the first byte of a request for metadata it waits for as long
-// as the brokers throttle relay, which does not count against the deadline.
+// as the brokers throttle the client, which does not count against the deadline.
 func (c *brokerConn) Write(b []byte) (int, error) {
 	if c.unsent == 0 {
 		c.begin(b)
@@ -241,9 +241,9 @@ func (c *brokerConn) awaitThrottle() error {
 // RemoteAddr implements net.Conn: the address as brokers or the cluster gave it, with its name.
 func (c *brokerConn) RemoteAddr() net.Addr { return kafkago.TCP(c.address) }
 
-// SetDeadline implements net.Conn. Until the broker has let relay in, there is always a deadline:
-// kafka-go sets none for SASL, and a broker that says nothing there would keep the connection and
-// its goroutine for good.
+// SetDeadline implements net.Conn. Until the broker has let the client in, there is always a
+// deadline: kafka-go sets none for SASL, and a broker that says nothing there would keep the
+// connection and its goroutine for good.
 func (c *brokerConn) SetDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -254,7 +254,7 @@ func (c *brokerConn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// admitted ends the time in which the broker must let relay in.
+// admitted ends the time in which the broker must let the client in.
 func (c *brokerConn) admitted() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -376,7 +376,7 @@ func (c *brokerConn) note(body []byte) {
 		c.cluster.noteRequests(body)
 	}
 	if d := throttleTime(c.request.key, c.request.version, body); d > 0 {
-		c.cluster.ThrottleQuota(quotaOf(c.request.key), d)
+		c.cluster.throttleQuota(quotaOf(c.request.key), d)
 	}
 }
 

@@ -32,7 +32,7 @@ import (
 
 // asked are the requests that relay sends.
 var asked = []func() protocol.Message{
-	func() protocol.Message { return &rawproduce.Request{Acks: AcksAll} },
+	func() protocol.Message { return &rawproduce.Request{Acks: acksAll} },
 	func() protocol.Message { return &fetchRequest{Request: fetch.Request{}} },
 	func() protocol.Message { return &listOffsets{Topics: []listoffsets.RequestTopic{}} },
 	func() protocol.Message { return &metadata.Request{} },

@@ -37,7 +37,8 @@ type Coordinator struct {
 	node int32 // anyBroker: not known
 }
 
-// NewCoordinator returns the coordinator of a transactional id, which it looks for when it needs it.
+// NewCoordinator returns the coordinator of a transactional id, which it looks for when it needs
+// it.
 func NewCoordinator(c *Cluster, transactionalID string) *Coordinator {
 	return &Coordinator{cluster: c, ID: transactionalID, node: anyBroker}
 }
@@ -189,9 +190,9 @@ func (c *Coordinator) Add(ctx context.Context, s Session, partitions []Partition
 
 // Probe asks the coordinator, without touching any transaction, whether it would take a partition
 // into one: it looks at the permission before it looks at the producer, and here it does not know
-// the producer. It returns nil if it would, as far as that can be found out, and after wait at the latest.
-// silent says that the coordinator answered nothing, although the cluster answers other requests:
-// err then says what came in place of an answer.
+// the producer. It returns nil if it would, as far as that can be found out, and after wait at the
+// latest. silent says that the coordinator answered nothing, although the cluster answers other
+// requests: err then says what came in place of an answer.
 func (c *Coordinator) Probe(ctx context.Context, wait time.Duration, p Partition) (silent bool, err error) {
 	asking, stop := WithAllowance(ctx, wait, context.DeadlineExceeded)
 	defer stop()
@@ -228,7 +229,8 @@ func (c *Coordinator) isSilent(ctx context.Context, answers int, topic string, q
 	return true
 }
 
-// addition is the question that Add asks. It may be sent again, also if the one before had an effect.
+// addition is the question that Add asks. It may be sent again, also if the one before had an
+// effect.
 func (c *Coordinator) addition(doing string, s Session, partitions []Partition) question {
 	return question{
 		doing: doing,
@@ -279,7 +281,7 @@ func byTopic(partitions []Partition) []addpartitionstotxn.RequestTopic {
 }
 
 // Commit ends the transaction of s. It is not sent again if it may have arrived, unless the
-// coordinator asked for that. An error that is one of isFenced says for certain that nothing was
+// coordinator asked for that. An error that is one of IsFenced says for certain that nothing was
 // committed only if it answers the first of tries, which are those that may have had an effect:
 // what is answered by CONCURRENT_TRANSACTIONS, as while a rival's takeover is under way, had none.
 func (c *Coordinator) Commit(ctx context.Context, s Session) (tries int, err error) {

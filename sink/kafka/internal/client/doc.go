@@ -9,7 +9,7 @@
 //
 //   - A [Cluster] sends requests and knows the topics of its brokers. RoundTrip sends one request
 //     and waits for its answer; most other methods send one kind of request and check what comes.
-//   - A [Session] is the producer id that a broker gave, a [Sequence] the place of a producer in one
+//   - A [Session] is the producer id that a broker gave, a [Sequence] the place of a producer in a
 //     partition. [EncodeBatch] writes the record batch of a session, and [Judge] says what follows
 //     from the answer to it.
 //   - A [Coordinator] takes a transactional id over, and begins and commits its transactions.

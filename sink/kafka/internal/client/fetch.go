@@ -29,7 +29,7 @@ const (
 type Fetched struct {
 	Broker  string                      // its address
 	Aborted []fetch.ResponseTransaction // by first offset
-	Records []byte                      // a record set, for walk
+	Records []byte                      // a record set, for Walk
 }
 
 // Fetch reads from the leader of a partition, beginning at or before offset, which must lie before
@@ -63,10 +63,11 @@ func (c *Cluster) Fetch(ctx context.Context, p Partition, isolation int8, offset
 	return &answer.Fetched, nil
 }
 
-// throttledTries is how often a fetch is sent again because the broker throttles relay.
+// throttledTries is how often a fetch is sent again because the broker throttles the client.
 const throttledTries = 10
 
-// fetchAll sends a fetch until its answer has records: a broker that throttles relay sends none.
+// fetchAll sends a fetch until its answer has records: a broker that throttles the client sends
+// none.
 func (c *Cluster) fetchAll(ctx context.Context, req fetch.Request) (*fetchAnswer, error) {
 	for try := 1; ; try++ {
 		res, err := c.RoundTrip(ctx, &fetchRequest{Request: req, clientID: c.ClientID})
@@ -167,7 +168,7 @@ func (a *fetchAnswer) decode(d *wireReader, version int16) error {
 				d.int32() // preferred replica
 			}
 			p.Records = d.bytes()
-			if len(a.partitions) > 0 { // relay asks for one
+			if len(a.partitions) > 0 { // the client asks for one
 				d.fail()
 				return
 			}

@@ -32,7 +32,8 @@ func (e *TopicError) Unwrap() error { return e.Err }
 
 // Offsets asks the one leader of the partitions for their offsets at a timestamp, as a consumer of
 // the isolation level sees them: to one that reads committed, a partition ends where the first
-// transaction begins that is still open. It returns a *TopicError if the leader refuses one of them.
+// transaction begins that is still open. It returns a *TopicError if the leader refuses one of
+// them.
 func (c *Cluster) Offsets(ctx context.Context, isolation int8, partitions []Partition, timestamp int64) (map[Partition]int64, error) {
 	req := &listOffsets{ReplicaID: -1, IsolationLevel: isolation}
 	for _, p := range partitions {

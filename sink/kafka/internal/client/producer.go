@@ -22,6 +22,7 @@ type Session struct {
 // NoSession is what stands where the brokers have not given a producer id yet.
 var NoSession = Session{ID: -1, Epoch: -1}
 
+// Valid reports whether a broker has given the session.
 func (s Session) Valid() bool { return s.ID >= 0 }
 
 // Sequence is the place of this producer in one partition.

@@ -58,8 +58,8 @@ func (f fresh) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
 	return scramExchange{exchange}, first, nil
 }
 
-// mostIterations bounds what a broker may make relay compute for a password, which takes about a
-// second. Kafka's own tools store passwords with 4,096 to 16,384 iterations.
+// mostIterations bounds what a broker may make the client compute for a password, which takes about
+// a second. Kafka's own tools store passwords with 4,096 to 16,384 iterations.
 const mostIterations = 1_000_000
 
 // scramExchange is an exchange of SCRAM that a broker cannot make last for hours.

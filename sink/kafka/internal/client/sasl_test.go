@@ -5,10 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"workos-relay/conf/livefile"
 
 	"github.com/segmentio/kafka-go/sasl/scram"
 	"github.com/stretchr/testify/require"
+
+	"workos-relay/conf/livefile"
 )
 
 func TestBearerToken(t *testing.T) {

@@ -41,15 +41,15 @@ const (
 	// largestAnswer bounds every other answer without records. That is the metadata of about
 	// 150,000 partitions.
 	largestAnswer = 8 << 20
-	// largestFetch bounds an answer with records: a broker keeps to fetchBytes, or sends one record
+	// LargestFetch bounds an answer with records: a broker keeps to fetchBytes, or sends one record
 	// batch that is larger.
 	LargestFetch = fetchBytes + MaxMessageBytes + 1<<20
 	// largestDecoded bounds the memory that the decoded form of an answer takes.
 	largestDecoded = 4 * largestAnswer
 )
 
-// sizeLimit returns the largest answer that relay takes to a request, in bytes without the size
-// field.
+// sizeLimit returns the largest answer that the client takes to a request, in bytes without the
+// size field.
 func sizeLimit(key protocol.ApiKey) int {
 	switch key {
 	case protocol.ApiVersions, protocol.SaslHandshake, protocol.SaslAuthenticate:
@@ -93,7 +93,7 @@ var mostElements = map[reflect.Type]int{
 	reflect.TypeFor[metadata.ResponseTopic]():  10_000,
 }
 
-// notNegative are numbers by which relay finds elements in its lists.
+// notNegative are numbers by which the client finds elements in its lists.
 var notNegative = map[reflect.Type]string{reflect.TypeFor[metadata.ResponsePartition](): "PartitionIndex"}
 
 // checkAnswer returns what is wrong with an answer, nil if kafka-go can decode it safely. frame is
@@ -342,7 +342,7 @@ func (w *walker) bytes(length int) {
 type array struct {
 	check check
 	size  int // in bytes, of a decoded one
-	most  int // that relay takes
+	most  int // that the client takes
 }
 
 // array moves over an array of that length; -1 is null.

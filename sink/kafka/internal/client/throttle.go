@@ -12,10 +12,10 @@ import (
 	"workos-relay/internal/retry"
 )
 
-// Brokers that hold relay to a quota answer at once, say for how long they will not read the next
-// request of the connection (throttle_time_ms), and expect the client to wait. relay waits before
-// it sends, so that no deadline counts meanwhile. A quota of bytes produced is kept by the
-// delivery, for each leader by itself; what the brokers say of fetches holds for fetches;
+// Brokers that hold the client to a quota answer at once, say for how long they will not read the
+// next request of the connection (throttle_time_ms), and expect the client to wait. The client
+// waits before it sends, so that no deadline counts meanwhile. A quota of bytes produced is kept by
+// the delivery, for each leader by itself; what the brokers say of fetches holds for fetches;
 // everything else holds for every request, since it comes from a quota of requests. The connections
 // read the throttle times, since kafka-go does not hand all of them on, and asks for metadata by
 // itself.
@@ -26,13 +26,13 @@ type quota int
 const (
 	requestQuota quota = iota
 	fetchQuota
-	ProduceQuota
+	produceQuota
 )
 
 func quotaOf(key protocol.ApiKey) quota {
 	switch key {
 	case protocol.Produce:
-		return ProduceQuota
+		return produceQuota
 	case protocol.Fetch:
 		return fetchQuota
 	default:
@@ -40,8 +40,8 @@ func quotaOf(key protocol.ApiKey) quota {
 	}
 }
 
-// ThrottledError is a request that was not sent, because the brokers throttle relay for longer than
-// the request may wait.
+// ThrottledError is a request that was not sent, because the brokers throttle the client for longer
+// than the request may wait.
 type ThrottledError struct{ left time.Duration }
 
 func (e *ThrottledError) Error() string {
@@ -49,8 +49,8 @@ func (e *ThrottledError) Error() string {
 		"(request_percentage, controller_mutation_rate, producer_byte_rate or consumer_byte_rate)", e.left.Round(100*time.Millisecond))
 }
 
-// ThrottleQuota notes that brokers read no request under the quota for so long.
-func (c *Cluster) ThrottleQuota(q quota, d time.Duration) {
+// throttleQuota notes that brokers read no request under the quota for so long.
+func (c *Cluster) throttleQuota(q quota, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if until := time.Now().Add(d); until.After(c.muted[q]) {
@@ -127,7 +127,7 @@ func throttleTime(key protocol.ApiKey, version int16, body []byte) time.Duration
 }
 
 // allowance bounds a context like a timeout, but is extended by the time for which brokers throttle
-// relay.
+// the client.
 type allowance struct {
 	outer *allowance
 

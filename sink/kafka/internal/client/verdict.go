@@ -17,6 +17,7 @@ import (
 // Verdict is what follows from a broker's answer for one record batch.
 type Verdict int
 
+// The verdicts.
 const (
 	Stored    Verdict = iota
 	Again             // the same batch to the same leader, after a while
@@ -88,6 +89,7 @@ func IsUnsent(err error) bool {
 // IsSilence reports whether err means that no answer came, although the request may have arrived.
 func IsSilence(err error) bool { return IsHangUp(err) || errors.Is(err, context.DeadlineExceeded) }
 
+// IsHangUp reports whether err means that the connection was closed in place of an answer.
 func IsHangUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
@@ -110,6 +112,7 @@ func IsCredentials(err error) bool {
 		errors.Is(err, ErrTokenRefused) || errors.As(err, &token) && token.Permanent()
 }
 
+// IsDenied reports whether the brokers refuse a request because a permission is missing.
 func IsDenied(err error) bool {
 	return errors.Is(err, kafkago.TopicAuthorizationFailed) || errors.Is(err, kafkago.ClusterAuthorizationFailed) ||
 		errors.Is(err, kafkago.TransactionalIDAuthorizationFailed)
@@ -123,6 +126,7 @@ func IsFenced(err error) bool {
 	return errors.Is(err, kafkago.InvalidProducerEpoch) || errors.Is(err, kafkago.ProducerFenced) || errors.Is(err, kafkago.InvalidTransactionState)
 }
 
+// IsUnsupported reports whether the brokers cannot carry out a request, however often it is sent.
 func IsUnsupported(err error) bool {
 	return errors.Is(err, kafkago.UnsupportedVersion) || errors.Is(err, kafkago.UnsupportedForMessageFormat)
 }

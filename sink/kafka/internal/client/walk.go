@@ -34,7 +34,7 @@ const (
 	largestWindow = 64 << 20        // of zstd; its own tools use up to 8 MiB unless told otherwise
 )
 
-// MessageBounds hold for topics of messages: relay publishes none that is larger.
+// MessageBounds hold for topics of messages: the client publishes none that is larger.
 var MessageBounds = ReadBounds{Record: MaxMessageBytes + 1<<20, Batch: largestBatch}
 
 // Record is a record, and what its record batch says of it. It is valid until the function returns
@@ -49,6 +49,7 @@ type Record struct {
 	Control       bool // it ends the transaction of producer, and is not a message
 }
 
+// RecordHeader is a header of a Record.
 type RecordHeader struct {
 	Key   string
 	Value []byte
@@ -56,7 +57,7 @@ type RecordHeader struct {
 
 // Walk calls fn for each record of an answer from an offset on, and returns the offset to go on
 // from. That is at least one more: compaction leaves record batches without a record. It returns
-// the errors of fn as they are, and an *BadAnswerError if the records are not valid.
+// the errors of fn as they are, and a *BadAnswerError if the records are not valid.
 func Walk(answer *Fetched, from int64, bounds ReadBounds, fn func(Record) error) (next int64, err error) {
 	w := recordWalker{bounds: bounds, next: from, fn: fn}
 	rest := answer.Records

@@ -10,12 +10,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"workos-relay/sink/kafka/internal/batchtest"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/segmentio/kafka-go/compress"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"workos-relay/sink/kafka/internal/batchtest"
 )
 
 // encodedMessage returns a message of version 0 or 1.
