@@ -136,7 +136,8 @@ func (c *connection) open() (*link, error) {
 	l := newLink()
 	credentials, identity := c.access.options()
 	l.identity = identity
-	opts := slices.Concat(c.options, c.cfg.bounded(), credentials, []nats.Option{
+	opts := slices.Concat(c.options, credentials, []nats.Option{
+		c.cfg.bounded(),
 		nats.ConnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.onDown(l, err) }),

@@ -128,7 +128,7 @@ func TestScanReadsThroughAnotherReplica(t *testing.T) {
 
 func TestScanNamesAReplicaThatNeverCatchesUp(t *testing.T) {
 	t.Parallel()
-	_, read := lagging(t, 100*time.Millisecond, time.Second, func(_ int, m jetstream.MessagesContext) jetstream.MessagesContext {
+	_, read := lagging(t, 100*time.Millisecond, 5*time.Second, func(_ int, m jetstream.MessagesContext) jetstream.MessagesContext {
 		return &laggingConsumer{MessagesContext: m, has: 4}
 	})
 	ids, err := read()

@@ -26,15 +26,14 @@ var errImpossible = errors.New("the server sends what no NATS server does")
 
 // boundedDialer makes connections on which a server cannot announce more than the bounds. It cannot
 // look into TLS: there the server has proved who it is.
-type boundedDialer struct{ dialer net.Dialer }
+type boundedDialer struct {
+	dialer    net.Dialer
+	websocket bool
+}
 
-// bounded returns the option for it, or none if a server is reached over a websocket, whose frames
-// it does not know.
-func (c Config) bounded() []nats.Option {
-	if c.overWebsocket() {
-		return nil
-	}
-	return []nats.Option{nats.SetCustomDialer(&boundedDialer{net.Dialer{Timeout: dialTimeout, FallbackDelay: -time.Second}})}
+// bounded returns the option for it.
+func (c Config) bounded() nats.Option {
+	return nats.SetCustomDialer(&boundedDialer{net.Dialer{Timeout: dialTimeout, FallbackDelay: -time.Second}, c.overWebsocket()})
 }
 
 // Dial implements nats.CustomDialer.
@@ -43,13 +42,16 @@ func (d *boundedDialer) Dial(network, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &boundedConn{Conn: conn}, nil
+	if d.websocket {
+		return &boundedConn{Conn: conn, wire: new(websocketBounds)}, nil
+	}
+	return &boundedConn{Conn: conn, wire: new(wireBounds)}, nil
 }
 
 // boundedConn reads like its connection until a bound is exceeded; then it fails.
 type boundedConn struct {
 	net.Conn
-	wire wireBounds // used by the one goroutine that reads
+	wire interface{ see(piece []byte) error } // used by the one goroutine that reads
 }
 
 // Read implements net.Conn.
@@ -117,6 +119,102 @@ func (w *wireBounds) seeLine(piece []byte) (rest []byte) {
 	}
 	w.line = w.line[:0]
 	return rest
+}
+
+// websocketBounds follows what a server sends through a websocket: an answer of HTTP, then frames,
+// whose payloads are what wireBounds follows.
+type websocketBounds struct {
+	inner   wireBounds
+	answer  []byte // the answer so far
+	ended   bool   // the answer is complete
+	newline bool   // the last byte of the answer, carriage returns aside, ended a line
+	header  []byte // of the current frame, so far
+	left    uint64 // bytes of the current frame that are still to come
+	isData  bool   // the current frame has a part of the protocol of NATS
+	blind   bool   // TLS has begun, or the server has refused the websocket, upon which nats.go hangs up
+	fault   error  // of an earlier piece
+}
+
+// see returns an error if the next piece of what the server sends exceeds a bound.
+func (w *websocketBounds) see(piece []byte) error {
+	if len(w.answer) == 0 && !w.ended && len(piece) > 0 && piece[0] == tlsRecord {
+		w.blind = true
+	}
+	for len(piece) > 0 && !w.blind && w.fault == nil {
+		switch {
+		case !w.ended:
+			piece = w.seeAnswer(piece)
+		case w.left > 0:
+			n := min(w.left, uint64(len(piece)))
+			if w.isData {
+				w.fault = w.inner.see(piece[:n])
+			}
+			w.left, piece = w.left-n, piece[n:]
+		default:
+			w.header, piece = append(w.header, piece[0]), piece[1:]
+			w.fault = w.seeHeader()
+		}
+	}
+	return w.fault
+}
+
+// seeAnswer takes what there is of the answer, and returns what follows it.
+func (w *websocketBounds) seeAnswer(piece []byte) (rest []byte) {
+	for i, c := range piece {
+		if w.answer = append(w.answer, c); len(w.answer) > maxControl {
+			w.fault = fmt.Errorf("%w: an answer to the websocket handshake of more than %d bytes", errImpossible, maxControl)
+			return nil
+		}
+		switch {
+		case c == '\n' && w.newline:
+			first, _, _ := bytes.Cut(w.answer, []byte("\n"))
+			w.ended, w.blind, w.answer = true, !bytes.Contains(first, []byte("101")), nil
+			return piece[i+1:]
+		case c != '\r':
+			w.newline = c == '\n'
+		}
+	}
+	return nil
+}
+
+// Of the first bytes of a frame.
+const (
+	frameReserved = 0x70 // bits for extensions; relay asks for none
+	frameControl  = 0x08 // of the opcode, for frames that are not data
+	frameLength   = 0x7f // of the second byte
+	frameLength16 = 126  // the length is in two more bytes
+	frameLength64 = 127  // the length is in eight more bytes
+)
+
+// seeHeader looks at the header of a frame. If it is complete, the payload begins.
+func (w *websocketBounds) seeHeader() error {
+	if w.header[0]&frameReserved != 0 {
+		return fmt.Errorf("%w: a websocket frame with an extension that was not asked for", errImpossible)
+	}
+	if len(w.header) < 2 {
+		return nil
+	}
+	length, more := uint64(w.header[1]&frameLength), 0
+	switch length {
+	case frameLength16:
+		more = 2
+	case frameLength64:
+		more = 8
+	}
+	if len(w.header) < 2+more {
+		return nil
+	}
+	if more > 0 {
+		length = 0
+		for _, b := range w.header[2:] {
+			length = length<<8 | uint64(b)
+		}
+	}
+	if length > maxPayload {
+		return fmt.Errorf("%w: a websocket frame of %d bytes, more than %d", errImpossible, length, maxPayload)
+	}
+	w.left, w.isData, w.header = length, w.header[0]&frameControl == 0, w.header[:0]
+	return nil
 }
 
 func firstByte(a, b []byte) byte {

@@ -43,6 +43,69 @@ func TestWireBounds(t *testing.T) {
 	}
 }
 
+// frame is a frame of a websocket as a server sends it.
+func frame(first byte, payload string) string {
+	n := len(payload)
+	switch {
+	case n < 126:
+		return string([]byte{first, byte(n)}) + payload
+	case n < 1<<16:
+		return string([]byte{first, 126, byte(n >> 8), byte(n)}) + payload
+	default:
+		return string([]byte{first, 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}) + payload
+	}
+}
+
+func TestWebsocketBounds(t *testing.T) {
+	t.Parallel()
+	see := func(text string, size int) error {
+		var w websocketBounds
+		for piece := range slices.Chunk([]byte(text), size) {
+			if err := w.see(piece); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	const binary, ping, continued, closing = 0x82, 0x89, 0x80, 0x88
+	answer := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+	good := answer + frame(binary, "INFO {}\r\nMSG a 1 70000\r\n") + frame(ping, "MSG a 1 99999999999999\r\n") + frame(0x02, strings.Repeat("x", 69_999)) +
+		frame(continued, "") + frame(continued, "x\r\nPING\r\n") + frame(binary, strings.Repeat("PING\r\n", 40))
+	sizes := []int{1, 2, 3, 7, 64, 1 << 20}
+	for _, size := range sizes {
+		for _, text := range []string{good, answer, "HTTP/1.0 400 Bad Request\n\nno more than that", "\x16\x03\x01 and then what TLS sends" + strings.Repeat("x", maxControl)} {
+			require.NoError(t, see(text, size))
+		}
+		for _, text := range []string{
+			strings.Repeat("x", maxControl+1), "HTTP/1.1 101 x\r\n" + strings.Repeat("A: b\r\n", maxControl/6+1),
+			good + frame(binary, "MSG a 1 4611686018427387904\r\n"), good + frame(0xc2, "PING\r\n"), good + string([]byte{binary, 127, 0, 0, 1, 0, 0, 0, 0, 0}),
+			good + string([]byte{binary, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}),
+			good + frame(binary, strings.Repeat("x", maxControl/2)) + frame(closing, "") + frame(continued, strings.Repeat("x", maxControl/2+1)),
+		} {
+			require.ErrorIs(t, see(text, size), errImpossible, "%.100q", text)
+		}
+	}
+}
+
+// FuzzWebsocket is FuzzWire for websockets.
+func FuzzWebsocket(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 101 x\r\n\r\n\x82\x05PING\n"), 3)
+	f.Add([]byte("101\n\n\x82\x7e\x00\x05PING\n\x89\x00"), 1)
+	f.Add([]byte("101\n\n\x82\x7f\x00\x00\x00\x00\x00\x00\x00\x05PING\n"), 2)
+	f.Fuzz(func(t *testing.T, text []byte, size int) {
+		var whole, pieces websocketBounds
+		want := whole.see(text)
+		var have error
+		for piece := range slices.Chunk(text, max(1, size)) {
+			if have = pieces.see(piece); have != nil {
+				break
+			}
+		}
+		require.Equal(t, want == nil, have == nil, "%v, %v", want, have)
+		require.Less(t, cap(pieces.header), 64)
+	})
+}
+
 // FuzzWire shows that the pieces in which a server's bytes come change nothing, and that no more is
 // kept of them than a line.
 func FuzzWire(f *testing.F) {

@@ -5,9 +5,15 @@ package hostile
 import (
 	"bufio"
 	"bytes"
+	"compress/flate"
+	"crypto/sha1"
+	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strconv"
@@ -331,23 +337,88 @@ func TestAHostileNATSServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 5, Seed: 1}))
-			r := testkit.NewRelay(t, relayBinary, "relay", fmt.Sprintf("source: {endpoint: %q, api_key: %s, poll_interval: 200ms}\n"+
-				"sinks: [{name: nats, type: nats, url: \"nats://%s\", ack_timeout: 1s}, {name: out, type: stdout}]\n", api.URL(), apiKey, hostileServer(t, c.greeting, c.attack)))
-			r.Start(t)
-			r.Await(t, func() bool { return r.Lane("out").AtTip }, "the other lane works")
-			before := peakMemory(t, r.Pid())
-			time.Sleep(4 * time.Second) // meanwhile relay connects several times
-			require.NoError(t, api.Append([]byte(newEvent(900, "user.created", 0).raw)))
-			r.Await(t, func() bool { return r.Lane("out").Events == 6 }, "the other lane goes on")
-			require.Zero(t, r.Lane("nats").Events)
-			require.Less(t, peakMemory(t, r.Pid())-before, 200<<20)
-			text := r.Output()
-			require.NotContains(t, text, "panic")
-			require.NotContains(t, text, "\x1b")
-			require.False(t, regexp.MustCompile(`[\x00-\x08\x0b-\x1f\x7f]`).MatchString(text))
-			require.Less(t, len(text), 256<<10, "the log stays short")
-			r.Kill()
+			requireBounded(t, "nats://"+hostileServer(t, c.greeting, c.attack))
+		})
+	}
+}
+
+// requireBounded runs relay with a lane to a hostile NATS server and another one.
+func requireBounded(t *testing.T, url string) {
+	t.Helper()
+	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 5, Seed: 1}))
+	r := testkit.NewRelay(t, relayBinary, "relay", fmt.Sprintf("source: {endpoint: %q, api_key: %s, poll_interval: 200ms}\n"+
+		"sinks: [{name: nats, type: nats, url: %q, ack_timeout: 1s}, {name: out, type: stdout}]\n", api.URL(), apiKey, url))
+	r.Start(t)
+	r.Await(t, func() bool { return r.Lane("out").AtTip }, "the other lane works")
+	time.Sleep(4 * time.Second) // meanwhile relay connects several times
+	require.NoError(t, api.Append([]byte(newEvent(900, "user.created", 0).raw)))
+	r.Await(t, func() bool { return r.Lane("out").Events == 6 }, "the other lane goes on")
+	require.Zero(t, r.Lane("nats").Events)
+	require.Less(t, peakMemory(t, r.Pid()), 150<<20)
+	text := r.Output()
+	require.NotContains(t, text, "panic")
+	require.NotContains(t, text, "\x1b")
+	require.False(t, regexp.MustCompile(`[\x00-\x08\x0b-\x1f\x7f]`).MatchString(text))
+	require.Less(t, len(text), 256<<10, "the log stays short")
+	r.Kill()
+}
+
+// upgrade answers the handshake of a websocket. A hostile server goes on as it likes.
+func upgrade(t *testing.T, more func(io.Writer)) (address string) {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		sum := sha1.Sum([]byte(req.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // of RFC 6455
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n",
+			base64.StdEncoding.EncodeToString(sum[:]))
+		more(conn)
+	}))
+	t.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://")
+}
+
+// TestAHostileWebsocket is TestAHostileNATSServer for a websocket.
+func TestAHostileWebsocket(t *testing.T) {
+	t.Parallel()
+	const much = 768 << 20
+	frame := func(first byte, payload string) string {
+		return string([]byte{first, 127, 0, 0, 0, 0}) + string(binary.BigEndian.AppendUint32(nil, uint32(len(payload)))) + payload //nolint:gosec // small
+	}
+	const data, continued, final, compressed = 0x02, 0x00, 0x80, 0x40
+	piece := strings.Repeat("x", 64<<10)
+	zeros := func() string {
+		var b bytes.Buffer
+		w, _ := flate.NewWriter(&b, flate.BestCompression)
+		for range much / len(piece) {
+			_, _ = io.WriteString(w, piece)
+		}
+		_ = w.Flush()
+		return b.String()
+	}()
+	again := func(before, text string) func(io.Writer) {
+		return func(w io.Writer) { _, _ = io.WriteString(w, before); repeat(w, text, much) }
+	}
+	info := frame(data|final, `INFO {"server_id":"X","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576,"jetstream":true}`+"\r\n") + frame(data|final, "PONG\r\n")
+	for name, more := range map[string]func(io.Writer){
+		"an endless header":            again("X: ", "x"),
+		"endless headers":              again("", "X: x\r\n"),
+		"an endless greeting":          again("\r\n"+frame(data, "INFO {"), frame(continued, piece)),
+		"an endless line":              again("\r\n"+info, frame(data|final, "-ERR "+piece)),
+		"a frame of 2^62 bytes":        again("\r\n"+info+string([]byte{data | final, 127, 0x40, 0, 0, 0, 0, 0, 0, 0}), piece),
+		"a message of 10^9 bytes":      again("\r\n"+info+frame(data, "MSG a 1 1000000000\r\n"), frame(continued, piece)),
+		"a frame that inflates":        again("\r\n"+info+frame(data|final|compressed, zeros), frame(data|final|compressed, zeros)),
+		"a greeting that inflates":     again("\r\n"+frame(data|final|compressed, zeros), "\x89\x00"),
+		"endless pings":                again("\r\n"+info, string([]byte{0x89, 1, 'x'})),
+		"endless frames of nothing":    again("\r\n"+info+frame(data, ""), frame(continued, "")),
+		"frames that are not possible": again("\r\n"+info, "\xff\xff\x0b\x03"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			requireBounded(t, "ws://"+upgrade(t, more))
 		})
 	}
 }
