@@ -190,5 +190,5 @@ func (l *Lane) describe() string {
 // repeated after wait. The lane is then Retrying until a page comes. It is safe for concurrent use.
 func (l *Lane) ReadRetrying(err error, attempt int, wait time.Duration) {
 	text, action := l.explain(err)
-	l.status.readRetrying(readFailure{text: text, action: action}, attempt, wait)
+	l.status.readRetrying(readFailure{text: text, action: action, count: attempt}, wait)
 }

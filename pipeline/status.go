@@ -35,6 +35,8 @@ type Status struct {
 	State      State
 	Since      time.Time // of State
 	Reason     string    // of Retrying and Stopped: the last error; of Standby and Paused: who is active, if another is
+	Failing    string    // of Retrying: what fails, one of Doings
+	Failures   int       // of Retrying: how often it has failed since Since
 	Action     string    // of Retrying and Stopped: what an operator has to do about Reason; empty if nothing
 	Checkpoint checkpoint.Checkpoint
 	Read       checkpoint.Position // how far it has read ahead
@@ -73,6 +75,14 @@ func (s *Status) Lag() time.Duration {
 	return max(0, s.SourceNow.Add(max(0, s.At.Sub(s.LastPoll))).Sub(oldest))
 }
 
+// LagKnown reports whether Lag tells how far the lane is behind. It is not known before the first
+// answer of the API, while the lane stands by or once it has stopped, and of a lane that was at the
+// tip while the API does not answer.
+func (s *Status) LagKnown() bool {
+	blind := s.AtTip && s.State == Retrying && s.Failing == Reading
+	return !s.SourceNow.IsZero() && s.State != Stopped && !blind
+}
+
 type unreadPage struct{ came, createdAt time.Time }
 
 // tracker collects the status of a lane.
@@ -92,9 +102,11 @@ type tracker struct {
 type readFailure struct {
 	text, action string    // as Lane.Explain tells them
 	since        time.Time // zero if the last request succeeded
+	count        int       // of failures since then
+	lasts        bool      // it is a state of the lane
 }
 
-func (f *readFailure) fails() bool { return !f.since.IsZero() }
+func (f *readFailure) fails() bool { return f.lasts }
 
 const (
 	// A failed request becomes a state of the lane if it has failed this often, or is repeated only
@@ -103,14 +115,13 @@ const (
 	failingWait     = 10 * time.Second
 )
 
-func (t *tracker) readRetrying(failure readFailure, attempt int, wait time.Duration) {
+func (t *tracker) readRetrying(failure readFailure, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.reading.fails() && attempt < failingAttempts && wait < failingWait {
-		return
-	}
+	failure.lasts = t.reading.lasts || failure.count >= failingAttempts || wait >= failingWait
+	failure.count = max(failure.count, t.reading.count+1)
 	failure.since = t.reading.since
-	if !t.reading.fails() {
+	if failure.since.IsZero() {
 		failure.since = time.Now()
 	}
 	t.reading = failure
@@ -126,6 +137,7 @@ func (t *tracker) snapshot() Status {
 	if r := t.reading; r.fails() && (s.State == Running || s.State == Starting) {
 		s.State, s.Since = Retrying, r.since
 		s.Reason, s.Action = Reading+": "+r.text, r.action
+		s.Failing, s.Failures = Reading, r.count
 	}
 	s.Prefetched = int(t.held.Load())
 	s.Rate = t.rate.perSecond(time.Now())
@@ -142,6 +154,7 @@ func (t *tracker) set(state State, reason string) {
 	}
 	if t.s.State != state {
 		t.s.State, t.s.Since = state, time.Now()
+		t.s.Failing, t.s.Failures = "", 0
 	}
 	t.s.Reason, t.s.Action = reason, ""
 }
@@ -327,6 +340,9 @@ func (t *tracker) retrying(doing, why, action string) {
 	defer t.mu.Unlock()
 	t.set(Retrying, doing+": "+why)
 	t.s.Action = action
+	if t.s.State == Retrying {
+		t.s.Failing, t.s.Failures = doing, t.s.Failures+1
+	}
 	t.refused = t.refused || doing == Publishing
 }
 

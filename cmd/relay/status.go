@@ -51,9 +51,12 @@ func (c *statusCmd) Run(ctx context.Context, env *environment) error {
 			return err
 		}
 		switch {
-		case !c.Watch && !seen.Ready:
-			return operator.Require(errors.New("not every lane is well"), seen.required())
-		case !c.Watch:
+		case c.Watch:
+		case seen.Health == admin.ActionNeeded:
+			return operator.Require(errors.New("action needed"), seen.required())
+		case seen.Health == admin.Degraded:
+			return errors.New("not every lane is healthy")
+		default:
 			return nil
 		}
 		select {
@@ -71,15 +74,11 @@ type overview struct {
 	admin.Status
 }
 
-// required says what an operator has to do so that a lane runs again. It is empty if no lane has
-// stopped until then.
+// required says what an operator has to do so that every lane gets on.
 func (o *overview) required() string {
 	var actions []string
 	for i := range o.Lanes {
-		l := &o.Lanes[i]
-		// Positions that are read instead of asking a relay show no state; what is required to use
-		// them would stop the lane.
-		if l.Action != "" && (l.State == pipeline.Stopped || o.Source == "") {
+		if l := &o.Lanes[i]; l.Health == admin.ActionNeeded {
 			actions = append(actions, "lane "+l.Name+": "+l.Action)
 		}
 	}
@@ -109,7 +108,7 @@ func (c *statusCmd) read(ctx context.Context, env *environment, cfg *config.Conf
 	if err != nil {
 		return overview{}, err
 	}
-	out := overview{Status: admin.Status{ID: cfg.ID, Now: time.Now().UTC(), Ready: true, Reasons: []string{}, Unasked: []admin.UnaskedType{}}}
+	out := overview{Status: admin.Status{ID: cfg.ID, Now: time.Now().UTC(), Health: admin.Healthy, Ready: true, Reasons: []string{}, Unasked: []admin.UnaskedType{}}}
 	seen := make([]admin.LaneStatus, len(lanes))
 	var wg sync.WaitGroup
 	for i, l := range lanes {
@@ -120,7 +119,7 @@ func (c *statusCmd) read(ctx context.Context, env *environment, cfg *config.Conf
 		for _, reason := range s.Reasons {
 			out.Reasons = append(out.Reasons, "lane "+s.Name+": "+reason)
 		}
-		out.Ready = out.Ready && s.Ready
+		out.Ready, out.Health = out.Ready && s.Ready, out.Health.Worse(s.Health)
 		out.Lanes = append(out.Lanes, s)
 	}
 	return out, nil
@@ -141,10 +140,10 @@ const watchTime = 30 * time.Second
 func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStatus {
 	ctx, cancel := context.WithTimeout(parent, c.Timeout)
 	defer cancel()
-	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, State: unknownState, Reasons: []string{}, Settings: []sink.Setting{}}
+	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, State: unknownState, Health: admin.Degraded, Reasons: []string{}, Settings: []sink.Setting{}}
 	if server := l.Embedded(); server != nil && !l.EmbeddedRuns(ctx) { // looking is not a reason to start it
 		out.Reason = "the " + server.Name + " inside relay does not run, so relay does not either"
-		out.Reasons = append(out.Reasons, out.Reason)
+		out.HealthReason, out.Reasons = out.Reason, []string{out.Reason}
 		return out
 	}
 	out.Settings = l.Settings(ctx)
@@ -163,8 +162,12 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	default:
 		out.Reason = "a checkpoint file does not tell whether its relay runs"
 	}
+	if out.Action != "" { // what is required to use the position would stop the lane
+		out.Health = admin.ActionNeeded
+	}
 	if !out.Ready {
-		out.Reasons = append(out.Reasons, operator.Explain(out.Reason, operator.Actions(err)...))
+		out.HealthReason = operator.Explain(out.Reason, operator.Actions(err)...)
+		out.Reasons = append(out.Reasons, out.HealthReason)
 	}
 	if err == nil {
 		out.Mode, out.Holder, out.Position = cp.Mode, cp.Holder, admin.PlaceOf(cp.Position)
@@ -183,7 +186,7 @@ func (c *statusCmd) watch(ctx context.Context, l *app.Lane, out *admin.LaneStatu
 	cp, err := pipeline.AwaitSilence(ctx, l.Config.TakeoverAfter, "", l.Committed)
 	switch {
 	case errors.Is(err, pipeline.ErrActive):
-		out.State, out.Ready = activeState, true
+		out.State, out.Ready, out.Health = activeState, true, admin.Healthy
 		err = nil
 	case err != nil:
 		out.Reason, out.Action = hint.Text(l.Sink.Name, err), hint.Action(l.Sink.Name, err)
@@ -215,20 +218,25 @@ func printStatus(out io.Writer, seen *overview) error {
 		fmt.Fprintf(out, "%s\n\n", seen.Note)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "LANE\tTYPE\tSTATE\tMODE\tLAG\tEVENTS/S\tEVENTS\tACTIVE\tPOSITION")
+	fmt.Fprintln(w, "LANE\tTYPE\tHEALTH\tSTATE\tMODE\tLAG\tEVENTS/S\tEVENTS\tACTIVE\tPOSITION")
 	for i := range seen.Lanes {
 		l := &seen.Lanes[i]
 		events, rate := "-", "-"
 		if seen.Source != "" {
 			events, rate = strconv.FormatUint(l.Events, 10), strconv.FormatFloat(l.Rate, 'f', 1, 64)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Type, l.State, orDash(string(l.Mode)), laneLag(l), rate, events, whoIsActive(l), placeText(l.Position))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Type, l.Health, l.State, orDash(string(l.Mode)), laneLag(l), rate, events, whoIsActive(l), placeText(l.Position))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	for _, reason := range seen.Reasons {
-		fmt.Fprintf(out, "\nnot well: %s\n", reason)
+	for i := range seen.Lanes {
+		if l := &seen.Lanes[i]; l.Health != admin.Healthy {
+			fmt.Fprintf(out, "\n%s: lane %s: %s\n", l.Health, l.Name, l.HealthReason)
+		}
+	}
+	if len(seen.Lanes) == 0 && seen.Health != admin.Healthy {
+		fmt.Fprintf(out, "\n%s: %s\n", seen.Health, strings.Join(seen.Reasons, "; "))
 	}
 	for _, t := range seen.Unasked {
 		fmt.Fprintf(out, "\nnot published: WorkOS sends webhooks of %s, which relay does not ask for; to add it, write source.events: [..., %s]\n", t.Type, t.Add)
@@ -237,7 +245,7 @@ func printStatus(out io.Writer, seen *overview) error {
 		if l := &seen.Lanes[i]; len(l.RefusedTypes) > 0 {
 			fmt.Fprintf(out, "\nrefused by WorkOS: lane %s: %s; relay asks again, and then publishes what came meanwhile\n", l.Name, strings.Join(l.RefusedTypes, ", "))
 		}
-		if l := &seen.Lanes[i]; l.Ready && l.State == pipeline.Retrying {
+		if l := &seen.Lanes[i]; l.Health == admin.Healthy && l.State == pipeline.Retrying {
 			fmt.Fprintf(out, "\nretrying: lane %s: %s\n", l.Name, l.Reason)
 		}
 		for _, s := range seen.Lanes[i].Settings {
@@ -256,8 +264,10 @@ func orDash(s string) string {
 
 func laneLag(l *admin.LaneStatus) string {
 	switch {
-	case l.LagSeconds == nil:
+	case l.LagSeconds == nil && l.State == pipeline.Standby:
 		return "-"
+	case l.LagSeconds == nil:
+		return "unknown"
 	case *l.LagSeconds == 0:
 		return "none"
 	default:

@@ -202,6 +202,7 @@ type verdict struct {
 // readiness is the answer of /readyz to a sender who may read.
 type readiness struct {
 	verdict
+	Health  Health          `json:"health"`
 	Reasons []string        `json:"reasons"` // of all lanes, each with the lane's name before it
 	Lanes   []laneReadiness `json:"lanes"`
 }
@@ -210,6 +211,8 @@ type readiness struct {
 type laneReadiness struct {
 	Lane                  string         `json:"lane"`
 	Ready                 bool           `json:"ready"`
+	Health                Health         `json:"health"`
+	HealthReason          string         `json:"health_reason"`
 	State                 pipeline.State `json:"state"`
 	Since                 *time.Time     `json:"since"`
 	Active                bool           `json:"active"`
@@ -228,14 +231,14 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	if !all.Ready {
 		code = http.StatusServiceUnavailable
 	}
-	answer := readiness{verdict: verdict{all.Ready}, Reasons: all.Reasons, Lanes: []laneReadiness{}}
+	answer := readiness{verdict: verdict{all.Ready}, Health: all.Health, Reasons: all.Reasons, Lanes: []laneReadiness{}}
 	if !mayRead(r) {
 		reply(w, code, answer.verdict)
 		return
 	}
 	for _, l := range all.Lanes {
 		answer.Lanes = append(answer.Lanes, laneReadiness{
-			Lane: l.Name, Ready: l.Ready, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, Action: l.Action, LastPoll: l.LastPoll,
+			Lane: l.Name, Ready: l.Ready, Health: l.Health, HealthReason: l.HealthReason, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, Action: l.Action, LastPoll: l.LastPoll,
 			LagSeconds: l.LagSeconds, UnacknowledgedSeconds: l.UnacknowledgedSeconds, Position: l.Position,
 		})
 	}

@@ -148,7 +148,7 @@ func TestReadyzWithoutLanes(t *testing.T) {
 	for _, lanes := range []func() []pipeline.Status{nil, func() []pipeline.Status { return nil }} {
 		r := request(t, "GET", start(t, admin.Config{Lanes: lanes})+"/readyz")
 		require.Equal(t, http.StatusServiceUnavailable, r.StatusCode)
-		require.Equal(t, map[string]any{"ready": false, "reasons": []any{"there is no lane"}, "lanes": []any{}}, r.json(t))
+		require.Equal(t, map[string]any{"health": "degraded", "ready": false, "reasons": []any{"there is no lane"}, "lanes": []any{}}, r.json(t))
 	}
 }
 
@@ -168,16 +168,17 @@ func TestReadyzNeedsEveryLane(t *testing.T) {
 	why := `stopped: stopped at event event_9 <"too large">`
 	require.Contains(t, r.body, `event_9 <\"too large\">`, "readable as it stands")
 	require.Equal(t, map[string]any{
+		"health":  "action_needed",
 		"ready":   false,
 		"reasons": []any{"lane kafka: " + why + "; move past it"},
 		"lanes": []any{
 			map[string]any{
-				"lane": "nats", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{}, "action": "", "active": true, "holder": "me",
+				"lane": "nats", "health": "healthy", "health_reason": "", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{}, "action": "", "active": true, "holder": "me",
 				"last_poll": "2026-01-02T02:04:05Z", "lag_seconds": 2.0, "unacknowledged_seconds": 1.5,
 				"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 			},
 			map[string]any{
-				"lane": "kafka", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why + "; move past it"}, "action": "move past it", "active": false, "holder": "",
+				"lane": "kafka", "health": "action_needed", "health_reason": why + "; move past it", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why + "; move past it"}, "action": "move past it", "active": false, "holder": "",
 				"last_poll": nil, "lag_seconds": nil, "unacknowledged_seconds": 0.0,
 				"position": map[string]any{"event_id": "", "created_at": nil},
 			},

@@ -20,7 +20,9 @@ type Status struct {
 	ID      string    `json:"id"`      // of the configuration
 	Started time.Time `json:"started"` // when this process began
 	Now     time.Time `json:"now"`     // when this was said
-	Ready   bool      `json:"ready"`   // as /readyz has it
+	// Health is the worst of the lanes: healthy, degraded or action_needed.
+	Health  Health   `json:"health"`
+	Ready   bool     `json:"ready"`   // as /readyz has it
 	Reasons []string  `json:"reasons"` // why not, of all lanes, each with the lane's name before it; never null
 	// Writable: whoever asked may also pause, resume, poll, reload and move checkpoints.
 	Writable bool         `json:"writable"`
@@ -46,6 +48,13 @@ type LaneStatus struct {
 	Type   string         `json:"type"` // of its sink: nats, kafka, stdout
 	State  pipeline.State `json:"state"`
 	Since  *time.Time     `json:"since"`  // of state; null if not known
+	// Health is healthy, degraded or action_needed, and HealthReason is why it is not healthy: the
+	// last error, for how long and how often, and what an operator has to do.
+	Health       Health `json:"health"`
+	HealthReason string `json:"health_reason"`
+	// Failures is how often what Reason tells of has failed since Since, of a lane that is
+	// retrying; else 0.
+	Failures int `json:"failures"`
 	Reason string         `json:"reason"` // of retrying, stopped, standby and paused: the last error or what it waits for
 	// Action is what an operator has to do about Reason. It is empty if nothing: what is retried
 	// without it may pass.
@@ -66,7 +75,7 @@ type LaneStatus struct {
 	AtTip    bool       `json:"at_tip"`    // everything that WorkOS had at last_poll is committed
 	TipAt    *time.Time `json:"tip_at"`    // when that was so last
 
-	LagSeconds            *float64 `json:"lag_seconds"`            // null while not known
+	LagSeconds            *float64 `json:"lag_seconds"`            // null while not known, as of a lane that has stopped
 	UnacknowledgedSeconds float64  `json:"unacknowledged_seconds"` // for how long the oldest event that was read waits; 0 if none does
 	Events                uint64   `json:"events"`                 // committed by this process
 	Rate                  float64  `json:"rate"`                   // events committed a second, over the last minute
@@ -94,7 +103,7 @@ type Position struct {
 func (s *Server) Snapshot(writable bool) Status {
 	now := s.cfg.Now()
 	out := Status{
-		Version: s.cfg.Version, ID: s.cfg.ID, Started: s.started.UTC(), Now: now.UTC(), Ready: true, Reasons: []string{},
+		Version: s.cfg.Version, ID: s.cfg.ID, Started: s.started.UTC(), Now: now.UTC(), Health: Healthy, Ready: true, Reasons: []string{},
 		Writable: writable, Lanes: []LaneStatus{}, Unasked: []UnaskedType{},
 	}
 	if s.cfg.Unasked != nil {
@@ -109,11 +118,11 @@ func (s *Server) Snapshot(writable bool) Status {
 		for _, reason := range lane.Reasons {
 			out.Reasons = append(out.Reasons, "lane "+lane.Name+": "+reason)
 		}
-		out.Ready = out.Ready && lane.Ready
+		out.Ready, out.Health = out.Ready && lane.Ready, out.Health.Worse(lane.Health)
 		out.Lanes = append(out.Lanes, lane)
 	}
 	if len(out.Lanes) == 0 {
-		out.Ready, out.Reasons = false, []string{"there is no lane"}
+		out.Ready, out.Health, out.Reasons = false, Degraded, []string{"there is no lane"}
 	}
 	return out
 }
@@ -127,21 +136,25 @@ func (s *Server) lanes() []pipeline.Status {
 
 func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus {
 	s = printableStatus(s)
-	ready, reasons := Judge(s, now, poll)
+	v := Judge(s, now, poll)
 	l := LaneStatus{
-		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Reason: s.Reason, Action: s.Action,
+		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Health: v.Health, HealthReason: v.Reason,
+		Reason: s.Reason, Action: s.Action, Failures: s.Failures,
 		Mode: s.Checkpoint.Mode, Holder: printable.Text(s.Checkpoint.Holder), Self: s.Holder,
 		Active:   s.Holder != "" && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released && s.State != pipeline.Stopped,
 		Position: PlaceOf(s.Checkpoint.Position), Read: PlaceOf(s.Read), MovedAt: known(s.Checkpoint.UpdatedAt),
 		LastPoll: known(s.LastPoll), AtTip: s.AtTip, TipAt: known(s.TipAt),
-		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: ready,
-		Reasons:  append([]string{}, reasons...), // [] rather than null
+		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: v.Ready,
+		Reasons:  []string{},
 		Settings: append([]sink.Setting{}, s.Settings...), RefusedTypes: []string{},
+	}
+	if !v.Ready {
+		l.Reasons = append(l.Reasons, v.Reason)
 	}
 	for _, r := range s.Checkpoint.Refused {
 		l.RefusedTypes = append(l.RefusedTypes, printable.Text(r.Type))
 	}
-	if !s.SourceNow.IsZero() {
+	if s.LagKnown() {
 		lag := seconds(s.Lag())
 		l.LagSeconds = &lag
 	}

@@ -37,10 +37,11 @@ func TestStatus(t *testing.T) {
 	delete(body, "lanes")
 	require.Equal(t, map[string]any{
 		"version": "1.2.3", "id": "workos", "started": "2026-01-02T02:04:05Z", "now": "2026-01-02T02:04:05Z",
-		"ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false, "unasked_event_types": []any{},
+		"health": "degraded", "ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false, "unasked_event_types": []any{},
 	}, body)
 	require.Equal(t, map[string]any{
 		"name": "nats", "type": "nats", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "", "action": "",
+		"health": "healthy", "health_reason": "", "failures": 0.0,
 		"mode": "exactly_once", "holder": "me", "self": "me", "active": true,
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
@@ -49,5 +50,7 @@ func TestStatus(t *testing.T) {
 	}, lanes[0])
 	second := lanes[1].(map[string]any)
 	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})
-	require.Equal(t, []any{"stopped: stopped at event event_9"}, lanes[2].(map[string]any)["reasons"])
+	third := lanes[2].(map[string]any)
+	require.Equal(t, []any{"stopped: stopped at event event_9"}, third["reasons"])
+	require.Equal(t, []any{"degraded", "stopped: stopped at event event_9"}, []any{third["health"], third["health_reason"]})
 }

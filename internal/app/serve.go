@@ -49,10 +49,10 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }() //nolint:contextcheck // it bounds itself, since ctx has ended by then
-	metrics.JudgeBy(func(s pipeline.Status) bool {
-		ready, _ := admin.Judge(s, time.Now(), r.pollInterval())
-		return ready
-	})
+	metrics.JudgeBy(func(s pipeline.Status) (bool, string) {
+		v := admin.Judge(s, time.Now(), r.pollInterval())
+		return v.Ready, string(v.Health)
+	}, healths())
 
 	if cfg.Admin.Listen != "" {
 		security, err := liveAdminSecurity(cfg)
@@ -84,6 +84,14 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 	announce(cfg, r, log)
 	r.start() //nolint:contextcheck // the group was given ctx
 	return r.group.Wait()
+}
+
+func healths() []string {
+	var names []string
+	for _, h := range admin.Healths() {
+		names = append(names, string(h))
+	}
+	return names
 }
 
 // followFiles follows the files of the configuration until the returned function is called.

@@ -40,6 +40,7 @@ const (
 	labelType      = "type"
 	labelOutcome   = "outcome"
 	labelState     = "state"
+	labelHealth    = "health"
 	labelDoing     = "doing"
 	labelStage     = "stage"
 	labelStatus    = "status"
@@ -54,6 +55,7 @@ var labelHelp = []struct{ name, help string }{
 	{labelType, "event type; `other` for every type that this version of relay does not know"},
 	{labelOutcome, "published; dropped: a route drops it; parked: as a dead letter, since it could never be published"},
 	{labelState, listed(pipeline.States())},
+	{labelHealth, "healthy; degraded: it is not ready, or the Events API or the bus has failed for 10 seconds, and that may pass; action_needed: an operator has to act"},
 	{labelStage, "publish and commit: the two of at_least_once; publish_and_commit: the one act of exactly_once"},
 	{labelDoing, "what failed: publishing, taking up the position, renewing the position, or other"},
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
@@ -91,8 +93,10 @@ var (
 		help: "1 for the state that the lane is in, 0 for the others."})
 	laneReady = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_ready", snapshot: true, labels: lane,
 		help: "1 if /readyz finds the lane ready: it makes progress, or stands by; else 0."})
+	laneHealth = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_health", snapshot: true, labels: []string{labelLane, labelHealth},
+		help: "1 for the health that the status page and `relay status` show of the lane, 0 for the others."})
 	laneLag = declare(family{section: sectionLane, kind: gauge, name: "relay_lag_seconds", snapshot: true, labels: lane,
-		help: "How far the lane is behind the Events API, by the API's clock: the age of the oldest event that is not committed; 0 if its last good answer had nothing more, absent before the first one and on a standby."})
+		help: "How far the lane is behind the Events API, by the API's clock: the age of the oldest event that is not committed; 0 if its last good answer had nothing more. Absent before the first answer, on a standby, once the lane has stopped, and if the API does not answer a lane that had everything."})
 	laneUnacked = declare(family{section: sectionLane, kind: gauge, name: "relay_unacknowledged_seconds", snapshot: true, labels: lane,
 		help: "How long the oldest event that was read has waited for the bus to acknowledge it; 0 if none waits."})
 	lanePrefetch = declare(family{section: sectionLane, kind: gauge, name: "relay_prefetch_bytes", snapshot: true, labels: lane,

@@ -121,12 +121,13 @@ func (m *Metrics) Lane(name string) *LaneMetrics {
 	return l
 }
 
-// JudgeBy sets who says whether a lane is ready; without it the metric relay_lane_ready is absent.
-// ready may be called from several goroutines at once.
-func (m *Metrics) JudgeBy(ready func(pipeline.Status) bool) {
+// JudgeBy sets who says how a lane is: whether it is ready, and which of healths it has. Without it
+// the metrics relay_lane_ready and relay_lane_health are absent. judge may be called from several
+// goroutines at once.
+func (m *Metrics) JudgeBy(judge func(pipeline.Status) (ready bool, health string), healths []string) {
 	m.watched.mu.Lock()
 	defer m.watched.mu.Unlock()
-	m.watched.ready = ready
+	m.watched.judge, m.watched.healths = judge, healths
 }
 
 // Watch adds the metrics that are read from the lane's status, by calling status at each scrape,

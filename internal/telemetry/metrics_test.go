@@ -54,7 +54,7 @@ func events(types ...string) []source.Event {
 func TestFixedSeriesExistFromTheStart(t *testing.T) {
 	m := NewMetrics("1.2.3")
 	m.Lane("nats")
-	m.JudgeBy(func(s pipeline.Status) bool { return s.State == pipeline.Running })
+	m.JudgeBy(func(s pipeline.Status) (bool, string) { return s.State == pipeline.Running, "degraded" }, []string{"healthy", "degraded"})
 	m.Watch("nats", func() pipeline.Status { return pipeline.Status{Lane: "nats", State: pipeline.Starting} })
 	got := scrape(t, m)
 	require.Equal(t, "1", got[`relay_build_info{go_version="`+runtime.Version()+`",version="1.2.3"}`])
@@ -226,7 +226,12 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMetrics("test")
 		now := time.Now()
-		m.JudgeBy(func(s pipeline.Status) bool { return s.Lane == "kafka" })
+		m.JudgeBy(func(s pipeline.Status) (bool, string) {
+			if s.Lane == "kafka" {
+				return true, "healthy"
+			}
+			return false, "degraded"
+		}, []string{"healthy", "degraded"})
 		m.Watch("nats", func() pipeline.Status { return pipeline.Status{State: pipeline.Stopped} })
 		m.Watch("nats", func() pipeline.Status {
 			return pipeline.Status{
@@ -240,23 +245,26 @@ func TestWatch(t *testing.T) {
 		time.Sleep(75 * time.Second) // of the bubble's clock
 		got := scrape(t, m)
 		for series, want := range map[string]string{
-			`relay_lane_state{lane="nats",state="starting"}`:  "0",
-			`relay_lane_state{lane="nats",state="running"}`:   "0",
-			`relay_lane_state{lane="nats",state="retrying"}`:  "1",
-			`relay_lane_state{lane="nats",state="stopped"}`:   "0",
-			`relay_lane_state{lane="kafka",state="running"}`:  "1",
-			`relay_lane_ready{lane="nats"}`:                   "0",
-			`relay_lane_ready{lane="kafka"}`:                  "1",
-			`relay_prefetch_bytes{lane="nats"}`:               "4321",
-			`relay_lag_seconds{lane="nats"}`:                  "99",
-			`relay_unacknowledged_seconds{lane="nats"}`:       "75",
-			`relay_unacknowledged_seconds{lane="kafka"}`:      "0",
-			`relay_last_poll_timestamp_seconds{lane="nats"}`:  "9.466848e+08",
-			`relay_last_poll_timestamp_seconds{lane="kafka"}`: "0",
-			`relay_at_tip{lane="nats"}`:                       "0",
-			`relay_at_tip{lane="kafka"}`:                      "1",
-			`relay_tip_timestamp_seconds{lane="nats"}`:        "1.7000000005e+09",
-			`relay_position_timestamp_seconds{lane="nats"}`:   "1.69e+09",
+			`relay_lane_state{lane="nats",state="starting"}`:   "0",
+			`relay_lane_state{lane="nats",state="running"}`:    "0",
+			`relay_lane_state{lane="nats",state="retrying"}`:   "1",
+			`relay_lane_state{lane="nats",state="stopped"}`:    "0",
+			`relay_lane_state{lane="kafka",state="running"}`:   "1",
+			`relay_lane_ready{lane="nats"}`:                    "0",
+			`relay_lane_ready{lane="kafka"}`:                   "1",
+			`relay_lane_health{health="degraded",lane="nats"}`: "1",
+			`relay_lane_health{health="healthy",lane="nats"}`:  "0",
+			`relay_lane_health{health="healthy",lane="kafka"}`: "1",
+			`relay_prefetch_bytes{lane="nats"}`:                "4321",
+			`relay_lag_seconds{lane="nats"}`:                   "99",
+			`relay_unacknowledged_seconds{lane="nats"}`:        "75",
+			`relay_unacknowledged_seconds{lane="kafka"}`:       "0",
+			`relay_last_poll_timestamp_seconds{lane="nats"}`:   "9.466848e+08",
+			`relay_last_poll_timestamp_seconds{lane="kafka"}`:  "0",
+			`relay_at_tip{lane="nats"}`:                        "0",
+			`relay_at_tip{lane="kafka"}`:                       "1",
+			`relay_tip_timestamp_seconds{lane="nats"}`:         "1.7000000005e+09",
+			`relay_position_timestamp_seconds{lane="nats"}`:    "1.69e+09",
 		} {
 			require.Equal(t, want, got[series], series)
 		}
@@ -289,7 +297,7 @@ func TestConventions(t *testing.T) {
 	m := NewMetrics("test")
 	m.Lane("nats").SourceHooks().OnTypeRefused(source.TypeRefusedInfo{Type: "user.created"})
 	now := time.Now()
-	m.JudgeBy(func(pipeline.Status) bool { return true })
+	m.JudgeBy(func(pipeline.Status) (bool, string) { return true, "healthy" }, []string{"healthy"})
 	m.Watch("nats", func() pipeline.Status {
 		return pipeline.Status{SourceNow: now, Checkpoint: checkpoint.Checkpoint{Position: checkpoint.Position{CreatedAt: now}}}
 	})

@@ -20,8 +20,8 @@ are known in advance exists from the start, so that rates are right from the fir
 short:
 
 - no relay is there, or none of several is active: ` + "`RelayAbsent`" + `, ` + "`RelayNoActive`" + `
-- a lane needs an operator, or makes no progress: ` + "`RelayLaneStopped`" + `, ` + "`RelayLaneNotReady`" + `,
-  ` + "`RelayLanePaused`" + `
+- a lane needs an operator, or makes no progress: ` + "`RelayLaneStopped`" + `, ` + "`RelayActionNeeded`" + `,
+  ` + "`RelayLaneNotReady`" + `, ` + "`RelayLanePaused`" + `
 - nothing comes in: ` + "`RelayNoGoodPoll`" + `, ` + "`RelayKeyRefused`" + `, ` + "`RelayRateLimited`" + `
 - nothing goes out: ` + "`RelayBusFailing`" + `, and ` + "`relay_unacknowledged_seconds`" + `
 - it falls behind: ` + "`RelayLagGrowing`" + `, ` + "`RelayLagHigh`" + `, ` + "`RelayLagWeek`" + `, and ` + "`RelayRetentionAtRisk`" + `

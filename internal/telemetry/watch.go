@@ -18,7 +18,8 @@ type watcher struct {
 
 	mu    sync.Mutex
 	lanes map[string]func() pipeline.Status
-	ready func(pipeline.Status) bool
+	judge func(pipeline.Status) (ready bool, health string)
+	healths []string // that judge knows
 }
 
 func newWatcher() *watcher {
@@ -53,25 +54,34 @@ func (w *watcher) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (w *watcher) Collect(out chan<- prometheus.Metric) {
 	w.mu.Lock()
-	lanes, ready := maps.Clone(w.lanes), w.ready
+	lanes, judge, healths := maps.Clone(w.lanes), w.judge, w.healths
 	w.mu.Unlock()
 	for name, status := range lanes {
 		s := status()
-		w.collect(out, name, &s, ready)
+		w.collect(out, name, &s)
+		if judge == nil {
+			continue
+		}
+		ready, health := judge(s)
+		out <- w.gauge(laneReady, oneIf(ready), name)
+		for _, h := range healths {
+			out <- w.gauge(laneHealth, oneIf(h == health), name, h)
+		}
 	}
 }
 
-func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline.Status, ready func(pipeline.Status) bool) {
+func (w *watcher) gauge(f *family, value float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(w.descs[f], prometheus.GaugeValue, value, labels...)
+}
+
+func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline.Status) {
 	send := func(f *family, value float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(w.descs[f], prometheus.GaugeValue, value, append([]string{name}, labels...)...)
+		out <- w.gauge(f, value, append([]string{name}, labels...)...)
 	}
 	for _, state := range states {
 		send(laneState, oneIf(s.State == state), string(state))
 	}
-	if ready != nil {
-		send(laneReady, oneIf(ready(*s)))
-	}
-	if !s.SourceNow.IsZero() {
+	if s.LagKnown() {
 		send(laneLag, s.Lag().Seconds())
 	}
 	send(laneUnacked, age(time.Now(), s.Unacked))

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"path"
 	"time"
+
+	"workos-relay/internal/admin"
 )
 
 // policy is the Content-Security-Policy of the page: what it loads comes from here, and nothing is
@@ -29,12 +31,25 @@ var (
 	style   = load("style.css", "text/css; charset=utf-8")
 	script  = load("live.js", "text/javascript; charset=utf-8")
 	good    = load("good.svg", "image/svg+xml")
+	warn    = load("warn.svg", "image/svg+xml")
 	bad     = load("bad.svg", "image/svg+xml")
-	assets  = []*asset{style, script, good, bad}
+	assets  = []*asset{style, script, good, warn, bad}
 	release = digest(style.body, script.body, source("page.html"))
 
 	templates = template.Must(template.New("").ParseFS(files, "assets/page.html"))
 )
+
+// iconOf is the favicon for a health.
+func iconOf(h admin.Health) *asset {
+	switch h {
+	case admin.ActionNeeded:
+		return bad
+	case admin.Degraded:
+		return warn
+	default:
+		return good
+	}
+}
 
 func source(name string) []byte {
 	body, err := files.ReadFile("assets/" + name)

@@ -135,14 +135,14 @@ func TestThePageShowsEverything(t *testing.T) {
 	require.Equal(t, "text/html; charset=utf-8", page.header.Get("Content-Type"))
 	text := regexp.MustCompile(`\s+`).ReplaceAllString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(body, " "), " ")
 	for _, want := range []string{
-		"relay workos", "1 of 2 lanes need attention", "1.2.3",
-		"running for 1 h 30 min", "exactly once", "Lag 1 min 23 s", "Rate last minute 41.3/s", "1,234,567 events", "event_01ABC",
+		"relay workos", "1 of 2 lanes degraded", "1.2.3",
+		"healthy running for 1 h 30 min", "exactly once", "Lag 1 min 23 s", "Rate last minute 41.3/s", "1,234,567 events", "event_01ABC",
 		"stopped: stopped at event event_9", "dsync.user.created", "org_1", "event_1", "the beginning of 234 bytes",
 		"reading the Events API", "the Events API answered 502 Bad Gateway", "request req_77", "/healthz", "/api/v1/status",
 	} {
 		require.Contains(t, text, want)
 	}
-	require.Contains(t, body, "<title>! relay workos needs attention</title>")
+	require.Contains(t, body, "<title>! relay workos: degraded</title>")
 	require.Equal(t, 4, strings.Count(body, "<svg viewBox=\"0 0 360 60\""), "two plots for each lane, without JavaScript")
 	require.Contains(t, body, `<noscript><meta http-equiv="refresh" content="10"></noscript>`)
 	require.Contains(t, body, `aria-label="Lag over the last hour: now 1 min 23 s`)
@@ -153,7 +153,7 @@ func TestWithoutAnythingYet(t *testing.T) {
 	body := w.get(t, "/").body
 	require.Contains(t, body, "No event has been carried yet.")
 	require.Contains(t, body, "None since relay started.")
-	require.Contains(t, body, "not known")
+	require.Contains(t, body, "unknown")
 	require.Contains(t, body, "the earliest event")
 	w.set()
 	require.Eventually(t, func() bool { return strings.Contains(w.get(t, "/").body, "There is no lane") }, patient, time.Millisecond)

@@ -55,10 +55,7 @@ func (p *Page) snapshot() (*snapshot, error) {
 // render renders each part that an update may bring; the whole page is put together of the same.
 func (p *Page) render(now time.Time) (*snapshot, error) {
 	status := p.cfg.Status(false)
-	s := &snapshot{at: now, Status: &status, Fragments: map[string]template.HTML{}, Title: title(&status), Icon: good.path}
-	if !status.Ready {
-		s.Icon = bad.path
-	}
+	s := &snapshot{at: now, Status: &status, Fragments: map[string]template.HTML{}, Title: title(&status), Icon: iconOf(status.Health).path}
 	shape := []string{release, status.ID, status.Version}
 	parts := map[string]any{"verdict": verdictOf(&status), "clock": clockOf(&status)}
 	for i := range status.Lanes {

@@ -20,36 +20,55 @@ const (
 
 // title begins with what matters in a row of tabs.
 func title(s *admin.Status) string {
-	if s.Ready {
+	switch s.Health {
+	case admin.ActionNeeded:
+		return "!! relay " + s.ID + ": " + s.Health.String()
+	case admin.Degraded:
+		return "! relay " + s.ID + ": " + s.Health.String()
+	default:
 		return "relay " + s.ID
 	}
-	return "! relay " + s.ID + " needs attention"
 }
 
 // verdict is the whole relay in a sentence. It changes only when the sentence does.
-type verdict struct {
-	Ready bool
-	Text  string
-}
+type verdict struct{ Tone, Text string }
 
 func verdictOf(s *admin.Status) verdict {
-	bad := 0
+	worst := 0 // how many lanes are as bad as the whole
 	for i := range s.Lanes {
-		if !s.Lanes[i].Ready {
-			bad++
+		if s.Lanes[i].Health == s.Health {
+			worst++
 		}
 	}
+	text := ""
 	switch n := len(s.Lanes); {
 	case n == 0:
-		return verdict{false, "There is no lane"}
-	case bad == 0 && n == 1:
-		return verdict{true, "The lane is well"}
-	case bad == 0:
-		return verdict{true, "All lanes are well"}
+		text = "There is no lane"
+	case s.Health == admin.Healthy && n == 1:
+		text = "The lane is healthy"
+	case s.Health == admin.Healthy:
+		text = "All lanes are healthy"
+	case s.Health == admin.ActionNeeded && n == 1:
+		text = "Action needed"
+	case s.Health == admin.ActionNeeded:
+		text = fmt.Sprintf("Action needed on %d of %d lanes", worst, n)
 	case n == 1:
-		return verdict{false, "The lane needs attention"}
+		text = "The lane is degraded"
 	default:
-		return verdict{false, fmt.Sprintf("%d of %d lanes need attention", bad, n)}
+		text = fmt.Sprintf("%d of %d lanes degraded", worst, n)
+	}
+	return verdict{healthTone(s.Health), text}
+}
+
+// healthTone is how a health is coloured.
+func healthTone(h admin.Health) string {
+	switch h {
+	case admin.ActionNeeded:
+		return "bad"
+	case admin.Degraded:
+		return "warn"
+	default:
+		return "good"
 	}
 }
 
@@ -66,9 +85,11 @@ func clockOf(s *admin.Status) clock {
 // tone is how a state is coloured.
 func tone(l *admin.LaneStatus) string {
 	switch {
-	case l.State == pipeline.Stopped, l.Action != "":
+	case l.State == pipeline.Stopped:
 		return "bad"
-	case !l.Ready || l.State == pipeline.Retrying:
+	case l.Health != admin.Healthy:
+		return healthTone(l.Health)
+	case l.State == pipeline.Retrying: // only just
 		return "warn"
 	case l.State == pipeline.Running:
 		return "good"
@@ -77,7 +98,7 @@ func tone(l *admin.LaneStatus) string {
 	}
 }
 
-type laneState struct{ State, Tone, For, Type, Mode string }
+type laneState struct{ Health, State, Tone, For, Type, Mode string }
 
 type laneFacts struct {
 	Tone      string
@@ -100,13 +121,13 @@ type lanePlots struct{ Plots []plot }
 
 // laneParts is what the fragments of a lane are made of, by name.
 func laneParts(l *admin.LaneStatus, now time.Time, points []journal.Point) map[string]any {
-	lag := "not known"
+	lag := "unknown"
 	if l.LagSeconds != nil {
 		lag = span(seconds(*l.LagSeconds))
 	}
 	rate := perSecond(l.Rate)
 	return map[string]any{
-		"state": laneState{State: string(l.State), Tone: tone(l), For: ago(l.Since, now), Type: l.Type, Mode: mode(l)},
+		"state": laneState{Health: l.Health.String(), State: string(l.State), Tone: tone(l), For: ago(l.Since, now), Type: l.Type, Mode: mode(l)},
 		"facts": factsOf(l, now, lag, rate),
 		"plots": lanePlots{[]plot{lagPlot(points, now, lag), ratePlot(points, now, rate)}},
 	}
@@ -116,11 +137,14 @@ func mode(l *admin.LaneStatus) string { return strings.ReplaceAll(string(l.Mode)
 
 func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 	f := laneFacts{
-		Tone: tone(l), Reasons: l.Reasons, Lag: lag, AtTip: l.AtTip, Rate: rate, Events: count(l.Events),
+		Tone: tone(l), Lag: lag, AtTip: l.AtTip, Rate: rate, Events: count(l.Events),
 		EventID: l.Position.EventID, CreatedAt: stampOf(l.Position.CreatedAt, now),
 		LastPoll: l.LastPoll != nil, PollAgo: ago(l.LastPoll, now),
 	}
-	if len(f.Reasons) == 0 && l.Reason != "" {
+	switch {
+	case l.HealthReason != "":
+		f.Reasons = []string{l.HealthReason}
+	case l.Reason != "":
 		f.Reasons = []string{operator.Explain(l.Reason, l.Action)}
 	}
 	for _, s := range l.Settings {

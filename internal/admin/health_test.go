@@ -76,14 +76,60 @@ func TestJudge(t *testing.T) {
 			if c.poll == 0 {
 				c.poll = time.Second
 			}
-			ready, reasons := admin.Judge(c.status, now, c.poll)
+			v := admin.Judge(c.status, now, c.poll)
 			if c.reason == "" {
-				require.True(t, ready, reasons)
-				require.Empty(t, reasons)
+				require.True(t, v.Ready, v.Reason)
 				return
 			}
-			require.False(t, ready)
-			require.Equal(t, []string{c.reason}, reasons)
+			require.False(t, v.Ready)
+			require.NotEqual(t, admin.Healthy, v.Health, "a lane that is not ready is not healthy")
+			require.Equal(t, c.reason, v.Reason)
 		})
+	}
+}
+
+func TestHealth(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	held := checkpoint.Checkpoint{Revision: 1}
+	failing := func(since time.Duration, failures int, action string) pipeline.Status {
+		return pipeline.Status{Lane: "nats", State: pipeline.Retrying, Since: ago(since), Reason: "publishing: no responders", Action: action,
+			Failures: failures, Checkpoint: held}
+	}
+	for _, c := range []struct {
+		name   string
+		status pipeline.Status
+		health admin.Health
+		reason string
+	}{
+		{"running", pipeline.Status{State: pipeline.Running, LastPoll: now}, admin.Healthy, ""},
+		{"far behind", pipeline.Status{State: pipeline.Running, LastPoll: now, SourceNow: now, UnackedAt: ago(80 * 24 * time.Hour), Unacked: now}, admin.Healthy, ""},
+		{"standing by", pipeline.Status{State: pipeline.Standby, Reason: "holder a is active"}, admin.Healthy, ""},
+		{"a failure that may be over at once", failing(10*time.Second-1, 3, ""), admin.Healthy, ""},
+		{"a failure that lasts", failing(10*time.Second, 4, ""), admin.Degraded, "trying again for 10s, 4 attempts failed: publishing: no responders"},
+		{"one attempt that lasts", failing(12*time.Second, 1, ""), admin.Degraded, "trying again for 12s, 1 attempt failed: publishing: no responders"},
+		{"a failure that needs an operator", failing(time.Second, 1, "open the stream"), admin.ActionNeeded,
+			"trying again for 1s, 1 attempt failed: publishing: no responders; open the stream"},
+		{"paused", pipeline.Status{Lane: "nats", State: pipeline.Paused, Since: ago(time.Second)}, admin.Degraded, "paused by hand for 1s; `relay resume nats` ends it"},
+		{"starting", pipeline.Status{State: pipeline.Starting}, admin.Degraded, "starting: the position has not been taken up yet"},
+		{"stopped, and will be started again", pipeline.Status{State: pipeline.Stopped, Reason: "refused"}, admin.Degraded, "stopped: refused"},
+		{"stopped until an operator acts", pipeline.Status{State: pipeline.Stopped, Reason: "cursor lost", Action: "choose another"}, admin.ActionNeeded,
+			"stopped: cursor lost; choose another"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := admin.Judge(c.status, now, time.Second)
+			require.Equal(t, c.health, v.Health)
+			require.Equal(t, c.reason, v.Reason)
+		})
+	}
+}
+
+func TestTheWorstHealthCounts(t *testing.T) {
+	all := admin.Healths()
+	for i, a := range all {
+		for j, b := range all {
+			require.Equal(t, all[max(i, j)], a.Worse(b))
+		}
+		require.Equal(t, a, admin.Health("").Worse(a))
 	}
 }
