@@ -75,6 +75,7 @@ func (n *nowhere) Append(_ context.Context, prev checkpoint.Checkpoint, batch []
 func (*nowhere) Release(context.Context) error { return nil }
 func (*nowhere) Verify(context.Context) error  { return nil }
 func (*nowhere) Flush(context.Context)         {}
+func (*nowhere) Ping(context.Context) error    { return nil }
 func (*nowhere) Shared() bool                  { return false }
 
 // carryInMemory runs a lane through all pages and returns what it allocated for an event.

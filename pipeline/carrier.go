@@ -37,12 +37,13 @@ func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (ch
 	r := startReader(ctx, c.source, c.prefetch, c.status, cp)
 	defer r.stop()
 	alive, rec, check := c.lease.newRenewal(), newRecord(cp), newVerification(c.target)
+	touch := c.newContact(alive)
 	for {
 		steered := c.steering.wait()
 		if c.steering.asked() {
 			return cp, errSteered
 		}
-		pages, err := r.gather(ctx, c.batches.MaxEvents, c.batches.MaxBytes, check.within(alive.due()), steered)
+		pages, err := r.gather(ctx, c.batches.MaxEvents, c.batches.MaxBytes, touch.within(check.within(alive.due())), steered)
 		if err != nil && !errors.Is(err, errIdle) {
 			if ctx.Err() != nil {
 				cp = c.keepRecord(work, cp, rec)
@@ -57,6 +58,7 @@ func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (ch
 		}
 		if cp.Revision != before {
 			rec.done(cp)
+			touch.made()
 		}
 		if cp = recordedBy(cp, pages); cp.Revision == before && alive.isDue() || rec.isDue(cp) {
 			rec.tried()
@@ -71,6 +73,7 @@ func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (ch
 		if err := check.verify(ctx, steered); err != nil {
 			return cp, err
 		}
+		touch.keep(ctx, steered)
 	}
 }
 

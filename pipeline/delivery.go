@@ -113,6 +113,15 @@ func (d *Delivery) Verify(ctx context.Context) error {
 	return t.Verify(ctx)
 }
 
+// Ping implements Target.
+func (d *Delivery) Ping(ctx context.Context) error {
+	t, err := d.target(ctx)
+	if err != nil {
+		return err
+	}
+	return t.Ping(ctx)
+}
+
 // Flush implements Target. Both modes share one Guard.
 func (d *Delivery) Flush(ctx context.Context) { d.AtLeastOnce.Flush(ctx) }
 

@@ -27,6 +27,19 @@ type surveyedBus struct {
 	surveyed sync.Mutex
 	parts    []checkpoint.Part
 	err      error
+	away     error // what Ping returns
+}
+
+func (b *surveyedBus) Ping(context.Context) error {
+	b.surveyed.Lock()
+	defer b.surveyed.Unlock()
+	return b.away
+}
+
+func (b *surveyedBus) goAway(err error) {
+	b.surveyed.Lock()
+	defer b.surveyed.Unlock()
+	b.away = err
 }
 
 func (b *surveyedBus) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {

@@ -63,4 +63,6 @@ type Target interface {
 	// Flush saves what the Target remembers of its destination if it was not saved for a while. The
 	// lane calls it after each delivery that Verify does not follow.
 	Flush(ctx context.Context)
+	// Ping asks the bus, at the least cost, whether it answers.
+	Ping(ctx context.Context) error
 }

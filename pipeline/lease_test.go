@@ -31,6 +31,8 @@ func (l *memoryLedger) Inspect(context.Context, []string) ([]sink.TopicStatus, e
 	return nil, nil
 }
 
+func (*memoryLedger) Ping(context.Context) error { return nil }
+
 func (*memoryLedger) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
 	return nil, nil
 }

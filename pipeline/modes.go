@@ -56,6 +56,9 @@ func (t *AtLeastOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Sink, nil)
 }
 
+// Ping implements Target.
+func (t *AtLeastOnce) Ping(ctx context.Context) error { return t.Sink.Ping(ctx) }
+
 // Shared implements Target. It returns false: the lock of the store lets only one process in.
 func (*AtLeastOnce) Shared() bool { return false }
 
@@ -199,6 +202,9 @@ func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error
 func (t *ExactlyOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Ledger, t.Ledger.Load)
 }
+
+// Ping implements Target.
+func (t *ExactlyOnce) Ping(ctx context.Context) error { return t.Ledger.Ping(ctx) }
 
 // prepare makes the topics ready. If they were ready once, and it cannot be found out within
 // Patience whether they still are, the next batch tells.

@@ -42,10 +42,13 @@ const (
 	Claiming   = "taking up the position"
 	Renewing   = "renewing the position"
 	Moving     = "moving the position by hand"
+	Reaching   = "asking the bus whether it answers"
 )
 
 // Activities returns every activity.
-func Activities() []string { return []string{Reading, Publishing, Claiming, Renewing, Moving} }
+func Activities() []string {
+	return []string{Reading, Publishing, Claiming, Renewing, Moving, Reaching}
+}
 
 // Stage is a step of an Append on the bus or the store. Stages are few and fixed, so that they can
 // label a metric.

@@ -301,6 +301,24 @@ func (t *tracker) renewed(cp checkpoint.Checkpoint) {
 	}
 }
 
+// unreached records when the bus answered last, after retrying: it has failed since then.
+func (t *tracker) unreached(since time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.s.State == Retrying && t.s.Failing == Reaching && since.Before(t.s.Since) {
+		t.s.Since = since
+	}
+}
+
+// reached records that the bus answers.
+func (t *tracker) reached() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.s.State == Retrying && t.s.Failing == Reaching {
+		t.set(Running, "")
+	}
+}
+
 // committed records that the checkpoint is cp, and how many more events are durable.
 func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.mu.Lock()

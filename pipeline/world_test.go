@@ -162,6 +162,8 @@ func (b *scriptedBus) Inspect(context.Context, []string) ([]sink.TopicStatus, er
 	return nil, nil
 }
 
+func (*scriptedBus) Ping(context.Context) error { return nil }
+
 func (*scriptedBus) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
 	return nil, nil
 }

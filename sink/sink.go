@@ -156,6 +156,8 @@ type Destination interface {
 	// relay may not look at has no Ends. A bus that cannot tell returns no parts. Survey creates
 	// nothing.
 	Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error)
+	// Ping asks the bus, at the least cost, whether it answers. The error is complete on its own.
+	Ping(ctx context.Context) error
 }
 
 // Adviser is a Sink that has more to say in `relay check` than Inspect does. It is optional.

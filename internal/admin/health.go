@@ -129,11 +129,8 @@ func progress(s pipeline.Status, now time.Time, poll time.Duration) (ready bool,
 // trying says for how long and how often a lane has tried again.
 func trying(s pipeline.Status, now time.Time) string {
 	text := "trying again" + forTime(now, s.Since)
-	switch {
-	case s.Failures > 1:
+	if s.Failures > 1 {
 		text += fmt.Sprintf(", %d attempts failed", s.Failures)
-	case s.Failures == 1:
-		text += ", 1 attempt failed"
 	}
 	return text
 }

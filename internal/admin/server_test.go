@@ -221,6 +221,7 @@ func (stuckTarget) Release(context.Context) error                            { r
 func (stuckTarget) Observe(pipeline.Observer)                                {}
 func (stuckTarget) Verify(context.Context) error                             { return nil }
 func (stuckTarget) Flush(context.Context)                                    {}
+func (stuckTarget) Ping(context.Context) error                               { return nil }
 func (stuckTarget) Shared() bool                                             { return false }
 
 func (s stuckTarget) Append(ctx context.Context, _ checkpoint.Checkpoint, _ []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {

@@ -23,7 +23,7 @@ type Status struct {
 	// Health is the worst of the lanes: healthy, degraded or action_needed.
 	Health  Health   `json:"health"`
 	Ready   bool     `json:"ready"`   // as /readyz has it
-	Reasons []string  `json:"reasons"` // why not, of all lanes, each with the lane's name before it; never null
+	Reasons []string `json:"reasons"` // why not, of all lanes, each with the lane's name before it; never null
 	// Writable: whoever asked may also pause, resume, poll, reload and move checkpoints.
 	Writable bool         `json:"writable"`
 	Lanes    []LaneStatus `json:"lanes"` // in the order of the configuration; never null
@@ -44,18 +44,18 @@ type UnaskedType struct {
 
 // LaneStatus is one lane.
 type LaneStatus struct {
-	Name   string         `json:"name"`
-	Type   string         `json:"type"` // of its sink: nats, kafka, stdout
-	State  pipeline.State `json:"state"`
-	Since  *time.Time     `json:"since"`  // of state; null if not known
+	Name  string         `json:"name"`
+	Type  string         `json:"type"` // of its sink: nats, kafka, stdout
+	State pipeline.State `json:"state"`
+	Since *time.Time     `json:"since"` // of state; null if not known
 	// Health is healthy, degraded or action_needed, and HealthReason is why it is not healthy: the
 	// last error, for how long and how often, and what an operator has to do.
 	Health       Health `json:"health"`
 	HealthReason string `json:"health_reason"`
 	// Failures is how often what Reason tells of has failed since Since, of a lane that is
 	// retrying; else 0.
-	Failures int `json:"failures"`
-	Reason string         `json:"reason"` // of retrying, stopped, standby and paused: the last error or what it waits for
+	Failures int    `json:"failures"`
+	Reason   string `json:"reason"` // of retrying, stopped, standby and paused: the last error or what it waits for
 	// Action is what an operator has to do about Reason. It is empty if nothing: what is retried
 	// without it may pass.
 	Action string `json:"action"`

@@ -16,9 +16,9 @@ var states = pipeline.States()
 type watcher struct {
 	descs map[*family]*prometheus.Desc
 
-	mu    sync.Mutex
-	lanes map[string]func() pipeline.Status
-	judge func(pipeline.Status) (ready bool, health string)
+	mu      sync.Mutex
+	lanes   map[string]func() pipeline.Status
+	judge   func(pipeline.Status) (ready bool, health string)
 	healths []string // that judge knows
 }
 

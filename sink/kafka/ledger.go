@@ -374,6 +374,9 @@ func (l *Ledger) explain(err error) error {
 	return l.sink.explain(err)
 }
 
+// Ping implements sink.Destination.
+func (l *Ledger) Ping(ctx context.Context) error { return l.sink.Ping(ctx) }
+
 // Survey implements sink.Destination. The topic of the position is one more part.
 func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	parts, err := l.sink.Survey(ctx, slices.Concat(topics, []string{l.topic}), known)

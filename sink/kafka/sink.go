@@ -9,8 +9,12 @@ package kafka
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
+
+	"github.com/segmentio/kafka-go/protocol/apiversions"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
@@ -122,6 +126,17 @@ func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	return s.reader.holds(ctx, topics)
+}
+
+// Ping implements sink.Destination. It asks one of the brokers.
+func (s *Sink) Ping(ctx context.Context) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	_, err := s.cluster.RoundTrip(ctx, &apiversions.Request{})
+	if err != nil && ctx.Err() != nil {
+		return s.explain(fmt.Errorf("asking the brokers: %w", errors.Join(context.Cause(ctx), err)))
+	}
+	return s.prepareError(ctx, err)
 }
 
 // Survey implements sink.Destination: a part is a topic. Brokers since Kafka 2.8 tell the id of a

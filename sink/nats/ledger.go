@@ -178,6 +178,9 @@ func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]s
 	return l.sink.Settings(ctx, topics, apply)
 }
 
+// Ping implements sink.Destination.
+func (l *Ledger) Ping(ctx context.Context) error { return l.sink.Ping(ctx) }
+
 // Survey implements sink.Destination. The stream holds the position, too.
 func (l *Ledger) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
 	parts, err := l.sink.Survey(ctx, topics, known)

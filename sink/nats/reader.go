@@ -383,6 +383,18 @@ func (r *reader) survey(ctx context.Context, known []checkpoint.Part) ([]checkpo
 	}
 }
 
+// ping implements sink.Destination.
+func (r *reader) ping(ctx context.Context) error {
+	l, err := r.conn.connected(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := r.stream.info(ctx, l); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	return nil
+}
+
 func (r *reader) part(info *jetstream.StreamInfo) checkpoint.Part {
 	return checkpoint.Part{
 		Name:   "stream " + r.cfg.Stream,

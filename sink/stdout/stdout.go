@@ -204,6 +204,9 @@ func (s *Sink) Prepare(context.Context, []string) error { return nil }
 // Holds implements sink.Destination: what was written is gone, so nothing is ever held.
 func (s *Sink) Holds(context.Context, []string) (bool, error) { return false, nil }
 
+// Ping implements sink.Destination: a stream of the process is always there.
+func (s *Sink) Ping(context.Context) error { return nil }
+
 // Survey implements sink.Destination: what was written cannot be asked for.
 func (s *Sink) Survey(context.Context, []string, []checkpoint.Part) ([]checkpoint.Part, error) {
 	return nil, nil
