@@ -97,8 +97,8 @@ func TestPauseResumePoll(t *testing.T) {
 
 	require.Regexp(t, `nats +paused`, pause(t, config, "nats"))
 	code, stdout, stderr = do(t, "status", "--config", config)
-	require.Equal(t, exitFailed, code, "a paused lane is not well")
-	require.Contains(t, stderr, "not every lane is well")
+	require.Equal(t, exitFailed, code, "a paused lane is not healthy")
+	require.Contains(t, stderr, "not every lane is healthy")
 	require.Contains(t, stdout, "`relay resume nats` ends it")
 	live(t, api, 1)
 	before := lanes(t, config)["nats"]
@@ -140,8 +140,8 @@ func TestStatusSaysWhoIsActive(t *testing.T) {
 	require.False(t, standby.Active)
 	require.Equal(t, active.Self, standby.Holder)
 	code, stdout, _ := do(t, "status", "--config", secondPath)
-	require.Equal(t, exitDone, code, "a standby is well")
-	require.Regexp(t, `nats +nats +standby .*`+active.Self, stdout)
+	require.Equal(t, exitDone, code, "a standby is healthy")
+	require.Regexp(t, `nats +nats +healthy +standby .*`+active.Self, stdout)
 
 	elsewhere := writeConfig(t, text()) // admin.listen is ""
 	code, stdout, stderr := do(t, "status", "--config", elsewhere)

@@ -59,7 +59,7 @@ func controlled(t *testing.T, r *relay, ended chan struct{}) {
 	} {
 		code, out, errs := r.Run(t, c.args...)
 		if c.args[0] == "status" {
-			require.Equal(t, exitFailed, code, "a paused lane is not well")
+			require.Equal(t, exitFailed, code, "a paused lane is not healthy")
 		} else {
 			require.Equal(t, exitDone, code, "%v: %s%s", c.args, out, errs)
 		}

@@ -208,7 +208,7 @@ func TestStreamDeletedUnderOneLane(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	code, _, errs := r.Run(t, "status")
 	require.Equal(t, exitDecides, code)
-	require.Contains(t, errs, "not every lane is well; lane one: ")
+	require.Contains(t, errs, "action needed; lane one: ")
 	appendEvents(t, api, "user.created", 10, 0)
 	r.Await(t, func() bool { return countEvents(jsOther, stream) == 110 }, "the other lane goes on")
 

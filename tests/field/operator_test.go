@@ -208,7 +208,7 @@ func TestAFaultThatAnOperatorHasToMendIsToldEverywhere(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(out), &told))
 	require.Contains(t, told.Lanes[0].Action, "workos.user.created")
 	_, out, _ = r.Run(t, "status")
-	require.Contains(t, out, "not well: lane broken: ")
+	require.Contains(t, out, "action needed: lane broken: ")
 	require.Contains(t, out, "workos.user.created")
 
 	require.Contains(t, statusPage(t, r), "workos.user.created")
