@@ -88,7 +88,7 @@ func TestPauseResumePoll(t *testing.T) {
 	require.Eventually(t, func() bool { return lanes(t, config)["nats"].AtTip }, patient, often)
 	code, stdout, stderr := do(t, "status", "--config", config)
 	require.Equal(t, exitDone, code, stderr)
-	require.Regexp(t, `nats +nats +running +exactly_once +none +[0-9.]+ +300 +this relay +event_`, stdout)
+	require.Regexp(t, `nats +nats +healthy +running +exactly_once +none +[0-9.]+ +300 +this relay +event_`, stdout)
 
 	live(t, api, 1)
 	code, _, stderr = do(t, "poll", "--config", config) // an hour before its time
@@ -147,7 +147,7 @@ func TestStatusSaysWhoIsActive(t *testing.T) {
 	code, stdout, stderr := do(t, "status", "--config", elsewhere)
 	require.Equal(t, exitDone, code, stderr)
 	require.Contains(t, stdout, "admin.listen is switched off")
-	require.Regexp(t, `nats +nats +active +exactly_once .*`+active.Self, stdout)
+	require.Regexp(t, `nats +nats +healthy +active +exactly_once .*`+active.Self, stdout)
 	require.Equal(t, exitDone, b.stop(t), &b.stderr)
 	require.Equal(t, exitDone, a.stop(t), &a.stderr)
 }
