@@ -35,7 +35,7 @@ type Status struct {
 	State      State
 	Since      time.Time // of State
 	Reason     string    // of Retrying and Stopped: the last error; of Standby and Paused: who is active, if another is
-	Failing    string    // of Retrying: what fails, one of Doings
+	Failing    string    // of Retrying: what fails, one of Activities
 	Failures   int       // of Retrying: how often it has failed since Since
 	Action     string    // of Retrying and Stopped: what an operator has to do about Reason; empty if nothing
 	Checkpoint checkpoint.Checkpoint
