@@ -186,7 +186,7 @@ func (a *admin) adapt(ctx context.Context, l *link, info *jetstream.StreamInfo, 
 		if err := a.change(ctx, l, info.Config, lacks); err != nil {
 			return nil, err
 		}
-		if err := pause(ctx, updateSettle); err != nil {
+		if err := sleepAbout(ctx, updateSettle); err != nil {
 			return nil, err
 		}
 		var err error

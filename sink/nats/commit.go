@@ -15,6 +15,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
 )
 
@@ -66,25 +67,26 @@ func (c *committer) commit(ctx context.Context, batch []sink.Message, prev, next
 // each of its messages.
 const askAfter = 2
 
-// How long inTurn waits, at first and at most.
+// How often inTurn tries, and how long it waits in between, at first and at most.
 const (
+	turnTries = 9
 	turnFirst = 2 * time.Millisecond
-	turnMost  = 500 * time.Millisecond
+	turnMost  = 256 * time.Millisecond
 )
 
-// inTurn commits again, for a second or two, if nothing was stored for a reason that
-// passes. One is that nobody answers for the stream, as in an election or just after it was made.
-// The other is that another message on the subject of the position was on its way into the stream.
-// That may be a rival's, and then the current position has changed; but the leader of a replicated
-// stream also says so for a moment after it has acknowledged the one before.
+// inTurn commits again, for about a second, if nothing was stored for a reason that passes. One is
+// that nobody answers for the stream, as in an election or just after it was made. The other is
+// that another message on the subject of the position was on its way into the stream. That may be a
+// rival's, and then the current position has changed; but the leader of a replicated stream also
+// says so for a moment after it has acknowledged the one before.
 func (c *committer) inTurn(ctx context.Context, batch []sink.Message, expected uint64, document []byte) (uint64, error) {
-	for wait := turnFirst; ; wait *= 2 {
+	for try := 1; ; try++ {
 		sequence, err := c.attempt(ctx, batch, expected, document)
 		passes := isCode(err, jetstream.JSErrCodeStreamWrongLastSequenceConstant) || errors.Is(err, nats.ErrNoResponders)
-		if !passes || wait > turnMost {
+		if !passes || try == turnTries {
 			return sequence, err
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := sleepAbout(ctx, retry.Backoff{First: turnFirst, Most: turnMost}.Full(try)); err != nil {
 			return 0, err
 		}
 		lk, err := c.conn.connected(ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/internal/printable"
+	"workos-relay/internal/retry"
 )
 
 const (
@@ -190,9 +190,7 @@ func (c Config) options() []nats.Option {
 }
 
 func reconnectDelay(attempts int) time.Duration {
-	d := reconnectMin << min(attempts, 10)
-	d = min(d, reconnectMax)
-	return d/2 + rand.N(d/2) //nolint:gosec // jitter
+	return retry.Backoff{First: reconnectMin, Most: reconnectMax}.After(attempts + 1)
 }
 
 func (c Config) jetStream(nc *nats.Conn) (jetstream.JetStream, error) {
@@ -316,7 +314,7 @@ func (c *connection) request(ctx context.Context, l *link, call string, body []b
 	return msg, err
 }
 
-// askFirst is how long an answer is waited for until the question is put again, twice as long each
+// askFirst is how long ask waits for the answer to its first attempt. It waits twice as long each
 // time.
 const askFirst = 500 * time.Millisecond
 
@@ -325,8 +323,9 @@ const askFirst = 500 * time.Millisecond
 func (c *connection) ask(ctx context.Context, question func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AckTimeout)
 	defer cancel()
-	for wait := askFirst; ; wait *= 2 {
-		try, done := context.WithTimeout(ctx, wait)
+	waits := retry.Backoff{First: askFirst, Most: c.cfg.AckTimeout}
+	for n := 1; ; n++ {
+		try, done := context.WithTimeout(ctx, waits.Full(n))
 		err := question(try)
 		done()
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
@@ -346,13 +345,19 @@ func (c Config) apiSubject(call string) string {
 	}
 }
 
-// pause waits for about d, a random part of it more.
-func pause(ctx context.Context, d time.Duration) error {
+// sleepAbout waits for d and a random part of d more.
+func sleepAbout(ctx context.Context, d time.Duration) error {
+	return retry.Sleep(ctx, d+retry.Random(nil).UpTo(d))
+}
+
+// sleep waits for d. It returns errClosed if the sink is closed before that.
+func (c *connection) sleep(ctx context.Context, d time.Duration) error {
+	err := retry.SleepUntil(ctx, d, c.closing)
 	select {
-	case <-time.After(d + rand.N(d)): //nolint:gosec // jitter
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-c.closing:
+		return errClosed
+	default:
+		return err
 	}
 }
 

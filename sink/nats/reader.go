@@ -373,12 +373,8 @@ func (r *reader) survey(ctx context.Context, known []checkpoint.Part) ([]checkpo
 		if !goneBack(known, parts) || madeAgain(known, parts) && look >= deletedLooks || look >= shorterLooks {
 			return parts, nil
 		}
-		select {
-		case <-time.After(deletedPause):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-r.conn.closing:
-			return nil, errClosed
+		if err := r.conn.sleep(ctx, deletedPause); err != nil {
+			return nil, err
 		}
 	}
 }

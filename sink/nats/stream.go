@@ -63,12 +63,8 @@ func (s *stream) lookAgain(ctx context.Context, l *link) (*jetstream.StreamInfo,
 		if !errors.Is(err, jetstream.ErrStreamNotFound) || look >= deletedLooks {
 			return info, err
 		}
-		select {
-		case <-time.After(deletedPause):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-s.conn.closing:
-			return nil, errClosed
+		if err := s.conn.sleep(ctx, deletedPause); err != nil {
+			return nil, err
 		}
 	}
 }
