@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/retry"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 )
@@ -59,9 +60,7 @@ func (c *statusCmd) Run(ctx context.Context, env *environment) error {
 		default:
 			return nil
 		}
-		select {
-		case <-time.After(c.Interval):
-		case <-ctx.Done():
+		if retry.Sleep(ctx, c.Interval) != nil {
 			return nil
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"workos-relay/internal/retry"
+
 	"go.uber.org/zap"
 )
 
@@ -67,14 +69,7 @@ func (g *guesses) enter(ctx context.Context, client netip.Prefix, most time.Dura
 		defer g.mu.Unlock()
 		g.waiters--
 	}()
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return retry.Sleep(ctx, wait) == nil
 }
 
 // reserve counts a guess and returns how long it has to wait. A wait that is not zero counts as a
