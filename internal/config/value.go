@@ -221,14 +221,30 @@ func validAddress(s string) error {
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
+	if err != nil && isBareIPv6(s) {
+		return errors.New("is not an address; write an IPv6 address in brackets, such as [::1]:8080")
+	}
 	if err != nil || strings.ContainsAny(host, " /@") {
 		return errors.New("is not an address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface")
 	}
 	return nil
 }
 
+// isBareIPv6 reports whether s begins with an IPv6 address that is not in brackets.
+func isBareIPv6(s string) bool {
+	host, _, _ := strings.Cut(s, "/")
+	if net.ParseIP(host) != nil {
+		return strings.Contains(host, ":")
+	}
+	last := strings.LastIndexByte(host, ':')
+	return last > 0 && strings.Contains(host[:last], ":") && net.ParseIP(host[:last]) != nil
+}
+
 func validURL(s string) error {
 	u, err := url.Parse(s)
+	if _, rest, ok := strings.Cut(s, "://"); ok && isBareIPv6(rest) {
+		return errors.New("is not a URL; write an IPv6 address in brackets, such as https://[::1]:8080")
+	}
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		return errors.New("is not a URL; write https://host, such as https://api.workos.com")
@@ -243,6 +259,9 @@ func validURL(s string) error {
 // validProxy checks the URL of a proxy. Its error never repeats s, which may hold a password.
 func validProxy(s string) error {
 	u, err := url.Parse(s)
+	if _, rest, ok := strings.Cut(s, "://"); ok && isBareIPv6(rest[strings.LastIndexByte(rest, '@')+1:]) {
+		return errors.New("is not the URL of a proxy; write an IPv6 address in brackets, such as http://[::1]:3128")
+	}
 	switch {
 	case err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
 		return errors.New("is not the URL of a proxy; write http://host:port, https://host:port or socks5://host:port, and special characters of user and password as in %40 for @")

@@ -141,6 +141,9 @@ func (c Config) Validate() error {
 
 // validateBroker never repeats an address that may hold a password or a token.
 func validateBroker(addr string) error {
+	if bare := addr[:max(strings.LastIndexByte(addr, ':'), 0)]; strings.Contains(bare, ":") && (net.ParseIP(bare) != nil || net.ParseIP(addr) != nil) {
+		return errors.New("an address in brokers is not host:port; write an IPv6 address in brackets, such as [2001:db8::1]:9092")
+	}
 	if strings.ContainsAny(addr, "@?#%/ ") || strings.Count(addr, ":") > 1 && !strings.HasPrefix(addr, "[") {
 		return errors.New("an address in brokers is not host:port, such as kafka.example.com:9092; give user and password under sasl, and each " +
 			"broker as an element of its own")
