@@ -60,7 +60,7 @@ func TestANewKindOfBusRunsByOneLine(t *testing.T) {
 	for _, line := range []string{"sink wall (board)", "delivery: exactly_once", "acme.user.created  <- user.created  board " + hall} {
 		require.Contains(t, out, line)
 	}
-	require.Zero(t, len(toybus.Board(hall).Messages()), "relay check changes nothing")
+	require.Empty(t, toybus.Board(hall).Messages(), "relay check changes nothing")
 
 	r := startWith(t, withBoards, "--config", file, "run")
 	require.Eventually(t, func() bool { return len(toybus.Board(hall).Messages()) == events }, patient, often, &r.stderr)

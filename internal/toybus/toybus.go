@@ -102,7 +102,7 @@ func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.M
 	if !o.FromStart {
 		next = len(Board(c.Board).Messages())
 	}
-	for ; ; time.Sleep(time.Millisecond) {
+	for ctx.Err() == nil {
 		for _, m := range Board(c.Board).Messages()[next:] {
 			next++
 			if len(o.Patterns) > 0 && !slices.Contains(o.Patterns, strings.TrimPrefix(m.Topic, c.TopicPrefix)) {
@@ -112,10 +112,9 @@ func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.M
 				return err
 			}
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
+		time.Sleep(time.Millisecond)
 	}
+	return nil
 }
 
 // AsyncAPIServer implements sink.Documented.
