@@ -34,7 +34,7 @@ type bus interface {
 	close() (usage, error)
 }
 
-// jetStream is a NATS server of its own.
+// jetStream is a NATS server in a separate process.
 type jetStream struct {
 	url      string
 	dir      string

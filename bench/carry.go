@@ -34,7 +34,7 @@ type rival struct {
 // few is for what takes long: one in fifty.
 func few(events int, _ time.Duration) int { return max(events/50, 1) }
 
-// longer gives those with several readers enough to do where one reader makes do with few events.
+// longer gives several readers enough to do; a single reader needs only few events.
 const longer = 5
 
 // baseline is how many of the events something without several readers carries: no more than ten
@@ -59,7 +59,7 @@ func carryToNATS(ctx context.Context, l *lab) error {
 		return func(ctx context.Context) (bus, error) { return l.newJetStream(ctx, delivery, syncAlways) }
 	}
 	return l.carryAll(ctx, "nats", "Events API to NATS JetStream",
-		"The NATS server stores in files and is a process of its own; with sync_always it writes each message to the disk before it "+
+		"The NATS server stores in files and is a separate process; with sync_always it writes each message to the disk before it "+
 			"acknowledges, and one in fifty of the events is carried. Without exactly_once the checkpoint is a file, synced.",
 		rival{bareName, baseline, bareLoop},
 		l.watermill("Watermill's NATS publisher", jetStream(atLeastOnce, false)),
@@ -87,7 +87,7 @@ func carryToKafka(ctx context.Context, l *lab) error {
 	}
 	return l.carryAll(ctx, "kafka", "Events API to Kafka",
 		"One topic for each event type, six partitions each, compression lz4 (Watermill's: none, its default), acknowledged by all in-sync replicas. "+
-			"kfake, a process of its own, keeps everything in memory. With exactly_once progress is what relay says it has committed, and what was committed is counted by reading it at the end.",
+			"kfake, a separate process, keeps everything in memory. With exactly_once progress is what relay says it has committed, and what was committed is counted by reading it at the end.",
 		rivals...)
 }
 

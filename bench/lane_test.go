@@ -20,7 +20,7 @@ import (
 )
 
 // BenchmarkLane carries events through a lane within this process, for profiles; the Events API and
-// the bus are processes of their own. One iteration is one run through all events.
+// the bus are separate processes. One iteration is one run through all events.
 //
 //	go test ./bench -run '^$' -bench Lane/nats -benchtime 5x -cpuprofile cpu.prof -memprofile mem.prof -memprofilerate 4096
 func BenchmarkLane(b *testing.B) {

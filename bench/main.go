@@ -216,5 +216,5 @@ func output(ctx context.Context, dir, name string, args ...string) (string, erro
 	return strings.TrimSpace(string(out)), nil
 }
 
-// progress tells whoever waits what was measured.
+// progress reports each measurement while the benchmark runs.
 func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

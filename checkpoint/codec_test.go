@@ -135,7 +135,7 @@ func TestCommitRefusesWhatCouldNotBeReadAgain(t *testing.T) {
 	c.CreatedAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 	_, err := m.Commit(t.Context(), Checkpoint{}, c)
 	require.ErrorContains(t, err, "could not be read again")
-	require.NotErrorIs(t, err, ErrCorrupt, "what is in force is not corrupt")
+	require.NotErrorIs(t, err, ErrCorrupt, "the current checkpoint is not corrupt")
 	_, err = m.Load(t.Context())
 	require.ErrorIs(t, err, ErrNotFound)
 }

@@ -148,7 +148,7 @@ func TestFileSurvivesSIGKILL(t *testing.T) {
 
 		revision, err := strconv.ParseUint(last, 10, 64)
 		require.NoError(t, err)
-		require.Greater(t, revision, acknowledged, "the child did not go on from what was in force")
+		require.Greater(t, revision, acknowledged, "the child did not continue from the current checkpoint")
 		acknowledged = revision
 
 		have, err := checkpoint.ReadFile(dir, checkpointtest.Identity())

@@ -96,8 +96,8 @@ func TestFileKeepsThePreviousOne(t *testing.T) {
 func TestFileLanesShareAFolder(t *testing.T) {
 	dir := t.TempDir()
 	stores := map[string]*checkpoint.File{}
-	// Relay a.b with lane c, and relay a with lane b.c, are not the same; nor does a name leave the
-	// directory.
+	// Relay a.b with lane c, and relay a with lane b.c, are not the same, and a name does not leave
+	// the directory.
 	for _, name := range [][2]string{{"a.b", "c"}, {"a", "b.c"}, {"../x", "y"}, {"é", "%C3%A9"}} {
 		id := checkpointtest.Identity()
 		id.Relay, id.Lane = name[0], name[1]
@@ -110,7 +110,7 @@ func TestFileLanesShareAFolder(t *testing.T) {
 		require.NoError(t, err)
 		stores[f.Holder()] = f
 	}
-	require.Len(t, stores, 4, "each lane has a holder of its own")
+	require.Len(t, stores, 4, "each lane has its own holder")
 	require.Len(t, fileNames(t, dir), 12)
 
 	_, err := checkpoint.OpenFile(dir, checkpoint.Identity{Relay: "workos"})

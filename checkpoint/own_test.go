@@ -34,8 +34,8 @@ func TestDirectoriesThatOthersCanWriteTo(t *testing.T) {
 		"everybody, setgid":        {mode: 0o2777, remedy: "chmod go-w "},
 		"like /tmp":                {mode: 0o1777},
 		"own group":                {mode: 0o770},
-		"a strange group":          {mode: 0o770, group: stranger, asRoot: true, remedy: "chmod g-w "},
-		"a strange group may read": {mode: 0o750, group: stranger, asRoot: true},
+		"a foreign group":          {mode: 0o770, group: stranger, asRoot: true, remedy: "chmod g-w "},
+		"a foreign group may read": {mode: 0o750, group: stranger, asRoot: true},
 		"fsGroup":                  {mode: 0o2775, group: stranger, asRoot: true},
 		"fsGroup, closed":          {mode: 0o2770, group: stranger, asRoot: true},
 	} {
@@ -45,7 +45,7 @@ func TestDirectoriesThatOthersCanWriteTo(t *testing.T) {
 				t.Skip("only root can give a directory to a group that it is not in")
 			}
 			if name == "own group" && os.Getegid() != os.Geteuid() {
-				t.Skip("the user has no group of their own")
+				t.Skip("the user has no private group")
 			}
 			dir := filepath.Join(t.TempDir(), "data")
 			require.NoError(t, os.Mkdir(dir, 0o700))

@@ -1,4 +1,4 @@
-// Package docs holds the manual, so that the binary carries the pages of its own version.
+// Package docs holds the manual, so that the binary carries the pages of its version.
 package docs
 
 import "embed"

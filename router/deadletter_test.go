@@ -60,7 +60,7 @@ func TestDeadLetter(t *testing.T) {
 	require.Equal(t, "org_1", string(m.Key))
 	require.Equal(t, "dead_letter.event_01H", m.ID)
 	require.Equal(t, checkpoint.Position{EventID: "event_01H", CreatedAt: e.CreatedAt}, m.Position)
-	require.Equal(t, routeOne(t, newRouter(t, Config{}), e).Headers, m.Headers, "a dead letter is no CloudEvent")
+	require.Equal(t, routeOne(t, newRouter(t, Config{}), e).Headers, m.Headers, "a dead letter is not a CloudEvent")
 	l.SHA256 = ""
 	require.Equal(t, letter{
 		Reason: `too "large" <1203311>`, EventID: "event_01H", Type: "user.created", CreatedAt: "2026-11-23T10:20:30.120Z",

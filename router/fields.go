@@ -145,9 +145,9 @@ func (p keyPath) value(e *source.Event) string {
 	}
 }
 
-// illegalKeyPath says why path is no path, or returns "". Only plain names and indexes are allowed:
-// what more the JSON library understands (wildcards, queries, modifiers) would become part of
-// relay's configuration.
+// illegalKeyPath says why path is not a path, or returns "". Only plain names and indexes are
+// allowed: what more the JSON library understands (wildcards, queries, modifiers) would become part
+// of relay's configuration.
 func illegalKeyPath(path string) string {
 	if path == "" {
 		return ""

@@ -96,7 +96,7 @@ func TestRedactionOfDataThatStandsTwice(t *testing.T) {
 	require.Equal(t, "user_2", string(m.Key))
 }
 
-// Whatever is made of an event is made of what is left of it.
+// Key and headers are made from the redacted event.
 func TestRedactionCoversKeyAndHeaders(t *testing.T) {
 	e := newEvent(t, "dsync.user.created", `{"id":"secret_user","organization_id":"secret_org","directory_id":"directory_1","email":"secret_email"}`)
 	for _, encoding := range []Encoding{Raw, CloudEvents, CloudEventsStructured} {

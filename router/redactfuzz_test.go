@@ -40,7 +40,7 @@ func FuzzRedactPath(f *testing.F) {
 	})
 }
 
-// FuzzRedactHides puts a marked value where a path leads, within objects and lists, in an event
+// FuzzRedactHides puts a marked value at the end of a path, within objects and lists, in an event
 // with other members. Nothing that is made of the event holds the mark, and each body is valid
 // JSON.
 func FuzzRedactHides(f *testing.F) {

@@ -44,8 +44,8 @@ func matches(pattern []pathPart, path []place) bool {
 	return a.at(0, 0)
 }
 
-// attempt remembers where it has failed: in lists within lists there are more ways to most places
-// than can be gone.
+// attempt remembers failed places: in lists within lists there are too many ways to most places to
+// try each.
 type attempt struct {
 	pattern []pathPart
 	path    []place

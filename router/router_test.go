@@ -153,7 +153,7 @@ func TestKeyAndOrganization(t *testing.T) {
 		"a number":                   {`{"organization_id":12345678901234567890}`, "", "12345678901234567890", "12345678901234567890"},
 		"the first of two":           {`{"organization_id":"one","organization_id":"two"}`, "", "one", "one"},
 		"an escaped name":            {`{"organization\u005fid":"org_\u00e9"}`, "", "org_é", "org_é"},
-		"data is no object":          {`["organization_id","x"]`, "", "event_01H", ""},
+		"data not an object":         {`["organization_id","x"]`, "", "event_01H", ""},
 		"path":                       {`{"organization_id":"org_1","directory_id":"directory_1"}`, "data.directory_id", "directory_1", "org_1"},
 		"path to nothing":            {`{"organization_id":"org_1"}`, "data.directory_id", "org_1", "org_1"},
 		"path to null":               {`{"organization_id":"org_1","directory_id":null}`, "data.directory_id", "org_1", "org_1"},

@@ -78,8 +78,9 @@ func exceptions(t *testing.T) map[string]string {
 	return out
 }
 
-// TestKeysOfEverySchema makes payloads of every published schema, with optional fields present and missing. Two events of a type that
-// name the same entity have the same key, and the event's id is never the key, except as docs/kafka.md says.
+// TestKeysOfEverySchema makes payloads of every published schema, with optional fields present and
+// missing. Two events of a type that name the same entity have the same key, and the event's id is
+// never the key, except as docs/kafka.md says.
 func TestKeysOfEverySchema(t *testing.T) {
 	t.Parallel()
 	r := newRouter(t, Config{})
@@ -119,7 +120,8 @@ func TestKeysOfEverySchema(t *testing.T) {
 	}
 }
 
-// TestOrganizationOfEverySchema requires the header organization-id for every schema that names one, and no header for the others.
+// TestOrganizationOfEverySchema requires the header organization-id for every schema that names
+// one, and no header for the others.
 func TestOrganizationOfEverySchema(t *testing.T) {
 	t.Parallel()
 	r := newRouter(t, Config{})

@@ -40,16 +40,19 @@ func (r *reader) memory() int64 {
 // The list from the position on is read in segments that lie next to each other, just ahead of what
 // is yielded:
 //
-//   - A segment begins with the first event that a request by time brings, its seam; from there on it follows the cursor.
-//   - It ends where it meets the id of the next seam. So the segments joined are what one cursor would have given, whatever
-//     the API makes of the bounds of a range.
-//   - Only the first segment, the head, is yielded. It may always fetch another page, the others as long as there is memory:
-//     a head that is slow or long makes them wait, and never the other way round.
-//   - A segment that turns out dense is divided by a seam ahead of its reader. A seam that the segment before does not meet
-//     is given up, and read across.
-//   - The page which came by time could leave out an event that stands behind younger ones. So its seam lies maxStepBack after
-//     the time asked for, more than the list steps back; if events are too dense for that, at first, and whenever they stand
-//     in another order than their times, all of the page is compared with what the segment before reads from the seam on.
+//   - A segment begins with the first event that a request by time brings, its seam; from there on
+//     it follows the cursor.
+//   - It ends when it meets the id of the next seam. So the segments joined are what one cursor
+//     would have given, with any meaning of the bounds of a range.
+//   - Only the first segment, the head, is yielded. It may always fetch another page, the others as
+//     long as there is memory: a head that is slow or long makes them wait, and never the other way
+//     round.
+//   - A segment that turns out dense is divided by a seam ahead of its reader. A seam that the
+//     segment before does not meet is given up, and read across.
+//   - The page which came by time could leave out an event that stands behind younger ones. So its
+//     seam lies maxStepBack after the time asked for, more than the list steps back; if events are
+//     too dense for that, at first, and whenever they stand in another order than their times, all
+//     of the page is compared with what the segment before reads from the seam on.
 //
 // Nothing that contradicts this is judged here: the segments are dropped, and the plain cursor goes
 // on from the position.

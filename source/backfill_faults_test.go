@@ -89,7 +89,7 @@ func editPage(edit func(events []string) []string) between {
 	}
 }
 
-// Whatever pages by time leave out or add, the sequence is the cursor's.
+// If pages by time leave events out or add some, the sequence is still the cursor's.
 func TestPagesByTimeAreNotTrusted(t *testing.T) {
 	t.Parallel()
 	without := func(events []string, at int) []string {
@@ -465,7 +465,7 @@ func TestAfterABackfillTheAPIsSilenceIsKept(t *testing.T) {
 	})
 }
 
-// Leaving the loop ends what is under way, at whatever point and whatever hangs.
+// Leaving the loop ends all requests in flight, at any point, also those that hang.
 func TestLeavingABackfillLeavesNothingUnderWay(t *testing.T) {
 	t.Parallel()
 	for n := 1; n < 120; n += 13 {

@@ -125,9 +125,8 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 	return events
 }
 
-// A backlog read by many readers is byte for byte what one cursor gives, whatever the API's
-// options, its faults, the density of the events and the bounds given. Positions that it was left
-// at are gone on from.
+// A backlog read by many readers is byte for byte what one cursor gives, for all options and faults
+// of the API, densities of events and bounds. Reading continues from positions at which it stopped.
 //
 // P16: against a reader by cursor, byte for byte.
 func TestBackfillIsTheCursorsSequence(t *testing.T) {

@@ -94,7 +94,7 @@ type Client struct {
 	// no data for 15 s is given up earlier, and, without an HTTPClient, a request whose response
 	// has not begun after 30 s.
 	Timeout   time.Duration
-	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit of its own
+	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit
 	UserAgent string        // workos-relay if empty
 
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // of tests

@@ -14,8 +14,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestAStallEndsTheConnection: whatever makes a connection bring nothing, an event that happens
-// meanwhile is read within a minute, on its own connection.
+// TestAStallEndsTheConnection: if a connection brings nothing, for any reason, an event that
+// happens meanwhile is read within a minute, on its own connection.
 func TestAStallEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	for name, stall := range map[string]func(*sourcetest.Server, *sourcetest.Wire){

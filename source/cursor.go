@@ -227,7 +227,7 @@ func (r *reader) reportUnexpected(events []Event) {
 }
 
 // expected returns the events without those whose type was not asked for, unless they are to be
-// relayed. The type decides where an event goes on the bus, so a server that answers in place of
+// relayed. The type decides the topic of an event, so a server that answers in place of
 // the API must not be able to choose one.
 func (r *reader) expected(events []Event) []Event {
 	stray := func(e Event) bool { return !r.types.wants(e.Event) }

@@ -333,7 +333,7 @@ func TestARefusedTypeIsLeftOut(t *testing.T) {
 		var restored []TypeRestoredInfo
 		s.Hooks.OnTypeRefused = func(i TypeRefusedInfo) { refused = append(refused, i) }
 		s.Hooks.OnTypeRestored = func(i TypeRestoredInfo) { restored = append(restored, i) }
-		s.Hooks.OnRetry = func(i RetryInfo) { t.Errorf("a refused type is no failure: %v", i) }
+		s.Hooks.OnRetry = func(i RetryInfo) { t.Errorf("a refused type is not a failure: %v", i) }
 		pages := 0
 		for page, err := range s.Pages(t.Context(), checkpoint.Position{}) {
 			require.NoError(t, err)

@@ -71,7 +71,7 @@ func TestDecodeAliasesTheBody(t *testing.T) {
 }
 
 // TestDecodingCostsNothingPerEvent: a page is its body, the array of its events and their ids in
-// one string, whatever the events hold. An id keeps no body in memory.
+// one string, with any content of the events. An id keeps no body in memory.
 func TestDecodingCostsNothingPerEvent(t *testing.T) {
 	allocations := func(events, size int) float64 {
 		body := samplePage(events, size)

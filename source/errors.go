@@ -377,7 +377,7 @@ func (e *APIError) blamesCursor(id string) bool {
 	return strings.Contains(text, id) || aboutCursor.MatchString(text)
 }
 
-// namedTypes returns those of asked that text names, in whatever quotes.
+// namedTypes returns those of asked that text names, in any quotes.
 func namedTypes(text string, asked []string) []string {
 	var out []string
 	for _, name := range asked {

@@ -31,8 +31,8 @@ type reading struct {
 	// count makes a response with too many events be read to its end, to find out how many there
 	// are.
 	count bool
-	// explain makes the end of the caller's time, before there is a response, a *TransportError that
-	// says how far the request came, instead of ctx.Err().
+	// explain makes the end of the caller's time, before there is a response, a *TransportError
+	// that says how far the request came, instead of ctx.Err().
 	explain bool
 }
 

@@ -9,7 +9,7 @@ import (
 // Hooks are called by a Stream as things happen, for metrics and tests. Any of them may be nil.
 // They are called from the goroutine that runs the iterator, and must not block.
 type Hooks struct {
-	// OnResponse: a response arrived, of whatever status.
+	// OnResponse: a response arrived, with any status.
 	OnResponse func(ResponseInfo)
 	// OnRetry: a request failed in a way that may pass; it is made again after Wait.
 	OnRetry func(RetryInfo)

@@ -15,11 +15,12 @@ import (
 // to which its events were read. Once the API accepts it again, it comes back in two steps, so that
 // it keeps its order and the position does not go back:
 //
-//   - Events that stand before the position are read apart, for this type alone, and yielded as late pages. The last of them are
-//     found by reading all types up to the event of the position, so that neither the disorder of the list nor events of one
-//     instant matter.
-//   - Then the type joins the requests, and its events come in their place. Until the tip is reached it still counts as refused:
-//     a reader that starts over in between goes on from what is recorded.
+//   - Events that stand before the position are read apart, for this type alone, and yielded as
+//     late pages. The last of them are found by reading all types up to the event of the position,
+//     so that neither the disorder of the list nor events of one instant matter.
+//   - Then the type joins the requests, and its events come in their place. Until the tip is
+//     reached it still counts as refused: a reader that starts over in between goes on from what is
+//     recorded.
 
 // refusedWait bounds how long a refused type is left out before the API is asked about it again.
 const (

@@ -6,8 +6,8 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// partSize is the size, in bytes of events, of which a large page is yielded in parts: whoever
-// holds some of them does not hold all of it.
+// partSize is the size, in bytes of events, of which a large page is yielded in parts: a caller
+// that holds some of them does not hold all of it.
 const partSize = 1 << 20
 
 // yieldPage yields a page, in parts if it is large, and reports whether the loop over the pages

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// minPollGap is the least time between two polls at the tip, whatever Wake does.
+	// minPollGap is the least time between two polls at the tip, also with many calls of Wake.
 	minPollGap = 25 * time.Millisecond
 	// rangeMargin widens range_start, since no document says whether it includes its own instant.
 	rangeMargin = time.Millisecond

@@ -87,7 +87,7 @@ func TestRefusedTypesAreFoundInAnyWording(t *testing.T) {
 				s.Events = all
 				var refused []string
 				s.Hooks.OnTypeRefused = func(i TypeRefusedInfo) { refused = append(refused, i.Type) }
-				s.Hooks.OnRetry = func(i RetryInfo) { t.Errorf("a refused type is no failure: %v", i) }
+				s.Hooks.OnRetry = func(i RetryInfo) { t.Errorf("a refused type is not a failure: %v", i) }
 				for _, after := range []checkpoint.Position{{}, {EventID: "event_000010", CreatedAt: epoch.Add(-time.Hour)}} {
 					refused = nil
 					before := api.requests()
@@ -107,14 +107,14 @@ func TestRefusedTypesAreFoundInAnyWording(t *testing.T) {
 	}
 }
 
-// A refusal of something else leaves no type out, whatever types its words name.
+// A refusal of something else leaves no type out, even if its text names types.
 func TestAnotherRefusalLeavesNoTypeOut(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
 		"it names a type":      `{"message":"organization of 'user.created' not found"}`,
 		"it speaks of events":  `{"message":"the events of this organization are not for you","code":"invalid_events_request"}`,
 		"it says nothing":      `{"message":"no"}`,
-		"a field of its own":   `{"message":"Validation failed","errors":[{"code":"invalid","field":"organization_id"}]}`,
+		"another field":        `{"message":"Validation failed","errors":[{"code":"invalid","field":"organization_id"}]}`,
 		"it names all of them": `{"message":"user.created, user.updated and user.deleted are not for you"}`,
 	} {
 		for _, status := range []int{400, 422} {

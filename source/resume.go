@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// surelyKept is how long the API keeps events at the very least, whatever its retention is.
+	// surelyKept is how long the API keeps events at the very least, with any retention.
 	surelyKept = 24 * time.Hour
 	// documentedRetention is the shortest retention that any page of WorkOS's documentation has
 	// named. Newer pages say 90 days.
@@ -189,8 +189,8 @@ func (r *reader) isListed(ctx context.Context, p checkpoint.Position) (bool, err
 var errNoRanges = errors.New("the Events API does not answer by time")
 
 // isKept reports whether the API surely still keeps every event that was created at old or later.
-// Time is the API's, except that a process that has just seen the tip trusts its own clocks,
-// whatever a Date header says.
+// Time is the API's, except that a process that has just seen the tip trusts its own clocks
+// more than a Date header.
 func (r *reader) isKept(ctx context.Context, old time.Time) (bool, error) {
 	age := r.clock().Sub(old)
 	switch {
@@ -201,7 +201,7 @@ func (r *reader) isKept(ctx context.Context, old time.Time) (bool, error) {
 	case age <= documentedRetention-24*time.Hour && (r.pos.EventID == "" || r.clock().Sub(r.pos.CreatedAt) >= documentedRetention):
 		return true, nil // and if the position has an event, its age is why it is gone
 	}
-	// An event that is older still, of whatever type, shows that the API keeps the younger ones
+	// An event that is older still, of any type, shows that the API keeps the younger ones
 	// too.
 	opts := r.byTime(old.Add(-maxRange), old)
 	opts.Limit = 1
@@ -223,7 +223,7 @@ func (r *reader) isKept(ctx context.Context, old time.Time) (bool, error) {
 }
 
 // sawTip reports whether the API has ever said that nothing follows the position. Otherwise
-// whatever made its event disappear may have taken others along that follow it.
+// the cause that made its event disappear may have removed later ones too.
 func (r *reader) sawTip() bool {
 	if r.pos.EventID == "" || r.tip == r.pos.EventID {
 		return true

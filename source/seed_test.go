@@ -98,7 +98,7 @@ func TestSeedDefaultClient(t *testing.T) {
 	require.ErrorContains(t, err, "401")
 }
 
-// TestSeedQuery encodes the options as a program does that builds requests of its own.
+// TestSeedQuery encodes the options as a program does that builds its own requests.
 func TestSeedQuery(t *testing.T) {
 	t.Parallel()
 	values, err := query.Values(events.ListEventsOpts{Events: []string{"a.b", "c.d"}, Limit: 5, After: "event_1"})

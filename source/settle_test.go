@@ -146,8 +146,8 @@ func refuseParameter(name string, how func() *http.Response, fits func(value str
 	}
 }
 
-// TestOptionalParametersAreLeftOut: whatever optional parameter the API refuses, in whatever words,
-// reading goes on without it.
+// TestOptionalParametersAreLeftOut: if the API refuses an optional parameter, in any words, reading
+// goes on without it.
 func TestOptionalParametersAreLeftOut(t *testing.T) {
 	t.Parallel()
 	words := map[string]func(name string) *http.Response{
@@ -190,7 +190,7 @@ func TestOptionalParametersAreLeftOut(t *testing.T) {
 					api.add(120, start)
 					api.add(130, epoch.Add(-time.Hour))
 					s, logs := api.stream()
-					s.Hooks.OnRetry = func(i RetryInfo) { t.Errorf("it is no failure: %v", i) }
+					s.Hooks.OnRetry = func(i RetryInfo) { t.Errorf("it is not a failure: %v", i) }
 					s.Hooks.OnTypeRefused = func(i TypeRefusedInfo) { t.Errorf("%s is left out", i.Type) }
 					for _, from := range []struct {
 						pos   checkpoint.Position

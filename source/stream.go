@@ -55,26 +55,32 @@ type Stream struct {
 // Pages reads the events that follow the position after, oldest first. Each page begins where the
 // one before it ended:
 //
-//   - While there is more to read, one request follows the other. A page that is not full was the last one for now: it has Tip
-//     set, and the next poll comes a PollInterval after it, or when Wake says so. A poll that finds nothing yields an empty
-//     page with Tip set.
-//   - A position with an event id is continued at that id. One with only a time begins with the first event that is not
-//     older. The zero position begins with the oldest event that the API still keeps.
-//   - What may pass is waited out: no answer, an answer that is cut off or malformed, 408, 429, 5xx, with growing, jittered
-//     pauses of at most 30 s, or as long as Retry-After says, but at most 10 min. 401, 403, a redirect to elsewhere, another 4xx
-//     and any error page that is not WorkOS's are tried again every 30 s to 5 min.
-//   - A 4xx by which WorkOS can be recognised is final if WorkOS refuses every request for 5 minutes. Before that, requests with
-//     parts left out show what is refused. A type that the API refuses is left out, with a warning, and asked for again later;
-//     so are the optional parameters order, range_end and range_start, and milliseconds.
-//   - A response larger than Client.MaxResponse, or too slow for Client.Timeout, is asked for again with a smaller limit.
-//   - Of a response with more events than were asked for the first ones are used, and the others are asked for again.
+//   - While there is more to read, one request follows the other. A page that is not full was the
+//     last one for now: it has Tip set, and the next poll comes a PollInterval after it, or when
+//     Wake says so. A poll that finds nothing yields an empty page with Tip set.
+//   - A position with an event id is continued at that id. One with only a time begins with the
+//     first event that is not older. The zero position begins with the oldest event that the API
+//     still keeps.
+//   - What may pass is waited out: no answer, an answer that is cut off or malformed, 408, 429,
+//     5xx, with growing, jittered pauses of at most 30 s, or as long as Retry-After says, but at
+//     most 10 min. 401, 403, a redirect to elsewhere, another 4xx and any error page that is not
+//     WorkOS's are tried again every 30 s to 5 min.
+//   - A 4xx by which WorkOS can be recognised is final if WorkOS refuses every request for 5
+//     minutes. Before that, requests with parts left out show what is refused. A type that the API
+//     refuses is left out, with a warning, and asked for again later; so are the optional
+//     parameters order, range_end and range_start, and milliseconds.
+//   - A response larger than Client.MaxResponse, or too slow for Client.Timeout, is asked for again
+//     with a smaller limit.
+//   - Of a response with more events than were asked for the first ones are used, and the others
+//     are asked for again.
 //   - An event that was read before is left out, as with pages that overlap.
-//   - A page of more than 1 MiB is yielded in parts of about that size. What says something of the whole page is in the last of them.
-//   - An API that has nothing after the position is asked once a minute, by time, whether that is so. A cursor that the API lost
-//     is continued by time if no event can be missing, see Resume.
+//   - A page of more than 1 MiB is yielded in parts of about that size. What says something of the
+//     whole page is in the last of them.
+//   - An API that has nothing after the position is asked once a minute, by time, whether that is
+//     so. A cursor that the API lost is continued by time if no event can be missing, see Resume.
 //   - An event of a type that was not asked for is left out, unless RelayUnexpected is set.
-//   - While the position is far behind, up to Readers requests are under way at once, see backfill. If the API does not
-//     answer by time as that needs, one request follows the other there too.
+//   - While the position is far behind, up to Readers requests are under way at once, see backfill.
+//     If the API does not answer by time as that needs, one request follows the other there too.
 //
 // An error is final and the last thing yielded: the error of ctx, or one that matches
 // ErrCursorLost, ErrDescending, ErrTooLarge (one event alone is too large) or ErrMisconfigured, or

@@ -101,7 +101,7 @@ func TestWakePollsAtOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, pages, 12)
 		require.Equal(t, 10*time.Minute, api.times[1].Sub(api.times[0]))
-		require.Equal(t, minPollGap, api.times[2].Sub(api.times[1]), "a flood of wakes is no busy loop")
+		require.Equal(t, minPollGap, api.times[2].Sub(api.times[1]), "a flood of wakes does not make a busy loop")
 		for i := 2; i < 11; i++ {
 			require.GreaterOrEqual(t, api.times[i].Sub(api.times[i-1]), minPollGap)
 		}

@@ -73,9 +73,12 @@ func (e *PatternError) Error() string {
 // Expand turns patterns into the event types they stand for, sorted and each once. A pattern is one
 // of:
 //   - a name: that type, opt-in and deprecated ones included;
-//   - a glob, in which * stands for any run of characters, dots included: the types of the default set that match, so that
-//   - alone is the default set; if none of those matches, the opt-in types that do (vault.*). Never a deprecated type;
-//   - + and a name (+future.type.created): that name, known or not, for a type newer than this catalogue.
+//   - a glob, in which * stands for any run of characters, dots included: the types of the default
+//     set that match, so that
+//   - alone is the default set; if none of those matches, the opt-in types that do (vault.*). Never
+//     a deprecated type;
+//   - + and a name (+future.type.created): that name, known or not, for a type newer than this
+//     catalogue.
 //
 // A pattern that stands for nothing is a *PatternError.
 func Expand(patterns []string) ([]string, error) {

@@ -122,7 +122,7 @@ func TestExpand(t *testing.T) {
 	}
 	dsync, err := Expand([]string{"dsync.*"})
 	require.NoError(t, err)
-	require.Len(t, dsync, 10, "opt-in types come by a glob only where it matches nothing else")
+	require.Len(t, dsync, 10, "opt-in types come by a glob only if it matches nothing else")
 	require.Contains(t, dsync, DsyncGroupUserAdded)
 }
 

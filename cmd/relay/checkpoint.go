@@ -228,7 +228,7 @@ type skipFlag struct {
 	Skip bool `help:"Move even if that skips events after the committed position. The answer says how many."`
 }
 
-// tellMoved prints what was moved, and where it was before.
+// tellMoved prints the new position and the previous one.
 func tellMoved(out io.Writer, m *admin.Moved) {
 	fmt.Fprintf(out, "lane %s now stands at: %s (%s, %s)\n", m.Lane, placeText(m.After), m.Place, m.Mode)
 	if m.Before != nil {

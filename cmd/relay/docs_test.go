@@ -43,7 +43,8 @@ var (
 	testName = regexp.MustCompile(`^(Test|Fuzz)[A-Z]\w*$`)
 )
 
-// namedTests returns the tests that a text names. A package named before them is theirs, up to the next; else it is this one.
+// namedTests returns the tests that a text names. A package named before them is theirs, up to the
+// next; else it is this one.
 func namedTests(text string, declared map[string][]string) (names, missing []string) {
 	pkg := "cmd/relay"
 	for _, m := range codeSpan.FindAllStringSubmatch(text, -1) {

@@ -18,7 +18,7 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// howToMark is what whoever adds a page must know.
+// howToMark tells authors of a page how to mark commands.
 const howToMark = `Put a comment on the line before the fence, so that the commands of the page keep working:
   <!-- test: FIXTURE -->                      run it; it must succeed. FIXTURE is the world around it, see docFixtures
   <!-- test: FIXTURE, exit 1 -->              with another exit code
@@ -97,7 +97,7 @@ var docFixtures = map[string]func(t *testing.T) *world{
 	"fake":    func(t *testing.T) *world { return fakeWorld(t, false, "") }, // config.yaml: an Events API with events of 2026-11-01 and a NATS server that has them; no relay runs
 	"running": func(t *testing.T) *world { return fakeWorld(t, true, "") },  // the same, and a relay runs on it, with its admin address
 	"new":     newWorld,                                                     // config.yaml as in fake, before the first start
-	"demo": func(t *testing.T) *world { // nothing, and ports of its own
+	"demo": func(t *testing.T) *world { // an empty directory and separate ports
 		return &world{replace: []string{"relay demo", "relay demo --backlog 3000 --listen " + freeAddress(t) + " --admin " + freeAddress(t)}}
 	},
 	"kafka": kafkaWorld, // config.yaml: the same with a Kafka sink called kafka
@@ -249,7 +249,8 @@ func shape(text string) string {
 
 func squeeze(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-// TestTheConfigurationsOfTheDocs reads every configuration that a page shows: a whole one, sinks, or keys of a sink.
+// TestTheConfigurationsOfTheDocs reads every configuration that a page shows: a whole one, sinks,
+// or keys of a sink.
 func TestTheConfigurationsOfTheDocs(t *testing.T) {
 	t.Parallel()
 	read := 0

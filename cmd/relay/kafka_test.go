@@ -108,7 +108,7 @@ func (b *kafkaBus) read(t *testing.T) map[string][]*kgo.Record {
 			left[at(o.Topic, o.Partition)] = o.Offset
 		}
 	})
-	// Control records are kept, so that the reader sees where each partition ends.
+	// Control records are kept, so that the reader sees the end of each partition.
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.brokers...), kgo.ConsumePartitions(from), kgo.FetchMaxBytes(1<<30), kgo.BrokerMaxReadBytes(1<<30),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
 	require.NoError(t, err)

@@ -22,7 +22,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// withBoards is the format of a relay that knows one kind of bus more: the line that a new bus needs.
+// withBoards is the format of a relay that knows one kind of bus more: the line that a new bus
+// needs.
 var withBoards = config.For(append(slices.Clone(kinds.All), toybus.Kind))
 
 // boardConfig is the configuration of one lane to a board, whose other keys are given.

@@ -267,7 +267,7 @@ delivery: exactly_once
 	rewrite(t, token, "the-second-token-of-all")
 	code, said = reload(t, path)
 	require.Equal(t, exitFailed, code)
-	require.Contains(t, said, "admin.token", "whoever has only the new one is not known yet: SIGHUP")
+	require.Contains(t, said, "admin.token", "the new one is not known yet: SIGHUP")
 	rewrite(t, token, "the-first-token-of-all")
 	client, err := admin.NewClient(addr, admin.Security{Token: "the-first-token-of-all"})
 	require.NoError(t, err)
@@ -283,7 +283,7 @@ delivery: exactly_once
 	require.NotContains(t, r.stderr.String(), "sk_the_next_one")
 }
 
-// TestHangupReloads a process of its own, and a wrong configuration does not end it.
+// TestHangupReloads sends SIGHUP to a separate process. A wrong configuration does not end it.
 func TestHangupReloads(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))

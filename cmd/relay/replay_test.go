@@ -125,7 +125,7 @@ func TestReplayOfAPoisonEvent(t *testing.T) {
 		require.NoError(t, api.Append([]byte(`{"object":"event","id":"event_01J0000000000000000000000E","event":"user.created","data":{},"created_at":"2026-01-01T00:00:00.005Z"}`)))
 		return api
 	}
-	t.Run("is parked where a dead letter topic is configured", func(t *testing.T) {
+	t.Run("is parked if a dead letter topic is configured", func(t *testing.T) {
 		api := load(t)
 		url, js := newNATS(t)
 		code, _, stderr := do(t, "replay", "--since", "earliest", "--until", "latest", "--config",
@@ -136,7 +136,7 @@ func TestReplayOfAPoisonEvent(t *testing.T) {
 		require.Equal(t, "relay.dead_letter", got[1].Subject)
 		require.NotEmpty(t, got[1].Header.Get("relay-replay"))
 	})
-	t.Run("stops where none is, by name", func(t *testing.T) {
+	t.Run("stops if none is, by name", func(t *testing.T) {
 		api := load(t)
 		url, js := newNATS(t)
 		config := writeConfig(t, calm(natsConfig(api.URL(), url, t.TempDir(), "")))
@@ -164,7 +164,7 @@ func TestReplayUsage(t *testing.T) {
 		"latest since":  {[]string{"replay", "--since", "latest", "--until", "latest"}, "latest"},
 		"id as end":     {[]string{"replay", "--since", "earliest", "--until", "event_01J0000000000000000000000D"}, "not a place to end"},
 		"backwards":     {[]string{"replay", "--since", spreadEnd, "--until", spreadStart}, "before"},
-		"strange type":  {append([]string{"replay", "--events", "vault.data.read"}, span...), "vault.data.read"},
+		"other type":    {append([]string{"replay", "--events", "vault.data.read"}, span...), "vault.data.read"},
 		"unknown type":  {append([]string{"replay", "--events", "dsync.nope"}, span...), "dsync.nope"},
 		"unknown lane":  {append([]string{"replay", "--lane", "other"}, span...), "other"},
 		"negative rate": {append([]string{"replay", "--rate-limit=-1"}, span...), "negative"},

@@ -199,7 +199,7 @@ func TestAnEventTooLargeForTheBus(t *testing.T) {
 		require.NoError(t, api.Append([]byte(odd[0]), []byte(big), []byte(after)))
 		return api
 	}
-	t.Run("is parked where a dead letter topic is configured", func(t *testing.T) {
+	t.Run("is parked if a dead letter topic is configured", func(t *testing.T) {
 		api := load(t)
 		url, js := newNATS(t)
 		r := start(t, "run", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "dead_letter: {topic: relay.dead_letter}")))
@@ -217,7 +217,7 @@ func TestAnEventTooLargeForTheBus(t *testing.T) {
 		require.Equal(t, "dsync.group.created", letter.Topic)
 		require.Contains(t, letter.Reason, "max_payload")
 	})
-	t.Run("stops the lane where none is", func(t *testing.T) {
+	t.Run("stops the lane if none is", func(t *testing.T) {
 		api := load(t)
 		url, js := newNATS(t)
 		code, _, stderr := do(t, "run", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))

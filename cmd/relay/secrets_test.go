@@ -123,7 +123,7 @@ func TestNoSecretIsLeftOut(t *testing.T) {
 	}, found, "mark it in a case of TestSecretsAreShownNowhere, then name it here")
 }
 
-// reaching are the commands that connect to something; the others say the same whatever answers there.
+// reaching are the commands that connect to something; the others say the same for every answer.
 var reaching = []string{"run", "check", "checkpoint show", "checkpoint set", "replay", "status", "tail", "verify"}
 
 // secretCase is a configuration that holds secrets, and how the world answers.
@@ -177,8 +177,9 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 	}
 }
 
-// everythingShown runs a command to its end, and looks at every page while it runs. `relay run` is stopped once it has said what the case
-// is about, and what waits or runs on once it has said nothing new for a while; how long that is decides only how much is looked at.
+// everythingShown runs a command to its end, and looks at every page while it runs. `relay run` is
+// stopped once it has said what the case is about, and what waits or runs on once it has said
+// nothing new for a while; how long that is decides only how much is looked at.
 func everythingShown(t *testing.T, env func(string) (string, bool), args []string, reaches string) string {
 	t.Helper()
 	r := &running{code: make(chan int, 1)}
@@ -218,7 +219,8 @@ func everythingShown(t *testing.T, env func(string) (string, bool), args []strin
 	return shown() + pages
 }
 
-// readPages reads every path of an admin address, those that its index names included, with every method.
+// readPages reads every path of an admin address, those that its index names included, with every
+// method.
 func readPages(t *testing.T, address string) string {
 	t.Helper()
 	paths := []string{"/", "/?as=page", "/healthz", "/readyz", "/metrics", "/api/v1/status", "/missing", "/debug/pprof/cmdline"}

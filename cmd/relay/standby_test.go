@@ -16,7 +16,7 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// TestTwinsNeverBothWrite runs two relays with the same configuration, in folders of their own,
+// TestTwinsNeverBothWrite runs two relays with the same configuration, in separate directories,
 // while events flow: one is stopped with SIGSTOP, the other takes over, and the first, once it goes
 // on, finds that it lost its place. At the end the stream holds every event once.
 //

@@ -156,8 +156,8 @@ func TestVerifyKafkaFindsEachDefect(t *testing.T) {
 	}
 }
 
-// TestVerifyKafkaReadsOnlyWhatIsCommitted: records of a transaction that was aborted are none,
-// whatever their headers say.
+// TestVerifyKafkaReadsOnlyWhatIsCommitted: records of a transaction that was aborted do not count,
+// with any headers.
 func TestVerifyKafkaReadsOnlyWhatIsCommitted(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, spread(200, 32))

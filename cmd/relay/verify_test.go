@@ -312,7 +312,7 @@ func TestVerifyOfAStdoutSink(t *testing.T) {
 }
 
 // TestVerifyManyEventsInLittleMemory compares 300,000 events, about 300 MB on either side, in a
-// process of its own with a limit for its memory, and looks at the most that it ever had: no more
+// separate process with a limit for its memory, and looks at the most that it ever had: no more
 // than a hundredth of the events take, beside what buffers grow to.
 func TestVerifyManyEventsInLittleMemory(t *testing.T) {
 	t.Parallel()

@@ -209,7 +209,8 @@ func open[T any](set *Set, files []File, parser string, parse func(contents [][]
 	set.mu.Unlock()
 	if ok {
 		known.alsoCalled(files)
-		// Whoever opens it expects what the file holds now, and to be told if that is of no use.
+		// A caller that opens it expects the file's current content, or an error if that is of no
+		// use.
 		return known, known.lookNow()
 	}
 	if err := v.first(); err != nil {

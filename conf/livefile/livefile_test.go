@@ -144,7 +144,7 @@ func TestUselessContentLeavesTheOneBefore(t *testing.T) {
 			require.NoError(t, os.RemoveAll(path))
 			write(t, path, "good")
 			require.Equal(t, "good", v.Latest())
-			require.Empty(t, logs.TakeAll(), "what was in use all the time is no news")
+			require.Empty(t, logs.TakeAll(), "content that was in use all the time is not reported")
 		}
 		require.NoError(t, os.RemoveAll(path))
 		write(t, path, "better")
@@ -185,7 +185,7 @@ func TestRunLooksByItself(t *testing.T) {
 
 	same, err := livefile.Secret(set, livefile.File{Key: "k", Path: path}, nil)
 	require.NoError(t, err)
-	require.Same(t, v, same, "whoever opens it again shares it")
+	require.Same(t, v, same, "another caller that opens it shares it")
 	sinks := []*livefile.Value[string]{}
 	for _, key := range []string{"sinks[a].auth.password_file", "sinks[b].auth.password_file"} {
 		one, err := livefile.Secret(set, livefile.File{Key: key, Path: path}, nil)

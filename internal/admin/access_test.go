@@ -130,7 +130,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"nor the metrics", guarded, "GET", "/metrics", nil, "", 401, "admin.token"},
 		{"unless they are open", metrics, "GET", "/metrics", nil, "", 200, "relay_"},
 		{"which opens nothing else", metrics, "GET", "/api/v1/status", nil, "", 401, "admin.token"},
-		{"the header is no token", guarded, "POST", "/api/v1/poll", asked, "", 401, "admin.token"},
+		{"the header is not a token", guarded, "POST", "/api/v1/poll", asked, "", 401, "admin.token"},
 		{"a wrong token", guarded, "POST", "/api/v1/poll", wrong, "", 401, "admin.token"},
 		{"an empty one", guarded, "GET", "/", http.Header{"Authorization": {"Bearer "}}, "", 401, "admin.token"},
 		{"the token under any name", guarded, "GET", "/api/v1/status", bearer, "relay.example", 200, `"writable": true`},
@@ -208,7 +208,7 @@ func TestControls(t *testing.T) {
 	}
 	base := start(t, served(nil, admin.Security{}))
 	code, _, _ := send(t, http.DefaultClient, "POST", base+"/api/v1/pause", http.Header{"Relay-Request": {"1"}}, "", "")
-	require.Equal(t, http.StatusNotFound, code, "where nothing can be steered there is no such path")
+	require.Equal(t, http.StatusNotFound, code, "without a controller there is no such path")
 	_, body, _ := send(t, http.DefaultClient, "GET", base+"/api/v1/status", nil, "", "")
 	require.Contains(t, body, `"writable": false`)
 }

@@ -44,9 +44,9 @@ type Destination struct {
 	// To is an event id (go on after it), an RFC 3339 time, earliest or latest.
 	To string `json:"to,omitempty"`
 	// From takes the position from elsewhere: another lane, by the name of its sink; file or bus,
-	// where this lane's own position was in the other mode of delivery.
+	// for this lane's own position in the other mode of delivery.
 	From string `json:"from,omitempty"`
-	// Reset begins where a lane without a checkpoint would: at source.start.
+	// Reset begins at source.start, like a lane without a checkpoint.
 	Reset bool `json:"reset,omitempty"`
 	// Skip permits a move that skips events which are not published. Without it such a move is
 	// refused.
@@ -196,7 +196,7 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log(r)
-	// It may take longer than an answer may, and must not stop halfway because whoever asked has
+	// It may take longer than an answer may, and must not stop halfway because the client has
 	// gone.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		fail(w, err)

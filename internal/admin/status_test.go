@@ -31,7 +31,7 @@ func TestStatus(t *testing.T) {
 		Lanes: func() []pipeline.Status { return []pipeline.Status{active, standby, stopped} },
 	})
 	r := request(t, "GET", base+"/api/v1/status")
-	require.Equal(t, http.StatusOK, r.StatusCode, "whoever asks how it is gets an answer, ready or not")
+	require.Equal(t, http.StatusOK, r.StatusCode, "a probe gets an answer, ready or not")
 	body := r.json(t)
 	lanes := body["lanes"].([]any)
 	delete(body, "lanes")

@@ -170,7 +170,7 @@ func TestConnectedButStuckOnARealBus(t *testing.T) {
 	read := lane.Status().Unacked
 	clock.set(read.Add(time.Second))
 	code, body := ready()
-	require.Equal(t, http.StatusOK, code, "a moment is no reason: %s", body)
+	require.Equal(t, http.StatusOK, code, "a short time is not a reason: %s", body)
 	clock.set(read.Add(65 * time.Second))
 	code, body = ready()
 	require.Equal(t, http.StatusServiceUnavailable, code, body)

@@ -27,13 +27,13 @@
 //
 // Three kinds of control act on lanes. None of them waits for another lane.
 //
-//   - Pause, resume and poll act at once. They hold Relay.mu for reading, so that what they do to a lane
-//     is not lost when another member takes its place.
-//   - A move of the position (SetCheckpoint) and the restart of a lane by a reload hold the gate of that
-//     lane.
-//   - A reload holds the gate reloading. It first does everything that can fail, then takes the gates of
-//     the lanes that change, each lane on its own. Gates of lanes are taken inside of reloading, never the
-//     other way round.
+//   - Pause, resume and poll act at once. They hold Relay.mu for reading, so that what they do to a
+//     lane is not lost when another member takes its place.
+//   - A move of the position (SetCheckpoint) and the restart of a lane by a reload hold the gate of
+//     that lane.
+//   - A reload holds the gate reloading. It first does everything that can fail, then takes the
+//     gates of the lanes that change, each lane on its own. Gates of lanes are taken inside of
+//     reloading, never the other way round.
 //
 // Relay.mu is held for moments only, and never while anything waits.
 package app

@@ -36,8 +36,8 @@ type Lane struct {
 	Inside *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see Beside
 }
 
-// NewLanes returns the lanes of a configuration: what each carries, and where it goes. It connects
-// to nothing. Errors are of type *UsageError.
+// NewLanes returns the lanes of a configuration: what each carries, and its destination. It
+// connects to nothing. Errors are of type *UsageError.
 func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 	lanes := make([]*Lane, 0, len(cfg.Sinks))
 	for i := range cfg.Sinks {

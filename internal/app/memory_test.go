@@ -15,7 +15,7 @@ func TestMemoryLimit(t *testing.T) {
 	cfg.Source.Backfill = config.Backfill{Readers: 16, Memory: 64 << 20}
 	require.EqualValues(t, 80<<20, MemoryLimit(cfg))
 	cfg.Sinks = append(cfg.Sinks, config.Sink{Settings: &kafka.Config{}})
-	require.EqualValues(t, 160<<20, MemoryLimit(cfg), "each lane has a backfill of its own, and batches to Kafka are larger")
+	require.EqualValues(t, 160<<20, MemoryLimit(cfg), "each lane has its own backfill, and batches to Kafka are larger")
 	cfg.Source.Backfill.Readers = 1
 	require.EqualValues(t, 32<<20, MemoryLimit(cfg), "one reader holds nothing ahead")
 	cfg.Sinks[0].Settings = &nats.Config{URL: nats.Embedded}

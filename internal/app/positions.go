@@ -151,7 +151,7 @@ func replaceable(err error) bool {
 }
 
 // put commits the position that becomes returns, for any present content of the place. It returns
-// the position before and where it was archived.
+// the previous position and the file that keeps it.
 func (p *Positions) put(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)

@@ -23,7 +23,7 @@ import (
 // patient is how long a step may take. Passing does not depend on how soon it is done.
 const patient = 60 * time.Second
 
-// Tab is one tab of its own browser. It is used by one goroutine.
+// Tab is one tab in a separate browser. It is used by one goroutine.
 type Tab struct {
 	t   testing.TB
 	ctx context.Context

@@ -150,7 +150,7 @@ sinks:
 	require.Equal(t, "kafka.example.com", c.Sinks[1].kafka().ClientID)
 }
 
-// Whatever a variable holds, it is one value: it opens no section, no list and no variable.
+// The content of a variable is one value: it opens no section, no list and no variable.
 func TestEnvironmentIsInert(t *testing.T) {
 	for _, value := range []string{
 		"x\nadmin:\n  listen: 0.0.0.0:1", ": {", "[a, b]", "# not a comment", "${WORKOS_API_KEY}", "$", "*alias", "&anchor", "!!int 3", "'", `"`, "null", "~", "",

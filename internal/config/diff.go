@@ -191,7 +191,8 @@ func (c *Config) fingerprint() {
 	})
 }
 
-// sum is a digest of a file; of one that cannot be read, why. Whoever uses the file reports that.
+// sum is a digest of a file, or the reason why it cannot be read. The user of the file reports
+// that.
 func sum(path string) string {
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {

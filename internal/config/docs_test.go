@@ -61,7 +61,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 	})
 }
 
-// Defaults and bounds are legal values of their own fields.
+// Defaults and bounds are legal values of their fields.
 func TestDeclarationHolds(t *testing.T) {
 	relayFormat.root().walk("", func(path string, f *field) {
 		require.NotPanics(t, func() {

@@ -9,8 +9,9 @@ import (
 	"workos-relay/internal/printable"
 )
 
-// FuzzParse checks that Parse gives a configuration or problems, whatever the file and a variable
-// hold. A problem lies inside of the file. Its text shows no secret, and a terminal can show it.
+// FuzzParse checks that Parse gives a configuration or problems for any content of the file and of
+// a variable. A problem lies inside of the file. Its text shows no secret, and a terminal can show
+// it.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
 		"", "id: a\n", whole, string(relayFormat.Example()), "a: &a [*a]\n", "source: *x\n", "? [a]\n: b\n", "sinks: [{name: a, type: kafka, typ: 3}]",

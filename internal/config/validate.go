@@ -45,7 +45,7 @@ func (d *decoder) validate(o *object, v reflect.Value, path string) {
 	}
 }
 
-// reportKeyed reports what a package said of its own configuration, which is at path. Its message
+// reportKeyed reports what a package said of its configuration, which is at path. Its message
 // may hold values as the environment filled them in.
 func (d *decoder) reportKeyed(path string, err error) {
 	sentence, key := withCommand(err), path

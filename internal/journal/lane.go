@@ -126,8 +126,8 @@ func (l *Lane) count(name string, n uint64) {
 	*c += n
 }
 
-// maxViewed is the size in bytes of an event that is redacted once more to be shown. Of a larger one
-// only id, type and times are shown: a second copy of it would cost too much memory.
+// maxViewed is the size in bytes of an event that is redacted once more to be shown. Of a larger
+// one only id, type and times are shown: a second copy of it would cost too much memory.
 const maxViewed = 256 << 10
 
 func (l *Lane) envelope(e *source.Event, now time.Time) Envelope {
@@ -143,7 +143,7 @@ func (l *Lane) envelope(e *source.Event, now time.Time) Envelope {
 		Organization: name(router.Organization(e)), Committed: now,
 	}
 	if l.cfg.Payload > 0 {
-		// One byte more than is kept, so that clip sees where it cuts.
+		// One byte more than is kept, so that clip knows that it cuts.
 		out.Data, out.DataSize = clip(string(e.Data[:min(len(e.Data), l.cfg.Payload+1)]), l.cfg.Payload), len(e.Data)
 	}
 	return out

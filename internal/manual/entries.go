@@ -54,8 +54,8 @@ var Entries = sync.OnceValue(func() []Entry {
 	return parseEntries(string(text))
 })
 
-// parseEntries reads the form of the page: ## for an area, ### for an entry, then a list of nothing but code, which are its patterns, and
-// its advice.
+// parseEntries reads the form of the page: ## for an area, ### for an entry, then a list of nothing
+// but code, which are its patterns, and its advice.
 func parseEntries(text string) []Entry {
 	var entries []Entry
 	area := ""
@@ -80,7 +80,8 @@ func parseEntries(text string) []Entry {
 	return entries
 }
 
-// Explain returns the entries that say something of a message, those first that recognise the most of it.
+// Explain returns the entries that say something of a message, those first that recognise the most
+// of it.
 func Explain(message string) []Entry {
 	message = strings.Join(strings.Fields(message), " ")
 	var found []Entry

@@ -81,8 +81,8 @@ var (
 	configLike = regexp.MustCompile(`^[a-z][a-z_0-9]*(\.[a-z_0-9]+)*$`)
 )
 
-// declared are the names that the module declares: names alone ("deliver"), names in a type ("Lane.deliver"), and both with the name
-// of the package before them.
+// declared are the names that the module declares: names alone ("deliver"), names in a type
+// ("Lane.deliver"), and both with the name of the package before them.
 type declared struct {
 	names     map[string]bool
 	packages  map[string]bool
@@ -90,8 +90,8 @@ type declared struct {
 	schema    string          // of the configuration
 }
 
-// fault says why a word in backticks speaks of something that does not exist. It is empty for a word that is neither a path nor a name:
-// a command, a header, a value.
+// fault says why a word in backticks speaks of something that does not exist. It is empty for a
+// word that is neither a path nor a name: a command, a header, a value.
 func (d *declared) fault(word string) string {
 	first, _, dotted := strings.Cut(word, ".")
 	switch {

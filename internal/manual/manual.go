@@ -45,7 +45,7 @@ var (
 	escape  = regexp.MustCompile(`\\([|*_<>])`)
 )
 
-// Plain is Markdown made readable where nothing renders it: fences become indentation, links their
+// Plain makes Markdown readable in a terminal: fences become indentation, links their
 // text, or their page if that says more, tables columns.
 func Plain(markdown string) string {
 	var out strings.Builder
@@ -101,7 +101,8 @@ func cells(line string) []string {
 	return parts
 }
 
-// writeTable writes each row below its first cell, the others named by the head: columns of whole sentences fit no terminal.
+// writeTable writes each row below its first cell, the others named by the head: columns of whole
+// sentences fit no terminal.
 func writeTable(out *strings.Builder, rows [][]string) {
 	if len(rows) < 2 {
 		return

@@ -86,7 +86,7 @@ var noFault = map[string]string{
 	"kafka-acls --bootstrap-server … --add --allow-principal '…'": acl,
 }
 
-// TestEveryMessageIsFound: whatever relay may say of a fault is on docs/troubleshoot.md.
+// TestEveryMessageIsFound: docs/troubleshoot.md has every message that relay prints about a fault.
 func TestEveryMessageIsFound(t *testing.T) {
 	texts := textsOf(t, "../..")
 	require.Greater(t, len(texts), 1000)

@@ -36,7 +36,7 @@ func Safe(r rune) bool {
 }
 
 // Text returns s on one line of at most Limit bytes. If it cuts s, it says how many bytes of s are
-// missing. Text of its own result changes nothing.
+// missing. Text does not change its own results.
 func Text(s string) string { return Clip(s, Limit) }
 
 // Clip is Text with another limit, which should be at least 64. White space, line breaks included,
@@ -83,7 +83,7 @@ func beginning(s string, room int) (text string, end int) {
 }
 
 // ending returns as much from the end of s as fits into room once it is escaped, but nothing before
-// least, and where it begins in s.
+// least, and its index in s.
 func ending(s string, least, room int) (text string, start int) {
 	start = max(least, len(s)-room)
 	for {

@@ -94,7 +94,7 @@ func interval(lookup func(string) (string, bool)) time.Duration {
 }
 
 func notify(ctx context.Context, path, state string) error {
-	if strings.HasPrefix(path, "@") { // a name that is no file
+	if strings.HasPrefix(path, "@") { // a name that is not a file
 		path = "\x00" + path[1:]
 	}
 	conn, err := (&net.Dialer{Timeout: grace}).DialContext(ctx, "unixgram", path)

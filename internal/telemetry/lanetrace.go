@@ -38,8 +38,8 @@ type laneTracer struct {
 	system attribute.KeyValue
 }
 
-// deliver begins the trace of a delivery; see pipeline.Observer.BeginDelivery. The requests are over
-// by then: their spans are recorded with the times at which they were.
+// deliver begins the trace of a delivery; see pipeline.Observer.BeginDelivery. The requests are
+// over by then: their spans are recorded with the times at which they were.
 func (t *laneTracer) deliver(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
 	events := 0
 	var began time.Time
@@ -76,8 +76,8 @@ func (t *laneTracer) fetched(ctx context.Context, p *source.Page) {
 	span.End(trace.WithTimestamp(p.Sent.Add(p.Took)))
 }
 
-// begin begins the span of a stage; see pipeline.Observer.BeginStage. The messages carry on the trace
-// of the span that publishes them.
+// begin begins the span of a stage; see pipeline.Observer.BeginStage. The messages carry on the
+// trace of the span that publishes them.
 func (t *laneTracer) begin(ctx context.Context, s pipeline.Stage, batch []sink.Message, next checkpoint.Position) (context.Context, func(error)) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx, func(error) {} // outside of a delivery: a standby is kept off

@@ -25,7 +25,7 @@ import (
 	"workos-relay/source"
 )
 
-var update = flag.Bool("update", false, "write docs/metrics.md anew")
+var update = flag.Bool("update", false, "write docs/metrics.md")
 
 // scrape returns what Prometheus would see, by series; absent series are absent.
 func scrape(t *testing.T, m *Metrics) map[string]string {

@@ -1,6 +1,6 @@
-// Package toybus is a kind of bus for tests: boards in the memory of this process, on which messages
-// are pinned. It shows what a bus has to bring along, since relay itself does not know it: a test
-// that configures a board adds [Kind] to the list of kinds.
+// Package toybus is a kind of bus for tests: boards in the memory of this process, on which
+// messages are pinned. It shows what a bus has to bring along, since relay itself does not know it:
+// a test that configures a board adds [Kind] to the list of kinds.
 package toybus
 
 import (

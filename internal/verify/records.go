@@ -17,7 +17,7 @@ const fileBuffer = 16 << 10
 type event struct {
 	index   uint64 // place among the events that the bus should hold
 	id      string
-	topic   uint32 // number of the topic where it belongs
+	topic   uint32 // number of the topic that the routes choose
 	created int64  // Unix nanoseconds
 	sum     [sha256.Size]byte
 	key     uint64 // hash of the topic and the key of its message

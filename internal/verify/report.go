@@ -66,7 +66,7 @@ type Example struct {
 	EventID   string    `json:"event_id"`
 	CreatedAt time.Time `json:"created_at"`
 	Topic     string    `json:"topic"`              // where the message is, or, of a missing one, should be
-	Expected  string    `json:"expected,omitempty"` // the topic where it belongs
+	Expected  string    `json:"expected,omitempty"` // the topic that the routes choose
 	Log       string    `json:"log,omitempty"`      // stream or partition
 	Offset    int64     `json:"offset,omitempty"`   // sequence in the stream, or offset in the partition
 

@@ -215,7 +215,7 @@ func TestWhatTheBusIsAskedFor(t *testing.T) {
 	b := stream(t, l)
 	check(t, l, b)
 	require.Equal(t, []string{"dsync.user.created", "user.created", "user.updated"}, b.asked)
-	require.Equal(t, noon.Add(time.Second-skew), b.since, "from the earliest event on, whatever clock the bus goes by")
+	require.Equal(t, noon.Add(time.Second-skew), b.since, "from the earliest event on, by any clock of the bus")
 }
 
 // partitions puts the messages of each topic into two partitions.
@@ -268,7 +268,7 @@ func TestRetention(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, repaired, "what may have been there once is not published again")
 	})
-	t.Run("before the span is no excuse", func(t *testing.T) {
+	t.Run("before the span is not an excuse", func(t *testing.T) {
 		b := stream(t, l)
 		b.logs[0].Trimmed = true
 		b.stored[0] = slices.Delete(b.stored[0], 0, 1)

@@ -102,8 +102,8 @@ func (k *kit) requireExactly(topics []string, sent []sink.Message) {
 	k.requireSame(sent, stored)
 }
 
-// requireInOrder checks that the topics hold sent at least once and in order: whatever is in
-// between, sent is a subsequence of what is stored. Nothing but messages of sent may be there. It
+// requireInOrder checks that the topics hold sent at least once and in order: sent is a
+// subsequence of what is stored. Nothing but messages of sent may be there. It
 // returns how many copies are too many.
 func (k *kit) requireInOrder(topics []string, sent []sink.Message) (extra int) {
 	k.Helper()

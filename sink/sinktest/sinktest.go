@@ -52,12 +52,12 @@ type Harness struct {
 	// Stop takes the broker down, without warning its clients; Start brings it back with what it
 	// had stored. Both return when done.
 	Stop, Start func(t testing.TB)
-	// Elections says that the bus may be without a leader now and then of its own accord, as a
+	// Elections says that the bus may be without a leader now and then by itself, as a
 	// cluster is: a failed attempt is then made again in every case, from the durable prefix, and
 	// may store again what it had stored; a question that failed is asked again. Elsewhere the
 	// first one has to succeed.
 	Elections bool
-	// Disturb makes the broker move its leaders, or whatever else may happen to it, while messages
+	// Disturb makes the broker move its leaders, or causes another disturbance, while messages
 	// flow. It returns when done and is called several times.
 	Disturb func(t testing.TB)
 }
@@ -111,7 +111,7 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
-// scopes numbers the cases of a process, so that each has topics of its own on a shared broker.
+// scopes numbers the cases of a process, so that each has its own topics on a shared broker.
 var scopes atomic.Int64
 
 // kit is one case under way.

@@ -102,7 +102,7 @@ func WrongShape() Fault {
 	return Mutate("wrong shape", func([]byte) []byte { return []byte(`{"object":"list","data":{"events":[]},"list_metadata":[]}`) })
 }
 
-// Empty sends a page without events and without a cursor, whatever there is.
+// Empty sends a page without events and without a cursor, also if there are events.
 func Empty() Fault {
 	return Mutate("empty", func([]byte) []byte {
 		return []byte(`{"object":"list","data":[],"list_metadata":{"before":null,"after":null}}`)

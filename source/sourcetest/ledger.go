@@ -121,9 +121,9 @@ func (s *Server) Len() int {
 	return s.store.len()
 }
 
-// Events yields the JSON of the events held, in the order of the list, also of those that hold-back,
-// retention and Expire hide. The bytes must not be changed. Events appended meanwhile may or may
-// not be yielded.
+// Events yields the JSON of the events held, in the order of the list, also of those that
+// hold-back, retention and Expire hide. The bytes must not be changed. Events appended meanwhile
+// may or may not be yielded.
 func (s *Server) Events(f Filter) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		s.each(f, func(n int) func() bool {

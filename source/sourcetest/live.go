@@ -20,7 +20,7 @@ type LiveConfig struct {
 
 // Live makes lifelike events, appended as time passes, until ctx ends or Max is reached; it returns
 // nil then. It blocks: the caller owns the goroutine. Several calls, one after another or at once,
-// go on with ids of their own.
+// go on with separate ids.
 func (s *Server) Live(ctx context.Context, c LiveConfig) error {
 	if !(c.Rate > 0) || math.IsInf(c.Rate, 0) {
 		return errors.New("sourcetest: live generation needs a positive rate")

@@ -81,7 +81,8 @@ func WithExclusiveRange(start, end bool) Option {
 // 30 days; 0 is unbounded.
 func WithMaxRange(d time.Duration) Option { return func(c *config) { c.maxRange = d } }
 
-// WithOldestFirst serves ascending whatever `order` says, as the live server has been reported to.
+// WithOldestFirst serves ascending with any value of `order`, as the live server has been reported
+// to.
 func WithOldestFirst() Option { return func(c *config) { c.oldestFirst = true } }
 
 // WithOverlap begins every page of a request with `after` n events too early, the event of `after`

@@ -105,7 +105,7 @@ func (r *renderer) email() {
 	r.lit("@", r.domain())
 }
 
-// member numbers a person, or what belongs to one, within all organizations.
+// member numbers a user, or an object of one, within all organizations.
 func (r *renderer) member() uint64 { return uint64(r.e.org)<<32 | uint64(r.e.user) }
 
 const (

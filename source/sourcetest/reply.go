@@ -160,7 +160,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// RoundTripper returns the server as a transport in memory: it answers every request whatever its
+// RoundTripper returns the server as a transport in memory: it answers every request to any
 // host, in the caller's own goroutine. It returns when the request's context ends.
 func (s *Server) RoundTripper() http.RoundTripper { return roundTripper{s} }
 

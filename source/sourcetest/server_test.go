@@ -101,7 +101,7 @@ func TestStrictQueries(t *testing.T) {
 		{"newest first, by default", types, nil, 200, "43210"},
 		{"asc", types + "&order=asc", nil, 200, "01234"},
 		{"normal", types + "&order=normal", nil, 200, "01234"},
-		{"oldest first whatever is asked", types + "&order=desc", []Option{WithOldestFirst()}, 200, "01234"},
+		{"oldest first for any order", types + "&order=desc", []Option{WithOldestFirst()}, 200, "01234"},
 		{"unknown order", types + "&order=up", nil, 422, `"errors":[{"code":"order_invalid","field":"order"}]`},
 
 		{"events missing", "limit=1", nil, 400, "'events' parameter is required"},

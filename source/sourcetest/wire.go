@@ -52,7 +52,7 @@ func (s *Server) Wire() *Wire {
 	return w
 }
 
-// Dial opens a connection to the server, whatever the address.
+// Dial opens a connection to the server, for any address.
 func (w *Wire) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, server := net.Pipe()
 	select {

@@ -41,7 +41,7 @@ func TestChaosKafkaAtLeastOnce(t *testing.T) {
 	profile(t, newKafkaBus(t), atLeastOnce, false)
 }
 
-// profile lets a schedule loose on relays that carry events of a live API, two of them where one
+// profile lets a schedule loose on relays that carry events of a live API, two of them if one
 // can stand by, and judges what came of it. samePlaces says that the places of positions and events
 // are of one count.
 func profile(t *testing.T, b bus, delivery string, samePlaces bool) {

@@ -24,7 +24,7 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// The listener of each broker that is for proxies, and where it tells clients to come, counted from
+// The listener of each broker that is for proxies, and the advertised one, counted from
 // its plain one.
 const proxiedPort, advertisedPort = 40, 50
 

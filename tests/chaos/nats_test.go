@@ -76,7 +76,8 @@ func (b *natsBus) count() int {
 	return b.counted
 }
 
-// watch reads the position again and again until ctx ends, as whoever answers first shows it.
+// watch reads the position again and again until ctx ends, as the first server that answers shows
+// it.
 func (b *natsBus) watch(ctx context.Context) {
 	request, _ := json.Marshal(map[string]string{"last_by_subj": positionTopics + ">"})
 	for ctx.Err() == nil {

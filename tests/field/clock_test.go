@@ -31,7 +31,7 @@ func newStranger(t *testing.T, api, url string, clock time.Duration) *stranger {
 	return &stranger{clock: clock, ledger: s.Ledger(checkpoint.Identity{Relay: "workos", Lane: "nats", Endpoint: api, Destination: c.Identity()})}
 }
 
-// hold takes the position over, or renews it. Whoever takes it away meanwhile wins.
+// hold takes the position over, or renews it. A relay that takes it away meanwhile wins.
 func (s *stranger) hold(t *testing.T) {
 	t.Helper()
 	prev, err := s.ledger.Load(t.Context())

@@ -120,7 +120,7 @@ func TestControlOfALaneWaitsForNoOther(t *testing.T) {
 	})
 }
 
-// TestReloadsAndMovesOfOneLaneComeOneAfterTheOther: whatever is asked at the same time, the lane
+// TestReloadsAndMovesOfOneLaneComeOneAfterTheOther: with requests at the same time, the lane
 // runs in the end, with the last configuration, and nothing is lost.
 func TestReloadsAndMovesOfOneLaneComeOneAfterTheOther(t *testing.T) {
 	t.Parallel()

@@ -84,8 +84,8 @@ func TestTheLastEventExpires(t *testing.T) {
 	}
 }
 
-// TestTheLastEventExpiresUnderAStandby: the record is on the bus, so whoever takes over goes on
-// too.
+// TestTheLastEventExpiresUnderAStandby: the record is on the bus, so a relay that takes over
+// continues too.
 func TestTheLastEventExpiresUnderAStandby(t *testing.T) {
 	t.Parallel()
 	var clock movingClock

@@ -218,8 +218,8 @@ func TestAServerOfThreeGoesAway(t *testing.T) {
 	l.requireAll(t, 0)
 }
 
-// newNATSCluster starts three servers n0, n1 and n2 of the cluster three, with the tags zone-0, zone-1
-// and zone-2.
+// newNATSCluster starts three servers n0, n1 and n2 of the cluster three, with the tags zone-0,
+// zone-1 and zone-2.
 func newNATSCluster(t *testing.T) []*natsServer {
 	t.Helper()
 	ports := []int{testaddr.Port(t), testaddr.Port(t), testaddr.Port(t)}
@@ -341,7 +341,7 @@ func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 }
 
 // TestConnectionsBreakUnderLoad: in at_least_once events may come too early and once more in their
-// place, so that whoever reads the copies too has the whole order.
+// place, so that a consumer that reads the copies too has the whole order.
 func TestConnectionsBreakUnderLoad(t *testing.T) {
 	t.Parallel()
 	api, bus := newAPI(t, backlog(20_000)), newNATS(t, nil)

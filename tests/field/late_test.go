@@ -140,7 +140,7 @@ func eventsOf(t testing.TB, js jetstream.JetStream, eventType string) (ids, mark
 	}
 }
 
-// firsts returns each id once, where it comes first.
+// firsts returns each id once, at its first occurrence.
 func firsts(ids []string) (out []string) {
 	seen := map[string]bool{}
 	for _, id := range ids {

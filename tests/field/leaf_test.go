@@ -113,7 +113,7 @@ func (c *cable) mend() {
 	c.down = false
 }
 
-// hubAndLeaf starts a hub and a leaf node of it, each with a JetStream domain of its own. The leaf
+// hubAndLeaf starts a hub and a leaf node of it, each with its own JetStream domain. The leaf
 // reaches the hub through the cable.
 func hubAndLeaf(t testing.TB) (hub, leaf *natsServer, link *cable) {
 	t.Helper()

@@ -96,7 +96,7 @@ func TestStreamDeleted(t *testing.T) {
 	}
 }
 
-// TestStandbyOfADeletedStream has a standby with a data directory of its own watch the relay whose
+// TestStandbyOfADeletedStream has a standby with its own data directory watch the relay whose
 // stream is deleted: neither makes the stream again.
 func TestStandbyOfADeletedStream(t *testing.T) {
 	t.Parallel()

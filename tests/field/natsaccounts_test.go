@@ -23,8 +23,8 @@ import (
 	"workos-relay/source/sourcetest"
 )
 
-// projected is a directory of secrets as the kubelet writes it: each name is a link into ..data, and
-// that is a link to a directory with a time in its name, which is swapped as a whole.
+// projected is a directory of secrets as the kubelet writes it: each name is a link into ..data,
+// and that is a link to a directory with a time in its name, which is swapped as a whole.
 type projected struct {
 	path  string
 	turns int
@@ -246,8 +246,8 @@ func TestTheKubeletSwapsNATSSecrets(t *testing.T) {
 	})
 }
 
-// importing makes a server with the accounts of docs/nats.md: BUS stores, and APP, of which relay is
-// a user, imports its JetStream API and the subjects that relay publishes to.
+// importing makes a server with the accounts of docs/nats.md: BUS stores, and APP, of which relay
+// is a user, imports its JetStream API and the subjects that relay publishes to.
 func importing(t testing.TB) func(*server.Options) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "nats.conf")
@@ -317,8 +317,8 @@ func TestAccountWithImports(t *testing.T) {
 	})
 }
 
-// TestLeafNodeWithoutJetStream: relay is connected to a leaf node that stores nothing and belongs to
-// an account of the hub. It reaches the JetStream API of the hub by its domain.
+// TestLeafNodeWithoutJetStream: relay is connected to a leaf node that stores nothing and belongs
+// to an account of the hub. It reaches the JetStream API of the hub by its domain.
 func TestLeafNodeWithoutJetStream(t *testing.T) {
 	t.Parallel()
 	port := testaddr.Port(t)

@@ -28,7 +28,8 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// sinkConfig is a configuration with one NATS sink. more are further keys of it, each after a comma.
+// sinkConfig is a configuration with one NATS sink. more are further keys of it, each after a
+// comma.
 func sinkConfig(api *sourcetest.Server, url, more string) string {
 	return sourceConfig(api.URL()) + fmt.Sprintf("sinks: [{name: nats, type: nats, url: %q%s}]\n", url, more)
 }

@@ -75,8 +75,8 @@ func TestPlacementOfTheStream(t *testing.T) {
 	require.Equal(t, api.IDs(sourcetest.Filter{}), eventIDs(t, js, stream), "every event once, in order")
 }
 
-// TestAStreamThatCannotBePlaced: no server is what create.placement asks for, a single server has no
-// choice, and input that cannot be a placement is refused.
+// TestAStreamThatCannotBePlaced: no server is what create.placement asks for, a single server has
+// no choice, and input that cannot be a placement is refused.
 func TestAStreamThatCannotBePlaced(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(10))

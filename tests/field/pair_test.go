@@ -53,7 +53,7 @@ func stuckPair(t *testing.T, config string, refuse func(), events func(), permit
 		code, body := r.Ready()
 		require.Equal(t, http.StatusServiceUnavailable, code, "%s: %s", name, body)
 	}
-	require.Greater(t, notReady[b], 45*time.Second, "a moment is no reason")
+	require.Greater(t, notReady[b], 45*time.Second, "a short time is not a reason")
 	_, body = b.Ready()
 	require.Contains(t, body, "although events wait")
 	permit()

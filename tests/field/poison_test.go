@@ -20,13 +20,15 @@ import (
 // advised finds the command that relay advises for an event that it stopped at.
 var advised = regexp.MustCompile("`relay (checkpoint set [^`]*)`")
 
-// eventsWithLarge appends n events of which the one at index large has 3 MB of text, and returns their ids.
+// eventsWithLarge appends n events of which the one at index large has 3 MB of text, and returns
+// their ids.
 func eventsWithLarge(t *testing.T, api *sourcetest.Server, n, large int) []string {
 	t.Helper()
 	return eventsWithSize(t, api, n, large, 3<<20)
 }
 
-// eventsWithSize appends n events of which the one at index large has text of so many bytes, and returns their ids.
+// eventsWithSize appends n events of which the one at index large has text of so many bytes, and
+// returns their ids.
 func eventsWithSize(t *testing.T, api *sourcetest.Server, n, large, size int) []string {
 	t.Helper()
 	ids := make([]string, n)
@@ -47,7 +49,8 @@ func eventsWithSize(t *testing.T, api *sourcetest.Server, n, large, size int) []
 // published returns the ids of the events on a bus, in their order if the bus has one.
 type published func() []string
 
-// onNATS and onKafka start a bus, and return the configuration of a relay for it and what is published.
+// onNATS and onKafka start a bus, and return the configuration of a relay for it and what is
+// published.
 func onNATS(t *testing.T, api *sourcetest.Server, more string) (config string, ids published) {
 	bus := newNATS(t, nil)
 	js := bus.connect(t)
@@ -76,8 +79,8 @@ func (k *kafka) ids(t *testing.T) []string {
 	return ids
 }
 
-// TestFollowingTheAdviceSkipsOneEvent: a lane that stops at an event has committed all before it, and the command that it advises
-// skips that event and no other.
+// TestFollowingTheAdviceSkipsOneEvent: a lane that stops at an event has committed all before it,
+// and the command that it advises skips that event and no other.
 //
 // P1: the command that relay prints skips one event and no other.
 // P9: the lane stops at the event by name.
@@ -123,7 +126,8 @@ func TestFollowingTheAdviceSkipsOneEvent(t *testing.T) {
 	}
 }
 
-// TestFollowingTheAdviceWhileRelayRuns: of two lanes one stops, and the command goes through the admin address.
+// TestFollowingTheAdviceWhileRelayRuns: of two lanes one stops, and the command goes through the
+// admin address.
 func TestFollowingTheAdviceWhileRelayRuns(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)
@@ -154,8 +158,9 @@ func TestFollowingTheAdviceWhileRelayRuns(t *testing.T) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestADeadLetterIsRefusedToo: the topic of dead letters takes less than the others. The event's dead letter goes there without the
-// event, and if that does not fit either, everything before the event is delivered.
+// TestADeadLetterIsRefusedToo: the topic of dead letters takes less than the others. The event's
+// dead letter goes there without the event, and if that does not fit either, everything before the
+// event is delivered.
 func TestADeadLetterIsRefusedToo(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{400, 8 << 10} {
@@ -217,8 +222,9 @@ func TestCountingIsHonest(t *testing.T) {
 	require.Contains(t, out, "could not be counted")
 }
 
-// TestABusThatTakesLessThanBefore: the limit of the stream is lowered while relay runs, so that the server refuses an event that
-// relay does not expect to be refused. In an atomic batch it does not say which.
+// TestABusThatTakesLessThanBefore: the limit of the stream is lowered while relay runs, so that the
+// server refuses an event that relay does not expect to be refused. In an atomic batch it does not
+// say which.
 func TestABusThatTakesLessThanBefore(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"auto", "at_least_once"} {

@@ -32,7 +32,7 @@ var refusals = map[string]func(name string) (int, []byte){
 	"nothing is named": func(string) (int, []byte) { return 422, []byte(`{"message":"Validation failed"}`) },
 }
 
-// TestRefusedTypes: event types that the API refuses, in whatever words, hold back no other type.
+// TestRefusedTypes: event types that the API refuses, in any words, do not hold back other types.
 func TestRefusedTypes(t *testing.T) {
 	t.Parallel()
 	for name, how := range refusals {

@@ -23,8 +23,8 @@ func newEvent(n int, eventType string, secondsAgo int) hostileEvent {
 }
 
 // serveAnything starts an Events API that goes on after a cursor and otherwise does as it likes: it
-// sends every event, whatever types are asked for, and as many at once as most says, whatever limit
-// is asked for; 0 keeps to the limit.
+// sends every event, of any type, and as many at once as most says, for any limit; 0 keeps to the
+// limit.
 func serveAnything(t testing.TB, events []hostileEvent, most int) (url string) {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -133,7 +133,7 @@ func TestTheEmbeddedServerAsksForCredentials(t *testing.T) {
 				require.NoError(t, err)
 				defer old.Close()
 				require.NoError(t, os.WriteFile(file, []byte(next), 0o600))
-				require.Eventually(t, old.IsClosed, patient, often, "whoever came with the credentials of before is disconnected")
+				require.Eventually(t, old.IsClosed, patient, often, "clients with the previous credentials are disconnected")
 				_, err = stored(url, c.right)
 				require.ErrorIs(t, err, nats.ErrAuthorization)
 				right := nats.Token(next)

@@ -72,7 +72,7 @@ func liesOfFrames() []lie {
 
 // lies in the answers to certain requests.
 func liesOfAnswers() []lie {
-	arrays := func(a kafkaAnswer) []byte { // whatever looks like a small number becomes a large one
+	arrays := func(a kafkaAnswer) []byte { // every value that looks like a small number becomes a large one
 		b := bytes.Clone(a.Body())
 		for i := 0; i+4 <= len(b); i += 2 {
 			if n := binary.BigEndian.Uint32(b[i:]); n > 0 && n < 100 {

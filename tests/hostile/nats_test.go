@@ -62,7 +62,8 @@ type forger struct {
 	forge             atomic.Pointer[func(subject string) string] // the acknowledgement of a message that the server does not get; nil passes all
 	forged            atomic.Int64
 	// batches leaves messages alone that are no part of an atomic batch. The acknowledgement of a
-	// position that moves by itself, such as a renewal of the lease, has nothing that could prove it.
+	// position that moves by itself, such as a renewal of the lease, has nothing that could prove
+	// it.
 	batches bool
 }
 

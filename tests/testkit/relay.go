@@ -52,8 +52,8 @@ func NewRelay(t testing.TB, binary, name, text string, env ...string) *Relay {
 	return r
 }
 
-// Twin prepares a second relay with the configuration of r, but with a data directory and an admin
-// address of its own.
+// Twin prepares a second relay with the configuration of r, but with another data directory and
+// admin address.
 func (r *Relay) Twin(t testing.TB, name string) *Relay {
 	t.Helper()
 	text, err := os.ReadFile(r.Config)

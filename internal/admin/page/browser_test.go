@@ -18,8 +18,8 @@ import (
 	"workos-relay/source"
 )
 
-// Whatever an event or an error calls itself, a browser runs none of it, in the page as it is
-// loaded and in what is put into it later.
+// A browser runs no text of an event or an error as code, neither in the page as it is loaded nor
+// in later updates.
 func TestHostileNamesInABrowser(t *testing.T) {
 	tab := browsertest.Open(t)
 	const hostile = `<img src=x onerror="window.hacked=1"><script>window.hacked=2</script><svg onload="window.hacked=3">`
@@ -42,7 +42,7 @@ func TestHostileNamesInABrowser(t *testing.T) {
 	require.Zero(t, browsertest.Eval[int](tab, `document.querySelectorAll("main img, main script").length`))
 }
 
-// What somebody reads stays where it is; what was unfolded stays so.
+// Updates do not move text that somebody reads, and keep unfolded parts unfolded.
 func TestListsThatAreReadAreLeftAlone(t *testing.T) {
 	tab := browsertest.Open(t)
 	w := newWorld(t, running("nats"))
@@ -67,7 +67,7 @@ func TestListsThatAreReadAreLeftAlone(t *testing.T) {
 
 func TestABrowserFindsTheRelayAgain(t *testing.T) {
 	tab := browsertest.Open(t)
-	w := newWorldOn(t, testaddr.Free(t), running("nats")) // where nobody else listens meanwhile
+	w := newWorldOn(t, testaddr.Free(t), running("nats")) // an address on which no other test listens
 	tab.Go(w.base)
 	tab.Until(`document.querySelector("#connection").innerText == "Live"`)
 	w.set(running("nats"), running("kafka"))

@@ -200,7 +200,7 @@ func TestAssetsAndPolicy(t *testing.T) {
 	}
 }
 
-// Whatever an event, an error or a bus calls itself, it is text.
+// Texts of an event, an error or a bus are shown as text.
 func TestHostileNames(t *testing.T) {
 	const hostile = `"><script>alert(1)</script><img src=x onerror='alert(2)'>`
 	lane := running("nats")
@@ -278,7 +278,7 @@ func TestTheStreamBringsWhatHasChanged(t *testing.T) {
 	body := w.get(t, "/").body
 	require.Contains(t, body, `data-shape="`+first.Shape+`"`)
 	require.Equal(t, "relay workos", first.Title)
-	require.True(t, first.Writable, "on loopback, where no token is asked for")
+	require.True(t, first.Writable, "on loopback, which needs no token")
 	require.Equal(t, []string{"running"}, first.States)
 	for id := range first.Fragments {
 		require.Contains(t, body, `id="`+id+`"`, "each fragment has its place")
@@ -288,7 +288,7 @@ func TestTheStreamBringsWhatHasChanged(t *testing.T) {
 	for range 20 {
 		u := f.next(t)
 		require.NotContains(t, u.Fragments, "types", "unchanged")
-		require.NotContains(t, u.Fragments, "verdict", "unchanged, and read aloud where it changes")
+		require.NotContains(t, u.Fragments, "verdict", "unchanged, and read aloud only when it changes")
 	}
 	w.past.Lane("nats").Observe(nil).Committed(pipeline.Outcome{Events: []source.Event{{ID: "event_1", Event: "user.created"}}}, checkpoint.Checkpoint{})
 	paused := running("nats")

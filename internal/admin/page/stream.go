@@ -19,7 +19,7 @@ type update struct {
 	Shape     string                   `json:"shape"` // if it differs from the page's, the page must be loaded again
 	Title     string                   `json:"title"`
 	Icon      string                   `json:"icon"`
-	Writable  bool                     `json:"writable"`            // whoever opened the stream may steer
+	Writable  bool                     `json:"writable"`            // the client that opened the stream may control relay
 	States    []string                 `json:"states"`              // of the lanes, in their order
 	Fragments map[string]template.HTML `json:"fragments,omitempty"` // by the id of the element whose content they are
 }
