@@ -35,8 +35,8 @@ type credentials struct{ jwt, seed string }
 // nkeySeed is what an NKey file holds, with the public key that follows from it.
 type nkeySeed struct{ public, seed string }
 
-// access opens the files, so that a wrong name fails at the start.
-func (c Config) access() (*access, error) {
+// newAccess opens the files of c, so that a wrong name fails at the start.
+func newAccess(c Config) (*access, error) {
 	a := &access{cfg: c, system: tlsconf.SystemRoots(c.Files)}
 	var err error
 	if a.tls, err = c.TLS.section().Open(c.Files, c.key("")); err != nil {
@@ -58,14 +58,6 @@ func (c Config) access() (*access, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-// key is a key of the sink as messages name it.
-func (c Config) key(name string) string {
-	if c.Lane == "" {
-		return name
-	}
-	return "sinks[" + c.Lane + "]." + name
 }
 
 var (

@@ -119,7 +119,7 @@ func (a *admin) create(ctx context.Context, l *link, topics []string) (*jetstrea
 		AllowDirect: true,
 		Placement:   a.cfg.Create.placement(),
 		Compression: a.cfg.Create.compression(),
-		Metadata:    a.cfg.metadata(),
+		Metadata:    a.metadata(),
 
 		AllowRollup:        true,
 		AllowMsgTTL:        true,
@@ -152,10 +152,10 @@ func (a *admin) create(ctx context.Context, l *link, topics []string) (*jetstrea
 }
 
 // metadata is that of a stream that relay creates.
-func (c Config) metadata() map[string]string {
+func (a *admin) metadata() map[string]string {
 	all := map[string]string{}
-	maps.Copy(all, c.Create.Metadata)
-	all[metadataCreator], all[metadataRelay] = creator, c.RelayID
+	maps.Copy(all, a.cfg.Create.Metadata)
+	all[metadataCreator], all[metadataRelay] = creator, a.cfg.RelayID
 	return all
 }
 

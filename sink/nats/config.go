@@ -177,6 +177,14 @@ func (c Config) EmbeddedAddress() string {
 	}
 }
 
+// key is a key of the sink as messages name it.
+func (c Config) key(name string) string {
+	if c.Lane == "" {
+		return name
+	}
+	return "sinks[" + c.Lane + "]." + name
+}
+
 // Identity names what a sink of this configuration writes to, without addresses: "nats stream
 // WORKOS, domain hub".
 func (c Config) Identity() string {
@@ -313,12 +321,15 @@ func (c Config) validateAddress(address string) (scheme string, _ error) {
 			return "", keyErrorf("url", "%s is not a port: use 1 to 65535, as in nats://host:4222", port)
 		}
 	}
+	if parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" {
+		return "", keyErrorf("url", "what follows ? or # in an address ends up in logs: remove it, and put what a proxy asks for into websocket.headers_file")
+	}
 	switch parsed.Scheme {
 	case "ws", "wss":
-		if parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" {
-			return "", keyErrorf("url", "what follows ? or # in an address ends up in logs: remove it, and put what a proxy asks for into websocket.headers_file")
-		}
 	case "nats", "tls":
+		if parsed.Path != "" && parsed.Path != "/" {
+			return "", keyErrorf("url", "a path is for websocket addresses (ws, wss) only: remove it")
+		}
 	default:
 		return "", keyErrorf("url", "scheme %q is none of nats, tls, ws, wss", parsed.Scheme)
 	}

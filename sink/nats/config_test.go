@@ -25,6 +25,9 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		{"url", func(c *Config) { c.URL = "ws://a,wss://b" }},
 		{"url", func(c *Config) { c.URL = "ws://a?token=s3cret" }},
 		{"url", func(c *Config) { c.URL = "wss://a/#s3cret" }},
+		{"url", func(c *Config) { c.URL = "a?token=s3cret" }},
+		{"url", func(c *Config) { c.URL = "tls://a/#s3cret" }},
+		{"url", func(c *Config) { c.URL = "nats://a:4222/s3cret" }},
 		{"url", func(c *Config) { c.URL = "nats://::1:4222" }},
 		{"url", func(c *Config) { c.URL = "2001:db8::1" }},
 		{"url", func(c *Config) { c.URL = "nats://a:0" }},
@@ -79,7 +82,7 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 		require.Equal(t, "nats://"+at, outside.URL)
 		require.Equal(t, Auth{User: "relay", Password: "s3cret"}, outside.auth())
 	}
-	for _, url := range []string{"nats://a:4222", "a", "a:4222,b:4222", "tls://a, tls://b", "wss://a/nats", "nats://[::1]:4222", "[::1]", "nats://[fe80::1%25eth0]:4222", "ws://a/x,ws://b/y", "WS://a"} {
+	for _, url := range []string{"nats://a:4222", "a", "a:4222,b:4222", "tls://a, tls://b", "wss://a/nats", "nats://[::1]:4222", "nats://a:4222/", "[::1]", "nats://[fe80::1%25eth0]:4222", "ws://a/x,ws://b/y", "WS://a"} {
 		require.NoError(t, Config{URL: url}.withDefaults().Validate(), url)
 	}
 }
@@ -87,7 +90,7 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 func TestWebsocketPath(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
-		"nats://a/x": "", "wss://a": "", "wss://a/x": "/x", "ws://a/x, ws://b:1/x": "/x", "ws://a/x,ws://b/y": "", "ws://a,ws://b/y": "", "ws://a/x%20y": "/x%20y",
+		"nats://a/": "", "wss://a": "", "wss://a/x": "/x", "ws://a/x, ws://b:1/x": "/x", "ws://a/x,ws://b/y": "", "ws://a,ws://b/y": "", "ws://a/x%20y": "/x%20y",
 	} {
 		require.Equal(t, want, Config{URL: url}.websocketPath(), url)
 	}

@@ -137,7 +137,7 @@ func (c *connection) open() (*link, error) {
 	credentials, identity := c.access.options()
 	l.identity = identity
 	opts := slices.Concat(c.options, credentials, []nats.Option{
-		c.cfg.bounded(),
+		boundedBy(*c.cfg),
 		nats.ConnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.onDown(l, err) }),
@@ -158,7 +158,7 @@ func (c *connection) open() (*link, error) {
 		err = sub.SetPendingLimits(ackSubPending, ackSubBytes)
 	}
 	if err == nil {
-		l.js, err = c.cfg.jetStream(nc)
+		l.js, err = jetStreamOf(*c.cfg, nc)
 	}
 	if err != nil {
 		nc.Close()
@@ -167,8 +167,8 @@ func (c *connection) open() (*link, error) {
 	return l, nil
 }
 
-// options turns the configuration into the options of nats.go, but for those of access.
-func (c Config) options() []nats.Option {
+// optionsOf turns the configuration into the options of nats.go, but for those of access.
+func optionsOf(c Config) []nats.Option {
 	return []nats.Option{
 		nats.Name(strings.Join(strings.Fields("relay "+c.RelayID+" "+c.Lane), " ")),
 		nats.Timeout(dialTimeout),
@@ -193,7 +193,7 @@ func reconnectDelay(attempts int) time.Duration {
 	return retry.Backoff{First: reconnectMin, Most: reconnectMax}.After(attempts + 1)
 }
 
-func (c Config) jetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+func jetStreamOf(c Config, nc *nats.Conn) (jetstream.JetStream, error) {
 	timeout := jetstream.WithDefaultTimeout(c.AckTimeout) // of what is asked with a context that has no deadline
 	switch {
 	case c.Domain != "":
@@ -305,7 +305,7 @@ func (c *connection) request(ctx context.Context, l *link, call string, body []b
 		<-watched
 	}()
 	err = c.ask(ctx, func(ctx context.Context) (err error) {
-		msg, err = l.nc.RequestWithContext(ctx, c.cfg.apiSubject(call), body)
+		msg, err = l.nc.RequestWithContext(ctx, c.apiSubject(call), body)
 		return err
 	})
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -334,12 +334,13 @@ func (c *connection) ask(ctx context.Context, question func(context.Context) err
 	}
 }
 
-func (c Config) apiSubject(call string) string {
+// apiSubject returns the subject of a call of the JetStream API.
+func (c *connection) apiSubject(call string) string {
 	switch {
-	case c.Domain != "":
-		return "$JS." + c.Domain + ".API." + call
-	case c.APIPrefix != "":
-		return strings.TrimSuffix(c.APIPrefix, ".") + "." + call
+	case c.cfg.Domain != "":
+		return "$JS." + c.cfg.Domain + ".API." + call
+	case c.cfg.APIPrefix != "":
+		return strings.TrimSuffix(c.cfg.APIPrefix, ".") + "." + call
 	default:
 		return "$JS.API." + call
 	}

@@ -314,8 +314,8 @@ type asked struct {
 	metadata    map[string]string
 }
 
-// asks must be called before withDefaults, which sets what the configuration does not name.
-func (c Config) asks() asked {
+// askedBy must be called before withDefaults, which sets what the configuration does not name.
+func askedBy(c Config) asked {
 	var a asked
 	if c.Create.Has("replicas", c.Create.Replicas != 0) {
 		n := max(c.Create.Replicas, 1)

@@ -1,3 +1,11 @@
+// Package nats publishes to a NATS JetStream stream, on a separate server or on one embedded in this
+// process. A Sink publishes message by message, at least once. A Ledger commits atomic batches that
+// carry the position with them, exactly once.
+//
+// An acknowledgement of JetStream means that the leader of the stream has stored the message, and if
+// the stream has several replicas, that a majority has. On a single server the message is in the
+// page cache until the server syncs, every two minutes by default: for power loss use three
+// replicas, or sync_interval: always, which is the default of the embedded server.
 package nats
 
 import (
@@ -45,12 +53,12 @@ var (
 // is down is not an error. An error means that the configuration cannot work as it is, or that the
 // embedded server did not start; ctx bounds that start.
 func New(ctx context.Context, config Config) (*Sink, error) {
-	asked := config.asks()
+	asked := askedBy(config)
 	config = config.withDefaults()
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	access, err := config.access()
+	access, err := newAccess(config)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +79,7 @@ func New(ctx context.Context, config Config) (*Sink, error) {
 
 // newSink puts a sink together. It neither connects nor starts anything.
 func newSink(cfg *Config, access *access, asked asked) *Sink {
-	conn := &connection{cfg: cfg, servers: cfg.URL, options: cfg.options(), access: access, closing: make(chan struct{})}
+	conn := &connection{cfg: cfg, servers: cfg.URL, options: optionsOf(*cfg), access: access, closing: make(chan struct{})}
 	stream := &stream{cfg: cfg, conn: conn}
 	sender := &sender{cfg: cfg, conn: conn, stream: stream, turn: make(chan struct{}, 1), settle: settleTime}
 	conn.onAck, conn.onDenied = sender.onAck, sender.onDenied

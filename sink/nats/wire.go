@@ -31,8 +31,8 @@ type boundedDialer struct {
 	websocket bool
 }
 
-// bounded returns the option for it.
-func (c Config) bounded() nats.Option {
+// boundedBy returns the option for it.
+func boundedBy(c Config) nats.Option {
 	return nats.SetCustomDialer(&boundedDialer{net.Dialer{Timeout: dialTimeout, FallbackDelay: -time.Second}, c.overWebsocket()})
 }
 

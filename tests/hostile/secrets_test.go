@@ -49,7 +49,8 @@ func TestAddressesDoNotShowCredentials(t *testing.T) {
 	}
 	for _, a := range []string{
 		"nats://relay:hunter2@127.0.0.1:9", "relay:hunter2@127.0.0.1:9", "nats://hunter2@127.0.0.1:9", "nats://127.0.0.1:9,nats://relay:hunter2@127.0.0.1:9",
-		"nats://relay:hunter2%zz@127.0.0.1:9", "tls://relay:hunter2@127.0.0.1:9", "wss://relay:hunter2@127.0.0.1:9", "http://relay:hunter2@127.0.0.1:9",
+		"nats://relay:hunter2%zz@127.0.0.1:9", "tls://relay:hunter2@127.0.0.1:9", "wss://relay:hunter2@127.0.0.1:9", "ws://127.0.0.1:9/?token=hunter2", "wss://127.0.0.1:9/nats#hunter2", "nats://127.0.0.1:9?token=hunter2",
+		"127.0.0.1:9/hunter2", "tls://127.0.0.1:9/#hunter2", "http://relay:hunter2@127.0.0.1:9",
 	} {
 		attempts = append(attempts, attempt{nats, a})
 	}
