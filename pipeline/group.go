@@ -17,7 +17,7 @@ const restartAfter = 5 * time.Minute
 
 // Group runs lanes side by side. A lane that stops leaves the others running, and each may be
 // stopped and replaced while they run. A lane that stopped with a *source.RefusalError is started
-// again every 5 minutes as long as other lanes run, since the API may accept its requests by then.
+// again every 5 minutes as long as other lanes run or Hold keeps the group, since the API may accept its requests by then.
 // A Group is safe for concurrent use.
 type Group struct {
 	ctx     context.Context
@@ -83,11 +83,11 @@ func (g *Group) ended(l *Lane, r *running, err error) {
 	g.changed.Broadcast()
 }
 
-// restart starts a lane again, unless it was forgotten or no other lane runs any more.
+// restart starts a lane again, unless it was forgotten or the group has ended.
 func (g *Group) restart(l *Lane) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.waiting[l] != nil && len(g.running) > 0 && g.ctx.Err() == nil {
+	if g.waiting[l] != nil && (len(g.running) > 0 || g.holds > 0) && g.ctx.Err() == nil {
 		g.start(l)
 	}
 }

@@ -50,7 +50,7 @@ type cli struct {
 
 const description = `relay carries every WorkOS event to your own message bus, in order, and moves its checkpoint only after the bus has acknowledged.
 
-With WORKOS_API_KEY set, "relay run" needs no configuration: it stores into an embedded NATS JetStream server on 127.0.0.1:4222.
+With WORKOS_API_KEY set, "relay run" needs no configuration: it stores into an embedded NATS JetStream server on 127.0.0.1:4222, with the dead-letter topic relay.dead_letter.
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 operator action required.`
 
@@ -121,6 +121,10 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 // impliedConfig is the configuration file of a command if --config names none and this one exists.
 const impliedConfig = "config.yaml"
 
+// withoutFile is the configuration if there is no file: the defaults, and a dead-letter topic, so
+// that one event does not stop a relay that nobody has configured yet.
+const withoutFile = "dead_letter: {topic: relay.dead_letter}\n"
+
 // loadConfig reads the file of --config, or ./config.yaml if that exists, else the defaults.
 func (env *environment) loadConfig() (*config.Config, error) {
 	return env.loadConfigWith(env.lookupEnv)
@@ -136,7 +140,7 @@ func (env *environment) loadConfigWith(lookupEnv func(string) (string, bool)) (*
 		}
 	}
 	if path == "" {
-		cfg, err := env.format.Default(lookupEnv)
+		cfg, err := env.format.Parse("", []byte(withoutFile), lookupEnv)
 		if err != nil {
 			return nil, app.Usage(err)
 		}

@@ -47,6 +47,8 @@ type Relay struct {
 
 	mu      sync.RWMutex // guards what follows, only for moments; slices are replaced, never changed in place
 	running bool         // from start to close
+	leave   func()       // ends the wait for an operator once no lane runs; nil if relay then ends
+	leaving bool         // relay is being stopped
 	cfg     *config.Config
 	members []*member
 	gates   map[string]gate  // of lanes, by name; a lane that was removed leaves its gate
@@ -205,13 +207,41 @@ func (r *Relay) gate(lane string) gate {
 }
 
 func (r *Relay) tellStopped(e *pipeline.LaneError) {
-	if len(r.now()) > 1 {
+	waits := r.config().WaitsOnStop()
+	if len(r.now()) > 1 || waits {
 		what := "a lane has stopped; the others go on"
+		if waits {
+			what = "a lane has stopped; relay goes on serving everything else"
+		}
 		if refusal := (*source.RefusalError)(nil); errors.As(e.Err, &refusal) {
-			what = "a lane has stopped; the others go on, and it is started again in 5 minutes"
+			what += ", and starts it again in 5 minutes"
 		}
 		r.log.Error(what, zap.String("lane", e.Lane),
 			zap.String("error", hint.Text(e.Lane, e.Err)))
+	}
+}
+
+// stay keeps the group from ending while no lane runs, if cfg says so.
+func (r *Relay) stay(cfg *config.Config) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch waits := cfg.WaitsOnStop(); {
+	case r.leaving:
+	case waits && r.leave == nil:
+		r.leave = r.group.Hold()
+	case !waits && r.leave != nil:
+		r.leave()
+		r.leave = nil
+	}
+}
+
+// end lets the group end once no lane runs.
+func (r *Relay) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leaving = true
+	if r.leave != nil {
+		r.leave()
 	}
 }
 

@@ -56,6 +56,7 @@ var effects = []struct {
 	{"takeover_after", everyLane},
 	{"dead_letter", everyLane},
 	{"shutdown_timeout", everyLane},
+	{"on_stop", noLane},
 	{"admin.token", noLane},
 	{"admin.open_metrics", noLane},
 	{"admin.tls", noLane}, // whether there is TLS at all is judged by the server
@@ -346,6 +347,7 @@ func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	r.hidden = append(r.hidden, r.cfg)[max(0, len(r.hidden)-maxHidden+1):]
 	r.cfg = p.cfg
 	r.mu.Unlock()
+	r.stay(p.cfg)
 	client := p.client
 	client.Limiter = r.limiter
 	var wg sync.WaitGroup

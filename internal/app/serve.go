@@ -82,6 +82,8 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 		defer o.Started(r)()
 	}
 	announce(cfg, r, log)
+	r.stay(cfg)
+	defer context.AfterFunc(ctx, r.end)()
 	r.start() //nolint:contextcheck // the group was given ctx
 	return r.group.Wait()
 }

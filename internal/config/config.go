@@ -5,6 +5,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ type Config struct {
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
 	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status, and to control a running relay."`
 	Telemetry       Telemetry        `yaml:"telemetry" doc:"Traces for other systems. Metrics are served on the admin address and need no setting here."`
+	OnStop          string           `yaml:"on_stop" default:"auto" enum:"auto,wait,exit" doc:"What relay does once every lane has stopped and only an operator can help. exit: it ends, with code 3. wait: it goes on serving status page, probes, metrics and the embedded NATS server, until it is stopped or a reload starts a lane. auto: wait if a sink is an embedded server, else exit."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
 	// Files are the files of this process that are read again when they change. It is set after
@@ -152,6 +154,12 @@ func (c *Config) RouterConfig(s *Sink) router.Config {
 		r.DeadLetter = c.DeadLetter.Topic
 	}
 	return r
+}
+
+// WaitsOnStop reports whether relay goes on serving once every lane has stopped.
+func (c *Config) WaitsOnStop() bool {
+	embedded := slices.ContainsFunc(c.Sinks, func(s Sink) bool { return s.EmbeddedServer() != nil })
+	return c.OnStop == "wait" || c.OnStop == "auto" && embedded
 }
 
 // EventTypes returns the event types that the lane of s carries, sorted: those of the source that a

@@ -31,7 +31,7 @@ func (f *Format) Load(path string, env func(string) (string, bool)) (*Config, er
 	return f.Parse(path, text, env)
 }
 
-// Default is the configuration without a file: every default, for which env must hold
+// Default is the configuration of an empty file: every default, for which env must hold
 // WORKOS_API_KEY. The error is an *Error.
 func (f *Format) Default(env func(string) (string, bool)) (*Config, error) {
 	return f.Parse("", nil, env)
