@@ -87,6 +87,16 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 	}
 }
 
+func TestAsyncAPIServer(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string][2]string{
+		"nats://a:1,nats://b:2": {"nats", "a:1"}, "ws://a:1/x": {"ws", "a:1"}, "wss://[::1]:1": {"wss", "[::1]:1"}, "tls://a:1": {"nats", "a:1"},
+	} {
+		got := Config{URL: url}.AsyncAPIServer()
+		require.Equal(t, want, [2]string{got.Protocol, got.Host}, url)
+	}
+}
+
 func TestWebsocketPath(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{

@@ -89,8 +89,15 @@ func (c Config) EmbeddedServer() *sink.EmbeddedServer {
 
 // AsyncAPIServer implements sink.Documented. The server is the first one of the URL.
 func (c Config) AsyncAPIServer() sink.AsyncAPIServer {
+	protocol := "nats"
+	switch {
+	case c.plainWebsocket():
+		protocol = "ws"
+	case c.overWebsocket():
+		protocol = "wss"
+	}
 	return sink.AsyncAPIServer{
-		Protocol: "nats", Host: c.host(),
+		Protocol: protocol, Host: c.host(),
 		Description: "JetStream stream " + c.Stream + ". Read it through a consumer with a filter; make handlers idempotent by the header event-id.",
 	}
 }

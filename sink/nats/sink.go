@@ -1,9 +1,9 @@
-// Package nats publishes to a NATS JetStream stream, on a separate server or on one embedded in this
-// process. A Sink publishes message by message, at least once. A Ledger commits atomic batches that
-// carry the position with them, exactly once.
+// Package nats publishes to a NATS JetStream stream, on a separate server or on one embedded in
+// this process. A Sink publishes message by message, at least once. A Ledger commits atomic batches
+// that carry the position with them, exactly once.
 //
-// An acknowledgement of JetStream means that the leader of the stream has stored the message, and if
-// the stream has several replicas, that a majority has. On a single server the message is in the
+// An acknowledgement of JetStream means that the leader of the stream has stored the message, and
+// if the stream has several replicas, that a majority has. On a single server the message is in the
 // page cache until the server syncs, every two minutes by default: for power loss use three
 // replicas, or sync_interval: always, which is the default of the embedded server.
 package nats
