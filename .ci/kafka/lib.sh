@@ -38,7 +38,8 @@ node_launch() {
   dir=$(node_dir "$1")
   [ -z "$(node_pid "$1")" ] || die "node $1 runs already"
   : >"$dir/server.log"
-  setsid java -Xms128m -Xmx384m -XX:+UseSerialGC -Djava.awt.headless=true \
+  # shellcheck disable=SC2086 # options, none if it is not set
+  setsid java -Xms128m -Xmx384m -XX:+UseSerialGC -Djava.awt.headless=true ${RELAY_KAFKA_JAVA:-} \
     -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -Dorg.slf4j.simpleLogger.log.kafka.server=info \
     -Dorg.slf4j.simpleLogger.showDateTime=true -Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS \
     -cp "$kafka_home/lib/*" kafka.Kafka "$dir/server.properties" >"$dir/server.log" 2>&1 </dev/null &

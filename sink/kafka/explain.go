@@ -149,13 +149,18 @@ func (e *explainer) tlsHint(err error) string {
 }
 
 func (e *explainer) saslHint(err error) string {
-	var token *oauth.Error
+	var (
+		token *oauth.Error
+		login *client.LoginError
+	)
 	bearer, isBearer := e.cluster.SASL.(*client.Bearer)
 	switch {
 	case errors.Is(err, client.ErrTokenRefused):
 		return "cannot log in to kafka"
 	case errors.As(err, &token):
 		return "cannot log in to kafka without a token"
+	case errors.As(err, &login):
+		return "the broker did not renew the session of a connection, so relay connects again"
 	case errors.Is(err, kafkago.SASLAuthenticationFailed) && isBearer:
 		return fmt.Sprintf("the broker refused the bearer token of %s: %s; check sasl.extensions if the service asks for them", bearer.From, bearer.DescribeLast())
 	case errors.Is(err, kafkago.SASLAuthenticationFailed):
@@ -194,6 +199,9 @@ func (e *explainer) hangUpHint(err error) string {
 	credentials := "sasl.user or sasl.password is wrong"
 	if e.mechanismName() == saslOAuthBearer {
 		credentials = "the bearer token is not one that it accepts"
+	}
+	if b, ok := e.cluster.SASL.(*client.Bearer); ok && b.LastExpired() { // brokers accept it for some seconds more, and hang up on the first request
+		return fmt.Sprintf("the broker closed the connection; most likely because of the bearer token of %s: %s", b.From, b.DescribeLast())
 	}
 	var hungUp *client.HungUpError
 	if known := errors.As(err, &hungUp); known && hungUp.Answered || !known && e.cluster.HasAnswered("") {

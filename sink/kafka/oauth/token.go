@@ -98,6 +98,9 @@ func (e *epochTime) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// Expired reports whether the token itself says that it is over at the time now.
+func (t *Token) Expired(now time.Time) bool { return !t.until.IsZero() && !now.Before(t.until) }
+
 // Describe says what may be wrong with a token that a broker has refused at the time now, and what
 // to change. It does not repeat the token.
 func (t *Token) Describe(now time.Time) string {
@@ -109,7 +112,7 @@ func (t *Token) Describe(now time.Time) string {
 		return "the token is not a JWT, so relay cannot say why; check that the broker accepts tokens of this issuer" + clock
 	}
 	switch stamp := later(t.issued, t.notBefore); {
-	case !t.until.IsZero() && !now.Before(t.until):
+	case t.Expired(now):
 		return fmt.Sprintf("by this machine's clock the token expired %s ago, at %s; if that is wrong, correct the clock, else renew the token",
 			now.Sub(t.until).Round(time.Second), t.until.UTC().Format(time.RFC3339)) + clock
 	case stamp.Sub(now) > tolerated:

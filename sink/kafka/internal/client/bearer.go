@@ -140,3 +140,9 @@ func (m *Bearer) DescribeLast() string {
 	}
 	return ""
 }
+
+// LastExpired reports whether the token of the last exchange says that it has expired.
+func (m *Bearer) LastExpired() bool {
+	t := m.last.Load()
+	return t != nil && t.Expired(time.Now())
+}

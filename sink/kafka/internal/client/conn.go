@@ -85,6 +85,7 @@ type brokerConn struct {
 	passing int    // bytes of the answer behind checked that kafka-go may read as they come
 	failed  error  // why nothing more is read
 	proof   proof  // of the request under way
+	session session
 }
 
 // exchange is what is known of the request under way.
@@ -161,6 +162,9 @@ func (c *brokerConn) bad(err error) error {
 // as the brokers throttle the client, which does not count against the deadline.
 func (c *brokerConn) Write(b []byte) (int, error) {
 	if c.unsent == 0 {
+		if err := c.renewSession(b); err != nil {
+			return 0, err
+		}
 		c.begin(b)
 		if err := c.awaitThrottle(); err != nil {
 			return 0, err
@@ -372,6 +376,7 @@ func (c *brokerConn) note(body []byte) {
 			m.refusedByCode()
 		}
 	}
+	c.noteSession(body)
 	if c.request.key == protocol.ApiVersions && c.request.version == 0 {
 		c.cluster.noteRequests(body)
 	}

@@ -76,10 +76,13 @@ func Judge(code kafkago.Error) Outcome {
 }
 
 // IsUnsent reports whether err arose before a byte of the request could leave: no route to the
-// leader, or no connection.
+// leader, no connection, or one whose session was over.
 func IsUnsent(err error) bool {
-	var route *rawproduce.Error
-	if errors.As(err, &route) || errors.Is(err, kafkago.BrokerNotAvailable) {
+	var (
+		route *rawproduce.Error
+		login *LoginError
+	)
+	if errors.As(err, &route) || errors.As(err, &login) || errors.Is(err, kafkago.BrokerNotAvailable) {
 		return true
 	}
 	var op *net.OpError
