@@ -1,9 +1,9 @@
 package kafka
 
 import (
+	"slices"
 	"time"
 
-	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
 
@@ -14,17 +14,11 @@ import (
 // carryOverForget is when what was left behind is given up because nobody has come back to it.
 const carryOverForget = 10 * time.Minute
 
-// messageKey identifies a message over several calls of Publish: it is the nth of its event to its
-// topic.
-type messageKey struct {
-	topic, event string
-	nth          int
-}
-
-// carryOver is kept by Sink.
+// carryOver is kept by a publisher.
 type carryOver struct {
-	stored map[messageKey]time.Time          // acknowledged, though behind the durable prefix
-	doubt  map[client.Partition]*recordBatch // may be stored: sent again as they are, the broker recognises them
+	stored  map[messageKey]time.Time          // acknowledged, though behind the durable prefix
+	doubt   map[client.Partition]*recordBatch // may be stored: sent again as they are, the broker recognises them
+	doubtIn map[messageKey]int32              // the partitions of the messages in doubt
 }
 
 func newCarryOver() carryOver {
@@ -33,131 +27,109 @@ func newCarryOver() carryOver {
 
 func (c *carryOver) empty() bool { return len(c.stored) == 0 && len(c.doubt) == 0 }
 
-// keysOf returns the keys of the messages of a batch, in its order.
-func keysOf(batch []sink.Message) []messageKey {
-	keys := make([]messageKey, len(batch))
-	var nth map[messageKey]int // of topics that an event goes to more than once
-	begin := 0                 // of the messages of this event, which are adjacent
-	for i := range batch {
-		if i > 0 && batch[i].Position.EventID != batch[i-1].Position.EventID {
-			begin, nth = i, nil
+// expire gives up what was left behind long ago, and returns the partitions in which something was
+// in doubt.
+func (c *carryOver) expire(now time.Time) (given []client.Partition) {
+	for key, at := range c.stored {
+		if now.Sub(at) > carryOverForget {
+			delete(c.stored, key)
 		}
-		key := messageKey{topic: batch[i].Topic, event: batch[i].Position.EventID}
-		if i > begin {
-			if nth == nil {
-				nth = make(map[messageKey]int)
-				for _, k := range keys[begin:i] {
-					nth[messageKey{topic: k.topic, event: k.event}]++
-				}
-			}
-			n := nth[key]
-			nth[key]++
-			key.nth = n
-		}
-		keys[i] = key
 	}
-	return keys
+	for p, b := range c.doubt {
+		if now.Sub(b.left) > carryOverForget {
+			delete(c.doubt, p)
+			given = append(given, p)
+		}
+	}
+	return given
 }
 
-// takeOver prepares the delivery for what earlier ones have left behind: messages that are stored
-// are not sent again.
-func (d *delivery) takeOver() {
-	left := &d.p.left
-	for key, at := range left.stored {
-		if d.started.Sub(at) > carryOverForget {
-			delete(left.stored, key)
-		}
-	}
-	for p, b := range left.doubt {
-		if d.started.Sub(b.left) > carryOverForget {
-			delete(left.doubt, p)
-			d.p.restart(d.p.placeIn(p))
-		}
-	}
-	if left.empty() {
+// takeOver marks the messages as acknowledged that an earlier Publish has stored.
+func (c *carryOver) takeOver(m *batchState) {
+	c.doubtIn = nil
+	if c.empty() {
 		return
 	}
-	d.keys = keysOf(d.batch)
-	for i, key := range d.keys {
-		if _, ok := left.stored[key]; ok {
-			d.acked[i] = true
-			delete(left.stored, key)
+	for i := range m.batch {
+		key := m.key(i)
+		if _, ok := c.stored[key]; ok {
+			m.acked[i] = true
+			delete(c.stored, key)
 		}
 	}
-	d.doubtIn = make(map[messageKey]int32)
-	for p, b := range left.doubt {
+	c.doubtIn = make(map[messageKey]int32)
+	for p, b := range c.doubt {
 		for _, key := range b.keys {
-			d.doubtIn[key] = p.Number
+			c.doubtIn[key] = p.Number
 		}
 	}
 }
 
-// resume makes what is in doubt in the partition of q the head of q. If q does not begin with the
-// same messages, the caller goes on from elsewhere, and the next epoch shuts the old ones out.
-func (d *delivery) resume(q *partitionQueue) {
-	p := q.id()
-	b := d.p.left.doubt[p]
-	if b == nil {
-		return
+// wasIn returns the partition in which an earlier Publish has left batch[i] in doubt.
+func (c *carryOver) wasIn(m *batchState, i int) (partition int32, ok bool) {
+	if len(c.doubtIn) == 0 {
+		return 0, false
 	}
-	delete(d.p.left.doubt, p)
+	partition, ok = c.doubtIn[m.key(i)]
+	return partition, ok
+}
+
+// resume makes what is in doubt in the partition of q the head of q. It reports false if q does not
+// begin with the same messages: the caller of Publish goes on from elsewhere, and the next epoch
+// has to shut the old ones out.
+func (c *carryOver) resume(q *partitionQueue, m *batchState) bool {
+	p := q.id()
+	b := c.doubt[p]
+	if b == nil {
+		return true
+	}
+	delete(c.doubt, p)
 	for n, i := range q.index {
 		if n == len(b.keys) {
 			break
 		}
-		if d.keys[i] != b.keys[n] {
-			d.p.restart(q.place)
-			return
+		if m.key(i) != b.keys[n] {
+			return false
 		}
 	}
 	q.pending = b
+	return true
 }
 
-// leave keeps what the next Publish has to know.
-func (d *delivery) leave() {
+// leave keeps what the next Publish has to know, and returns the queues of which the head is in
+// doubt and cannot be kept: its messages may yet arrive at the broker, and the caller may publish
+// them again. The next epoch shuts the late ones out as soon as the partition has taken a message
+// of it; it cannot tell whether they are stored already.
+func (c *carryOver) leave(m *batchState, queues []*partitionQueue) (lost []*partitionQueue) {
 	now := time.Now()
-	for i := d.durable; i < len(d.batch); i++ {
-		if d.acked[i] && d.batch[i].Position.EventID != "" {
-			d.p.left.stored[d.key(i)] = now
+	for i := m.durable; i < len(m.batch); i++ {
+		if m.acked[i] && m.batch[i].Position.EventID != "" {
+			c.stored[m.key(i)] = now
 		}
 	}
-	for _, q := range d.queues {
+	for _, q := range queues {
 		p := q.pending
 		if p == nil || !p.doubt {
 			continue
 		}
-		if !p.refused && d.keep(q) {
-			p.left = now
-			d.p.left.doubt[q.id()] = p
+		if p.refused || !c.recognizable(q, m) {
+			lost = append(lost, q)
 			continue
 		}
-		// The messages may yet arrive at the broker, and the caller may publish them again. The
-		// next epoch shuts the late ones out as soon as the partition has taken a message of it; it
-		// cannot tell whether they are stored already.
-		d.p.restart(q.place)
+		p.left = now
+		c.doubt[q.id()] = p
 	}
+	return lost
 }
 
-// keep notes which messages the head of q has, and reports whether they can be recognised.
-func (d *delivery) keep(q *partitionQueue) bool {
+// recognizable notes which messages the head of q has, and reports whether the next Publish can
+// recognize them.
+func (c *carryOver) recognizable(q *partitionQueue, m *batchState) bool {
 	p := q.pending
 	if p.keys == nil {
 		for _, i := range q.index[:p.records] {
-			p.keys = append(p.keys, d.key(i))
+			p.keys = append(p.keys, m.key(i))
 		}
 	}
-	for _, key := range p.keys {
-		if key.event == "" {
-			return false
-		}
-	}
-	return true
-}
-
-// key returns the key of batch[i].
-func (d *delivery) key(i int) messageKey {
-	if d.keys == nil {
-		d.keys = keysOf(d.batch)
-	}
-	return d.keys[i]
+	return !slices.ContainsFunc(p.keys, func(k messageKey) bool { return k.event == "" })
 }

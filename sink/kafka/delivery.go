@@ -3,14 +3,10 @@ package kafka
 import (
 	"context"
 	"fmt"
-	"sort"
+	"slices"
 	"time"
 
-	"github.com/segmentio/kafka-go/compress"
-
-	"workos-relay/internal/contain"
 	"workos-relay/sink"
-	"workos-relay/sink/kafka/internal/client"
 )
 
 const (
@@ -41,131 +37,76 @@ func boundsOf(requestTimeout time.Duration) bounds {
 // longestPause is for how long a Publish waits for leaders that throttle relay.
 const longestPause = 30 * time.Second
 
-// delivery is one Publish. Its state belongs to the goroutine that calls run; what waits for
-// brokers runs in its own goroutines, which report by a function on done, and none is left when
-// run returns.
+// delivery is one Publish, or one transaction of a Commit: it lets its parts do what is due, waits
+// for answers, and ends at its bounds. No goroutine of it is left when run returns.
 type delivery struct {
-	p       *publisher
-	ctx     context.Context
-	cancel  context.CancelFunc
-	started time.Time
-	batch   []sink.Message
-	txn     *transaction // nil: what is acknowledged is durable; else it is once the transaction is committed
-
-	acked   []bool
-	durable int   // batch[:durable] is acknowledged
-	behind  []int // bytes of batch[:i]; nil until they are needed
-	cut     int   // batch[cut:] is not to be sent any more, because of failure
-	held    int   // batch[held:] is not to be sent until the layout is there: batch[held] may be too large
-	failure error // why batch[cut] cannot be published; nil while cut is the whole batch
-
-	waiting map[string]*topicQueue // topics whose partitions are not known yet
-	queues  []*partitionQueue
-	layout  *client.Layout
-
-	keys    []messageKey         // of batch; nil until they are needed
-	doubtIn map[messageKey]int32 // partitions of the messages that an earlier Publish has left in doubt
-
-	done     chan func()
-	running  int
-	busy     map[int32]int // requests under way, by leader
-	underWay int           // their bytes
-	progress time.Time     // when something was stored last, or began to be possible
-	progressed,
-	closing bool // no further request is sent
-	late  bool  // an answer did not come in time
-	ended error // why the context ended before the delivery did
-
-	locating, opening errand // the layout; a producer session
-	fresh             bool   // the layout must not come from the cache
-	limitsSince       time.Time
-
-	trouble    error     // the last fault that was tried again
-	troubled   time.Time // since when there are such faults
-	complained time.Time
-}
-
-// errand is something that the delivery needs from the cluster as a whole.
-type errand struct {
-	wanted, busy bool
-	backoff
-}
-
-// backoff spaces the tries at one thing.
-type backoff struct {
-	failures    int
-	notBefore   time.Time
-	deniedSince time.Time
-}
-
-// topicQueue holds the messages of a topic until its partitions are known.
-type topicQueue struct {
-	topic string
-	index []int
-	backoff
-}
-
-// partitionQueue holds the messages for one partition that are not acknowledged, in order.
-type partitionQueue struct {
-	topic     string
-	partition int32
-	place     *client.Sequence
-	limit     client.Limit
-	index     []int // of the messages in the batch
-	most      int   // records in the next record batch at most; shrinks while a culprit is looked for
-	pending   *recordBatch
-	busy      bool
-	backoff
-}
-
-func (q *partitionQueue) id() client.Partition {
-	return client.Partition{Topic: q.topic, Number: q.partition}
-}
-
-// recordBatch is the head of a partition's queue as it was sent, or is about to be. While it is in
-// doubt it is sent again as it is.
-type recordBatch struct {
-	session  client.Session
-	sequence int32
-	records  int
-	set      []byte // encoded; nil until then
-	codec    compress.Codec
-	doubt    bool  // it may be stored without relay knowing
-	refused  bool  // although it is in doubt, sending it again as it is cannot help
-	silent   int   // how often it was sent and not answered
-	err      error // it could not be encoded
-
-	keys []messageKey // of its messages, if it has outlived its delivery
-	left time.Time    // when that was
+	*course
+	placer *placer
+	sender *sender
 }
 
 func newDelivery(ctx context.Context, p *publisher, batch []sink.Message) *delivery {
-	d := &delivery{
-		p: p, started: time.Now(), batch: batch,
-		acked: make([]bool, len(batch)), cut: len(batch), held: len(batch),
-		waiting: make(map[string]*topicQueue),
-		busy:    make(map[int32]int),
-		done:    make(chan func()),
-	}
-	d.progress = d.started
-	d.ctx, d.cancel = context.WithCancel(ctx)
-	d.locating.wanted = true
-	return d
+	c := newCourse(ctx, p, batch)
+	s := &sender{course: c, busy: make(map[int32]int)}
+	return &delivery{course: c, sender: s, placer: &placer{course: c, out: s, waiting: make(map[string]*topicQueue)}}
 }
 
 func (d *delivery) run() error {
 	defer d.cancel()
 	if d.txn == nil {
-		d.takeOver()
+		for _, at := range d.p.left.expire(d.started) {
+			d.p.restart(d.p.placeIn(at))
+		}
+		d.p.left.takeOver(d.batchState)
 	}
-	d.sort()
+	d.placer.sort()
 	for !d.finished() && d.ctx.Err() == nil && !d.over(time.Now()) {
 		now := time.Now()
-		d.place()
+		d.placer.place()
 		d.launch(now)
 		d.wait(now)
 	}
 	return d.stop()
+}
+
+// launch starts whatever is due.
+func (d *delivery) launch(now time.Time) {
+	if d.closing {
+		return
+	}
+	if d.txn != nil {
+		d.enlist(now)
+	}
+	for _, r := range d.sender.ready(now) {
+		d.sender.produce(r)
+	}
+	if e := &d.locating; e.due(now) { // a leader may have been found missing just now
+		d.locate(d.topics())
+	}
+	if e := &d.sender.opening; e.due(now) {
+		d.sender.open()
+	}
+}
+
+// topics returns the topics of the batch, sorted.
+func (d *delivery) topics() []string {
+	topics := make([]string, 0, len(d.placer.waiting))
+	for t := range d.placer.waiting {
+		topics = append(topics, t)
+	}
+	for _, q := range d.sender.queues {
+		topics = append(topics, q.topic)
+	}
+	slices.Sort(topics)
+	return slices.Compact(topics)
+}
+
+// finished reports whether every message that can be published is, and nothing is under way.
+func (d *delivery) finished() bool {
+	if d.txn != nil && d.failure != nil { // a part of a transaction is of no use
+		return len(d.sender.busy) == 0
+	}
+	return d.allDurable() && len(d.sender.busy) == 0
 }
 
 // over reports whether the delivery has gone on for long enough, and stops it from sending more
@@ -199,90 +140,8 @@ func (d *delivery) closeAt() (begin, idle, quit time.Time) {
 	return begin, since.Add(b.idle), since.Add(b.quit)
 }
 
-// sort puts the messages in the queues of their topics, as far as their topics are legal names.
-func (d *delivery) sort() {
-	for i := range d.batch {
-		if d.acked[i] {
-			continue
-		}
-		topic := d.batch[i].Topic
-		q := d.waiting[topic]
-		if q == nil {
-			if reason := illegalTopicName(topic); reason != "" {
-				d.fail(i, &sink.RejectedError{Topic: topic, Reason: fmt.Sprintf("the topic name %q %s", topic, reason)})
-				return
-			}
-			q = &topicQueue{topic: topic}
-			d.waiting[topic] = q
-		}
-		q.index = append(q.index, i)
-	}
-}
-
-// finished reports whether every message that can be published is, and nothing is under way.
-func (d *delivery) finished() bool {
-	if d.txn != nil && d.failure != nil { // a part of a transaction is of no use
-		return len(d.busy) == 0
-	}
-	for d.durable < len(d.acked) && d.acked[d.durable] {
-		d.durable++
-	}
-	return d.durable >= d.cut && len(d.busy) == 0
-}
-
-// fail notes that batch[i] cannot be published. What comes before it still is; what comes after it
-// is not begun any more.
-func (d *delivery) fail(i int, err error) {
-	if i < d.cut {
-		d.cut, d.failure = i, err
-	}
-}
-
-// sendable returns where the messages end that may be sent now. A transaction sends none until all
-// of them are known to fit, and none any more once one has failed.
-func (d *delivery) sendable() int {
-	if d.txn != nil && (!d.txn.enlisted || d.failure != nil) || d.closing {
-		return 0
-	}
-	return min(d.cut, d.held, d.horizon())
-}
-
-// horizon returns where the messages end that may be sent before those in front of them are
-// durable. The less may be under way, the nearer it is, so that what is stored is a long prefix of
-// the batch and not a little of everything.
-func (d *delivery) horizon() int {
-	window := d.p.pace.Window
-	if d.txn != nil || window >= client.WindowMost {
-		return len(d.batch)
-	}
-	if d.behind == nil {
-		d.behind = make([]int, len(d.batch))
-		size := 0
-		for i := range d.batch {
-			d.behind[i] = size
-			size += messageSize(&d.batch[i], 0)
-		}
-	}
-	from := min(d.durable, len(d.batch)-1)
-	return max(from+1, sort.SearchInts(d.behind, d.behind[from]+2*window))
-}
-
-// spawn runs work in a goroutine; the function that it returns runs in the delivery's own. A panic
-// of work is raised there too.
-func (d *delivery) spawn(work func(ctx context.Context) func()) {
-	d.running++
-	go func() {
-		var report func()
-		if err := contain.Do(func() error { report = work(d.ctx); return nil }); err != nil {
-			report = func() { panic(err) }
-		}
-		d.done <- report
-	}()
-}
-
 // wait returns when something has changed since now, the time of the last launch: an answer came, a
-// pause is over, or the context has
-// ended.
+// pause is over, or the context has ended.
 func (d *delivery) wait(now time.Time) {
 	if d.finished() {
 		return
@@ -313,7 +172,7 @@ func (d *delivery) nextTry(now time.Time) (time.Time, bool) {
 		}
 	}
 	consider(d.locating.notBefore)
-	consider(d.opening.notBefore)
+	consider(d.sender.opening.notBefore)
 	if d.txn != nil {
 		consider(d.txn.enlisting.notBefore)
 	} else {
@@ -324,7 +183,7 @@ func (d *delivery) nextTry(now time.Time) (time.Time, bool) {
 		}
 		consider(quit)
 	}
-	for _, q := range d.queues {
+	for _, q := range d.sender.queues {
 		consider(q.notBefore)
 	}
 	for _, t := range d.p.pace.Paused {
@@ -343,15 +202,17 @@ func (d *delivery) stop() error {
 		(<-d.done)()
 	}
 	d.finished()
-	if d.underWay > 0 && !d.progressed {
+	if d.sender.underWay > 0 && !d.progressed {
 		d.late = true
-		d.p.pace.Unanswered(d.underWay)
+		d.p.pace.Unanswered(d.sender.underWay)
 	}
 	if d.txn != nil {
 		return d.stopTransaction()
 	}
 	d.p.away = !d.progressed
-	d.leave()
+	for _, q := range d.p.left.leave(d.batchState, d.sender.queues) {
+		d.p.restart(q.place)
+	}
 	if d.durable == len(d.batch) {
 		return nil
 	}

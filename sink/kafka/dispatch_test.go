@@ -23,11 +23,11 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 	t.Helper()
 	d := newDelivery(t.Context(), open(t, config(t, []string{"127.0.0.1:1"})).publisher, messages(0, 40, "a"))
 	t.Cleanup(func() { _ = d.stop() })
-	d.sort()
+	d.placer.sort()
 	d.layout = &client.Layout{Topics: map[string]client.TopicLayout{"a": {Leaders: leaders, Limit: client.Limit{Bytes: client.DefaultMessageBytes}}}}
 	d.locating.wanted = false
-	d.place()
-	require.Len(t, d.queues, len(leaders))
+	d.placer.place()
+	require.Len(t, d.sender.queues, len(leaders))
 	return d
 }
 
@@ -38,7 +38,7 @@ func TestLeaderIsLookedForBesideOtherRequests(t *testing.T) {
 	d := placed(t, 1, -1)
 	d.p.session = client.Session{ID: 7}
 	d.launch(time.Now())
-	require.Equal(t, map[int32]int{1: 1}, d.busy)
+	require.Equal(t, map[int32]int{1: 1}, d.sender.busy)
 	require.True(t, d.locating.busy)
 }
 
@@ -51,7 +51,7 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	d.txn = &transaction{coordinator: &client.Coordinator{}, enlisted: true}
 	d.fail(30, errors.New("too large"))
 	d.launch(time.Now())
-	require.Empty(t, d.busy)
+	require.Empty(t, d.sender.busy)
 	require.True(t, d.finished())
 }
 
@@ -61,13 +61,13 @@ func TestSessionThatAPartitionForgot(t *testing.T) {
 	t.Parallel()
 	d := placed(t, 1)
 	d.p.session = client.Session{ID: 7}
-	q := d.queues[0]
+	q := d.sender.queues[0]
 	q.place.Adopt(d.p.session)
 	q.place.Restart()
 	q.pending = &recordBatch{session: q.place.Session, records: 1}
-	d.reorder(q, kafkago.UnknownProducerId, false)
-	require.False(t, d.enrolled(q), "goes on as %+v", q.place.Session)
-	require.True(t, d.opening.wanted)
+	d.sender.reorder(q, kafkago.UnknownProducerId, false)
+	require.False(t, d.sender.enrolled(q), "goes on as %+v", q.place.Session)
+	require.True(t, d.sender.opening.wanted)
 }
 
 // watchedCodec calls begin before it compresses.

@@ -314,10 +314,10 @@ func TestPartitionsOutOfSight(t *testing.T) {
 	places := func(partitions int) map[int32]*client.Sequence {
 		d := newDelivery(t.Context(), s.publisher, batch)
 		defer d.cancel()
-		d.sort()
-		d.distribute(d.waiting["a"], client.TopicLayout{Leaders: make([]int32, partitions)})
+		d.placer.sort()
+		d.placer.distribute(d.placer.waiting["a"], client.TopicLayout{Leaders: make([]int32, partitions)})
 		found := make(map[int32]*client.Sequence)
-		for _, q := range d.queues {
+		for _, q := range d.sender.queues {
 			found[q.partition] = q.place
 		}
 		return found

@@ -24,7 +24,7 @@ func TestNextTryLooksAtOneTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := placed(t, 1)
 		now := time.Now()
-		d.queues[0].notBefore = now.Add(time.Millisecond) // not due at now
+		d.sender.queues[0].notBefore = now.Add(time.Millisecond) // not due at now
 		time.Sleep(2 * time.Millisecond)
 		at, ok := d.nextTry(now)
 		require.True(t, ok)

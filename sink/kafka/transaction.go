@@ -29,7 +29,7 @@ type transaction struct {
 	// positionTopic holds the last message of the delivery, and nothing else.
 	positionTopic string
 
-	enlisting errand
+	enlisting task
 	begun     bool  // the coordinator may hold an open transaction
 	enlisted  bool  // it has answered that it does
 	position  int64 // offset of the position; -1 until it is known
@@ -39,15 +39,15 @@ type transaction struct {
 // these are all known.
 func (d *delivery) enlist(now time.Time) {
 	t := d.txn
-	if t.enlisted || len(d.waiting) > 0 || d.held < len(d.batch) || d.failure != nil {
+	if t.enlisted || len(d.placer.waiting) > 0 || d.held < len(d.batch) || d.failure != nil {
 		return
 	}
 	t.enlisting.wanted = true
 	if !t.enlisting.due(now) {
 		return
 	}
-	partitions := make([]client.Partition, len(d.queues))
-	for i, q := range d.queues {
+	partitions := make([]client.Partition, len(d.sender.queues))
+	for i, q := range d.sender.queues {
 		partitions[i] = q.id()
 	}
 	t.enlisting.busy, t.begun = true, true
