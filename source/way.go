@@ -135,6 +135,25 @@ func (w *way) note() string {
 	return fmt.Sprintf(" by way of the proxy %s of %s", printable.Text(w.proxy.Host), w.key())
 }
 
+// ProxyInUse says by which proxy the next request goes, as messages do; empty without one. It says
+// nothing of an HTTPClient, or of a client that cannot make a request.
+func (c *Client) ProxyInUse(ctx context.Context) string {
+	c.once.Do(c.init)
+	if c.own == nil {
+		return ""
+	}
+	ctx, _ = c.own.with(ctx)
+	req, err := c.request(ctx, ListEventsOpts{})
+	if err != nil {
+		return ""
+	}
+	w, _, err := findWay(req)
+	if err != nil {
+		return ""
+	}
+	return w.note()
+}
+
 // secrets are the forms in which a proxy may repeat the credentials that it was sent.
 func (w *way) secrets() []string {
 	if w == nil || w.proxy == nil || w.proxy.User == nil {

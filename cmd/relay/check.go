@@ -134,7 +134,7 @@ func (r *report) source(ctx context.Context, timeout time.Duration, client *sour
 	var refused *source.RefusedTypesError
 	switch {
 	case err == nil:
-		r.good("reached, the key is good, every type is accepted")
+		r.good("reached" + client.ProxyInUse(ctx) + ", the key is good, every type is accepted")
 	case errors.As(err, &refused):
 		for _, t := range refused.Types {
 			r.say(levelWarning, "the API refuses the type %s; relay leaves it out and asks again, after an hour at most", t)

@@ -165,7 +165,6 @@ type around struct {
 	source    *movable
 	collector *movable
 	spans     atomic.Int64 // requests to the collector
-	bus       *kafka
 }
 
 // newAround starts it on the address host. Clients know it by names, if there are some, of which

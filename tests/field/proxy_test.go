@@ -255,6 +255,7 @@ func TestProxies(t *testing.T) {
 			r := newRelay(t, "relay", stdoutConfig(text), env...)
 			code, out, errs := r.Run(t, "check")
 			require.Equal(t, exitDone, code, out+errs)
+			require.Contains(t, out, "reached by way of the proxy "+p.Address+" of "+map[bool]string{true: "HTTPS_PROXY", false: "source.proxy"}[c.where == "env"])
 			all := out + errs
 			r.Start(t)
 			last := api.IDs(sourcetest.Filter{})[49]
