@@ -142,5 +142,5 @@ func TestReleaseMovesNothing(t *testing.T) {
 	again, err := target.Acquire(t.Context())
 	require.NoError(t, err)
 	require.False(t, again.Released)
-	require.Equal(t, prev.Generation+1, again.Generation, "each holder has a generation of its own")
+	require.Equal(t, prev.Generation+1, again.Generation, "each holder has its own generation")
 }

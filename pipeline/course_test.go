@@ -78,8 +78,8 @@ func (r *refusing) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.
 	}
 }
 
-// TestLateEventsDoNotMoveThePosition, whatever fails: nothing is lost, and the checkpoint tells how
-// far the late ones have come.
+// TestLateEventsDoNotMoveThePosition, with any failure: nothing is lost, and the checkpoint tells
+// how far the late ones have come.
 func TestLateEventsDoNotMoveThePosition(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {

@@ -171,7 +171,7 @@ func (d *Delivery) found() Target {
 	return d.chosen
 }
 
-// find looks where a position is recorded.
+// find looks in which store a position is recorded.
 func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 	lane, log := d.AtLeastOnce.Identity.Lane, d.AtLeastOnce.Logger
 	file, err := look(ctx, d.AtLeastOnce.Store, checkpoint.AtLeastOnce)

@@ -138,7 +138,7 @@ func (l *Lane) run(ctx, work context.Context) error {
 		for err == nil || errors.Is(err, errMoved) {
 			cp, err = l.carrier.carry(ctx, work, cp)
 			if errors.Is(err, errMoved) {
-				l.Logger.Warn("the position in force is not one that was read: reading again from there", zap.Stringer("position", cp.Position))
+				l.Logger.Warn("the current position is not one that was read: reading again from there", zap.Stringer("position", cp.Position))
 			}
 		}
 		switch {

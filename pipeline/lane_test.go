@@ -320,7 +320,7 @@ func TestChangedFilterIsLoggedWithTheReplayThatFillsIt(t *testing.T) {
 		require.Equal(t, 1, logs.Len())
 		require.Equal(t, "relay replay --since TIME --until 2026-01-01T00:00:09Z --events role.created,user.deleted",
 			logs.All()[0].ContextMap()["earlier_events_with"])
-		require.Len(t, bus.stored, 10, "a changed filter is no reason to start over")
+		require.Len(t, bus.stored, 10, "a changed filter is not a reason to start over")
 	})
 }
 

@@ -228,8 +228,8 @@ func (s *slow) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return cp, err
 }
 
-// TestASlowBusDoesNotPreventATakeover: a slow bus delays a takeover, and causes none while the active
-// relay is alive.
+// TestASlowBusDoesNotPreventATakeover: a slow bus delays a takeover, and causes none while the
+// active relay is alive.
 func TestASlowBusDoesNotPreventATakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}

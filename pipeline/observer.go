@@ -82,7 +82,8 @@ type Observer interface {
 	// Committed is called after each Append that has committed events. cp is the checkpoint after
 	// it.
 	Committed(o Outcome, cp checkpoint.Checkpoint)
-	// Retrying is called when doing, one of Activities, has failed with err and will be tried again.
+	// Retrying is called when doing, one of Activities, has failed with err and will be tried
+	// again.
 	Retrying(doing string, err error)
 }
 

@@ -88,7 +88,7 @@ func (r threefold) Append(batch []sink.Message, e *source.Event) ([]sink.Message
 	return batch, nil
 }
 
-// TestEverythingBeforeARefusedEventIsCommitted: wherever the event lies, and whoever refuses it.
+// TestEverythingBeforeARefusedEventIsCommitted, for any place of the event and any refusal.
 //
 // P9: what comes before it is committed.
 func TestEverythingBeforeARefusedEventIsCommitted(t *testing.T) {

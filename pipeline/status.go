@@ -237,7 +237,7 @@ func (t *tracker) pauses(cp checkpoint.Checkpoint) {
 	t.idle = true
 	t.at(cp)
 	t.s.Read, t.unread = cp.Position, nil
-	if t.s.AtTip { // whatever has come since then waits
+	if t.s.AtTip { // events that have come since then wait
 		t.s.AtTip, t.s.UnackedAt = false, t.s.SourceNow
 	}
 	t.set(Paused, "")

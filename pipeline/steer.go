@@ -271,13 +271,13 @@ func (l *Lane) await(ctx context.Context, changed <-chan struct{}, alive *renewa
 func (l *Lane) moveTo(ctx, work context.Context, cp checkpoint.Checkpoint, m *move) (checkpoint.Checkpoint, error) {
 	if m.keep != nil {
 		if err := m.keep(work, cp); err != nil {
-			m.answer <- moveResult{before: cp, err: fmt.Errorf("nothing was moved, since the checkpoint in force could not be kept: %w", err)}
+			m.answer <- moveResult{before: cp, err: fmt.Errorf("nothing was moved, since the current checkpoint could not be kept: %w", err)}
 			return cp, nil
 		}
 	}
 	now, err := l.Target.Append(work, cp.Placed(m.to), nil, m.to)
 	if err == nil && !now.Equal(m.to) {
-		err = fmt.Errorf("the position in force is %s", now.Position)
+		err = fmt.Errorf("the current position is %s", now.Position)
 	}
 	if err == nil {
 		m.answer <- moveResult{before: cp, after: now}

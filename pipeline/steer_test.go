@@ -177,7 +177,7 @@ func TestLagOfAPausedLane(t *testing.T) {
 		defer stop()
 		after(time.Minute)
 		s := lane.Status()
-		require.Zero(t, s.Lag(), "at the tip, whatever the age of the last event")
+		require.Zero(t, s.Lag(), "at the tip, with any age of the last event")
 		lane.Pause()
 		after(10 * time.Minute)
 		s = lane.Status()
@@ -310,7 +310,7 @@ func (s *failingStore) Load(ctx context.Context) (checkpoint.Checkpoint, error) 
 	return s.Store.Load(ctx)
 }
 
-// TestAMoveThatFailsIsSaid to whoever asked, and the lane goes on as the store has it.
+// TestAMoveThatFailsIsSaid to the caller, and the lane goes on as the store has it.
 func TestAMoveThatFailsIsSaid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := newSequence(10, 100)
@@ -323,7 +323,7 @@ func TestAMoveThatFailsIsSaid(t *testing.T) {
 		require.ErrorContains(t, err, "may have taken effect all the same: refused")
 		after(time.Minute)
 		s := lane.Status()
-		require.Equal(t, src.events[9].ID, s.Checkpoint.EventID, "it goes on from the position in force")
+		require.Equal(t, src.events[9].ID, s.Checkpoint.EventID, "it goes on from the current position")
 		require.Equal(t, pipeline.Running, s.State)
 		stop()
 	})

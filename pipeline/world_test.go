@@ -21,7 +21,7 @@ import (
 
 var testIdentity = checkpoint.Identity{Relay: "test", Lane: "lane", Endpoint: "https://api.example.com", Destination: "scripted bus"}
 
-// sourceNow is the API's clock, whatever the local one says.
+// sourceNow is the API's clock, independent of the local one.
 var sourceNow = time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)
 
 // sequence is a source of n events, in pages of at most size; it then polls at the tip. It counts

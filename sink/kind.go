@@ -48,16 +48,16 @@ type Starter struct {
 	Name    string // word that chooses it: "embedded"
 	About   string // what it is, if Name does not say that; may be empty
 	Address string // address of the bus if none is given
-	// TokenFile is set if the sink runs a server inside relay that asks its clients for a token: how
-	// the name of the file ends that holds the token. Server is the name of that server.
+	// TokenFile is set if the sink runs a server inside relay that asks its clients for a token:
+	// how the name of the file ends that holds the token. Server is the name of that server.
 	TokenFile, Server string
-	// Entry returns the entry of the sink in a configuration file, as an element of a YAML list that
-	// is indented by two spaces. tokenFile is empty if TokenFile is.
+	// Entry returns the entry of the sink in a configuration file, as an element of a YAML list
+	// that is indented by two spaces. tokenFile is empty if TokenFile is.
 	Entry func(address, tokenFile string) string
 }
 
-// Settings are the configuration of one sink: what it publishes to, and how. They do not change after
-// they have been read, and their methods may be called from any goroutine.
+// Settings are the configuration of one sink: what it publishes to, and how. They do not change
+// after they have been read, and their methods may be called from any goroutine.
 //
 // Settings may also implement Embedder, Followable and Documented.
 type Settings interface {

@@ -79,7 +79,7 @@ func (j *joiner) found(s *segment, p segmentPage, end time.Time) {
 		j.futile = 0
 		s.probeLen = len(p.events)
 		j.chain.setSeam(s, first)
-		p.short = false // a range ends where it ends; that says nothing about the tip
+		p.short = false // a range may end within a page; that says nothing about the tip
 		j.chain.keep(s, p)
 		j.read(s, p)
 		return

@@ -19,8 +19,8 @@ import (
 	"workos-relay/sink"
 )
 
-// starters returns the sinks that --bus may choose, sorted by name, those with a server inside relay
-// last.
+// starters returns the sinks that --bus may choose, sorted by name, those with a server inside
+// relay last.
 func starters(kinds []*sink.Kind) []sink.Starter {
 	var all []sink.Starter
 	for _, k := range kinds {

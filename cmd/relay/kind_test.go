@@ -198,8 +198,8 @@ func compiled(t *testing.T, text []byte) *jsonschema.Schema {
 	return s
 }
 
-// TestTheHintsOfAFirstConfigurationHold: each line that relay init writes as a comment is a key that
-// relay knows, once the # in front of it is gone.
+// TestTheHintsOfAFirstConfigurationHold: each line that relay init writes as a comment is a key
+// that relay knows, once the # in front of it is gone.
 func TestTheHintsOfAFirstConfigurationHold(t *testing.T) {
 	t.Parallel()
 	hint := regexp.MustCompile(`(?m)^( *)#(\w+: .*)$`)

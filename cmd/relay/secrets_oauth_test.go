@@ -38,8 +38,8 @@ func bearerCluster(t *testing.T, judge func(message string) (challenge, refusal 
 	return c.ListenAddrs()[0]
 }
 
-// addOAuthCases: tokens that come from a token endpoint, which may repeat what it is sent, and so may
-// the broker.
+// addOAuthCases: tokens that come from a token endpoint, which may repeat what it is sent, and so
+// may the broker.
 func addOAuthCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Server) {
 	t.Helper()
 	clientSecret, token := marked("oauth-client"), "MARK-access-token.s3cr3t"

@@ -339,8 +339,8 @@ func (v *Value[T]) refresh() error {
 }
 
 // A program may write a file in place and in several pieces. A secret that is cut off looks like a
-// secret, so relay uses new content only after the file was left alone for settle. It waits for that
-// up to settleMost, and then tries again at the next look.
+// secret, so relay uses new content only after the file was left alone for settle. It waits for
+// that up to settleMost, and then tries again at the next look.
 const (
 	settle     = 250 * time.Millisecond
 	settleMost = 2 * time.Second

@@ -277,7 +277,8 @@ func TestAuthoritiesAreReadWhole(t *testing.T) {
 	require.NotSame(t, first, v.Latest())
 }
 
-// TestPiecesAreNotUsed: a secret that is written in place, piece by piece, is used when it is whole.
+// TestPiecesAreNotUsed: a secret that is written in place, piece by piece, is used when it is
+// whole.
 func TestPiecesAreNotUsed(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "secret")

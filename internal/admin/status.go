@@ -24,7 +24,7 @@ type Status struct {
 	Health  Health   `json:"health"`
 	Ready   bool     `json:"ready"`   // as /readyz has it
 	Reasons []string `json:"reasons"` // why not, of all lanes, each with the lane's name before it; never null
-	// Writable: whoever asked may also pause, resume, poll, reload and move checkpoints.
+	// Writable: the client may also pause, resume, poll, reload and move checkpoints.
 	Writable bool         `json:"writable"`
 	Lanes    []LaneStatus `json:"lanes"` // in the order of the configuration; never null
 	// Unasked are the event types that WorkOS's webhooks name and that relay does not ask for;

@@ -155,7 +155,7 @@ config.yaml:1:5: id: "${NASTY}", once expanded, is not a valid name; write 1 to 
 		{"pattern from a variable", "source: {events: [\"${POLL}\"]}\n", `
 config.yaml:1:19: source.events[0]: "[from the environment]" is not a known event type (write +[from the environment] to ask for a type that relay does not know); ` + "`relay types`" + ` lists them`},
 		{"a sink's own checks on a variable", "sinks: [{name: k, type: kafka, brokers: [\"${COLON}\"]}]\n", `
-config.yaml:1:41: sinks[0].brokers: an address in brokers is not host:port, such as kafka.example.com:9092; give user and password under sasl, and each broker as an element of its own`},
+config.yaml:1:41: sinks[0].brokers: an address in brokers is not host:port, such as kafka.example.com:9092; give user and password under sasl, and each broker as a separate element`},
 		{"variable in a key", "${ID}: a\n", `
 config.yaml:1:1: ${ID}: unknown key; variables are expanded in values only`},
 		{"key of two lines", "\"a\\nb: \\e[31m\": 1\n", `

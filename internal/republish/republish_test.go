@@ -192,7 +192,7 @@ func TestPublish(t *testing.T) {
 		require.Equal(t, 2, n)
 		require.Equal(t, []string{"event_1", "event_2"}, storedIDs(b))
 	})
-	t.Run("what a person must mend ends it", func(t *testing.T) {
+	t.Run("a fault that an operator must mend ends it", func(t *testing.T) {
 		fatal := &sink.FatalError{Err: errors.New("the stream is gone")}
 		n, err := newPublisher(t, &bus{answers: []func([]sink.Message) error{durable(1, fatal)}}, "").Publish(t.Context(), at(1, 2))
 		require.ErrorIs(t, err, fatal)

@@ -141,7 +141,7 @@ func (s *sender) reorder(q *partitionQueue, err error, inDoubt bool) {
 		s.fail(q.index[0], s.txn.refused(err))
 		return
 	}
-	err = fmt.Errorf("partition %d of kafka topic %s has lost count of what relay stored in it (topic made anew, or records lost by an unclean election): %w", q.partition, q.topic, err)
+	err = fmt.Errorf("partition %d of kafka topic %s has lost count of what relay stored in it (topic created again, or records lost by an unclean election): %w", q.partition, q.topic, err)
 	if inDoubt {
 		q.pending.refused = true
 		s.fail(q.index[0], err)

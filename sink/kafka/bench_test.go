@@ -25,7 +25,7 @@ import (
 // with each codec, by a bare kafka.Writer at its best setting for pages, and by franz-go's
 // synchronous produce with its defaults (idempotent, all acks), on kfake and, where
 // RELAY_TEST_KAFKA is set, on a real broker. One iteration is one page by each of them in turn, so
-// that whatever else the machine does meets all alike; what is reported is the rate of each one's
+// that other load on the machine affects all alike; what is reported is the rate of each one's
 // median page.
 func BenchmarkPublish(b *testing.B) {
 	b.Run("kfake", func(b *testing.B) {

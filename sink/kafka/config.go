@@ -146,7 +146,7 @@ func validateBroker(addr string) error {
 	}
 	if strings.ContainsAny(addr, "@?#%/ ") || strings.Count(addr, ":") > 1 && !strings.HasPrefix(addr, "[") {
 		return errors.New("an address in brokers is not host:port, such as kafka.example.com:9092; give user and password under sasl, and each " +
-			"broker as an element of its own")
+			"broker as a separate element")
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {

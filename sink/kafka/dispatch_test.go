@@ -55,7 +55,7 @@ func TestFailedTransactionSendsNothingMore(t *testing.T) {
 	require.True(t, d.finished())
 }
 
-// TestSessionThatAPartitionForgot: another epoch of the same producer id is no new session. The
+// TestSessionThatAPartitionForgot: another epoch of the same producer id is not a new session. The
 // leader may remember batches of it.
 func TestSessionThatAPartitionForgot(t *testing.T) {
 	t.Parallel()

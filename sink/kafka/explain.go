@@ -188,7 +188,7 @@ func (e *explainer) dialHint(op *net.OpError) string {
 	}
 	hint := fmt.Sprintf("kafka broker %s %s", addr, reason)
 	if !slices.Contains(e.cfg.Brokers, addr) {
-		hint += "; where it is not one of brokers, the cluster gave it as advertised.listeners, which must be reachable from here"
+		hint += "; if it is not one of brokers, the cluster gave it as advertised.listeners, which must be reachable from here"
 	}
 	return hint
 }
@@ -223,7 +223,7 @@ func (e *explainer) hangUpHint(err error) string {
 }
 
 // mendedByFile reports whether a file that relay follows, or the next token, may end what
-// client.NeedsOperator reports: whoever renews a secret or an authority may do so after the brokers
+// client.NeedsOperator reports: an operator may renew a secret or an authority after the brokers
 // have changed.
 func (c Config) mendedByFile(err error) bool {
 	var (

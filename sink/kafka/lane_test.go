@@ -148,7 +148,7 @@ func (w *world) requireExactlyOnce(t testing.TB) {
 	for _, r := range committed(t, w.cfg.Brokers, w.topics()...) {
 		id := eventID(r)
 		i, known := place[id]
-		require.True(t, known, "%s is no event of the source", id)
+		require.True(t, known, "%s is not an event of the source", id)
 		seen[id]++
 		p := partition{r.Topic, r.Partition}
 		if before, ok := last[p]; ok {

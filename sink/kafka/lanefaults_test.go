@@ -194,7 +194,7 @@ type sleeper struct {
 	*kafka.Ledger
 	pages  int           // before it falls asleep
 	asleep chan struct{} // closed when it has
-	wake   chan struct{} // closed by whoever wakes it
+	wake   chan struct{} // closed to wake it
 	woke   chan error    // what became of the Commit that waited
 }
 

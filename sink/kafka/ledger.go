@@ -45,7 +45,7 @@ type Ledger struct {
 	mu       sync.Mutex
 	live     bool   // Fence has begun a session, and nothing has gone wrong since
 	sessions uint64 // how often live was set or cleared
-	known    bool   // revision is the one in force
+	known    bool   // revision is the current one
 	revision uint64 // 0: none
 }
 
@@ -236,7 +236,7 @@ func (l *Ledger) encode(next checkpoint.Checkpoint) (checkpoint.Checkpoint, []by
 	next.Revision = 0 // it is the record's offset, known only afterwards
 	document := checkpoint.Encode(next)
 	kept, err := checkpoint.Decode(document)
-	if err != nil { // told and not wrapped: what is in force is not corrupt
+	if err != nil { // told and not wrapped: the current position is not corrupt
 		return next, nil, operator.New("refused to commit what could not be read again: "+err.Error(), "report it: relay cannot record this position")
 	}
 	return kept, document, nil
@@ -256,7 +256,7 @@ func (l *Ledger) compare(ctx context.Context, prev checkpoint.Checkpoint) error 
 		_, _, revision = l.state()
 	}
 	if prev.Revision != revision {
-		return fmt.Errorf("%w: revision %d is in force, not %d as expected (0 for none); load it again and go on from there",
+		return fmt.Errorf("%w: revision %d is current, not %d as expected (0 for none); load it again and continue from there",
 			checkpoint.ErrConflict, revision, prev.Revision)
 	}
 	return nil
@@ -368,7 +368,7 @@ func (l *Ledger) explain(err error) error {
 		return &sink.FatalError{Err: fmt.Errorf("transaction_timeout %s is more than the brokers' transaction.max.timeout.ms: %w",
 			l.sink.cfg.TransactionTimeout, err)}
 	case errors.Is(err, kafkago.GroupCoordinatorNotAvailable):
-		return fmt.Errorf("no broker coordinates transactions now; where this does not pass, the cluster has fewer brokers than "+
+		return fmt.Errorf("no broker coordinates transactions now; if this does not pass, the cluster has fewer brokers than "+
 			"transaction.state.log.replication.factor or transaction.state.log.min.isr asks for: %w", err)
 	}
 	return l.sink.explain(err)

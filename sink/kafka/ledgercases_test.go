@@ -151,8 +151,8 @@ func TestPositionBehindOpenTransaction(t *testing.T) {
 	})
 }
 
-// TestAmbiguousCommit loses the answer of the commit: what is in force is what the cluster did, for
-// whoever looks.
+// TestAmbiguousCommit loses the answer of the commit: every reader sees as current what the cluster
+// did.
 func TestAmbiguousCommit(t *testing.T) {
 	t.Parallel()
 	for name, applied := range map[string]bool{"applied": true, "not applied": false} {
@@ -278,7 +278,7 @@ func TestCommitWhileARivalTakesOver(t *testing.T) {
 	}
 }
 
-// TestPositionFarFromTheEnd puts several hundred aborted positions behind the one in force.
+// TestPositionFarFromTheEnd puts several hundred aborted positions behind the current one.
 func TestPositionFarFromTheEnd(t *testing.T) {
 	t.Parallel()
 	c := fake(t)

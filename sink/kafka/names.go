@@ -9,7 +9,7 @@ import (
 // maxTopicName is the longest topic name that Kafka takes: a partition's folder carries it.
 const maxTopicName = 249
 
-// illegalTopicName says why name is no legal topic name in Kafka, or returns "".
+// illegalTopicName says why name is not a legal topic name in Kafka, or returns "".
 func illegalTopicName(name string) string {
 	switch {
 	case name == "":

@@ -49,7 +49,8 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 // Forget does nothing: a Ledger knows no position but the one that the cluster holds.
 func (l *Ledger) Forget() {}
 
-// Seize reads what is in force, whatever it is, and makes Commit replace it. Fence first.
+// Seize reads the current position, also one of another relay, and makes Commit replace it. Fence
+// first.
 func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()

@@ -280,7 +280,7 @@ func TestRealSecurity(t *testing.T) {
 	plain := realBrokers(t)[0]
 	dir := os.Getenv("RELAY_TEST_KAFKA_DIR")
 	if dir == "" {
-		t.Skip("needs the folder of a real Kafka: set RELAY_TEST_KAFKA_DIR to the --dir of .ci/kafka/start")
+		t.Skip("needs the directory of a real Kafka: set RELAY_TEST_KAFKA_DIR to the --dir of .ci/kafka/start")
 	}
 	host, port, err := net.SplitHostPort(plain)
 	require.NoError(t, err)

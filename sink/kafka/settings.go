@@ -41,7 +41,7 @@ type comparison struct {
 	*common
 	memory       *topicMemory
 	spec         Create
-	onePartition bool // whatever spec says
+	onePartition bool // for any number in spec
 
 	brokers []metadata.ResponseBroker
 	owned   map[string]string // ids of topics that relay remembers to have created

@@ -123,7 +123,7 @@ func TestLimitChanges(t *testing.T) {
 	require.NoError(t, s.Publish(ctx, messages(0, 100, "a")))
 
 	setTopicConfig(t, c, "a", "max.message.bytes", "3000")
-	require.NoError(t, s.Publish(ctx, messages(100, 100, "a")), "cut anew")
+	require.NoError(t, s.Publish(ctx, messages(100, 100, "a")), "divided again")
 	requireStored(t, c.ListenAddrs(), messages(0, 200, "a"), "a")
 
 	batch := messages(200, 30, "a")

@@ -409,8 +409,8 @@ func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner s
 	return st
 }
 
-// placementIdle reports whether a placement is configured and the server has no cluster to place the
-// stream in.
+// placementIdle reports whether a placement is configured and the server has no cluster to place
+// the stream in.
 func (a *admin) placementIdle() bool {
 	l, err := a.conn.usableLink()
 	return err == nil && !a.cfg.Create.Placement.isZero() && a.cfg.Domain == "" && a.cfg.APIPrefix == "" && l.nc.ConnectedClusterName() == ""

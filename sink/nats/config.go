@@ -36,8 +36,8 @@ type Config struct {
 	TLS                     TLS            `yaml:"tls"`
 	Websocket               Websocket      `yaml:"websocket"`
 	Domain                  string         `yaml:"domain" doc:"JetStream domain to publish to, for leaf nodes. Not together with api_prefix."`
-	APIPrefix               string         `yaml:"api_prefix" example:"JS.acc.API" doc:"Subject prefix of the JetStream API, where it is imported from another account. Not together with domain."`
-	InboxPrefix             string         `yaml:"inbox_prefix" default:"_INBOX" doc:"Subject prefix under which acknowledgements come back, where the user may subscribe to that one only."`
+	APIPrefix               string         `yaml:"api_prefix" example:"JS.acc.API" doc:"Subject prefix of the JetStream API, if it is imported from another account. Not together with domain."`
+	InboxPrefix             string         `yaml:"inbox_prefix" default:"_INBOX" doc:"Subject prefix under which acknowledgements come back, if the user may subscribe to that one only."`
 	AckTimeout              time.Duration  `yaml:"ack_timeout" default:"10s" doc:"How long to wait for the stream's acknowledgement of a message, and for an answer of the JetStream API, before it is published again."`
 	Window                  int            `yaml:"window" default:"4096" doc:"Most messages published and not yet acknowledged at any time."`
 	DuplicateWindow         time.Duration  `yaml:"duplicate_window" named:"true" default:"2m" doc:"How long the stream recognises a second copy of an event, at most create.max_age. A stream that relay created is changed to it if the key is written down; one that others created keeps its own."`
@@ -108,7 +108,7 @@ type Auth struct {
 	NKeyFile        string        `yaml:"nkey_file" doc:"File with the NKey seed of a user. New content is used for the next connection."`
 	User            string        `yaml:"user" doc:"User name, together with password."`
 	Password        secret.String `yaml:"password" doc:"Password of user."`
-	Token           secret.String `yaml:"token" doc:"Token, where the server is set up with one."`
+	Token           secret.String `yaml:"token" doc:"Token, if the server is set up with one."`
 }
 
 // EmbeddedConfig is the JetStream server inside relay. It is read only if the URL is "embedded".
@@ -241,8 +241,8 @@ func (c Config) plainWebsocket() bool {
 	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(c.URL)), "ws://")
 }
 
-// websocketPath returns the path of the addresses if it is the same for all of them, and "" if it is
-// not or if there is none.
+// websocketPath returns the path of the addresses if it is the same for all of them, and "" if it
+// is not or if there is none.
 func (c Config) websocketPath() string {
 	if !c.overWebsocket() {
 		return ""
@@ -261,10 +261,10 @@ func (c Config) websocketPath() string {
 func (c Config) validateURL() error {
 	if c.URL == Embedded {
 		if c.TLS.InUse() {
-			return keyErrorf("tls", "the embedded server speaks no TLS: remove tls, or run a NATS server of its own")
+			return keyErrorf("tls", "the embedded server speaks no TLS: remove tls, or run a separate NATS server")
 		}
 		if c.Auth != (Auth{}) {
-			return keyErrorf("auth", "auth is for a NATS server of its own: the embedded server has embedded.token, or embedded.user and embedded.password")
+			return keyErrorf("auth", "auth is for a separate NATS server: the embedded server has embedded.token, or embedded.user and embedded.password")
 		}
 		if c.IgnoreDiscoveredServers {
 			return keyErrorf("ignore_discovered_servers", "the embedded server announces no others: remove ignore_discovered_servers")
@@ -379,14 +379,14 @@ func (e EmbeddedConfig) address() (host string, port int, err error) {
 
 func (c Config) validateStream() error {
 	if c.Stream == "" || strings.ContainsAny(c.Stream, " \t\r\n.*>/\\") {
-		return keyErrorf("stream", "%q is no stream name: it is not empty and has no spaces and none of . * > / \\", c.Stream)
+		return keyErrorf("stream", "%q is not a valid stream name: it is not empty and has no spaces and none of . * > / \\", c.Stream)
 	}
 	if c.Domain != "" && c.APIPrefix != "" {
 		return keyErrorf("api_prefix", "domain and api_prefix exclude each other: remove one")
 	}
 	if c.InboxPrefix != "" {
 		if reason := illegalSubject(c.InboxPrefix); reason != "" {
-			return keyErrorf("inbox_prefix", "%q is no subject: %s", c.InboxPrefix, reason)
+			return keyErrorf("inbox_prefix", "%q is not a legal subject: %s", c.InboxPrefix, reason)
 		}
 	}
 	if err := c.Create.validate(); err != nil {

@@ -384,7 +384,7 @@ type link struct {
 
 func newLink() *link { return &link{lost: make(chan struct{}), changed: make(chan struct{})} }
 
-// note changes the state and wakes whoever waits for it.
+// note changes the state and wakes all that wait for it.
 func (l *link) note(change func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -56,8 +56,8 @@ func TestConnectionClosedForGood(t *testing.T) {
 	require.Equal(t, "e0 e1 e2", bodies(t, js))
 }
 
-// TestAckTimeoutHoldsForEveryQuestion, also for those that nats.go asks for a reader, which has a
-// limit of five seconds of its own.
+// TestAckTimeoutHoldsForEveryQuestion, also for those that nats.go asks for a reader, which has its
+// own limit of five seconds.
 func TestAckTimeoutHoldsForEveryQuestion(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)

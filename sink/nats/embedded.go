@@ -55,7 +55,7 @@ type embeddedServer struct {
 func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	e := c.Embedded
 	if e.Dir == "" {
-		return nil, keyErrorf("embedded.dir", "the embedded NATS server needs a folder for its streams: set embedded.dir")
+		return nil, keyErrorf("embedded.dir", "the embedded NATS server needs a directory for its streams: set embedded.dir")
 	}
 	host, port, err := e.address()
 	if err != nil {
@@ -212,7 +212,7 @@ func (e *embeddedServer) stop() error {
 }
 
 // serverLog hands the server's log to zap. It never ends the process: a fatal error is kept for
-// whoever waits for the start. The number of lines is bounded, since clients cause them.
+// the caller that waits for the start. The number of lines is bounded, since clients cause them.
 type serverLog struct {
 	log   *zap.SugaredLogger
 	limit *rate.Limiter

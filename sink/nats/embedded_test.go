@@ -56,12 +56,12 @@ func TestEmbeddedFaults(t *testing.T) {
 		change func(*EmbeddedConfig)
 		want   string
 	}{
-		"no folder":    {func(e *EmbeddedConfig) { e.Dir = "" }, "set embedded.dir"},
-		"not a folder": {func(e *EmbeddedConfig) { e.Dir = "/dev/null/x" }, "/dev/null"},
-		"no port":      {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1" }, "write host:port"},
-		"bad port":     {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1:70000" }, `"70000" is not a port`},
-		"no such host": {func(e *EmbeddedConfig) { e.Listen, e.Token = "203.0.113.1:4222", "0123456789abcdef" }, "cannot listen on 203.0.113.1:4222"},
-		"anybody":      {func(e *EmbeddedConfig) { e.Listen = "0.0.0.0:0" }, "can be reached from other machines"},
+		"no folder":       {func(e *EmbeddedConfig) { e.Dir = "" }, "set embedded.dir"},
+		"not a directory": {func(e *EmbeddedConfig) { e.Dir = "/dev/null/x" }, "/dev/null"},
+		"no port":         {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1" }, "write host:port"},
+		"bad port":        {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1:70000" }, `"70000" is not a port`},
+		"no such host":    {func(e *EmbeddedConfig) { e.Listen, e.Token = "203.0.113.1:4222", "0123456789abcdef" }, "cannot listen on 203.0.113.1:4222"},
+		"anybody":         {func(e *EmbeddedConfig) { e.Listen = "0.0.0.0:0" }, "can be reached from other machines"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := embeddedConfig(t.TempDir())

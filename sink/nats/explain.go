@@ -132,7 +132,7 @@ func explainTLS(err error, c Config) string {
 	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"), strings.Contains(text, "unknown certificate"):
 		return "it wants a client certificate that it trusts; set tls.cert_file and tls.key_file"
 	case c.TLS.CertFile == "" && (strings.Contains(text, "closed by remote") || strings.Contains(text, "EOF")):
-		return "it hung up after the handshake, most likely for want of a client certificate; set tls.cert_file and tls.key_file"
+		return "it hung up after the handshake, most likely because there is no client certificate; set tls.cert_file and tls.key_file"
 	default:
 		return "the handshake did not succeed"
 	}

@@ -291,7 +291,7 @@ func TestOutageLongerThanTheDuplicateWindow(t *testing.T) {
 	w.requireOnce(t, client(t, srv.url()))
 }
 
-// backward answers now and then with a position that was in force before, as a deposed leader may.
+// backward answers now and then with an earlier position, as a deposed leader may.
 type backward struct {
 	sink.Ledger
 	history []checkpoint.Checkpoint

@@ -66,7 +66,7 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return l.position.load(ctx)
 }
 
-// Seize reads the current position, whatever it is, and makes Commit replace it.
+// Seize reads the current position, also one of another relay, and makes Commit replace it.
 func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return l.position.seize(ctx)
 }

@@ -53,7 +53,7 @@ func benchmarkDelivery(b *testing.B, topic string, s *Sink, ledger *Ledger) {
 		round++
 		part := batch[:min(left, len(batch))]
 		if ledger == nil {
-			for i := range part { // each run of the benchmark has ids of its own
+			for i := range part { // each run of the benchmark has its own ids
 				part[i].ID = fmt.Sprintf("%s_%d", part[i].ID, b.N)
 			}
 			require.NoError(b, s.Publish(ctx, part))

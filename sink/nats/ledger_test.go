@@ -38,7 +38,7 @@ func (p subjectPlace) Open(t *testing.T, id checkpoint.Identity) checkpoint.Stor
 	s := open(t, cfg)
 	l := s.Ledger(id)
 	again(t, "preparing", func(ctx context.Context) error { return l.Prepare(ctx, []string{p.stream + ".created"}) })
-	if p.replicas > 1 { // it may be without a leader of its own accord
+	if p.replicas > 1 { // it may be without a leader by itself
 		return ledgerStore{checkpointtest.Settled{Store: sink.Positions(l)}, s}
 	}
 	return ledgerStore{sink.Positions(l), s}
@@ -208,7 +208,7 @@ func TestTailShowsNoTraceOfBatches(t *testing.T) {
 	require.Equal(t, want, have)
 }
 
-// TestStaleCommitIsRefusedByTheServer commits with a checkpoint that was in force a moment ago, as
+// TestStaleCommitIsRefusedByTheServer commits with a checkpoint that was current a moment ago, as
 // one does who read it from a deposed leader or was stopped for a while.
 func TestStaleCommitIsRefusedByTheServer(t *testing.T) {
 	t.Parallel()

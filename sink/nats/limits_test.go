@@ -81,7 +81,7 @@ func TestRaisingBeyondTheAccount(t *testing.T) {
 	require.Len(t, limitProblems(withoutStream(tiers, have), Create{MaxBytes: gib, Replicas: 3}), 1, "the other tier is full")
 }
 
-// TestRefusalsNameTheKey: whatever limit makes a server refuse a stream, the error names what to
+// TestRefusalsNameTheKey: if any limit makes a server refuse a stream, the error names what to
 // change.
 func TestRefusalsNameTheKey(t *testing.T) {
 	t.Parallel()

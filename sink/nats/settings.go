@@ -344,8 +344,8 @@ func askedBy(c Config) asked {
 	return a
 }
 
-// placementText is a placement: "cluster east, tags eu, ssd". Servers compare tags without regard to
-// case, and their order does not matter.
+// placementText is a placement: "cluster east, tags eu, ssd". Servers compare tags without regard
+// to case, and their order does not matter.
 func placementText(p *jetstream.Placement) string {
 	var parts []string
 	if p != nil && p.Cluster != "" {

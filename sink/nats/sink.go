@@ -166,8 +166,8 @@ func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) err
 	return s.reader.scan(ctx, log, fn)
 }
 
-// Ping implements sink.Destination. It asks for the stream, since a server may answer whose JetStream
-// does not. A stream that is not there is an answer.
+// Ping implements sink.Destination. It asks for the stream, since a server may answer whose
+// JetStream does not. A stream that is not there is an answer.
 func (s *Sink) Ping(ctx context.Context) error { return s.reader.ping(ctx) }
 
 // Survey implements sink.Destination: the one part is the stream, and its end is the sequence after

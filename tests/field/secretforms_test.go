@@ -62,8 +62,8 @@ var secretForms = map[string]struct {
 			require.NoError(t, os.RemoveAll(filepath.Join(dir, before)))
 		}
 	}},
-	// Vault Agent renders each template to a new file and renames it over the old one, one after the
-	// other.
+	// Vault Agent renders each template to a new file and renames it over the old one, one after
+	// the other.
 	"Vault Agent": {"", func(t testing.TB, dir string, files map[string]string) {
 		for name, text := range files {
 			path := filepath.Join(dir, name)
@@ -72,7 +72,8 @@ var secretForms = map[string]struct {
 			time.Sleep(300 * time.Millisecond)
 		}
 	}},
-	// SPIFFE Helper writes each file in place, one after the other, and other tools do so in pieces.
+	// SPIFFE Helper writes each file in place, one after the other, and other tools do so in
+	// pieces.
 	"SPIFFE Helper": {"", func(t testing.TB, dir string, files map[string]string) {
 		for name, text := range files {
 			file, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)

@@ -94,9 +94,9 @@ func New(cfg Config) *Source {
 }
 
 // Token returns a token that is valid now and for a while. It makes a request if there is none, or
-// if four fifths of its life are over; if that request fails, it returns the old token while that is
-// valid. After a failure without such a token it returns the error again for up to 15 s before it
-// makes another request.
+// if four fifths of its life are over; if that request fails, it returns the old token while that
+// is valid. After a failure without such a token it returns the error again for up to 15 s before
+// it makes another request.
 func (s *Source) Token(ctx context.Context) (*Token, error) {
 	if t := s.current.Load(); t != nil && s.now().Before(t.renew) {
 		return t, nil
