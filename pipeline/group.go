@@ -17,8 +17,8 @@ const restartAfter = 5 * time.Minute
 
 // Group runs lanes side by side. A lane that stops leaves the others running, and each may be
 // stopped and replaced while they run. A lane that stopped with a *source.RefusalError is started
-// again every 5 minutes as long as other lanes run or Hold keeps the group, since the API may accept its requests by then.
-// A Group is safe for concurrent use.
+// again every 5 minutes as long as other lanes run or Hold keeps the group, since the API may
+// accept its requests by then. A Group is safe for concurrent use.
 type Group struct {
 	ctx     context.Context
 	stopped func(*LaneError)

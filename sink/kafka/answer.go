@@ -20,8 +20,8 @@ const (
 	patience = 3
 )
 
-// send encodes the heads of the queues if that is still to be done and sends them. The queues belong
-// to it until it returns.
+// send encodes the heads of the queues if that is still to be done and sends them. The queues
+// belong to it until it returns.
 func (s *sender) send(ctx context.Context, queues []*partitionQueue) (*client.Produced, error) {
 	transactionalID := ""
 	if s.txn != nil {
@@ -149,7 +149,7 @@ func (s *sender) reorder(q *partitionQueue, err error, inDoubt bool) {
 	}
 	s.p.log.Warn("a kafka partition does not know relay's earlier messages, going on in a new producer session",
 		zap.String("topic", q.topic), zap.Int32("partition", q.partition), zap.Error(err))
-	if q.place.ID == s.p.session.ID { // in whatever epoch
+	if q.place.ID == s.p.session.ID { // in any epoch
 		s.p.session = client.NoSession
 	}
 	q.place.Adopt(client.NoSession)

@@ -69,7 +69,7 @@ func (d *delivery) run() error {
 	return d.stop()
 }
 
-// launch starts whatever is due.
+// launch starts everything that is due.
 func (d *delivery) launch(now time.Time) {
 	if d.closing {
 		return

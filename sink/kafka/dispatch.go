@@ -145,7 +145,7 @@ func (s *sender) ready(now time.Time) []*request {
 func (s *sender) leader(q *partitionQueue) (int32, bool) {
 	leaders := s.layout.Topics[q.topic].Leaders
 	if len(leaders) > 0 && int(q.partition) >= len(leaders) {
-		s.fail(q.index[0], fmt.Errorf("kafka topic %s has no partition %d any more: it was made anew with %d partitions", q.topic, q.partition, len(leaders)))
+		s.fail(q.index[0], fmt.Errorf("kafka topic %s has no partition %d any more: it was created again with %d partitions", q.topic, q.partition, len(leaders)))
 		return 0, false
 	}
 	if len(leaders) == 0 || leaders[q.partition] < 0 {

@@ -67,8 +67,8 @@ func TestSessionsAreRenewed(t *testing.T) {
 	}
 }
 
-// TestSessionCannotBeRenewed: if a broker refuses to renew a session, relay connects again, and says
-// nothing of a password.
+// TestSessionCannotBeRenewed: if a broker refuses to renew a session, relay connects again, and
+// says nothing of a password.
 func TestSessionCannotBeRenewed(t *testing.T) {
 	t.Parallel()
 	for name, refuse := range map[string]func(req kmsg.Request) (kmsg.Response, error){

@@ -53,8 +53,8 @@ func newSession(now time.Time, life time.Duration) session {
 // due reports whether to log in before a request.
 func (s session) due(now time.Time) bool { return !s.end.IsZero() && !now.Before(s.renew) }
 
-// LoginError is a connection on which logging in again has failed. Its request was not sent, and the
-// next connection may be accepted: it shows whether the credentials are at fault.
+// LoginError is a connection on which logging in again has failed. Its request was not sent, and
+// the next connection may be accepted: it shows whether the credentials are at fault.
 type LoginError struct {
 	address string
 	reason  string
@@ -64,8 +64,8 @@ func (e *LoginError) Error() string {
 	return fmt.Sprintf("the session of the connection to %s ended, and logging in again on it failed: %s", e.address, e.reason)
 }
 
-// noteSession learns from an answer to SaslAuthenticate, behind its correlation id, when the session
-// ends.
+// noteSession learns from an answer to SaslAuthenticate, behind its correlation id, when the
+// session ends.
 func (c *brokerConn) noteSession(body []byte) {
 	if c.request.key != protocol.SaslAuthenticate || c.request.version < loginVersion {
 		return
