@@ -66,7 +66,7 @@ func (p *Positions) set(ctx context.Context, client *source.Client, to checkpoin
 	case err != nil && !replaceable(err):
 		return admin.Moved{}, err
 	}
-	prev, kept, err := p.put(ctx, at, func(prev checkpoint.Checkpoint) checkpoint.Checkpoint { return prev.Placed(to) })
+	prev, kept, err := p.replace(ctx, at, func(prev checkpoint.Checkpoint) checkpoint.Checkpoint { return prev.Placed(to) })
 	if err != nil {
 		return admin.Moved{}, err
 	}
@@ -95,7 +95,7 @@ func (p *Positions) take(ctx context.Context, from, to *place) (admin.Moved, err
 			return admin.Moved{}, err
 		}
 	}
-	prev, kept, err := p.put(ctx, to, func(checkpoint.Checkpoint) checkpoint.Checkpoint { return cp })
+	prev, kept, err := p.replace(ctx, to, func(checkpoint.Checkpoint) checkpoint.Checkpoint { return cp })
 	if err != nil {
 		return admin.Moved{}, err
 	}

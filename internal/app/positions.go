@@ -150,9 +150,9 @@ func replaceable(err error) bool {
 	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign) || errors.Is(err, checkpoint.ErrLost)
 }
 
-// put commits the position that becomes returns, for any present content of the place. It returns
-// the previous position and the file that keeps it.
-func (p *Positions) put(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
+// replace commits the position that becomes returns, for any present content of the place. It
+// returns the previous position and the file that keeps it.
+func (p *Positions) replace(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)
 	} else if prev, err = p.takeBus(ctx); err == nil && prev.Generation > 0 {

@@ -173,14 +173,14 @@ func (c *comparison) topic(t metadata.ResponseTopic, settings client.TopicSettin
 			d.Have = "not set"
 		}
 		if d.Outcome == sink.Changes {
-			c.judge(&d, name, replicas, inSync, empty)
+			c.assess(&d, name, replicas, inSync, empty)
 		}
 		c.add(d)
 	}
 }
 
-// judge finds out whether a topic setting can be changed now.
-func (c *comparison) judge(d *topicDifference, name string, replicas, inSync int, empty bool) {
+// assess finds out whether a topic setting can be changed now.
+func (c *comparison) assess(d *topicDifference, name string, replicas, inSync int, empty bool) {
 	switch {
 	case name == minInSyncReplicas:
 		if n, err := strconv.Atoi(d.Want); err == nil && n > inSync {

@@ -184,9 +184,9 @@ func limitProblems(info *jetstream.AccountInfo, want Create) []string {
 	return problems
 }
 
-// judge says of each change to the stream that the limits of the account do not let it
+// checkChanges says of each change to the stream that the limits of the account do not let it
 // through.
-func (a account) judge(ctx context.Context, l *link, conf jetstream.StreamConfig, changes []tunable) {
+func (a account) checkChanges(ctx context.Context, l *link, conf jetstream.StreamConfig, changes []tunable) {
 	affected := slices.ContainsFunc(changes, func(t tunable) bool { return t.takesMore() })
 	if !affected {
 		return

@@ -73,7 +73,7 @@ func (s *settings) compare(ctx context.Context, apply bool) ([]sink.Setting, err
 	defer s.mu.Unlock()
 	var found []sink.Setting
 	differ := s.differences(info)
-	s.account.judge(ctx, l, info.Config, differ)
+	s.account.checkChanges(ctx, l, info.Config, differ)
 	for _, t := range differ {
 		if apply && t.Outcome == sink.Changes {
 			s.apply(ctx, l, &t)
@@ -93,7 +93,7 @@ func (s *settings) differences(info *jetstream.StreamInfo) []tunable {
 		if setting.Outcome == "" {
 			setting.Outcome = sink.Changes
 		}
-		found = append(found, tunable{s.judge(conf, setting), set})
+		found = append(found, tunable{s.applyRules(conf, setting), set})
 	}
 	age := conf.MaxAge
 	if want.maxAge != nil && *want.maxAge != conf.MaxAge {
@@ -163,9 +163,9 @@ func subset(all, keys map[string]string) map[string]string {
 	return out
 }
 
-// judge adds what holds for every setting: relay leaves a stream of others alone, and does not
+// applyRules adds what holds for every setting: relay leaves a stream of others alone, and does not
 // change a setting a second time.
-func (s *settings) judge(conf jetstream.StreamConfig, setting sink.Setting) sink.Setting {
+func (s *settings) applyRules(conf jetstream.StreamConfig, setting sink.Setting) sink.Setting {
 	switch {
 	case conf.Metadata[metadataCreator] != creator:
 		setting.Outcome, setting.Why = sink.Unchanged, "relay did not create the stream and leaves it as it is"

@@ -26,7 +26,7 @@ type oracle struct {
 	stored                                   map[string]uint64 // id to the place of its first copy
 	partitions                               map[string]int    // the latest event seen in each
 	all                                      map[string][]int  // every message of each, copies too, as index in ids
-	duplicates, misordered, altered, strange []string
+	duplicates, misordered, altered, unknown []string
 }
 
 func newOracle(api *sourcetest.Server) *oracle {
@@ -48,7 +48,7 @@ func (o *oracle) see(partition string, place uint64, id string, body []byte) {
 	last, any := o.partitions[partition]
 	where := fmt.Sprintf("%s at %s/%d", id, partition, place)
 	if !known {
-		o.strange = append(o.strange, where)
+		o.unknown = append(o.unknown, where)
 		return
 	}
 	if !bytes.Equal(body, o.body(id)) {
@@ -106,7 +106,7 @@ type allowance struct {
 func (o *oracle) requireNothingWrong(t *testing.T, allowed allowance) {
 	t.Helper()
 	t.Logf("%d events: %d lost, %d duplicates, %d misordered, %d altered, %d unknown",
-		len(o.ids), len(o.lost()), len(o.duplicates), len(o.misordered), len(o.altered), len(o.strange))
+		len(o.ids), len(o.lost()), len(o.duplicates), len(o.misordered), len(o.altered), len(o.unknown))
 	assert.Empty(t, some(o.lost()), "lost")
 	if allowed.early {
 		assert.Empty(t, some(o.outOfPlace()), "out of place")
@@ -114,7 +114,7 @@ func (o *oracle) requireNothingWrong(t *testing.T, allowed allowance) {
 		assert.Empty(t, some(o.misordered), "misordered")
 	}
 	assert.Empty(t, some(o.altered), "altered")
-	assert.Empty(t, some(o.strange), "unknown to the API")
+	assert.Empty(t, some(o.unknown), "unknown to the API")
 	if !allowed.copies {
 		assert.Empty(t, some(o.duplicates), "duplicates")
 	}
@@ -195,7 +195,7 @@ func TestOracle(t *testing.T) {
 	body := func(id string) []byte { return []byte("body " + id) }
 	for name, c := range map[string]struct {
 		seen                                           string
-		lost, duplicates, misordered, altered, strange int
+		lost, duplicates, misordered, altered, unknown int
 		outOfPlace                                     int
 	}{
 		"all":          {seen: "abcd"},
@@ -205,7 +205,7 @@ func TestOracle(t *testing.T) {
 		"misordered":   {seen: "abdc", misordered: 1, outOfPlace: 1},
 		"out of place": {seen: "acbd", misordered: 1, outOfPlace: 2},
 		"early":        {seen: "acdbcd", duplicates: 2, misordered: 1},
-		"unknown":      {seen: "abxcd", strange: 1},
+		"unknown":      {seen: "abxcd", unknown: 1},
 		"altered":      {seen: "abCd", altered: 1},
 		"altered copy": {seen: "abBcd", duplicates: 1, altered: 1},
 	} {
@@ -220,7 +220,7 @@ func TestOracle(t *testing.T) {
 			require.Len(t, o.duplicates, c.duplicates)
 			require.Len(t, o.misordered, c.misordered)
 			require.Len(t, o.altered, c.altered)
-			require.Len(t, o.strange, c.strange)
+			require.Len(t, o.unknown, c.unknown)
 		})
 	}
 }
