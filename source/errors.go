@@ -266,8 +266,8 @@ func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts Li
 // maxErrorBody is how much of the body of an error is read.
 const maxErrorBody = 64 << 10
 
-// clean makes a text of the API fit for logs and errors: without the key, and as printable.Text
-// returns it.
+// clean makes a text of the API, or of a proxy in its place, fit for logs and errors: without the
+// key and the credentials of the proxy, and as printable.Text returns it.
 func (c *Client) clean(s string) string {
 	s = s[:min(len(s), maxErrorBody)]
 	for _, key := range append(c.keys.all(), c.APIKey) {
@@ -275,7 +275,28 @@ func (c *Client) clean(s string) string {
 			s = strings.ReplaceAll(s, form, "[API key]")
 		}
 	}
+	for _, form := range proxySecrets(c.proxyInUse()) {
+		s = strings.ReplaceAll(s, form, "[secret]")
+	}
 	return printable.Text(s)
+}
+
+// proxyInUse returns the proxy of the next request, or nil if there is none.
+func (c *Client) proxyInUse() *url.URL {
+	if c.Proxy != nil {
+		if proxy := c.Proxy(); proxy != nil {
+			return proxy
+		}
+	}
+	endpoint, err := url.Parse(c.Endpoint)
+	if err != nil {
+		return nil
+	}
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: endpoint})
+	if err != nil { // requests fail by it
+		return nil
+	}
+	return proxy
 }
 
 // shownForms are the forms in which an answer may repeat key: as it is, escaped as in an address,

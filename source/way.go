@@ -156,13 +156,22 @@ func (c *Client) ProxyInUse(ctx context.Context) string {
 
 // secrets are the forms in which a proxy may repeat the credentials that it was sent.
 func (w *way) secrets() []string {
-	if w == nil || w.proxy == nil || w.proxy.User == nil {
+	if w == nil {
 		return nil
 	}
-	user := w.proxy.User.Username()
-	password, _ := w.proxy.User.Password()
+	return proxySecrets(w.proxy)
+}
+
+// proxySecrets are the forms in which an answer may repeat the credentials of a proxy, which may be
+// nil.
+func proxySecrets(proxy *url.URL) []string {
+	if proxy == nil || proxy.User == nil {
+		return nil
+	}
+	user := proxy.User.Username()
+	password, _ := proxy.User.Password()
 	var out []string
-	for _, s := range []string{password, url.QueryEscape(password), base64.StdEncoding.EncodeToString([]byte(user + ":" + password))} {
+	for _, s := range append([]string{base64.StdEncoding.EncodeToString([]byte(user + ":" + password))}, shownForms(password)...) {
 		if len(s) >= 3 { // shorter ones are no secret and would make the text unreadable
 			out = append(out, s)
 		}

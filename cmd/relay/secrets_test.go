@@ -117,7 +117,7 @@ func TestNoSecretIsLeftOut(t *testing.T) {
 		}
 	}
 	require.ElementsMatch(t, []string{
-		"source: api_key", "source.webhook: secret", "sinks[].auth, type: nats: password", "sinks[].auth, type: nats: token", "sinks[].embedded, type: nats: token", "sinks[].embedded, type: nats: password", "sinks[].sasl, type: kafka: password",
+		"source: api_key", "source: proxy", "source.webhook: secret", "sinks[].auth, type: nats: password", "sinks[].auth, type: nats: token", "sinks[].embedded, type: nats: token", "sinks[].embedded, type: nats: password", "sinks[].sasl, type: kafka: password",
 		"sinks[].sasl, type: kafka: client_secret",
 		"redaction: key", "admin: token", "telemetry.traces.headers[]: value",
 	}, found, "mark it in a case of TestSecretsAreShownNowhere, then name it here")
@@ -327,6 +327,19 @@ func addSourceCases(t *testing.T, cases map[string]secretCase, api *sourcetest.S
 		cases["source/"+name] = secretCase{
 			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q}]\nadmin: {listen: ADMIN, token: %q}\n", natsURL, marked("admin-token")),
 			env:    env, secrets: secrets, reaches: c.reaches, only: []string{"run", "check", "tail", "replay", "verify"},
+		}
+	}
+	proxied := func(r *http.Request) string { return r.Header.Get("Proxy-Authorization") }
+	for name, c := range map[string]struct{ proxy, reaches string }{
+		"proxy, echo":        {echo(407, proxied), "407"},
+		"proxy, success":     {echo(200, proxied), "cannot be decoded"},
+		"proxy, unreachable": {"http://127.0.0.1:1", "refused"},
+	} {
+		source, secrets := secretSource("http://api.example")
+		proxy := strings.Replace(c.proxy, "//", "//"+url.UserPassword("relay", marked("proxy")).String()+"@", 1)
+		cases["source/"+name] = secretCase{
+			config: strings.Replace(source, "  rate_limit", fmt.Sprintf("  proxy: %q\n  rate_limit", proxy), 1) + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q}]\nadmin: {listen: ADMIN, token: %q}\n", natsURL, marked("admin-token")),
+			env:    map[string]string{"KEY": apiMark}, secrets: append(secrets, marked("proxy")), reaches: c.reaches, only: []string{"run", "check", "tail", "replay", "verify"},
 		}
 	}
 }
