@@ -10,12 +10,13 @@
 //
 //   - [Sink] (sink.go) and [Ledger] (ledger.go, position.go, positiontopic.go) are what others use.
 //   - common.go: what the parts of a sink share. explain.go: what errors mean for an operator.
-//   - topicAdmin (prepare.go, inspect.go) makes topics ready and shows them; comparison (settings.go)
-//     compares their settings; topicMemory (owned.go) remembers what relay has done to them.
+//   - topicAdmin (prepare.go, inspect.go) makes topics ready and shows them. comparison
+//     (settings.go) compares their settings. topicMemory (owned.go) remembers what relay has done
+//     to them.
 //   - topicReader (reader.go, scan.go) reads what topics hold.
-//   - publisher (publisher.go) lasts from one Publish to the next; carryOver (carryover.go) is what one
-//     leaves to the next. delivery (delivery.go, transaction.go) is one Publish or transaction, with
-//     batchState (batch.go), course (course.go), placer (placing.go) and sender (dispatch.go,
+//   - publisher (publisher.go) lasts from one Publish to the next. carryOver (carryover.go) is what
+//     one leaves to the next. delivery (delivery.go, transaction.go) is one Publish or transaction,
+//     with batchState (batch.go), course (course.go), placer (placing.go) and sender (dispatch.go,
 //     answer.go).
 //   - internal/client speaks to the brokers.
 package kafka
