@@ -74,6 +74,7 @@ func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (ch
 			return cp, err
 		}
 		touch.keep(ctx, steered)
+		c.recovered()
 	}
 }
 

@@ -17,7 +17,15 @@ type failures struct {
 	status   *tracker
 	observer Observer
 	logger   *zap.Logger
+
+	// Of the failures since the lane last got on; only the goroutine of Lane.Run uses these.
+	count       int
+	since, told time.Time // of the first failure, and of the last that was logged as a warning
+	action      string    // of that one
 }
+
+// tellEvery is how often the log repeats that something still fails.
+const tellEvery = 30 * time.Second
 
 // mustStop reports whether only an operator can resolve err, so that the lane stops. A
 // *sink.FatalError stops a lane only if it has never acquired its position: later the operator may
@@ -32,12 +40,38 @@ func (f *failures) mustStop(err error) bool {
 	return false
 }
 
-// retrying tells of an error that may pass, and when the next attempt starts.
+// retrying tells of an error that may pass, and when the next attempt starts. The log has a warning
+// of the first failure, of one that asks something else of an operator, and then one every
+// tellEvery.
 func (f *failures) retrying(doing string, err error, wait time.Duration) {
 	text, action := f.explain(err)
-	f.logger.Warn(doing+" failed, will try again", zap.Duration("in", wait), zap.String("error", text))
+	now := time.Now()
+	if f.count == 0 {
+		f.since = now
+	}
+	f.count++
+	fields := []zap.Field{zap.Duration("retry_in", wait), zap.String("error", text)}
+	switch {
+	case f.count == 1 || action != f.action:
+		f.told, f.action = now, action
+		f.logger.Warn(doing+" failed, will try again", fields...)
+	case now.Add(wait).Sub(f.told) > tellEvery:
+		f.told = now
+		f.logger.Warn(doing+" still fails, will try again", append(fields, zap.Int("failures", f.count), zap.Duration("outage", now.Sub(f.since)))...)
+	default:
+		f.logger.Debug(doing+" failed, will try again", fields...)
+	}
 	f.status.retrying(doing, text, action)
 	f.observer.Retrying(doing, err)
+}
+
+// recovered tells that the lane gets on again, once it does.
+func (f *failures) recovered() {
+	if f.count == 0 || !f.status.runs() {
+		return
+	}
+	f.logger.Info("the lane gets on again", zap.Int("failures", f.count), zap.Duration("outage", time.Since(f.since)))
+	f.count, f.action = 0, ""
 }
 
 // StopError says that the lane stopped at an event that can never be published: no dead letter

@@ -165,6 +165,13 @@ func (t *tracker) acquired() bool {
 	return t.everHeld
 }
 
+// runs reports whether nothing but a request to the API fails.
+func (t *tracker) runs() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.s.State == Running
+}
+
 // holds records that the lane has acquired its lease.
 func (t *tracker) holds() {
 	t.mu.Lock()

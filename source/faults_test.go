@@ -85,7 +85,11 @@ func TestWhatMayPassIsWaitedOut(t *testing.T) {
 					require.Error(t, r.Err)
 				}
 				require.Equal(t, tc.reason == RetryRateLimited, limited == faults)
-				require.Equal(t, 1, logs.FilterLevelExact(zap.WarnLevel).Len(), "one warning for one reason")
+				warnings := logs.FilterLevelExact(zap.WarnLevel).All()
+				require.Equal(t, api.times[0], warnings[0].Time, "the first failure is told at once")
+				for i, w := range warnings[1:] {
+					require.Greater(t, w.Time.Add(w.ContextMap()["retry_in"].(time.Duration)).Sub(warnings[i].Time), remindEvery, "and then one in half a minute")
+				}
 				require.Equal(t, 1, logs.FilterMessage("the Events API answers again").Len())
 			})
 		})
@@ -121,7 +125,7 @@ func TestRetryAfterIsKept(t *testing.T) {
 	}
 }
 
-func TestARefusedKeyIsReportedOnceAndRetriedSlowly(t *testing.T) {
+func TestARefusedKeyIsReportedAndRetriedSlowly(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{401, 403, 307} {
 		synctest.Test(t, func(t *testing.T) {
@@ -138,7 +142,11 @@ func TestARefusedKeyIsReportedOnceAndRetriedSlowly(t *testing.T) {
 				gap := api.times[i].Sub(api.times[i-1])
 				require.True(t, gap >= slowFirst && gap <= slowMax, gap)
 			}
-			require.Equal(t, 1, logs.FilterLevelExact(zap.WarnLevel).Len())
+			warnings := logs.FilterLevelExact(zap.WarnLevel).All()
+			require.Len(t, warnings, 10, "attempts are half a minute apart, and each is told")
+			for i, w := range warnings {
+				require.EqualValues(t, i+1, w.ContextMap()["attempt"])
+			}
 			for _, entry := range logs.All() {
 				require.NotContains(t, entry.Message, testKey)
 				for _, v := range entry.ContextMap() {

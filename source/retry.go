@@ -19,8 +19,8 @@ const (
 	retryAfterMax = 10 * time.Minute
 	// refusedLimit is how long WorkOS must refuse a request before that is final.
 	refusedLimit = 5 * time.Minute
-	// remindEvery is how many failures in a row lie between two warnings about the same thing.
-	remindEvery = 20
+	// remindEvery is how often the log repeats a warning about the same thing.
+	remindEvery = 30 * time.Second
 )
 
 // failures counts the failures in a row of one request.
@@ -28,7 +28,7 @@ type failures struct {
 	count  int
 	since  time.Time
 	reason RetryReason // of the last one
-	warned int         // count at the last warning
+	warned time.Time   // when the last warning was logged
 	slow   int         // failures in a row for the same reason, if that is one to be slow
 }
 
@@ -162,8 +162,8 @@ func (r *reader) note(err error, reason RetryReason, attempt int, wait time.Dura
 		f.since = time.Now()
 	}
 	f.count++
-	if reason != f.reason || f.count-f.warned >= remindEvery {
-		f.reason, f.warned = reason, f.count
+	if now := time.Now(); reason != f.reason || now.Add(wait).Sub(f.warned) > remindEvery {
+		f.reason, f.warned = reason, now
 		r.log.Warn(r.retryMessage(reason, err), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
 			zap.Duration("retry_in", wait), zap.Stringer("after", r.pos), zap.Error(err))
 	}
