@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTheProxyChangesUnderRequests: requests that run at the same time go by the proxy of the moment
-// at which each began, and later ones by no earlier proxy.
+// TestTheProxyChangesUnderRequests: requests that run at the same time go by the proxy of the
+// moment at which each began, and later ones by no earlier proxy.
 func TestTheProxyChangesUnderRequests(t *testing.T) {
 	t.Parallel()
 	const proxies = 4
