@@ -71,12 +71,13 @@ type Create struct {
 
 // SASL is the authentication to the brokers.
 type SASL struct {
-	Mechanism string        `yaml:"mechanism" default:"none" enum:"none,plain,scram-sha-256,scram-sha-512,oauthbearer" doc:"SASL mechanism of the listener."`
+	Mechanism string        `yaml:"mechanism" default:"none" enum:"none,plain,scram-sha-256,scram-sha-512,oauthbearer,aws_msk_iam" doc:"SASL mechanism of the listener."`
 	User      string        `yaml:"user" doc:"User name for plain and scram."`
 	Password  secret.String `yaml:"password" doc:"Password for plain and scram."`
 	TokenFile string        `yaml:"token_file" doc:"File with the bearer token for oauthbearer. New content is used for the next connection."`
 
-	OAuth `yaml:",inline"`
+	OAuth  `yaml:",inline"`
+	MSKIAM `yaml:",inline"`
 }
 
 // The bounds of the durations in Config.
@@ -172,7 +173,11 @@ func (c Create) validate() error {
 }
 
 func (s SASL) validate() error {
+	if err := s.validateMSKIAM(); err != nil {
+		return err
+	}
 	switch s.Mechanism {
+	case saslMSKIAM:
 	case "", saslNone:
 		if s.User != "" || s.Password.IsSet() || s.TokenFile != "" || s.inUse() {
 			return &keyError{"sasl.mechanism", errors.New("credentials are given, but sasl.mechanism is none: name the listener's mechanism")}
@@ -190,7 +195,7 @@ func (s SASL) validate() error {
 	case saslOAuthBearer:
 		return s.validateOAuth()
 	default:
-		return &keyError{"sasl.mechanism", fmt.Errorf("sasl.mechanism %q is not known: use none, plain, scram-sha-256, scram-sha-512 or oauthbearer", s.Mechanism)}
+		return &keyError{"sasl.mechanism", fmt.Errorf("sasl.mechanism %q is not known: use none, plain, scram-sha-256, scram-sha-512, oauthbearer or aws_msk_iam", s.Mechanism)}
 	}
 	return nil
 }

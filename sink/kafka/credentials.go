@@ -29,6 +29,8 @@ func (c Config) mechanism() (sasl.Mechanism, error) {
 		return client.ScramMechanism(scram.SHA512, user, password)
 	case saslOAuthBearer:
 		return c.newBearer()
+	case saslMSKIAM:
+		return c.newMSKIAM(), nil
 	}
 	return nil, fmt.Errorf("sasl.mechanism %q is not known", c.SASL.Mechanism)
 }

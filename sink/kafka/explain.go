@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/printable"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
+	"workos-relay/sink/kafka/mskiam"
 	"workos-relay/sink/kafka/oauth"
 )
 
@@ -152,6 +153,7 @@ func (e *explainer) saslHint(err error) string {
 	var (
 		token *oauth.Error
 		login *client.LoginError
+		cloud *mskiam.Error
 	)
 	bearer, isBearer := e.cluster.SASL.(*client.Bearer)
 	switch {
@@ -159,6 +161,10 @@ func (e *explainer) saslHint(err error) string {
 		return "cannot log in to kafka"
 	case errors.As(err, &token):
 		return "cannot log in to kafka without a token"
+	case errors.As(err, &cloud):
+		return "cannot log in to kafka without AWS credentials"
+	case errors.Is(err, kafkago.SASLAuthenticationFailed) && e.mechanismName() == saslMSKIAM:
+		return "the cluster refused the IAM credentials; allow them kafka-cluster:Connect on it, check sasl.region and sasl.role_arn, and the clock of this machine, which may be off by 5 minutes"
 	case errors.As(err, &login):
 		return "the broker did not renew the session of a connection, so relay connects again"
 	case errors.Is(err, kafkago.SASLAuthenticationFailed) && isBearer:
@@ -199,6 +205,8 @@ func (e *explainer) hangUpHint(err error) string {
 	credentials := "sasl.user or sasl.password is wrong"
 	if e.mechanismName() == saslOAuthBearer {
 		credentials = "the bearer token is not one that it accepts"
+	} else if e.mechanismName() == saslMSKIAM {
+		credentials = "the IAM credentials may not connect to this cluster"
 	}
 	if b, ok := e.cluster.SASL.(*client.Bearer); ok && b.LastExpired() { // brokers accept it for some seconds more, and hang up on the first request
 		return fmt.Sprintf("the broker closed the connection; most likely because of the bearer token of %s: %s", b.From, b.DescribeLast())
@@ -229,12 +237,15 @@ func (c Config) mendedByFile(err error) bool {
 	var (
 		authority x509.UnknownAuthorityError
 		token     *oauth.Error
+		cloud     *mskiam.Error
 	)
 	switch {
 	case errors.Is(err, kafkago.SASLAuthenticationFailed), errors.Is(err, client.ErrTokenRefused):
-		return c.Password.Follows() || c.SASL.Mechanism == saslOAuthBearer // the next token may do
+		return c.Password.Follows() || c.SASL.Mechanism == saslOAuthBearer || c.SASL.Mechanism == saslMSKIAM // the next token may do
 	case errors.As(err, &token):
 		return c.clientFollowsFile()
+	case errors.As(err, &cloud):
+		return true // policies and credentials of AWS change without relay
 	case errors.As(err, &authority):
 		return c.TLS.CAFile != ""
 	}

@@ -11,6 +11,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
+	"workos-relay/sink/kafka/mskiam"
 	"workos-relay/sink/kafka/oauth"
 )
 
@@ -110,9 +111,12 @@ func NeedsOperator(err error) bool {
 // IsCredentials reports whether err says that the credentials are of no use as they are: the broker
 // refuses them, or a token endpoint gives no token for them.
 func IsCredentials(err error) bool {
-	var token *oauth.Error
+	var (
+		token *oauth.Error
+		login *mskiam.Error
+	)
 	return errors.Is(err, kafkago.SASLAuthenticationFailed) || errors.Is(err, kafkago.UnsupportedSASLMechanism) ||
-		errors.Is(err, ErrTokenRefused) || errors.As(err, &token) && token.Permanent()
+		errors.Is(err, ErrTokenRefused) || errors.As(err, &token) && token.Permanent() || errors.As(err, &login) && login.Permanent()
 }
 
 // IsDenied reports whether the brokers refuse a request because a permission is missing.
