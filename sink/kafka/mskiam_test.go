@@ -11,7 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TestMSKIAM logs in with credentials of the environment at a broker that judges the signed message.
+// TestMSKIAM logs in with credentials of the environment at a broker that judges the signed
+// message.
 func TestMSKIAM(t *testing.T) { //nolint:paralleltest // the environment
 	t.Setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "aws-password")
