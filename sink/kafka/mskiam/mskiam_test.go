@@ -220,7 +220,7 @@ func TestFaults(t *testing.T) { //nolint:paralleltest // the environment
 		"expired":     {func(t *testing.T) { withKeys(t); securityTokens(t, 403, "ExpiredToken", 0) }, Config{RoleARN: arn}, broker, "the credentials have expired"},
 		"clock":       {func(t *testing.T) { withKeys(t); securityTokens(t, 403, "RequestExpired", 0) }, Config{RoleARN: arn}, broker, "the clock of this machine is wrong"},
 		"unknown key": {func(t *testing.T) { withKeys(t); securityTokens(t, 403, "InvalidClientTokenId", 0) }, Config{RoleARN: arn}, broker, "does not exist"},
-		"another":     {func(t *testing.T) { withKeys(t); securityTokens(t, 400, "Unexpected", 0) }, Config{RoleARN: arn}, broker, "Strange; look up"},
+		"another":     {func(t *testing.T) { withKeys(t); securityTokens(t, 400, "Unexpected", 0) }, Config{RoleARN: arn}, broker, "Unexpected; look up"},
 		"no STS":      {func(t *testing.T) { withKeys(t) }, Config{RoleARN: arn}, broker, "cannot be reached"},
 		"no profile":  {func(t *testing.T) { t.Setenv("AWS_PROFILE", "none") }, Config{Region: "eu-central-1"}, broker, "AWS_PROFILE"},
 		"hangs": {func(t *testing.T) {
