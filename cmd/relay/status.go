@@ -61,7 +61,7 @@ func (c *statusCmd) Run(ctx context.Context, env *environment) error {
 			return nil
 		}
 		if retry.Sleep(ctx, c.Interval) != nil {
-			return nil
+			return nil //nolint:nilerr // it was interrupted
 		}
 	}
 }

@@ -202,11 +202,11 @@ func (e *explainer) dialHint(op *net.OpError) string {
 // hangUpHint says why a broker may have closed the connection. TLS and SASL cannot be the reason if
 // it has answered a request before.
 func (e *explainer) hangUpHint(err error) string {
-	credentials := "sasl.user or sasl.password is wrong"
+	credentials := "sasl.user or sasl.password is wrong" //nolint:gosec // none itself
 	if e.mechanismName() == saslOAuthBearer {
 		credentials = "the bearer token is not one that it accepts"
 	} else if e.mechanismName() == saslMSKIAM {
-		credentials = "the IAM credentials may not connect to this cluster"
+		credentials = "the IAM credentials may not connect to this cluster" //nolint:gosec // none itself
 	}
 	if b, ok := e.cluster.SASL.(*client.Bearer); ok && b.LastExpired() { // brokers accept it for some seconds more, and hang up on the first request
 		return fmt.Sprintf("the broker closed the connection; most likely because of the bearer token of %s: %s", b.From, b.DescribeLast())

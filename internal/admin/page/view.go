@@ -40,7 +40,7 @@ func verdictOf(s *admin.Status) verdict {
 			worst++
 		}
 	}
-	text := ""
+	var text string
 	switch n := len(s.Lanes); {
 	case n == 0:
 		text = "There is no lane"

@@ -58,7 +58,6 @@ type Bearer struct {
 
 	tokens     TokenSource
 	extensions string                      // as they are sent
-	from       string                      // key of the configuration that the token comes from
 	last       atomic.Pointer[oauth.Token] // the token of the last exchange, for messages
 }
 

@@ -46,7 +46,7 @@ type session struct {
 
 // newSession returns a session that lasts for so long from now.
 func newSession(now time.Time, life time.Duration) session {
-	share := renewFrom + (renewTo-renewFrom)*rand.Float64()
+	share := renewFrom + (renewTo-renewFrom)*rand.Float64() //nolint:gosec // jitter
 	return session{renew: now.Add(max(time.Duration(share*float64(life)), leastSession)), end: now.Add(life)}
 }
 
