@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -90,7 +92,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		}
 	}
 	start := time.Now()
-	resp, err := c.http.Do(req)
+	resp, err := c.do(req)
 	if err != nil {
 		var ue *url.Error // names the whole query, which is long and tells nobody anything
 		if errors.As(err, &ue) {
@@ -125,6 +127,25 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		err = why
 	}
 	return a, c.responseError(a, err)
+}
+
+// unusedAttempts is how often a request is sent whose connection ends before it is used.
+const unusedAttempts = 5
+
+// do sends a request without a body. If a server ends a connection at its first moment, as one does
+// that refuses the client certificate, the end may come before its reason is read: net/http then
+// says that there is no connection, or that it cannot be written to. The request has not been sent
+// as a whole then, and another attempt tells the reason.
+func (c *Client) do(req *http.Request) (resp *http.Response, err error) {
+	for range unusedAttempts {
+		resp, err = c.http.Do(req) //nolint:bodyclose // the caller does
+		var op *net.OpError
+		unused := errors.As(err, &op) && op.Op == "write" || err != nil && strings.Contains(err.Error(), "client conn could not be established")
+		if !unused || req.Context().Err() != nil {
+			break
+		}
+	}
+	return resp, err
 }
 
 // beginning quotes the start of a body that is not JSON at all, such as the page of a proxy. It is

@@ -63,7 +63,7 @@ func TestFilesThatOthersCanChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))
-			r := testkit.NewRelay(t, relayBinary, "relay", embeddedConfig(api.URL(), testaddr.Free(t), "")+"delivery: at_least_once\n")
+			r := testkit.NewRelay(t, relayBinary, "relay", embeddedConfig(api.URL(), testaddr.Free(t), "")+"delivery: at_least_once\non_stop: exit\n")
 			r.Start(t)
 			r.Await(t, func() bool { return r.Lane("nats").AtTip }, "everything is published")
 			require.Zero(t, r.Stop(t))
