@@ -28,7 +28,7 @@ func TestCompletion(t *testing.T) {
 		"relay che":                                            {"check", "checkpoint"},
 		"relay checkpoint ":                                    {"show", "set", "reset"},
 		"relay verify --rep":                                   {"--repair"},
-		"relay --log-format ":                                  {"console", "json"},
+		"relay --log-format ":                                  {"auto", "console", "json"},
 		"relay checkpoint show --lane ":                        {"nats", "kafka"},
 		"relay checkpoint show --lane k":                       {"kafka"},
 		"relay checkpoint set --from ":                         {"file", "bus", "nats", "kafka"},

@@ -15,11 +15,8 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/listener"
-	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
-
-	"go.uber.org/zap/zapcore"
 )
 
 const demoKey = "sk_demo"
@@ -64,7 +61,7 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	if err != nil {
 		return err
 	}
-	log, err := telemetry.NewLogger(zapcore.AddSync(env.stderr), "warn", env.cli.LogFormat)
+	log, err := env.newLogger(env.stderr, "warn")
 	if err != nil {
 		return err
 	}

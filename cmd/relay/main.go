@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -17,7 +18,6 @@ import (
 	"workos-relay/conf/livefile"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
-	"workos-relay/internal/hint"
 	"workos-relay/internal/kinds"
 	"workos-relay/internal/printable"
 	"workos-relay/internal/telemetry"
@@ -25,9 +25,10 @@ import (
 
 // cli is every command and flag. Kong reads it.
 type cli struct {
-	Config    string `help:"Configuration file. Default: ./config.yaml if it exists, else the defaults and the environment." placeholder:"FILE"`
-	LogLevel  string `help:"One of ${enum}." enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL"`
-	LogFormat string `help:"One of ${enum}." enum:"console,json" default:"console" placeholder:"FORMAT"`
+	Config      string      `help:"Configuration file, also RELAY_CONFIG. Default: ./config.yaml if it exists, else the defaults and the environment." placeholder:"FILE"`
+	LogLevel    string      `help:"One of ${enum}. Also RELAY_LOG_LEVEL." enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL"`
+	LogFormat   string      `help:"One of ${enum}. auto: console on a terminal, else json. Also RELAY_LOG_FORMAT." enum:"auto,console,json" default:"console" placeholder:"FORMAT"`
+	ShowVersion versionFlag `name:"version" help:"Print the version."`
 
 	Init       initCmd       `cmd:"" help:"Write a configuration with comments for a bus, to a new file. Overwrites nothing."`
 	Run        runCmd        `cmd:"" help:"Carry events from WorkOS to every sink, until stopped."`
@@ -86,7 +87,7 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("relay"), kong.Description(description), kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), fromEnvironment(lookupEnv))
 	if err != nil {
 		panic(err) // the declaration above is wrong
 	}
@@ -102,20 +103,73 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "relay: %s\nTry: relay --help\n", errorText(err.Error()))
+		fmt.Fprintf(stderr, "relay: %s\nTry: %s --help\n", errorText(err.Error()), commandOf(err))
 		return exitUsage
 	}
-	if env.log, err = telemetry.NewLogger(zapcore.AddSync(stderr), c.LogLevel, c.LogFormat); err != nil {
+	if env.log, err = env.newLogger(stderr, c.LogLevel); err != nil {
 		fmt.Fprintf(stderr, "relay: %v\n", err)
 		return exitUsage
 	}
 	env.files = livefile.NewSet(env.log)
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	if err := parsed.Run(env); err != nil {
-		fmt.Fprintf(stderr, "relay: %s\n", errorText(hint.Text("", err)))
+		env.tellEnd(parsed.Command(), err)
 		return exitCode(err)
 	}
 	return exitDone
+}
+
+// variables are the flags that variables of the environment set, too.
+var variables = map[string]string{"config": "RELAY_CONFIG", "log-level": "RELAY_LOG_LEVEL", "log-format": "RELAY_LOG_FORMAT"}
+
+// fromEnvironment lets variables set flags that the command line does not. An empty one sets
+// nothing.
+func fromEnvironment(lookupEnv func(string) (string, bool)) kong.Option {
+	return kong.Resolvers(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		name, named := variables[flag.Name]
+		if !named {
+			return nil, nil //nolint:nilnil // no variable sets it
+		}
+		if value, set := lookupEnv(name); set && value != "" {
+			return value, nil
+		}
+		return nil, nil //nolint:nilnil // the variable is not set
+	}))
+}
+
+// commandOf returns the command of a line that could not be parsed, as far as it was understood.
+func commandOf(err error) string {
+	var at *kong.ParseError
+	if !errors.As(err, &at) || at.Context == nil {
+		return "relay"
+	}
+	if node := at.Context.Selected(); node != nil {
+		return node.FullPath()
+	}
+	return "relay"
+}
+
+// newLogger returns a logger in the form that was asked for, which writes to out.
+func (env *environment) newLogger(out io.Writer, level string) (*zap.Logger, error) {
+	terminal := isTerminal(env.stderr)
+	plain, set := env.lookupEnv("NO_COLOR")
+	colour := terminal && (!set || plain == "") && runtime.GOOS != "windows"
+	if colour { // the logger makes texts printable itself
+		out = beneath(out)
+	}
+	return telemetry.NewLogger(zapcore.AddSync(out), level, env.logFormat(), colour)
+}
+
+// logFormat returns console or json.
+func (env *environment) logFormat() string {
+	switch format := env.cli.LogFormat; {
+	case format != "auto":
+		return format
+	case isTerminal(env.stderr):
+		return "console"
+	default:
+		return "json"
+	}
 }
 
 // impliedConfig is the configuration file of a command if --config names none and this one exists.

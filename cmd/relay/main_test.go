@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 		return
 	}
 	testrun.ManyAtOnce()
+	if err := os.Setenv("RELAY_LOG_FORMAT", "console"); err != nil { // what the tests read
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 

@@ -8,9 +8,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-
-	"workos-relay/internal/telemetry"
 )
 
 const (
@@ -44,7 +41,7 @@ func (p *progress) logger(env *environment) (*zap.Logger, error) {
 	if !p.terminal {
 		return env.log, nil
 	}
-	return telemetry.NewLogger(zapcore.AddSync(p), env.cli.LogLevel, env.cli.LogFormat)
+	return env.newLogger(p, env.cli.LogLevel)
 }
 
 // Write writes b after it has removed the bar.
@@ -52,7 +49,7 @@ func (p *progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-	return p.out.Write(b)
+	return beneath(p.out).Write(b) // a logger makes texts printable itself
 }
 
 func (p *progress) clear() {

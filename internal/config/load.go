@@ -16,8 +16,8 @@ import (
 const maxFile = 1 << 20
 
 // Load reads the configuration file at path. env looks up variables of the environment, as
-// os.LookupEnv does. Mistakes in the file are an *Error with all of them; another error means that
-// the file could not be read.
+// os.LookupEnv does. Mistakes in the file are an *Error with all of them, as is a file that sets
+// nothing; another error means that the file could not be read.
 func (f *Format) Load(path string, env func(string) (string, bool)) (*Config, error) {
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -28,7 +28,21 @@ func (f *Format) Load(path string, env func(string) (string, bool)) (*Config, er
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
+	if isBlank(text) { // most likely the wrong file, or one that was not written to the end
+		return nil, &Error{Problems: []Problem{{File: path, Message: "the file sets nothing", Hint: "write at least id and sinks into it, or let `relay init` write one"}}}
+	}
 	return f.Parse(path, text, env)
+}
+
+// isBlank reports whether text has nothing but comments, white space and marks of a document.
+func isBlank(text []byte) bool {
+	for line := range bytes.Lines(text) {
+		line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
+		if len(line) > 0 && line[0] != '#' && string(line) != "---" && string(line) != "..." {
+			return false
+		}
+	}
+	return true
 }
 
 // Default is the configuration of an empty file: every default, for which env must hold

@@ -9,11 +9,11 @@ import (
 )
 
 // NewLogger returns a logger that writes to w, which need not be safe for concurrent use. level is
-// debug, info, warn or error; format is console, for people, or json, one object a line with times
-// in RFC 3339 and UTC. There are no stack traces, and nothing is sampled. Texts are made printable
-// and bounded, so that a line has about 4 KB at most, for text of any origin. The error names the
-// value at fault and what it may be.
-func NewLogger(w zapcore.WriteSyncer, level, format string) (*zap.Logger, error) {
+// debug, info, warn or error; format is console, for people, with colour if asked for, or json, one
+// object a line with times in RFC 3339 and UTC, and durations in milliseconds. There are no stack
+// traces, and nothing is sampled. Texts are made printable and bounded, so that a line has about 4
+// KB at most, for text of any origin. The error names the value at fault and what it may be.
+func NewLogger(w zapcore.WriteSyncer, level, format string, colour bool) (*zap.Logger, error) {
 	minimum, ok := map[string]zapcore.Level{
 		"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "warn": zapcore.WarnLevel, "error": zapcore.ErrorLevel,
 	}[level]
@@ -27,8 +27,11 @@ func NewLogger(w zapcore.WriteSyncer, level, format string) (*zap.Logger, error)
 	var encoder zapcore.Encoder
 	switch format {
 	case "console":
-		c.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		c.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02 15:04:05.000")
 		c.EncodeLevel = zapcore.CapitalLevelEncoder
+		if colour {
+			c.EncodeLevel = zapcore.CapitalColorLevelEncoder
+		}
 		c.ConsoleSeparator = " "
 		encoder = zapcore.NewConsoleEncoder(c)
 	case "json":
@@ -38,7 +41,43 @@ func NewLogger(w zapcore.WriteSyncer, level, format string) (*zap.Logger, error)
 	default:
 		return nil, fmt.Errorf("log format %q is none of console, json", format)
 	}
-	return zap.New(printableCore{zapcore.NewCore(encoder, zapcore.Lock(w), minimum)}), nil
+	core := zapcore.NewCore(encoder, zapcore.Lock(w), minimum)
+	if format == "json" {
+		core = numberCore{core}
+	}
+	return zap.New(printableCore{core}), nil
+}
+
+// numberCore writes durations as a program wants them: in milliseconds, with the unit in the key.
+type numberCore struct{ zapcore.Core }
+
+// With implements zapcore.Core.
+func (c numberCore) With(fields []zapcore.Field) zapcore.Core {
+	return numberCore{c.Core.With(inMilliseconds(fields))}
+}
+
+// Check implements zapcore.Core.
+func (c numberCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return to.AddCore(e, c)
+	}
+	return to
+}
+
+// Write implements zapcore.Core.
+func (c numberCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	return c.Core.Write(e, inMilliseconds(fields))
+}
+
+func inMilliseconds(fields []zapcore.Field) []zapcore.Field {
+	out := make([]zapcore.Field, len(fields))
+	for i, f := range fields {
+		if f.Type == zapcore.DurationType {
+			f.Key, f.Type, f.Integer = f.Key+"_ms", zapcore.Int64Type, time.Duration(f.Integer).Milliseconds()
+		}
+		out[i] = f
+	}
+	return out
 }
 
 // encodeUTC writes RFC 3339 with milliseconds always, so that lines sort as text.

@@ -29,7 +29,7 @@ func TestLoggerIsPrintable(t *testing.T) {
 	for _, bad := range []string{loud, strings.Repeat("x", 900_000), strings.Repeat(`"\`, 50_000), strings.Repeat(loud, 1000)} {
 		for _, format := range []string{"console", "json"} {
 			var out bytes.Buffer
-			log, err := NewLogger(zapcore.AddSync(&out), "info", format)
+			log, err := NewLogger(zapcore.AddSync(&out), "info", format, false)
 			require.NoError(t, err)
 			log.Named(loud).With(zap.String("with", bad)).Error(bad, zap.Error(fmt.Errorf("wrapped: %w", errors.New(bad))), zap.Strings("list", []string{bad, bad}),
 				zap.Any("any", map[string]any{"a": bad}), zap.Stringer("stringer", named(bad)), zap.ByteString("bytes", []byte(bad)),
@@ -52,7 +52,7 @@ func TestLoggerIsPrintable(t *testing.T) {
 func TestLoggerKeepsValues(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	log, err := NewLogger(zapcore.AddSync(&out), "info", "json")
+	log, err := NewLogger(zapcore.AddSync(&out), "info", "json", false)
 	require.NoError(t, err)
 	log.Info("m", zap.Strings("s", []string{"a", "b"}), zap.Any("n", map[string]any{"x": 1.5, "y": nil}), zap.Bool("b", true), zap.Error(nil),
 		zap.Any("struct", struct {

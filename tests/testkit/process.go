@@ -43,6 +43,11 @@ func NewProcess(t testing.TB, name, path string, env []string, args ...string) *
 	return p
 }
 
+// environment is that of the tests, with a log for people unless env says otherwise.
+func environment(env []string) []string {
+	return append(append(os.Environ(), "RELAY_LOG_FORMAT=console"), env...)
+}
+
 // Start starts the program.
 func (p *Process) Start(t testing.TB) {
 	t.Helper()
@@ -52,7 +57,7 @@ func (p *Process) Start(t testing.TB) {
 	p.begin, err = log.Seek(0, io.SeekEnd)
 	require.NoError(t, err)
 	cmd := exec.Command(p.path, p.args...)
-	cmd.Env = append(os.Environ(), p.env...)
+	cmd.Env = environment(p.env)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = diesWithParent()
 	require.NoError(t, cmd.Start())

@@ -82,7 +82,7 @@ func (r *Relay) Run(t testing.TB, args ...string) (code int, stdout, stderr stri
 	ctx, cancel := context.WithTimeout(context.Background(), Patient)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, r.binary, append([]string{"--config", r.Config}, args...)...)
-	cmd.Env = append(os.Environ(), r.env...)
+	cmd.Env = environment(r.env)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
