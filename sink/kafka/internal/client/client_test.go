@@ -43,6 +43,10 @@ func onBrokers(t *testing.T, test func(t *testing.T, c *Cluster, topic string)) 
 				l, err := c.Locate(within(t, patient), []string{topic}, time.Time{})
 				return err == nil && len(l.Topics[topic].Leaders) == 2 && min(l.Topics[topic].Leaders[0], l.Topics[topic].Leaders[1]) >= 0
 			}, patient, 50*time.Millisecond)
+			require.Eventually(t, func() bool { // a broker that has only just started gives no producer ids yet
+				_, err := c.OpenSession(within(t, patient))
+				return err == nil
+			}, patient, 50*time.Millisecond)
 			test(t, c, topic)
 		})
 	}
