@@ -68,7 +68,7 @@ func TestStatusPageInABrowser(t *testing.T) {
 		require.Regexp(t, `request\s+\S+`, tab.Text("#errors"))
 	})
 	t.Run("is steered with the keyboard alone", func(t *testing.T) {
-		const focused, state = `document.activeElement.innerText`, `document.querySelector("#lane-0-state .pill").innerText`
+		const focused, state = `document.activeElement.innerText`, `document.querySelector("#lane-0-state .tag").innerText`
 		for range 10 {
 			tab.Press(kb.Tab)
 			if browsertest.Eval[bool](tab, focused+`.startsWith("Pause")`) {
