@@ -114,7 +114,7 @@ func TestRefusedTokens(t *testing.T) {
 		claims map[string]any
 		says   []string
 	}{
-		"expired":        {invalid, map[string]any{"exp": time.Now().Add(-time.Hour).Unix()}, []string{"expired 1h0m", "renew the token", "invalid_token"}},
+		"expired":        {invalid, map[string]any{"exp": time.Now().Add(-time.Hour).Unix()}, []string{"the token expired 1h", "renew the token", "invalid_token"}},
 		"not valid yet":  {invalid, map[string]any{"iat": time.Now().Add(time.Hour).Unix()}, []string{"valid only in", "clock"}},
 		"wrong audience": {invalid, map[string]any{"aud": "another"}, []string{`audience "another"`, "sasl.audience"}},
 		"by error code":  {func(string) (string, *kerr.Error) { return "", kerr.SaslAuthenticationFailed }, map[string]any{"aud": "another"}, []string{`audience "another"`, "sasl.extensions"}},
