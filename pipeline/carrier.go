@@ -36,7 +36,7 @@ func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (ch
 	c.status.claimed(cp)
 	r := startReader(ctx, c.source, c.prefetch, c.status, cp)
 	defer r.stop()
-	alive, rec, check := c.lease.newRenewal(), newRecord(cp), newVerification(c.target)
+	alive, rec, check := c.lease.newRenewal(), newRecord(cp), newVerification(c.target, c.steering)
 	touch := c.newContact(alive)
 	for {
 		steered := c.steering.wait()
@@ -70,10 +70,10 @@ func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (ch
 		c.status.delivered(pages)
 		c.batches.Forget()
 		r.release(pages)
-		if err := check.verify(ctx, steered); err != nil {
+		if err := check.verify(ctx); err != nil {
 			return cp, err
 		}
-		touch.keep(ctx, steered)
+		touch.keep(ctx)
 		c.recovered()
 	}
 }
@@ -259,17 +259,22 @@ func (c *carrier) keepRecord(work context.Context, cp checkpoint.Checkpoint, rec
 // verification knows when a lane has to ask its target whether the destination still holds what was
 // published.
 type verification struct {
-	target Target
-	next   time.Time
+	target   Target
+	steering *steering
+	next     time.Time
 }
 
-func newVerification(target Target) *verification {
-	return &verification{target: target, next: time.Now().Add(surveyEvery)}
+func newVerification(target Target, s *steering) *verification {
+	return &verification{target: target, steering: s, next: time.Now().Add(surveyEvery)}
 }
 
 // within returns the time until the next check if that is less than d. A d of 0 means no limit.
-func (v *verification) within(d time.Duration) time.Duration {
-	due := max(time.Until(v.next), 1)
+func (v *verification) within(d time.Duration) time.Duration { return untilDue(v.next, d) }
+
+// untilDue returns the time until next if that is less than d. A d of 0 means no limit, and so the
+// result is never 0.
+func untilDue(next time.Time, d time.Duration) time.Duration {
+	due := max(time.Until(next), 1)
 	if d == 0 {
 		return due
 	}
@@ -278,25 +283,17 @@ func (v *verification) within(d time.Duration) time.Duration {
 
 // verify checks if that is due, and returns an error if an operator must decide. A failed check is
 // repeated at the next time: if the bus cannot be asked, publishing fails as well. verify ends
-// early when steered is closed.
-func (v *verification) verify(ctx context.Context, steered <-chan struct{}) error {
+// early when somebody steers the lane.
+func (v *verification) verify(ctx context.Context) error {
 	if time.Now().Before(v.next) {
 		v.target.Flush(ctx)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, surveyEvery)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-steered:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	defer cancel()
+	ctx, stop := v.steering.untilAsked(ctx, v.steering.wait())
 	err := v.target.Verify(ctx)
-	cancel()
-	<-watched
+	stop()
 	v.next = time.Now().Add(surveyEvery)
 	if errors.Is(err, checkpoint.ErrLost) || errors.Is(err, checkpoint.ErrForeign) || errors.Is(err, checkpoint.ErrCorrupt) {
 		return err

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -36,41 +37,23 @@ func (c *contact) made() {
 
 // within returns the time until the bus is to be asked if that is less than d. A d of 0 means no
 // limit.
-func (c *contact) within(d time.Duration) time.Duration {
-	due := max(time.Until(c.next), 1)
-	if d == 0 {
-		return due
-	}
-	return min(d, due)
-}
+func (c *contact) within(d time.Duration) time.Duration { return untilDue(c.next, d) }
 
 // keep asks the bus whether it answers, if that is due. If it does not, the lane is Retrying until
-// it does. keep ends early when steered is closed.
-func (c *contact) keep(ctx context.Context, steered <-chan struct{}) {
+// it does. keep ends early when somebody steers the lane.
+func (c *contact) keep(ctx context.Context) {
 	if time.Now().Before(c.next) {
 		return
 	}
-	asking, cancel := context.WithTimeout(ctx, c.patience)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-steered:
-			cancel()
-		case <-asking.Done():
-		}
-	}()
+	bounded, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
+	asking, stop := c.carrier.steering.untilAsked(bounded, c.carrier.steering.wait())
 	err := c.carrier.target.Ping(asking)
-	cancel()
-	<-watched
+	steered := errors.Is(context.Cause(asking), errSteered)
+	stop()
 	c.next = time.Now().Add(contactEvery)
-	select {
-	case <-steered:
-		return
-	default:
-	}
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, steered: // the answer was not waited for
 	case err != nil:
 		c.carrier.retrying(Reaching, err, contactEvery)
 		c.carrier.status.unreached(c.last)

@@ -1,7 +1,6 @@
 package pipeline_test
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -19,9 +18,7 @@ func TestABusThatIsAwayIsNoticedAtTheTip(t *testing.T) {
 		g := newGuarded()
 		l := newLane(newSequence(3, 2), oneToOne{}, g.bus, g.store)
 		l.Target = g.start()
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- l.Run(ctx) }()
+		stop := run(t, l)
 		time.Sleep(time.Minute)
 		s := l.Status()
 		require.Equal(t, pipeline.Running, s.State)
@@ -48,7 +45,6 @@ func TestABusThatIsAwayIsNoticedAtTheTip(t *testing.T) {
 		require.Equal(t, pipeline.Running, s.State)
 		require.Empty(t, s.Reason)
 		require.Zero(t, s.Failures)
-		cancel()
-		require.NoError(t, <-ended)
+		stop()
 	})
 }

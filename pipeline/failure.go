@@ -65,12 +65,12 @@ func (f *failures) retrying(doing string, err error, wait time.Duration) {
 	f.observer.Retrying(doing, err)
 }
 
-// recovered tells that the lane gets on again, once it does.
+// recovered ends the row of failures and tells of it, unless something still fails.
 func (f *failures) recovered() {
-	if f.count == 0 || !f.status.runs() {
+	if f.count == 0 || f.status.fails() {
 		return
 	}
-	f.logger.Info("the lane gets on again", zap.Int("failures", f.count), zap.Duration("outage", time.Since(f.since)))
+	f.logger.Info("the outage is over", zap.Int("failures", f.count), zap.Duration("outage", time.Since(f.since)))
 	f.count, f.action = 0, ""
 }
 

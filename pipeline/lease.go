@@ -81,6 +81,7 @@ func (l *lease) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint,
 			l.steering.refuseAll(fmt.Errorf("%w: %w", ErrNotHeld, err))
 		}
 		if errors.Is(err, errStandby) || errors.Is(err, errPaused) {
+			l.recovered() // the bus has answered
 			wait.Reset()
 			_ = retry.SleepUntil(ctx, l.lookInterval(&w), changed)
 			continue

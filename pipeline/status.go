@@ -165,11 +165,11 @@ func (t *tracker) acquired() bool {
 	return t.everHeld
 }
 
-// runs reports whether nothing but a request to the API fails.
-func (t *tracker) runs() bool {
+// fails reports whether something fails besides a request to the API.
+func (t *tracker) fails() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.s.State == Running
+	return t.s.State == Retrying
 }
 
 // holds records that the lane has acquired its lease.

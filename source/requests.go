@@ -116,7 +116,7 @@ func (q *requests) poll() (result, bool) {
 	}
 }
 
-// ended takes note that a request is no longer under way, and gives its memory back.
+// ended records that a request is over, and releases its memory.
 func (q *requests) ended(res result) {
 	q.inFlight--
 	if res.probe {

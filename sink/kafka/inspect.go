@@ -274,7 +274,7 @@ const zstdVersion = 7
 func (a *topicAdmin) codecTooNew(ctx context.Context, codec compress.Codec) error {
 	known, err := a.cluster.KnownRequests(ctx)
 	if err != nil || client.CodecName(codec) != "zstd" {
-		return nil //nolint:nilerr // whoever asks next sees it
+		return nil //nolint:nilerr // the next request meets the error again
 	}
 	if v, ok := known[protocol.Produce]; ok && v.Most < zstdVersion {
 		return fmt.Errorf("the brokers are older than Kafka 2.1, the first that takes zstd: %w", kafkago.UnsupportedCompressionType)

@@ -56,7 +56,7 @@ func TestEmbeddedFaults(t *testing.T) {
 		change func(*EmbeddedConfig)
 		want   string
 	}{
-		"no folder":       {func(e *EmbeddedConfig) { e.Dir = "" }, "set embedded.dir"},
+		"no directory":    {func(e *EmbeddedConfig) { e.Dir = "" }, "set embedded.dir"},
 		"not a directory": {func(e *EmbeddedConfig) { e.Dir = "/dev/null/x" }, "/dev/null"},
 		"no port":         {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1" }, "write host:port"},
 		"bad port":        {func(e *EmbeddedConfig) { e.Listen = "127.0.0.1:70000" }, `"70000" is not a port`},

@@ -4,7 +4,6 @@ package field
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -111,7 +110,7 @@ func agree(t *testing.T, r *relay, want admin.Health, when string) admin.LaneSta
 
 	icon := map[admin.Health]string{admin.Healthy: "good", admin.Degraded: "warn", admin.ActionNeeded: "bad"}[want]
 	var page string // one is made a second
-	r.Await(t, func() bool { page = pageOf(t, r); return strings.Contains(page, `href="`+icon+`.`) }, "the icon is %s", icon)
+	r.Await(t, func() bool { page = statusPage(t, r); return strings.Contains(page, `href="`+icon+`.`) }, "the icon is %s", icon)
 	title := regexp.MustCompile(`<title>([^<]*)</title>`).FindStringSubmatch(page)[1]
 	require.Equal(t, want != admin.Healthy, strings.Contains(title, want.String()), "%s: %s", when, title)
 	badge := regexp.MustCompile(`id="verdict"[^>]*><span class="pill ([a-z]+)">([^<]*)<`).FindStringSubmatch(page)
@@ -119,18 +118,4 @@ func agree(t *testing.T, r *relay, want admin.Health, when string) admin.LaneSta
 	require.Contains(t, strings.ToLower(badge[2]), want.String(), when)
 	require.Contains(t, page, `>`+want.String()+`</span>`, when)
 	return l
-}
-
-// pageOf returns the status page as a browser gets it.
-func pageOf(t *testing.T, r *relay) string {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.Admin+"/", nil)
-	require.NoError(t, err)
-	req.Header.Set("Accept", "text/html")
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	return string(body)
 }

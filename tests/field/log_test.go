@@ -51,7 +51,7 @@ func TestTheLogTellsAnOutageInNumbers(t *testing.T) {
 	r.Says(t, `will try again`)
 	r.Says(t, `"retry_in_ms":`)
 	bus.start(t)
-	r.Says(t, `"msg":"the lane gets on again"`)
+	r.Says(t, `"msg":"the outage is over"`)
 	r.Says(t, `"outage_ms":`)
 	require.Equal(t, exitDone, r.Stop(t))
 }

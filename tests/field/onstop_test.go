@@ -30,7 +30,7 @@ func TestConsumersKeepTheEmbeddedServerOfAStoppedLane(t *testing.T) {
 	r.AwaitState(t, "nats", pipeline.Stopped)
 	l := agree(t, r, admin.ActionNeeded, "stopped")
 	require.Nil(t, l.LagSeconds, "nobody knows how far it is behind by now")
-	require.Contains(t, pageOf(t, r), "<b>unknown</b>")
+	require.Contains(t, statusPage(t, r), "<b>unknown</b>")
 	code, _ := r.Ready()
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	require.Contains(t, r.Output(), "relay goes on serving everything else")
