@@ -15,6 +15,7 @@ import (
 	"workos-relay/internal/admin"
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
+	"workos-relay/tests/testkit"
 )
 
 // TestHealthIsTheSameEverywhere takes a relay through what can happen to it, and each time holds
@@ -73,6 +74,44 @@ func TestHealthIsTheSameEverywhere(t *testing.T) {
 	}
 }
 
+// TestASilentBusAtTheTip: a network that swallows everything closes no connection, and a lane at the
+// tip has nothing to publish. relay is degraded all the same, on either bus and in either mode, and
+// healthy once the network is back.
+func TestASilentBusAtTheTip(t *testing.T) {
+	t.Parallel()
+	for bus, begin := range map[string]func(t *testing.T, api, mode string) (config string, silence func(bool)){
+		"nats": func(t *testing.T, api, mode string) (string, func(bool)) {
+			link := testkit.NewLink(t, "127.0.0.1:0", strings.TrimPrefix(newNATS(t, nil).URL, "nats://"))
+			return natsConfig(api, "nats://"+link.Address) + "delivery: " + mode + "\n", func(on bool) { link.Set(testkit.Weather{Silent: on}) }
+		},
+		"kafka": func(t *testing.T, api, mode string) (string, func(bool)) {
+			wire := &kafkaWire{}
+			return newKfake(t, wire.option()).config(api, ", delivery: "+mode), wire.silent.Store
+		},
+	} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			modes(t, func(t *testing.T, mode string) {
+				api := newAPI(t)
+				appendEvents(t, api, "user.created", 20, 10)
+				config, silence := begin(t, api.URL(), mode)
+				r := newRelay(t, "relay", config)
+				r.Start(t)
+				r.Await(t, func() bool { return r.Lane("").AtTip }, "it has caught up")
+				agree(t, r, admin.Healthy, "caught up")
+				silence(true)
+				began := time.Now()
+				awaitHealth(t, r, admin.Degraded)
+				t.Logf("noticed after %v", time.Since(began).Round(time.Second))
+				agree(t, r, admin.Degraded, "silent")
+				silence(false)
+				awaitHealth(t, r, admin.Healthy)
+				require.Equal(t, exitDone, r.Stop(t))
+			})
+		})
+	}
+}
+
 func awaitHealth(t *testing.T, r *relay, want admin.Health) {
 	t.Helper()
 	r.Await(t, func() bool { s, ok := r.Status(); return ok && s.Health == want }, "it is %s", want)
@@ -92,7 +131,7 @@ func agree(t *testing.T, r *relay, want admin.Health, when string) admin.LaneSta
 
 	code, out, errs := r.Run(t, "status")
 	require.Equal(t, map[admin.Health]int{admin.Healthy: exitDone, admin.Degraded: exitFailed, admin.ActionNeeded: exitDecides}[want], code, "%s: %s%s", when, out, errs)
-	require.Regexp(t, `(?m)^nats +nats +`+want.String()+` `, out, when)
+	require.Regexp(t, `(?m)^`+l.Name+` +`+l.Type+` +`+want.String()+` `, out, when)
 	_, out, _ = r.Run(t, "status", "--json")
 	require.Contains(t, out, fmt.Sprintf(`"health": %q`, string(want)), when)
 
@@ -105,7 +144,7 @@ func agree(t *testing.T, r *relay, want admin.Health, when string) admin.LaneSta
 		if h == want {
 			value = 1
 		}
-		require.Contains(t, metrics, fmt.Sprintf("relay_lane_health{health=%q,lane=\"nats\"} %d", string(h), value), when)
+		require.Contains(t, metrics, fmt.Sprintf("relay_lane_health{health=%q,lane=%q} %d", string(h), l.Name, value), when)
 	}
 
 	icon := map[admin.Health]string{admin.Healthy: "good", admin.Degraded: "warn", admin.ActionNeeded: "bad"}[want]
