@@ -74,9 +74,9 @@ func TestHealthIsTheSameEverywhere(t *testing.T) {
 	}
 }
 
-// TestASilentBusAtTheTip: a network that swallows everything closes no connection, and a lane at the
-// tip has nothing to publish. relay is degraded all the same, on either bus and in either mode, and
-// healthy once the network is back.
+// TestASilentBusAtTheTip: a network that swallows everything closes no connection, and a lane at
+// the tip has nothing to publish. relay is degraded all the same, on either bus and in either mode,
+// and healthy once the network is back.
 func TestASilentBusAtTheTip(t *testing.T) {
 	t.Parallel()
 	for bus, begin := range map[string]func(t *testing.T, api, mode string) (config string, silence func(bool)){
