@@ -49,10 +49,10 @@ func (p *portion) cut(events []source.Event) int {
 // received the first taken of the events, the next batch has at most three quarters of these.
 func (p *portion) failed(events []source.Event, took time.Duration, timedOut bool, taken int) {
 	p.failures++
-	p.filled = 0
 	if !timedOut && p.failures < refusalsUntilHalved {
-		return
+		return // says nothing about the size
 	}
+	p.filled = 0
 	next := len(events) / 2
 	p.bytes = max(1, size(events)/2)
 	if 0 < taken && 3*taken/4 < next {

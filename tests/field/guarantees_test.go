@@ -368,7 +368,7 @@ func TestConnectionsBreakUnderLoad(t *testing.T) {
 // TestTheEndOfATransactionIsAmbiguous: the broker hangs up instead of answering.
 func TestTheEndOfATransactionIsAmbiguous(t *testing.T) {
 	t.Parallel()
-	l, bus := kafkaLane(t, 10_000, "")
+	l, bus := kafkaLane(t, 5_000, "")
 	var ends atomic.Int64
 	bus.Fake.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
 		bus.Fake.KeepControl()
