@@ -25,7 +25,7 @@ import (
 const (
 	asRelay = "RELAY_TEST_RUN_AS_RELAY" // makes the test binary behave as relay, so that a test can kill it
 	testKey = "sk_test_e2e"
-	patient = 60 * time.Second // how long a test waits for what must come; passing does not depend on how soon it does
+	patient = 3 * time.Minute // how long a test waits for what must come; passing does not depend on how soon it does
 	often   = 5 * time.Millisecond
 )
 

@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	patient = 60 * time.Second // how long a test waits for what must come
+	patient = 3 * time.Minute // how long a test waits for what must come
 	often   = 5 * time.Millisecond
 )
 

@@ -21,7 +21,7 @@ import (
 )
 
 // patient is how long a step may take. Passing does not depend on how soon it is done.
-const patient = 60 * time.Second
+const patient = 3 * time.Minute
 
 // Tab is one tab in a separate browser. It is used by one goroutine.
 type Tab struct {

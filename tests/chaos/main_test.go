@@ -15,7 +15,7 @@ import (
 
 const (
 	defaultKills = 3 // of a plain `go test ./...`
-	patient      = 2 * time.Minute
+	patient      = 4 * time.Minute
 	often        = 20 * time.Millisecond
 )
 

@@ -24,7 +24,7 @@ import (
 
 const (
 	topic   = "directory" // the topic that the consumers read
-	patient = 2 * time.Minute
+	patient = 4 * time.Minute
 )
 
 // program starts a consumer of one bus, in one language.

@@ -9,7 +9,7 @@ import "time"
 const (
 	// Patient is how long a test waits for something that must happen. No test depends on how soon
 	// it happens.
-	Patient = 2 * time.Minute
+	Patient = 5 * time.Minute
 	// Often is the interval between two looks.
 	Often = 20 * time.Millisecond
 )

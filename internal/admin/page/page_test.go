@@ -107,7 +107,7 @@ func (w *world) open(ctx context.Context, t *testing.T, path string) *http.Respo
 	return resp
 }
 
-const patient = 60 * time.Second // how long a test waits for what must come
+const patient = 3 * time.Minute // how long a test waits for what must come
 
 var now = time.Now() // and it stays so: as long as a test takes, nothing grows older
 

@@ -33,7 +33,7 @@ import (
 )
 
 const (
-	patient = time.Minute
+	patient = 3 * time.Minute
 	mark    = "MARK-client-s3cr3t%+/&="
 )
 

@@ -10,7 +10,7 @@ import (
 )
 
 // patient is how long what must come is waited for; passing does not depend on how soon it does.
-const patient = 2 * time.Minute
+const patient = 4 * time.Minute
 
 // fake starts an in-process cluster, three brokers unless opts say otherwise.
 func fake(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
