@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	patient = 3 * time.Minute
+	patient = time.Minute
 	broker  = "b-1.example.kafka.eu-central-1.amazonaws.com"
 	marked  = "MARK-aws-s3cr3t"
 )

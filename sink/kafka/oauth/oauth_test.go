@@ -33,7 +33,7 @@ import (
 )
 
 const (
-	patient = 3 * time.Minute
+	patient = time.Minute
 	mark    = "MARK-client-s3cr3t%+/&="
 )
 
