@@ -13,10 +13,10 @@ import (
 
 // failures decides which errors end a lane, and tells of those that may pass.
 type failures struct {
-	explain  func(err error) (text, action string)
-	status   *tracker
-	observer Observer
-	logger   *zap.Logger
+	errorAndAction func(err error) (text, action string)
+	status         *tracker
+	observer       Observer
+	logger         *zap.Logger
 
 	// Of the failures since the lane last got on; only the goroutine of Lane.Run uses these.
 	count       int
@@ -44,7 +44,7 @@ func (f *failures) mustStop(err error) bool {
 // of the first failure, of one that asks something else of an operator, and then one every
 // tellEvery.
 func (f *failures) retrying(doing string, err error, wait time.Duration) {
-	text, action := f.explain(err)
+	text, action := f.errorAndAction(err)
 	now := time.Now()
 	if f.count == 0 {
 		f.since = now

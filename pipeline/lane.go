@@ -79,7 +79,7 @@ func (l *Lane) init() {
 		l.Logger = zap.NewNop()
 	}
 	l.Target.Observe(l.Observer)
-	f := &failures{explain: l.explain, status: &l.status, observer: l.Observer, logger: l.Logger}
+	f := &failures{errorAndAction: l.errorAndAction, status: &l.status, observer: l.Observer, logger: l.Logger}
 	l.lease = lease{target: l.Target, holder: l.Holder, takeoverAfter: l.TakeoverAfter, status: &l.status, steering: &l.steering, failures: f}
 	m := l.carrier.batches // after a restart the lane remembers how much the bus takes
 	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = l.Router, l.Park, l.BatchMessages, l.BatchBytes, f.mustStop
@@ -121,7 +121,7 @@ func (l *Lane) Run(ctx context.Context) error {
 	if err == nil {
 		l.status.stop("", "")
 	} else {
-		l.status.stop(l.explain(err))
+		l.status.stop(l.errorAndAction(err))
 	}
 	return err
 }
@@ -162,8 +162,8 @@ func (l *Lane) run(ctx, work context.Context) error {
 	}
 }
 
-// explain returns the text of err, and what an operator has to do or should do about it.
-func (l *Lane) explain(err error) (text, action string) {
+// errorAndAction returns the text of err, and what an operator has to do or should do about it.
+func (l *Lane) errorAndAction(err error) (text, action string) {
 	if l.Explain != nil {
 		return l.Explain(err)
 	}
@@ -189,6 +189,6 @@ func (l *Lane) describe() string {
 // ReadRetrying records that a request of the Source has failed for the attempt-th time and is
 // repeated after wait. The lane is then Retrying until a page comes. It is safe for concurrent use.
 func (l *Lane) ReadRetrying(err error, attempt int, wait time.Duration) {
-	text, action := l.explain(err)
+	text, action := l.errorAndAction(err)
 	l.status.readRetrying(readFailure{text: text, action: action, count: attempt}, wait)
 }

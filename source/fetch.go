@@ -171,7 +171,7 @@ func (c *Client) broken(ctx context.Context, try *attempt, via *way, how reading
 	case why != nil:
 		err = why
 	}
-	return &TransportError{Host: c.host(), Proxy: via.note(), Err: via.explain(err)}
+	return &TransportError{Host: c.host(), Proxy: via.note(), Err: via.connectError(err)}
 }
 
 // readPage reads a response whose body has n bytes, -1 if that is not known, into a. Of more events

@@ -23,14 +23,14 @@ func (c *Client) Reach(ctx context.Context, events []string, organizationID stri
 	_, err := send(ctx, base)
 	var cause *APIError
 	if !mayRefuseTypes(err) || !errors.As(err, &cause) {
-		return explain(err, organizationID)
+		return addRequestHint(err, organizationID)
 	}
 	found, searchErr := findRefused(ctx, send, base, events, nil, cause, true)
 	switch {
 	case searchErr != nil:
-		return explain(searchErr, organizationID)
+		return addRequestHint(searchErr, organizationID)
 	case len(found.refused) == 0 || !found.good && !cause.blamesEvents():
-		return explain(err, organizationID)
+		return addRequestHint(err, organizationID)
 	case !found.good && len(found.refused) < len(events):
 		return fmt.Errorf("%w: %w", ErrAllRefused, err)
 	}
@@ -38,8 +38,8 @@ func (c *Client) Reach(ctx context.Context, events []string, organizationID stri
 	return &RefusedTypesError{Types: found.refused, Err: found.errs[found.refused[0]]}
 }
 
-// explain adds to an error of a request what an operator may look at.
-func explain(err error, organizationID string) error {
+// addRequestHint adds to an error of a request what an operator should check.
+func addRequestHint(err error, organizationID string) error {
 	var (
 		api       *APIError
 		transport *TransportError

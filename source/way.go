@@ -224,8 +224,8 @@ func (w *way) refused(resp *http.Response) *ProxyError {
 	return &ProxyError{Proxy: printable.Text(w.proxy.Host), Status: resp.StatusCode, Reason: reason}
 }
 
-// explain says why a request brought no answer, as far as err and the way tell.
-func (w *way) explain(err error) error {
+// connectError returns why a request got no answer, as far as err and the way tell.
+func (w *way) connectError(err error) error {
 	if w == nil {
 		return printable.Error(err)
 	}

@@ -73,7 +73,7 @@ func TestTransportErrorsKeepTheCredentials(t *testing.T) {
 	require.NoError(t, err)
 	w := &way{proxy: u, given: true, scheme: "https", target: "api.test:443"}
 	for _, text := range []string{"p@ss/w", "p%40ss%2Fw", "Basic cmVsYXk6cEBzcy93"} {
-		said := w.explain(fmt.Errorf("malformed HTTP response %q", text)).Error()
+		said := w.connectError(fmt.Errorf("malformed HTTP response %q", text)).Error()
 		require.NotContains(t, said, text)
 		require.Contains(t, said, "[secret]")
 		require.Contains(t, said, "the proxy proxy.test:3128 does not answer as a proxy")

@@ -26,7 +26,7 @@ func (c *helpCmd) Run(env *environment, k *kong.Context) error {
 		if c.Topic != "troubleshoot" {
 			return app.Usage(errors.New("only `relay help troubleshoot` takes a message"))
 		}
-		return explain(env.stdout, strings.Join(c.Message, " "))
+		return printAdvice(env.stdout, strings.Join(c.Message, " "))
 	}
 	if page, ok := manual.Page(c.Topic); ok {
 		_, err := io.WriteString(env.stdout, manual.Plain(page))
@@ -61,7 +61,7 @@ var errNothingFound = errors.New("help: the manual says nothing of this message;
 // mostEntries is how many entries of the manual are printed for a message.
 const mostEntries = 3
 
-func explain(out io.Writer, message string) error {
+func printAdvice(out io.Writer, message string) error {
 	entries := manual.Explain(message)
 	if len(entries) == 0 {
 		return errNothingFound

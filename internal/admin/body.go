@@ -37,7 +37,7 @@ func readBody(w http.ResponseWriter, r *http.Request, out any) error {
 		return badRequest(`the body is not a JSON object such as {"to": "..."}`)
 	}
 	if err := json.Unmarshal(body, out, json.RejectUnknownMembers(true)); err != nil {
-		return badRequest("the body is not as expected: %w", explain(err))
+		return badRequest("the body is not as expected: %w", describeJSONError(err))
 	}
 	return nil
 }
@@ -55,8 +55,8 @@ func checkContentType(r *http.Request) error {
 	return nil
 }
 
-// explain says in a few words what is wrong with a JSON text.
-func explain(err error) error {
+// describeJSONError returns a short error that says what is wrong with a JSON text.
+func describeJSONError(err error) error {
 	var semantic *json.SemanticError
 	if errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName) {
 		return fmt.Errorf("unknown member %s", repeated(string(semantic.JSONPointer)))

@@ -103,7 +103,7 @@ func (l *Ledger) Fence(ctx context.Context) error {
 	// P6: from here on the coordinator refuses every relay that had the position before.
 	given, err := l.coordinator.Fence(ctx, l.sink.cfg.TransactionTimeout)
 	if err != nil {
-		return l.explain(err)
+		return l.transactionError(err)
 	}
 	l.sink.publisher.session = given
 	clear(l.sink.publisher.places)
@@ -332,7 +332,7 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 		if t.begun {
 			l.end()
 		}
-		return 0, l.explain(err)
+		return 0, l.transactionError(err)
 	}
 	if tries, err := l.coordinator.Commit(ctx, t.session); err != nil {
 		l.end()
@@ -342,7 +342,7 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 		case client.IsUnsupported(err):
 			return 0, noTransactions(err)
 		}
-		return 0, l.explain(err)
+		return 0, l.transactionError(err)
 	}
 	if t.position < 0 {
 		l.end()
@@ -351,9 +351,9 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 	return t.position, nil
 }
 
-// explain puts what err most likely means before it, and marks what only an operator can change as
-// fatal.
-func (l *Ledger) explain(err error) error {
+// transactionError returns an error of a transaction behind what it most likely means. It is a
+// *sink.FatalError if only an operator can resolve it.
+func (l *Ledger) transactionError(err error) error {
 	var fatal *sink.FatalError
 	var rejected *sink.RejectedError
 	switch {

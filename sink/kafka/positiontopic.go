@@ -217,7 +217,7 @@ func (l *Ledger) Transactions(ctx context.Context) error {
 		return noTransactions(fmt.Errorf("it answers other requests, but none about transactions: %w", err))
 	}
 	if err != nil {
-		return l.explain(err)
+		return l.transactionError(err)
 	}
 	return nil
 }

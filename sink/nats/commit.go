@@ -140,7 +140,7 @@ func (c *committer) attempt(ctx context.Context, batch []sink.Message, expected 
 		c.incomplete = 0
 	}
 	if failure != nil {
-		return 0, b.tellTaken(c.explain(ctx, lk, b, index, failure))
+		return 0, b.tellTaken(c.commitError(ctx, lk, b, index, failure))
 	}
 	return sequence, nil
 }
@@ -214,8 +214,8 @@ func (c *committer) bound(ctx context.Context, lk *link, topic string) (bool, er
 	return binds(info.Config.Subjects, topic), nil
 }
 
-// explain says what the failure of the message at index means.
-func (c *committer) explain(ctx context.Context, lk *link, b *commit, index int, failure error) error {
+// commitError returns the error of Commit for the failure of the message at index.
+func (c *committer) commitError(ctx context.Context, lk *link, b *commit, index int, failure error) error {
 	isPosition := index == len(b.batch)
 	var doubtful *doubtfulError
 	switch {
@@ -243,7 +243,7 @@ func (c *committer) explain(ctx context.Context, lk *link, b *commit, index int,
 		}
 		return &sink.TimeoutError{Setting: "max_batch_timeout of the NATS server", Err: err}
 	}
-	err := c.sender.explain(ctx, lk, b.at(index).Topic, failure)
+	err := c.sender.publishError(ctx, lk, b.at(index).Topic, failure)
 	var rejected *sink.RejectedError
 	switch {
 	case !errors.As(err, &rejected):

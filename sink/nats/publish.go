@@ -63,7 +63,7 @@ func (p *publisher) publish(ctx context.Context, batch []sink.Message) (durable 
 			continue
 		}
 		if err != nil {
-			return durable, p.sender.explain(ctx, l, batch[durable].Topic, err)
+			return durable, p.sender.publishError(ctx, l, batch[durable].Topic, err)
 		}
 	}
 	if rejected != nil {

@@ -96,9 +96,9 @@ func (s *sender) onDenied(err error) {
 	}
 }
 
-// explain says what a failure of the message on topic means, and whether it takes an
-// operator.
-func (s *sender) explain(ctx context.Context, l *link, topic string, err error) error {
+// publishError returns the error of Publish for a failure of the message on topic. It is a
+// *sink.FatalError if only an operator can resolve it.
+func (s *sender) publishError(ctx context.Context, l *link, topic string, err error) error {
 	var (
 		api    *jetstream.APIError
 		other  *wrongStreamError

@@ -58,7 +58,7 @@ func (m *Mechanism) Start(ctx context.Context) (sasl.StateMachine, []byte, error
 	defer cancel()
 	chain, err := m.load(ctx)
 	if err != nil {
-		return nil, nil, m.explain(err)
+		return nil, nil, m.credentialsError(err)
 	}
 	region := m.region(chain, sasl.MetadataFromContext(ctx))
 	if region == "" {
@@ -66,7 +66,7 @@ func (m *Mechanism) Start(ctx context.Context) (sasl.StateMachine, []byte, error
 	}
 	found, err := chain.Credentials.Retrieve(ctx)
 	if err != nil {
-		return nil, nil, m.explain(err)
+		return nil, nil, m.credentialsError(err)
 	}
 	if m.cfg.Hide != nil {
 		m.cfg.Hide(found.SecretAccessKey, found.SessionToken)
@@ -161,8 +161,8 @@ var advice = map[string]string{
 // codeForm leaves no room for a secret.
 var codeForm = regexp.MustCompile(`^[A-Za-z]{3,40}$`)
 
-// explain says what an error of the SDK means.
-func (m *Mechanism) explain(err error) error {
+// credentialsError returns the *Error for an error of the SDK.
+func (m *Mechanism) credentialsError(err error) error {
 	const what = "getting AWS credentials: "
 	var (
 		api    smithy.APIError

@@ -63,8 +63,8 @@ var advice = map[string]string{
 // passing are the error codes that time may mend.
 var passing = map[string]bool{"temporarily_unavailable": true, "server_error": true, "slow_down": true}
 
-// explain turns an error of a request into an *Error that repeats no secret.
-func (s *Source) explain(ctx context.Context, err error, seen *seen, secrets []string) error {
+// tokenError turns an error of a request into an *Error that repeats no secret.
+func (s *Source) tokenError(ctx context.Context, err error, seen *seen, secrets []string) error {
 	kind, text := s.classify(ctx, err, seen, secrets)
 	if seen.skew != 0 && kind == Refused {
 		text += fmt.Sprintf("; the clock of this machine is %s the endpoint's: correct the one that is wrong", aheadOf(seen.skew))

@@ -150,7 +150,7 @@ func (s *Source) request(ctx context.Context) (*Token, error) {
 	ctx = context.WithValue(ctx, seenKey{}, seen)
 	answer, err := s.grant.Token(context.WithValue(ctx, oauth2.HTTPClient, s.client))
 	if err != nil {
-		return nil, s.explain(ctx, err, seen, secrets)
+		return nil, s.tokenError(ctx, err, seen, secrets)
 	}
 	t, err := s.token(answer, seen)
 	if err != nil {

@@ -42,7 +42,7 @@ func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 		secured := tls.Client(raw, config)
 		if err := secured.HandshakeContext(ctx); err != nil {
 			_ = raw.Close()
-			return nil, conn.explain(err)
+			return nil, conn.connError(err)
 		}
 		conn.Conn = secured
 	}
@@ -141,9 +141,9 @@ func (e *BadAnswerError) Unwrap() error { return e.err }
 // ErrExpectsTLS is an alert of TLS in place of an answer.
 var ErrExpectsTLS = errors.New("it is an alert of TLS")
 
-// explain adds to an error of the connection what is known of it. kafka-go must not see a plain
-// io.EOF, which it would replace.
-func (c *brokerConn) explain(err error) error {
+// connError returns an error of the connection with what is known about the connection. It replaces
+// a plain io.EOF, for which kafka-go would substitute an error of its own.
+func (c *brokerConn) connError(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
@@ -176,7 +176,7 @@ func (c *brokerConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.unsent = max(c.unsent-n, 0)
 	if err != nil {
-		return n, c.explain(err)
+		return n, c.connError(err)
 	}
 	return n, nil
 }
@@ -289,7 +289,7 @@ func (c *brokerConn) Read(b []byte) (int, error) {
 		c.setWaiting(false)
 	}
 	if err != nil {
-		c.failed = c.explain(err)
+		c.failed = c.connError(err)
 	}
 	return n, c.failed
 }
@@ -299,7 +299,7 @@ func (c *brokerConn) Read(b []byte) (int, error) {
 func (c *brokerConn) receive() error {
 	var head [frameSizeBytes]byte
 	if _, err := io.ReadFull(c.in, head[:]); err != nil {
-		return c.explain(err)
+		return c.connError(err)
 	}
 	size, limit := int(int32(binary.BigEndian.Uint32(head[:]))), largestSmallAnswer //nolint:gosec // its bits
 	if c.request.size > 0 {
@@ -342,7 +342,7 @@ func (c *brokerConn) readAnswer(head []byte, n int) ([]byte, error) {
 		at := len(answer)
 		answer = slices.Grow(answer, piece)[:at+piece]
 		if _, err := io.ReadFull(c.in, answer[at:]); err != nil {
-			return nil, c.explain(err)
+			return nil, c.connError(err)
 		}
 		n -= piece
 	}

@@ -160,7 +160,7 @@ func (c *brokerConn) ask(req protocol.Message, version int16) (protocol.Message,
 	c.sent-- // kafka-go has not counted it
 	c.proof.note(frame.Bytes())
 	if _, err := c.Conn.Write(frame.Bytes()); err != nil {
-		return nil, c.explain(err)
+		return nil, c.connError(err)
 	}
 	c.unsent = 0
 	if err := c.receive(); err != nil {
