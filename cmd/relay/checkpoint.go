@@ -147,7 +147,7 @@ func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 type checkpointSetCmd struct {
 	laneFlag
 	skipFlag
-	To   string `arg:"" optional:"" help:"An event id (continue after it), a time such as 2026-01-31T00:00:00Z, earliest, or latest." predictor:"start"`
+	To   string `arg:"" optional:"" help:"An event id (continue after it), earliest, latest, or a time: ${time}." predictor:"start"`
 	From string `help:"Take the position from another place: another lane, by the name of its sink; or file or bus, for this lane's own position in the other mode of delivery." placeholder:"file|bus|SINK" predictor:"from"`
 }
 

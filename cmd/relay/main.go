@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -19,6 +20,7 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/kinds"
+	"workos-relay/internal/moment"
 	"workos-relay/internal/printable"
 	"workos-relay/internal/telemetry"
 )
@@ -87,7 +89,8 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("relay"), kong.Description(description), kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), fromEnvironment(lookupEnv))
+		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), fromEnvironment(lookupEnv),
+		kong.Vars{"time": moment.Forms})
 	if err != nil {
 		panic(err) // the declaration above is wrong
 	}
@@ -98,7 +101,7 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(withoutMinus(args))
 	if exited >= 0 { // help was printed
 		return exited
 	}
@@ -117,6 +120,24 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 		return exitCode(err)
 	}
 	return exitDone
+}
+
+// timed are the flags that take a duration rather than a time.
+var timed = []string{"--timeout", "--interval", "--for"}
+
+// withoutMinus returns args with times such as -90m written as 90m, which means the same and is not
+// taken for flags.
+func withoutMinus(args []string) []string {
+	out := slices.Clone(args)
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		if moment.IsAgo(arg) && (i == 0 || !slices.Contains(timed, out[i-1])) {
+			out[i] = arg[1:]
+		}
+	}
+	return out
 }
 
 // variables are the flags that variables of the environment set, too.

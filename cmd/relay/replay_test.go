@@ -29,10 +29,10 @@ const (
 // between chooses the events from one moment to another, both included.
 func between(t *testing.T, from, to string) sourcetest.Filter {
 	t.Helper()
-	return sourcetest.Filter{From: moment(t, from), To: moment(t, to).Add(time.Nanosecond)}
+	return sourcetest.Filter{From: instant(t, from), To: instant(t, to).Add(time.Nanosecond)}
 }
 
-func moment(t *testing.T, text string) time.Time {
+func instant(t *testing.T, text string) time.Time {
 	t.Helper()
 	at, err := time.Parse(time.RFC3339, text)
 	require.NoError(t, err)
@@ -160,7 +160,7 @@ func TestReplayUsage(t *testing.T) {
 		says string
 	}{
 		"no span":       {[]string{"replay"}, "--since"},
-		"bad since":     {[]string{"replay", "--since", "yesterday", "--until", "latest"}, "yesterday"},
+		"bad since":     {[]string{"replay", "--since", "last week", "--until", "latest"}, "yesterday"},
 		"latest since":  {[]string{"replay", "--since", "latest", "--until", "latest"}, "latest"},
 		"id as end":     {[]string{"replay", "--since", "earliest", "--until", "event_01J0000000000000000000000D"}, "not a place to end"},
 		"backwards":     {[]string{"replay", "--since", spreadEnd, "--until", spreadStart}, "before"},

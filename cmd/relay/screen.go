@@ -54,3 +54,11 @@ func errorText(text string) string {
 	}
 	return b.String()
 }
+
+// counted writes a number with its noun: 1 event, 2 events.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return thousands(n) + " " + noun + "s"
+}

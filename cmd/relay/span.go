@@ -10,6 +10,7 @@ import (
 
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
+	"workos-relay/internal/moment"
 	"workos-relay/internal/republish"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -18,8 +19,8 @@ import (
 // spanFlags choose a lane and a range of events.
 type spanFlags struct {
 	laneFlag
-	Since     string  `help:"Where to begin: earliest, a time such as 2026-01-31T00:00:00Z, or an event id, to begin after it." required:"" placeholder:"TIME" predictor:"start"`
-	Until     string  `help:"Where to end: a time (inclusive), or latest." required:"" placeholder:"TIME" predictor:"end"`
+	Since     string  `help:"Where to begin: earliest, an event id, to begin after it, or a time: ${time}." required:"" placeholder:"TIME" predictor:"start"`
+	Until     string  `help:"Where to end: latest, or a time (inclusive), written as for --since." required:"" placeholder:"TIME" predictor:"end"`
 	RateLimit float64 `help:"Maximum requests per second to WorkOS. A running relay has its own limit, and the key allows 100 for both. Default: source.rate_limit." placeholder:"N"`
 }
 
@@ -33,13 +34,13 @@ type chosen struct {
 func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (chosen, error) {
 	var since, until config.Start
 	if err := since.UnmarshalText([]byte(f.Since)); err != nil || since.Latest {
-		return chosen{}, app.Usage(fmt.Errorf("--since: %q is not a place to begin; write earliest, a time such as 2026-01-31T00:00:00Z, or an event id", f.Since))
+		return chosen{}, app.Usage(fmt.Errorf("--since: %q is not a place to begin; write earliest, an event id, or a time: %s", f.Since, moment.Forms))
 	}
-	if err := until.UnmarshalText([]byte(f.Until)); err != nil || !until.Latest && until.From.CreatedAt.IsZero() {
-		return chosen{}, app.Usage(fmt.Errorf("--until: %q is not a place to end; write a time such as 2026-01-31T00:00:00Z, or latest", f.Until))
+	if err := until.UnmarshalText([]byte(f.Until)); err != nil || !until.NeedsTime() && until.From.CreatedAt.IsZero() {
+		return chosen{}, app.Usage(fmt.Errorf("--until: %q is not a place to end; write latest, or a time: %s", f.Until, moment.Forms))
 	}
-	if !until.Latest && until.From.CreatedAt.Before(since.From.CreatedAt) {
-		return chosen{}, app.Usage(errors.New("--until is before --since"))
+	if !since.NeedsTime() && !until.NeedsTime() && until.From.CreatedAt.Before(since.From.CreatedAt) {
+		return chosen{}, app.Usage(errUntilBeforeSince)
 	}
 	cfg, err := env.loadConfig()
 	if err != nil {
@@ -67,14 +68,25 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 	if err != nil {
 		return chosen{}, err
 	}
-	c := chosen{lane: l.Beside(), client: client, span: republish.Span{Since: since.From}}
-	end, err := l.Position(ctx, c.client, nil, until)
-	if until.Latest {
-		end.CreatedAt = end.CreatedAt.Truncate(time.Millisecond)
+	now := time.Time{}
+	if since.NeedsTime() || until.NeedsTime() {
+		latest, err := l.Position(ctx, client, nil, config.Start{Latest: true})
+		if err != nil {
+			return chosen{}, err
+		}
+		now = latest.CreatedAt.Truncate(time.Millisecond)
 	}
-	c.span.Until = end.CreatedAt
-	return c, err
+	span := republish.Span{Since: since.At(now), Until: until.At(now).CreatedAt}
+	if span.Until.Before(span.Since.CreatedAt) {
+		return chosen{}, app.Usage(errUntilBeforeSince)
+	}
+	if !since.Ago.IsZero() || !until.Ago.IsZero() { // nobody has written the times
+		fmt.Fprintf(env.stderr, "from %s to %s\n", span.Since, span.Until.Format(time.RFC3339Nano))
+	}
+	return chosen{lane: l.Beside(), client: client, span: span}, nil
 }
+
+var errUntilBeforeSince = errors.New("--until is before --since")
 
 // publisher returns a publisher that marks each message with its own header.
 func (c *chosen) publisher(bus sink.Sink, header, run string) *republish.Publisher {

@@ -19,7 +19,7 @@ import (
 
 type tailCmd struct {
 	Events   []string `help:"Event types or patterns, such as dsync.*; with --from-sink also NATS subjects. Default: what the configuration asks for." sep:"," predictor:"event"`
-	Since    string   `help:"Where to begin: earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id." default:"latest" predictor:"start"`
+	Since    string   `help:"Where to begin: earliest, latest, an event id, or a time: ${time}." default:"latest" predictor:"start"`
 	FromSink bool     `help:"Read the NATS stream that relay writes to, instead of WorkOS. Needs no API key; --since is earliest or latest."`
 	Server   string   `help:"With --from-sink: address of the NATS server, instead of the configured one." placeholder:"URL"`
 	Sink     string   `help:"With --from-sink: the name of the sink. Default: the first of type nats." predictor:"lane"`

@@ -270,7 +270,7 @@ func TestVerifyLooksOnlyUpToTheCheckpoint(t *testing.T) {
 	code, _, stderr := do(t, "checkpoint", "set", "2026-11-01T04:00:00Z", "--config", config)
 	require.Equal(t, exitDone, code, stderr)
 	_, v = verified(t, config)
-	require.Len(t, api.IDs(sourcetest.Filter{To: moment(t, "2026-11-01T04:00:00Z")}), v.Events, "a position without an event stands before its time")
+	require.Len(t, api.IDs(sourcetest.Filter{To: instant(t, "2026-11-01T04:00:00Z")}), v.Events, "a position without an event stands before its time")
 	code, _, stderr = do(t, "checkpoint", "set", "earliest", "--config", config)
 	require.Equal(t, exitDone, code, stderr)
 	code, v = verified(t, config)
@@ -325,7 +325,7 @@ func TestVerifyManyEventsInLittleMemory(t *testing.T) {
 		t.Skip("reads what Linux says in /proc")
 	}
 	api := newAPI(t, sourcetest.WithLedger(0), sourcetest.WithPopulation(sourcetest.Population{
-		Seed: 24, Start: moment(t, spreadStart), InMemory: true, Profile: []sourcetest.Span{{Length: 10 * time.Hour, Events: events}},
+		Seed: 24, Start: instant(t, spreadStart), InMemory: true, Profile: []sourcetest.Span{{Length: 10 * time.Hour, Events: events}},
 	}))
 	url, js := newNATS(t)
 	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))

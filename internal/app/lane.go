@@ -196,17 +196,17 @@ func (l *Lane) Identity() checkpoint.Identity {
 // Embedded returns the server of the bus that runs inside of relay, or nil if the bus has none.
 func (l *Lane) Embedded() *sink.EmbeddedServer { return l.Sink.EmbeddedServer() }
 
-// Position returns the position that `source.start`, or the argument of a command, means. Only
-// "latest" asks the API. hooks may be nil.
+// Position returns the position that `source.start`, or the argument of a command, means. It asks
+// the API for its time if start is "latest" or a relative time. hooks may be nil.
 func (l *Lane) Position(ctx context.Context, client *source.Client, hooks *source.Hooks, start config.Start) (checkpoint.Position, error) {
-	if !start.Latest {
+	if !start.NeedsTime() {
 		return start.From, nil
 	}
 	now, err := l.Stream(client, hooks).Now(ctx)
 	if err != nil {
 		return checkpoint.Position{}, fmt.Errorf("asking the Events API for its time: %w", err)
 	}
-	return checkpoint.Position{CreatedAt: now}, nil
+	return start.At(now), nil
 }
 
 // target returns where the events and the position of the lane go.

@@ -269,13 +269,29 @@ func TestLoad(t *testing.T) {
 }
 
 func TestStart(t *testing.T) {
-	for _, text := range []string{"earliest", "latest", "event_01EHZNVPK3SFK441A1RGBFSHRT", "evt_1", "2026-01-31T00:00:00Z"} {
+	for _, text := range []string{"earliest", "latest", "event_01EHZNVPK3SFK441A1RGBFSHRT", "evt_1", "2026-01-31T00:00:00Z", "2h", "3d", "yesterday"} {
 		var s Start
 		require.NoError(t, s.UnmarshalText([]byte(text)))
 		require.Equal(t, text, s.String())
 	}
-	for _, text := range []string{"", "now", "2026-01-31", "0001-01-01T00:00:00Z", "event_", "event_a/b"} {
+	for text, want := range map[string]string{
+		"2026-01-31": "2026-01-31T00:00:00Z", "2026-01-31 15:04": "2026-01-31T15:04:00Z", "2026-01-31T15:04:05+01:00": "2026-01-31T14:04:05Z", "-90m": "90m",
+	} {
+		var s Start
+		require.NoError(t, s.UnmarshalText([]byte(text)))
+		require.Equal(t, want, s.String())
+	}
+	for _, text := range []string{"", "now", "2026-31-01", "0001-01-01T00:00:00Z", "event_", "event_a/b", "2 hours"} {
 		require.Error(t, new(Start).UnmarshalText([]byte(text)), text)
+	}
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]checkpoint.Position{
+		"earliest": {}, "latest": {CreatedAt: now}, "2h": {CreatedAt: now.Add(-2 * time.Hour)}, "evt_1": {EventID: "evt_1"},
+		"2026-11-29": {CreatedAt: now.Add(-36 * time.Hour)},
+	} {
+		var s Start
+		require.NoError(t, s.UnmarshalText([]byte(text)))
+		require.Equal(t, want, s.At(now), text)
 	}
 }
 

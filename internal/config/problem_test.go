@@ -97,8 +97,8 @@ config.yaml:2:20: routes[0].events[0]: "usr.*" is not a known event type or patt
 config.yaml:1:13: dead_letter: has no value; write dead_letter: {} for its defaults, or remove it`},
 		{"value forgotten", "id:\n", `
 config.yaml:1:4: id: has no value; write "" for an empty text, or remove the key for the default`},
-		{"start", "source: {start: 2026-01-31}\n", `
-config.yaml:1:17: source.start: "2026-01-31" is not a place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id`},
+		{"start", "source: {start: 2026-31-01}\n", `
+config.yaml:1:17: source.start: "2026-31-01" is not a place to start from; write earliest, latest, an event id, or a time: 2026-11-01, 2026-11-01 15:04 or 2026-11-01T15:04:05Z (UTC unless an offset such as +02:00 follows), today, yesterday, or 2h, 90m or 3d for that long ago`},
 		{"endpoint", "source: {endpoint: api.workos.com}\n", `
 config.yaml:1:20: source.endpoint: "api.workos.com" is not a URL; write https://host, such as https://api.workos.com`},
 		{"credentials in the endpoint", "source: {endpoint: \"https://u:hunter22@h\"}\n", `
@@ -195,7 +195,7 @@ config.yaml:1:3: a key must be a plain word`},
 		{"all at once, in the order of the file", "shutdown_timeout: x\nadmin: {listen: y}\nsource:\n  start: z\n  wat: 1\nid: \"?\"\n", `
 config.yaml:1:19: shutdown_timeout: "x" is not a duration; write a number with its unit, such as 500ms, 1s, 2m or 24h
 config.yaml:2:17: admin.listen: "y" is not an address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface
-config.yaml:4:10: source.start: "z" is not a place to start from; write earliest, latest, a time such as 2026-01-31T00:00:00Z, or an event id
+config.yaml:4:10: source.start: "z" is not a place to start from; write earliest, latest, an event id, or a time: 2026-11-01, 2026-11-01 15:04 or 2026-11-01T15:04:05Z (UTC unless an offset such as +02:00 follows), today, yesterday, or 2h, 90m or 3d for that long ago
 config.yaml:5:3: source.wat: unknown key; known here: endpoint, api_key, api_key_file, tls, proxy, proxy_file, events, unexpected, organization_id, start, poll_interval, rate_limit, event_list, max_response, backfill, webhook
 config.yaml:6:5: id: "?" is not a valid name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 	} {

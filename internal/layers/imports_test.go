@@ -58,9 +58,10 @@ var rules = []rule{
 	{of: "internal/catalogue/generate", may: []string{"internal/catalogue"}},
 	{of: "internal/contain", may: []string{"internal/printable"}},
 	{of: "internal/listener"},
+	{of: "internal/moment"},
 	{of: "internal/operator"},
 	{of: "internal/retry"},
-	{of: "internal/config", may: append([]string{"internal/hint", "internal/listener", "internal/operator", "internal/printable"}, anyBus...), tests: append([]string{"internal/kinds"}, buses...)},
+	{of: "internal/config", may: append([]string{"internal/hint", "internal/listener", "internal/moment", "internal/operator", "internal/printable"}, anyBus...), tests: append([]string{"internal/kinds"}, buses...)},
 	// The list of the kinds of bus is the only place that knows them.
 	{of: "internal/kinds", may: append([]string{"sink"}, buses...)},
 	// A bus that relay does not know uses what a bus may.

@@ -17,7 +17,7 @@ import (
 // speaking are the packages whose messages reach an operator.
 var speaking = []string{
 	"cmd/relay", "checkpoint", "source", "source/webhook", "router", "sink", "sink/nats", "sink/kafka", "sink/kafka/internal/client", "sink/kafka/oauth", "sink/kafka/mskiam", "sink/stdout", "pipeline",
-	"internal/admin", "internal/admin/page", "internal/app", "internal/batch", "internal/hint", "conf/livefile", "conf/tlsconf", "conf/unit", "internal/config", "internal/republish", "internal/sdnotify", "internal/verify", "internal/telemetry",
+	"internal/admin", "internal/admin/page", "internal/app", "internal/batch", "internal/hint", "internal/moment", "conf/livefile", "conf/tlsconf", "conf/unit", "internal/config", "internal/republish", "internal/sdnotify", "internal/verify", "internal/telemetry",
 }
 
 // written are files of other texts than messages: pages, and what is generated from declarations.
@@ -44,9 +44,10 @@ const (
 // noFault are texts, beside those, that an operator meets as something else than a fault, or only
 // inside of a message that is found by its other words.
 var noFault = map[string]string{
-	"; … more are dropped by the routes":         summary,
-	"; … of them are dead letters":               summary,
-	"published … events again, marked …: …":      summary,
+	"; the routes drop … more":                   summary,
+	"; dead letters among them: …":               summary,
+	"published … again, marked …: …":             summary,
+	"would publish … again to … of lane …":       summary,
 	"another body than relay makes of the event": finding,
 	"begins with a message stored at …":          finding,
 	"copies beside the first; replays apart":     finding,
@@ -63,6 +64,10 @@ var noFault = map[string]string{
 	"read the configuration again":                                            index,
 	"stop reading, keep everything; ?lane=NAME, else all lanes":               index,
 	"go on from elsewhere: {\"to\": an event id, a time, earliest or latest}": index,
+
+	"2026-11-01, 2026-11-01 15:04 or 2026-11-01T15:04:05Z (UTC unless an offset such as +02:00 follows), today, yesterday, or 2h, 90m or 3d for that long ago": "the forms of a time, at the end of a message that is found",
+
+	"earliest, latest, an event id, or a time: …": "the forms of a start, at the end of a message that is found",
 
 	"secret or list of secrets": "a kind of value, in configuration.md",
 
