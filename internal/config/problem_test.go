@@ -110,7 +110,7 @@ config.yaml:1:17: admin.listen: "127.0.0.1:http" is not an address; write host:p
 		{"from a sink's own checks", "sinks:\n- name: k\n  type: kafka\n  brokers: [nowhere]\n", `
 config.yaml:4:12: sinks[0].brokers: broker "nowhere" is not host:port, such as kafka.example.com:9092: address nowhere: missing port in address`},
 		{"from a sink's own checks, without its key", "sinks:\n- name: k\n  type: kafka\n  create: {partitions: 0}\n", `
-config.yaml:4:24: sinks[0].create.partitions: is 0: it must be at least 1`},
+config.yaml:4:24: sinks[0].create.partitions: is 0: it must be at least 1 and at most 100000`},
 		{"two embedded servers", "sinks: [{name: a, type: nats, url: embedded}, {name: b, type: nats, url: embedded}]\n", `
 config.yaml:1:74: sinks[1].url: sinks[0] runs an embedded server on 127.0.0.1:4222 already; write its address here, with another stream`},
 

@@ -86,6 +86,8 @@ const (
 	maxRequestTimeout     = 10 * time.Minute
 	minTransactionTimeout = time.Second
 	maxTransactionTimeout = 15 * time.Minute // default of the brokers' transaction.max.timeout.ms
+	maxPartitions         = 100_000
+	maxReplicas           = 1000
 )
 
 // SASL mechanisms as the configuration names them.
@@ -109,35 +111,34 @@ func (e *keyError) Unwrap() error { return e.err }
 // Key returns the dotted path of the key at fault, relative to Config.
 func (e *keyError) Key() string { return e.key }
 
-// Validate reports the first fault that the tags cannot express. Empty strings stand for the
+// Validate reports the faults that the tags cannot express, joined. Empty strings stand for the
 // defaults.
 func (c Config) Validate() error {
+	var faults []error
+	fault := func(key string, err error) { faults = append(faults, &keyError{key, err}) }
 	if len(c.Brokers) == 0 {
-		return &keyError{"brokers", errors.New("no broker is named: give at least one host:port")}
+		fault("brokers", errors.New("no broker is named: give at least one host:port"))
 	}
 	for _, b := range c.Brokers {
 		if err := validateBroker(b); err != nil {
-			return &keyError{"brokers", err}
+			fault("brokers", err)
 		}
 	}
 	if c.TopicPrefix != "" {
 		if reason := illegalTopicCharacters(c.TopicPrefix); reason != "" {
-			return &keyError{"topic_prefix", fmt.Errorf("topic_prefix %q %s", c.TopicPrefix, reason)}
+			fault("topic_prefix", fmt.Errorf("topic_prefix %q %s", c.TopicPrefix, reason))
 		}
 	}
 	if _, err := client.CodecsOf(c.Compression); err != nil {
-		return &keyError{"compression", err}
+		fault("compression", err)
 	}
 	if c.RequestTimeout < minRequestTimeout || c.RequestTimeout > maxRequestTimeout {
-		return &keyError{"request_timeout", fmt.Errorf("request_timeout %s is not between %s and %s", c.RequestTimeout, minRequestTimeout, maxRequestTimeout)}
+		fault("request_timeout", fmt.Errorf("request_timeout %s is not between %s and %s", c.RequestTimeout, minRequestTimeout, maxRequestTimeout))
 	}
 	if c.TransactionTimeout < minTransactionTimeout || c.TransactionTimeout > maxTransactionTimeout {
-		return &keyError{"transaction_timeout", fmt.Errorf("transaction_timeout %s is not between %s and %s", c.TransactionTimeout, minTransactionTimeout, maxTransactionTimeout)}
+		fault("transaction_timeout", fmt.Errorf("transaction_timeout %s is not between %s and %s", c.TransactionTimeout, minTransactionTimeout, maxTransactionTimeout))
 	}
-	if err := c.Create.validate(); err != nil {
-		return err
-	}
-	return c.SASL.validate()
+	return errors.Join(append(faults, c.Create.validate(), c.SASL.validate())...)
 }
 
 // validateBroker never repeats an address that may hold a password or a token.
@@ -163,13 +164,15 @@ func (c Create) validate() error {
 	if !c.Enabled {
 		return nil
 	}
-	if c.Partitions < 1 || c.Partitions > 100_000 {
-		return &keyError{"create.partitions", fmt.Errorf("create.partitions is %d: it must be at least 1", c.Partitions)}
+	var faults []error
+	if c.Partitions < 1 || c.Partitions > maxPartitions {
+		faults = append(faults, &keyError{"create.partitions", fmt.Errorf("create.partitions is %d: it must be at least 1 and at most %d", c.Partitions, maxPartitions)})
 	}
-	if c.ReplicationFactor != -1 && (c.ReplicationFactor < 1 || c.ReplicationFactor > 1000) {
-		return &keyError{"create.replication_factor", fmt.Errorf("create.replication_factor is %d: it must be at least 1, or -1 for the cluster's default", c.ReplicationFactor)}
+	if c.ReplicationFactor != -1 && (c.ReplicationFactor < 1 || c.ReplicationFactor > maxReplicas) {
+		faults = append(faults, &keyError{"create.replication_factor", fmt.Errorf(
+			"create.replication_factor is %d: it must be at least 1 and at most %d, or -1 for the cluster's default", c.ReplicationFactor, maxReplicas)})
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 func (s SASL) validate() error {

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -215,14 +216,10 @@ func keyErrorf(key, format string, args ...any) error {
 	return &KeyError{key: key, msg: fmt.Sprintf(format, args...)}
 }
 
-// Validate checks what the tags cannot say. The error is a *KeyError.
+// Validate checks what the tags cannot say. The error joins a *KeyError for each part of the
+// configuration that is wrong: the address, the stream, the credentials, and the limits.
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.validateURL, c.validateStream, c.validateAuth, c.validateLimits} {
-		if err := check(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(c.validateURL(), c.validateStream(), c.validateAuth(), c.validateLimits())
 }
 
 // isWebsocket reports whether an address, which may lack a scheme, is that of a websocket.
