@@ -61,7 +61,11 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	if err != nil {
 		return err
 	}
-	log, err := env.newLogger(env.stderr, "warn")
+	format := "console" // on a pipe, too: what the demo prints is for people
+	if env.logging.chosen.Format == "json" {
+		format = "json"
+	}
+	log, err := env.newLoggerAs(env.stderr, format, env.logging.level)
 	if err != nil {
 		return err
 	}

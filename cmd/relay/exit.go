@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/alecthomas/kong"
 	"go.uber.org/zap"
 
 	"workos-relay/internal/app"
+	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
@@ -34,23 +36,54 @@ func exitCode(err error) int {
 	}
 }
 
-// tellEnd says why a command has failed: in words, or, if `relay run` logs JSON, by a line of the
-// log for each lane that has stopped, so that every line can be parsed. A mistake in a command line
-// or a configuration is for the one who has just written it.
-func (env *environment) tellEnd(command string, err error) {
-	code := exitCode(err)
-	if command != "run" || env.logFormat() != "json" || code == exitUsage {
+// tellEnd says why a command has failed: in words, or by entries of the log if the command logs
+// JSON, so that every line can be parsed. There is an entry for each lane that has stopped, and for
+// each mistake in a configuration.
+func (env *environment) tellEnd(err error) {
+	code := zap.Int("exit_code", exitCode(err))
+	if !env.logging.tellsJSON() {
 		fmt.Fprintf(env.stderr, "relay: %s\n", errorText(hint.Text("", err)))
+		return
+	}
+	if mistakes, ok := errors.AsType[*config.Error](err); ok {
+		for _, p := range mistakes.Problems {
+			env.log.Error("relay ends: the configuration has a mistake", zap.String("file", p.File), zap.Int("line", p.Line),
+				zap.String("key", p.Key), zap.String("error", p.String()), code)
+		}
 		return
 	}
 	lanes, others := byLane(err)
 	for _, e := range lanes {
-		env.log.Error("relay ends: a lane has stopped", zap.String("lane", e.Lane), zap.String("error", hint.Text(e.Lane, e.Err)), zap.Int("exit_code", code))
+		env.log.Error("relay ends: a lane has stopped", zap.String("lane", e.Lane), zap.String("error", hint.Text(e.Lane, e.Err)), code)
 	}
 	for _, e := range others {
-		env.log.Error("relay ends", zap.String("error", hint.Text("", e)), zap.Int("exit_code", code))
+		env.log.Error("relay ends", zap.String("error", hint.Text("", e)), code)
 	}
 }
+
+// tellMistake says what is wrong with a command line: in words, or by an entry of the log if the
+// command logs JSON.
+func (env *environment) tellMistake(err error) {
+	var line *kong.Context
+	at := (*kong.ParseError)(nil)
+	if errors.As(err, &at) {
+		line = at.Context
+	}
+	command, service := "relay", false
+	if line != nil && line.Selected() != nil {
+		command, service = line.Selected().FullPath(), isService(line.Selected())
+	}
+	if env.startLog(chosenLog(line), service, config.Log{}) == nil && env.logging.tellsJSON() {
+		env.log.Error("relay ends: the command line has a mistake", zap.String("error", err.Error()),
+			zap.String("try", command+" --help"), zap.Int("exit_code", exitUsage))
+		return
+	}
+	fmt.Fprintf(env.stderr, "relay: %s\nTry: %s --help\n", errorText(err.Error()), command)
+}
+
+// isService reports whether a command runs until it is stopped, under a supervisor that keeps its
+// log.
+func isService(command *kong.Node) bool { return command != nil && command.Name == "run" }
 
 // byLane returns the reason of each lane in the tree of err, and what is about none.
 func byLane(err error) (lanes []*pipeline.LaneError, others []error) {

@@ -37,6 +37,12 @@ checkpoint:
 admin:
   # Status page, probes, metrics, and the commands that steer a running relay. Other addresses than loopback need admin.token_file.
   listen: 127.0.0.1:8080
+
+log:
+  # auto: JSON, one object per line, unless standard error is a terminal.
+  format: auto
+  # debug, info, warn or error. A reload changes it.
+  level: info
 `
 }
 

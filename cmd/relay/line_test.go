@@ -74,7 +74,7 @@ func TestTheFormOfTheLog(t *testing.T) {
 	stopped, stop := context.WithCancel(t.Context())
 	stop() // relay starts, says so, and stops
 	env := map[string]string{"WORKOS_API_KEY": "sk_test_1"}
-	for format, isJSON := range map[string]bool{"": false, "auto": true, "json": true, "console": false} {
+	for format, isJSON := range map[string]bool{"": true, "auto": true, "json": true, "console": false} {
 		env["RELAY_LOG_FORMAT"] = format
 		var out, errs bytes.Buffer
 		execute(stopped, []string{"--config", file, "run"}, func(name string) (string, bool) { v, ok := env[name]; return v, ok }, &out, &errs)
@@ -88,6 +88,66 @@ func TestTheFormOfTheLog(t *testing.T) {
 		}
 		require.Equal(t, isJSON, logged, "%q: %s", format, &errs)
 	}
+}
+
+// TestWhatDecidesTheLog: flags, then variables, then the configuration, then the defaults.
+func TestWhatDecidesTheLog(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	stopped, stop := context.WithCancel(t.Context())
+	stop() // relay starts, says so at info, and stops
+	run := func(file string, env map[string]string, args ...string) (code int, errs string) {
+		path := filepath.Join(dir, "config.yaml")
+		require.NoError(t, os.WriteFile(path, []byte("source: {endpoint: 'http://127.0.0.1:1', api_key: sk_test_1}\nsinks: [{name: out, type: stdout}]\nadmin: {listen: ''}\n"+
+			"checkpoint: {dir: '"+filepath.Join(dir, "data")+"'}\n"+file), 0o600))
+		var out, err bytes.Buffer
+		code = execute(stopped, append([]string{"--config", path}, args...), func(name string) (string, bool) { v, ok := env[name]; return v, ok }, &out, &err)
+		return code, err.String()
+	}
+	jsonLine, warn := `{"level":"info"`, map[string]string{"RELAY_LOG_LEVEL": "warn", "RELAY_LOG_FORMAT": "console"}
+
+	_, errs := run("", nil, "run")
+	require.Contains(t, errs, jsonLine)
+	_, errs = run("log: {format: console}\n", nil, "run")
+	require.Contains(t, errs, " INFO relay is starting")
+	_, errs = run("log: {level: error}\n", nil, "run")
+	require.Empty(t, errs)
+	_, errs = run("log: {level: info, format: json}\n", warn, "run")
+	require.Empty(t, errs, "a variable goes before the file")
+	_, errs = run("log: {level: error, format: json}\n", warn, "--log-level", "info", "run")
+	require.Contains(t, errs, " INFO relay is starting", "a flag goes before a variable")
+
+	for _, c := range []struct{ file, says string }{
+		{"log: {level: loud}\n", `config.yaml:5:14: log.level: \"loud\" is none of debug, info, warn, error`},
+		{"log: {format: xml}\n", `config.yaml:5:15: log.format: \"xml\" is none of auto, console, json`},
+		{"log: {levels: info}\n", `config.yaml:5:7: log.levels: unknown key; did you mean \"level\"?`},
+		{"log: [\n", "no YAML"},
+	} {
+		code, errs := run(c.file, nil, "run")
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, errs, c.says)
+		for line := range strings.Lines(errs) {
+			var entry map[string]any
+			require.NoError(t, json.Unmarshal([]byte(line), &entry), line)
+			require.Equal(t, "error", entry["level"])
+			require.EqualValues(t, exitUsage, entry["exit_code"])
+		}
+		_, errs = run(c.file, nil, "check")
+		require.True(t, strings.HasPrefix(errs, "relay: "), "a command tells it in words: %s", errs)
+		_, errs = run(c.file, nil, "--log-format", "json", "check")
+		require.True(t, strings.HasPrefix(errs, `{"level":"error"`), "unless JSON was asked for: %s", errs)
+	}
+	_, errs = run("log: {format: console}\nid: ''\n", nil, "run")
+	require.True(t, strings.HasPrefix(errs, "relay: "), "a mistake elsewhere hides no choice: %s", errs)
+
+	code, errs := run("", nil, "run", "--nonsense")
+	require.Equal(t, exitUsage, code)
+	var entry map[string]any
+	require.NoError(t, json.Unmarshal([]byte(errs), &entry), errs)
+	require.Equal(t, "relay run --help", entry["try"])
+	require.Contains(t, entry["error"], "--nonsense")
+	_, errs = run("", nil, "check", "--nonsense")
+	require.Contains(t, errs, "Try: relay check --help")
 }
 
 func TestAConfigurationThatSetsNothing(t *testing.T) {

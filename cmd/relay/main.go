@@ -8,13 +8,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"workos-relay/conf/livefile"
 	"workos-relay/internal/app"
@@ -22,14 +20,13 @@ import (
 	"workos-relay/internal/kinds"
 	"workos-relay/internal/moment"
 	"workos-relay/internal/printable"
-	"workos-relay/internal/telemetry"
 )
 
 // cli is every command and flag. Kong reads it.
 type cli struct {
 	Config      string      `help:"Configuration file, also RELAY_CONFIG. Default: ./config.yaml if it exists, else the defaults and the environment." placeholder:"FILE"`
-	LogLevel    string      `help:"One of ${enum}. Also RELAY_LOG_LEVEL." enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL"`
-	LogFormat   string      `help:"One of ${enum}. auto: console on a terminal, else json. Also RELAY_LOG_FORMAT." enum:"auto,console,json" default:"console" placeholder:"FORMAT"`
+	LogLevel    string      `help:"One of ${enum}. Also RELAY_LOG_LEVEL and log.level. Default: info for relay run, warn for the other commands." enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL"`
+	LogFormat   string      `help:"One of ${enum}. auto, the default: console on a terminal, else json. Also RELAY_LOG_FORMAT and log.format." enum:"auto,console,json" default:"auto" placeholder:"FORMAT"`
 	ShowVersion versionFlag `name:"version" help:"Print the version."`
 
 	Init       initCmd       `cmd:"" help:"Write a configuration with comments for a bus, to a new file. Overwrites nothing."`
@@ -64,6 +61,7 @@ type environment struct {
 	stderr    io.Writer // likewise
 	lookupEnv func(string) (string, bool)
 	log       *zap.Logger
+	logging   logging
 	format    *config.Format // of the configuration, with the kinds of bus that relay knows
 	files     *livefile.Set  // the files with secrets, certificates and keys, which may change while relay runs
 }
@@ -106,17 +104,17 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "relay: %s\nTry: %s --help\n", errorText(err.Error()), commandOf(err))
+		env.tellMistake(err)
 		return exitUsage
 	}
-	if env.log, err = env.newLogger(stderr, c.LogLevel); err != nil {
+	if err := env.startLog(chosenLog(parsed), isService(parsed.Selected()), config.Log{}); err != nil {
 		fmt.Fprintf(stderr, "relay: %v\n", err)
 		return exitUsage
 	}
 	env.files = livefile.NewSet(env.log)
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	if err := parsed.Run(env); err != nil {
-		env.tellEnd(parsed.Command(), err)
+		env.tellEnd(err)
 		return exitCode(err)
 	}
 	return exitDone
@@ -156,41 +154,6 @@ func fromEnvironment(lookupEnv func(string) (string, bool)) kong.Option {
 		}
 		return nil, nil //nolint:nilnil // the variable is not set
 	}))
-}
-
-// commandOf returns the command of a line that could not be parsed, as far as it was understood.
-func commandOf(err error) string {
-	var at *kong.ParseError
-	if !errors.As(err, &at) || at.Context == nil {
-		return "relay"
-	}
-	if node := at.Context.Selected(); node != nil {
-		return node.FullPath()
-	}
-	return "relay"
-}
-
-// newLogger returns a logger in the form that was asked for, which writes to out.
-func (env *environment) newLogger(out io.Writer, level string) (*zap.Logger, error) {
-	terminal := isTerminal(env.stderr)
-	plain, set := env.lookupEnv("NO_COLOR")
-	colour := terminal && (!set || plain == "") && runtime.GOOS != "windows"
-	if colour { // the logger makes texts printable itself
-		out = beneath(out)
-	}
-	return telemetry.NewLogger(zapcore.AddSync(out), level, env.logFormat(), colour)
-}
-
-// logFormat returns console or json.
-func (env *environment) logFormat() string {
-	switch format := env.cli.LogFormat; {
-	case format != "auto":
-		return format
-	case isTerminal(env.stderr):
-		return "console"
-	default:
-		return "json"
-	}
 }
 
 // impliedConfig is the configuration file of a command if --config names none and this one exists.

@@ -41,7 +41,7 @@ func (p *progress) logger(env *environment) (*zap.Logger, error) {
 	if !p.terminal {
 		return env.log, nil
 	}
-	return env.newLogger(p, env.cli.LogLevel)
+	return env.newLogger(p, env.logging.level)
 }
 
 // Write writes b after it has removed the bar.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"runtime/debug"
 
+	"workos-relay/conf/livefile"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/sdnotify"
@@ -15,12 +17,20 @@ type runCmd struct{}
 func (*runCmd) Run(ctx context.Context, env *environment) error {
 	cfg, err := env.loadConfig()
 	if err != nil {
+		return errors.Join(err, env.startLog(env.logging.chosen, true, logOf(err)))
+	}
+	if err := env.startLog(env.logging.chosen, true, cfg.Log); err != nil {
 		return err
 	}
+	env.files = livefile.NewSet(env.log)
+	cfg.Files = env.files
 	defer env.limitMemory(cfg)()
 	return app.Serve(ctx, cfg, env.log, app.Options{
-		Reread:  env.loadConfig,
-		Applied: func(cfg *config.Config) { env.limitMemory(cfg) },
+		Reread: env.loadConfig,
+		Applied: func(cfg *config.Config) {
+			env.limitMemory(cfg)
+			env.applyLog(cfg.Log)
+		},
 		Started: func(r *app.Relay) func() {
 			reloads := r.ReloadAtHangup(ctx)
 			manager := sdnotify.Start(ctx, env.lookupEnv, func() { r.Status() }, env.log)

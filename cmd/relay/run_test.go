@@ -264,7 +264,7 @@ func TestUsage(t *testing.T) {
 func TestAMistakeInTheConfigurationNamesItsPlace(t *testing.T) {
 	t.Parallel()
 	config := writeConfig(t, "source: {api_key: sk_secret_one}\nsinks:\n  - name: a\n    typ: nats\n")
-	code, _, stderr := do(t, "run", "--config", config)
+	code, _, stderr := do(t, "--log-format", "console", "run", "--config", config)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, config+":4:5")
 	require.Contains(t, stderr, `"type"`)

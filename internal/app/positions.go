@@ -183,7 +183,7 @@ func (p *Positions) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) 
 		cp, err := p.ledger.Load(ctx)
 		if err == nil && !told && !cp.Released && cp.Holder != p.holder {
 			told = true
-			p.lane.Log.Info("another relay has not released the position; watching whether it is active",
+			p.lane.Log.Warn("another relay has not released the position; watching whether it is active",
 				zap.String("holder", cp.Holder), zap.Duration("for", p.lane.Config.TakeoverAfter))
 		}
 		return cp, err

@@ -57,6 +57,7 @@ var effects = []struct {
 	{"dead_letter", everyLane},
 	{"shutdown_timeout", everyLane},
 	{"on_stop", noLane},
+	{"log.level", noLane},
 	{"admin.token", noLane},
 	{"admin.open_metrics", noLane},
 	{"admin.tls", noLane}, // whether there is TLS at all is judged by the server

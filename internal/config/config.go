@@ -37,6 +37,7 @@ type Config struct {
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
 	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status, and to control a running relay."`
 	Telemetry       Telemetry        `yaml:"telemetry" doc:"Traces for other systems. Metrics are served on the admin address and need no setting here."`
+	Log             Log              `yaml:"log" doc:"What relay run writes to standard error. Other commands write warnings and errors only."`
 	OnStop          string           `yaml:"on_stop" default:"auto" enum:"auto,wait,exit" doc:"What relay does once every lane has stopped and only an operator can help. exit: it ends, with code 3. wait: it goes on serving status page, probes, metrics and the embedded NATS server, until it is stopped or a reload starts a lane. auto: wait if a sink is an embedded server, else exit."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`
 
@@ -171,6 +172,12 @@ func (c *Config) EventTypes(s *Sink) ([]string, error) {
 		return nil, err
 	}
 	return carried(types, s.Events), nil
+}
+
+// Log is the form of the log of `relay run`. Flags and variables of the environment go before it.
+type Log struct {
+	Format string `yaml:"format" default:"auto" enum:"auto,console,json" doc:"json: one object per line. console: lines for people. auto: console if standard error is a terminal, else json. The flag --log-format and RELAY_LOG_FORMAT go before it."`
+	Level  string `yaml:"level" default:"info" enum:"debug,info,warn,error" doc:"Least important level that is written. A reload changes it. The flag --log-level and RELAY_LOG_LEVEL go before it."`
 }
 
 // DeadLetter is the way out for events that can never be published.

@@ -66,7 +66,7 @@ func (f *Format) Parse(name string, text []byte, env func(string) (string, bool)
 		d.secrets = append(d.secrets, proxySecrets(c.Source.Proxy.Reveal())...)
 	}
 	if len(d.problems) > 0 {
-		e := &Error{Problems: d.scrub(d.problems)}
+		e := &Error{Problems: d.scrub(d.problems), Log: c.Log}
 		e.sort()
 		return nil, e
 	}

@@ -49,7 +49,10 @@ var lineBreaks = strings.NewReplacer("\n", `\n`, "\r", `\r`, "\t", `\t`)
 func oneLine(text string) string { return printable.Block(lineBreaks.Replace(text), maxProblem) }
 
 // Error is every mistake that was found in a configuration, in the order of the file.
-type Error struct{ Problems []Problem }
+type Error struct {
+	Problems []Problem
+	Log      Log // how to log the mistakes: the values that are right; others are empty
+}
 
 // Error implements error: one line for each problem.
 func (e *Error) Error() string {

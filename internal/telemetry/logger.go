@@ -9,17 +9,32 @@ import (
 )
 
 // NewLogger returns a logger that writes to w, which need not be safe for concurrent use. level is
-// debug, info, warn or error; format is console, for people, with colour if asked for, or json, one
-// object a line with times in RFC 3339 and UTC, and durations in milliseconds. There are no stack
-// traces, and nothing is sampled. Texts are made printable and bounded, so that a line has about 4
-// KB at most, for text of any origin. The error names the value at fault and what it may be.
+// debug, info, warn or error. format is console, for people and with colour if asked for, or json:
+// one object per line, with times in RFC 3339 and UTC, and durations in milliseconds. It writes no
+// stack traces and samples nothing. It makes texts printable and bounds them, so that a line has
+// about 4 KB at most. The error names the value at fault and what it may be.
 func NewLogger(w zapcore.WriteSyncer, level, format string, colour bool) (*zap.Logger, error) {
-	minimum, ok := map[string]zapcore.Level{
-		"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "warn": zapcore.WarnLevel, "error": zapcore.ErrorLevel,
-	}[level]
-	if !ok {
-		return nil, fmt.Errorf("log level %q is none of debug, info, warn, error", level)
+	minimum, err := LogLevel(level)
+	if err != nil {
+		return nil, err
 	}
+	return NewLoggerAt(w, zap.NewAtomicLevelAt(minimum), format, colour)
+}
+
+// LogLevel returns the level with that name: debug, info, warn or error. The error names the value
+// and the levels.
+func LogLevel(name string) (zapcore.Level, error) {
+	level, ok := map[string]zapcore.Level{
+		"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "warn": zapcore.WarnLevel, "error": zapcore.ErrorLevel,
+	}[name]
+	if !ok {
+		return 0, fmt.Errorf("log level %q is none of debug, info, warn, error", name)
+	}
+	return level, nil
+}
+
+// NewLoggerAt is NewLogger with a level that the caller may change while the logger is used.
+func NewLoggerAt(w zapcore.WriteSyncer, level zap.AtomicLevel, format string, colour bool) (*zap.Logger, error) {
 	c := zapcore.EncoderConfig{
 		MessageKey: "msg", LevelKey: "level", TimeKey: "time", NameKey: "logger",
 		EncodeDuration: zapcore.StringDurationEncoder, EncodeName: zapcore.FullNameEncoder,
@@ -41,7 +56,7 @@ func NewLogger(w zapcore.WriteSyncer, level, format string, colour bool) (*zap.L
 	default:
 		return nil, fmt.Errorf("log format %q is none of console, json", format)
 	}
-	core := zapcore.NewCore(encoder, zapcore.Lock(w), minimum)
+	core := zapcore.NewCore(encoder, zapcore.Lock(w), level)
 	if format == "json" {
 		core = numberCore{core}
 	}

@@ -11,13 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTheLogOfAService: a relay that is told auto and whose standard error is not a terminal logs
+// TestTheLogOfAService: a relay whose standard error is not a terminal logs
 // JSON, from the first line to the reason of its end, with durations as numbers.
 func TestTheLogOfAService(t *testing.T) {
 	t.Parallel()
 	api, bus := newAPI(t), newNATS(t, nil)
-	appendEvents(t, api, "user.created", 1, 9_000_000) // larger than the bus takes
-	r := newRelay(t, "relay", natsConfig(api.URL(), bus.URL), "RELAY_LOG_FORMAT=auto")
+	appendEvents(t, api, "user.created", 1, 9_000_000)                             // larger than the bus takes
+	r := newRelay(t, "relay", natsConfig(api.URL(), bus.URL), "RELAY_LOG_FORMAT=") // no choice
 	r.Start(t)
 	require.Equal(t, exitDecides, r.Wait(t))
 	lines := strings.Split(strings.TrimSpace(r.Output()), "\n")
