@@ -118,7 +118,9 @@ func TestNoSecretIsLeftOut(t *testing.T) {
 	}
 	require.ElementsMatch(t, []string{
 		"source: api_key", "source: proxy", "source.webhook: secret", "sinks[].auth, type: nats: password", "sinks[].auth, type: nats: token", "sinks[].embedded, type: nats: token", "sinks[].embedded, type: nats: password", "sinks[].sasl, type: kafka: password",
-		"sinks[].sasl, type: kafka: client_secret",
+		"sinks[].sasl, type: kafka: client_secret", "sinks[].sasl, type: kafka: client_key", "sinks[].sasl, type: kafka: client_key_passphrase",
+		"source.tls: key", "source.tls: key_passphrase", "sinks[].tls, type: nats: key", "sinks[].tls, type: nats: key_passphrase", "sinks[].tls, type: kafka: key", "sinks[].tls, type: kafka: key_passphrase",
+		"admin.tls: key", "admin.tls: key_passphrase", "telemetry.traces.tls: key", "telemetry.traces.tls: key_passphrase",
 		"redaction: key", "admin: token", "telemetry.traces.headers[]: value",
 	}, found, "mark it in a case of TestSecretsAreShownNowhere, then name it here")
 }
@@ -145,6 +147,7 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 	addNATSCases(t, cases, api)
 	addKafkaCases(t, cases, api)
 	addOAuthCases(t, cases, api)
+	addKeyCases(t, cases, api)
 	addTelemetryCases(t, cases, api)
 	addConfigCases(t, cases)
 	number := 0

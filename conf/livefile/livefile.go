@@ -34,11 +34,27 @@ const (
 // ErrEmpty says that a file is empty, as it is for a moment while it is written in place.
 var ErrEmpty = errors.New("is empty")
 
-// File is a file of the configuration.
+// File is a file of the configuration, or a text that stands in the configuration itself in place
+// of one.
 type File struct {
 	Key  string // of the configuration, such as sinks[nats].tls.ca_file; for messages
-	Path string
-	Kept bool // Set.Retain keeps it: it is not of the configuration
+	Path string // empty if Text is set
+	Text string // what the configuration holds in place of a file; it never changes
+	Kept bool   // Set.Retain keeps it: it is not of the configuration
+}
+
+// inline reports whether f is a text of the configuration.
+func (f File) inline() bool { return f.Path == "" && f.Text != "" }
+
+// Given reports whether there is a file, or a text in place of it.
+func (f File) Given() bool { return f.Path != "" || f.Text != "" }
+
+// String names the key and the file.
+func (f File) String() string {
+	if f.inline() {
+		return f.Key
+	}
+	return f.Key + " " + f.Path
 }
 
 // Set holds the files of one process. Values that are opened with the same files are the same, so
@@ -104,7 +120,7 @@ func (s *Set) Retain(inUse func(path string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, v := range s.values {
-		if slices.ContainsFunc(v.names(), func(f File) bool { return !f.Kept && !inUse(f.Path) }) {
+		if slices.ContainsFunc(v.names(), func(f File) bool { return !f.Kept && !f.inline() && !inUse(f.Path) }) {
 			delete(s.values, id)
 		}
 	}
@@ -182,6 +198,8 @@ type rejection struct {
 	reason string
 	since  time.Time
 	told   bool
+	digest [sha256.Size]byte // of the content that err is about; zero if it could not be read
+	err    error
 }
 
 // patience is how long content must stay unusable before that is logged: files that belong
@@ -203,6 +221,9 @@ func open[T any](set *Set, files []File, parser string, parse func(contents [][]
 		return v, v.first()
 	}
 	v.log, v.now = set.log, set.now
+	if !slices.ContainsFunc(files, func(f File) bool { return !f.inline() }) {
+		return v, v.first() // there is nothing to look at again
+	}
 	id := parser + identity(files)
 	set.mu.Lock()
 	known, ok := set.values[id].(*Value[T])
@@ -231,6 +252,9 @@ func identity(files []File) string {
 	id := ""
 	for _, f := range files {
 		id += fmt.Sprintf(" %s=%q", f.Key[strings.LastIndexByte(f.Key, '.')+1:], f.Path)
+		if f.inline() {
+			id += fmt.Sprintf("%x", sha256.Sum256([]byte(f.Text)))
+		}
 	}
 	return id
 }
@@ -251,7 +275,7 @@ func (v *Value[T]) names() []File { return v.files }
 // first reads the files for the first time.
 func (v *Value[T]) first() error {
 	for _, f := range v.files {
-		if info, err := os.Stat(f.Path); err == nil && !info.Mode().IsRegular() {
+		if info, err := os.Stat(f.Path); !f.inline() && err == nil && !info.Mode().IsRegular() {
 			v.fixed = true
 		}
 	}
@@ -325,9 +349,14 @@ func (v *Value[T]) refresh() error {
 		v.rejected = rejection{}
 		return nil
 	}
+	if v.rejected.err != nil && digest == v.rejected.digest { // to decrypt a key takes time
+		return v.reject(v.rejected.err)
+	}
 	p, err := v.parsed(contents)
 	if err != nil {
-		return v.reject(err)
+		err = v.reject(err)
+		v.rejected.digest, v.rejected.err = digest, err
+		return err
 	}
 	v.digest, v.rejected = digest, rejection{}
 	v.current.Store(&snapshot[T]{p.Value, v.Version() + 1})
@@ -372,6 +401,9 @@ func (v *Value[T]) settled() ([][]byte, error) {
 func (v *Value[T]) unsettled() (last File, left time.Duration) {
 	now := v.now()
 	for _, f := range v.files {
+		if f.inline() {
+			continue
+		}
 		info, err := os.Stat(f.Path) // after the content was read
 		if err != nil {
 			return f, settle
@@ -397,9 +429,11 @@ func (v *Value[T]) reject(err error) error {
 }
 
 func (v *Value[T]) fields() []zap.Field {
-	paths := make([]string, len(v.files))
-	for i, f := range v.files {
-		paths[i] = f.Path
+	var paths []string
+	for _, f := range v.files {
+		if !f.inline() {
+			paths = append(paths, f.Path)
+		}
 	}
 	return []zap.Field{zap.Strings("keys", v.keys), zap.Strings("files", paths)}
 }
@@ -414,8 +448,11 @@ func (v *Value[T]) surelySame() bool {
 		return false
 	}
 	for i, f := range v.files {
+		if f.inline() {
+			continue
+		}
 		info, err := os.Stat(f.Path)
-		if err != nil || info.Size() < largeFile || !os.SameFile(info, v.seen[i]) || info.Size() != v.seen[i].Size() ||
+		if err != nil || v.seen[i] == nil || info.Size() < largeFile || !os.SameFile(info, v.seen[i]) || info.Size() != v.seen[i].Size() ||
 			!info.ModTime().Equal(v.seen[i].ModTime()) || v.looked.Sub(info.ModTime()) < Interval {
 			return false
 		}
@@ -427,6 +464,10 @@ func (v *Value[T]) read() ([][]byte, error) {
 	contents := make([][]byte, len(v.files))
 	v.seen = v.seen[:0]
 	for i, f := range v.files {
+		if f.inline() {
+			v.seen, contents[i] = append(v.seen, nil), []byte(f.Text)
+			continue
+		}
 		if info, err := os.Stat(f.Path); err == nil {
 			v.seen = append(v.seen, info)
 		}
@@ -475,10 +516,13 @@ func unreadable(f File, err error) error {
 
 func (v *Value[T]) parsed(contents [][]byte) (Parsed[T], error) {
 	p, err := v.parse(contents)
+	if whole := (*wholeError)(nil); errors.As(err, &whole) {
+		return p, whole.err
+	}
 	if err != nil {
 		names := make([]string, len(v.files))
 		for i, f := range v.files {
-			names[i] = f.Key + " " + f.Path
+			names[i] = f.String()
 		}
 		return p, fmt.Errorf("%s %w", strings.Join(names, " and "), err)
 	}

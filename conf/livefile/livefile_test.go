@@ -238,7 +238,7 @@ func TestAPairChangesAsAWhole(t *testing.T) {
 	write(t, certFile.Path, cert)
 	write(t, keyFile.Path, key)
 	set, logs := newSet()
-	v, err := livefile.Pair(set, certFile, keyFile)
+	v, err := livefile.Pair(set, livefile.KeyFiles{Cert: certFile, Key: keyFile})
 	require.NoError(t, err)
 	serial := func() int64 { return v.Latest().Leaf.SerialNumber.Int64() }
 	require.EqualValues(t, 1, serial())

@@ -3,6 +3,8 @@ package tlsconf
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 
 	"workos-relay/conf/livefile"
 )
@@ -22,22 +24,20 @@ func (t TLS) Open(set *livefile.Set, prefix string) (*Live, error) {
 	if !t.InUse() {
 		return nil, nil
 	}
-	if (t.CertFile == "") != (t.KeyFile == "") {
-		return nil, errOneOfPair
+	if fault := (*KeyError)(nil); errors.As(t.Validate(), &fault) {
+		return nil, fmt.Errorf("%stls.%s %w", prefix, fault.key, fault)
 	}
 	l := &Live{section: t}
 	var err error
-	if t.CAFile == "" {
+	if t.CAFile == "" && t.CA == "" {
 		l.system = SystemRoots(set)
 	} else {
-		if l.cas, err = livefile.Authorities(set, livefile.File{Key: prefix + "tls.ca_file", Path: t.CAFile}); err != nil {
+		if l.cas, err = livefile.Authorities(set, Either(prefix+"tls.ca", t.CAFile, string(t.CA))); err != nil {
 			return nil, err
 		}
 	}
-	if t.CertFile != "" {
-		cert := livefile.File{Key: prefix + "tls.cert_file", Path: t.CertFile}
-		key := livefile.File{Key: prefix + "tls.key_file", Path: t.KeyFile}
-		if l.pair, err = livefile.Pair(set, cert, key); err != nil {
+	if t.hasCert() {
+		if l.pair, err = livefile.Pair(set, t.Files(prefix+"tls.", t.CertFile, t.KeyFile)); err != nil {
 			return nil, err
 		}
 	}

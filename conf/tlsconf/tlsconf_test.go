@@ -58,8 +58,8 @@ func TestOpen(t *testing.T) {
 	}{
 		"missing authority":   {tlsconf.TLS{CAFile: "/nowhere.pem"}, "tls.ca_file"},
 		"no certificate":      {tlsconf.TLS{CAFile: key}, "no PEM certificate"},
-		"key without cert":    {tlsconf.TLS{KeyFile: key}, "go together"},
-		"cert without key":    {tlsconf.TLS{CertFile: cert}, "go together"},
+		"key without cert":    {tlsconf.TLS{KeyFile: key}, "tls.key_file has no cert_file beside it"},
+		"cert without key":    {tlsconf.TLS{CertFile: cert}, "tls.cert_file has no key_file beside it"},
 		"key is a cert":       {tlsconf.TLS{CertFile: cert, KeyFile: cert}, "tls.key_file"},
 		"missing certificate": {tlsconf.TLS{CertFile: "/nowhere.pem", KeyFile: key}, "/nowhere.pem"},
 	} {

@@ -20,7 +20,7 @@ import (
 // token as a bearer. A web page of another origin cannot make a browser send it.
 const Header = "Relay-Request"
 
-// Security says who may do what. Without a token and without ClientCAFile everybody who reaches the
+// Security says who may do what. Without a token and without ClientCA everybody who reaches the
 // address may do everything, so it must be a loopback address then.
 type Security struct {
 	Token       secret.String
@@ -40,7 +40,7 @@ func (s *Security) token() secret.String {
 }
 
 // guarded reports whether a request needs credentials.
-func (s *Security) guarded() bool { return s.Token.IsSet() || s.TLS.ClientCAFile != "" }
+func (s *Security) guarded() bool { return s.Token.IsSet() || s.TLS.ClientCA.Given() }
 
 // access is what a request may do. The server decides it once for each request, before any handler
 // sees it. Its zero value may do nothing: it learns whether relay is ready, and no more.
@@ -112,7 +112,7 @@ func repeated(text string) string {
 }
 
 func (s *Security) orCertificate() string {
-	if s.TLS.ClientCAFile == "" {
+	if !s.TLS.ClientCA.Given() {
 		return ""
 	}
 	return ", or a client certificate of admin.tls.client_ca_file"
@@ -133,9 +133,9 @@ const (
 	byBrowser
 )
 
-// byCertificate reports whether r comes with a certificate of ClientCAFile.
+// byCertificate reports whether r comes with a certificate of ClientCA.
 func (s *Security) byCertificate(r *http.Request) bool {
-	return s.TLS.ClientCAFile != "" && r.TLS != nil && len(r.TLS.VerifiedChains) > 0
+	return s.TLS.ClientCA.Given() && r.TLS != nil && len(r.TLS.VerifiedChains) > 0
 }
 
 // sendsToken reports whether r carries something that has to be compared with the token.

@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
+	"workos-relay/conf/livefile"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
@@ -263,7 +264,7 @@ func TestTheTokenCanBeChanged(t *testing.T) {
 	require.Equal(t, []int{200, 401}, []int{reads(token), reads("another-token-of-its-own")})
 	require.NoError(t, s.Secure(admin.Security{Token: "another-token-of-its-own"}))
 	require.Equal(t, []int{401, 200}, []int{reads(token), reads("another-token-of-its-own")})
-	require.ErrorContains(t, s.Secure(admin.Security{TLS: admin.TLS{CertFile: "a", KeyFile: "b"}}), "whether TLS is spoken")
+	require.ErrorContains(t, s.Secure(admin.Security{TLS: tlsFiles("a", "b", "")}), "whether TLS is spoken")
 	require.Equal(t, 200, reads("another-token-of-its-own"))
 }
 
@@ -313,10 +314,17 @@ func (a *authority) make(name string, template, parent *x509.Certificate, signer
 	return cert, key, certFile, keyFile
 }
 
+func tlsFiles(cert, key, clientCA string) admin.TLS {
+	return admin.TLS{
+		Pair:     livefile.KeyFiles{Cert: livefile.File{Key: "admin.tls.cert_file", Path: cert}, Key: livefile.File{Key: "admin.tls.key_file", Path: key}},
+		ClientCA: livefile.File{Key: "admin.tls.client_ca_file", Path: clientCA},
+	}
+}
+
 func TestClientCertificates(t *testing.T) {
 	ours, theirs := newAuthority(t), newAuthority(t)
 	certFile, keyFile := ours.issue("server")
-	security := admin.Security{TLS: admin.TLS{CertFile: certFile, KeyFile: keyFile, ClientCAFile: ours.file}}
+	security := admin.Security{TLS: tlsFiles(certFile, keyFile, ours.file)}
 	cfg := served(&recorder{}, security)
 	cfg.Listen = "127.0.0.1:0"
 	s, err := admin.Listen(t.Context(), cfg)

@@ -12,9 +12,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 
+	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
 	"workos-relay/internal/printable"
 )
@@ -86,20 +86,23 @@ func NewClient(listen string, s Security) (*Client, error) {
 // client is the other end of config: the certificate need not be of the address, if it is the
 // very one of the server.
 func (t TLS) client(host string) (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	current, err := livefile.Pair(nil, t.Pair)
 	if err != nil {
-		return nil, fmt.Errorf("reading admin.tls.cert_file %s and key_file %s: %w", t.CertFile, t.KeyFile, err)
+		return nil, err
 	}
+	pair := *current.Latest()
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
-	if t.ClientCAFile != "" {
-		pem, err := os.ReadFile(t.ClientCAFile)
+	if t.ClientCA.Given() {
+		text, err := livefile.Open(nil, []livefile.File{t.ClientCA}, func(contents [][]byte) (livefile.Parsed[[]byte], error) {
+			return livefile.Parsed[[]byte]{Value: contents[0]}, nil
+		})
 		if err != nil {
-			return nil, fmt.Errorf("reading admin.tls.client_ca_file: %w", err)
+			return nil, err
 		}
-		roots.AppendCertsFromPEM(pem)
+		roots.AppendCertsFromPEM(text.Latest())
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair},

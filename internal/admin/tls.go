@@ -9,18 +9,19 @@ import (
 	"workos-relay/conf/livefile"
 )
 
-// TLS names the files of the server's own certificate, and of the authorities whose client
-// certificates may do everything. The zero value means: no TLS.
+// TLS says where the server's own certificate is, and the authorities whose client certificates may
+// do everything. The zero value means: no TLS.
 type TLS struct {
-	CertFile, KeyFile, ClientCAFile string
+	Pair     livefile.KeyFiles
+	ClientCA livefile.File // the zero value for none
 }
 
 // InUse reports whether the server speaks TLS.
-func (t TLS) InUse() bool { return t != TLS{} }
+func (t TLS) InUse() bool { return t.Pair.Cert.Given() || t.Pair.Key.Given() || t.ClientCA.Given() }
 
 // Check says which key is missing; it reads nothing.
 func (t TLS) Check() error {
-	if t.InUse() && (t.CertFile == "" || t.KeyFile == "") {
+	if t.InUse() && !(t.Pair.Cert.Given() && t.Pair.Key.Given()) {
 		return errors.New("needs both cert_file and key_file")
 	}
 	return nil
@@ -39,14 +40,12 @@ func (t TLS) load(files *livefile.Set) (*credentials, error) {
 	}
 	c := &credentials{}
 	var err error
-	if t.ClientCAFile != "" {
-		if c.cas, err = livefile.Authorities(files, livefile.File{Key: "admin.tls.client_ca_file", Path: t.ClientCAFile}); err != nil {
+	if t.ClientCA.Given() {
+		if c.cas, err = livefile.Authorities(files, t.ClientCA); err != nil {
 			return nil, err
 		}
 	}
-	cert := livefile.File{Key: "admin.tls.cert_file", Path: t.CertFile}
-	key := livefile.File{Key: "admin.tls.key_file", Path: t.KeyFile}
-	if c.pair, err = livefile.Pair(files, cert, key); err != nil {
+	if c.pair, err = livefile.Pair(files, t.Pair); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
 )
@@ -8,7 +9,11 @@ import (
 // adminSecurity returns who may do what at the admin server of cfg, as the configuration was read.
 func adminSecurity(cfg *config.Config) admin.Security {
 	a := cfg.Admin
-	return admin.Security{Token: a.Token, TLS: admin.TLS(a.TLS), OpenMetrics: a.OpenMetrics}
+	t := admin.TLS{
+		Pair:     a.TLS.Files("admin.tls.", a.TLS.CertFile, a.TLS.KeyFile),
+		ClientCA: tlsconf.Either("admin.tls.client_ca", a.TLS.ClientCAFile, string(a.TLS.ClientCA)),
+	}
+	return admin.Security{Token: a.Token, TLS: t, OpenMetrics: a.OpenMetrics}
 }
 
 // liveAdminSecurity is like adminSecurity, and follows the files of the section.

@@ -3,12 +3,14 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"workos-relay/conf/livefile"
 	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/buildinfo"
 	"workos-relay/internal/config"
@@ -33,7 +35,12 @@ func startTraces(ctx context.Context, cfg *config.Config, hide func(string) stri
 	}
 	if tls == nil {
 		if tls, err = collectorFiles(env).Open(cfg.Files, "OTEL_EXPORTER_OTLP_*: "); err != nil {
-			log.Warn("a certificate for the collector cannot be used, and relay goes on without it: correct the file that OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE or _CLIENT_KEY names", zap.Error(err))
+			why := "correct the file that OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE or _CLIENT_KEY names"
+			if encrypted := (*livefile.KeyError)(nil); errors.As(err, &encrypted) {
+				why = "these variables have no passphrase, so name the key in telemetry.traces.tls.key_file and its passphrase in key_passphrase_file"
+				err = errors.New("the private key of OTEL_EXPORTER_OTLP_CLIENT_KEY is encrypted")
+			}
+			log.Warn("a certificate for the collector cannot be used, and relay goes on without it: "+why, zap.Error(err))
 		}
 	}
 	if endpoint := cmp.Or(t.Endpoint, ofCollector(env, "ENDPOINT")); tls == nil && strings.HasPrefix(endpoint, "https://") {

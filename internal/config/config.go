@@ -71,25 +71,19 @@ type Source struct {
 
 // SourceTLS names the files of the TLS connections to the Events API.
 type SourceTLS struct {
-	CAFile   string `yaml:"ca_file" doc:"PEM file with the authorities to trust instead of the system's, such as the one of a company that inspects TLS. New content is used for the next request."`
-	CertFile string `yaml:"cert_file" doc:"PEM file with the client certificate, if the server asks for one. New content of it and key_file is used for the next request, once the two belong together."`
-	KeyFile  string `yaml:"key_file" doc:"PEM file with the private key of cert_file."`
+	CAFile       string      `yaml:"ca_file" doc:"PEM file with the authorities to trust instead of the system's, such as the one of a company that inspects TLS. New content is used for the next request."`
+	CertFile     string      `yaml:"cert_file" doc:"PEM file with the client certificate, if the server asks for one. New content of it and key_file is used for the next request, once the two belong together."`
+	KeyFile      string      `yaml:"key_file" doc:"PEM file with the private key of cert_file, which may be encrypted."`
+	CA           tlsconf.PEM `yaml:"ca" doc:"PEM text of the authorities, in place of ca_file."`
+	tlsconf.Pair `yaml:",inline"`
 }
 
 // Validate checks what the tags cannot say.
-func (t SourceTLS) Validate() error {
-	switch {
-	case t.CertFile != "" && t.KeyFile == "":
-		return &keyFault{"cert_file", "has no key_file beside it: name the file with its private key"}
-	case t.KeyFile != "" && t.CertFile == "":
-		return &keyFault{"key_file", "has no cert_file beside it: name the file with its certificate"}
-	}
-	return nil
-}
+func (t SourceTLS) Validate() error { return t.Section().Validate() }
 
 // Section returns t as the section that every connection has.
 func (t SourceTLS) Section() tlsconf.TLS {
-	return tlsconf.TLS{Enabled: true, CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile}
+	return tlsconf.TLS{Enabled: true, CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile, CA: t.CA, Pair: t.Pair}
 }
 
 // Backfill is how a backlog is read.
@@ -206,20 +200,33 @@ type Admin struct {
 
 // AdminTLS names the files of the admin server's TLS.
 type AdminTLS struct {
-	CertFile     string `yaml:"cert_file" doc:"PEM file with the server's certificate and the intermediate certificates. New content of it and key_file is used for the next connection, once the two belong together."`
-	KeyFile      string `yaml:"key_file" doc:"PEM file with the private key of cert_file."`
-	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities whose client certificates are accepted in place of the token. New content is used for the next connection."`
+	CertFile     string      `yaml:"cert_file" doc:"PEM file with the server's certificate and the intermediate certificates. New content of it and key_file is used for the next connection, once the two belong together."`
+	KeyFile      string      `yaml:"key_file" doc:"PEM file with the private key of cert_file, which may be encrypted."`
+	ClientCAFile string      `yaml:"client_ca_file" doc:"PEM file with the authorities whose client certificates are accepted in place of the token. New content is used for the next connection."`
+	ClientCA     tlsconf.PEM `yaml:"client_ca" doc:"PEM text of the authorities, in place of client_ca_file."`
+	tlsconf.Pair `yaml:",inline"`
 }
+
+// Validate checks what the tags cannot say.
+func (t AdminTLS) Validate() error {
+	if err := tlsconf.Beside("client_ca", t.ClientCA != "", t.ClientCAFile); err != nil {
+		return err
+	}
+	return t.Pair.Check(t.CertFile, t.KeyFile)
+}
+
+// hasClientCA reports whether client certificates are accepted.
+func (t AdminTLS) hasClientCA() bool { return t.ClientCAFile != "" || t.ClientCA != "" }
 
 // minToken is fewest characters of a token: 16 random ones cannot be guessed.
 const minToken = 16
 
 // Validate checks what the tags cannot say.
 func (a Admin) Validate() error {
-	if a.TLS != (AdminTLS{}) && (a.TLS.CertFile == "" || a.TLS.KeyFile == "") {
+	if a.TLS != (AdminTLS{}) && (a.TLS.CertFile == "" && a.TLS.Cert == "" || a.TLS.KeyFile == "" && !a.TLS.Key.IsSet()) {
 		return &keyFault{"tls", "needs both cert_file and key_file"}
 	}
-	if guarded := a.Token.IsSet() || a.TLS.ClientCAFile != ""; a.Listen != "" && !guarded && !listener.IsLoopback(a.Listen) {
+	if guarded := a.Token.IsSet() || a.TLS.hasClientCA(); a.Listen != "" && !guarded && !listener.IsLoopback(a.Listen) {
 		return &keyFault{"listen", fmt.Sprintf("%q can be reached from other machines, and anyone there could control relay: set admin.token (or admin.token_file), or admin.tls.client_ca_file", a.Listen)}
 	}
 	if a.Token.IsSet() {

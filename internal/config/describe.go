@@ -43,6 +43,7 @@ const (
 //	format:"..."      what a text must look like, a name of formats
 //	min:".." max:".." bounds of a number, duration or size, as in YAML
 //	file:"fixed"      on a secret: its file is read at a start and a reload only
+//	file:"own"        on a secret: the struct declares the key that names its file
 //
 // A pointer to a struct is a section that may be absent. A field of type sink.Settings stands for
 // the keys that the section gains by its key `type`, which names a kind of bus.
@@ -161,7 +162,7 @@ func describeInto(o *object, t reflect.Type, index []int, kinds []*sink.Kind) {
 		case name != "" && name != "-":
 			f := describeField(sf, name, at, kinds)
 			o.fields = append(o.fields, f)
-			if f.isSecret() {
+			if f.isSecret() && sf.Tag.Get("file") != "own" {
 				o.fields = append(o.fields, twinOf(f))
 			}
 		}

@@ -26,11 +26,16 @@ import (
 type OAuth struct {
 	TokenURL          string            `yaml:"token_url" doc:"Token endpoint for oauthbearer: relay gets tokens there by the grant client_credentials and renews them. With http the client's secret goes in the clear." example:"https://login.example.com/oauth2/token"`
 	TokenCAFile       string            `yaml:"token_ca_file" doc:"PEM file with the authorities to trust for token_url instead of the system's. New content is used for the next request."`
+	TokenCA           tlsconf.PEM       `yaml:"token_ca" doc:"PEM text of the authorities, in place of token_ca_file."`
 	ClientID          string            `yaml:"client_id" doc:"Client at token_url."`
 	ClientSecret      secret.String     `yaml:"client_secret" doc:"Secret of the client."`
-	ClientKeyFile     string            `yaml:"client_key_file" doc:"PEM file with the client's private key (RSA, P-256, P-384, P-521 or Ed25519), which signs an assertion (RFC 7523) in place of client_secret. New content is used for the next request."`
+	ClientKeyFile     string            `yaml:"client_key_file" doc:"PEM file with the client's private key (RSA, P-256, P-384, P-521 or Ed25519), which signs an assertion (RFC 7523) in place of client_secret. It may be encrypted. New content is used for the next request."`
+	ClientKey         secret.String     `yaml:"client_key" file:"own" doc:"PEM text of the client's private key, in place of client_key_file."`
+	Passphrase        secret.String     `yaml:"client_key_passphrase" file:"own" doc:"Passphrase of the client's private key, if that is encrypted."`
+	PassphraseFile    string            `yaml:"client_key_passphrase_file" example:"/run/secrets/client_key_passphrase" doc:"File that holds client_key_passphrase, instead of client_key_passphrase itself. White space at its end is dropped. New content takes effect without a reload, together with a new key."`
 	ClientKeyID       string            `yaml:"client_key_id" doc:"Id of the key, for the header kid of the assertion."`
 	ClientCertFile    string            `yaml:"client_certificate_file" doc:"PEM file with the certificate of client_key_file, for the header x5t#S256 of the assertion, by which Microsoft Entra ID finds the key."`
+	ClientCert        tlsconf.PEM       `yaml:"client_certificate" doc:"PEM text of the certificate, in place of client_certificate_file."`
 	AssertionAudience string            `yaml:"assertion_audience" doc:"Audience of the assertion. Empty: token_url."`
 	Scope             string            `yaml:"scope" doc:"Scopes to ask token_url for, separated by blanks."`
 	Audience          string            `yaml:"audience" doc:"Audience to ask token_url for, if it takes one."`
@@ -39,8 +44,43 @@ type OAuth struct {
 
 // inUse reports whether a key of the section is set.
 func (o OAuth) inUse() bool {
-	return o.TokenURL != "" || o.TokenCAFile != "" || o.ClientID != "" || o.ClientSecret.IsSet() || o.ClientKeyFile != "" || o.ClientKeyID != "" ||
-		o.ClientCertFile != "" || o.AssertionAudience != "" || o.Scope != "" || o.Audience != "" || len(o.Extensions) > 0
+	return o.TokenURL != "" || o.TokenCAFile != "" || o.TokenCA != "" || o.ClientID != "" || o.ClientSecret.IsSet() || o.hasKey() || o.hasPassphrase() ||
+		o.ClientKeyID != "" || o.hasCert() || o.AssertionAudience != "" || o.Scope != "" || o.Audience != "" || len(o.Extensions) > 0
+}
+
+// hasKey reports whether the client signs assertions.
+func (o OAuth) hasKey() bool { return o.ClientKeyFile != "" || o.ClientKey.IsSet() }
+
+// hasCert reports whether assertions name a certificate.
+func (o OAuth) hasCert() bool { return o.ClientCertFile != "" || o.ClientCert != "" }
+
+func (o OAuth) hasPassphrase() bool { return o.Passphrase.IsSet() || o.PassphraseFile != "" }
+
+// keyFiles returns the client's key with its certificate and its passphrase.
+func (c Config) keyFiles() livefile.KeyFiles {
+	o := c.SASL.OAuth
+	return livefile.KeyFiles{
+		Cert:       tlsconf.Either(c.key("sasl.client_certificate"), o.ClientCertFile, string(o.ClientCert)),
+		Key:        tlsconf.Either(c.key("sasl.client_key"), o.ClientKeyFile, o.ClientKey.Reveal()),
+		Passphrase: tlsconf.Either(c.key("sasl.client_key_passphrase"), o.PassphraseFile, o.Passphrase.Reveal()),
+	}
+}
+
+// validateTwins reports a text that stands beside the file that holds the same.
+func (o OAuth) validateTwins() error {
+	for _, twice := range []struct {
+		name string
+		text bool
+		file string
+	}{
+		{"token_ca", o.TokenCA != "", o.TokenCAFile}, {"client_key", o.ClientKey.IsSet(), o.ClientKeyFile},
+		{"client_certificate", o.ClientCert != "", o.ClientCertFile}, {"client_key_passphrase", o.Passphrase.IsSet(), o.PassphraseFile},
+	} {
+		if twice.text && twice.file != "" {
+			return &keyError{"sasl." + twice.name + "_file", fmt.Errorf("sasl.%s_file stands beside sasl.%s, and only one of them can hold: remove one", twice.name, twice.name)}
+		}
+	}
+	return nil
 }
 
 // validateOAuth reports the first fault of the section for oauthbearer.
@@ -61,14 +101,17 @@ func (s SASL) validateOAuth() error {
 	if err := validateTokenURL(s.TokenURL); err != nil {
 		return &keyError{"sasl.token_url", err}
 	}
+	if err := s.validateTwins(); err != nil {
+		return err
+	}
 	switch {
 	case s.ClientID == "":
 		return fault("client_id", "sasl.client_id is missing: sasl.token_url gives tokens to a client")
-	case s.ClientSecret.IsSet() && s.ClientKeyFile != "":
+	case s.ClientSecret.IsSet() && s.hasKey():
 		return fault("client_key_file", "sasl.client_secret and sasl.client_key_file are both set: remove one")
-	case !s.ClientSecret.IsSet() && s.ClientKeyFile == "":
+	case !s.ClientSecret.IsSet() && !s.hasKey():
 		return fault("client_secret", "sasl.client_secret is missing: the client needs it, or sasl.client_key_file, to get tokens")
-	case s.ClientKeyFile == "" && (s.ClientKeyID != "" || s.ClientCertFile != "" || s.AssertionAudience != ""):
+	case !s.hasKey() && (s.ClientKeyID != "" || s.hasCert() || s.hasPassphrase() || s.AssertionAudience != ""):
 		return fault("client_key_file", "sasl.client_key_file is missing: the other keys of an assertion need it")
 	}
 	return validateExtensions(s.Extensions)
@@ -125,7 +168,7 @@ func validateExtensions(extensions map[string]string) error {
 
 // clientFollowsFile reports whether what proves the client comes from a file that relay follows.
 func (c Config) clientFollowsFile() bool {
-	return c.ClientSecret.Follows() || c.SASL.ClientKeyFile != ""
+	return c.ClientSecret.Follows() || c.SASL.ClientKeyFile != "" || c.SASL.PassphraseFile != ""
 }
 
 // tokenTimeout is how long one request for a token may take: less than the request of Kafka that
@@ -148,17 +191,17 @@ func (c Config) newBearer() (sasl.Mechanism, error) {
 	if cfg.Secret == nil {
 		cfg.Secret = livefile.Fixed(c.SASL.ClientSecret)
 	}
-	if c.SASL.TokenCAFile == "" {
+	if c.SASL.TokenCAFile == "" && c.SASL.TokenCA == "" {
 		cfg.Roots = tlsconf.SystemRoots(c.Files).Pool
 	} else {
-		pool, err := livefile.Authorities(c.Files, livefile.File{Key: c.key("sasl.token_ca_file"), Path: c.SASL.TokenCAFile})
+		pool, err := livefile.Authorities(c.Files, tlsconf.Either(c.key("sasl.token_ca"), c.SASL.TokenCAFile, string(c.SASL.TokenCA)))
 		if err != nil {
 			return nil, err
 		}
 		cfg.Roots = pool.Latest
 	}
 	var err error
-	if c.SASL.ClientKeyFile != "" {
+	if c.SASL.hasKey() {
 		if cfg.Signer, err = c.signer(); err != nil {
 			return nil, err
 		}
@@ -169,18 +212,15 @@ func (c Config) newBearer() (sasl.Mechanism, error) {
 // signer returns what signs the client's assertions.
 func (c Config) signer() (*oauth.Signer, error) {
 	s := &oauth.Signer{KeyID: c.SASL.ClientKeyID, Audience: c.SASL.AssertionAudience}
-	key, err := livefile.PrivateKey(c.Files, livefile.File{Key: c.key("sasl.client_key_file"), Path: c.SASL.ClientKeyFile})
+	key, err := livefile.PrivateKey(c.Files, c.keyFiles())
 	if err != nil {
 		return nil, err
 	}
 	s.Key = func() (crypto.Signer, error) { return key.Latest(), nil }
-	if c.SASL.ClientCertFile == "" {
+	if !c.SASL.hasCert() {
 		return s, s.Check()
 	}
-	files := []livefile.File{
-		{Key: c.key("sasl.client_certificate_file"), Path: c.SASL.ClientCertFile}, {Key: c.key("sasl.client_key_file"), Path: c.SASL.ClientKeyFile},
-	}
-	pair, err := livefile.Pair(c.Files, files[0], files[1])
+	pair, err := livefile.Pair(c.Files, c.keyFiles())
 	if err != nil {
 		return nil, err
 	}

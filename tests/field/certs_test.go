@@ -56,6 +56,14 @@ func (a *authority) issue(t testing.TB, life time.Duration, hosts ...string) (ce
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	return a.certify(t, &private.PublicKey, life, hosts...), pemOf("PRIVATE KEY", encoded)
+}
+
+// certify is like issue, for a key that exists.
+func (a *authority) certify(t testing.TB, public any, life time.Duration, hosts ...string) (cert string) {
+	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(a.last.Add(1)), Subject: pkix.Name{CommonName: "relay"}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
@@ -68,11 +76,9 @@ func (a *authority) issue(t testing.TB, life time.Duration, hosts ...string) (ce
 			template.DNSNames = append(template.DNSNames, host)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
 	require.NoError(t, err)
-	encoded, err := x509.MarshalPKCS8PrivateKey(private)
-	require.NoError(t, err)
-	return pemOf("CERTIFICATE", der), pemOf("PRIVATE KEY", encoded)
+	return pemOf("CERTIFICATE", der)
 }
 
 // server returns the TLS configuration of a server with a certificate of a, for hosts as issue has
