@@ -270,6 +270,13 @@ func look(ctx context.Context, store interface {
 	}
 }
 
+// WithoutExactlyOnce says that a lane runs in at_least_once because the bus cannot do exactly_once,
+// and what that costs. The log of a start and `relay check` use the same words.
+func WithoutExactlyOnce(reason error) string {
+	return fmt.Sprintf("delivery: at_least_once, since the bus cannot do exactly_once: %v; after a crash what was in flight may come twice, "+
+		"as far as the bus itself does not recognise copies", reason)
+}
+
 // first decides if no position is recorded yet.
 func (d *Delivery) first(ctx context.Context, log *zap.Logger) (checkpoint.Mode, error) {
 	switch {
@@ -291,8 +298,7 @@ func (d *Delivery) first(ctx context.Context, log *zap.Logger) (checkpoint.Mode,
 		log.Info("delivery: exactly_once; events and position are stored in one atomic act of the bus")
 		return checkpoint.ExactlyOnce, nil
 	case d.Incapable != nil && d.Incapable(err) && d.Want == Auto:
-		log.Warn("delivery: at_least_once, since the bus cannot do exactly_once: after a crash what was in flight may come twice, as far as the bus itself does not recognise copies",
-			zap.NamedError("reason", err))
+		log.Warn(WithoutExactlyOnce(err))
 		return checkpoint.AtLeastOnce, nil
 	case d.Incapable != nil && d.Incapable(err):
 		return "", &sink.FatalError{Err: fmt.Errorf("delivery: exactly_once was asked for: %w", err)}

@@ -160,7 +160,8 @@ type Destination interface {
 	Ping(ctx context.Context) error
 }
 
-// Adviser is a Sink that has more to say in `relay check` than Inspect does. It is optional.
+// Adviser is a Sink or a Ledger that has more to say in `relay check` than Inspect does. It is
+// optional.
 type Adviser interface {
 	// Advice looks at the bus as a whole and changes nothing. With an error it returns what it has
 	// found out until then.

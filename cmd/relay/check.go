@@ -190,12 +190,15 @@ func (r *report) lane(ctx context.Context, timeout time.Duration, l *app.Lane) {
 		r.topic(t, from)
 	}
 	r.settings(ctx, l, b, mode)
-	r.advice(ctx, l, b)
+	r.advice(ctx, l, b, mode)
 }
 
 // advice prints what the bus says about itself as a whole.
-func (r *report) advice(ctx context.Context, l *app.Lane, b *app.Bus) {
+func (r *report) advice(ctx context.Context, l *app.Lane, b *app.Bus, mode checkpoint.Mode) {
 	adviser, ok := b.Sink.(sink.Adviser)
+	if ledger, is := b.Ledger.(sink.Adviser); is && mode == checkpoint.ExactlyOnce {
+		adviser, ok = ledger, true
+	}
 	if !ok {
 		return
 	}
@@ -301,7 +304,7 @@ func (r *report) inspect(ctx context.Context, l *app.Lane, b *app.Bus) ([]sink.T
 		r.good("delivery: exactly_once")
 		return topics, mode, nil
 	case asked != nil || unfit != nil:
-		r.say(levelWarning, "delivery: at_least_once, since the bus cannot do exactly_once: %v", errors.Join(asked, unfit))
+		r.say(levelWarning, "%s", pipeline.WithoutExactlyOnce(errors.Join(asked, unfit)))
 	case checkpoint.Mode(l.Sink.Delivery) == pipeline.Auto:
 		r.good("delivery: at_least_once, as the checkpoint records it")
 	default:

@@ -58,6 +58,9 @@ func (s *sender) answered(q *partitionQueue, a client.Acknowledgement) {
 		s.acknowledge(q)
 		return
 	}
+	if s.blamesCodec(q, a) && s.recode(q, a.Err) {
+		return
+	}
 	inDoubt := q.pending.doubt // by an earlier try: this answer is about the present one
 	q.pending.doubt = inDoubt || a.Doubt
 	switch a.Verdict {
@@ -85,6 +88,40 @@ func (s *sender) answered(q *partitionQueue, a client.Acknowledgement) {
 	}
 }
 
+// failuresUntilMistrust is how often in a row a record batch fails for a reason that may be its
+// codec until another codec is used.
+const failuresUntilMistrust = 3
+
+// blamesCodec reports whether the answer about the head of q may mean that the cluster does not
+// take its codec, although it does not say so.
+func (s *sender) blamesCodec(q *partitionQueue, a client.Acknowledgement) bool {
+	switch a.Verdict {
+	case client.Invalid:
+		return a.Culprit < 0 // a broker that names the record has read it
+	case client.Again:
+		return client.IsCodecDoubted(a.Err) && q.failures+1 >= failuresUntilMistrust
+	}
+	return false
+}
+
+// recode makes the head of q go out with another codec, after it has failed with err. It reports
+// false if the codec is not at fault, or there is no other.
+func (s *sender) recode(q *partitionQueue, err error) bool {
+	if p := q.pending; client.CodecIn(p.set) == 0 || !s.p.mistrust(p.codec, err) {
+		return false
+	}
+	s.repack(q)
+	return true
+}
+
+// repack makes the head of q go out with the present codec. Its sequence numbers stay.
+func (s *sender) repack(q *partitionQueue) {
+	p := q.pending
+	if p.codec, p.set = s.p.codec, nil; !p.doubt {
+		q.pending = nil
+	}
+}
+
 // hopeless deals with an answer that every batch like this one gets: relay sends another kind if it
 // can.
 func (s *sender) hopeless(q *partitionQueue, err error) {
@@ -92,10 +129,7 @@ func (s *sender) hopeless(q *partitionQueue, err error) {
 	packed := client.CodecIn(p.set) != 0
 	switch {
 	case client.IsCodecRefused(err) && packed && s.p.fallBack(p.codec, err):
-		p.codec, p.set = s.p.codec, nil // the sequence numbers stay
-		if !p.doubt {
-			q.pending = nil
-		}
+		s.repack(q)
 		return
 	case client.IsCodecRefused(err) && packed:
 		err = explained(codecRefused(p.codec), err)
@@ -111,6 +145,9 @@ func (s *sender) hopeless(q *partitionQueue, err error) {
 
 // acknowledge takes the head off q: it is durable.
 func (s *sender) acknowledge(q *partitionQueue) {
+	if p := q.pending; client.CodecIn(p.set) != 0 && client.CodecName(p.codec) == client.CodecName(s.p.codec) {
+		s.p.proven = true
+	}
 	q.place.Advance(q.pending.records)
 	n := min(q.pending.records, len(q.index)) // of an earlier Publish it may hold more
 	for _, i := range q.index[:n] {
@@ -191,5 +228,8 @@ func (s *sender) refused(q *partitionQueue, err error) *sink.RejectedError {
 		return r
 	}
 	r.Reason = fmt.Sprintf("the broker refuses the record as it is: %v", err)
+	if client.CodecIn(q.pending.set) != 0 && !s.p.proven {
+		r.Reason += fmt.Sprintf("; if it refuses every record, it may not take compression %s: set compression: auto", s.p.cfg.Compression)
+	}
 	return r
 }

@@ -21,8 +21,8 @@ type common struct {
 	lifetime context.Context // ends with Close
 	end      context.CancelCauseFunc
 
-	warning sync.Mutex        // guards warned
-	warned  map[string]string // the last text by what it is about, so that it is logged once
+	warning sync.Mutex      // guards warned
+	warned  map[string]bool // what a weakness was logged about, so that it is logged once
 }
 
 var errClosed = errors.New("the kafka sink is closed")
@@ -46,7 +46,7 @@ func newCommon(cfg Config) (*common, error) {
 		Brokers: cfg.Brokers, ClientID: cfg.ClientID, RequestTimeout: cfg.RequestTimeout, TLS: files, SASL: mechanism,
 	})
 	return &common{
-		explainer: explainer{cfg: cfg, cluster: cluster}, log: log, lifetime: lifetime, end: end, warned: make(map[string]string),
+		explainer: explainer{cfg: cfg, cluster: cluster}, log: log, lifetime: lifetime, end: end, warned: make(map[string]bool),
 	}, nil
 }
 
@@ -66,14 +66,14 @@ func (c *common) within(ctx context.Context) (context.Context, context.CancelFun
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// warnOnce logs a weakness of the cluster once, and again if the text differs.
+// warnOnce logs a weakness of the cluster, unless one about the same was logged before.
 func (c *common) warnOnce(about, text string) {
 	c.warning.Lock()
 	defer c.warning.Unlock()
-	if c.warned[about] == text {
+	if c.warned[about] {
 		return
 	}
-	c.warned[about] = text
+	c.warned[about] = true
 	c.log.Warn(text)
 }
 

@@ -50,6 +50,8 @@ type partitionQueue struct {
 	most      int   // records in the next record batch at most; shrinks while a culprit is looked for
 	pending   *recordBatch
 	busy      bool
+	hangUps   int // how often the connection was closed on the head, although the cluster answers other requests
+	answers   int // of the cluster, when that happened last
 	backoff
 }
 
@@ -174,8 +176,13 @@ func (s *sender) enrolled(q *partitionQueue) bool {
 // next returns how many records go into the next record batch of q, and their size before
 // compression: at most full, but at least one.
 func (s *sender) next(q *partitionQueue, full int) (records, size int) {
-	if q.pending != nil {
-		return q.pending.records, len(q.pending.set)
+	if p := q.pending; p != nil && p.set != nil {
+		return p.records, len(p.set)
+	} else if p != nil {
+		for n, i := range q.index[:p.records] {
+			size += messageSize(&s.batch[i], n)
+		}
+		return p.records, size
 	}
 	budget := min(q.limit.Bytes/10*9, full) - client.BatchHeaderBytes
 	for records < len(q.index) && records < q.most && q.index[records] < s.sendable() {
@@ -215,15 +222,6 @@ func (s *sender) opened(given client.Session, err error) {
 		s.fail(s.durable, &sink.FatalError{Err: s.p.explain(err)})
 	}
 	s.complain(s.p.explain(err), "", -1)
-}
-
-// mutesUntilUnnumbered is how often a request for a producer id is not answered, although others
-// are, until relay does without.
-const mutesUntilUnnumbered = 2
-
-// unnumberedText says what it means that the cluster gives no producer ids.
-func unnumberedText(err error) string {
-	return fmt.Sprintf("the cluster gives relay no producer id, so it does not recognise what is sent twice: after a fault, what was in flight may be stored twice: %v", err)
 }
 
 // produce sends the heads of the queues of r to their leader in one request.
@@ -310,10 +308,31 @@ func (s *sender) lost(r *request, err error) {
 		}
 		s.retry(q, err)
 	}
-	if large && s.ctx.Err() == nil {
-		s.tooLargeToSend(r, hangUp, now)
+	if hangUp != nil && hangUp.Answered && s.ctx.Err() == nil {
+		s.hungUp(r, hangUp, large, now)
 	}
 	s.relocate()
+}
+
+// hungUp deals with a request on which the connection was closed: what it holds may be too large,
+// or of a codec that the cluster cannot read.
+func (s *sender) hungUp(r *request, err *client.HungUpError, large bool, now time.Time) {
+	for _, q := range r.queues {
+		p := q.pending
+		if p == nil || large && (len(r.queues) > 1 || p.records > 1) {
+			continue // it can be made smaller first
+		}
+		if answers := s.p.cluster.AnswerCount(); answers > q.answers {
+			q.answers = answers
+			q.hangUps++
+		}
+		if q.hangUps >= failuresUntilMistrust && s.recode(q, err) {
+			q.hangUps = 0
+		}
+	}
+	if large {
+		s.tooLargeToSend(r, err, now)
+	}
 }
 
 // silentUntilCut is how often a record batch is sent as it is without an answer before it is cut

@@ -44,7 +44,6 @@ func (a *topicAdmin) inspectAll(ctx context.Context, topics []string, spec Creat
 	if err != nil {
 		return nil, a.explain(err)
 	}
-	cannotCreate := a.cluster.Offers(ctx, protocol.CreateTopics)
 	collide := collisions(topics)
 	status := make([]sink.TopicStatus, 0, len(topics))
 	for _, t := range topics {
@@ -54,16 +53,35 @@ func (a *topicAdmin) inspectAll(ctx context.Context, topics []string, spec Creat
 		} else {
 			a.inspect(&st, shown[t], settings[t], access[t], spec, len(answer.Brokers))
 		}
-		if st.Creates && client.IsNoRequest(cannotCreate) {
-			st.Problems, st.Creates = append(st.Problems, cannotBeCreated(cannotCreate)), false
-		}
 		if other := collide[t]; other != "" && !st.Exists {
 			st.Problems = append(st.Problems, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart", other))
 			st.Creates = false
 		}
 		status = append(status, st)
 	}
-	return status, nil
+	return status, a.inspectCreation(ctx, status, spec)
+}
+
+// inspectCreation adds to the status of topics that are to be created why the cluster would not.
+func (a *topicAdmin) inspectCreation(ctx context.Context, status []sink.TopicStatus, spec Create) error {
+	var creates []string
+	for i := range status {
+		if status[i].Creates {
+			creates = append(creates, status[i].Topic)
+		}
+	}
+	refused, err := a.tryCreation(ctx, creates, spec)
+	if err != nil {
+		return a.explain(err)
+	}
+	for reason, topics := range refused.topics {
+		for i := range status {
+			if slices.Contains(topics, status[i].Topic) {
+				status[i].Problems, status[i].Creates = append(status[i].Problems, reason), false
+			}
+		}
+	}
+	return nil
 }
 
 // inspect says what is known of one topic with a legal name.
@@ -97,10 +115,10 @@ func (a *topicAdmin) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTo
 	minInSync := settings.Values["min.insync.replicas"]
 	st.MaxMessage, _ = strconv.Atoi(settings.Values["max.message.bytes"])
 	detail := []string{count(len(t.Partitions), "partition"), fmt.Sprintf("replication %d", replicas)}
-	if settings.Err == nil {
-		detail = append(detail, "min.insync.replicas "+minInSync, "max.message.bytes "+settings.Values["max.message.bytes"])
-	} else {
-		st.Warnings = append(st.Warnings, a.unreadSettings(st.Topic, settings.Err))
+	for _, name := range []string{minInSyncReplicas, "max.message.bytes"} {
+		if value, shown := settings.Values[name]; shown {
+			detail = append(detail, name+" "+value)
+		}
 	}
 	switch {
 	case access.err != nil:
@@ -134,12 +152,20 @@ func cannotBeCreated(err error) string {
 	return fmt.Sprintf("does not exist, and relay cannot create it: %v; create it with the tools of the cluster", err)
 }
 
-// unreadSettings says what it means that relay cannot read the settings of a topic.
-func (a *topicAdmin) unreadSettings(topic string, err error) string {
-	if client.IsDenied(err) {
-		return fmt.Sprintf("relay may not read the topic's settings, so limits are Kafka's defaults here; grant it by %s: %v", a.topicACL(topic, "DescribeConfigs"), err)
+// existing returns those of topics that exist.
+func (a *topicAdmin) existing(ctx context.Context, topics []string) ([]string, error) {
+	legal := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" })
+	answer, err := a.cluster.Describe(ctx, legal)
+	if err != nil {
+		return nil, err
 	}
-	return fmt.Sprintf("relay cannot read the topic's settings, so limits are Kafka's defaults here, and the broker decides about large messages: %v", err)
+	var existing []string
+	for _, t := range answer.Topics {
+		if t.ErrorCode == 0 {
+			existing = append(existing, t.Name)
+		}
+	}
+	return existing, nil
 }
 
 // weigh warns if an acknowledgement by all in-sync replicas is one by a single broker.
@@ -235,13 +261,21 @@ func accessOf(err error) access {
 
 // advice is Sink.Advice.
 func (a *topicAdmin) advice(ctx context.Context, topics []string) (said sink.Advice, err error) {
-	if err := a.cluster.Offers(ctx, protocol.InitProducerId); client.IsNoRequest(err) {
-		said.Warnings = append(said.Warnings, unnumberedText(err))
-	} else if err != nil {
+	existing, err := a.existing(ctx, topics)
+	if err != nil {
 		return said, a.explain(err)
 	}
-	if err := a.cluster.Offers(ctx, protocol.DescribeConfigs); client.IsNoRequest(err) {
-		said.Warnings = append(said.Warnings, fmt.Sprintf("relay cannot see the settings of topics, so it takes Kafka's defaults for their limits, and the broker decides about large messages: %v", err))
+	found, err := a.shortcomings(ctx, existing)
+	if err != nil {
+		return said, a.explain(err)
+	}
+	if a.cluster.Offers(ctx, protocol.InitProducerId) == nil {
+		if err := a.askProducerID(ctx); err != nil {
+			found = append(found, withoutProducerID(err))
+		}
+	}
+	for _, s := range found {
+		said.Warnings = append(said.Warnings, s.text)
 	}
 	codecs, err := client.CodecsOf(a.cfg.Compression)
 	if err != nil {
@@ -257,7 +291,7 @@ func (a *topicAdmin) advice(ctx context.Context, topics []string) (said sink.Adv
 			said.Facts = append(said.Facts, "compression: "+client.CodecName(codec))
 			return said, nil
 		case refusal == nil:
-			said.Warnings = append(said.Warnings, fmt.Sprintf("compression: %s, since the cluster refuses %s: %v", client.CodecName(codec), client.CodecName(codecs[0]), refused))
+			said.Warnings = append(said.Warnings, otherCodec(client.CodecName(codecs[0]), client.CodecName(codec), refused).text)
 			return said, nil
 		case i == 0:
 			refused = refusal
@@ -295,9 +329,23 @@ func (a *topicAdmin) tryCodec(ctx context.Context, topics []string, codec compre
 	if err != nil {
 		return nil, err
 	}
-	for topic, answer := range answers {
+	for _, answer := range answers {
 		if client.IsCodecRefused(answer) {
-			return fmt.Errorf("kafka topic %s: %w", topic, answer), nil
+			return answer, nil
+		}
+	}
+	plain, err := a.cluster.ProbeCodec(ctx, legal, nil)
+	if err != nil {
+		return nil, err
+	}
+	for topic, usual := range plain {
+		answer, answered := answers[topic]
+		doubted := client.IsCodecDoubted(answer) || errors.Is(answer, kafkago.InvalidRecord)
+		switch {
+		case !answered:
+			return errors.New("it closes the connection on such a record batch"), nil
+		case doubted && (usual == nil || usual.Error() != answer.Error()):
+			return answer, nil
 		}
 	}
 	return nil, nil

@@ -61,6 +61,7 @@ func NewLedger(cfg Config, id checkpoint.Identity) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.admin.position = topic
 	s.publisher.grace = min(s.publisher.grace, cfg.TransactionTimeout/2)
 	return &Ledger{
 		sink: s, id: id, topic: topic,

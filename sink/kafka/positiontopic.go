@@ -36,26 +36,30 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	}
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
-	return l.sink.prepareError(ctx, l.preparePosition(ctx))
+	err := l.preparePosition(ctx)
+	if err == nil {
+		err = l.sink.admin.nameShortcomings(ctx, append(slices.Clone(topics), l.topic))
+	}
+	return l.sink.prepareError(ctx, err)
 }
 
 func (l *Ledger) preparePosition(ctx context.Context) error {
 	err := l.sink.admin.prepare(ctx, []string{l.topic}, l.creation())
-	if errors.Is(err, kafkago.InvalidConfiguration) {
+	if isCreationRefused(err) {
 		// Services let their users set few things.
-		spec := l.creation()
-		spec.Config = map[string]string{cleanupPolicy: compact}
-		if err = l.sink.admin.prepare(ctx, []string{l.topic}, spec); errors.Is(err, kafkago.InvalidConfiguration) {
-			return noPositionTopic(err)
-		}
+		err = l.sink.admin.prepare(ctx, []string{l.topic}, l.leastCreation())
 	}
-	if client.IsNoRequest(err) {
+	switch {
+	case isCreationRefused(err):
 		return noPositionTopic(err)
+	case err != nil:
+		return err
 	}
+	problems, err := l.positionProblems(ctx)
 	if err != nil {
 		return err
 	}
-	return l.checkPosition(ctx)
+	return l.refusal(problems)
 }
 
 // ErrNoPositionTopic means that the cluster cannot have a topic that keeps a position, so that
@@ -82,17 +86,11 @@ func (l *Ledger) creation() Create {
 	return spec
 }
 
-// checkPosition returns a *sink.FatalError if the position's topic, which is there, cannot hold one
-// safely.
-func (l *Ledger) checkPosition(ctx context.Context) error {
-	problems, doubt, err := l.positionProblems(ctx)
-	if doubt != "" {
-		l.sink.warnOnce("position", doubt)
-	}
-	if err != nil {
-		return err
-	}
-	return l.refusal(problems)
+// leastCreation is creation with the one setting that the position's topic must have.
+func (l *Ledger) leastCreation() Create {
+	spec := l.creation()
+	spec.Config = map[string]string{cleanupPolicy: compact}
+	return spec
 }
 
 // refusal returns the problems of the position's topic as a *sink.FatalError, nil if there are
@@ -104,40 +102,29 @@ func (l *Ledger) refusal(problems []string) error {
 	return &sink.FatalError{Err: fmt.Errorf("kafka topic %s cannot keep relay's position: %s", l.topic, strings.Join(problems, "; "))}
 }
 
-// positionProblems returns why the position's topic cannot be used, and what relay cannot find out
-// about it.
-func (l *Ledger) positionProblems(ctx context.Context) (problems []string, doubt string, err error) {
+// positionProblems returns why the position's topic, which is there, cannot hold one safely. A
+// cleanup.policy that relay cannot see is none of these: a position that is lost stops relay with a
+// question.
+func (l *Ledger) positionProblems(ctx context.Context) (problems []string, err error) {
 	answer, err := l.sink.cluster.Describe(ctx, []string{l.topic})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if code := kafkago.Error(answer.Topics[0].ErrorCode); code != 0 && code != kafkago.LeaderNotAvailable {
-		return nil, "", l.sink.explainTopic(code, l.topic)
+		return nil, l.sink.explainTopic(code, l.topic)
 	}
 	if n := len(answer.Topics[0].Partitions); n != 1 {
 		problems = append(problems, fmt.Sprintf("it has %d partitions, and must have one", n))
 	}
 	settings, err := l.sink.cluster.Settings(ctx, []string{l.topic}, cleanupPolicy)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	policy, err := settings[l.topic].Values[cleanupPolicy], settings[l.topic].Err
-	switch {
-	case err != nil && client.IsPassing(err):
-		return nil, "", err
-	case err != nil:
-		// A position that is lost stops relay with a question, so this may be left open.
-		doubt = fmt.Sprintf("relay cannot see whether the %s of kafka topic %s is %s; if it is not, the position is deleted one day and relay stops and asks where to go on",
-			cleanupPolicy, l.topic, compact)
-		if client.IsDenied(err) {
-			doubt += "; let relay see it by " + l.sink.topicACL(l.topic, "DescribeConfigs")
-		}
-		doubt += ": " + err.Error()
-	case policy != compact:
+	if policy, shown := settings[l.topic].Values[cleanupPolicy]; shown && policy != compact {
 		problems = append(problems, fmt.Sprintf("its %s is %q, so the position would be deleted one day; set it by kafka-configs --bootstrap-server %s "+
 			"--alter --entity-type topics --entity-name %s --add-config %s=%s", cleanupPolicy, policy, l.sink.cfg.Brokers[0], l.topic, cleanupPolicy, compact))
 	}
-	return problems, doubt, nil
+	return problems, nil
 }
 
 // Inspect is that of the Sink, with the position's topic as the last line.
@@ -149,6 +136,9 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
 	own, err := l.sink.admin.inspectAll(ctx, []string{l.topic}, l.creation())
+	if err == nil && !own[0].Exists && !own[0].Creates {
+		own, err = l.sink.admin.inspectAll(ctx, []string{l.topic}, l.leastCreation())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -175,24 +165,30 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 
 // inspectPosition adds to st what is wrong with the position's topic.
 func (l *Ledger) inspectPosition(ctx context.Context, st *sink.TopicStatus) error {
-	if !st.Exists && !st.Creates {
-		if err := l.sink.cluster.Offers(ctx, protocol.CreateTopics); client.IsNoRequest(err) {
-			st.Unfit = noPositionTopic(fmt.Errorf("kafka topic %s is missing: %w", l.topic, err))
+	if !st.Exists && !st.Creates && l.sink.cfg.Create.Enabled {
+		refused, err := l.sink.admin.tryCreation(ctx, []string{l.topic}, l.leastCreation())
+		if err != nil {
+			return l.sink.explain(err)
+		}
+		if found := refused.fatal(); isCreationRefused(found) {
+			st.Unfit = noPositionTopic(found)
 		}
 	}
 	if !st.Exists {
 		return nil
 	}
-	problems, doubt, err := l.positionProblems(ctx)
+	problems, err := l.positionProblems(ctx)
 	if err != nil {
 		return err
 	}
 	st.Problems = append(st.Problems, problems...)
 	st.Unfit = l.refusal(problems)
-	if doubt != "" {
-		st.Warnings = append(st.Warnings, doubt)
-	}
 	return nil
+}
+
+// Advice implements sink.Adviser: that of the Sink, for a lane in exactly_once.
+func (l *Ledger) Advice(ctx context.Context, topics []string) (sink.Advice, error) {
+	return l.sink.Advice(ctx, append(slices.Clone(topics), l.topic))
 }
 
 // transactionRequests are those without which there is no transaction.
@@ -211,6 +207,9 @@ func (l *Ledger) Transactions(ctx context.Context) error {
 	}
 	if len(missing) > 0 {
 		return noTransactions(fmt.Errorf("it does not know the request %s", strings.Join(missing, ", ")))
+	}
+	if err := l.sink.admin.askProducerID(ctx); err != nil {
+		return noTransactions(err)
 	}
 	silent, err := l.coordinator.Probe(ctx, settleWait, client.Partition{Topic: l.topic, Number: 0})
 	if silent {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"go.uber.org/zap"
 
@@ -21,7 +20,8 @@ import (
 // topicAdmin makes topics ready and says how they are. It stores nothing.
 type topicAdmin struct {
 	*common
-	memory *topicMemory // what relay has created
+	memory   *topicMemory // what relay has created
+	position string       // the topic of the position, if there is one
 }
 
 // leaderWait bounds how long Prepare waits for created topics to have leaders everywhere.
@@ -154,32 +154,25 @@ func (a *topicAdmin) create(ctx context.Context, missing, topics []string, spec 
 		}
 		return nil
 	}
-	req := &createtopics.Request{TimeoutMs: int32((a.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
+	var wanted []string
 	for _, t := range missing {
 		if other := collide[t]; other != "" {
 			found.add(t, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart; route one of them elsewhere", other))
 			continue
 		}
-		rt := createtopics.RequestTopic{
-			Name:              t,
-			NumPartitions:     int32(spec.Partitions),        //nolint:gosec // validated
-			ReplicationFactor: int16(spec.ReplicationFactor), //nolint:gosec // validated
-		}
-		for _, k := range slices.Sorted(maps.Keys(spec.Config)) {
-			rt.Configs = append(rt.Configs, createtopics.RequestConfig{Name: k, Value: spec.Config[k]})
-		}
-		req.Topics = append(req.Topics, rt)
+		wanted = append(wanted, t)
 	}
-	if len(req.Topics) == 0 {
+	if len(wanted) == 0 {
 		return nil
 	}
-	if err := a.cluster.Offers(ctx, protocol.CreateTopics); client.IsNoRequest(err) {
+	req := a.creationRequest(wanted, spec)
+	res, err := a.cluster.AskOrMissing(ctx, req)
+	if client.IsNoRequest(err) {
 		for _, t := range req.Topics {
 			found.addCause(t.Name, cannotBeCreated(err), err)
 		}
 		return nil
 	}
-	res, err := a.cluster.RoundTrip(ctx, req)
 	if err != nil {
 		return fmt.Errorf("creating kafka topics: %w", err)
 	}
@@ -195,23 +188,11 @@ func (a *topicAdmin) created(ctx context.Context, res *createtopics.Response, sp
 	var made []string
 	for _, t := range res.Topics {
 		err := client.BrokerError(t.ErrorCode, t.ErrorMessage)
-		switch kafkago.Error(t.ErrorCode) {
-		case 0:
+		switch {
+		case t.ErrorCode == 0:
 			made = append(made, t.Name)
-		case kafkago.TopicAlreadyExists: // somebody was faster
-		case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed:
-			found.add(t.Name, fmt.Sprintf("does not exist, and relay may not create it; create it, or grant relay that by %s", a.topicACL("<topic>", "Create")))
-		case kafkago.InvalidReplicationFactor:
-			found.add(t.Name, fmt.Sprintf("cannot be created with create.replication_factor %d; it can be at most the number of brokers that are up: %v", spec.ReplicationFactor, err))
-		case kafkago.InvalidPartitionNumber:
-			found.add(t.Name, fmt.Sprintf("cannot be created with create.partitions %d: %v", spec.Partitions, err))
-		case kafkago.InvalidConfiguration:
-			found.addCause(t.Name, fmt.Sprintf("cannot be created with the settings of create.config: %v", err), err)
-		case kafkago.PolicyViolation:
-			found.add(t.Name, fmt.Sprintf("cannot be created: a policy of the cluster forbids it: %v", err))
-		case kafkago.InvalidTopic:
-			found.add(t.Name, a.explainTopic(err, t.Name).Error())
-		default:
+		case kafkago.Error(t.ErrorCode) == kafkago.TopicAlreadyExists: // somebody was faster
+		case !a.refusedCreation(t, spec, found):
 			passing = fmt.Errorf("creating kafka topic %s: %w", t.Name, err)
 		}
 	}
@@ -220,6 +201,75 @@ func (a *topicAdmin) created(ctx context.Context, res *createtopics.Response, sp
 		a.memory.remember(ctx, made)
 	}
 	return passing
+}
+
+// refusedCreation adds to found why the cluster does not create a topic. It reports false if the
+// answer does not refuse it, or may be another one later.
+func (a *topicAdmin) refusedCreation(t createtopics.ResponseTopic, spec Create, found *faults) bool {
+	err := client.BrokerError(t.ErrorCode, t.ErrorMessage)
+	switch kafkago.Error(t.ErrorCode) {
+	case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed:
+		found.add(t.Name, fmt.Sprintf("does not exist, and relay may not create it; create it, or grant relay that by %s", a.topicACL("<topic>", "Create")))
+	case kafkago.InvalidReplicationFactor:
+		found.add(t.Name, fmt.Sprintf("cannot be created with create.replication_factor %d; it can be at most the number of brokers that are up: %v", spec.ReplicationFactor, err))
+	case kafkago.InvalidPartitionNumber:
+		found.add(t.Name, fmt.Sprintf("cannot be created with create.partitions %d: %v", spec.Partitions, err))
+	case kafkago.InvalidConfiguration:
+		found.addCause(t.Name, fmt.Sprintf("cannot be created with the settings of create.config: %v", err), err)
+	case kafkago.PolicyViolation:
+		found.add(t.Name, fmt.Sprintf("cannot be created: a policy of the cluster forbids it: %v; create it with the tools of the cluster", err))
+	case kafkago.InvalidTopic:
+		found.add(t.Name, a.explainTopic(err, t.Name).Error())
+	case kafkago.UnsupportedVersion, kafkago.InvalidRequest:
+		found.addCause(t.Name, cannotBeCreated(err), &creationRefusedError{err})
+	default:
+		return false
+	}
+	return true
+}
+
+// tryCreation asks the cluster whether it would create the topics, and creates none. It returns why
+// not. A cluster that cannot say it now leaves the question open.
+func (a *topicAdmin) tryCreation(ctx context.Context, topics []string, spec Create) (*faults, error) {
+	found := newFaults()
+	if len(topics) == 0 {
+		return found, nil
+	}
+	req := a.creationRequest(topics, spec)
+	req.ValidateOnly = true
+	res, err := a.cluster.AskOrMissing(ctx, req)
+	if client.IsNoRequest(err) {
+		for _, t := range topics {
+			found.addCause(t, cannotBeCreated(err), err)
+		}
+		return found, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking whether kafka topics can be created: %w", err)
+	}
+	for _, t := range res.(*createtopics.Response).Topics {
+		if t.ErrorCode != 0 {
+			a.refusedCreation(t, spec, found)
+		}
+	}
+	return found, nil
+}
+
+// creationRequest asks for topics as spec says.
+func (a *topicAdmin) creationRequest(topics []string, spec Create) *createtopics.Request {
+	req := &createtopics.Request{TimeoutMs: int32((a.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
+	for _, t := range topics {
+		rt := createtopics.RequestTopic{
+			Name:              t,
+			NumPartitions:     int32(spec.Partitions),        //nolint:gosec // validated
+			ReplicationFactor: int16(spec.ReplicationFactor), //nolint:gosec // validated
+		}
+		for _, k := range slices.Sorted(maps.Keys(spec.Config)) {
+			rt.Configs = append(rt.Configs, createtopics.RequestConfig{Name: k, Value: spec.Config[k]})
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	return req
 }
 
 // awaitLeaders returns once every partition of the topics has a leader.

@@ -24,6 +24,7 @@ type publisher struct {
 	mu         sync.Mutex                            // held by a Publish; guards what follows
 	codec      compress.Codec                        // of the next record batch; nil for none
 	codecs     []compress.Codec                      // codec, and those to use if the cluster refuses it
+	proven     bool                                  // a record batch with codec is stored
 	pace       *client.Pace                          // how much is sent at once
 	left       carryOver                             // by a Publish that did not end well
 	away       bool                                  // no broker has stored anything during the last Publish
@@ -65,9 +66,18 @@ func (p *publisher) fallBack(refused compress.Codec, err error) bool {
 	}
 	p.codecs = p.codecs[1:]
 	p.codec = p.codecs[0]
-	p.log.Warn(fmt.Sprintf("the cluster refuses compression %s; relay goes on with %s", client.CodecName(refused), client.CodecName(p.codec)),
-		zap.NamedError("reason", err))
+	p.name(otherCodec(client.CodecName(refused), client.CodecName(p.codec), err))
 	return true
+}
+
+// mistrust decides, after record batches with a codec have failed with err several times, whether
+// the sink uses the next codec from now on. Not every cluster names the codec when it refuses it. A
+// codec that the cluster has taken once is not at fault.
+func (p *publisher) mistrust(used compress.Codec, err error) bool {
+	if client.CodecName(p.codec) == client.CodecName(used) && p.proven {
+		return false
+	}
+	return p.fallBack(used, err)
 }
 
 // codecRefused says what to do about a codec that the cluster refuses.
@@ -108,14 +118,12 @@ func (p *publisher) doesWithout(err error) bool {
 	}
 	if client.IsSilence(err) && p.cluster.HasAnswered("") {
 		p.mute++
-	} else if !client.IsUnsupported(err) {
-		return false
 	}
-	if !client.IsUnsupported(err) && p.mute < mutesUntilUnnumbered {
+	if !isNoProducerID(err, p.mute, p.cluster) {
 		return false
 	}
 	p.unnumbered = true
-	p.warnOnce("producer id", unnumberedText(err))
+	p.name(withoutProducerID(err))
 	return true
 }
 

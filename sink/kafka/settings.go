@@ -166,7 +166,10 @@ func (c *comparison) topic(t metadata.ResponseTopic, settings client.TopicSettin
 		switch {
 		case settings.Err != nil:
 			d.Have, d.Outcome = "not known", sink.Unchanged
-			d.Why = fmt.Sprintf("relay may not read the settings of the topic; grant it by %s: %v", c.topicACL("<topic>", "DescribeConfigs"), settings.Err)
+			d.Why = fmt.Sprintf("relay cannot read the settings of the topic: %v", settings.Err)
+			if client.IsDenied(settings.Err) {
+				d.Why = fmt.Sprintf("relay may not read the settings of the topic; grant it by %s: %v", c.topicACL("<topic>", "DescribeConfigs"), settings.Err)
+			}
 		case known && sameValue(have, d.Want):
 			continue
 		case !known:

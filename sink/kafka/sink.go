@@ -66,7 +66,7 @@ func New(cfg Config) (*Sink, error) {
 		return nil, err
 	}
 	memory := newTopicMemory(c)
-	return &Sink{common: c, admin: &topicAdmin{c, memory}, memory: memory, reader: &topicReader{c}, publisher: p}, nil
+	return &Sink{common: c, admin: &topicAdmin{common: c, memory: memory}, memory: memory, reader: &topicReader{c}, publisher: p}, nil
 }
 
 // Identity implements sink.Destination. It cannot name the cluster, whose id only a broker knows
@@ -104,11 +104,22 @@ func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 
 // Prepare implements sink.Destination: it creates the topics that are missing if create.enabled,
 // waits until each partition has a leader, and asks the brokers whether relay may write to each
-// topic, storing nothing.
+// topic, storing nothing. It logs once what the cluster cannot do, with the promise that it costs.
 func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	return s.prepareError(ctx, s.admin.prepare(ctx, slices.Compact(slices.Sorted(slices.Values(topics))), s.cfg.Create))
+	return s.prepareError(ctx, s.prepare(ctx, topics))
+}
+
+func (s *Sink) prepare(ctx context.Context, topics []string) error {
+	topics = slices.Compact(slices.Sorted(slices.Values(topics)))
+	if err := s.admin.prepare(ctx, topics, s.cfg.Create); err != nil {
+		return err
+	}
+	if s.admin.position != "" {
+		return nil // the ledger prepares its topic first
+	}
+	return s.admin.nameShortcomings(ctx, topics)
 }
 
 // Inspect implements sink.Destination.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // kafkaWire is what lies between relay and a cluster of newKfake. Its zero value changes nothing.
@@ -20,6 +21,7 @@ type kafkaWire struct {
 	bytes    atomic.Int64 // that have reached the brokers
 	refused  atomic.Int64 // connections closed on requests that are too large
 	silent   atomic.Bool  // nothing reaches the brokers, and nothing is closed
+	produce  atomic.Int64 // nanoseconds by which each answer to a produce request is late
 
 	mu   sync.Mutex
 	next time.Time // when the next byte may pass
@@ -71,8 +73,17 @@ func (l wireListener) Accept() (net.Conn, error) {
 type wireConn struct {
 	net.Conn
 	wire *kafkaWire
-	head []byte // of the next request
-	left int    // bytes of the request that is read
+	head []byte      // of the next request, up to its key
+	left int         // bytes of the request that is read
+	late atomic.Bool // the request that was read last is a produce request
+}
+
+// Write delays the answer to a produce request. Clients have one request under way on a connection.
+func (c *wireConn) Write(b []byte) (int, error) {
+	if d := c.wire.produce.Load(); d > 0 && c.late.Swap(false) {
+		time.Sleep(time.Duration(d))
+	}
+	return c.Conn.Write(b)
 }
 
 func (c *wireConn) Read(b []byte) (int, error) {
@@ -96,14 +107,16 @@ func (c *wireConn) Read(b []byte) (int, error) {
 func (c *wireConn) fits(b []byte) bool {
 	for len(b) > 0 {
 		if c.left == 0 {
-			n := min(4-len(c.head), len(b))
+			const keyEnd = 6 // behind the size
+			n := min(keyEnd-len(c.head), len(b))
 			c.head, b = append(c.head, b[:n]...), b[n:]
-			if len(c.head) < 4 {
+			if len(c.head) < keyEnd {
 				return true
 			}
-			c.left = int(binary.BigEndian.Uint32(c.head))
+			c.left = int(binary.BigEndian.Uint32(c.head)) - 2
+			c.late.Store(binary.BigEndian.Uint16(c.head[4:]) == uint16(kmsg.Produce))
 			c.head = c.head[:0]
-			if most := c.wire.maxFrame.Load(); most > 0 && int64(c.left)+4 > most {
+			if most := c.wire.maxFrame.Load(); most > 0 && int64(c.left)+keyEnd > most {
 				return false
 			}
 			continue

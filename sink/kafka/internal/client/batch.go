@@ -226,12 +226,15 @@ func recordSet(set []byte) io.Reader { return bytes.NewReader(set) }
 // brokenBatch returns a record batch of no records whose checksum is wrong.
 func brokenBatch(codec compress.Codec) ([]byte, error) {
 	plain := make([]byte, setSizeBytes+BatchHeaderBytes)
-	s := &scratch{}
-	if err := pack(&s.packed, codec, plain); err != nil {
-		return nil, err
+	set, attributes := plain, int16(0)
+	if codec != nil {
+		s := &scratch{}
+		if err := pack(&s.packed, codec, plain); err != nil {
+			return nil, err
+		}
+		set, attributes = s.packed.Bytes(), int16(codec.Code())
 	}
-	set := s.packed.Bytes()
-	finishBatch(set, BatchSpec{Session: NoSession, Time: time.Now()}, int16(codec.Code()), 0)
+	finishBatch(set, BatchSpec{Session: NoSession, Time: time.Now()}, attributes, 0)
 	set[setSizeBytes+offsetCRC] ^= 0xff
 	return set, nil
 }

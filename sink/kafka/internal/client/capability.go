@@ -10,17 +10,27 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
+
+	"workos-relay/internal/retry"
 )
 
-// NoRequestError is a request that was not sent, because the brokers do not know it. It matches
-// UNSUPPORTED_VERSION.
+// NoRequestError is a request that the cluster does not carry out for any client. It was not
+// sent if the brokers say that they do not know it. It matches UNSUPPORTED_VERSION.
 type NoRequestError struct {
-	key   protocol.ApiKey
-	known *Versions // that the brokers know; nil if they know none
+	key    protocol.ApiKey
+	known  *Versions // that the brokers know; nil if they know none
+	refuse error     // what comes in place of a useful answer, if the brokers say that they know it
 }
 
 func (e *NoRequestError) Error() string {
-	if e.known == nil {
+	switch {
+	case IsHangUp(e.refuse):
+		return fmt.Sprintf("the cluster answers other requests, and closes the connection on %s", e.key)
+	case IsSilence(e.refuse):
+		return fmt.Sprintf("the cluster answers other requests, but not %s", e.key)
+	case e.refuse != nil:
+		return fmt.Sprintf("the cluster does not carry out the request %s: %v", e.key, e.refuse)
+	case e.known == nil:
 		return fmt.Sprintf("the cluster does not know the request %s", e.key)
 	}
 	return fmt.Sprintf("the cluster knows the request %s in versions %d to %d only, and relay needs one of %d to %d",
@@ -29,6 +39,46 @@ func (e *NoRequestError) Error() string {
 
 // Is makes the error match UNSUPPORTED_VERSION, which a broker may answer instead.
 func (*NoRequestError) Is(target error) bool { return target == kafkago.UnsupportedVersion }
+
+// Unwrap returns what came in place of a useful answer, if the request was sent.
+func (e *NoRequestError) Unwrap() error { return e.refuse }
+
+// IsRequestRefused reports whether the answer err to a request means that the cluster carries out
+// none of its kind.
+func IsRequestRefused(err error) bool {
+	return errors.Is(err, kafkago.UnsupportedVersion) || errors.Is(err, kafkago.InvalidRequest)
+}
+
+// RefusedRequest returns the *NoRequestError of a request to which every answer is err.
+func RefusedRequest(key protocol.ApiKey, err error) error {
+	return &NoRequestError{key: key, refuse: err}
+}
+
+// silenceTries is how often a request is sent until a cluster that answers other requests, but not
+// this one, counts as one that does not carry it out.
+const silenceTries = 3
+
+// AskOrMissing is RoundTrip for a request that may be repeated and that the caller can do without.
+// If the cluster leaves it without an answer time and again, although it answers other requests, it
+// returns a *NoRequestError.
+func (c *Cluster) AskOrMissing(ctx context.Context, req protocol.Message) (protocol.Message, error) {
+	for try := 1; ; try++ {
+		res, err := c.RoundTrip(ctx, req)
+		if err == nil || IsNoRequest(err) || ctx.Err() != nil || !IsSilence(err) {
+			return res, err
+		}
+		c.Refresh()
+		if _, other := c.Describe(ctx, nil); other != nil {
+			return nil, err
+		}
+		if try == silenceTries || errors.Is(err, context.DeadlineExceeded) {
+			return nil, RefusedRequest(req.ApiKey(), err)
+		}
+		if retry.Sleep(ctx, Retries.Full(try+1)) != nil {
+			return nil, err
+		}
+	}
+}
 
 // IsNoRequest reports whether err is a *NoRequestError.
 func IsNoRequest(err error) bool {

@@ -22,7 +22,6 @@ import (
 
 	"workos-relay/conf/tlsconf"
 	"workos-relay/internal/printable"
-	"workos-relay/internal/retry"
 )
 
 const (
@@ -77,7 +76,8 @@ type Cluster struct {
 // Limit is a topic's max.message.bytes as it was read at some time.
 type Limit struct {
 	Bytes int
-	Known bool // false: the client may not read it, and bytes is Kafka's default
+	Known bool  // false: the client cannot read it, and Bytes is Kafka's default
+	Err   error // why not
 	At    time.Time
 }
 
@@ -273,7 +273,7 @@ func (c *Cluster) readLimits(ctx context.Context, topics []string, since time.Ti
 	if len(missing) == 0 {
 		return limits, nil
 	}
-	settings, err := c.Settings(ctx, missing, "max.message.bytes")
+	settings, err := c.Settings(ctx, missing, maxMessageBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -281,12 +281,23 @@ func (c *Cluster) readLimits(ctx context.Context, topics []string, since time.Ti
 	defer c.mu.Unlock()
 	for _, t := range missing {
 		lim := Limit{Bytes: DefaultMessageBytes, At: time.Now()}
-		if n, err := strconv.Atoi(settings[t].Values["max.message.bytes"]); err == nil && n > 0 {
+		value, shown := settings[t].Values[maxMessageBytes]
+		if n, err := strconv.Atoi(value); err == nil && n > 0 {
 			lim.Bytes, lim.Known = n, true
+		} else if lim.Err = settings[t].Err; !shown && lim.Err == nil {
+			lim.Err = NotShown(maxMessageBytes)
 		}
 		c.limits[t], limits[t] = lim, lim
 	}
 	return limits, nil
+}
+
+const maxMessageBytes = "max.message.bytes"
+
+// NotShown is the error of a setting that an answer to DescribeConfigs leaves out, although it was
+// asked for.
+func NotShown(setting string) error {
+	return fmt.Errorf("the answer to DescribeConfigs leaves out %s", setting)
 }
 
 // ForgetLimit makes the next Locate read the topic's limit again.
@@ -306,8 +317,8 @@ const (
 	// ResourceTypeTopic marks a topic in requests about settings.
 	ResourceTypeTopic = 2 // https://kafka.apache.org/protocol: the resource types of DescribeConfigs
 
-	settingsTries  = 3                // until a cluster that does not answer is believed to have no settings to show
-	settingsForget = 10 * time.Minute // until it is asked again
+	// settingsForget is when a cluster that does not answer is asked for settings again.
+	settingsForget = 10 * time.Minute
 )
 
 // Settings reads the named settings of topics. Each topic has its own error; a missing permission
@@ -321,20 +332,9 @@ func (c *Cluster) Settings(ctx context.Context, topics []string, names ...string
 	for _, t := range topics {
 		req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: ResourceTypeTopic, ResourceName: t, ConfigNames: names})
 	}
-	res, err := c.RoundTrip(ctx, req)
-	for try := 1; err != nil && !IsNoRequest(err) && ctx.Err() == nil && IsSilence(err); try++ {
-		c.Refresh()
-		if _, other := c.Describe(ctx, topics); other != nil {
-			return nil, fmt.Errorf("asking the cluster for topic settings: %w", err)
-		}
-		if try == settingsTries || errors.Is(err, context.DeadlineExceeded) {
-			c.setNoSettings(fmt.Errorf("the cluster answers other requests, but not DescribeConfigs: %w", err))
-			return unread(topics, c.noSettings()), nil
-		}
-		if retry.Sleep(ctx, Retries.Full(try+1)) != nil {
-			break
-		}
-		res, err = c.RoundTrip(ctx, req)
+	res, err := c.AskOrMissing(ctx, req)
+	if IsSilence(err) && IsNoRequest(err) {
+		c.setNoSettings(err)
 	}
 	if IsNoRequest(err) {
 		return unread(topics, err), nil
@@ -342,7 +342,7 @@ func (c *Cluster) Settings(ctx context.Context, topics []string, names ...string
 	if err != nil {
 		return nil, fmt.Errorf("asking the cluster for topic settings: %w", err)
 	}
-	found := make(map[string]TopicSettings, len(topics))
+	found := unread(topics, errors.New("the answer to DescribeConfigs leaves the topic out"))
 	for _, r := range res.(*describeconfigs.Response).Resources {
 		ts := TopicSettings{Values: make(map[string]string, len(r.ConfigEntries))}
 		if r.ErrorCode != 0 {

@@ -51,6 +51,12 @@ func IsCodecRefused(err error) bool {
 	return errors.Is(err, kafkago.UnsupportedForMessageFormat) || errors.Is(err, kafkago.UnsupportedCompressionType)
 }
 
+// IsCodecDoubted reports whether an answer to a record batch, given again and again, may mean that
+// the cluster cannot read its codec.
+func IsCodecDoubted(err error) bool {
+	return errors.Is(err, kafkago.InvalidMessage) || errors.Is(err, kafkago.InvalidRequest) || errors.Is(err, kafkago.Unknown)
+}
+
 // codecOf returns the codec of a compression as the configuration names it; nil stands for none.
 func codecOf(name string) (compress.Codec, error) {
 	if name == "" || name == "none" {

@@ -104,7 +104,8 @@ func (c *Cluster) ProbePermission(ctx context.Context, topics []string) (map[str
 
 // ProbeCodec asks the leaders of the topics' first partitions whether they take a codec, by a
 // record batch without a record and with a wrong checksum, which no broker stores: one that takes
-// the codec refuses it as corrupt. It returns what ProbePermission does.
+// the codec refuses it as corrupt. A nil codec asks about batches that are not compressed. It
+// returns what ProbePermission does.
 func (c *Cluster) ProbeCodec(ctx context.Context, topics []string, codec compress.Codec) (map[string]error, error) {
 	set, err := brokenBatch(codec)
 	if err != nil {

@@ -63,7 +63,7 @@ func (c *Cluster) OpenSession(ctx context.Context) (Session, error) {
 	// Faults of this request alone must not take long to show: there is a way to do without it.
 	ctx, cancel := context.WithTimeout(ctx, min(c.RequestTimeout, openSessionWait))
 	defer cancel()
-	res, err := c.RoundTrip(ctx, &initProducer{ProducerID: NoSession.ID, ProducerEpoch: NoSession.Epoch, coordinator: anyBroker})
+	res, err := c.RoundTrip(ctx, &initProducer{TransactionTimeoutMs: math.MaxInt32, ProducerID: NoSession.ID, ProducerEpoch: NoSession.Epoch, coordinator: anyBroker})
 	if err != nil {
 		return NoSession, fmt.Errorf("asking for a producer id: %w", err)
 	}
