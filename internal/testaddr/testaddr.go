@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,8 +19,8 @@ func Free(t testing.TB) string {
 }
 
 // Port returns a port of loopback that nobody listens on. Ports are taken from below those that the
-// system chooses from, and none twice, so that what listens there later is what the test has put
-// there. None is among those that browsers refuse, of which 10080 is the highest.
+// system chooses from, and none twice, by this or another process that uses this package, so that
+// what listens there later is what the test has put there. None is among those that browsers refuse, of which 10080 is the highest.
 func Port(t testing.TB) int {
 	t.Helper()
 	port, err := Find(t.Context())
@@ -28,11 +28,18 @@ func Port(t testing.TB) int {
 	return port
 }
 
-// Find is Port for programs that are no test.
+// Find is Port for programs that are no test. It is safe for concurrent use.
 func Find(ctx context.Context) (port int, err error) {
-	const firstPort, portRange, tries = 10_100, 20_000, 1000
-	for range tries {
-		port = firstPort + int(next.Add(1))%portRange
+	mu.Lock()
+	defer mu.Unlock()
+	for range ports {
+		if next%perBlock == 0 {
+			if err = takeBlock(ctx); err != nil {
+				return 0, err
+			}
+		}
+		port = firstPort + next
+		next++
 		var l net.Listener
 		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", On(port)); err == nil {
 			return port, l.Close()
@@ -41,10 +48,32 @@ func Find(ctx context.Context) (port int, err error) {
 	return 0, fmt.Errorf("no port is free: %w", err)
 }
 
+// Test binaries run side by side. Each takes blocks of ports, by listening on the first port of a
+// block until the process ends, so that no two of them hand out the same port.
+const firstPort, ports, perBlock = 10_100, 20_000, 50
+
+var (
+	mu   sync.Mutex
+	next int            // guarded by mu: the port to try next, from firstPort
+	held []net.Listener // guarded by mu: never closed
+)
+
+// takeBlock finds a block that no other process has, from next on, and moves next into it.
+func takeBlock(ctx context.Context) (err error) {
+	for range ports / perBlock {
+		next %= ports
+		var l net.Listener
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", On(firstPort+next)); err == nil {
+			held = append(held, l)
+			next++
+			return nil
+		}
+		next += perBlock
+	}
+	return fmt.Errorf("no block of ports is free: %w", err)
+}
+
+func init() { next = os.Getpid() * 131 % ports / perBlock * perBlock }
+
 // On returns the address of a port of loopback.
 func On(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
-
-// next begins elsewhere in each process.
-var next atomic.Int64
-
-func init() { next.Store(int64(os.Getpid()) * 131) }
