@@ -36,9 +36,6 @@ type Kind struct {
 	// AsyncAPI is how an AsyncAPI document describes the bus; nil if it cannot. Settings of a kind
 	// that has it implement Documented.
 	AsyncAPI *AsyncAPI
-	// Readers says with what a bus is read whose Settings are not Followable: "for Kafka use kcat".
-	// It may be empty.
-	Readers string
 	// Starters are the sinks of this kind that a first configuration can have.
 	Starters []Starter
 }
@@ -148,6 +145,7 @@ type Followable interface {
 type FollowOptions struct {
 	OpenOptions
 	Address   string   // of the server; empty for that of the settings
+	Topics    []string // every topic that the lane may have written to, with its prefix
 	Patterns  []string // of event types, or of topics as the bus filters them; none for every topic
 	FromStart bool     // from the first message that is stored, otherwise from the next one
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"syscall"
 
 	"workos-relay/conf/livefile"
@@ -18,11 +17,11 @@ import (
 )
 
 type tailCmd struct {
-	Events   []string `help:"Event types or patterns, such as dsync.*; with --from-sink also NATS subjects. Default: what the configuration asks for." sep:"," predictor:"event"`
+	Events   []string `help:"Event types or patterns, such as dsync.*; with --from-sink names or patterns of topics. Default: what the configuration asks for." sep:"," predictor:"event"`
 	Since    string   `help:"Where to begin: earliest, latest, an event id, or a time: ${time}." default:"latest" predictor:"start"`
-	FromSink bool     `help:"Read the NATS stream that relay writes to, instead of WorkOS. Needs no API key; --since is earliest or latest."`
-	Server   string   `help:"With --from-sink: address of the NATS server, instead of the configured one." placeholder:"URL"`
-	Sink     string   `help:"With --from-sink: the name of the sink. Default: the first of type nats." predictor:"lane"`
+	FromSink bool     `help:"Read the stream or the topics that relay writes to, instead of WorkOS: in Kafka what is committed, without a consumer group. Needs no API key; --since is earliest or latest."`
+	Server   string   `help:"With --from-sink: address of the NATS server or of Kafka brokers, instead of the configured one." placeholder:"URL"`
+	Sink     string   `help:"With --from-sink: the name of the sink. Default: the first that can be read." predictor:"lane"`
 	Envelope bool     `help:"Print {topic, key, headers, body} instead of the body alone."`
 }
 
@@ -46,6 +45,9 @@ func (c *tailCmd) fromSource(ctx context.Context, env *environment, start config
 		return err
 	}
 	if len(c.Events) > 0 {
+		if _, err := source.Expand(c.Events); err != nil {
+			return app.Usage(fmt.Errorf("--events: %w", err))
+		}
 		cfg.Source.Events = c.Events
 	}
 	lanes, err := app.NewLanes(cfg, env.log)
@@ -54,7 +56,7 @@ func (c *tailCmd) fromSource(ctx context.Context, env *environment, start config
 	}
 	l := lanes[0]
 	if l.Types, err = source.Expand(cfg.Source.Events); err != nil {
-		return app.Usage(fmt.Errorf("--events: %w", err))
+		return app.Usage(err)
 	}
 	client, err := app.NewClient(cfg)
 	if err != nil {
@@ -89,40 +91,56 @@ func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.S
 	if start != (config.Start{}) && !start.Latest {
 		return app.Usage(errors.New("--since: with --from-sink it is earliest or latest"))
 	}
-	i := slices.IndexFunc(cfg.Sinks, func(s config.Sink) bool {
-		_, followable := s.Settings.(sink.Followable)
-		return followable && (c.Sink == "" || s.Name == c.Sink)
+	lanes, err := app.NewLanes(cfg, env.log)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(lanes, func(l *app.Lane) bool {
+		_, followable := l.Sink.Settings.(sink.Followable)
+		return followable && (c.Sink == "" || l.Sink.Name == c.Sink)
 	})
 	if i < 0 {
-		return app.Usage(notFollowable(env.format.Kinds()))
+		return app.Usage(c.notFollowable(cfg.Sinks, env.format.Kinds()))
 	}
-	err = cfg.Sinks[i].Settings.(sink.Followable).Follow(ctx, sink.FollowOptions{ //nolint:forcetypeassert // chosen by it
-		Address: c.Server, Patterns: c.Events, FromStart: !start.Latest,
+	s := lanes[i].Sink
+	err = s.Settings.(sink.Followable).Follow(ctx, sink.FollowOptions{ //nolint:forcetypeassert // chosen by it
+		Address: c.Server, Topics: lanes[i].EveryTopic(), Patterns: c.Events, FromStart: !start.Latest,
 		OpenOptions: sink.OpenOptions{
 			RelayID: cfg.ID, Lane: "tail", Logger: env.log,
 			Secret: func(key string, value secret.String, check func(string) error) (*livefile.Current, error) {
-				return cfg.SinkSecret(cfg.Sinks[i].Name, key, value, check)
+				return cfg.SinkSecret(s.Name, key, value, check)
 			},
 		},
 	}, func(m sink.Message) error { return out.Publish(ctx, []sink.Message{m}) })
-	if errors.Is(err, syscall.EPIPE) { // nobody reads the output any more
+	var wrong *sink.SettingsError
+	switch {
+	case errors.Is(err, syscall.EPIPE): // nobody reads the output any more
 		return nil
+	case errors.As(err, &wrong):
+		return app.Usage(fmt.Errorf("sink %s: %w", s.Name, err))
 	}
 	return err
 }
 
-// notFollowable returns the error of --from-sink if no sink can be read.
-func notFollowable(kinds []*sink.Kind) error {
-	var types, readers []string
+// notFollowable returns the error of --from-sink if there is no such sink, or none that can be read.
+func (c *tailCmd) notFollowable(sinks []config.Sink, kinds []*sink.Kind) error {
+	var types, names []string
 	for _, k := range kinds {
 		if _, followable := k.New().(sink.Followable); followable {
 			types = append(types, k.Name)
-		} else if k.Readers != "" {
-			readers = append(readers, k.Readers)
 		}
 	}
-	text := "--from-sink reads a sink of type " + either(types, " or ") + ", and the configuration has none of that name"
-	return errors.New(strings.Join(append([]string{text}, readers...), "; "))
+	readable := either(types, " or ")
+	for _, s := range sinks {
+		if s.Name == c.Sink {
+			return fmt.Errorf("--sink: %s is of type %s, which keeps nothing that could be read back; name a sink of type %s", s.Name, s.Type, readable)
+		}
+		names = append(names, s.Name)
+	}
+	if c.Sink != "" {
+		return fmt.Errorf("--sink: there is no sink %q; the configuration has %s", c.Sink, either(names, " and "))
+	}
+	return fmt.Errorf("--from-sink: no sink of the configuration can be read back; it reads one of type %s", readable)
 }
 
 // unlessDone returns err, or nil if ctx has ended or nobody reads the output any more. Both are

@@ -15,7 +15,6 @@ var Kind = &sink.Kind{
 	CloudEvents:    "kafka",
 	KeepsPositions: true,
 	Incapable:      []error{ErrNoTransactions, ErrNoPositionTopic},
-	Readers:        "for Kafka use kcat or kafka-console-consumer",
 	Starters:       starters,
 	AsyncAPI: &sink.AsyncAPI{
 		Binding: "kafka",
@@ -42,10 +41,7 @@ func (Config) Limits() sink.Limits {
 func (c Config) Open(_ context.Context, o sink.OpenOptions) (_ *sink.Opened, err error) {
 	c.Logger, c.RelayID, c.Lane, c.Files = o.Logger, o.RelayID, o.Lane, o.Files
 	c.OwnedFile = checkpoint.Path(o.Dir, o.Identity, "topics")
-	if c.Password, err = o.Secret("sasl.password", c.SASL.Password, nil); err != nil {
-		return nil, err
-	}
-	if c.ClientSecret, err = o.Secret("sasl.client_secret", c.SASL.ClientSecret, nil); err != nil {
+	if err := c.secrets(o); err != nil {
 		return nil, err
 	}
 	s, err := New(c) //nolint:contextcheck // it outlives ctx
@@ -57,6 +53,15 @@ func (c Config) Open(_ context.Context, o sink.OpenOptions) (_ *sink.Opened, err
 		return nil, errors.Join(&sink.SettingsError{Err: err}, s.Close())
 	}
 	return &sink.Opened{Bus: s, Ledger: ledger, Apart: ledger}, nil
+}
+
+// secrets sets the secrets that may change while the sink is open.
+func (c *Config) secrets(o sink.OpenOptions) (err error) {
+	if c.Password, err = o.Secret("sasl.password", c.SASL.Password, nil); err != nil {
+		return err
+	}
+	c.ClientSecret, err = o.Secret("sasl.client_secret", c.SASL.ClientSecret, nil)
+	return err
 }
 
 // AsyncAPIServer implements sink.Documented. The server is the first broker.

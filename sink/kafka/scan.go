@@ -31,27 +31,9 @@ func (r *topicReader) logs(ctx context.Context, topics []string, since time.Time
 }
 
 func (r *topicReader) logsNow(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
-	answer, err := r.cluster.Describe(ctx, topics)
+	all, bounds, err := r.allBounds(ctx, topics, since)
 	if err != nil {
-		return nil, r.explain(err)
-	}
-	byLeader := make(map[int32][]client.Partition)
-	var all []client.Partition
-	for _, t := range answer.Topics {
-		if err := r.visible(t); err != nil {
-			return nil, err
-		}
-		for _, p := range t.Partitions {
-			id := client.Partition{Topic: t.Name, Number: p.PartitionIndex}
-			all = append(all, id)
-			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], id)
-		}
-	}
-	bounds := make(map[client.Partition]sink.Log, len(all))
-	for _, partitions := range byLeader {
-		if err := r.bounds(ctx, partitions, since, bounds); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	logs := make([]sink.Log, 0, len(all))
 	for _, p := range all {
@@ -61,6 +43,33 @@ func (r *topicReader) logsNow(ctx context.Context, topics []string, since time.T
 	}
 	r.notePolicies(ctx, logs)
 	return logs, nil
+}
+
+// allBounds returns the partitions of the topics that exist, in the order of the topics, and the
+// log of each.
+func (r *topicReader) allBounds(ctx context.Context, topics []string, since time.Time) (all []client.Partition, bounds map[client.Partition]sink.Log, _ error) {
+	answer, err := r.cluster.Describe(ctx, topics)
+	if err != nil {
+		return nil, nil, r.explain(err)
+	}
+	byLeader := make(map[int32][]client.Partition)
+	for _, t := range answer.Topics {
+		if err := r.visible(t); err != nil {
+			return nil, nil, err
+		}
+		for _, p := range t.Partitions {
+			id := client.Partition{Topic: t.Name, Number: p.PartitionIndex}
+			all = append(all, id)
+			byLeader[p.LeaderID] = append(byLeader[p.LeaderID], id)
+		}
+	}
+	bounds = make(map[client.Partition]sink.Log, len(all))
+	for _, partitions := range byLeader {
+		if err := r.bounds(ctx, partitions, since, bounds); err != nil {
+			return nil, nil, err
+		}
+	}
+	return all, bounds, nil
 }
 
 // notePolicies adds to the logs whether their topics are compacted. That this cannot be read is no
