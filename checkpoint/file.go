@@ -135,7 +135,7 @@ func load(p paths, id Identity) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("read the checkpoint: %w", err)
 	}
-	c, err := open(id, document)
+	c, err := decodeOwn(id, document)
 	if err != nil {
 		return Checkpoint{}, operator.Require(fmt.Errorf("%s: %w", p.main, err), p.advice(err))
 	}

@@ -28,7 +28,7 @@ func (m *Memory) Load(ctx context.Context) (Checkpoint, error) {
 	if m.document == nil {
 		return Checkpoint{}, ErrNotFound
 	}
-	return open(m.id, m.document)
+	return decodeOwn(m.id, m.document)
 }
 
 // Commit implements Store. Nothing is durable.

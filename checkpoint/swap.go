@@ -12,7 +12,7 @@ import (
 func swap(id Identity, have []byte, prev, next Checkpoint) (Checkpoint, []byte, error) {
 	var revision uint64
 	if have != nil {
-		current, err := open(id, have)
+		current, err := decodeOwn(id, have)
 		if err != nil {
 			return Checkpoint{}, nil, err
 		}
@@ -35,8 +35,8 @@ func swap(id Identity, have []byte, prev, next Checkpoint) (Checkpoint, []byte, 
 	return kept, document, nil
 }
 
-// open decodes a document and checks whose it is.
-func open(id Identity, document []byte) (Checkpoint, error) {
+// decodeOwn decodes a document and checks whose it is.
+func decodeOwn(id Identity, document []byte) (Checkpoint, error) {
 	c, err := Decode(document)
 	if err != nil {
 		return Checkpoint{}, err

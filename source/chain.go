@@ -131,7 +131,7 @@ func (c *chain) nextStart(now, quiet time.Time) (at time.Time) {
 		if next.Before(quiet) {
 			next = quiet
 		}
-		if s.open() && !s.busy && next.After(now) && (at.IsZero() || next.Before(at)) {
+		if s.hasMore() && !s.busy && next.After(now) && (at.IsZero() || next.Before(at)) {
 			at = next
 		}
 	}

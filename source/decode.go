@@ -107,7 +107,7 @@ func (d *decoder) list() (ListEventsResponse, error) {
 
 // readEvents reads the array of events.
 func (d *decoder) readEvents() error {
-	if err := d.open(jsontext.KindBeginArray, "an array"); err != nil {
+	if err := d.readStart(jsontext.KindBeginArray, "an array"); err != nil {
 		return fmt.Errorf(`"data": %w`, err)
 	}
 	d.events, d.came = make([]Event, 0, min(d.limit, MaxLimit)), 0
@@ -244,7 +244,7 @@ func (d *decoder) metadata() (ListMetadata, error) {
 // object reads an object, calling member after each name to read the value, and returns the
 // object's bytes.
 func (d *decoder) object(member func(name []byte) error) ([]byte, error) {
-	if err := d.open(jsontext.KindBeginObject, "an object"); err != nil {
+	if err := d.readStart(jsontext.KindBeginObject, "an object"); err != nil {
 		return nil, err
 	}
 	start := d.dec.InputOffset() - 1
@@ -264,7 +264,7 @@ func (d *decoder) object(member func(name []byte) error) ([]byte, error) {
 	return d.body[start:end:end], nil
 }
 
-func (d *decoder) open(want jsontext.Kind, what string) error {
+func (d *decoder) readStart(want jsontext.Kind, what string) error {
 	tok, err := d.dec.ReadToken()
 	if err != nil {
 		return err

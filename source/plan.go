@@ -107,7 +107,7 @@ func (p *plan) gap() (gap, bool) {
 		if last {
 			n = max(min(n, left/4), minSegmentPages) // so that the readers finish together at the horizon
 		}
-		if s.open() && len(s.tail) == 0 && (last || !s.probing) && left > n+n/2 {
+		if s.hasMore() && len(s.tail) == 0 && (last || !s.probing) && left > n+n/2 {
 			return gap{after: i, at: s.timeOf(n), split: !last}, true
 		}
 		claimed += p.claim(i)

@@ -140,12 +140,12 @@ func (s *segment) reached() time.Time {
 	return s.last.CreatedAt
 }
 
-// open reports whether its reader has more to do.
-func (s *segment) open() bool { return !s.ended && !s.stopped && !s.stuck }
+// hasMore reports whether its reader has more to do.
+func (s *segment) hasMore() bool { return !s.ended && !s.stopped && !s.stuck }
 
 // left estimates the pages that it has yet to read, if what follows begins at end.
 func (s *segment) left(end time.Time) int {
-	if !s.open() {
+	if !s.hasMore() {
 		return 0
 	}
 	if !s.bound.IsZero() && s.bound.Before(end) {

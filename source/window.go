@@ -79,7 +79,7 @@ func (w *window) schedule(now time.Time) {
 		if w.requests.full() {
 			return
 		}
-		if s.open() && !s.busy && !now.Before(s.notBefore) && (i == 0 && len(s.pages) == 0 || w.plan.fits(claimed+s.bytes)) {
+		if s.hasMore() && !s.busy && !now.Before(s.notBefore) && (i == 0 && len(s.pages) == 0 || w.plan.fits(claimed+s.bytes)) {
 			w.request(s)
 		}
 		claimed += w.plan.claim(i)

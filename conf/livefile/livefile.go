@@ -210,11 +210,11 @@ const patience = time.Second
 // error continues a sentence that names the files and must not repeat what they hold. Open fails if
 // the files cannot be used now.
 func Open[T any](set *Set, files []File, parse func(contents [][]byte) (Parsed[T], error)) (*Value[T], error) {
-	return open(set, files, fmt.Sprintf("%p", parse), parse)
+	return openWithParser(set, files, fmt.Sprintf("%p", parse), parse)
 }
 
-// open is Open for a parser that is known by a name.
-func open[T any](set *Set, files []File, parser string, parse func(contents [][]byte) (Parsed[T], error)) (*Value[T], error) {
+// openWithParser is Open for a parser that is known by a name.
+func openWithParser[T any](set *Set, files []File, parser string, parse func(contents [][]byte) (Parsed[T], error)) (*Value[T], error) {
 	v := &Value[T]{set: set, log: zap.NewNop(), now: time.Now, files: files, parse: parse}
 	v.alsoCalled(files)
 	if set == nil {

@@ -16,7 +16,7 @@ import (
 // nil, says what is wrong with a secret; its error continues a sentence that begins with the file,
 // and does not repeat the secret.
 func Secret(set *Set, f File, check func(string) error) (*Value[string], error) {
-	return open(set, []File{f}, fmt.Sprintf("secret %p", check), func(contents [][]byte) (Parsed[string], error) {
+	return openWithParser(set, []File{f}, fmt.Sprintf("secret %p", check), func(contents [][]byte) (Parsed[string], error) {
 		text := strings.TrimRight(string(contents[0]), " \t\r\n")
 		if check != nil {
 			if err := check(text); err != nil {

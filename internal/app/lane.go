@@ -156,10 +156,10 @@ func (b *Bus) Close() error {
 }
 
 // Open opens the bus of the lane. Errors of the settings are of type *UsageError.
-func (l *Lane) Open(ctx context.Context) (*Bus, error) { return l.open(ctx, l.Sink.Settings) }
+func (l *Lane) Open(ctx context.Context) (*Bus, error) { return l.openBus(ctx, l.Sink.Settings) }
 
-// open opens a bus with these settings for the lane.
-func (l *Lane) open(ctx context.Context, settings sink.Settings) (*Bus, error) {
+// openBus opens a bus with these settings for the lane.
+func (l *Lane) openBus(ctx context.Context, settings sink.Settings) (*Bus, error) {
 	o, err := settings.Open(ctx, l.openOptions())
 	var wrong *sink.SettingsError
 	switch {

@@ -85,7 +85,7 @@ func (l *Lane) MayBeOnBus() bool { return l.Sink.Kind.KeepsPositions }
 // process, Reach connects to it.
 func (l *Lane) reach(ctx context.Context) (*Bus, error) {
 	if server := l.Embedded(); server != nil && l.EmbeddedRuns(ctx) {
-		return l.open(ctx, server.Outside)
+		return l.openBus(ctx, server.Outside)
 	}
 	return l.Open(ctx)
 }

@@ -97,7 +97,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	r.unasked = unasked{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
 	r.group = pipeline.NewGroup(ctx, r.tellStopped)
 	for _, l := range lanes {
-		m, err := r.open(ctx, l, client)
+		m, err := r.openMember(ctx, l, client)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("sink %s: %w", l.Sink.Name, err), r.closeMembers())
 		}
@@ -106,9 +106,9 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	return r, nil
 }
 
-// open opens the store and the bus of a lane. The store comes first: its lock keeps a second relay
+// openMember opens the store and the bus of a lane. The store comes first: its lock keeps a second relay
 // from starting an embedded server on the same directory.
-func (r *Relay) open(ctx context.Context, l *Lane, client *source.Client) (*member, error) {
+func (r *Relay) openMember(ctx context.Context, l *Lane, client *source.Client) (*member, error) {
 	store, err := checkpoint.OpenFile(l.Config.Checkpoint.Dir, l.Identity())
 	if err != nil {
 		return nil, err

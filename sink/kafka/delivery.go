@@ -84,7 +84,7 @@ func (d *delivery) launch(now time.Time) {
 		d.locate(d.topics())
 	}
 	if e := &d.sender.opening; e.due(now) {
-		d.sender.open()
+		d.sender.requestSession()
 	}
 }
 

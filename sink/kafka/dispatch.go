@@ -196,16 +196,16 @@ func (s *sender) next(q *partitionQueue, full int) (records, size int) {
 	return records, size
 }
 
-// open asks for a producer session.
-func (s *sender) open() {
+// requestSession asks for a producer session.
+func (s *sender) requestSession() {
 	s.opening.busy, s.opening.wanted = true, false
 	s.spawn(func(ctx context.Context) func() {
 		given, err := s.p.cluster.OpenSession(ctx)
-		return func() { s.opened(given, err) }
+		return func() { s.sessionOpened(given, err) }
 	})
 }
 
-func (s *sender) opened(given client.Session, err error) {
+func (s *sender) sessionOpened(given client.Session, err error) {
 	s.opening.busy = false
 	if err == nil {
 		s.p.session, s.p.mute = given, 0

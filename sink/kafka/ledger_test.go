@@ -136,7 +136,7 @@ func FuzzPosition(f *testing.F) {
 			return
 		}
 		l := &Ledger{topic: "position", id: checkpointtest.Identity()}
-		c, err := l.open(s.last.document, revisionOf(s.last.offset))
+		c, err := l.decodePosition(s.last.document, revisionOf(s.last.offset))
 		require.EqualValues(t, 2, c.Revision)
 		if err == nil {
 			_, err = checkpoint.Decode(checkpoint.Encode(c))

@@ -89,8 +89,8 @@ func settled(err error) bool {
 		errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
 }
 
-// open decodes a position and checks whose it is.
-func (l *Ledger) open(document []byte, revision uint64) (checkpoint.Checkpoint, error) {
+// decodePosition decodes a position and checks whose it is.
+func (l *Ledger) decodePosition(document []byte, revision uint64) (checkpoint.Checkpoint, error) {
 	c, err := checkpoint.Decode(document)
 	if err != nil {
 		return checkpoint.Checkpoint{Revision: revision}, fmt.Errorf("the record at offset %d of kafka topic %s: %w", revision-1, l.topic, err)
@@ -121,7 +121,7 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 	})
 	switch {
 	case err == nil:
-		c, err = l.open(document, revision)
+		c, err = l.decodePosition(document, revision)
 		return c, revision, err
 	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, checkpoint.ErrLost):
 		return c, revision, err

@@ -121,7 +121,7 @@ func (c *connection) usableLink() (*link, error) {
 	if !old.nc.IsClosed() && (old.nc.IsConnected() || c.access.identity() == old.identity) {
 		return old, nil
 	}
-	l, err := c.open()
+	l, err := c.connect()
 	if err != nil {
 		return nil, err
 	}
@@ -130,9 +130,9 @@ func (c *connection) usableLink() (*link, error) {
 	return l, nil
 }
 
-// open makes a link. Without a server there it returns one that goes on trying; an error means that
+// connect makes a link. Without a server there it returns one that goes on trying; an error means that
 // the configuration cannot work.
-func (c *connection) open() (*link, error) {
+func (c *connection) connect() (*link, error) {
 	l := newLink()
 	credentials, identity := c.access.options()
 	l.identity = identity

@@ -70,7 +70,7 @@ func New(ctx context.Context, config Config) (*Sink, error) {
 		s.conn.servers = s.embedded.url()
 		s.conn.options = append(s.conn.options, s.embedded.options()...)
 	}
-	if s.conn.link, err = s.conn.open(); err != nil {
+	if s.conn.link, err = s.conn.connect(); err != nil {
 		_ = s.embedded.stop()
 		return nil, err
 	}

@@ -20,10 +20,10 @@ func (k *kit) identity() {
 
 func (k *kit) prepareTwice() {
 	topics := k.topics(2)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 10)
 	k.store(s, batch[:5])
-	require.NoError(k, k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics) }))
+	require.NoError(k, k.untilAnswered("Prepare", func() error { return s.Prepare(k.ctx, topics) }))
 	k.store(s, batch[5:])
 	k.requireExactly(topics, batch)
 }
@@ -31,10 +31,10 @@ func (k *kit) prepareTwice() {
 // prepareMoreTopics adds topics to a destination that is in use, as a new route does.
 func (k *kit) prepareMoreTopics() {
 	topics := k.topics(4)
-	s := k.open(topics[:2])
+	s := k.preparedSink(topics[:2])
 	first := k.batch(topics[:2], 10)
 	k.store(s, first)
-	require.NoError(k, k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics) }))
+	require.NoError(k, k.untilAnswered("Prepare", func() error { return s.Prepare(k.ctx, topics) }))
 	second := k.batch(topics, 20)
 	k.store(s, second)
 	k.requireExactly(topics, append(first, second...))
@@ -56,17 +56,17 @@ func (k *kit) illegalTopicsInPrepare() {
 // error, and creates none.
 func (k *kit) missingTopicsRefused() {
 	topics := k.topics(3)
-	k.open(topics[:1])
+	k.preparedSink(topics[:1])
 	s := k.NewStrict(k.T)
 	defer func() { _ = s.Close() }()
 	for range 2 {
-		err := k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics) })
+		err := k.untilAnswered("Prepare", func() error { return s.Prepare(k.ctx, topics) })
 		var fatal *sink.FatalError
 		require.ErrorAs(k, err, &fatal)
 		require.ErrorContains(k, err, topics[1])
 		require.ErrorContains(k, err, topics[2])
 	}
-	require.NoError(k, k.ask("Prepare", func() error { return s.Prepare(k.ctx, topics[:1]) }))
+	require.NoError(k, k.untilAnswered("Prepare", func() error { return s.Prepare(k.ctx, topics[:1]) }))
 }
 
 func (k *kit) holds() {
@@ -90,7 +90,7 @@ func (k *kit) holds() {
 func (k *kit) requireHolds(s sink.Sink, topics []string, want bool, when string) {
 	k.Helper()
 	var have bool
-	err := k.ask("Holds", func() (err error) {
+	err := k.untilAnswered("Holds", func() (err error) {
 		have, err = s.Holds(k.ctx, topics)
 		return err
 	})
@@ -137,7 +137,7 @@ func (k *kit) inspect() {
 // status is what Inspect says of topics.
 func (k *kit) status(s sink.Sink, topics []string) (status []sink.TopicStatus) {
 	k.Helper()
-	err := k.ask("Inspect", func() (err error) {
+	err := k.untilAnswered("Inspect", func() (err error) {
 		status, err = s.Inspect(k.ctx, topics)
 		return err
 	})

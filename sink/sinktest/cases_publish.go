@@ -13,7 +13,7 @@ import (
 
 func (k *kit) emptyBatch() {
 	topics := k.topics(1)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	require.NoError(k, s.Publish(k.ctx, nil))
 	require.NoError(k, s.Publish(k.ctx, []sink.Message{}))
 	require.Empty(k, k.Read(k.T, topics))
@@ -21,7 +21,7 @@ func (k *kit) emptyBatch() {
 
 func (k *kit) orderOverBatches() {
 	topics := k.topics(3)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	var sent []sink.Message
 	for _, n := range []int{1, 2, 999, 100, 1, 700, 1000, 37} {
 		batch := k.batch(topics, n)
@@ -34,7 +34,7 @@ func (k *kit) orderOverBatches() {
 // fidelity sends what encoders like to spoil.
 func (k *kit) fidelity() {
 	topics := k.topics(1)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	bodies := [][]byte{
 		[]byte(`{"name":"Zoë Ångström 🦊 漢字 \ud83e\udd8a","rtl":"שלום"}`),
 		[]byte(`{"big":12345678901234567890123456789,"float":1.0000000000000000001,"exp":1E400,"negative":-0}`),
@@ -65,7 +65,7 @@ func (k *kit) fidelity() {
 // inputUntouched checks that Publish modifies neither the batch nor what it points to.
 func (k *kit) inputUntouched() {
 	topics := k.topics(2)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 50)
 	before := make([]sink.Message, len(batch))
 	for i, m := range batch {
@@ -78,13 +78,13 @@ func (k *kit) inputUntouched() {
 
 func (k *kit) dedupe() {
 	topics := k.topics(2)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 120)
 	k.store(s, batch[:100])
 	k.store(s, batch[40:]) // as after a crash before the commit
 	k.requireExactly(topics, batch)
 
-	other := k.open(topics) // and as a new process
+	other := k.preparedSink(topics) // and as a new process
 	k.store(other, batch)
 	k.requireExactly(topics, batch)
 }
@@ -92,7 +92,7 @@ func (k *kit) dedupe() {
 // noIDNoDedupe checks that messages without an ID, as a replay sends them, are all stored.
 func (k *kit) noIDNoDedupe() {
 	topics := k.topics(1)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 20)
 	for i := range batch {
 		batch[i].ID = ""
@@ -124,7 +124,7 @@ func (k *kit) poison(spoil func(*sink.Message)) {
 		outer.Run(c.name, func(t *testing.T) {
 			k := &kit{T: t, Harness: k.Harness, ctx: k.ctx, scope: k.scope + "-" + c.name}
 			topics := k.topics(2)
-			s := k.open(topics)
+			s := k.preparedSink(topics)
 			batch := k.batch(topics, 120)
 			sendable := slices.Concat(batch[:c.at], batch[c.at+1:])
 			spoil(&batch[c.at])

@@ -16,7 +16,7 @@ const soon = 30 * time.Second
 
 func (k *kit) cancelledBefore() {
 	topics := k.topics(1)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 10)
 	ctx, cancel := context.WithCancel(k.ctx)
 	cancel()
@@ -35,7 +35,7 @@ func (k *kit) cancelledBefore() {
 // machine that is busy may be late with every delay.
 func (k *kit) cancelledDuring() {
 	topics := k.topics(2)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	var sent []sink.Message
 	publish := func(ctx context.Context) error {
 		batch := k.batch(topics, 400)
@@ -137,7 +137,7 @@ func (k *kit) closeDuringPublish() {
 }
 
 func (k *kit) concurrentClose() {
-	s := k.open(k.topics(1))
+	s := k.preparedSink(k.topics(1))
 	var group sync.WaitGroup
 	for range 4 {
 		group.Go(func() { _ = s.Close() })
@@ -153,7 +153,7 @@ func (k *kit) concurrentClose() {
 
 func (k *kit) publishAfterClose() {
 	topics := k.topics(1)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 3)
 	k.store(s, batch[:1])
 	require.NoError(k, s.Close())
@@ -166,7 +166,7 @@ func (k *kit) publishAfterClose() {
 // disturbed publishes while the broker moves its leaders.
 func (k *kit) disturbed() {
 	topics := k.topics(2)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	k.publishWhile(s, topics, func() {
 		for range 3 {
 			k.Disturb(k.T)
@@ -177,7 +177,7 @@ func (k *kit) disturbed() {
 // restart takes the broker down and up again in the middle of the flow.
 func (k *kit) restart() {
 	topics := k.topics(2)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	k.publishWhile(s, topics, func() {
 		for range 2 {
 			k.Stop(k.T)
@@ -219,7 +219,7 @@ func (k *kit) publishWhile(s sink.Sink, topics []string, trouble func()) {
 // nothing is buffered behind the caller's back.
 func (k *kit) cancelledWhileDown() {
 	topics := k.topics(1)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 30)
 	k.store(s, batch[:10])
 	k.Stop(k.T)
@@ -240,7 +240,7 @@ func (k *kit) cancelledWhileDown() {
 // durable, and loses nothing and stores nothing twice afterwards.
 func (k *kit) returnsWhileDown() {
 	topics := k.topics(2)
-	s := k.open(topics)
+	s := k.preparedSink(topics)
 	batch := k.batch(topics, 40)
 	k.store(s, batch[:10])
 	k.Stop(k.T)

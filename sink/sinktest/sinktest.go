@@ -133,8 +133,8 @@ func (k *kit) topics(n int) []string {
 	return topics
 }
 
-// open returns a sink prepared for topics.
-func (k *kit) open(topics []string) sink.Sink {
+// preparedSink returns a sink prepared for topics.
+func (k *kit) preparedSink(topics []string) sink.Sink {
 	k.Helper()
 	s := k.New(k.T)
 	k.Cleanup(func() { _ = s.Close() })
@@ -152,12 +152,12 @@ func (k *kit) prepare(s sink.Sink, topics []string) {
 		}
 		var fatal *sink.FatalError
 		require.NotErrorAs(k, err, &fatal)
-		k.pause("Prepare", err)
+		k.waitToRetry("Prepare", err)
 	}
 }
 
-// pause waits before another attempt, or fails the case if its time is up.
-func (k *kit) pause(what string, err error) {
+// waitToRetry waits before another attempt, or fails the case if its time is up.
+func (k *kit) waitToRetry(what string, err error) {
 	k.Helper()
 	select {
 	case <-time.After(20 * time.Millisecond):
@@ -166,9 +166,9 @@ func (k *kit) pause(what string, err error) {
 	}
 }
 
-// ask puts a question to the destination once, or with Elections until it is answered or the answer
+// untilAnswered puts a question to the destination once, or with Elections until it is answered or the answer
 // is final.
-func (k *kit) ask(what string, question func() error) error {
+func (k *kit) untilAnswered(what string, question func() error) error {
 	k.Helper()
 	for {
 		err := question()
@@ -176,7 +176,7 @@ func (k *kit) ask(what string, question func() error) error {
 		if err == nil || !k.Elections || k.ctx.Err() != nil || errors.As(err, &fatal) {
 			return err
 		}
-		k.pause(what, err)
+		k.waitToRetry(what, err)
 	}
 }
 
@@ -195,7 +195,7 @@ func (k *kit) attempt(s sink.Sink, batch []sink.Message) (durable int, err error
 			return durable, err
 		}
 		k.again = true
-		k.pause("Publish", err)
+		k.waitToRetry("Publish", err)
 	}
 }
 
@@ -225,7 +225,7 @@ func (k *kit) publish(s sink.Sink, batch []sink.Message) (failures int) {
 		k.checkError(err, len(batch))
 		batch = batch[sink.Durable(err, len(batch)):]
 		failures++
-		k.pause("Publish", err)
+		k.waitToRetry("Publish", err)
 	}
 }
 

@@ -29,11 +29,11 @@ type update struct {
 // maxStream.
 func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	client := admin.ClientOf(r)
-	if code, err := p.streams.open(client); err != nil {
+	if code, err := p.streams.add(client); err != nil {
 		refuse(w, code, err)
 		return
 	}
-	defer p.streams.close(client)
+	defer p.streams.remove(client)
 	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // a proxy that gathers the answer would hold it back for ever
@@ -69,9 +69,9 @@ type streams struct {
 	of  map[netip.Prefix]int // by client; never zero
 }
 
-// open counts one more stream of client, which close ends. If there are too many, it counts nothing
+// add counts one more stream of client, which close ends. If there are too many, it counts nothing
 // and returns the status code and the error of the answer.
-func (s *streams) open(client netip.Prefix) (code int, err error) {
+func (s *streams) add(client netip.Prefix) (code int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -88,7 +88,7 @@ func (s *streams) open(client netip.Prefix) (code int, err error) {
 	return 0, nil
 }
 
-func (s *streams) close(client netip.Prefix) {
+func (s *streams) remove(client netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all--

@@ -164,7 +164,7 @@ func (w *recordWalker) batch2(b []byte) error {
 		Control:       attributes&attributeControl != 0,
 	}
 	first := int64(get.Uint64(b[offsetFirstTimestamp:])) //nolint:gosec // as it is encoded
-	src, done, err := w.open(attributes&attributeCodec, b[BatchHeaderBytes:])
+	src, done, err := w.decompressed(attributes&attributeCodec, b[BatchHeaderBytes:])
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func (w *recordWalker) message(b []byte, place func(int64) int64) error {
 	if place != nil {
 		return errors.New("it holds compressed messages within compressed ones")
 	}
-	src, done, err := w.open(attributes, e.Value)
+	src, done, err := w.decompressed(attributes, e.Value)
 	if err != nil {
 		return err
 	}
@@ -328,9 +328,9 @@ func cutShort(err error) error {
 	return err
 }
 
-// open returns the records in payload, which is compressed with the codec of that number, 0 for
+// decompressed returns the records in payload, which is compressed with the codec of that number, 0 for
 // none. done gives back what that takes.
-func (w *recordWalker) open(codec uint16, payload []byte) (s *recordSource, done func(), err error) {
+func (w *recordWalker) decompressed(codec uint16, payload []byte) (s *recordSource, done func(), err error) {
 	if codec == 0 {
 		return &recordSource{plain: payload}, func() {}, nil
 	}
