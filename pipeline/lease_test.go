@@ -37,8 +37,10 @@ func (*memoryLedger) Survey(context.Context, []string, []checkpoint.Part) ([]che
 	return nil, nil
 }
 
-// Seize implements sink.Ledger. No lane calls it.
-func (l *memoryLedger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) { return l.Load(ctx) }
+// LoadForReplace implements sink.Ledger. No lane calls it.
+func (l *memoryLedger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
+	return l.Load(ctx)
+}
 
 // Forget implements sink.Ledger. No lane calls it.
 func (*memoryLedger) Forget() {}

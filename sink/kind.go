@@ -90,8 +90,8 @@ type Opened struct {
 	Bus Sink
 	// Ledger is the same bus with the position of the lane; nil if the bus keeps no positions.
 	Ledger Ledger
-	// Apart is what the ledger holds open by itself; nil if Bus.Close closes everything.
-	Apart io.Closer
+	// LedgerCloser closes what the ledger holds open by itself; nil if Bus.Close closes everything.
+	LedgerCloser io.Closer
 }
 
 // Limits is what a lane to a sink needs. A zero field leaves it to relay.

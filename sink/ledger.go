@@ -21,11 +21,11 @@ type Ledger interface {
 	// checkpoint.Store.Commit. If a message can never be stored, Commit stores nothing and returns
 	// an error like that of Sink.Publish.
 	Commit(ctx context.Context, batch []Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
-	// Seize is like Load for an operator who has decided to replace the position, after Fence. A
+	// LoadForReplace is like Load for an operator who has decided to replace the position, after Fence. A
 	// corrupt, foreign, lost or missing position is not an error. Commit accepts the result as
 	// prev, which it would refuse otherwise. If the position is corrupt, only its Revision is
 	// returned.
-	Seize(ctx context.Context) (checkpoint.Checkpoint, error)
+	LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error)
 	// Forget makes the ledger forget that it has seen a position, so that Prepare may create what
 	// is missing: an operator has decided to continue without it.
 	Forget()

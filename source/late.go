@@ -33,14 +33,14 @@ const joinFor = 20 * time.Second
 
 // lateWork reads the events of one type that stand before the position.
 type lateWork struct {
-	name  string
-	after checkpoint.Position // events up to here were yielded
-	by    time.Time           // range_start of the next request, if there is no event to go on after
-	noIDs bool                // the API does not go on after the event of `after`
-	begun bool                // a request was answered
-	start time.Time           // of `after` when the work began
-	apart bool                // the type is asked for alone
-	read  *recentIDs          // what has come since the work, or its last part, began
+	name      string
+	after     checkpoint.Position // events up to here were yielded
+	by        time.Time           // range_start of the next request, if there is no event to go on after
+	noIDs     bool                // the API does not go on after the event of `after`
+	begun     bool                // a request was answered
+	start     time.Time           // of `after` when the work began
+	typeAlone bool                // the type is asked for alone
+	read      *recentIDs          // what has come since the work, or its last part, began
 
 	end *lateEnd // set for the last part, in which the position does not move
 }
@@ -210,7 +210,7 @@ func (r *reader) lateBulk(ctx context.Context) (Page, error) {
 	byID := w.after.EventID != "" && !w.noIDs
 	switch {
 	case byID:
-		if opts.After = w.after.EventID; !w.apart {
+		if opts.After = w.after.EventID; !w.typeAlone {
 			opts.Events = append(slices.Clone(r.types.active), w.name)
 		}
 	case !w.by.IsZero() && !r.plain.noStart:
@@ -244,7 +244,7 @@ func (r *reader) lateBulk(ctx context.Context) (Page, error) {
 			late = append(late, *e)
 		}
 		w.after, w.by, w.noIDs = e.Position(), e.CreatedAt, false
-		w.apart = w.apart || !byID || e.CreatedAt.After(w.start.Add(maxStepBack))
+		w.typeAlone = w.typeAlone || !byID || e.CreatedAt.After(w.start.Add(maxStepBack))
 	}
 	switch {
 	case !whole, !a.full(opts) && opts.RangeEnd == "":

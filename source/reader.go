@@ -148,7 +148,7 @@ func (r *reader) next(ctx context.Context) (Page, error) {
 			}
 			continue
 		}
-		if err := r.pause(ctx); err != nil {
+		if err := r.waitToPoll(ctx); err != nil {
 			return Page{}, err
 		}
 		page, err := r.poll(ctx)
@@ -196,9 +196,9 @@ func (r *reader) poll(ctx context.Context) (Page, error) {
 	return page, err
 }
 
-// pause keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill was
+// waitToPoll keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill was
 // asked for.
-func (r *reader) pause(ctx context.Context) error {
+func (r *reader) waitToPoll(ctx context.Context) error {
 	if !r.atTip {
 		return retry.Sleep(ctx, time.Until(r.quietUntil()))
 	}
@@ -399,8 +399,8 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 	for {
 		opts := r.options()
 		a, err := r.send(ctx, opts)
-		if err != nil && ctx.Err() == nil && r.worthSettling(err) {
-			a, err = r.settle(ctx, opts, err)
+		if err != nil && ctx.Err() == nil && r.canResolve(err) {
+			a, err = r.resolveRefusal(ctx, opts, err)
 		}
 		switch {
 		case err == nil:

@@ -35,8 +35,8 @@ func (c *checkCmd) Run(ctx context.Context, env *environment) error {
 	report := &report{env: env, quiet: c.JSON, Findings: []checkFinding{}}
 	client, unusable := app.NewClient(cfg)
 	for _, l := range lanes {
-		report.source(ctx, c.Timeout, client, unusable, l)
-		report.lane(ctx, c.Timeout, l)
+		report.checkSource(ctx, c.Timeout, client, unusable, l)
+		report.checkLane(ctx, c.Timeout, l)
 	}
 	if c.JSON {
 		if err := printJSON(env.stdout, report); err != nil {
@@ -116,8 +116,8 @@ func (r *report) note(level checkLevel, topic, text, line string) {
 	r.printf("  %-7s  %s", word, line)
 }
 
-// source reports whether the Events API can be read. unusable is why there is no client.
-func (r *report) source(ctx context.Context, timeout time.Duration, client *source.Client, unusable error, l *app.Lane) {
+// checkSource reports whether the Events API can be read. unusable is why there is no client.
+func (r *report) checkSource(ctx context.Context, timeout time.Duration, client *source.Client, unusable error, l *app.Lane) {
 	key := strings.Join(l.Types, ",")
 	if slices.Contains(r.asked, key) {
 		return
@@ -144,7 +144,7 @@ func (r *report) source(ctx context.Context, timeout time.Duration, client *sour
 	}
 }
 
-func (r *report) lane(ctx context.Context, timeout time.Duration, l *app.Lane) {
+func (r *report) checkLane(ctx context.Context, timeout time.Duration, l *app.Lane) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r.begin("sink "+l.Sink.Name, "\nsink %s (%s)", l.Sink.Name, l.Sink.Type)

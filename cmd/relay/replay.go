@@ -38,13 +38,13 @@ func (c *replayCmd) Run(ctx context.Context, env *environment) (err error) {
 	if c.DryRun {
 		return c.tellCounts(ctx, env, p, &chosen)
 	}
-	bus, err := l.OpenBeside(ctx)
+	bus, err := l.OpenFromOutside(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, bus.Close()) }()
 	if err := bus.Prepare(ctx, l.Topics); err != nil {
-		return l.ExplainBeside(err)
+		return l.ExplainFromOutside(err)
 	}
 	run := newRun()
 	publisher := chosen.publisher(bus, router.HeaderReplay, run)

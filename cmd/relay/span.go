@@ -83,7 +83,7 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 	if !since.Ago.IsZero() || !until.Ago.IsZero() { // nobody has written the times
 		fmt.Fprintf(env.stderr, "from %s to %s\n", span.Since, span.Until.Format(time.RFC3339Nano))
 	}
-	return chosen{lane: l.Beside(), client: client, span: span}, nil
+	return chosen{lane: l.FromOutside(), client: client, span: span}, nil
 }
 
 var errUntilBeforeSince = errors.New("--until is before --since")

@@ -60,7 +60,7 @@ func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
 			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.Config.Checkpoint.Dir)
 	}
 	v.Until = chosen.span.Until.UTC()
-	bus, err := chosen.lane.OpenBeside(ctx)
+	bus, err := chosen.lane.OpenFromOutside(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode 
 	}
 	result, err := check.Run(ctx)
 	if err != nil {
-		return nil, chosen.lane.ExplainBeside(err)
+		return nil, chosen.lane.ExplainFromOutside(err)
 	}
 	return result, nil
 }

@@ -340,7 +340,7 @@ func (v *Value[T]) refresh() error {
 	if v.surelySame() {
 		return nil
 	}
-	contents, err := v.settled()
+	contents, err := v.readWhenQuiet()
 	if err != nil {
 		return v.reject(err)
 	}
@@ -368,28 +368,28 @@ func (v *Value[T]) refresh() error {
 }
 
 // A program may write a file in place and in several pieces. A secret that is cut off looks like a
-// secret, so relay uses new content only after the file was left alone for settle. It waits for
-// that up to settleMost, and then tries again at the next look.
+// secret, so relay uses new content only after the file was left alone for quietTime. It waits
+// for that up to maxQuietWait, and then tries again at the next look.
 const (
-	settle     = 250 * time.Millisecond
-	settleMost = 2 * time.Second
+	quietTime    = 250 * time.Millisecond
+	maxQuietWait = 2 * time.Second
 )
 
 // errWriting says that a file changes all the time.
 var errWriting = errors.New("is still being written")
 
-// settled reads the files. If their content is new, it waits until nobody writes it any more.
-func (v *Value[T]) settled() ([][]byte, error) {
+// readWhenQuiet reads the files. If their content is new, it waits until nobody writes it any more.
+func (v *Value[T]) readWhenQuiet() ([][]byte, error) {
 	for waited := time.Duration(0); ; {
 		contents, err := v.read()
 		if err != nil || sum(contents) == v.digest {
 			return contents, err
 		}
-		f, left := v.unsettled()
+		f, left := v.lastWritten()
 		if left <= 0 {
 			return contents, nil
 		}
-		if waited >= settleMost {
+		if waited >= maxQuietWait {
 			return nil, fmt.Errorf("%s %s %w", f.Key, f.Path, errWriting)
 		}
 		time.Sleep(left)
@@ -397,8 +397,8 @@ func (v *Value[T]) settled() ([][]byte, error) {
 	}
 }
 
-// unsettled returns the file that was written last, and how long it must be left alone yet.
-func (v *Value[T]) unsettled() (last File, left time.Duration) {
+// lastWritten returns the file that was written last, and how long it must be left alone yet.
+func (v *Value[T]) lastWritten() (last File, left time.Duration) {
 	now := v.now()
 	for _, f := range v.files {
 		if f.inline() {
@@ -406,10 +406,10 @@ func (v *Value[T]) unsettled() (last File, left time.Duration) {
 		}
 		info, err := os.Stat(f.Path) // after the content was read
 		if err != nil {
-			return f, settle
+			return f, quietTime
 		}
-		if age := now.Sub(info.ModTime()); age >= 0 && settle-age > left { // a time in the future tells nothing
-			last, left = f, settle-age
+		if age := now.Sub(info.ModTime()); age >= 0 && quietTime-age > left { // a time in the future tells nothing
+			last, left = f, quietTime-age
 		}
 	}
 	return last, left

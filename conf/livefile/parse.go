@@ -116,7 +116,7 @@ func (e *KeyError) Unwrap() error { return e.err }
 // Pair opens a certificate and its private key, both in PEM. The three of k are followed together:
 // new content is used once it fits.
 func Pair(set *Set, k KeyFiles) (*Value[*tls.Certificate], error) {
-	return open(set, k.files(), "pair", func(contents [][]byte) (Parsed[*tls.Certificate], error) {
+	return openWithParser(set, k.files(), "pair", func(contents [][]byte) (Parsed[*tls.Certificate], error) {
 		none := Parsed[*tls.Certificate]{}
 		key, secrets, err := k.plainKey(contents[1:])
 		if err != nil {
@@ -140,7 +140,7 @@ func Pair(set *Set, k KeyFiles) (*Value[*tls.Certificate], error) {
 // certificate of k.
 func PrivateKey(set *Set, k KeyFiles) (*Value[crypto.Signer], error) {
 	k.Cert = File{}
-	return open(set, k.files(), "key", func(contents [][]byte) (Parsed[crypto.Signer], error) {
+	return openWithParser(set, k.files(), "key", func(contents [][]byte) (Parsed[crypto.Signer], error) {
 		text, secrets, err := k.plainKey(contents)
 		if err != nil {
 			return Parsed[crypto.Signer]{}, err

@@ -72,7 +72,7 @@ func (e *KeyError) Key() string { return e.key }
 
 // Validate checks what the tags cannot say. The error is a *KeyError.
 func (t TLS) Validate() error {
-	if err := Beside("ca", t.CA != "", t.CAFile); err != nil {
+	if err := CheckConflict("ca", t.CA != "", t.CAFile); err != nil {
 		return err
 	}
 	if err := t.Pair.Check(t.CertFile, t.KeyFile); err != nil {
@@ -95,8 +95,8 @@ func named(name, file string) string {
 	return name
 }
 
-// Beside returns a *KeyError if the key name is set beside the one for a file with the same.
-func Beside(name string, set bool, file string) error {
+// CheckConflict returns a *KeyError if the key name is set beside the one for a file with the same.
+func CheckConflict(name string, set bool, file string) error {
 	if set && file != "" {
 		return &KeyError{name + "_file", "stands beside " + name + ", and only one of them can hold: remove one"}
 	}
@@ -107,7 +107,7 @@ func Beside(name string, set bool, file string) error {
 // same, and a passphrase without a key. The error is nil or a *KeyError.
 func (p Pair) Check(certFile, keyFile string) error {
 	for _, err := range []error{
-		Beside("cert", p.Cert != "", certFile), Beside("key", p.Key.IsSet(), keyFile), Beside("key_passphrase", p.KeyPassphrase.IsSet(), p.KeyPassphraseFile),
+		CheckConflict("cert", p.Cert != "", certFile), CheckConflict("key", p.Key.IsSet(), keyFile), CheckConflict("key_passphrase", p.KeyPassphrase.IsSet(), p.KeyPassphraseFile),
 	} {
 		if err != nil {
 			return err

@@ -33,20 +33,20 @@ func apply(body []byte) (map[string]any, error) {
 	return map[string]any{"event": event.Event, "about": event.Data.ID}, nil
 }
 
-// ledger holds the results, and the ids of the events that they came from: one line each, written
+// resultLog holds the results, and the ids of the events that they came from: one line each, written
 // to the disk before the message is acknowledged. In a service this is a table whose primary key is
 // the event id, and id and result are written in one transaction. One process has the files at a
 // time, and one goroutine the ledger.
-type ledger struct {
+type resultLog struct {
 	seen            map[string]bool
 	handled, parked *os.File
 }
 
-func openLedger(folder string) (*ledger, error) {
+func openResultLog(folder string) (*resultLog, error) {
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return nil, err
 	}
-	l := &ledger{seen: map[string]bool{}}
+	l := &resultLog{seen: map[string]bool{}}
 	const flags = os.O_CREATE | os.O_APPEND | os.O_RDWR
 	var err error
 	if l.handled, err = os.OpenFile(filepath.Join(folder, "handled.jsonl"), flags, 0o600); err != nil { //nolint:gosec // the user names the folder
@@ -74,7 +74,7 @@ func openLedger(folder string) (*ledger, error) {
 
 // handle returns nil when the message may be acknowledged: the event has been handled, was before,
 // or is parked.
-func (l *ledger) handle(id string, body []byte) error {
+func (l *resultLog) handle(id string, body []byte) error {
 	if l.seen[id] {
 		return nil
 	}

@@ -12,7 +12,7 @@ import (
 
 // consumeKafka reads committed messages only and commits their offsets after they have been
 // handled.
-func consumeKafka(ctx context.Context, l *ledger) error {
+func consumeKafka(ctx context.Context, l *resultLog) error {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(strings.Split(env("KAFKA_BROKERS", "127.0.0.1:9092"), ",")...),
 		kgo.ConsumerGroup(env("CONSUMER", "example-go")), // the position is kept on the cluster under this name

@@ -13,13 +13,13 @@ import (
 )
 
 func main() {
-	consumers := map[string]func(context.Context, *ledger) error{"nats": consumeNATS, "kafka": consumeKafka}
+	consumers := map[string]func(context.Context, *resultLog) error{"nats": consumeNATS, "kafka": consumeKafka}
 	if len(os.Args) != 2 || consumers[os.Args[1]] == nil {
 		fmt.Fprintln(os.Stderr, "usage: go run ./examples/go nats|kafka")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	l, err := openLedger(env("DATA", "data"))
+	l, err := openResultLog(env("DATA", "data"))
 	if err == nil {
 		err = consumers[os.Args[1]](ctx, l)
 	}

@@ -16,7 +16,7 @@ const retryAfter = 5 * time.Second
 
 // consumeNATS reads by a durable pull consumer and acknowledges each message after it has been
 // handled.
-func consumeNATS(ctx context.Context, l *ledger) error {
+func consumeNATS(ctx context.Context, l *resultLog) error {
 	ackWait, err := time.ParseDuration(env("ACK_WAIT", "30") + "s")
 	if err != nil {
 		return err

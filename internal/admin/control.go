@@ -79,10 +79,10 @@ type LaneState struct {
 }
 
 const (
-	// settleTime is how long an answer waits for lanes to come to rest. It stays below
+	// stateTimeout is how long an answer waits for lanes to come to rest. It stays below
 	// listener.Admin.WriteTime.
-	settleTime = 15 * time.Second
-	settleLook = 10 * time.Millisecond
+	stateTimeout  = 15 * time.Second
+	stateInterval = 10 * time.Millisecond
 	// MoveTime is how long a move of a position may take, beside the time that it takes to see
 	// whether another relay is active.
 	MoveTime = 25 * time.Second
@@ -122,7 +122,7 @@ func (s *Server) steering(do func(lane string) error, settled func(pipeline.Stat
 				return
 			}
 		}
-		states, ok := s.settle(r.Context(), names, settled)
+		states, ok := s.waitForStates(r.Context(), names, settled)
 		code := http.StatusOK
 		if !ok {
 			code = http.StatusAccepted
@@ -161,11 +161,11 @@ func (s *Server) choose(r *http.Request) ([]string, error) {
 	return asked, nil
 }
 
-// settle waits until each lane is as it should be.
-func (s *Server) settle(ctx context.Context, names []string, settled func(pipeline.State) bool) (states []LaneState, ok bool) {
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
+// waitForStates waits until each lane is as it should be.
+func (s *Server) waitForStates(ctx context.Context, names []string, settled func(pipeline.State) bool) (states []LaneState, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
-	look := time.NewTicker(settleLook)
+	look := time.NewTicker(stateInterval)
 	defer look.Stop()
 	for {
 		states, ok = []LaneState{}, true

@@ -33,7 +33,7 @@ type Lane struct {
 	Router *router.Router
 	Topics []string // every topic it can publish to, the dead letter included
 	Log    *zap.Logger
-	Inside *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see Beside
+	Inside *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see FromOutside
 }
 
 // NewLanes returns the lanes of a configuration: what each carries, and its destination. It
@@ -143,16 +143,16 @@ func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream
 // Bus is the open bus of a lane.
 type Bus struct {
 	sink.Sink
-	Ledger sink.Ledger // the same bus, if it can keep the position; else nil
-	apart  io.Closer   // what the ledger holds open by itself; may be nil
+	Ledger       sink.Ledger // the same bus, if it can keep the position; else nil
+	ledgerCloser io.Closer   // closes what the ledger holds open by itself; may be nil
 }
 
 // Close closes the bus and its ledger.
 func (b *Bus) Close() error {
-	if b.apart == nil {
+	if b.ledgerCloser == nil {
 		return b.Sink.Close()
 	}
-	return errors.Join(b.apart.Close(), b.Sink.Close())
+	return errors.Join(b.ledgerCloser.Close(), b.Sink.Close())
 }
 
 // Open opens the bus of the lane. Errors of the settings are of type *UsageError.
@@ -168,7 +168,7 @@ func (l *Lane) openBus(ctx context.Context, settings sink.Settings) (*Bus, error
 	case err != nil:
 		return nil, err
 	}
-	return &Bus{Sink: o.Bus, Ledger: o.Ledger, apart: o.Apart}, nil
+	return &Bus{Sink: o.Bus, Ledger: o.Ledger, ledgerCloser: o.LedgerCloser}, nil
 }
 
 // openOptions returns what a bus is told of the lane.

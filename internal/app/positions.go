@@ -198,7 +198,7 @@ func (p *Positions) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) 
 	if err := p.ledger.Fence(ctx); err != nil {
 		return cp, err
 	}
-	return p.ledger.Seize(ctx)
+	return p.ledger.LoadForReplace(ctx)
 }
 
 // leave marks a place as one whose position was moved to the other place, so that it is never used

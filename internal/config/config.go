@@ -209,7 +209,7 @@ type AdminTLS struct {
 
 // Validate checks what the tags cannot say.
 func (t AdminTLS) Validate() error {
-	if err := tlsconf.Beside("client_ca", t.ClientCA != "", t.ClientCAFile); err != nil {
+	if err := tlsconf.CheckConflict("client_ca", t.ClientCA != "", t.ClientCAFile); err != nil {
 		return err
 	}
 	return t.Pair.Check(t.CertFile, t.KeyFile)

@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// position is a place in the file, from 1. It is zero if there is none.
-type position struct{ line, column int }
+// location is a place in the file, from 1. It is zero if there is none.
+type location struct{ line, column int }
 
 // decoder turns nodes into values by the declaration. It goes on after a mistake, so that all are
 // reported at once.
@@ -21,7 +21,7 @@ type decoder struct {
 	file     string
 	env      func(string) (string, bool)
 	problems []Problem
-	places   map[string]position // of each key's value, by path
+	places   map[string]location // of each key's value, by path
 	files    map[string][]string // secret files, by the path of the secret
 	secrets  []string            // what no message may show
 	fromEnv  []string            // what came from the environment, which only the operator may know to be secret
@@ -31,12 +31,12 @@ type decoder struct {
 // maxAliases bounds the work that a small file can ask for.
 const maxAliases = 1000
 
-func (d *decoder) report(at position, path, message, hint string) {
+func (d *decoder) report(at location, path, message, hint string) {
 	d.problems = append(d.problems, Problem{File: d.file, Line: at.line, Column: at.column, Key: path, Message: message, Hint: hint})
 }
 
 // reportText reports a sentence whose advice, if any, follows a semicolon.
-func (d *decoder) reportText(at position, path, sentence string) {
+func (d *decoder) reportText(at location, path, sentence string) {
 	message, hint, _ := strings.Cut(sentence, "; ")
 	d.report(at, path, message, hint)
 }
@@ -58,20 +58,20 @@ func within(path, outer string) bool {
 }
 
 // place returns where path is in the file, or else the section around it.
-func (d *decoder) place(path string) position {
+func (d *decoder) place(path string) location {
 	for {
 		if at, ok := d.places[path]; ok {
 			return at
 		}
 		cut := strings.LastIndexAny(path, ".[")
 		if cut < 0 {
-			return position{}
+			return location{}
 		}
 		path = path[:cut]
 	}
 }
 
-func placeOf(n *yaml.Node) position { return position{n.Line, n.Column} }
+func placeOf(n *yaml.Node) location { return location{n.Line, n.Column} }
 
 func join(path, name string) string {
 	if path == "" {

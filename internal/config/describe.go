@@ -284,7 +284,7 @@ func parseTag(name, text string) *yaml.Node {
 }
 
 // moved copies a tree of nodes to one place of the file.
-func moved(n *yaml.Node, at position) *yaml.Node {
+func moved(n *yaml.Node, at location) *yaml.Node {
 	c := *n
 	c.Line, c.Column = at.line, at.column
 	c.Content = make([]*yaml.Node, len(n.Content))

@@ -69,7 +69,7 @@ func TestSecretsAreScrubbed(t *testing.T) {
 	}
 	var doc yaml.Node
 	require.NoError(t, yaml.Load([]byte(`inner: {password: "hunter\"22"}`), &doc))
-	d := &decoder{env: env(), places: map[string]position{}, files: map[string][]string{}}
+	d := &decoder{env: env(), places: map[string]location{}, files: map[string][]string{}}
 	var v outer
 	o := describe(reflect.TypeOf(v), nil)
 	d.section(o, doc.Content[0], reflect.ValueOf(&v).Elem(), "")

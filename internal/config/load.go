@@ -54,7 +54,7 @@ func (f *Format) Default(env func(string) (string, bool)) (*Config, error) {
 // Parse reads a configuration from text; name is the name of the file in messages. Secret files
 // that it names are read. The error is always an *Error.
 func (f *Format) Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
-	d := &decoder{format: f, file: name, env: env, places: map[string]position{}, files: map[string][]string{}}
+	d := &decoder{format: f, file: name, env: env, places: map[string]location{}, files: map[string][]string{}}
 	c := &Config{format: f}
 	if root, ok := d.document(text); ok {
 		d.section(f.root(), root, reflect.ValueOf(c).Elem(), "")
@@ -83,7 +83,7 @@ func (f *Format) Parse(name string, text []byte, env func(string) (string, bool)
 // document parses text into the node of its one document. It returns nil if the text is empty.
 func (d *decoder) document(text []byte) (*yaml.Node, bool) {
 	if len(text) > maxFile {
-		d.report(position{}, "", fmt.Sprintf("the file is larger than %d bytes", maxFile), "")
+		d.report(location{}, "", fmt.Sprintf("the file is larger than %d bytes", maxFile), "")
 		return nil, false
 	}
 	if at, reason := illegalByte(text); reason != "" {
@@ -118,10 +118,10 @@ func (d *decoder) document(text []byte) (*yaml.Node, bool) {
 func (d *decoder) reportSyntax(text []byte, err error) {
 	var le *yaml.LoadError
 	if !errors.As(err, &le) {
-		d.report(position{}, "", "no YAML: "+err.Error(), "")
+		d.report(location{}, "", "no YAML: "+err.Error(), "")
 		return
 	}
-	at := position{le.Mark.Line, le.Mark.Column}
+	at := location{le.Mark.Line, le.Mark.Column}
 	message := "no YAML: " + le.Message
 	if le.ContextMsg != "" {
 		message += " " + le.ContextMsg
@@ -131,7 +131,7 @@ func (d *decoder) reportSyntax(text []byte, err error) {
 	}
 	lines := bytes.Split(text, []byte("\n"))
 	if last := len(lines); at.line > last { // the parser counts the end of the text as a line
-		at = position{last, utf8.RuneCount(lines[last-1]) + 1}
+		at = location{last, utf8.RuneCount(lines[last-1]) + 1}
 	}
 	var hint string
 	if at.line > 0 && at.line <= len(lines) {
@@ -146,8 +146,8 @@ func (d *decoder) reportSyntax(text []byte, err error) {
 }
 
 // illegalByte finds the first byte that is in no text file.
-func illegalByte(text []byte) (position, string) {
-	at := position{1, 1}
+func illegalByte(text []byte) (location, string) {
+	at := location{1, 1}
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRune(text[i:])
 		switch {
@@ -161,5 +161,5 @@ func illegalByte(text []byte) (position, string) {
 		at.column++
 		i += size
 	}
-	return position{}, ""
+	return location{}, ""
 }

@@ -126,13 +126,13 @@ func (c Config) AsyncAPIServer() sink.AsyncAPIServer {
 type Wall struct {
 	mu        sync.Mutex
 	messages  []sink.Message
-	positions map[[2]string]position
+	positions map[[2]string]storedPosition
 	largest   int // batch
 	pins      []string
 }
 
-// position is a checkpoint as it stands on a board.
-type position struct {
+// storedPosition is a checkpoint as it stands on a board.
+type storedPosition struct {
 	document []byte // by checkpoint.Encode
 	revision uint64
 }
@@ -147,7 +147,7 @@ func Board(name string) *Wall {
 	wallsMu.Lock()
 	defer wallsMu.Unlock()
 	if walls[name] == nil {
-		walls[name] = &Wall{positions: map[[2]string]position{}}
+		walls[name] = &Wall{positions: map[[2]string]storedPosition{}}
 	}
 	return walls[name]
 }
@@ -185,13 +185,13 @@ func (w *Wall) pin(batch []sink.Message, number string) {
 
 // bus is an open board.
 type bus struct {
-	cfg    Config
-	id     checkpoint.Identity
-	pin    *livefile.Current
-	board  *Wall
-	once   sync.Once
-	closed chan struct{}
-	seized bool // the next Commit may replace any position; guarded by the lock of the board
+	cfg       Config
+	id        checkpoint.Identity
+	pin       *livefile.Current
+	board     *Wall
+	once      sync.Once
+	closed    chan struct{}
+	replacing bool // the next Commit may replace any position; guarded by the lock of the board
 }
 
 var (
@@ -320,30 +320,30 @@ func (l ledger) Commit(ctx context.Context, batch []sink.Message, prev, next che
 	}
 	l.board.mu.Lock()
 	defer l.board.mu.Unlock()
-	if _, err := l.load(); err != nil && !errors.Is(err, checkpoint.ErrNotFound) && !l.seized {
+	if _, err := l.load(); err != nil && !errors.Is(err, checkpoint.ErrNotFound) && !l.replacing {
 		return checkpoint.Checkpoint{}, err
 	}
 	p := l.board.positions[l.place()]
 	if p.revision != prev.Revision {
 		return checkpoint.Checkpoint{}, checkpoint.ErrConflict
 	}
-	l.seized = false
+	l.replacing = false
 	if len(batch) > 0 {
 		l.board.pin(batch, l.pin.Get().Reveal())
 	}
-	p = position{checkpoint.Encode(next), p.revision + 1}
+	p = storedPosition{checkpoint.Encode(next), p.revision + 1}
 	l.board.positions[l.place()] = p
 	return l.load()
 }
 
-// Seize implements sink.Ledger.
-func (l ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
+// LoadForReplace implements sink.Ledger.
+func (l ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if err := l.usable(ctx); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
 	l.board.mu.Lock()
 	defer l.board.mu.Unlock()
-	l.seized = true
+	l.replacing = true
 	cp, _ := l.load() // a position that cannot be used is about to be replaced
 	cp.Revision = l.board.positions[l.place()].revision
 	return cp, nil

@@ -120,8 +120,8 @@ func (r *run) part(hash uint64) int {
 	return int(hash >> 32 % uint64(r.parts)) //nolint:gosec // at most mostParts
 }
 
-// lane is one log of the bus, and what the check learns of it.
-type lane struct {
+// busLog is one log of the bus, and what the check learns of it.
+type busLog struct {
 	sink.Log
 	firstScan, endScan uint64    // the copies kept of it
 	oldest             time.Time // when its first message was stored; zero if it has none
@@ -171,7 +171,7 @@ func (r *run) readBus(ctx context.Context) (err error) {
 	}
 	seen := 0
 	for n, l := range logs {
-		ln := lane{Log: l, firstScan: r.scans, lowest: noEvent}
+		ln := busLog{Log: l, firstScan: r.scans, lowest: noEvent}
 		if l.Compacted {
 			r.compacted[r.topic(l.Topic)] = true
 		}

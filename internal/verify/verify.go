@@ -98,7 +98,7 @@ type run struct {
 	count  uint64            // of events that the bus should hold
 	parts  int
 	filter *filter
-	lanes  []lane
+	lanes  []busLog
 	scans  uint64           // copies taken from the bus
 	found  bitset           // by event: a message that carries it is on the bus
 	newer  bitset           // by event that was not found, of a compacted topic: one with the same key is on the bus that is not older

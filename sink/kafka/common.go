@@ -77,13 +77,13 @@ func (c *common) warnOnce(about, text string) {
 	c.log.Warn(text)
 }
 
-// settleWait bounds how long a question is repeated whose answer changes by itself.
-const settleWait = 10 * time.Second
+// transientTimeout bounds how long a question is repeated whose answer changes by itself.
+const transientTimeout = 10 * time.Second
 
-// settle repeats a question while its answer is an error that passes by itself, for as long as
+// retryTransient repeats a question while its answer is an error that passes by itself, for as long as
 // elections take.
-func (c *common) settle(ctx context.Context, ask func(ctx context.Context) error) error {
-	deadline := time.Now().Add(settleWait)
+func (c *common) retryTransient(ctx context.Context, ask func(ctx context.Context) error) error {
+	deadline := time.Now().Add(transientTimeout)
 	for try := 0; ; try++ {
 		err := ask(ctx)
 		if !client.IsPassing(err) || time.Now().After(deadline) {

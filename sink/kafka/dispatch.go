@@ -78,11 +78,11 @@ type recordBatch struct {
 
 // request is the heads of some queues with the same leader.
 type request struct {
-	leader int32
-	queues []*partitionQueue
-	size   int // before compression
-	sent   time.Time
-	beside int // bytes under way when it was sent, its own included
+	leader   int32
+	queues   []*partitionQueue
+	size     int // before compression
+	sent     time.Time
+	inFlight int // bytes in flight when it was sent, its own included
 }
 
 // isPaused reports whether the leader throttles relay. A position alone does not wait: it keeps the
@@ -137,7 +137,7 @@ func (s *sender) ready(now time.Time) []*request {
 		r.queues = append(r.queues, q)
 	}
 	for _, r := range ready {
-		r.beside = s.underWay
+		r.inFlight = s.underWay
 	}
 	return ready
 }
@@ -251,7 +251,7 @@ func (s *sender) produced(r *request, res *client.Produced, err error) {
 	if res.Throttle > 0 {
 		s.throttled(leader, res.Throttle, now)
 	}
-	s.p.pace.Answered(r.size, r.beside, now.Sub(r.sent), res.Throttle)
+	s.p.pace.Answered(r.size, r.inFlight, now.Sub(r.sent), res.Throttle)
 	for _, q := range queues {
 		if q.pending.err != nil {
 			s.fail(q.index[0], q.pending.err)

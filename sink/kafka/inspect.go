@@ -221,7 +221,7 @@ func (a *topicAdmin) access(ctx context.Context, topics []string) (found map[str
 	if len(topics) == 0 {
 		return nil, nil
 	}
-	err = a.settle(ctx, func(ctx context.Context) error {
+	err = a.retryTransient(ctx, func(ctx context.Context) error {
 		found, err = a.accessNow(ctx, topics)
 		return err
 	})

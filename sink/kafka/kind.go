@@ -52,7 +52,7 @@ func (c Config) Open(_ context.Context, o sink.OpenOptions) (_ *sink.Opened, err
 	if err != nil {
 		return nil, errors.Join(&sink.SettingsError{Err: err}, s.Close())
 	}
-	return &sink.Opened{Bus: s, Ledger: ledger, Apart: ledger}, nil
+	return &sink.Opened{Bus: s, Ledger: ledger, LedgerCloser: ledger}, nil
 }
 
 // secrets sets the secrets that may change while the sink is open.

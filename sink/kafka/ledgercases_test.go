@@ -71,7 +71,7 @@ func TestPositionThatCannotBeUsed(t *testing.T) {
 			require.ErrorIs(t, err, want)
 			_, err = l.Commit(t.Context(), nil, found, next)
 			require.ErrorIs(t, err, want, "nobody has decided yet")
-			prev, err := l.Seize(t.Context())
+			prev, err := l.LoadForReplace(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, generation, prev.Generation)
 			now, err := l.Commit(t.Context(), nil, prev, next)

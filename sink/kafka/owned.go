@@ -118,12 +118,12 @@ type topicMemory struct {
 	*common
 	owned ownedTopics
 
-	mu      sync.Mutex        // guards settled
-	settled map[string]string // what relay has set, by topic and key of the configuration
+	mu      sync.Mutex        // guards changed
+	changed map[string]string // what relay has set, by topic and key of the configuration
 }
 
 func newTopicMemory(c *common) *topicMemory {
-	return &topicMemory{common: c, owned: ownedTopics{path: c.cfg.OwnedFile}, settled: make(map[string]string)}
+	return &topicMemory{common: c, owned: ownedTopics{path: c.cfg.OwnedFile}, changed: make(map[string]string)}
 }
 
 // remember keeps which topics relay has created. That it cannot be written holds up nothing.
@@ -151,14 +151,14 @@ func (m *topicMemory) tryRemember(ctx context.Context, topics []string) error {
 	return m.owned.add(answer.ClusterID, ids)
 }
 
-func (m *topicMemory) isSettled(d topicDifference) bool {
+func (m *topicMemory) hasChanged(d topicDifference) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.settled[d.topic+" "+d.Key] == d.Want
+	return m.changed[d.topic+" "+d.Key] == d.Want
 }
 
-func (m *topicMemory) noteSettled(d topicDifference) {
+func (m *topicMemory) recordChange(d topicDifference) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.settled[d.topic+" "+d.Key] = d.Want
+	m.changed[d.topic+" "+d.Key] = d.Want
 }

@@ -49,13 +49,13 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 // Forget does nothing: a Ledger knows no position but the one that the cluster holds.
 func (l *Ledger) Forget() {}
 
-// Seize reads the current position, also one of another relay, and makes Commit replace it. Fence
+// LoadForReplace reads the current position, also one of another relay, and makes Commit replace it. Fence
 // first.
-func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
+func (l *Ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
 	ctx, cancel := l.sink.within(ctx)
 	defer cancel()
-	c, err := l.load(ctx, func(err error) bool { return err == nil || settled(err) })
-	if settled(err) {
+	c, err := l.load(ctx, func(err error) bool { return err == nil || isKnownPosition(err) })
+	if isKnownPosition(err) {
 		err = nil
 	}
 	return c, err
@@ -82,9 +82,9 @@ func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkp
 	return c, err
 }
 
-// settled reports whether err tells for certain what the current position is: nothing, or something
-// that cannot be used.
-func settled(err error) bool {
+// isKnownPosition reports whether err tells for certain what the current position is: nothing, or
+// something that cannot be used.
+func isKnownPosition(err error) bool {
 	return errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) ||
 		errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
 }
@@ -107,7 +107,7 @@ func (l *Ledger) decodePosition(document []byte, revision uint64) (checkpoint.Ch
 // none.
 func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, revision uint64, err error) {
 	var document []byte
-	err = l.sink.settle(ctx, func(ctx context.Context) error {
+	err = l.sink.retryTransient(ctx, func(ctx context.Context) error {
 		for look := 1; ; look++ {
 			var undecided bool
 			document, revision, undecided, err = l.readNow(ctx, own)

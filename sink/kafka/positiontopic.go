@@ -211,7 +211,7 @@ func (l *Ledger) Transactions(ctx context.Context) error {
 	if err := l.sink.admin.askProducerID(ctx); err != nil {
 		return noTransactions(err)
 	}
-	silent, err := l.coordinator.Probe(ctx, settleWait, client.Partition{Topic: l.topic, Number: 0})
+	silent, err := l.coordinator.Probe(ctx, transientTimeout, client.Partition{Topic: l.topic, Number: 0})
 	if silent {
 		return noTransactions(fmt.Errorf("it answers other requests, but none about transactions: %w", err))
 	}

@@ -23,7 +23,7 @@ func (r *topicReader) holds(ctx context.Context, topics []string) (holds bool, e
 	r.cluster.Watch(topics)
 	r.cluster.Refresh()
 	// A leader that was only just elected may not know of it yet, and is asked again.
-	err = r.settle(ctx, func(ctx context.Context) error {
+	err = r.retryTransient(ctx, func(ctx context.Context) error {
 		holds, err = r.holdsNow(ctx, topics)
 		return err
 	})
@@ -104,7 +104,7 @@ func (r *topicReader) survey(ctx context.Context, topics []string, known []check
 	topics = slices.Compact(slices.Sorted(slices.Values(slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" }))))
 	for look := 1; ; look++ {
 		var parts []checkpoint.Part
-		err := r.settle(ctx, func(ctx context.Context) (err error) {
+		err := r.retryTransient(ctx, func(ctx context.Context) (err error) {
 			parts, err = r.surveyNow(ctx, topics)
 			return err
 		})

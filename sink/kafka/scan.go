@@ -23,7 +23,7 @@ const scanTries = 8 // fetches in a row without an answer, until a scan gives up
 func (r *topicReader) logs(ctx context.Context, topics []string, since time.Time) (logs []sink.Log, err error) {
 	r.cluster.Watch(topics)
 	r.cluster.Refresh()
-	err = r.settle(ctx, func(ctx context.Context) error {
+	err = r.retryTransient(ctx, func(ctx context.Context) error {
 		logs, err = r.logsNow(ctx, topics, since)
 		return err
 	})

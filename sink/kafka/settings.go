@@ -251,9 +251,9 @@ func (c *comparison) add(d topicDifference) {
 		d.Outcome, d.Why = sink.Unchanged, "create.enabled is false, so relay leaves the topic as it is"
 	case !own && !c.spec.Adopt:
 		d.Outcome, d.Why = sink.Unchanged, "relay does not remember creating the topic and leaves it as it is; if the topic is relay's, set create.adopt: true"
-	case d.Outcome == sink.Changes && d.Key == keyReplication && c.memory.isSettled(d):
+	case d.Outcome == sink.Changes && d.Key == keyReplication && c.memory.hasChanged(d):
 		d.Outcome, d.Why = sink.Waits, "relay has asked the cluster for it; kafka-reassign-partitions --list shows how far it is"
-	case d.Outcome == sink.Changes && c.memory.isSettled(d):
+	case d.Outcome == sink.Changes && c.memory.hasChanged(d):
 		d.Outcome, d.Why = sink.Unchanged, "relay has changed it already, and another program has changed it back, perhaps a relay with another configuration; make them agree, then restart relay"
 	}
 	c.found = append(c.found, d)
@@ -341,7 +341,7 @@ func (c *comparison) done(ds []*topicDifference, errs map[string]error) {
 			continue
 		}
 		d.Outcome = sink.Changed
-		c.memory.noteSettled(*d)
+		c.memory.recordChange(*d)
 		changed = append(changed, d.topic)
 	}
 	if len(changed) > 0 {

@@ -220,7 +220,7 @@ func (a *admin) mayChange(conf jetstream.StreamConfig) bool {
 // the command for it is named.
 func (a *admin) refuseToChange(conf jetstream.StreamConfig, lacks demand) error {
 	var err error
-	if !lacks.atomic && !lacks.position() {
+	if !lacks.atomic && !lacks.includesPosition() {
 		err = fmt.Errorf("stream %s does not bind %s: %s", a.cfg.Stream, strings.Join(lacks.subjects, ", "), a.howToChange(conf))
 	} else {
 		err = fmt.Errorf("%w: stream %s lacks %s: %s, with\n  %s", ErrStreamUnfit, a.cfg.Stream, lacks, a.howToChange(conf), lacks.command(conf))
@@ -258,7 +258,7 @@ func (a *admin) explainOverlap(ctx context.Context, l *link, topics []string) er
 		taken = []string{"a stream that binds one of " + strings.Join(topics, ", ")}
 	}
 	instead := "topic_prefix to another name space"
-	if (demand{subjects: topics}).position() {
+	if (demand{subjects: topics}).includesPosition() {
 		instead += "; a position stays with its stream until that is deleted or no longer binds it"
 	}
 	return &sink.FatalError{Err: fmt.Errorf("subjects of stream %s are taken already: %s. Set `stream` to that stream, or %s",
@@ -297,8 +297,8 @@ func takesPositions(conf jetstream.StreamConfig) bool {
 
 func (d demand) nothing() bool { return len(d.subjects) == 0 && !d.atomic }
 
-// position reports whether the subject of a position is in d.
-func (d demand) position() bool {
+// includesPosition reports whether the subject of a position is in d.
+func (d demand) includesPosition() bool {
 	return slices.ContainsFunc(d.subjects, func(s string) bool { return matches(positionSubjects, s) })
 }
 

@@ -25,7 +25,7 @@ type committer struct {
 	conn     *connection
 	stream   *stream
 	sender   *sender
-	position *position
+	position *positionReader
 
 	incomplete int // batches in a row that the server called incomplete; used by the holder of the token in sender.turn only
 }
@@ -148,7 +148,7 @@ func (c *committer) attempt(ctx context.Context, batch []sink.Message, expected 
 // overtaken returns checkpoint.ErrConflict if a position other than that at sequence expected is in
 // force, and nil if it is not or that cannot be found out soon.
 func (c *committer) overtaken(ctx context.Context, lk *link, expected uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, c.sender.settle)
+	ctx, cancel := context.WithTimeout(ctx, c.sender.ackDrain)
 	defer cancel()
 	have, err := c.position.loadFrom(ctx, lk)
 	switch {
@@ -306,7 +306,7 @@ func (c *committer) send(ctx context.Context, l *link, b *commit, lost <-chan st
 func (c *committer) await(ctx context.Context, b *commit, target int, lost <-chan struct{}, overtaken func() error) error {
 	timeout := time.NewTimer(c.cfg.AckTimeout)
 	defer timeout.Stop()
-	ask := time.NewTimer(c.sender.settle)
+	ask := time.NewTimer(c.sender.ackDrain)
 	defer ask.Stop()
 	for {
 		staged, failure := b.progress()
@@ -326,7 +326,7 @@ func (c *committer) await(ctx context.Context, b *commit, target int, lost <-cha
 					return err
 				}
 			}
-			ask.Reset(c.sender.settle)
+			ask.Reset(c.sender.ackDrain)
 		case <-timeout.C:
 			return errAckTimeout
 		case <-ctx.Done():

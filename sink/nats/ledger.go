@@ -34,7 +34,7 @@ var (
 // use; commits wait for each other, and for Publish.
 type Ledger struct {
 	sink      *Sink
-	position  *position
+	position  *positionReader
 	committer *committer
 }
 
@@ -66,9 +66,9 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return l.position.load(ctx)
 }
 
-// Seize reads the current position, also one of another relay, and makes Commit replace it.
-func (l *Ledger) Seize(ctx context.Context) (checkpoint.Checkpoint, error) {
-	return l.position.seize(ctx)
+// LoadForReplace reads the current position, also one of another relay, and makes Commit replace it.
+func (l *Ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
+	return l.position.loadForReplace(ctx)
 }
 
 // Forget makes the ledger one that has seen no position: an operator has decided that what was

@@ -375,7 +375,7 @@ func TestPositionThatCannotBeRead(t *testing.T) {
 	require.ErrorContains(t, err, "message 1 of stream WORKOS on "+positionOfLane)
 	_, err = l.Commit(t.Context(), nil, checkpoint.Checkpoint{Revision: 1}, at(1))
 	require.ErrorIs(t, err, checkpoint.ErrCorrupt, "nobody has decided yet")
-	prev, err := l.Seize(t.Context())
+	prev, err := l.LoadForReplace(t.Context())
 	require.NoError(t, err)
 	now, err := l.Commit(t.Context(), nil, prev, at(1))
 	require.NoError(t, err)

@@ -14,9 +14,9 @@ import (
 	"workos-relay/sink"
 )
 
-// position reads the position of a lane in the stream, and knows which one it has seen last. Its
+// positionReader reads the position of a lane in the stream, and knows which one it has seen last. Its
 // methods are safe for concurrent use.
-type position struct {
+type positionReader struct {
 	cfg     *Config
 	conn    *connection
 	stream  *stream
@@ -60,7 +60,7 @@ func takesNoEvents(topics []string) error {
 }
 
 // load implements Ledger.Load.
-func (p *position) load(ctx context.Context) (checkpoint.Checkpoint, error) {
+func (p *positionReader) load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	if err := ctx.Err(); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
@@ -71,7 +71,7 @@ func (p *position) load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return p.loadFrom(ctx, lk)
 }
 
-func (p *position) loadFrom(ctx context.Context, lk *link) (checkpoint.Checkpoint, error) {
+func (p *positionReader) loadFrom(ctx context.Context, lk *link) (checkpoint.Checkpoint, error) {
 	if err := p.stream.checkDomain(ctx, lk); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
@@ -102,8 +102,8 @@ func (p *position) loadFrom(ctx context.Context, lk *link) (checkpoint.Checkpoin
 	return cp, nil
 }
 
-// seize implements Ledger.Seize.
-func (p *position) seize(ctx context.Context) (checkpoint.Checkpoint, error) {
+// loadForReplace implements Ledger.LoadForReplace.
+func (p *positionReader) loadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
 	cp, err := p.load(ctx)
 	switch {
 	case errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign):
@@ -117,7 +117,7 @@ func (p *position) seize(ctx context.Context) (checkpoint.Checkpoint, error) {
 
 // missing is the error if there is no position. One that was seen before cannot be waiting for
 // its first start.
-func (p *position) missing() error {
+func (p *positionReader) missing() error {
 	if seen := p.seen(); seen > 0 {
 		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream was deleted; "+
 			"say where to go on", checkpoint.ErrLost, p.cfg.Stream, p.subject, seen)
@@ -125,13 +125,13 @@ func (p *position) missing() error {
 	return fmt.Errorf("%w: stream %s holds nothing on %s", checkpoint.ErrNotFound, p.cfg.Stream, p.subject)
 }
 
-func (p *position) seen() uint64 {
+func (p *positionReader) seen() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.latest
 }
 
-func (p *position) saw(sequence uint64) {
+func (p *positionReader) saw(sequence uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.latest = sequence
@@ -139,7 +139,7 @@ func (p *position) saw(sequence uint64) {
 
 // verify makes sure that what would be replaced is this lane's. It asks only about a sequence that
 // p has not seen last.
-func (p *position) verify(ctx context.Context, lk *link, expected uint64) error {
+func (p *positionReader) verify(ctx context.Context, lk *link, expected uint64) error {
 	if expected == 0 || expected == p.seen() {
 		return nil
 	}
@@ -155,7 +155,7 @@ func (p *position) verify(ctx context.Context, lk *link, expected uint64) error 
 	return nil
 }
 
-func (p *position) conflict(expected uint64, inForce string) error {
+func (p *positionReader) conflict(expected uint64, inForce string) error {
 	want := fmt.Sprintf("sequence %d", expected)
 	if expected == 0 {
 		want = "none"
@@ -166,7 +166,7 @@ func (p *position) conflict(expected uint64, inForce string) error {
 
 // message is the message that carries the position: it takes the place of the one at sequence
 // expected, 0 for none, and of no other, and never expires.
-func (p *position) message(expected uint64, document []byte) sink.Message {
+func (p *positionReader) message(expected uint64, document []byte) sink.Message {
 	// P5: the position is the last message of the batch of its events, which is stored as a whole
 	// or not at all. P6: the server refuses the batch unless the position that it replaces is the
 	// one that this relay knows.

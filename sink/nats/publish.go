@@ -99,7 +99,7 @@ func (p *publisher) run(ctx context.Context, l *link, batch []sink.Message, with
 		cause = p.await(ctx, a, len(batch), lost)
 	}
 	if cause != nil && !errors.Is(cause, errAckTimeout) {
-		a.settle(p.sender.settle, lost)
+		a.drainAcks(p.sender.ackDrain, lost)
 	}
 	done()
 	o := a.end(cause)
@@ -332,12 +332,12 @@ func (a *attempt) progress() (prefix int, failure error) {
 	return a.prefix, a.failure
 }
 
-// settle waits a moment for the acknowledgements of what was sent before the first failure.
-func (a *attempt) settle(moment time.Duration, lost <-chan struct{}) {
+// drainAcks waits a moment for the acknowledgements of what was sent before the first failure.
+func (a *attempt) drainAcks(moment time.Duration, lost <-chan struct{}) {
 	timeout := time.NewTimer(moment)
 	defer timeout.Stop()
 	for {
-		if prefix, _ := a.progress(); prefix >= a.settled() {
+		if prefix, _ := a.progress(); prefix >= a.reachablePrefix() {
 			return
 		}
 		select {
@@ -350,8 +350,8 @@ func (a *attempt) settle(moment time.Duration, lost <-chan struct{}) {
 	}
 }
 
-// settled is how far the prefix can still grow: to the first failure, or to the last message sent.
-func (a *attempt) settled() int {
+// reachablePrefix is how far the prefix can still grow: to the first failure, or to the last message sent.
+func (a *attempt) reachablePrefix() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return min(a.sent, a.failedAt)

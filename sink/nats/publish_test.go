@@ -387,7 +387,7 @@ func TestOutcome(t *testing.T) {
 func TestCancelledWithAcksInFlight(t *testing.T) {
 	t.Parallel()
 	s, js, proxy := preparedBehind(t, Config{})
-	s.sender.settle = patient
+	s.sender.ackDrain = patient
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := publishHeld(ctx, t, s, js, proxy, numbered(5), "e0 e1 e2 e3 e4")

@@ -169,7 +169,7 @@ func TestMissingPermission(t *testing.T) {
 		srv := newServer(t, user(&server.SubjectPermission{Deny: []string{topic}}, nil))
 		s := open(t, Config{URL: srv.url(), Auth: auth, Create: Create{Enabled: true}})
 		require.NoError(t, s.Prepare(t.Context(), []string{topic, "dsync.group.created"}))
-		s.sender.settle = patient
+		s.sender.ackDrain = patient
 		batch := numbered(5)
 		batch[0].Topic, batch[1].Topic = "dsync.group.created", "dsync.group.created"
 		err := s.Publish(t.Context(), batch)

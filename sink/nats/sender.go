@@ -15,9 +15,9 @@ import (
 	"workos-relay/sink"
 )
 
-// settleTime is how long acknowledgements of what is in flight are waited for once nothing more is
+// ackDrainTime is how long acknowledgements of what is in flight are waited for once nothing more is
 // sent.
-const settleTime = 2 * time.Second
+const ackDrainTime = 2 * time.Second
 
 var (
 	errAckTimeout = errors.New("not acknowledged in time")
@@ -37,7 +37,7 @@ type sender struct {
 	turn     chan struct{} // holds a token while Publish or Commit is under way
 	attempts uint64        // number of the last attempt; used by the holder of the token only
 	flow     flow          // how much may be in flight; used by the holder of the token only
-	settle   time.Duration // settleTime
+	ackDrain time.Duration // ackDrainTime
 
 	flight atomic.Pointer[flight] // the attempt under way; nil if there is none
 }

@@ -20,7 +20,7 @@ import (
 
 // closeWait bounds how long Close waits for a Publish under way before it cuts the connection under
 // it.
-const closeWait = settleTime + writeTimeout
+const closeWait = ackDrainTime + writeTimeout
 
 // Sink publishes to one stream. It implements sink.Sink and sink.Destination; all methods but
 // Publish may be called from any goroutine at any time.
@@ -81,7 +81,7 @@ func New(ctx context.Context, config Config) (*Sink, error) {
 func newSink(cfg *Config, access *access, asked asked) *Sink {
 	conn := &connection{cfg: cfg, servers: cfg.URL, options: optionsOf(*cfg), access: access, closing: make(chan struct{})}
 	stream := &stream{cfg: cfg, conn: conn}
-	sender := &sender{cfg: cfg, conn: conn, stream: stream, turn: make(chan struct{}, 1), settle: settleTime}
+	sender := &sender{cfg: cfg, conn: conn, stream: stream, turn: make(chan struct{}, 1), ackDrain: ackDrainTime}
 	conn.onAck, conn.onDenied = sender.onAck, sender.onDenied
 	account := account{cfg: cfg}
 	return &Sink{
@@ -190,7 +190,7 @@ func (s *Sink) Tail(ctx context.Context, opts TailOptions, fn func(Stored) error
 // Ledger returns the ledger of the lane that id names. Ids with the same Relay and Lane share one
 // position; if they differ in anything else it is foreign to one of them.
 func (s *Sink) Ledger(id checkpoint.Identity) *Ledger {
-	p := &position{cfg: s.cfg, conn: s.conn, stream: s.stream, id: id, subject: positionSubject(id)}
+	p := &positionReader{cfg: s.cfg, conn: s.conn, stream: s.stream, id: id, subject: positionSubject(id)}
 	c := &committer{cfg: s.cfg, conn: s.conn, stream: s.stream, sender: s.sender, position: p}
 	return &Ledger{sink: s, position: p, committer: c}
 }

@@ -20,7 +20,7 @@ import (
 type Server struct {
 	cfg    config
 	store  *store
-	ledger ledger
+	ledger requestLog
 
 	mu      sync.Mutex // taken before store.mu
 	key     string

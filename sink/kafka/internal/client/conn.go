@@ -141,8 +141,8 @@ func (e *BadAnswerError) Unwrap() error { return e.err }
 // ErrExpectsTLS is an alert of TLS in place of an answer.
 var ErrExpectsTLS = errors.New("it is an alert of TLS")
 
-// connError returns an error of the connection with what is known about the connection. It replaces
-// a plain io.EOF, for which kafka-go would substitute an error of its own.
+// connError returns err with what is known about the connection. It replaces a plain io.EOF, for
+// which kafka-go would substitute another error.
 func (c *brokerConn) connError(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF

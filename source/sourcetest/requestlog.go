@@ -35,8 +35,8 @@ type Stats struct {
 	Bytes    int64       // of bodies
 }
 
-// ledger is a ring of the latest requests beside totals.
-type ledger struct {
+// requestLog is a ring of the latest requests beside totals.
+type requestLog struct {
 	mu    sync.Mutex
 	ring  []Request
 	size  int
@@ -45,7 +45,7 @@ type ledger struct {
 }
 
 // begin notes a request and returns its number.
-func (l *ledger) begin(r Request) int {
+func (l *requestLog) begin(r Request) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.ring) < l.size {
@@ -59,7 +59,7 @@ func (l *ledger) begin(r Request) int {
 }
 
 // end completes request n.
-func (l *ledger) end(n int, rep *reply) {
+func (l *requestLog) end(n int, rep *reply) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	status := rep.status

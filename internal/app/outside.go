@@ -7,9 +7,9 @@ import (
 	"workos-relay/source"
 )
 
-// Beside returns l for another process than the one that runs it. A lane with an embedded server
-// then connects to the server inside of the running relay.
-func (l *Lane) Beside() *Lane {
+// FromOutside returns l for a process other than the one that runs it. A lane with an embedded
+// server then connects to the server inside the running relay.
+func (l *Lane) FromOutside() *Lane {
 	server := l.Embedded()
 	if server == nil {
 		return l
@@ -19,18 +19,18 @@ func (l *Lane) Beside() *Lane {
 	return &out
 }
 
-// OpenBeside opens the bus of a lane that Beside returned. Its error says so if the embedded server
-// does not answer.
-func (l *Lane) OpenBeside(ctx context.Context) (*Bus, error) {
+// OpenFromOutside opens the bus of a lane that FromOutside returned. Its error says so if the
+// embedded server does not answer.
+func (l *Lane) OpenFromOutside(ctx context.Context) (*Bus, error) {
 	b, err := l.Open(ctx)
 	if err != nil {
-		return nil, l.ExplainBeside(err)
+		return nil, l.ExplainFromOutside(err)
 	}
 	return b, nil
 }
 
-// ExplainBeside adds to err which sink it is about, and whether that needs the running relay.
-func (l *Lane) ExplainBeside(err error) error {
+// ExplainFromOutside adds to err which sink it is about, and whether that needs the running relay.
+func (l *Lane) ExplainFromOutside(err error) error {
 	if err == nil {
 		return nil
 	}

@@ -53,9 +53,9 @@ func (p *plainness) endTime(t time.Time) string {
 	return p.time(t)
 }
 
-// worthSettling reports whether further requests may tell what an answer that blames the request
+// canResolve reports whether further requests may tell what an answer that blames the request
 // means. An answer that is not WorkOS's is first waited out.
-func (r *reader) worthSettling(err error) bool {
+func (r *reader) canResolve(err error) bool {
 	var e *APIError
 	if !errors.As(err, &e) || !isClientFault(err) {
 		return false
@@ -63,10 +63,10 @@ func (r *reader) worthSettling(err error) bool {
 	return !e.Foreign || mayRefuseTypes(err) || r.failures.count > 0
 }
 
-// settle finds out what an answer that blames the request means, by leaving out parts of the
+// resolveRefusal finds out what an answer that blames the request means, by leaving out parts of the
 // request. It returns errAskAgain, an answer after all, a *CursorLostError, or an error that may
 // pass.
-func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
+func (r *reader) resolveRefusal(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
 	bare := ListEventsOpts{Events: opts.Events, OrganizationId: opts.OrganizationId, Limit: 1}
 	var cause *APIError
 	errors.As(err, &cause)
@@ -97,13 +97,13 @@ func (r *reader) settle(ctx context.Context, opts ListEventsOpts, err error) (an
 		if opts.After != "" {
 			return answer{}, r.cursorRefused(refusal)
 		}
-		return answer{}, r.settleRange(ctx, least, refusal)
+		return answer{}, r.resolveRange(ctx, least, refusal)
 	}
 	a, err := r.send(ctx, opts)
 	if err == nil || !isClientFault(err) {
 		return a, err
 	}
-	return answer{}, r.settleRest(ctx, least, opts, err)
+	return answer{}, r.resolveOrderOrLimit(ctx, least, opts, err)
 }
 
 // try makes a request and returns why it is refused, nil if it is not.
@@ -115,9 +115,9 @@ func (r *reader) try(ctx context.Context, opts ListEventsOpts) error {
 	return err
 }
 
-// settleRest finds out which of order and limit the API refuses. least is a request without them
+// resolveOrderOrLimit finds out which of order and limit the API refuses. least is a request without them
 // that it accepts.
-func (r *reader) settleRest(ctx context.Context, least, opts ListEventsOpts, err error) error {
+func (r *reader) resolveOrderOrLimit(ctx context.Context, least, opts ListEventsOpts, err error) error {
 	if opts.Order != "" {
 		ordered := least
 		ordered.Order = opts.Order
@@ -140,9 +140,9 @@ func (r *reader) settleRest(ctx context.Context, least, opts ListEventsOpts, err
 	return err
 }
 
-// settleRange finds a way to write the bounds of a range that the API accepts. Events before the
+// resolveRange finds a way to write the bounds of a range that the API accepts. Events before the
 // start are cut off in any case.
-func (r *reader) settleRange(ctx context.Context, least ListEventsOpts, err error) error {
+func (r *reader) resolveRange(ctx context.Context, least ListEventsOpts, err error) error {
 	open := least
 	open.RangeEnd = ""
 	for _, step := range []struct {
