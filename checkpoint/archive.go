@@ -131,9 +131,12 @@ func (f *File) archivePath(archives []string) string {
 	return f.paths.archiveFor + at.Format(archiveTime)
 }
 
-// loadHolder reads the holder's name. It makes a new one if none can be read.
+// holderDigits is the length of File.Holder.
+const holderDigits = 32
+
+// loadHolder reads the name of the directory among holders. It makes a new one if none can be read.
 func loadHolder(p paths) (string, error) {
-	const size = 16 // bytes
+	const size = holderDigits / 2 // bytes
 	text, err := readBounded(p.holder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err

@@ -148,7 +148,7 @@ func (*ForeignError) OperatorAction() string { return actOnForeign }
 type Checkpoint struct {
 	Position
 	Generation uint64   // rises with every holder: a fencing token
-	Holder     string   // which process moved it last
+	Holder     string   // which process moved it last; see HolderName
 	Released   bool     // its holder stopped in order: a standby may take over at once
 	Source     Identity // whose it is
 	Mode       Mode     // how it was committed

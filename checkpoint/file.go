@@ -199,9 +199,9 @@ func (p paths) replace(document []byte, existed bool) error {
 	return nil
 }
 
-// Holder identifies this directory among the holders of the lane: a random name, made by the first
-// OpenFile and kept in the directory. A relay that was killed recognizes its own lease by it when
-// it restarts.
+// Holder identifies this directory among the holders of the lane: a random name of 32 hexadecimal
+// digits, made by the first OpenFile and kept in the directory. HolderName makes the name of a
+// process from it. A relay that was killed recognizes its own lease by it when it restarts.
 func (f *File) Holder() string { return f.holder }
 
 // Close releases the lock. Every call after it fails with an error that matches os.ErrClosed;

@@ -440,7 +440,7 @@ func (g *Guard) released(ctx context.Context, o *Ownership, dest sink.Destinatio
 // records the destination. It accepts a destination other than the remembered one if another relay
 // has worked on it for adoptAfter: an operator has decided there.
 func (g *Guard) watches(ctx context.Context, o *Ownership, dest sink.Destination, cp checkpoint.Checkpoint) {
-	if g == nil || cp.Holder == o.Holder {
+	if g == nil || cp.Holder == o.Holder || checkpoint.SameStore(cp.Holder, o.Holder) {
 		return
 	}
 	known, err := g.recall(ctx, o.Identity)

@@ -108,7 +108,7 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 		return l.target.Acquire(ctx)
 	}
 	cp, err := l.target.Load(ctx)
-	held := cp.Holder == l.holder && !cp.Released
+	held := l.mine(cp) && !cp.Released
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		held = false
@@ -116,8 +116,8 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 		held = l.status.acquired()
 	case err != nil:
 		return cp, err
-	case cp.Holder != l.holder && !cp.Released && !w.silent(cp, time.Now()),
-		cp.Holder != l.holder && paused:
+	case !l.mine(cp) && !cp.Released && !w.silent(cp, time.Now()),
+		!l.mine(cp) && paused:
 		l.status.standsBy(cp)
 		return cp, fmt.Errorf("%w: holder %s moved the position last, at %s", errStandby, printable.Text(cp.Holder), cp.UpdatedAt.Format(time.RFC3339))
 	}
@@ -125,6 +125,13 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 		return cp, errPaused
 	}
 	return l.target.Acquire(ctx)
+}
+
+// mine reports whether the position belongs to this lane: this process holds it, or an earlier one
+// that used the same checkpoint directory did, whose lock this process has. Once this process has
+// held the position, another holder of the same directory is a relay that uses a copy of it.
+func (l *lease) mine(cp checkpoint.Checkpoint) bool {
+	return cp.Holder == l.holder || !l.status.acquired() && checkpoint.SameStore(cp.Holder, l.holder)
 }
 
 // lookInterval is the time between two reads of the position of another holder.
@@ -271,8 +278,8 @@ func (w *watch) silent(cp checkpoint.Checkpoint, now time.Time) bool {
 var ErrActive = errors.New("another relay is active")
 
 // AwaitSilence watches a position that another holder may have until it may be moved: it has no
-// holder, was released, is holder's own, or has not changed for about after, which is
-// takeover_after. load reads the position. AwaitSilence returns the position as it was last read,
+// holder, was released, is holder's own or that of an earlier process with the same checkpoint
+// directory, or has not changed for about after, which is takeover_after. load reads the position. AwaitSilence returns the position as it was last read,
 // with the error of load if that fails, and an error that matches ErrActive as soon as the position
 // changes. It compares revisions by the clock of this process, and does not depend on the clock of
 // another host.
@@ -281,7 +288,7 @@ func AwaitSilence(ctx context.Context, after time.Duration, holder string, load 
 	var seen uint64
 	for {
 		cp, err := load(ctx)
-		if err != nil || cp.Generation == 0 || cp.Released || cp.Holder == holder || after <= 0 {
+		if err != nil || cp.Generation == 0 || cp.Released || cp.Holder == holder || checkpoint.SameStore(cp.Holder, holder) || after <= 0 {
 			return cp, err
 		}
 		if seen != 0 && cp.Revision != seen {

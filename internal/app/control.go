@@ -228,7 +228,7 @@ func (r *Relay) lanes() []*Lane {
 // positions returns both places where the position of an open lane may be.
 func (m *member) positions() *Positions {
 	p := &Positions{
-		lane: m.lane, disk: m.store, holder: m.store.Holder(), Close: func() error { return nil },
+		lane: m.lane, disk: m.store, holder: m.lane.Holder(m.store), Close: func() error { return nil },
 		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: m.store},
 	}
 	if p.ledger = m.bus.Ledger; p.ledger != nil {

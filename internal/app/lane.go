@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
@@ -193,6 +194,18 @@ func (l *Lane) Identity() checkpoint.Identity {
 	}
 }
 
+// started is when this process started.
+var started = time.Now()
+
+// Holder returns the name of this process among the holders of the lane, whose store is open.
+func (l *Lane) Holder(store *checkpoint.File) string {
+	instance := l.Config.Instance
+	if instance == "" {
+		instance, _ = os.Hostname() // without one the name says unknown, and is as unique
+	}
+	return checkpoint.HolderName(instance, os.Getpid(), started, store.Holder())
+}
+
 // Embedded returns the server of the bus that runs inside of relay, or nil if the bus has none.
 func (l *Lane) Embedded() *sink.EmbeddedServer { return l.Sink.EmbeddedServer() }
 
@@ -214,7 +227,7 @@ func (l *Lane) target(b *Bus, store *checkpoint.File, client *source.Client, hoo
 	owner := pipeline.Ownership{
 		Topics:   l.Topics,
 		Identity: l.Identity(),
-		Holder:   store.Holder(),
+		Holder:   l.Holder(store),
 		Events:   l.Types,
 		Origin: func(ctx context.Context) (checkpoint.Position, error) {
 			return l.Position(ctx, client, hooks, l.Config.Source.Start)

@@ -61,7 +61,7 @@ func (l *Lane) OpenPositions(ctx context.Context) (*Positions, error) {
 		return nil, err
 	}
 	p := &Positions{
-		lane: l, disk: disk, holder: disk.Holder(), Close: disk.Close,
+		lane: l, disk: disk, holder: l.Holder(disk), Close: disk.Close,
 		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: disk},
 	}
 	if !l.MayBeOnBus() {
@@ -181,7 +181,7 @@ func (p *Positions) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) 
 	told := false
 	cp, err := pipeline.AwaitSilence(ctx, p.lane.Config.TakeoverAfter, p.holder, func(ctx context.Context) (checkpoint.Checkpoint, error) {
 		cp, err := p.ledger.Load(ctx)
-		if err == nil && !told && !cp.Released && cp.Holder != p.holder {
+		if err == nil && !told && !cp.Released && !checkpoint.SameStore(cp.Holder, p.holder) {
 			told = true
 			p.lane.Log.Warn("another relay has not released the position; watching whether it is active",
 				zap.String("holder", cp.Holder), zap.Duration("for", p.lane.Config.TakeoverAfter))

@@ -162,7 +162,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		Router:          l.Router,
 		Target:          m.target,
 		TakeoverAfter:   l.Config.TakeoverAfter,
-		Holder:          m.store.Holder(),
+		Holder:          l.Holder(m.store),
 		Park:            l.Config.DeadLetter != nil,
 		ShutdownTimeout: l.Config.ShutdownTimeout,
 		Observer:        observer,

@@ -22,6 +22,6 @@ func TestEveryKeyHasAnEffect(t *testing.T) {
 		}
 	}
 	slices.Sort(fixed)
-	require.Equal(t, []string{"admin.listen", "admin.show_payloads", "checkpoint.dir", "id", "log.format", "source.webhook.listen"},
+	require.Equal(t, []string{"admin.listen", "admin.show_payloads", "checkpoint.dir", "id", "instance", "log.format", "source.webhook.listen"},
 		slices.DeleteFunc(fixed, func(key string) bool { return strings.HasPrefix(key, "telemetry.") }), "say what a change of the key means, in effects")
 }

@@ -25,6 +25,7 @@ import (
 // after Parse returns it, and so may be read by any number of goroutines.
 type Config struct {
 	ID              string           `yaml:"id" default:"workos" required:"true" format:"name" doc:"Names this relay on the bus and in its checkpoints; one per WorkOS environment. Another id starts over."`
+	Instance        string           `yaml:"instance" format:"instance" example:"web-1" doc:"Names this process in status, page, log and metrics, beside its process id and start time, such as web-7f9c/4711@2026-11-30T01:20:05Z#3f9a2c1b4d5e. If it is empty, the name of the host. It need not be unique."`
 	Source          Source           `yaml:"source" doc:"Where the events come from: the Events API of one WorkOS environment."`
 	Sinks           []Sink           `yaml:"sinks" default:"[{name: nats, type: nats, url: embedded}]" doc:"Where the events go. Each sink is a separate lane, with its own reader, position and pace; a sink that is down does not hold back the others."`
 	Routes          []router.Route   `yaml:"routes" doc:"Which topic an event goes to. The first route that matches decides; without one the topic is the event type." example:"[{events: [\"dsync.user.*\"], topic: dsync.user, key: data.directory_id}, {events: [\"authentication.*\"], drop: true}]"`

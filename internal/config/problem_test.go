@@ -159,7 +159,7 @@ config.yaml:1:41: sinks[0].brokers: an address in brokers is not host:port, such
 		{"variable in a key", "${ID}: a\n", `
 config.yaml:1:1: ${ID}: unknown key; variables are expanded in values only`},
 		{"key of two lines", "\"a\\nb: \\e[31m\": 1\n", `
-config.yaml:1:1: a\nb: \u001b[31m: unknown key; known here: id, source, sinks, routes, redaction, encoding, headers, delivery, takeover_after, dead_letter, checkpoint, admin, telemetry, log, on_stop, shutdown_timeout`},
+config.yaml:1:1: a\nb: \u001b[31m: unknown key; known here: id, instance, source, sinks, routes, redaction, encoding, headers, delivery, takeover_after, dead_letter, checkpoint, admin, telemetry, log, on_stop, shutdown_timeout`},
 		{"secret with a space", "source: {api_key: sk_ hunter22}\n", `
 config.yaml:1:19: source.api_key: holds a space, a line break or another character that no API key has`},
 		{"secret of many lines from a variable", "source: {api_key: \"${NASTY}\"}\n", `

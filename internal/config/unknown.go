@@ -63,7 +63,7 @@ func (d *decoder) suggestion(word string, known []string, section string) string
 	})
 	switch len(places) {
 	case 0:
-		if len(known) <= 16 {
+		if len(known) <= 20 {
 			return "known here: " + strings.Join(known, ", ")
 		}
 		return ""

@@ -180,8 +180,9 @@ const (
 )
 
 var (
-	nameRegex  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-	topicRegex = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+	nameRegex     = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	instanceRegex = regexp.MustCompile(`^[A-Za-z0-9._-]{1,253}$`)
+	topicRegex    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 )
 
 var formats = map[string]format{
@@ -190,6 +191,15 @@ var formats = map[string]format{
 		valid: func(s string) error {
 			if !nameRegex.MatchString(s) {
 				return fmt.Errorf("is not a valid name; write 1 to %d of A-Z, a-z, 0-9, _ and -", maxName)
+			}
+			return nil
+		},
+	},
+	"instance": {
+		noun: "name", regex: instanceRegex.String(),
+		valid: func(s string) error {
+			if !instanceRegex.MatchString(s) {
+				return errors.New("is not a valid name; write 1 to 253 of A-Z, a-z, 0-9, ., _ and -")
 			}
 			return nil
 		},

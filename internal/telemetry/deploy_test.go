@@ -24,6 +24,7 @@ const (
 // unwatched are the metrics that neither the dashboard nor an alert needs.
 var unwatched = []string{
 	"relay_committed_events_total", // the sum of relay_events_total
+	"relay_lane_holder_info",       // names of processes
 }
 
 // alertExprs returns the expression of each alert by its name.

@@ -41,6 +41,8 @@ const (
 	labelOutcome   = "outcome"
 	labelState     = "state"
 	labelHealth    = "health"
+	labelHolder    = "holder"
+	labelSelf      = "self"
 	labelDoing     = "doing"
 	labelStage     = "stage"
 	labelStatus    = "status"
@@ -55,6 +57,8 @@ var labelHelp = []struct{ name, help string }{
 	{labelType, "event type; `other` for every type that this version of relay does not know"},
 	{labelOutcome, "published; dropped: a route drops it; parked: as a dead letter, since it could never be published"},
 	{labelState, listed(pipeline.States())},
+	{labelHolder, "a process, by `instance` or host, process id and start time, and the checkpoint directory of the lane that it uses"},
+	{labelSelf, "this process, in the words of `holder`"},
 	{labelHealth, "healthy; degraded: it is not ready, or the Events API or the bus has failed for 10 seconds, and that may pass; action_needed: an operator has to act"},
 	{labelStage, "publish and commit: the two of at_least_once; publish_and_commit: the one act of exactly_once"},
 	{labelDoing, "what failed: publishing, taking up the position, renewing the position, or other"},
@@ -95,6 +99,8 @@ var (
 		help: "1 if /readyz finds the lane ready: it makes progress, or stands by; else 0."})
 	laneHealth = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_health", snapshot: true, labels: []string{labelLane, labelHealth},
 		help: "1 for the health that the status page and `relay status` show of the lane, 0 for the others."})
+	laneHolder = declare(family{section: sectionLane, kind: gauge, name: "relay_lane_holder_info", snapshot: true, labels: []string{labelLane, labelHolder, labelSelf},
+		help: "1. `holder` holds the lane's lease, as this process read it last, and is empty if nobody is known to hold it; `self` is this process. A process whose two labels are equal is the active one."})
 	laneLag = declare(family{section: sectionLane, kind: gauge, name: "relay_lag_seconds", snapshot: true, labels: lane,
 		help: "How far the lane is behind the Events API, by the API's clock: the age of the oldest event that is not committed; 0 if its last good answer had nothing more. Absent before the first answer, on a standby, once the lane has stopped, and if the API does not answer a lane that had everything."})
 	laneUnacked = declare(family{section: sectionLane, kind: gauge, name: "relay_unacknowledged_seconds", snapshot: true, labels: lane,

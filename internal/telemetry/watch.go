@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 )
 
@@ -81,6 +82,11 @@ func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline
 	for _, state := range states {
 		send(laneState, oneIf(s.State == state), string(state))
 	}
+	holder := printable.Text(s.Checkpoint.Holder)
+	if s.Checkpoint.Released {
+		holder = ""
+	}
+	send(laneHolder, 1, holder, s.Holder)
 	if s.LagKnown() {
 		send(laneLag, s.Lag().Seconds())
 	}

@@ -102,6 +102,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- $_ := set $admin "token_file" (printf "/run/secrets/relay/admin-token/%s" .Values.adminToken.key) -}}
 {{- $_ := set $config "admin" $admin -}}
 {{- $_ := set $config "checkpoint" (dict "dir" "/data") -}}
+{{- if not $config.instance }}{{- $_ := set $config "instance" "${POD_NAME}" -}}{{- end }}
 {{- $_ := set $config "log" (merge (dict) ($config.log | default dict) (dict "format" "json" "level" .Values.logLevel)) -}}
 {{- toYaml $config -}}
 {{- end -}}
