@@ -11,6 +11,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/app"
 	"workos-relay/internal/hint"
+	"workos-relay/internal/manual"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -67,6 +68,7 @@ type checkFinding struct {
 	Level checkLevel `json:"level"`
 	Topic string     `json:"topic,omitempty"`
 	Text  string     `json:"text"`
+	Code  string     `json:"code,omitempty"` // of Text in docs/troubleshoot.md, of a fault or a warning
 }
 
 // checkLevel is the severity of a finding.
@@ -105,7 +107,11 @@ func (r *report) note(level checkLevel, topic, text, line string) {
 	if level == levelFault {
 		r.Faults++
 	}
-	r.Findings = append(r.Findings, checkFinding{About: r.about, Level: level, Topic: topic, Text: text})
+	code := ""
+	if level == levelFault || level == levelWarning {
+		code = manual.Code(text)
+	}
+	r.Findings = append(r.Findings, checkFinding{About: r.about, Level: level, Topic: topic, Text: text, Code: code})
 	word := string(level)
 	if level == levelFault {
 		word = "FAULT"
@@ -113,7 +119,7 @@ func (r *report) note(level checkLevel, topic, text, line string) {
 	if line == "" {
 		line = text
 	}
-	r.printf("  %-7s  %s", word, line)
+	r.printf("  %-7s  %s", word, manual.Mark(line, code))
 }
 
 // checkSource reports whether the Events API can be read. unusable is why there is no client.

@@ -10,6 +10,7 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
+	"workos-relay/internal/manual"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 )
@@ -42,7 +43,7 @@ func exitCode(err error) int {
 func (env *environment) tellEnd(err error) {
 	code := zap.Int("exit_code", exitCode(err))
 	if !env.logging.tellsJSON() {
-		fmt.Fprintf(env.stderr, "relay: %s\n", errorText(hint.Text("", err)))
+		fmt.Fprintf(env.stderr, "relay: %s\n", errorText(manual.MarkLines(hint.Text("", err))))
 		return
 	}
 	if mistakes, ok := errors.AsType[*config.Error](err); ok {
@@ -78,7 +79,7 @@ func (env *environment) tellMistake(err error) {
 			zap.String("try", command+" --help"), zap.Int("exit_code", exitUsage))
 		return
 	}
-	fmt.Fprintf(env.stderr, "relay: %s\nTry: %s --help\n", errorText(err.Error()), command)
+	fmt.Fprintf(env.stderr, "relay: %s\nTry: %s --help\n", errorText(manual.MarkLines(err.Error())), command)
 }
 
 // isService reports whether a command runs until it is stopped, under a supervisor that keeps its

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -14,7 +15,7 @@ import (
 
 type helpCmd struct {
 	Topic   string   `arg:"" optional:"" help:"A page of the manual, such as guarantees, or a command. Default: a list of them." predictor:"topic"`
-	Message []string `arg:"" optional:"" help:"With troubleshoot: what relay said."`
+	Message []string `arg:"" optional:"" help:"With troubleshoot: what relay said, or its code; - reads standard input."`
 }
 
 // Run prints a page of the manual, what it says of a message, or the help of a command.
@@ -58,20 +59,49 @@ func listTopics(out io.Writer) error {
 // errNothingFound is the error of help if the manual says nothing about a message.
 var errNothingFound = errors.New("help: the manual says nothing of this message; `relay help troubleshoot` prints the whole page")
 
-// mostEntries is how many entries of the manual are printed for a message.
-const mostEntries = 3
+const (
+	// mostEntries is how many entries of the manual are printed for the codes in a text, and
+	// mostTitles how many more are named.
+	mostEntries = 3
+	mostTitles  = 4
+	// longestPasted bounds what is read from standard input, in bytes.
+	longestPasted = 64 << 10
+)
 
-func printAdvice(out io.Writer, message string) error {
-	entries := manual.Explain(message)
-	if len(entries) == 0 {
+// printAdvice prints what the manual says about a text. A text "-" stands for standard input.
+func printAdvice(out io.Writer, text string) error {
+	if text == "-" {
+		pasted, err := io.ReadAll(io.LimitReader(os.Stdin, longestPasted))
+		if err != nil {
+			return fmt.Errorf("reading standard input: %w", err)
+		}
+		text = string(pasted)
+	}
+	entries := manual.Explain(text)
+	switch {
+	case len(entries) == 0 && manual.IsCode(text):
+		return fmt.Errorf("help: no message has the code %s in this version of relay; `relay help troubleshoot` prints the whole page", strings.TrimSpace(text))
+	case len(entries) == 0:
 		return errNothingFound
 	}
-	for i, e := range entries[:min(len(entries), mostEntries)] {
+	shown := 1
+	for shown < min(len(entries), mostEntries) && strings.Contains(text, entries[shown].Code) {
+		shown++
+	}
+	for i, e := range entries[:shown] {
 		if i > 0 {
 			fmt.Fprintln(out)
 		}
-		if _, err := fmt.Fprintf(out, "%s (%s)\n\n%s", e.Title, e.Area, manual.Plain(e.Advice+"\n")); err != nil {
+		if _, err := fmt.Fprintf(out, "%s %s (%s)\n\n%s", e.Code, e.Title, e.Area, manual.Plain(e.Advice+"\n")); err != nil {
 			return err
+		}
+	}
+	if rest := entries[shown:]; len(rest) > 0 {
+		fmt.Fprintln(out, "\nIf that is not it, run relay help troubleshoot with one of these codes:")
+		for _, e := range rest[:min(len(rest), mostTitles)] {
+			if _, err := fmt.Fprintf(out, "  %s %s (%s)\n", e.Code, e.Title, e.Area); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

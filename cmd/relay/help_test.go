@@ -18,7 +18,16 @@ func TestHelp(t *testing.T) {
 
 	code, stdout, _ = do(t, "help", "troubleshoot", "no NATS server", "answers at nats://somewhere: is one running there?")
 	require.Equal(t, exitDone, code)
-	require.Regexp(t, `^No NATS server answers \(NATS\)\n\n`, stdout)
+	require.Regexp(t, `^R1401 No NATS server answers \(NATS\)\n\n`, stdout)
+
+	code, stdout, _ = do(t, "help", "troubleshoot", "r1401")
+	require.Equal(t, exitDone, code)
+	require.Regexp(t, `^R1401 No NATS server answers \(NATS\)\n\n`, stdout)
+	require.NotContains(t, stdout, "one of these codes", "a code is exact")
+
+	code, _, stderrOf := do(t, "help", "troubleshoot", "R1999")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderrOf, "no message has the code R1999")
 
 	code, _, stderr := do(t, "help", "troubleshoot", "all is well")
 	require.Equal(t, exitFailed, code)

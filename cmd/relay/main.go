@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/kinds"
+	"workos-relay/internal/manual"
 	"workos-relay/internal/moment"
 	"workos-relay/internal/printable"
 )
@@ -108,7 +109,7 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 		return exitUsage
 	}
 	if err := env.startLog(chosenLog(parsed), isService(parsed.Selected()), config.Log{}); err != nil {
-		fmt.Fprintf(stderr, "relay: %v\n", err)
+		fmt.Fprintf(stderr, "relay: %s\n", manual.MarkLines(err.Error()))
 		return exitUsage
 	}
 	env.files = livefile.NewSet(env.log)

@@ -17,6 +17,7 @@ import (
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
+	"workos-relay/internal/manual"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/retry"
 	"workos-relay/pipeline"
@@ -78,7 +79,7 @@ func (o *overview) required() string {
 	var actions []string
 	for i := range o.Lanes {
 		if l := &o.Lanes[i]; l.Health == admin.ActionNeeded {
-			actions = append(actions, "lane "+l.Name+": "+l.Action)
+			actions = append(actions, "lane "+l.Name+": "+manual.Mark(l.Action, l.Code))
 		}
 	}
 	return strings.Join(actions, "; ")
@@ -142,7 +143,7 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, State: unknownState, Health: admin.Degraded, Reasons: []string{}, Settings: []sink.Setting{}}
 	if server := l.Embedded(); server != nil && !l.EmbeddedRuns(ctx) { // looking is not a reason to start it
 		out.Reason = "the " + server.Name + " inside relay does not run, so relay does not either"
-		out.HealthReason, out.Reasons = out.Reason, []string{out.Reason}
+		out.HealthReason, out.Reasons, out.Code = out.Reason, []string{out.Reason}, manual.Code(out.Reason)
 		return out
 	}
 	out.Settings = l.Settings(ctx)
@@ -166,6 +167,7 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	}
 	if !out.Ready {
 		out.HealthReason = operator.Explain(out.Reason, operator.Actions(err)...)
+		out.Code = manual.Code(out.HealthReason)
 		out.Reasons = append(out.Reasons, out.HealthReason)
 	}
 	if err == nil {
@@ -231,7 +233,7 @@ func printStatus(out io.Writer, seen *overview) error {
 	}
 	for i := range seen.Lanes {
 		if l := &seen.Lanes[i]; l.Health != admin.Healthy {
-			fmt.Fprintf(out, "\n%s: lane %s: %s\n", l.Health, l.Name, l.HealthReason)
+			fmt.Fprintf(out, "\n%s: lane %s: %s\n", l.Health, l.Name, manual.Mark(l.HealthReason, l.Code))
 		}
 	}
 	if len(seen.Lanes) == 0 && seen.Health != admin.Healthy {
@@ -245,7 +247,7 @@ func printStatus(out io.Writer, seen *overview) error {
 			fmt.Fprintf(out, "\nrefused by WorkOS: lane %s: %s; relay asks again, and then publishes what came meanwhile\n", l.Name, strings.Join(l.RefusedTypes, ", "))
 		}
 		if l := &seen.Lanes[i]; l.Health == admin.Healthy && l.State == pipeline.Retrying {
-			fmt.Fprintf(out, "\nretrying: lane %s: %s\n", l.Name, l.Reason)
+			fmt.Fprintf(out, "\nretrying: lane %s: %s\n", l.Name, manual.Mark(l.Reason, l.Code))
 		}
 		for _, s := range seen.Lanes[i].Settings {
 			fmt.Fprintf(out, "\nsetting: lane %s: %s\n", seen.Lanes[i].Name, s)

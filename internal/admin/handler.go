@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"workos-relay/internal/hint"
+	"workos-relay/internal/manual"
 	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 )
@@ -69,7 +70,7 @@ func (s *Server) handler() http.Handler {
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusNotFound, failure{Error: "there is no such path; GET / lists them"})
+	reply(w, http.StatusNotFound, failed("there is no such path; GET / lists them", ""))
 }
 
 // answer lets the path answer if the request may do what it asks for.
@@ -84,7 +85,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, p *path) {
 			allowed = "GET, HEAD"
 		}
 		w.Header().Set("Allow", allowed)
-		reply(w, http.StatusMethodNotAllowed, failure{Error: "only " + allowed + " may be used here"})
+		reply(w, http.StatusMethodNotAllowed, failed("only "+allowed+" may be used here", ""))
 		return
 	}
 	a, err := s.admit(r, p)
@@ -137,17 +138,24 @@ func fail(w http.ResponseWriter, err error) {
 	case http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", strconv.Itoa(int(guessWait/time.Second)))
 	}
-	reply(w, code, failure{printable.Block(hint.Text("", err), maxError), printable.Block(hint.Action("", err), maxError)})
+	reply(w, code, failed(hint.Text("", err), hint.Action("", err)))
+}
+
+// failed returns the answer for an error with this text and action.
+func failed(text, action string) failure {
+	return failure{printable.Block(text, maxError), manual.Code(text, action), printable.Block(action, maxError)}
 }
 
 // maxError bounds the text of an error in an answer, in bytes. A configuration may have many
 // mistakes.
 const maxError = 64 << 10
 
-// failure is the answer to a request that was not done. Action is what an operator has to do if
-// only an operator can resolve it.
+// failure is the answer to a request that was not done. Code is that of Error in
+// docs/troubleshoot.md, empty if it has none. Action is what an operator has to do if only an
+// operator can resolve it.
 type failure struct {
 	Error  string `json:"error"`
+	Code   string `json:"code,omitempty"`
 	Action string `json:"action,omitempty"`
 }
 
@@ -213,6 +221,7 @@ type laneReadiness struct {
 	Ready                 bool           `json:"ready"`
 	Health                Health         `json:"health"`
 	HealthReason          string         `json:"health_reason"`
+	Code                  string         `json:"code"`
 	State                 pipeline.State `json:"state"`
 	Since                 *time.Time     `json:"since"`
 	Active                bool           `json:"active"`
@@ -238,7 +247,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, l := range all.Lanes {
 		answer.Lanes = append(answer.Lanes, laneReadiness{
-			Lane: l.Name, Ready: l.Ready, Health: l.Health, HealthReason: l.HealthReason, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, Action: l.Action, LastPoll: l.LastPoll,
+			Lane: l.Name, Ready: l.Ready, Health: l.Health, HealthReason: l.HealthReason, Code: l.Code, State: l.State, Since: l.Since, Active: l.Active, Holder: l.Holder, Reasons: l.Reasons, Action: l.Action, LastPoll: l.LastPoll,
 			LagSeconds: l.LagSeconds, UnacknowledgedSeconds: l.UnacknowledgedSeconds, Position: l.Position,
 		})
 	}

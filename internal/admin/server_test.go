@@ -173,12 +173,12 @@ func TestReadyzNeedsEveryLane(t *testing.T) {
 		"reasons": []any{"lane kafka: " + why + "; move past it"},
 		"lanes": []any{
 			map[string]any{
-				"lane": "nats", "health": "healthy", "health_reason": "", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{}, "action": "", "active": true, "holder": "me",
+				"lane": "nats", "health": "healthy", "health_reason": "", "code": "", "ready": true, "state": "running", "since": "2026-01-02T01:04:05Z", "reasons": []any{}, "action": "", "active": true, "holder": "me",
 				"last_poll": "2026-01-02T02:04:05Z", "lag_seconds": 2.0, "unacknowledged_seconds": 1.5,
 				"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 			},
 			map[string]any{
-				"lane": "kafka", "health": "action_needed", "health_reason": why + "; move past it", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why + "; move past it"}, "action": "move past it", "active": false, "holder": "",
+				"lane": "kafka", "health": "action_needed", "health_reason": why + "; move past it", "code": "R1209", "ready": false, "state": "stopped", "since": "2026-01-02T02:04:05Z", "reasons": []any{why + "; move past it"}, "action": "move past it", "active": false, "holder": "",
 				"last_poll": nil, "lag_seconds": nil, "unacknowledged_seconds": 0.0,
 				"position": map[string]any{"event_id": "", "created_at": nil},
 			},

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/journal"
+	"workos-relay/internal/manual"
 	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -52,6 +54,9 @@ type LaneStatus struct {
 	// last error, for how long and how often, and what an operator has to do.
 	Health       Health `json:"health"`
 	HealthReason string `json:"health_reason"`
+	// Code is that of Reason and HealthReason in docs/troubleshoot.md, such as R1104. It is empty
+	// if the lane is healthy and nothing fails.
+	Code string `json:"code"`
 	// Failures is how often what Reason tells of has failed since Since, of a lane that is
 	// retrying; else 0.
 	Failures int    `json:"failures"`
@@ -138,7 +143,7 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 	s = printableStatus(s)
 	v := Judge(s, now, poll)
 	l := LaneStatus{
-		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Health: v.Health, HealthReason: v.Reason,
+		Name: s.Lane, Type: s.Type, State: s.State, Since: known(s.Since), Health: v.Health, HealthReason: v.Reason, Code: codeOf(&s, v),
 		Reason: s.Reason, Action: s.Action, Failures: s.Failures,
 		Mode: s.Checkpoint.Mode, Holder: printable.Text(s.Checkpoint.Holder), Self: s.Holder,
 		Active:   s.Holder != "" && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released && s.State != pipeline.Stopped,
@@ -162,6 +167,20 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		l.UnacknowledgedSeconds = seconds(now.Sub(s.Unacked))
 	}
 	return l
+}
+
+// codeOf returns the code of what is wrong with a lane. Durations and counts do not change it.
+func codeOf(s *pipeline.Status, v Verdict) string {
+	switch {
+	case s.State == pipeline.Retrying:
+		return journal.Code(s.Failing, s.Reason, s.Action)
+	case s.State == pipeline.Stopped && s.Reason != "":
+		return journal.Code(journal.Stopping, s.Reason, s.Action)
+	case v.Health == Healthy:
+		return ""
+	default:
+		return manual.Code(v.Reason)
+	}
 }
 
 // maxReason bounds the reason of a lane's state, and what to do about it, in bytes.

@@ -41,7 +41,7 @@ func TestStatus(t *testing.T) {
 	}, body)
 	require.Equal(t, map[string]any{
 		"name": "nats", "type": "nats", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "", "action": "",
-		"health": "healthy", "health_reason": "", "failures": 0.0,
+		"health": "healthy", "health_reason": "", "code": "", "failures": 0.0,
 		"mode": "exactly_once", "holder": "me", "self": "me", "active": true,
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
@@ -52,5 +52,5 @@ func TestStatus(t *testing.T) {
 	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})
 	third := lanes[2].(map[string]any)
 	require.Equal(t, []any{"stopped: stopped at event event_9"}, third["reasons"])
-	require.Equal(t, []any{"degraded", "stopped: stopped at event event_9"}, []any{third["health"], third["health_reason"]})
+	require.Equal(t, []any{"degraded", "stopped: stopped at event event_9", "R1209"}, []any{third["health"], third["health_reason"], third["code"]})
 }

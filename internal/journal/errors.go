@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"workos-relay/internal/manual"
 	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/source"
@@ -22,6 +23,7 @@ type Error struct {
 	Lane      string
 	Doing     string // Reading, Parking, Stopping, or one of pipeline.Activities
 	Text      string // on one line, without secrets
+	Code      string // of Text in docs/troubleshoot.md; empty if it has none
 	RequestID string // of the last one, where the Events API named it
 	At        time.Time
 	Last      time.Time
@@ -39,6 +41,22 @@ func (l *Lane) failed(doing string, err error) {
 	l.record(e)
 }
 
+// Code returns the code in docs/troubleshoot.md of an error, with its action if it has one, that
+// came when a lane was doing something. If the page does not know the error, it is the code of what
+// was being done.
+func Code(doing string, texts ...string) string {
+	around := doing + " failed, will try again"
+	switch doing {
+	case Reading, pipeline.Reading:
+		around = "a request to the Events API failed; trying again"
+	case Parking:
+		around = "an event cannot be published to its topic"
+	case Stopping:
+		around = "a lane has stopped; the others go on"
+	}
+	return manual.Code(append([]string{around}, texts...)...)
+}
+
 // record is called with l.mu held.
 func (l *Lane) record(e Error) {
 	e.Lane, e.Last, e.Count = l.name, e.At, 1
@@ -48,6 +66,7 @@ func (l *Lane) record(e Error) {
 		last.Count++
 		return
 	}
+	e.Code = Code(e.Doing, e.Text)
 	l.errors.add(e)
 }
 

@@ -137,12 +137,12 @@ func TestErrors(t *testing.T) {
 	require.Equal(t, 4, retried)
 	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
 	require.Equal(t, []journal.Error{
-		{Lane: "nats", Doing: journal.Stopping, Text: "stopped at event event_2", At: at(6), Last: at(6), Count: 1},
-		{Lane: "nats", Doing: journal.Parking, Text: "event event_1 (user.created) went to the dead letter topic: too large", At: at(5), Last: at(5), Count: 1},
-		{Lane: "nats", Doing: journal.Reading, Text: "the Events API refuses the event type x.y, which is left out until 2026-01-02 03:04 UTC", At: at(4), Last: at(4), Count: 1},
-		{Lane: "nats", Doing: journal.Reading, Text: "the answer of the Events API cannot be used: cut off", RequestID: "req_9", At: at(4), Last: at(4), Count: 1},
-		{Lane: "nats", Doing: journal.Reading, Text: "polling: the Events API answered 503 Service Unavailable: down", RequestID: "req_2", At: at(1), Last: at(3), Count: 3},
-		{Lane: "nats", Doing: pipeline.Publishing, Text: "no connection \\u001b[31mto nats://u:[secret]@h", At: at(0), Last: at(0), Count: 1},
+		{Lane: "nats", Doing: journal.Stopping, Text: "stopped at event event_2", Code: "R1209", At: at(6), Last: at(6), Count: 1},
+		{Lane: "nats", Doing: journal.Parking, Text: "event event_1 (user.created) went to the dead letter topic: too large", Code: "R1301", At: at(5), Last: at(5), Count: 1},
+		{Lane: "nats", Doing: journal.Reading, Text: "the Events API refuses the event type x.y, which is left out until 2026-01-02 03:04 UTC", Code: "R1109", At: at(4), Last: at(4), Count: 1},
+		{Lane: "nats", Doing: journal.Reading, Text: "the answer of the Events API cannot be used: cut off", Code: "R1106", RequestID: "req_9", At: at(4), Last: at(4), Count: 1},
+		{Lane: "nats", Doing: journal.Reading, Text: "polling: the Events API answered 503 Service Unavailable: down", Code: "R1101", RequestID: "req_2", At: at(1), Last: at(3), Count: 3},
+		{Lane: "nats", Doing: pipeline.Publishing, Text: "no connection \\u001b[31mto nats://u:[secret]@h", Code: "R1304", At: at(0), Last: at(0), Count: 1},
 	}, j.Errors(100))
 	require.Len(t, j.Errors(2), 2)
 }

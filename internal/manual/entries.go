@@ -14,36 +14,69 @@ const Gap = "…"
 
 // Entry is what docs/troubleshoot.md says of one kind of fault.
 type Entry struct {
+	// Code names the entry, as R1042 does. It never changes and is never used again.
+	Code        string
 	Area, Title string
 	Patterns    []Pattern
 	Advice      string // Markdown
 }
 
+// Kind tells how much a pattern says of a message that holds it.
+type Kind int
+
+// The kinds of patterns. A pattern of a lower kind decides before all those of a higher one.
+const (
+	// Own are relay's words for one kind of fault.
+	Own Kind = iota
+	// Outside are words of the operating system, of a server or of a library.
+	Outside
+	// Envelope are relay's words around a reason, which follows in the message and says more.
+	Envelope
+)
+
 // Pattern is a part of messages, with gaps.
 type Pattern struct {
 	Text string
-	re   *regexp.Regexp
+	Kind Kind
+
+	parts []string // what stands between the gaps, in lower case
 }
 
 // Matches reports whether message holds the pattern, in upper or lower case.
-func (p *Pattern) Matches(message string) bool { return p.re.MatchString(message) }
+func (p *Pattern) Matches(message string) bool { return p.within(strings.ToLower(message)) }
 
-// Length is how many characters of a message the pattern itself gives.
-func (p *Pattern) Length() int { return len(strings.ReplaceAll(p.Text, Gap, "")) }
-
-func newPattern(text string) Pattern {
-	var re strings.Builder
-	re.WriteString("(?is)")
-	for i, part := range strings.Split(text, Gap) {
-		if i > 0 {
-			re.WriteString(".*")
+// within is Matches for a message in lower case.
+func (p *Pattern) within(message string) bool {
+	for _, part := range p.parts {
+		at := strings.Index(message, part)
+		if at < 0 {
+			return false
 		}
-		re.WriteString(regexp.QuoteMeta(part))
+		message = message[at+len(part):]
 	}
-	return Pattern{Text: text, re: regexp.MustCompile(re.String())}
+	return true
 }
 
-var patternLine = regexp.MustCompile("^- `([^`]+)`$")
+// Length is how many bytes of a message the pattern itself gives.
+func (p *Pattern) Length() int {
+	n := 0
+	for _, part := range p.parts {
+		n += len(part)
+	}
+	return n
+}
+
+// kinds are the words behind a pattern in the list of an entry.
+var kinds = map[string]Kind{"": Own, ", from outside": Outside, ", with the reason": Envelope}
+
+func newPattern(text string, kind Kind) Pattern {
+	return Pattern{Text: text, Kind: kind, parts: strings.Split(strings.ToLower(text), Gap)}
+}
+
+var (
+	patternLine = regexp.MustCompile("^- `([^`]+)`(, from outside|, with the reason)?$")
+	heading     = regexp.MustCompile(`^### (?:(R[0-9]{4}) )?(.*)$`)
+)
 
 // Entries are those of docs/troubleshoot.md, in its order.
 var Entries = sync.OnceValue(func() []Entry {
@@ -54,22 +87,23 @@ var Entries = sync.OnceValue(func() []Entry {
 	return parseEntries(string(text))
 })
 
-// parseEntries reads the form of the page: ## for an area, ### for an entry, then a list of nothing
-// but code, which are its patterns, and its advice.
+// parseEntries reads the form of the page: ## for an area, ### for an entry with its code, then a
+// list of nothing but code, which are its patterns, and its advice.
 func parseEntries(text string) []Entry {
 	var entries []Entry
 	area := ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\n")
-		switch m := patternLine.FindStringSubmatch(line); {
+		m, h := patternLine.FindStringSubmatch(line), heading.FindStringSubmatch(line)
+		switch {
 		case strings.HasPrefix(line, "## "):
 			area = line[len("## "):]
-		case strings.HasPrefix(line, "### "):
-			entries = append(entries, Entry{Area: area, Title: line[len("### "):]})
+		case h != nil:
+			entries = append(entries, Entry{Area: area, Code: h[1], Title: h[2]})
 		case len(entries) == 0:
 		case m != nil:
 			e := &entries[len(entries)-1]
-			e.Patterns = append(e.Patterns, newPattern(m[1]))
+			e.Patterns = append(e.Patterns, newPattern(m[1], kinds[m[2]]))
 		default:
 			entries[len(entries)-1].Advice += line + "\n"
 		}
@@ -80,28 +114,12 @@ func parseEntries(text string) []Entry {
 	return entries
 }
 
-// Explain returns the entries that say something of a message, those first that recognise the most
-// of it.
-func Explain(message string) []Entry {
-	message = strings.Join(strings.Fields(message), " ")
-	var found []Entry
-	var lengths []int
+// ByCode returns the entry with a code, in upper or lower case.
+func ByCode(code string) (Entry, bool) {
 	for _, e := range Entries() {
-		longest := 0
-		for i := range e.Patterns {
-			if p := &e.Patterns[i]; p.Matches(message) {
-				longest = max(longest, p.Length())
-			}
+		if strings.EqualFold(e.Code, code) {
+			return e, true
 		}
-		if longest == 0 {
-			continue
-		}
-		at := len(found)
-		for at > 0 && lengths[at-1] < longest {
-			at--
-		}
-		found = append(found[:at:at], append([]Entry{e}, found[at:]...)...)
-		lengths = append(lengths[:at:at], append([]int{longest}, lengths[at:]...)...)
 	}
-	return found
+	return Entry{}, false
 }

@@ -7,6 +7,7 @@ import (
 
 	"workos-relay/internal/admin"
 	"workos-relay/internal/journal"
+	"workos-relay/internal/manual"
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 )
@@ -143,9 +144,9 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 	}
 	switch {
 	case l.HealthReason != "":
-		f.Reasons = []string{l.HealthReason}
+		f.Reasons = []string{manual.Mark(l.HealthReason, l.Code)}
 	case l.Reason != "":
-		f.Reasons = []string{operator.Explain(l.Reason, l.Action)}
+		f.Reasons = []string{manual.Mark(operator.Explain(l.Reason, l.Action), l.Code)}
 	}
 	for _, s := range l.Settings {
 		f.Notes = append(f.Notes, "setting: "+s.String())
@@ -215,7 +216,7 @@ func errorsOf(errors []journal.Error) []errorRow {
 	out := make([]errorRow, 0, len(errors))
 	for i := range errors {
 		e := &errors[i]
-		row := errorRow{Last: dated(e.Last), Lane: e.Lane, Doing: e.Doing, Text: e.Text, RequestID: e.RequestID, Count: e.Count}
+		row := errorRow{Last: dated(e.Last), Lane: e.Lane, Doing: e.Doing, Text: manual.Mark(e.Text, e.Code), RequestID: e.RequestID, Count: e.Count}
 		if e.Count > 1 {
 			row.First = dated(e.At)
 		}
