@@ -131,7 +131,7 @@ func (f *follower) run(ctx context.Context) error {
 func (f *follower) round(ctx context.Context) error {
 	var bounds map[client.Partition]sink.Log
 	var all []client.Partition
-	err := f.settle(ctx, func(ctx context.Context) (err error) {
+	err := f.retryTransient(ctx, func(ctx context.Context) (err error) {
 		all, bounds, err = f.allBounds(ctx, f.topics, time.Time{})
 		return err
 	})
