@@ -6,14 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"workos-relay/internal/app"
-	"workos-relay/internal/config"
 	"workos-relay/internal/listener"
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
@@ -22,17 +24,21 @@ import (
 const demoKey = "sk_demo"
 
 type demoCmd struct {
-	Rate    float64       `help:"Average number of events per second that the built-in Events API makes." default:"20"`
-	Backlog int           `help:"Number of events that exist before relay starts." default:"20000"`
-	Listen  string        `help:"Address of the embedded NATS server. One that other machines reach gets a token, which is shown." default:"127.0.0.1:4222"`
-	Admin   string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port is used if this one is taken, and none if it is empty." default:"127.0.0.1:8080"`
-	For     time.Duration `help:"Stop after this long. Default: when interrupted."`
+	Rate      float64       `help:"Average number of events per second that the built-in Events API makes." default:"20"`
+	Backlog   int           `help:"Number of events that exist before relay starts." default:"20000"`
+	Listen    string        `help:"Address of the embedded NATS server; another port is used if this one is taken. One that other machines reach gets a token, which is shown." default:"127.0.0.1:4222"`
+	Admin     string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port is used if this one is taken, and none if it is empty." default:"127.0.0.1:8080"`
+	API       string        `name:"api" help:"Address of the built-in Events API, so that other programs can use it. Default: a free port of this machine." placeholder:"ADDR"`
+	Sink      string        `help:"A bus to use instead of the embedded NATS server: nats://HOST:PORT or kafka://HOST:PORT. The demo takes a stream or a topic prefix of its own there, and leaves it." placeholder:"URL"`
+	ConfigOut string        `help:"Write the configuration of the demo to a new file, for check, verify, replay, status and tail in another terminal. Default: a file in the directory of the demo." placeholder:"FILE"`
+	For       time.Duration `help:"Stop after this long. Default: when interrupted."`
 
 	token string // of the embedded NATS server; empty if only this machine reaches it
+	owned string // what the demo leaves on a bus of --sink; empty for the embedded server
 }
 
-// Run carries generated events into an embedded NATS server in a temporary directory, and shows
-// what flows.
+// Run carries generated events into an embedded NATS server in a temporary directory, or onto the
+// bus of --sink, and shows what flows.
 func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	if c.For > 0 {
 		var cancel context.CancelFunc
@@ -49,18 +55,35 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	api := sourcetest.New(sourcetest.WithAPIKey(demoKey), sourcetest.WithLedger(0), sourcetest.WithPopulation(sourcetest.Population{Events: c.Backlog, Seed: 1}))
-	if err := api.Start(""); err != nil { //nolint:contextcheck // Close ends it
-		return fmt.Errorf("starting the built-in Events API: %w", err)
+	if err := api.Start(c.API); err != nil { //nolint:contextcheck // Close ends it
+		return app.Usage(fmt.Errorf("--api: starting the built-in Events API: %w; write host:port, with a port that is free", err))
 	}
 	defer func() { err = errors.Join(err, api.Close()) }()
 
 	if c.Admin, err = freeOr(ctx, c.Admin); err != nil {
 		return app.Usage(fmt.Errorf("--admin: %w", err))
 	}
-	cfg, err := c.config(env.format, api.URL(), dir)
-	if err != nil {
-		return err
+	if c.Sink == "" {
+		if c.Listen, err = freeOr(ctx, c.Listen); err != nil {
+			return app.Usage(fmt.Errorf("--listen: %w", err))
+		}
 	}
+	text, err := c.text(api.URL(), dir)
+	if err != nil {
+		return app.Usage(err)
+	}
+	cfg, err := env.format.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
+	if err != nil {
+		return app.Usage(fmt.Errorf("--listen, --admin or --sink: %w", err))
+	}
+	file := c.ConfigOut
+	if file == "" {
+		file = filepath.Join(dir, "config.yaml")
+	}
+	if err := writeOut(file, text); err != nil {
+		return app.Usage(fmt.Errorf("--config-out: %w", err))
+	}
+	defer removeIf(file, text)
 	format := "console" // on a pipe, too: what the demo prints is for people
 	if env.logging.chosen.Format == "json" {
 		format = "json"
@@ -72,7 +95,7 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	counts := newFlow()
 	return app.Serve(ctx, cfg, log, app.Options{
 		Observe: counts.observe,
-		Started: func(r *app.Relay) func() { return c.show(ctx, env.stdout, api, r, counts) },
+		Started: func(r *app.Relay) func() { return c.show(ctx, env.stdout, api, r, counts, file) },
 	})
 }
 
@@ -93,30 +116,76 @@ func freeOr(ctx context.Context, addr string) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// config returns the configuration of the demo. It does not wait for the disk, since nothing has to
-// survive a power failure.
-func (c *demoCmd) config(format *config.Format, endpoint, dir string) (*config.Config, error) {
-	credentials := ""
-	if _, _, err := net.SplitHostPort(c.Listen); err == nil && !listener.IsLoopback(c.Listen) {
-		c.token = rand.Text()
-		credentials = ", token: " + c.token
+// writeOut writes a file that does not exist yet and that only its owner can read: the configuration
+// may hold a token.
+func writeOut(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // the operator names it
+	var at *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s exists already, and the demo overwrites nothing: name another file", path)
+	case errors.As(err, &at):
+		return fmt.Errorf("cannot create %s: %w; name a file in a directory that you may write to", path, at.Err)
+	case err != nil:
+		return err
 	}
-	text := fmt.Sprintf(`
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// removeIf removes a file that still holds text: a configuration of a demo that is over leads
+// nowhere.
+func removeIf(path, text string) {
+	if now, err := os.ReadFile(path); err == nil && string(now) == text { //nolint:gosec // the demo wrote it
+		_ = os.Remove(path)
+	}
+}
+
+// text returns the configuration of the demo. The embedded server does not wait for the disk, since
+// nothing has to survive a power failure. On a bus of --sink every name is new, so that no other
+// relay and no earlier demo is met.
+func (c *demoCmd) text(endpoint, dir string) (string, error) {
+	id, entry := "demo", ""
+	switch scheme, rest, _ := strings.Cut(c.Sink, "://"); {
+	case c.Sink == "":
+		credentials := ""
+		if _, _, err := net.SplitHostPort(c.Listen); err == nil && !listener.IsLoopback(c.Listen) {
+			c.token = rand.Text()
+			credentials = ", token: " + c.token
+		}
+		entry = fmt.Sprintf("{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false%s}}", c.Listen, credentials)
+	case scheme == "kafka":
+		id = "demo-" + strings.ToLower(rand.Text()[:8])
+		c.owned = "topics " + id + ".* and relay.position." + id + ".kafka"
+		entry = fmt.Sprintf("{name: kafka, type: kafka, brokers: [%s], topic_prefix: %s.}", quotedList(rest), id)
+	case scheme == "nats", scheme == "tls", scheme == "ws", scheme == "wss":
+		id = "demo-" + strings.ToLower(rand.Text()[:8])
+		c.owned = "stream " + id
+		entry = fmt.Sprintf("{name: nats, type: nats, url: %q, stream: %s, topic_prefix: %s.}", c.Sink, id, id)
+	default:
+		return "", errors.New("--sink: the address begins with none of nats://, tls:// and kafka://; write for example nats://127.0.0.1:4222 or kafka://127.0.0.1:9092")
+	}
+	return fmt.Sprintf(`# The configuration of a relay demo. It works as long as the demo runs.
+id: %s
 source: {endpoint: %q, api_key: %s, poll_interval: 250ms}
-sinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false%s}}]
+sinks: [%s]
 checkpoint: {dir: %q}
 admin: {listen: %q, show_payloads: true}
-`, endpoint, demoKey, c.Listen, credentials, dir, c.Admin)
-	cfg, err := format.Parse("demo", []byte(text), func(string) (string, bool) { return "", false })
-	if err != nil {
-		return nil, app.Usage(fmt.Errorf("--listen or --admin: %w", err))
+`, id, endpoint, demoKey, entry, dir, c.Admin), nil
+}
+
+// quotedList writes words that commas separate as the elements of a YAML list.
+func quotedList(words string) string {
+	list := strings.Split(strings.TrimSuffix(words, "/"), ",")
+	for i, w := range list {
+		list[i] = strconv.Quote(strings.TrimSpace(w))
 	}
-	return cfg, nil
+	return strings.Join(list, ", ")
 }
 
 // show starts generating events and displaying what flows. The function that it returns stops both.
-func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *app.Relay, counts *flow) func() {
-	c.introduce(out, api.URL(), r.EmbeddedURL())
+func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Server, r *app.Relay, counts *flow, file string) func() {
+	c.introduce(out, api.URL(), r.EmbeddedURL(), file)
 
 	ctx, cancel := context.WithCancel(ctx)
 	made, shown := make(chan error, 1), make(chan struct{})
@@ -136,28 +205,58 @@ func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Serve
 	}
 }
 
-func (c *demoCmd) introduce(out io.Writer, apiURL, natsURL string) {
-	tail := "\n  go run ./cmd/relay tail --from-sink --events 'dsync.user.*'"
-	if c.Listen != "127.0.0.1:4222" {
-		tail = "\n  go run ./cmd/relay tail --from-sink --server " + natsURL + " --events 'dsync.user.*'"
-	}
-	if c.token != "" { // relay tail takes a token from a configuration only
-		tail = ""
+func (c *demoCmd) introduce(out io.Writer, apiURL, natsURL, file string) {
+	bus, into, stays := "NATS         "+natsURL+"   (stream WORKOS, subjects like dsync.user.created)", "an embedded NATS JetStream server", "nothing stays on it"
+	watch := ""
+	if c.token != "" {
 		natsURL = strings.Replace(natsURL, "//", "//"+c.token+"@", 1)
+		bus = "NATS         " + natsURL + "   (stream WORKOS, subjects like dsync.user.created)"
+	}
+	if c.Sink == "" {
+		watch = "\n  nats --server " + natsURL + " subscribe --stream WORKOS --new 'dsync.user.>'"
+	} else {
+		bus, into, stays = "Bus          "+c.Sink+"   ("+c.owned+")", "a bus of yours", "on the bus stays: "+c.owned
 	}
 	page := ""
 	if c.Admin != "" {
 		page = "\n  Status page  http://" + c.Admin + "/   (also /readyz and /metrics)"
 	}
-	fmt.Fprintf(out, `relay demo: made-up events from a built-in Events API flow into an embedded NATS JetStream server.
-Nothing leaves this machine, and nothing stays on it. Stop with Ctrl-C.
+	relay := programName(os.Args[0])
+	var commands strings.Builder
+	for _, line := range []string{"tail --from-sink --events 'dsync.user.*'", "status --watch", "pause", "resume", "verify --since earliest --until latest"} {
+		if c.Admin == "" && !strings.HasPrefix(line, "tail") && !strings.HasPrefix(line, "verify") {
+			continue // it asks the admin address
+		}
+		commands.WriteString("\n  " + relay + " " + line)
+	}
+	fmt.Fprintf(out, `relay demo: made-up events from a built-in Events API flow into %s.
+No event comes from WorkOS, and %s. Stop with Ctrl-C.
 
   Events API   %s/events   (key %s)
-  NATS         %s   (stream WORKOS, subjects like dsync.user.created)%s
+  %s%s
 
-Watch one topic from another terminal, with relay itself or with the NATS CLI:
-%s
-  nats --server %s subscribe --stream WORKOS --new 'dsync.user.>'
+Try it from another terminal, with relay itself or with the tools of the bus:
 
-`, apiURL, demoKey, natsURL, page, tail, natsURL)
+  export RELAY_CONFIG=%s%s%s
+
+`, into, stays, apiURL, demoKey, bus, page, shellWord(file), commands.String(), watch)
+}
+
+// programName returns how to call this program again, for a hint: as it was typed, or by go run if
+// go run has built it.
+func programName(typed string) string {
+	if strings.Contains(filepath.ToSlash(typed), "/go-build") {
+		return "go run ./cmd/relay"
+	}
+	return shellWord(typed)
+}
+
+// shellWord quotes a word for a shell if it has to be quoted.
+func shellWord(word string) string {
+	if strings.IndexFunc(word, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:@%+=,", r))
+	}) < 0 && word != "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -176,7 +176,7 @@ func (f *follower) read(ctx context.Context, p client.Partition, l sink.Log) err
 		return nil
 	})
 	if err == nil {
-		f.next[p] = l.End // what follows the last message is no message: ends of transactions
+		f.next[p] = l.End // behind the last message there are only ends of transactions
 	}
 	return err
 }
