@@ -40,7 +40,7 @@ func Mark(text, code string) string {
 }
 
 // MarkLines returns the text of an error with the code of each line behind it, since the mistakes
-// of a configuration come on lines of their own. If no line has relay's own words for a fault, the
+// of a configuration come one on each line. If no line has relay's own words for a fault, the
 // first one has the code of the whole text. A line that ends with a command, which somebody will
 // copy, has its code in front.
 func MarkLines(text string) string {

@@ -42,10 +42,7 @@ type Pattern struct {
 	parts []string // what stands between the gaps, in lower case
 }
 
-// Matches reports whether message holds the pattern, in upper or lower case.
-func (p *Pattern) Matches(message string) bool { return p.within(strings.ToLower(message)) }
-
-// within is Matches for a message in lower case.
+// within reports whether message, which is in lower case, holds the pattern.
 func (p *Pattern) within(message string) bool {
 	for _, part := range p.parts {
 		at := strings.Index(message, part)

@@ -9,7 +9,7 @@ import (
 
 // Explain returns the entries of docs/troubleshoot.md that say something about a text, the best
 // first. The text is what somebody found and pasted: a code, a line of the log in either format
-// with whatever came before it, several lines, a part of a sentence, words of the operating system.
+// with what came before it, several lines, a part of a sentence, words of the operating system.
 // Codes in it decide alone.
 func Explain(text string) []Entry {
 	if found := byCodes(text); len(found) > 0 {
@@ -120,7 +120,7 @@ var (
 )
 
 // spellings returns the forms of a pasted text in which the words of the page may be found, in
-// lower case: as it is, and joined where a terminal has broken it within a word.
+// lower case: as it is, and joined, in case a terminal has broken it within a word.
 func spellings(text string) []string {
 	text = colours.ReplaceAllString(text[:min(len(text), longestText)], "")
 	text = lineStart.ReplaceAllString(plainMark.Replace(text), "")
