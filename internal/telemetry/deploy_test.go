@@ -197,6 +197,45 @@ func TestPromtool(t *testing.T) {
 	})
 }
 
+// TestEveryAlertHasARunbook: the annotation runbook_url of each alert leads to a section of
+// docs/runbooks.md, which says the same four things of each, and wakes somebody for what is
+// critical. The page has no other sections.
+func TestEveryAlertHasARunbook(t *testing.T) {
+	const installed = "file:///usr/share/doc/relay/runbooks.md"
+	text, err := os.ReadFile(alertsFile)
+	require.NoError(t, err)
+	var file struct {
+		Groups []struct {
+			Rules []struct {
+				Alert               string
+				Labels, Annotations map[string]string
+			}
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(text, &file))
+	page, err := os.ReadFile("../../docs/runbooks.md")
+	require.NoError(t, err)
+	sections := map[string]string{}
+	for _, s := range strings.Split(string(page), "\n## ")[1:] {
+		name, body, _ := strings.Cut(s, "\n")
+		sections[name] = body
+	}
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			require.Equal(t, installed+"#"+strings.ToLower(r.Alert), r.Annotations["runbook_url"], r.Alert)
+			body := sections[r.Alert]
+			for _, part := range []string{"Means", "Look at", "Do", "Wake somebody"} {
+				require.Regexp(t, `(?m)^- \*\*`+part+`:\*\* \S+`, body, "docs/runbooks.md, %s", r.Alert)
+			}
+			answer := map[string]string{"critical": "yes", "warning": "no"}[r.Labels["severity"]]
+			require.NotEmpty(t, answer, r.Alert)
+			require.Regexp(t, `\*\*Wake somebody:\*\* `+answer+`\b`, body, r.Alert)
+			delete(sections, r.Alert)
+		}
+	}
+	require.Empty(t, sections, "docs/runbooks.md has sections of no alert")
+}
+
 // Every alert has a test that sees it fire.
 func TestEveryAlertIsTested(t *testing.T) {
 	tests, err := os.ReadFile(filepath.Join(filepath.Dir(alertsFile), "alerts_test.yml"))

@@ -397,6 +397,13 @@ func TestTheAlertsOfTheChartAreThoseOfTheRepository(t *testing.T) {
 	require.True(t, reflect.DeepEqual(want, rule.Spec), "copy deploy/prometheus/alerts.yml to deploy/helm/relay/files: make generate")
 }
 
+func TestTheRunbooksOfTheAlertsMayBeElsewhere(t *testing.T) {
+	manifests, err := render(t, strings.Replace(full, "prometheusRule: {enabled: true,", "prometheusRule: {enabled: true, runbooks: \"https://wiki.example/relay/runbooks\",", 1))
+	require.NoError(t, err)
+	require.Contains(t, string(manifests["PrometheusRule"]), "runbook_url: https://wiki.example/relay/runbooks#relaykeyrefused\n")
+	require.NotContains(t, string(manifests["PrometheusRule"]), "file://")
+}
+
 func TestTheJobIsTheOneThatTheAlertsName(t *testing.T) {
 	alerts, err := os.ReadFile("../../prometheus/alerts.yml")
 	require.NoError(t, err)
