@@ -12,7 +12,7 @@ var commandMistakes = []mistake{
 	{name: "a log level that does not exist", line: "run --log-level loud", code: exitUsage, what: `--log-level`, where: `loud`, next: `debug`},
 	{name: "a log level of the environment that does not exist", line: "run", env: []string{"RELAY_LOG_LEVEL=loud"}, code: exitUsage, what: `RELAY_LOG_LEVEL|--log-level`, where: `loud`, next: `debug`},
 	{name: "a log format that does not exist", line: "run --log-format xml", code: exitUsage, what: `--log-format`, where: `xml`, next: `json`},
-	{name: "an argument too many", line: "run fast", code: exitUsage, what: `fast`, where: `relay`, next: `Try: relay run --help`},
+	{name: "an argument too many", line: "run fast", code: exitUsage, what: `fast`, where: `relay`, next: `relay run --help`},
 	{name: "checkpoint without its command", line: "checkpoint", code: exitUsage, what: `checkpoint`, where: `relay`, next: `show`},
 	{name: "checkpoint set to what is not a position", line: "checkpoint set yesterday-ish", config: sourceOK + stdoutBus + adminOff, code: exitUsage, what: `yesterday-ish`, where: `is not a place`, next: `earliest`},
 	{name: "checkpoint set for a lane that does not exist", line: "checkpoint set latest --lane none", config: sourceOK + stdoutBus + adminOff, code: exitUsage, what: `none`, where: `--lane`, next: `out`},

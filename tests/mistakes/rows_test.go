@@ -93,8 +93,8 @@ var fileMistakes = []mistake{
 	{name: "TLS files that hold no certificate", line: "check", config: sourceOK + natsAt("nats://{nats}", ", tls: {ca_file: {dir}/ca.pem}"),
 		files: map[string]string{"ca.pem": "hello\n"}, code: exitFailed,
 		what: `no PEM certificate`, where: `sinks\[bus\]\.tls\.ca_file {dir}/ca\.pem`, next: `ca_file`},
-	{name: "a certificate without its key", line: "check", config: sourceOK + natsAt("nats://{nats}", ", tls: {cert_file: a.pem}"), code: exitFailed,
-		what: `one of them is missing`, where: `tls\.cert_file`, next: `tls.key_file go together`},
+	{name: "a certificate without its key", line: "check", config: sourceOK + natsAt("nats://{nats}", ", tls: {cert_file: a.pem}"), code: exitUsage,
+		what: `has no key_file beside it`, where: `config\.yaml:2:\d+: sinks\[0\]\.tls\.cert_file`, next: `name the file with its private key`},
 }
 
 // secretMistakes are about secrets, their files and variables.

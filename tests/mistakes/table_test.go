@@ -46,7 +46,7 @@ type mistake struct {
 // its libraries that say nothing of the cause.
 var goSyntax = regexp.MustCompile(`&\{|%!|0x[0-9a-f]{6,}|map\[|goroutine \d|panic:|<nil>|\(nil\)|nil pointer|\.go:\d|` +
 	`strconv\.|\*[a-z]+\.[A-Z]|interface \{|unmarshal|Unmarshal|invalid character '|context deadline exceeded|context canceled|` +
-	`looking for beginning|struct \{|\bfunc\(|\[\]string|\byaml: line|\bjson: |\[\]byte|time: |proto: |EOF$`)
+	`looking for beginning|struct \{|\bfunc\(|\[\]string|\byaml: line|\bjson: |\[\]byte|\btime: (invalid|missing|unknown)|proto: |EOF$`)
 
 // run runs the row and judges exit code and output.
 func (m mistake) run(t *testing.T, s *stage) {
