@@ -217,6 +217,7 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 		Headers:  spareHeaders(batch),
 		Body:     e.Raw,
 		Position: e.Position(),
+		Created:  e.CreatedAt,
 	}
 	switch r.encoding {
 	case CloudEvents:

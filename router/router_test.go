@@ -61,9 +61,9 @@ func TestRouteByDefault(t *testing.T) {
 	e := newEvent(t, "dsync.user.created", `{"object":"directory_user","id":"directory_user_1","organization_id":"org_1","directory_id":"directory_1"}`)
 	m := routeOne(t, newRouter(t, Config{}), e)
 	require.Equal(t, sink.Message{
-		Topic: "dsync.user.created",
-		Key:   []byte("org_1"),
-		ID:    "event_01H",
+		Topic: "dsync.user.created", Created: e.CreatedAt,
+		Key: []byte("org_1"),
+		ID:  "event_01H",
 		Headers: []sink.Header{
 			{Key: "event-id", Value: "event_01H"},
 			{Key: "event-type", Value: "dsync.user.created"},

@@ -77,6 +77,8 @@ type OpenOptions struct {
 	Identity checkpoint.Identity // whose position the position of the lane is
 	Dir      string              // directory for files of this sink that have to outlive the process
 	Logger   *zap.Logger
+	// DeadLetter is the topic of dead letters, prefix included; empty for none.
+	DeadLetter string
 	// Files follows the files that the settings name; nil reads them when they are used.
 	Files *livefile.Set
 	// Secret returns the current value of a secret of the settings. key is its key, below the sink,

@@ -22,6 +22,7 @@ type Message struct {
 	Headers  []Header
 	Body     []byte
 	Position checkpoint.Position // of its event; the messages of one event are adjacent in a batch
+	Created  time.Time           // when its event was created; zero if the message does not stand for the event, as a dead letter
 }
 
 // Sink is a bus. Publish is called by one goroutine at a time; Close may be called at any time and

@@ -34,8 +34,8 @@ func (e *unsupportedError) Error() string {
 	return "it is encrypted with " + e.what + ", which relay does not support; convert the key with: openssl pkcs8 -topk8 -v2 aes-256-cbc -in KEY -out NEW"
 }
 
-// The bounds of a key derivation. Whoever can write the key file decides its parameters, and relay
-// must neither run out of memory nor stand still because of them.
+// The bounds of a key derivation. Anyone who can write the key file decides its parameters,
+// and relay must neither run out of memory nor stand still because of them.
 const (
 	maxRounds       = 10_000_000 // of PBKDF2; about 5 s
 	maxScryptMemory = 128 << 20

@@ -176,7 +176,7 @@ func (l *Lane) openBus(ctx context.Context, settings sink.Settings) (*Bus, error
 func (l *Lane) openOptions() sink.OpenOptions {
 	return sink.OpenOptions{
 		RelayID: l.Config.ID, Lane: l.Sink.Name, Identity: l.Identity(), Dir: l.Config.Checkpoint.Dir,
-		Logger: l.Log, Files: l.Config.Files,
+		Logger: l.Log, Files: l.Config.Files, DeadLetter: l.Router.DeadLetterTopic(),
 		Secret: func(key string, value secret.String, check func(string) error) (*livefile.Current, error) {
 			return l.Config.SinkSecret(l.Sink.Name, key, value, check)
 		},

@@ -44,7 +44,7 @@ func (s *sender) encode(q *partitionQueue) error {
 		return nil
 	}
 	spec := client.BatchSpec{Session: p.session, Sequence: p.sequence, Transactional: s.txn != nil, Codec: p.codec, Time: time.Now()}
-	set, err := encodeMessages(spec, s.batch, q.index[:p.records])
+	set, err := s.p.encodeMessages(spec, s.batch, q.index[:p.records])
 	p.set = set
 	return err
 }

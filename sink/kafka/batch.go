@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"sort"
+	"time"
 
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
@@ -101,7 +102,13 @@ func keysOf(batch []sink.Message) []messageKey {
 }
 
 // asRecord is a message as a record of its topic. It points to the message, so that none is copied.
-type asRecord struct{ m *sink.Message }
+type asRecord struct {
+	m  *sink.Message
+	at time.Time // zero for the time of the batch
+}
+
+// Time is the time of the record; zero for that of the batch.
+func (r asRecord) Time() time.Time { return r.at }
 
 // Key is the key of the record; nil if it has none.
 func (r asRecord) Key() []byte { return r.m.Key }
@@ -119,10 +126,13 @@ func (r asRecord) Header(n int) (key, value string) {
 }
 
 // messageSize is the size of m as record n of a record batch, before compression.
-func messageSize(m *sink.Message, n int) int { return client.RecordSize(asRecord{m}, n) }
+func messageSize(m *sink.Message, n int) int { return client.RecordSize(asRecord{m: m}, n) }
 
 // encodeMessages writes the messages batch[i], for each i of index and in that order, as one record
 // batch: see encodeBatch.
-func encodeMessages(spec client.BatchSpec, batch []sink.Message, index []int) ([]byte, error) {
-	return client.EncodeBatch(spec, len(index), func(n int) client.ProducerRecord { return asRecord{&batch[index[n]]} })
+func (c *common) encodeMessages(spec client.BatchSpec, batch []sink.Message, index []int) ([]byte, error) {
+	return client.EncodeBatch(spec, len(index), func(n int) client.ProducerRecord {
+		m := &batch[index[n]]
+		return asRecord{m, c.cfg.stamp(m, spec.Time)}
+	})
 }

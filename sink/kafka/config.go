@@ -23,6 +23,7 @@ type Config struct {
 	TopicPrefix        string        `yaml:"topic_prefix" doc:"Put before each routed topic and the dead letter, as it stands." example:"workos."`
 	Create             Create        `yaml:"create" doc:"How missing topics are created."`
 	Compression        string        `yaml:"compression" default:"auto" enum:"auto,none,gzip,snappy,lz4,zstd" doc:"Codec of the record batches; consumers decompress by themselves. auto takes lz4, and gzip or none if the cluster refuses that. lz4 costs the least time, zstd the least space."`
+	Timestamp          string        `yaml:"timestamp" default:"publish" enum:"publish,event" doc:"Time of a record. publish: when relay publishes it, so that retention counts from then. event: the event's created_at; the topic's retention.ms and message.timestamp.before.max.ms then hold for the age of the event, and relay warns if they are too short. Dead letters and positions always have the time of publishing."`
 	TLS                tlsconf.TLS   `yaml:"tls" doc:"TLS to the brokers."`
 	SASL               SASL          `yaml:"sasl" doc:"Authentication by SASL. Without tls, plain sends the password in the clear."`
 	ClientID           string        `yaml:"client_id" default:"relay" doc:"Client id shown in the brokers' logs, quotas and metrics."`
@@ -39,6 +40,8 @@ type Config struct {
 	// cluster.
 	RelayID string `yaml:"-"`
 	Lane    string `yaml:"-"`
+	// DeadLetter is the topic of dead letters, prefix included; empty for none.
+	DeadLetter string `yaml:"-"`
 	// OwnedFile is where the sink remembers which topics it has created. Empty: it remembers none,
 	// and changes none later.
 	OwnedFile string `yaml:"-"`

@@ -187,6 +187,9 @@ func (s *sender) next(q *partitionQueue, full int) (records, size int) {
 	budget := min(q.limit.Bytes/10*9, full) - client.BatchHeaderBytes
 	for records < len(q.index) && records < q.most && q.index[records] < s.sendable() {
 		n := messageSize(&s.batch[q.index[records]], records)
+		if records > 0 && s.p.cfg.Timestamp == timestampEvent {
+			n += client.TimestampRoom
+		}
 		if records > 0 && size+n > budget {
 			break
 		}

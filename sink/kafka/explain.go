@@ -266,6 +266,8 @@ func (e *explainer) explainTopic(err error, topic string) error {
 		hint = fmt.Sprintf("the replicas of kafka topic %s did not all confirm in time: brokers are slow or behind", topic)
 	case errors.Is(err, kafkago.InvalidTopic):
 		hint = fmt.Sprintf("the cluster refuses the topic name %s; another topic may differ from it only by '.' and '_'", topic)
+	case errors.Is(err, kafkago.InvalidTimestamp):
+		hint = e.timestampHint(topic)
 	case errors.Is(err, kafkago.PolicyViolation):
 		hint = fmt.Sprintf("a policy of the cluster forbids this for kafka topic %s", topic)
 	case errors.Is(err, kafkago.UnsupportedForMessageFormat):

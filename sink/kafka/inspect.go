@@ -277,6 +277,11 @@ func (a *topicAdmin) advice(ctx context.Context, topics []string) (said sink.Adv
 	for _, s := range found {
 		said.Warnings = append(said.Warnings, s.text)
 	}
+	times, err := a.timestamps(ctx, topics, a.cfg.Create)
+	if err != nil {
+		return said, err
+	}
+	said.Warnings = append(said.Warnings, times...)
 	codecs, err := client.CodecsOf(a.cfg.Compression)
 	if err != nil {
 		return said, err

@@ -127,7 +127,7 @@ func (pl *placer) oversize(i, size int, lim client.Limit) *sink.RejectedError {
 	if !lim.Known {
 		return nil
 	}
-	set, err := encodeMessages(client.BatchSpec{Session: client.NoSession, Codec: pl.p.codec, Time: pl.started}, pl.batch, []int{i})
+	set, err := pl.p.encodeMessages(client.BatchSpec{Session: client.NoSession, Codec: pl.p.codec, Time: pl.started}, pl.batch, []int{i})
 	if err == nil && client.BatchBytes(set) <= lim.Bytes {
 		return nil
 	}

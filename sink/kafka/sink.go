@@ -116,6 +116,7 @@ func (s *Sink) prepare(ctx context.Context, topics []string) error {
 	if err := s.admin.prepare(ctx, topics, s.cfg.Create); err != nil {
 		return err
 	}
+	s.warnTimestamps(ctx, topics)
 	if s.admin.position != "" {
 		return nil // the ledger prepares its topic first
 	}

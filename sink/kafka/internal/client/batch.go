@@ -48,7 +48,7 @@ type BatchSpec struct {
 	Sequence      int32 // of the first record
 	Transactional bool
 	Codec         compress.Codec // nil: not compressed
-	Time          time.Time      // of every record: when it was published, so that retention counts from then
+	Time          time.Time      // of the records whose Time is zero
 }
 
 // ProducerRecord is a record to be written. Its methods return the same at each call, and what they
@@ -59,6 +59,8 @@ type ProducerRecord interface {
 	// Headers is the number of headers, of which Header returns one.
 	Headers() int
 	Header(n int) (key, value string)
+	// Time is the time of the record; zero for that of the batch.
+	Time() time.Time
 }
 
 // EncodeBatch writes the records at(0) to at(count-1) as one record batch and returns it as the
@@ -69,18 +71,22 @@ func EncodeBatch(spec BatchSpec, count int, at func(n int) ProducerRecord) ([]by
 	for n := range count {
 		size += RecordSize(at(n), n)
 	}
+	span := spanOf(spec.Time, count, at)
+	if span.last != span.first {
+		size += count * TimestampRoom
+	}
 	var attributes int16
 	if spec.Transactional {
 		attributes |= attributeTransactional
 	}
 	if spec.Codec == nil {
-		set := appendRecords(make([]byte, setSizeBytes+BatchHeaderBytes, size), count, at)
-		finishBatch(set, spec, attributes, count)
+		set := appendRecords(make([]byte, setSizeBytes+BatchHeaderBytes, size), span.first, spec.Time, count, at)
+		finishBatch(set, spec, span, attributes, count)
 		return set, nil
 	}
 	s := scratches.Get().(*scratch)
 	defer s.giveBack()
-	s.plain = appendRecords(slices.Grow(s.plain[:0], size)[:setSizeBytes+BatchHeaderBytes], count, at)
+	s.plain = appendRecords(slices.Grow(s.plain[:0], size)[:setSizeBytes+BatchHeaderBytes], span.first, spec.Time, count, at)
 	s.packed.Reset()
 	if err := pack(&s.packed, spec.Codec, s.plain); err != nil {
 		return nil, err
@@ -91,7 +97,7 @@ func EncodeBatch(spec BatchSpec, count int, at func(n int) ProducerRecord) ([]by
 		set = s.packed.Bytes()
 	}
 	set = bytes.Clone(set)
-	finishBatch(set, spec, attributes, count)
+	finishBatch(set, spec, span, attributes, count)
 	return set, nil
 }
 
@@ -111,9 +117,37 @@ func (s *scratch) giveBack() {
 	}
 }
 
-func appendRecords(b []byte, count int, at func(n int) ProducerRecord) []byte {
+// TimestampRoom is the most that RecordSize leaves out of a record with another time than the first
+// one of the batch has.
+const TimestampRoom = 10
+
+// timeSpan is the earliest and the latest time in a batch, in milliseconds since 1970.
+type timeSpan struct{ first, last int64 }
+
+func spanOf(otherwise time.Time, count int, at func(n int) ProducerRecord) timeSpan {
+	s := timeSpan{otherwise.UnixMilli(), otherwise.UnixMilli()}
 	for n := range count {
-		b = appendRecord(b, at(n), n)
+		t := timestampOf(at(n), otherwise)
+		if n == 0 {
+			s = timeSpan{t, t}
+		}
+		s.last = max(s.last, t)
+	}
+	return s
+}
+
+// timestampOf returns the time of r in milliseconds since 1970.
+func timestampOf(r ProducerRecord, otherwise time.Time) int64 {
+	if t := r.Time(); !t.IsZero() {
+		return t.UnixMilli()
+	}
+	return otherwise.UnixMilli()
+}
+
+func appendRecords(b []byte, base int64, otherwise time.Time, count int, at func(n int) ProducerRecord) []byte {
+	for n := range count {
+		r := at(n)
+		b = appendRecord(b, r, n, timestampOf(r, otherwise)-base)
 	}
 	return b
 }
@@ -135,7 +169,7 @@ func pack(out *bytes.Buffer, codec compress.Codec, plain []byte) error {
 // finishBatch fills in the size and the header of set, whose records stand already.
 //
 //nolint:gosec // the format's fields are the two's complement of signed numbers, and the sizes are below 2^31
-func finishBatch(set []byte, spec BatchSpec, attributes int16, records int) {
+func finishBatch(set []byte, spec BatchSpec, span timeSpan, attributes int16, records int) {
 	put := binary.BigEndian
 	put.PutUint32(set, uint32(len(set)-setSizeBytes))
 	b := set[setSizeBytes:]
@@ -145,8 +179,8 @@ func finishBatch(set []byte, spec BatchSpec, attributes int16, records int) {
 	b[offsetMagic] = 2
 	put.PutUint16(b[offsetAttributes:], uint16(attributes))
 	put.PutUint32(b[offsetLastOffsetDelta:], uint32(records-1))
-	put.PutUint64(b[offsetFirstTimestamp:], uint64(spec.Time.UnixMilli()))
-	put.PutUint64(b[offsetMaxTimestamp:], uint64(spec.Time.UnixMilli()))
+	put.PutUint64(b[offsetFirstTimestamp:], uint64(span.first))
+	put.PutUint64(b[offsetMaxTimestamp:], uint64(span.last))
 	put.PutUint64(b[offsetProducerID:], uint64(spec.ID))
 	put.PutUint16(b[offsetProducerEpoch:], uint16(spec.Epoch))
 	if !spec.Valid() {
@@ -157,12 +191,12 @@ func finishBatch(set []byte, spec BatchSpec, attributes int16, records int) {
 	put.PutUint32(b[offsetCRC:], crc32.Checksum(b[offsetAttributes:], castagnoli))
 }
 
-// appendRecord writes r as record n of its batch.
-func appendRecord(b []byte, r ProducerRecord, n int) []byte {
+// appendRecord writes r as record n of its batch, delta milliseconds after the first one.
+func appendRecord(b []byte, r ProducerRecord, n int, delta int64) []byte {
 	key, value := r.Key(), r.Value()
-	b = binary.AppendVarint(b, int64(recordBodySize(r, n)))
-	b = append(b, 0)              // attributes: none are defined
-	b = binary.AppendVarint(b, 0) // timestamp delta
+	b = binary.AppendVarint(b, int64(recordBodySize(r, n)+varintSize(delta)-varintSize(0)))
+	b = append(b, 0) // attributes: none are defined
+	b = binary.AppendVarint(b, delta)
 	b = binary.AppendVarint(b, int64(n))
 	if key == nil {
 		b = binary.AppendVarint(b, -1)
@@ -184,7 +218,8 @@ func appendRecord(b []byte, r ProducerRecord, n int) []byte {
 	return b
 }
 
-// RecordSize returns the bytes that r takes as record n of a batch, before compression.
+// RecordSize returns the bytes that r takes as record n of a batch, before compression, if it has
+// the time of the first record; otherwise it takes up to TimestampRoom more.
 func RecordSize(r ProducerRecord, n int) int {
 	body := recordBodySize(r, n)
 	return varintSize(int64(body)) + body
@@ -234,7 +269,8 @@ func brokenBatch(codec compress.Codec) ([]byte, error) {
 		}
 		set, attributes = s.packed.Bytes(), int16(codec.Code())
 	}
-	finishBatch(set, BatchSpec{Session: NoSession, Time: time.Now()}, attributes, 0)
+	now := time.Now()
+	finishBatch(set, BatchSpec{Session: NoSession}, timeSpan{now.UnixMilli(), now.UnixMilli()}, attributes, 0)
 	set[setSizeBytes+offsetCRC] ^= 0xff
 	return set, nil
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"testing"
@@ -15,11 +16,14 @@ import (
 type givenRecord struct {
 	key, value []byte
 	headers    [][2]string
+	at         time.Time
 }
 
 func (r *givenRecord) Key() []byte   { return r.key }
 func (r *givenRecord) Value() []byte { return r.value }
 func (r *givenRecord) Headers() int  { return len(r.headers) }
+
+func (r *givenRecord) Time() time.Time { return r.at }
 
 func (r *givenRecord) Header(n int) (key, value string) { return r.headers[n][0], r.headers[n][1] }
 
@@ -73,6 +77,39 @@ func TestEncodeBatch(t *testing.T) {
 				require.Len(t, set, size)
 			}
 		})
+	}
+}
+
+// TestTimesOfRecords: records have different times, in any order, and the batch has the first
+// and the latest of them.
+func TestTimesOfRecords(t *testing.T) {
+	t.Parallel()
+	published := time.UnixMilli(1_800_000_000_000)
+	times := []time.Time{published.Add(-90 * 24 * time.Hour), published.Add(-100 * 24 * time.Hour), {}, published.Add(-time.Hour)}
+	at := func(n int) ProducerRecord { return &givenRecord{value: []byte("value"), at: times[n]} }
+	for _, name := range []string{"none", "lz4"} {
+		codec, err := codecOf(name)
+		require.NoError(t, err)
+		set, err := EncodeBatch(BatchSpec{Session: NoSession, Codec: codec, Time: published}, len(times), at)
+		require.NoError(t, err)
+		size := setSizeBytes + BatchHeaderBytes
+		for n := range times {
+			size += RecordSize(at(n), n) + TimestampRoom
+		}
+		require.LessOrEqual(t, len(set), size)
+		require.EqualValues(t, published.UnixMilli(), binary.BigEndian.Uint64(set[setSizeBytes+offsetMaxTimestamp:]))
+		var read protocol.RecordSet
+		_, err = read.ReadFrom(bytes.NewReader(set))
+		require.NoError(t, err)
+		rb := read.Records.(*protocol.RecordStream).Records[0].(*protocol.RecordBatch)
+		for n, want := range times {
+			if want.IsZero() {
+				want = published
+			}
+			r, err := rb.ReadRecord()
+			require.NoError(t, err)
+			require.True(t, want.Equal(r.Time), "%d: %s, not %s", n, r.Time, want)
+		}
 	}
 }
 
