@@ -136,21 +136,15 @@ const holderDigits = 32
 
 // loadHolder reads the name of the directory among holders. It makes a new one if none can be read.
 func loadHolder(p paths) (string, error) {
-	const size = holderDigits / 2 // bytes
-	text, err := readBounded(p.holder)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
+	name, err := readHolder(p)
+	if name != "" || err != nil {
+		return name, err
 	}
-	if len(text) == 2*size+1 && text[2*size] == '\n' {
-		if _, err := hex.DecodeString(string(text[:2*size])); err == nil {
-			return string(text[:2*size]), nil
-		}
-	}
-	var random [size]byte
+	var random [holderSize]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return "", err
 	}
-	name := hex.EncodeToString(random[:])
+	name = hex.EncodeToString(random[:])
 	temporary := p.holder + temporarySuffix
 	if err := writeSynced(temporary, []byte(name+"\n")); err != nil {
 		return "", errors.Join(err, removeIfThere(temporary))
@@ -159,4 +153,21 @@ func loadHolder(p paths) (string, error) {
 		return "", errors.Join(err, removeIfThere(temporary))
 	}
 	return name, syncDir(p.dir)
+}
+
+// holderSize is the number of random bytes of File.Holder.
+const holderSize = holderDigits / 2
+
+// readHolder returns the name of the holder; empty if there is none that can be used.
+func readHolder(p paths) (string, error) {
+	text, err := readBounded(p.holder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if len(text) == 2*holderSize+1 && text[2*holderSize] == '\n' {
+		if _, err := hex.DecodeString(string(text[:2*holderSize])); err == nil {
+			return string(text[:2*holderSize]), nil
+		}
+	}
+	return "", nil
 }

@@ -56,24 +56,39 @@ func OpenFile(dir string, id Identity, opts ...FileOption) (*File, error) {
 		opt(f)
 	}
 	if err := makeDir(dir); err != nil {
-		return nil, unusable(fmt.Errorf("create the checkpoint directory %s (checkpoint.dir): %w", dir, err))
+		return nil, notMade(dir, err)
 	}
 	if err := CheckDirectory(dir, "checkpoint.dir"); err != nil {
 		return nil, err
 	}
 	f.lock, err = takeLock(p.lock, f.now())
 	if err != nil {
-		if errors.Is(err, ErrLocked) || operator.Required(err) {
-			return nil, err
-		}
-		return nil, unusable(fmt.Errorf("lock the checkpoint directory %s (checkpoint.dir): %w", dir, err))
+		return nil, notLocked(dir, err)
 	}
-	if err := f.prepare(); operator.Required(err) {
-		return nil, errors.Join(err, f.Close())
-	} else if err != nil {
-		return nil, errors.Join(unusable(fmt.Errorf("prepare the checkpoint directory %s (checkpoint.dir): %w", dir, err)), f.Close())
+	if err := f.prepare(); err != nil {
+		return nil, errors.Join(notPrepared(dir, err), f.Close())
 	}
 	return f, nil
+}
+
+// notMade, notLocked and notPrepared are the errors of OpenFile and CheckFile for a directory that
+// cannot be created, locked or read.
+func notMade(dir string, err error) error {
+	return unusable(fmt.Errorf("create the checkpoint directory %s (checkpoint.dir): %w", dir, err))
+}
+
+func notLocked(dir string, err error) error {
+	if errors.Is(err, ErrLocked) || operator.Required(err) {
+		return err
+	}
+	return unusable(fmt.Errorf("lock the checkpoint directory %s (checkpoint.dir): %w", dir, err))
+}
+
+func notPrepared(dir string, err error) error {
+	if operator.Required(err) {
+		return err
+	}
+	return unusable(fmt.Errorf("prepare the checkpoint directory %s (checkpoint.dir): %w", dir, err))
 }
 
 // unusable returns err, and asks an operator to act unless the error may pass: a full disk may get

@@ -29,14 +29,8 @@ func takeLock(path string, now time.Time) (*lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lockFile(f); err != nil {
-		if errors.Is(err, errHeld) {
-			err = operator.Require(fmt.Errorf("%w: another relay%s uses this directory (%s)", ErrLocked, holderNote(f), path),
-				"stop it or give one another checkpoint.dir")
-		} else {
-			err = fmt.Errorf("lock %s: %w", path, err)
-		}
-		return nil, errors.Join(err, f.Close())
+	if err := lockPatiently(f); err != nil {
+		return nil, errors.Join(notTaken(f, path, err), f.Close())
 	}
 	l := &lock{path: path, file: f}
 	if info, err := f.Stat(); err == nil {
@@ -46,6 +40,32 @@ func takeLock(path string, now time.Time) (*lock, error) {
 		return nil, errors.Join(fmt.Errorf("write who holds %s: %w", path, err), f.Close())
 	}
 	return l, nil
+}
+
+// lockTries is how often takeLock tries, since CheckFile of another process holds the lock for an
+// instant. lockPause is the time between two tries.
+const (
+	lockTries = 5
+	lockPause = 20 * time.Millisecond
+)
+
+func lockPatiently(f *os.File) error {
+	for try := 1; ; try++ {
+		err := lockFile(f)
+		if !errors.Is(err, errHeld) || try == lockTries {
+			return err
+		}
+		time.Sleep(lockPause)
+	}
+}
+
+// notTaken is the error for a lock that cannot be taken because of err, an error of lockFile.
+func notTaken(f *os.File, path string, err error) error {
+	if !errors.Is(err, errHeld) {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	return operator.Require(fmt.Errorf("%w: another relay%s uses this directory (%s)", ErrLocked, holderNote(f), path),
+		"stop it or give one another checkpoint.dir")
 }
 
 // errHeld is the error of lockFile if another process holds the lock.
