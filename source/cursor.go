@@ -177,10 +177,12 @@ func (r *reader) askAgain(ctx context.Context, a answer) error {
 	if r.stuck++; r.stuck > stuckRounds {
 		return &CursorLostError{Position: r.pos, Reason: errNothingNew.Error(), RequestID: a.RequestID}
 	}
+	err := &ResponseError{Reason: errNothingNew.Error(), RequestID: a.RequestID, Err: errNothingNew}
+	if r.impatient {
+		return err
+	}
 	wait := retry.Backoff{First: time.Second, Most: 15 * time.Second}.Full(r.stuck)
-	call(r.hooks.OnRetry, RetryInfo{
-		Reason: RetryResponse, Attempt: r.stuck, Wait: wait, Err: &ResponseError{Reason: errNothingNew.Error(), RequestID: a.RequestID, Err: errNothingNew},
-	})
+	call(r.hooks.OnRetry, RetryInfo{Reason: RetryResponse, Attempt: r.stuck, Wait: wait, Err: err})
 	return retry.Sleep(ctx, wait)
 }
 

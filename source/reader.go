@@ -37,6 +37,8 @@ type reader struct {
 	client *Client
 	hooks  Hooks
 	log    *zap.Logger
+	// impatient: what may pass is an error, too, and nothing is waited for.
+	impatient bool
 
 	pos   checkpoint.Position // the last event read, or where to begin
 	from  time.Time           // lower bound of the next request by time; in use only while pos has no event id
@@ -141,6 +143,9 @@ func (r *reader) next(ctx context.Context) (Page, error) {
 				return page, nil
 			}
 			continue
+		}
+		if len(r.types.active) == 0 && r.impatient {
+			return Page{}, ErrAllRefused
 		}
 		if len(r.types.active) == 0 { // they were refused before this stream began
 			if err := retry.Sleep(ctx, r.interval()); err != nil {

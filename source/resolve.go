@@ -224,7 +224,7 @@ func (r *reader) cursorRefused(refusal error) error {
 // returns lost if it was.
 func (r *reader) doubtCursor(ctx context.Context, opts ListEventsOpts, lost error) error {
 	var refusal *APIError
-	if !errors.As(lost, &refusal) {
+	if !errors.As(lost, &refusal) || r.impatient {
 		return lost
 	}
 	d := &r.doubt

@@ -100,7 +100,7 @@ func retryWait(reason RetryReason, n int, after time.Duration, random retry.Rand
 // refusedLimit.
 func (r *reader) backOff(ctx context.Context, err error) error {
 	reason := retryReason(err)
-	if reason == "" {
+	if reason == "" || r.impatient {
 		return err
 	}
 	now := time.Now()
