@@ -56,7 +56,7 @@ type Starter struct {
 // Settings are the configuration of one sink: what it publishes to, and how. They do not change
 // after they have been read, and their methods may be called from any goroutine.
 //
-// Settings may also implement Embedder, Followable and Documented.
+// Settings may also implement Embedder, Rehearser, Followable and Documented.
 type Settings interface {
 	// Identity names what the sink writes to, without addresses, as Destination.Identity does.
 	Identity() string
@@ -129,6 +129,24 @@ type EmbeddedServer struct {
 	Page    string   // page of the manual that shows a consumer
 	Outside Settings // the settings with which another process reaches the server
 }
+
+// Rehearser is implemented by an Embedder, for `relay check`.
+type Rehearser interface {
+	// Rehearse returns the error with which Open would fail to start the server inside this
+	// process. It starts nothing and leaves no file. The caller closes the Rehearsal.
+	Rehearse(ctx context.Context, o OpenOptions) (*Rehearsal, error)
+}
+
+// Rehearsal is what is known of a server that would be started inside this process. It holds the
+// address of the server until Close.
+type Rehearsal struct {
+	Address io.Closer
+	// Stored reports whether the store of the server has what holds the events: the stream.
+	Stored bool
+}
+
+// Close frees the address.
+func (r *Rehearsal) Close() error { return r.Address.Close() }
 
 // Addressed is implemented by a Bus that knows at which URL consumers reach its server.
 type Addressed interface {

@@ -104,6 +104,32 @@ func (a *admin) refuse(conf jetstream.StreamConfig) error {
 // create makes the stream, ready for a later change to exactly-once delivery. Servers before 2.12
 // ignore what they do not know.
 func (a *admin) create(ctx context.Context, l *link, topics []string) (*jetstream.StreamInfo, error) {
+	conf := a.planned(topics)
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.AckTimeout)
+	defer cancel()
+	stream, err := l.js.CreateStream(ctx, conf)
+	if isCode(err, codeInvalidJSON) { // an older server that is strict
+		conf.AllowMsgTTL, conf.AllowAtomicPublish = false, false
+		stream, err = l.js.CreateStream(ctx, conf)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // by another relay, a moment ago
+		return a.stream.info(ctx, l)
+	case isCode(err, codeSubjectOverlap):
+		return nil, a.explainOverlap(ctx, l, topics)
+	case err != nil:
+		var problems []string
+		if a.account.refusalAdvice(err) != "" {
+			problems = a.account.problems(ctx, l)
+		}
+		return nil, a.account.explainUnmade(l, "creating stream "+a.cfg.Stream, err, problems)
+	}
+	a.cfg.Logger.Info("created stream", zap.String("stream", a.cfg.Stream), zap.Int("replicas", conf.Replicas), zap.Strings("subjects", topics))
+	return a.stream.noted(stream.CachedInfo()), nil
+}
+
+// planned is the configuration of a stream that relay creates.
+func (a *admin) planned(topics []string) jetstream.StreamConfig {
 	conf := jetstream.StreamConfig{
 		Name:        a.cfg.Stream,
 		Description: "WorkOS events, in the order of the Events API",
@@ -128,27 +154,7 @@ func (a *admin) create(ctx context.Context, l *link, topics []string) (*jetstrea
 	if conf.MaxBytes == 0 {
 		conf.MaxBytes = -1
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.AckTimeout)
-	defer cancel()
-	stream, err := l.js.CreateStream(ctx, conf)
-	if isCode(err, codeInvalidJSON) { // an older server that is strict
-		conf.AllowMsgTTL, conf.AllowAtomicPublish = false, false
-		stream, err = l.js.CreateStream(ctx, conf)
-	}
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // by another relay, a moment ago
-		return a.stream.info(ctx, l)
-	case isCode(err, codeSubjectOverlap):
-		return nil, a.explainOverlap(ctx, l, topics)
-	case err != nil:
-		var problems []string
-		if a.account.refusalAdvice(err) != "" {
-			problems = a.account.problems(ctx, l)
-		}
-		return nil, a.account.explainUnmade(l, "creating stream "+a.cfg.Stream, err, problems)
-	}
-	a.cfg.Logger.Info("created stream", zap.String("stream", a.cfg.Stream), zap.Int("replicas", conf.Replicas), zap.Strings("subjects", topics))
-	return a.stream.noted(stream.CachedInfo()), nil
+	return conf
 }
 
 // metadata is that of a stream that relay creates.
@@ -257,12 +263,16 @@ func (a *admin) explainOverlap(ctx context.Context, l *link, topics []string) er
 	if taken == nil {
 		taken = []string{"a stream that binds one of " + strings.Join(topics, ", ")}
 	}
-	instead := "topic_prefix to another name space"
+	return &sink.FatalError{Err: fmt.Errorf("subjects of stream %s are taken already: %s. %s", a.cfg.Stream, strings.Join(taken, ", "), insteadOf(topics...))}
+}
+
+// insteadOf says what to do about topics that another stream binds.
+func insteadOf(topics ...string) string {
+	instead := "Set `stream` to that stream, or topic_prefix to another name space"
 	if (demand{subjects: topics}).includesPosition() {
 		instead += "; a position stays with its stream until that is deleted or no longer binds it"
 	}
-	return &sink.FatalError{Err: fmt.Errorf("subjects of stream %s are taken already: %s. Set `stream` to that stream, or %s",
-		a.cfg.Stream, strings.Join(taken, ", "), instead)}
+	return instead
 }
 
 // owners returns for each topic that another stream binds the name of that stream.
@@ -350,15 +360,31 @@ func (a *admin) inspect(ctx context.Context, topics []string) ([]sink.TopicStatu
 	if err == nil {
 		conf, patterns = &info.Config, info.Config.Subjects
 	}
-	owners := a.owners(ctx, l, unbound(patterns, topics))
+	missing := unbound(patterns, topics)
+	owners := a.owners(ctx, l, missing)
+	may, known := a.publishing(ctx, l)
 	status := make([]sink.TopicStatus, len(topics))
 	for i, t := range topics {
 		status[i] = a.inspectTopic(t, conf, owners[t])
+		if err := may.forbids(t); known && err != nil {
+			status[i].Exists, status[i].Creates = false, false
+			status[i].Problems = append(status[i].Problems, err.Error())
+		}
 	}
-	if conf == nil && a.cfg.Create.Enabled && len(status) > 0 {
-		for _, p := range a.account.problems(ctx, l) { // about the stream, so said once
-			status[0].Creates = false
-			status[0].Problems = append(status[0].Problems, fmt.Sprintf("stream %s cannot be created: %s", a.cfg.Stream, p))
+	if len(status) == 0 {
+		return status, nil
+	}
+	first := &status[0] // what is about the stream is said once
+	switch {
+	case conf == nil && a.cfg.Create.Enabled:
+		for _, p := range a.uncreatable(ctx, l) {
+			first.Creates = false
+			first.Problems = append(first.Problems, fmt.Sprintf("stream %s cannot be created: %s", a.cfg.Stream, p))
+		}
+	case conf != nil && len(missing) > 0 && a.mayChange(*conf):
+		if err := a.forbidden(ctx, l, "STREAM.UPDATE."+a.cfg.Stream, "changing stream "+a.cfg.Stream); err != nil {
+			first.Exists, first.Creates = false, false
+			first.Problems = append(first.Problems, err.Error())
 		}
 	}
 	return status, nil
@@ -387,7 +413,10 @@ func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner s
 		problem("not a legal subject: %s", reason)
 		return st
 	}
-	if conf != nil {
+	switch {
+	case conf == nil && a.cfg.Create.Enabled:
+		st.Detail = "to be created: " + describe(a.planned([]string{topic}))
+	case conf != nil:
 		st.Detail = describe(*conf)
 		st.Problems, st.Warnings = refusals(*conf), warnings(*conf)
 		st.Exists = len(st.Problems) == 0 && binds(conf.Subjects, topic)
@@ -398,7 +427,7 @@ func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner s
 	switch {
 	case st.Exists || len(st.Problems) > 0:
 	case owner != "":
-		problem("stream %s binds it already, so stream %s cannot", owner, a.cfg.Stream)
+		problem("stream %s binds it already, so stream %s cannot. %s", owner, a.cfg.Stream, insteadOf(topic))
 	case conf == nil && !a.cfg.Create.Enabled:
 		problem("stream %s does not exist: create it, or set create.enabled", a.cfg.Stream)
 	case conf != nil && !a.mayChange(*conf):

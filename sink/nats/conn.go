@@ -444,7 +444,7 @@ func (l *link) send(msg *nats.Msg) error {
 func (l *link) explainAPI(doing string, err error) error {
 	err = printable.Error(err)
 	if denied := l.permissionDenied(); denied != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)) {
-		return fmt.Errorf("%s: the NATS user lacks a permission for the JetStream API: %w", doing, printable.Error(denied))
+		return fmt.Errorf("%s: %w", doing, lacksPermission(denied))
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders):
@@ -456,4 +456,8 @@ func (l *link) explainAPI(doing string, err error) error {
 	default:
 		return fmt.Errorf("%s: %w", doing, err)
 	}
+}
+
+func lacksPermission(denied error) error {
+	return fmt.Errorf("the NATS user lacks a permission for the JetStream API: %w", printable.Error(denied))
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/internal/listener"
 	"workos-relay/internal/operator"
+	"workos-relay/sink"
 )
 
 const (
@@ -54,25 +56,19 @@ type embeddedServer struct {
 // startEmbedded starts the server and returns once clients can connect.
 func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	e := c.Embedded
-	if e.Dir == "" {
-		return nil, keyErrorf("embedded.dir", "the embedded NATS server needs a directory for its streams: set embedded.dir")
-	}
 	host, port, err := e.address()
 	if err != nil {
 		return nil, err
 	}
-	if err := portFree(ctx, e); err != nil {
-		return nil, err
-	}
-	dir, err := filepath.Abs(e.Dir)
-	if err == nil {
-		err = os.MkdirAll(dir, 0o700)
-	}
+	dir, ln, err := checkEmbedded(ctx, c)
 	if err != nil {
-		return nil, operator.Require(fmt.Errorf("making the directory of the embedded NATS server: %w", err), "correct embedded.dir, or its permissions")
-	}
-	if err := checkpoint.CheckDirectory(dir, "embedded.dir"); err != nil {
 		return nil, err
+	}
+	if err := ln.Close(); err != nil {
+		return nil, fmt.Errorf("the embedded NATS server cannot listen on %s: %w", e.Listen, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, noDirectory(err)
 	}
 	opts := &server.Options{
 		ServerName: "relay-embedded",
@@ -119,23 +115,69 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	return embedded, nil
 }
 
-// portFree listens before the server does, which would only log a failure. It also refuses a name
-// that leads to an address that other machines reach if clients are not asked who they are.
-func portFree(ctx context.Context, e EmbeddedConfig) error {
+// checkEmbedded finds what keeps the server from starting, and changes nothing. It returns the
+// absolute path of the directory, which need not exist, and a listener that holds the address.
+func checkEmbedded(ctx context.Context, c Config) (dir string, ln net.Listener, err error) {
+	e := c.Embedded
+	if e.Dir == "" {
+		return "", nil, keyErrorf("embedded.dir", "the embedded NATS server needs a directory for its streams: set embedded.dir")
+	}
+	if ln, err = holdAddress(ctx, e); err != nil {
+		return "", nil, err
+	}
+	dir, err = filepath.Abs(e.Dir)
+	if err == nil {
+		_, err = checkpoint.CanMakeDirectory(dir)
+	}
+	if err != nil {
+		err = noDirectory(err)
+	} else {
+		err = checkpoint.CheckDirectory(dir, "embedded.dir")
+	}
+	if err != nil {
+		return "", nil, errors.Join(err, ln.Close())
+	}
+	return dir, ln, nil
+}
+
+func noDirectory(err error) error {
+	return operator.Require(fmt.Errorf("making the directory of the embedded NATS server: %w", err), "correct embedded.dir, or its permissions")
+}
+
+// holdAddress listens before the server does, which would only log a failure. It also refuses a
+// name that leads to an address that other machines reach if clients are not asked who they are.
+func holdAddress(ctx context.Context, e EmbeddedConfig) (net.Listener, error) {
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.Listen)
 	if err != nil {
-		return operator.Require(fmt.Errorf("the embedded NATS server cannot listen on %s: %w", e.Listen, err),
+		return nil, operator.Require(fmt.Errorf("the embedded NATS server cannot listen on %s: %w", e.Listen, err),
 			fmt.Sprintf("if a NATS server or another relay runs there, set url to nats://%s to use it, or embedded.listen to another address", e.Listen))
 	}
-	address := ln.Addr().String()
-	if err := ln.Close(); err != nil {
-		return fmt.Errorf("the embedded NATS server cannot listen on %s: %w", e.Listen, err)
-	}
-	if !e.guarded() && !listener.IsLoopback(address) {
-		return operator.Require(fmt.Errorf("the embedded NATS server would listen on %s, since %s leads there: other machines can reach it, and it asks "+
+	if address := ln.Addr().String(); !e.guarded() && !listener.IsLoopback(address) {
+		err := operator.Require(fmt.Errorf("the embedded NATS server would listen on %s, since %s leads there: other machines can reach it, and it asks "+
 			"nobody who they are", address, e.Listen), "set embedded.token, or embedded.user and embedded.password, or listen on 127.0.0.1")
+		return nil, errors.Join(err, ln.Close())
 	}
-	return nil
+	return ln, nil
+}
+
+// rehearse implements sink.Rehearser for an embedded server.
+func rehearse(ctx context.Context, c Config) (*sink.Rehearsal, error) {
+	c = c.withDefaults()
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if _, err := newAccess(c); err != nil {
+		return nil, err
+	}
+	dir, ln, err := checkEmbedded(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkpoint.MayWrite(dir); err != nil {
+		return nil, errors.Join(noDirectory(err), ln.Close())
+	}
+	_, err = os.Stat(filepath.Join(dir, "jetstream", "$G", "streams", c.Stream))
+	return &sink.Rehearsal{Address: ln, Stored: !errors.Is(err, fs.ErrNotExist)}, nil
 }
 
 func (e *embeddedServer) awaitReady(ctx context.Context, log *serverLog) error {

@@ -171,7 +171,7 @@ func explainDenied(err error) error {
 	m := deniedPublish.FindStringSubmatch(err.Error())
 	err = printable.Error(err)
 	if m != nil {
-		return fmt.Errorf("the NATS user may not publish to %s: allow it for this user on the server: %w", printable.Text(m[1]), err)
+		return mayNotPublish(m[1], err)
 	}
 	return fmt.Errorf("the NATS user may not receive acknowledgements: allow it to subscribe below inbox_prefix: %w", err)
 }

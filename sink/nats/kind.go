@@ -42,11 +42,7 @@ func (c Config) Limits() sink.Limits {
 // Open implements sink.Settings. It connects in the background. If the server is embedded, Open
 // starts it, with its streams below o.Dir unless the settings name another directory.
 func (c Config) Open(ctx context.Context, o sink.OpenOptions) (_ *sink.Opened, err error) {
-	c.Logger, c.RelayID, c.Lane, c.Files = o.Logger, o.RelayID, o.Lane, o.Files
-	if c.Embedded.Dir == "" {
-		c.Embedded.Dir = filepath.Join(o.Dir, "jetstream")
-	}
-	if err := c.secrets(o); err != nil {
+	if err := c.completeBy(o); err != nil {
 		return nil, err
 	}
 	s, err := New(ctx, c)
@@ -57,6 +53,23 @@ func (c Config) Open(ctx context.Context, o sink.OpenOptions) (_ *sink.Opened, e
 		return nil, &sink.SettingsError{Err: err}
 	}
 	return &sink.Opened{Bus: s, Ledger: s.Ledger(o.Identity)}, nil
+}
+
+// Rehearse implements sink.Rehearser.
+func (c Config) Rehearse(ctx context.Context, o sink.OpenOptions) (*sink.Rehearsal, error) {
+	if err := c.completeBy(o); err != nil {
+		return nil, err
+	}
+	return rehearse(ctx, c)
+}
+
+// completeBy sets what the lane decides.
+func (c *Config) completeBy(o sink.OpenOptions) error {
+	c.Logger, c.RelayID, c.Lane, c.Files = o.Logger, o.RelayID, o.Lane, o.Files
+	if c.Embedded.Dir == "" {
+		c.Embedded.Dir = filepath.Join(o.Dir, "jetstream")
+	}
+	return c.secrets(o)
 }
 
 // secrets sets the secrets that may change while the sink is open.

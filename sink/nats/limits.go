@@ -25,6 +25,9 @@ var lastingRefusals = []jetstream.ErrorCode{
 // account compares a stream of the configuration with the limits of the account and the server.
 type account struct{ cfg *Config }
 
+// aloneAdvice is what to do about replicas on a server without a cluster.
+const aloneAdvice = "set create.replicas: 1, or use a NATS cluster"
+
 const correctPlacement = "correct create.placement: not enough servers have that cluster and these tags, or room for the stream; " +
 	"or lower create.replicas or create.max_bytes"
 
@@ -46,7 +49,7 @@ func (a account) refusalAdvice(err error) string {
 	case codeNoTier:
 		return fmt.Sprintf("the account has no limits for %d replicas: change create.replicas to a number for which it has some", a.cfg.Create.Replicas)
 	case codeNotClustered:
-		return "set create.replicas: 1, or use a NATS cluster"
+		return aloneAdvice
 	case codeNoPeers:
 		if placed {
 			return correctPlacement
