@@ -153,12 +153,6 @@ func (g *Guard) examine(ctx context.Context, o *Ownership, dest sink.Destination
 	return nil
 }
 
-// Examine returns a LostError if dest no longer holds what the guard of o remembers of it. It needs
-// no Lane. If the Store of the guard saves nothing, Examine remembers nothing new.
-func Examine(ctx context.Context, o *Ownership, dest sink.Destination) error {
-	return o.Guard.examine(ctx, o, dest, nil)
-}
-
 // shortcomings describes what of known is missing in now.
 func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 	var lost []string

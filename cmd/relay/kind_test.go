@@ -56,7 +56,7 @@ func TestANewKindOfBusRunsByOneLine(t *testing.T) {
 	require.NoError(t, os.WriteFile(pin, []byte("4711\n"), 0o600))
 	file := writeConfig(t, boardConfig(api.URL(), filepath.Join(dir, "data"), fmt.Sprintf("board: %s, topic_prefix: acme., pin_file: %q, pins: {at_once: 120}", hall, pin)))
 
-	code, out, errs := doWithBoards(t, "--config", file, "check")
+	code, out, errs := doWithBoards(t, "--config", file, "check", "--verbose")
 	require.Equal(t, exitDone, code, out+errs)
 	for _, line := range []string{"sink wall (board)", "delivery: exactly_once", "acme.user.created  <- user.created  board " + hall} {
 		require.Contains(t, out, line)

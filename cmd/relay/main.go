@@ -33,7 +33,7 @@ type cli struct {
 	Init       initCmd       `cmd:"" help:"Write a configuration with comments for a bus, to a new file. Overwrites nothing."`
 	Run        runCmd        `cmd:"" help:"Carry events from WorkOS to every sink, until stopped."`
 	Demo       demoCmd       `cmd:"" help:"Show relay at work with a built-in Events API and an embedded NATS server. Needs nothing else."`
-	Check      checkCmd      `cmd:"" help:"Check the configuration, the API key and the sinks, and show each topic. Changes nothing. Exit 1 if there is a fault."`
+	Check      checkCmd      `cmd:"" help:"Find what would end or hold up relay run: configuration, directory, ports, API, sinks, positions. Say where a start would begin. Changes nothing. Exit 1 if there is a fault, 3 if an operator must say where to go on."`
 	Status     statusCmd     `cmd:"" help:"Show each lane: state, who is active, position, lag, rate. Exit 1 if one is not healthy, 3 if one needs an operator."`
 	Pause      pauseCmd      `cmd:"" help:"Pause lanes of a running relay. A paused lane keeps its lease. The pause does not survive a restart."`
 	Resume     resumeCmd     `cmd:"" help:"Resume paused lanes of a running relay."`

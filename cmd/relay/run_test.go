@@ -349,9 +349,14 @@ func TestCheck(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)
 	url, js := newNATS(t)
-	code, stdout, stderr := do(t, "check", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))
+	file := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
+	code, stdout, stderr := do(t, "check", "--verbose", "--config", file)
 	require.Equal(t, exitDone, code, stderr+stdout)
 	require.Contains(t, stdout, "dsync.user.created")
+	code, stdout, stderr = do(t, "check", "--config", file)
+	require.Equal(t, exitDone, code, stderr+stdout)
+	require.NotContains(t, stdout, "dsync.user.created")
+	require.Regexp(t, `creates  \d+ topics: stream WORKOS, replicas 1`, stdout)
 	_, err := js.Stream(t.Context(), "WORKOS")
 	require.Error(t, err, "a check changes nothing")
 
@@ -376,7 +381,7 @@ func TestCheck(t *testing.T) {
 	var found report
 	require.NoError(t, json.Unmarshal([]byte(stdout), &found), stdout)
 	require.Zero(t, found.Faults)
-	require.Equal(t, checkFinding{About: "source", Level: levelOK, Text: "reached, the key is good, every type is accepted"}, found.Findings[0])
+	require.Equal(t, checkFinding{About: "source", Level: levelOK, Text: "reached, the key is good, every type is accepted"}, found.Findings[1])
 	require.True(t, slices.ContainsFunc(found.Findings, func(f checkFinding) bool {
 		return f.About == "sink nats" && f.Level == levelCreates && f.Topic == "dsync.user.created"
 	}), stdout)

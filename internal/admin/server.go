@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -64,17 +65,13 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if err := cfg.Security.Check(cfg.Listen); err != nil {
-		return nil, fmt.Errorf("admin.listen: %s %w", cfg.Listen, err)
-	}
 	s := &Server{cfg: cfg, started: cfg.Now(), done: make(chan struct{})}
 	if err := s.Secure(cfg.Security); err != nil {
 		return nil, err
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", cfg.Listen)
+	l, err := bind(ctx, cfg.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("admin.listen: cannot listen on %q: %w; %s", cfg.Listen, err, advice(err))
+		return nil, err
 	}
 	s.listener = listener.Bound(l, listener.Admin)
 	if cfg.Page != nil {
@@ -94,6 +91,26 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	go s.serve()
 	return s, nil
+}
+
+// Check returns the error that Listen would return, and serves nothing. It holds the address until
+// the returned Closer is closed. If inUse is set, a server of this configuration is running: then
+// Check does not bind the address, and returns no Closer.
+func Check(ctx context.Context, listen string, security Security, inUse bool) (io.Closer, error) {
+	s := &Server{cfg: Config{Listen: listen}}
+	if err := s.Secure(security); err != nil || inUse {
+		return nil, err
+	}
+	return bind(ctx, listen)
+}
+
+func bind(ctx context.Context, listen string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return nil, fmt.Errorf("admin.listen: cannot listen on %q: %w; %s", listen, err, advice(err))
+	}
+	return l, nil
 }
 
 // Secure applies other security to every request from now on: another token, other

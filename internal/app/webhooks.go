@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -30,17 +31,15 @@ type webhooks struct {
 // listenForWebhooks starts the server. It calls wake for accepted webhooks. The caller must close
 // it.
 func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), named func(eventType string), metrics *telemetry.Metrics, log *zap.Logger) (*webhooks, error) {
-	var lc net.ListenConfig
-	listen := cfg.Source.Webhook.Listen
 	w := &webhooks{wake: wake, named: named, metrics: metrics, done: make(chan struct{})}
 	set, err := w.prepare(cfg)
 	if err != nil {
 		return nil, Usage(err)
 	}
 	set()
-	l, err := lc.Listen(ctx, "tcp", listen)
+	l, err := bindWebhooks(ctx, cfg.Source.Webhook.Listen)
 	if err != nil {
-		return nil, Usage(fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", listen, err))
+		return nil, err
 	}
 	if w.server, err = listener.New(http.HandlerFunc(w.ServeHTTP), listener.Webhooks, log.Named("webhooks")); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -53,6 +52,28 @@ func listenForWebhooks(ctx context.Context, cfg *config.Config, wake func(), nam
 	}()
 	log.Info("waiting for webhooks", zap.Stringer("address", l.Addr()), zap.String("path", cfg.Source.Webhook.Path))
 	return w, nil
+}
+
+func bindWebhooks(ctx context.Context, listen string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return nil, Usage(fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", listen, err))
+	}
+	return l, nil
+}
+
+// checkWebhooks returns the error of listenForWebhooks and serves nothing. It holds the address
+// until the returned Closer is closed. If inUse is set, a running relay holds the address, and
+// there is no Closer.
+func checkWebhooks(ctx context.Context, cfg *config.Config, inUse bool) (io.Closer, error) {
+	if _, err := cfg.WebhookSecrets(); err != nil {
+		return nil, Usage(err)
+	}
+	if inUse {
+		return nil, nil //nolint:nilnil // see above
+	}
+	return bindWebhooks(ctx, cfg.Source.Webhook.Listen)
 }
 
 // prepare returns a function that applies the path and the secrets of cfg. The secrets follow their

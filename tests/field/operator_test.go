@@ -26,7 +26,8 @@ import (
 )
 
 // TestRelayExitsWith3IfOnlyAnOperatorCanHelp shows each fault that a restart does not mend: relay
-// exits with the code after which systemd does not start it again, and says what to do.
+// exits with the code after which systemd does not start it again, and says what to do. `relay
+// check` finds the fault before the start, says the same, and leaves everything as it was.
 func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 	t.Parallel()
 	type world struct {
@@ -38,6 +39,9 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 		config func(w *world) string
 		before func(t *testing.T, w *world, r *relay) // before the start that fails
 		says   string                                 // what to do
+		asks   bool                                   // check asks an operator where to go on, too, and exits with 3
+		unseen bool                                   // check reads one page, and does not see it
+		alive  bool                                   // another relay changes files meanwhile
 	}{
 		"an event is larger than max_response": {
 			config: func(w *world) string {
@@ -45,6 +49,7 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 			},
 			before: func(t *testing.T, w *world, _ *relay) { appendEvents(t, w.api, "user.created", 1, 100_000) },
 			says:   "raise source.max_response",
+			unseen: true,
 		},
 		"the API answers newest first": {
 			before: func(_ *testing.T, w *world, _ *relay) { w.api.FailRandomly(1, 1, sourcetest.Descending()) },
@@ -59,7 +64,8 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 				other.Start(t)
 				other.AwaitState(t, "nats", pipeline.Running)
 			},
-			says: "stop it or give one another checkpoint.dir",
+			says:  "stop it or give one another checkpoint.dir",
+			alive: true,
 		},
 		"another relay has the directory, with an embedded server": {
 			config: func(w *world) string {
@@ -79,7 +85,8 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 				other.Start(t)
 				other.AwaitState(t, "nats", pipeline.Running)
 			},
-			says: "stop it or give one another checkpoint.dir",
+			says:  "stop it or give one another checkpoint.dir",
+			alive: true,
 		},
 		"something else listens where the embedded server is to": {
 			config: func(w *world) string {
@@ -103,6 +110,7 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 				require.NoError(t, os.WriteFile(filepath.Join(r.Dir, files[0]), []byte("{"), 0o600))
 			},
 			says: "relay checkpoint set",
+			asks: true,
 		},
 		"the checkpoint is of another source": {
 			before: func(t *testing.T, w *world, r *relay) {
@@ -112,6 +120,7 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 				r.WriteConfig(t, strings.Replace(string(text), w.api.URL(), w.api.URL()+"/v2", 1))
 			},
 			says: "relay checkpoint set",
+			asks: true,
 		},
 		"the mode of delivery would change": {
 			before: func(t *testing.T, _ *world, r *relay) {
@@ -121,6 +130,7 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 				r.WriteConfig(t, string(text)+"delivery: at_least_once\n")
 			},
 			says: "relay checkpoint set --lane nats --from bus",
+			asks: true,
 		},
 		"the stream may not be created": {
 			config: func(w *world) string {
@@ -138,6 +148,7 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 		"an event can never be published": {
 			before: func(t *testing.T, w *world, _ *relay) { appendEvents(t, w.api, "user.created", 1, 2_000_000) },
 			says:   "relay checkpoint set event_",
+			unseen: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -151,6 +162,13 @@ func TestRelayExitsWith3IfOnlyAnOperatorCanHelp(t *testing.T) {
 			r := newRelay(t, "relay", text)
 			if c.before != nil {
 				c.before(t, w, r)
+			}
+			if !c.unseen {
+				js := w.js
+				if c.alive {
+					js = nil
+				}
+				checkSays(t, r, js, c.says, c.asks)
 			}
 			for range 2 { // a restart changes nothing
 				r.Start(t)
