@@ -46,7 +46,7 @@ func TestOnlyWholeEventsCount(t *testing.T) {
 		bus := &fixedBus{durable: durable}
 		store := checkpoint.NewMemory(testIdentity)
 		target := newLane(nil, nil, bus, store).Target
-		prev, err := target.Acquire(t.Context())
+		prev, err := target.Acquire(t.Context(), nil)
 		require.NoError(t, err)
 
 		cp, err := target.Append(t.Context(), prev, batch, at(9))
@@ -69,7 +69,7 @@ func TestACommitThatFailedIsMadeUpWithoutPublishingAgain(t *testing.T) {
 	bus := &fixedBus{durable: 9}
 	store := &failingOnce{Memory: checkpoint.NewMemory(testIdentity)}
 	target := newLane(nil, nil, bus, store).Target
-	prev, err := target.Acquire(t.Context())
+	prev, err := target.Acquire(t.Context(), nil)
 	require.NoError(t, err)
 
 	store.fail = true
@@ -99,7 +99,7 @@ func (s *failingOnce) Commit(ctx context.Context, prev, next checkpoint.Checkpoi
 func TestASmallerAttemptAfterAFailedCommitMakesNoCopies(t *testing.T) {
 	bus, store := &scriptedBus{rnd: fixedRand()}, &failingOnce{Memory: checkpoint.NewMemory(testIdentity)}
 	target := newLane(nil, nil, bus, store).Target
-	prev, err := target.Acquire(t.Context())
+	prev, err := target.Acquire(t.Context(), nil)
 	require.NoError(t, err)
 	events := newSequence(10, 10).events
 	batch := func(from, to int) (messages []sink.Message) {
@@ -131,7 +131,7 @@ func TestASmallerAttemptAfterAFailedCommitMakesNoCopies(t *testing.T) {
 func TestReleaseMovesNothing(t *testing.T) {
 	bus, store := &fixedBus{}, checkpoint.NewMemory(testIdentity)
 	target := newLane(nil, nil, bus, store).Target
-	prev, err := target.Acquire(t.Context())
+	prev, err := target.Acquire(t.Context(), nil)
 	require.NoError(t, err)
 	require.NoError(t, target.Release(t.Context()))
 	cp, err := target.Load(t.Context())
@@ -139,7 +139,7 @@ func TestReleaseMovesNothing(t *testing.T) {
 	require.True(t, cp.Released)
 	require.Equal(t, prev.Position, cp.Position)
 
-	again, err := target.Acquire(t.Context())
+	again, err := target.Acquire(t.Context(), nil)
 	require.NoError(t, err)
 	require.False(t, again.Released)
 	require.Equal(t, prev.Generation+1, again.Generation, "each holder has its own generation")

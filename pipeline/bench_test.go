@@ -57,7 +57,7 @@ func (*nowhere) Load(context.Context) (checkpoint.Checkpoint, error) {
 	return checkpoint.Checkpoint{}, nil
 }
 
-func (*nowhere) Acquire(context.Context) (checkpoint.Checkpoint, error) {
+func (*nowhere) Acquire(context.Context, *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	return checkpoint.Checkpoint{}, nil
 }
 

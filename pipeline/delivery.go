@@ -87,12 +87,12 @@ func (d *Delivery) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 }
 
 // Acquire implements Target.
-func (d *Delivery) Acquire(ctx context.Context) (checkpoint.Checkpoint, error) {
+func (d *Delivery) Acquire(ctx context.Context, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	t, err := d.target(ctx)
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	return t.Acquire(ctx)
+	return t.Acquire(ctx, seen)
 }
 
 // Append implements Target.

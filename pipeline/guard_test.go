@@ -117,7 +117,7 @@ func (g *guarded) start() *pipeline.AtLeastOnce {
 // publish carries n events to user.created.
 func (g *guarded) publish(t *testing.T, target *pipeline.AtLeastOnce, n int) {
 	t.Helper()
-	cp, err := target.Acquire(t.Context())
+	cp, err := target.Acquire(t.Context(), nil)
 	require.NoError(t, err)
 	for i := range n {
 		p := checkpoint.Position{EventID: fmt.Sprintf("event_%d", i)}
@@ -178,7 +178,7 @@ func TestGuard(t *testing.T) {
 				}
 				g.bus.change(c.change)
 				prepared := g.bus.prepared
-				_, err := target.Acquire(t.Context())
+				_, err := target.Acquire(t.Context(), nil)
 				if c.lost == "" {
 					require.NoError(t, err)
 					require.NoError(t, target.Verify(t.Context()))
@@ -189,7 +189,7 @@ func TestGuard(t *testing.T) {
 				require.Contains(t, hint.Action("lane", err), "`relay checkpoint set --lane lane event_4`")
 				require.Equal(t, prepared, g.bus.prepared, "nothing may be made again")
 				require.ErrorIs(t, target.Verify(t.Context()), checkpoint.ErrLost)
-				_, err = g.start().Acquire(t.Context())
+				_, err = g.start().Acquire(t.Context(), nil)
 				require.ErrorIs(t, err, checkpoint.ErrLost, "it asks again")
 			}
 		})
@@ -203,7 +203,7 @@ func TestGuardAfterACrash(t *testing.T) {
 		g := newGuarded()
 		g.publish(t, g.start(), 1) // and no release
 		g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return p[:1] })
-		_, err := g.start().Acquire(t.Context())
+		_, err := g.start().Acquire(t.Context(), nil)
 		require.ErrorContains(t, err, "relay had stored events in it")
 
 		g = newGuarded()
@@ -212,7 +212,7 @@ func TestGuardAfterACrash(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.NoError(t, target.Verify(t.Context()))
 		g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return p[:1] })
-		_, err = g.start().Acquire(t.Context())
+		_, err = g.start().Acquire(t.Context(), nil)
 		require.ErrorContains(t, err, "relay had stored about 3 events in it")
 	})
 }
@@ -224,7 +224,7 @@ func TestGuardOfAPositionThatIsGone(t *testing.T) {
 	g.publish(t, g.start(), 2)
 	g.store = checkpoint.NewMemory(testIdentity)
 	g.bus.stored = nil
-	_, err := g.start().Acquire(t.Context())
+	_, err := g.start().Acquire(t.Context(), nil)
 	require.ErrorIs(t, err, checkpoint.ErrLost)
 	require.ErrorContains(t, err, "this relay committed a position in mode at_least_once before")
 }
@@ -236,7 +236,7 @@ func TestGuardOfAnotherDestination(t *testing.T) {
 	g.publish(t, g.start(), 2)
 	target := g.start()
 	target.Identity.Destination += checkpoint.DomainMark + "hub"
-	_, err := target.Acquire(t.Context())
+	_, err := target.Acquire(t.Context(), nil)
 	require.ErrorIs(t, err, checkpoint.ErrForeign)
 	require.Contains(t, hint.Text("lane", err), "relay checkpoint set --lane lane")
 }

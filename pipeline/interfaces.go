@@ -39,7 +39,11 @@ type Target interface {
 	// Acquire makes this process the holder and returns the checkpoint to continue from. When it
 	// returns nil, every earlier writer is fenced. At a first start it commits the origin, so that
 	// a position that is missing later is known to be lost.
-	Acquire(ctx context.Context) (checkpoint.Checkpoint, error)
+	//
+	// seen is the checkpoint on which the caller has decided, the zero value if there was none. If
+	// another process has taken the position or moved it since, Acquire changes nothing and returns
+	// an error that matches checkpoint.ErrConflict. A nil seen does not compare.
+	Acquire(ctx context.Context, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
 	// Append makes the batch durable, moves the position from prev to next, and returns the current
 	// checkpoint. An empty batch only moves the position. Seen and Refused of prev are committed
 	// along with it, so the caller sets them to what is to hold afterwards; prev is compared by its

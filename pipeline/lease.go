@@ -105,7 +105,7 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 		if paused && !l.status.acquired() {
 			return checkpoint.Checkpoint{}, errPaused
 		}
-		return l.target.Acquire(ctx)
+		return l.target.Acquire(ctx, nil)
 	}
 	cp, err := l.target.Load(ctx)
 	held := l.mine(cp) && !cp.Released
@@ -124,7 +124,11 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 	if paused && !held {
 		return cp, errPaused
 	}
-	return l.target.Acquire(ctx)
+	acquired, err := l.target.Acquire(ctx, &cp)
+	if errors.Is(err, errTaken) {
+		return acquired, fmt.Errorf("%w: %w", errStandby, err)
+	}
+	return acquired, err
 }
 
 // mine reports whether the position belongs to this lane: this process holds it, or an earlier one
@@ -279,10 +283,10 @@ var ErrActive = errors.New("another relay is active")
 
 // AwaitSilence watches a position that another holder may have until it may be moved: it has no
 // holder, was released, is holder's own or that of an earlier process with the same checkpoint
-// directory, or has not changed for about after, which is takeover_after. load reads the position. AwaitSilence returns the position as it was last read,
-// with the error of load if that fails, and an error that matches ErrActive as soon as the position
-// changes. It compares revisions by the clock of this process, and does not depend on the clock of
-// another host.
+// directory, or has not changed for about after, which is takeover_after. load reads the position.
+// AwaitSilence returns the position as it was last read, with the error of load if that fails, and
+// an error that matches ErrActive as soon as the position changes. It compares revisions by the
+// clock of this process, and does not depend on the clock of another host.
 func AwaitSilence(ctx context.Context, after time.Duration, holder string, load func(context.Context) (checkpoint.Checkpoint, error)) (checkpoint.Checkpoint, error) {
 	w := watch{after: after}
 	var seen uint64

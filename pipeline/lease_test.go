@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/retry"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 )
@@ -326,4 +328,52 @@ func (l *noRelease) Commit(ctx context.Context, batch []sink.Message, prev, next
 		return prev, nil
 	}
 	return l.memoryLedger.Commit(ctx, batch, prev, next)
+}
+
+// slowToPrepare takes long to make its topics ready, as a cluster may at a start.
+type slowToPrepare struct {
+	*memoryLedger
+	fenced atomic.Int64
+}
+
+func (l *slowToPrepare) Prepare(ctx context.Context, _ []string) error {
+	return retry.Sleep(ctx, 5*time.Second)
+}
+
+func (l *slowToPrepare) Fence(ctx context.Context) error {
+	l.fenced.Add(1)
+	return l.memoryLedger.Fence(ctx)
+}
+
+// TestALookThatIsOutOfDateTakesNothingOver: between the look of a relay at the position and its
+// claim another relay has taken the position. That one keeps it, and is not fenced.
+//
+// P6: one relay writes at a time.
+func TestALookThatIsOutOfDateTakesNothingOver(t *testing.T) {
+	for name, released := range map[string]bool{"first start": false, "the position was released": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+				src := newSequence(100, 10)
+				if released {
+					stop := run(t, twin("before", newSequence(10, 10), ledger))
+					time.Sleep(time.Second)
+					stop()
+				}
+				slow := &slowToPrepare{memoryLedger: ledger}
+				slower, faster := twin("b", src, slow), twin("a", src, ledger)
+				stopSlower := run(t, slower)
+				time.Sleep(2 * time.Second)
+				stopFaster := run(t, faster)
+				time.Sleep(time.Minute)
+				require.Equal(t, pipeline.Running, faster.Status().State)
+				require.Equal(t, pipeline.Standby, slower.Status().State)
+				require.Zero(t, slow.fenced.Load())
+				stopSlower()
+				stopFaster()
+				require.NotContains(t, ledger.holders, "b")
+				requireOnce(t, src, ledger)
+			})
+		})
+	}
 }

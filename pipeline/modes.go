@@ -12,6 +12,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -37,14 +38,14 @@ func (t *AtLeastOnce) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 }
 
 // Acquire implements Target.
-func (t *AtLeastOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error) {
+func (t *AtLeastOnce) Acquire(ctx context.Context, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	if err := t.Verify(ctx); err != nil { // before Prepare makes again what is missing
 		return checkpoint.Checkpoint{}, err
 	}
 	if err := t.Sink.Prepare(ctx, t.Topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	cp, err := t.acquire(ctx, t.place())
+	cp, err := t.acquire(ctx, t.place(), seen)
 	if err == nil {
 		t.Guard.acquired(ctx, &t.Ownership, t.Sink, cp)
 	}
@@ -181,17 +182,25 @@ func (t *ExactlyOnce) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 }
 
 // Acquire implements Target.
-func (t *ExactlyOnce) Acquire(ctx context.Context) (checkpoint.Checkpoint, error) {
+func (t *ExactlyOnce) Acquire(ctx context.Context, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	if err := t.Verify(ctx); err != nil { // before Prepare makes again what is missing
 		return checkpoint.Checkpoint{}, err
 	}
 	if err := t.prepare(ctx); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
+	if seen != nil && seen.Holder != t.Holder { // the time since the look may be long, and a fence disturbs a relay that writes
+		switch now, err := t.Ledger.Load(ctx); {
+		case err == nil && t.isTaken(now, seen):
+			return checkpoint.Checkpoint{}, takenError(now)
+		case err != nil && ctx.Err() != nil:
+			return checkpoint.Checkpoint{}, err
+		} // any other error comes again after the fence
+	}
 	if err := t.Ledger.Fence(ctx); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	cp, err := t.acquire(ctx, t.place())
+	cp, err := t.acquire(ctx, t.place(), seen)
 	if err == nil {
 		t.Guard.acquired(ctx, &t.Ownership, t.Ledger, cp)
 	}
@@ -348,21 +357,36 @@ func (o *Ownership) firstStart(ctx context.Context, at place, notFound error) (c
 }
 
 // acquire makes this process the holder. At a first start the position is the origin.
-func (o *Ownership) acquire(ctx context.Context, at place) (checkpoint.Checkpoint, error) {
-	cp, err := o.tryAcquire(ctx, at)
+func (o *Ownership) acquire(ctx context.Context, at place, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	cp, err := o.tryAcquire(ctx, at, seen)
 	if err == nil && o.observer != nil {
 		o.observer.Acquired()
 	}
 	return cp, err
 }
 
-func (o *Ownership) tryAcquire(ctx context.Context, at place) (checkpoint.Checkpoint, error) {
+// isTaken reports whether another process has taken or moved the position since this one saw it.
+func (o *Ownership) isTaken(now checkpoint.Checkpoint, seen *checkpoint.Checkpoint) bool {
+	return seen != nil && now.Holder != o.Holder && !now.Released && now.Revision != seen.Revision
+}
+
+// errTaken matches checkpoint.ErrConflict too.
+var errTaken = fmt.Errorf("%w: it was taken or moved between the look at it and the claim", checkpoint.ErrConflict)
+
+func takenError(cp checkpoint.Checkpoint) error {
+	return fmt.Errorf("%w, by holder %s", errTaken, printable.Text(cp.Holder))
+}
+
+func (o *Ownership) tryAcquire(ctx context.Context, at place, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	cp, err := o.load(ctx, at)
 	if errors.Is(err, checkpoint.ErrNotFound) {
 		return o.commitOrigin(ctx, at)
 	}
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
+	}
+	if o.isTaken(cp, seen) {
+		return checkpoint.Checkpoint{}, takenError(cp)
 	}
 	if cp.Holder == o.Holder && !cp.Released && slices.Equal(cp.Events, o.Events) && cp.Source == o.Identity {
 		return cp, nil
