@@ -39,7 +39,8 @@ type Pattern struct {
 	Text string
 	Kind Kind
 
-	parts []string // what stands between the gaps, in lower case
+	parts []string   // what stands between the gaps, in lower case
+	words [][]string // of each part, without marks around them
 }
 
 // within reports whether message, which is in lower case, holds the pattern.
@@ -67,7 +68,11 @@ func (p *Pattern) Length() int {
 var kinds = map[string]Kind{"": Own, ", from outside": Outside, ", with the reason": Envelope}
 
 func newPattern(text string, kind Kind) Pattern {
-	return Pattern{Text: text, Kind: kind, parts: strings.Split(strings.ToLower(text), Gap)}
+	p := Pattern{Text: text, Kind: kind, parts: strings.Split(strings.ToLower(text), Gap)}
+	for _, part := range p.parts {
+		p.words = append(p.words, wordsOf(part))
+	}
+	return p
 }
 
 var (

@@ -16,7 +16,7 @@ func Explain(text string) []Entry {
 		return found
 	}
 	forms := spellings(text)
-	if len(forms) == 0 {
+	if !slices.ContainsFunc(forms, func(form *pasted) bool { return len(form.telling) > 0 }) {
 		return nil
 	}
 	entries := Entries()
@@ -59,12 +59,14 @@ type how int
 
 const (
 	whole    how = iota // a pattern of relay's own words, or a text that is a part of one
-	most                // most words of one, in a row
-	outside             // a pattern of words from outside
+	most                // most words of one in a row, or a pattern of words from outside
 	some                // a few words of a pattern in a row
 	envelope            // a pattern of words around a reason
 	words               // the same words in another order
 )
+
+// ranks are what a pattern of each kind is worth.
+var ranks = []how{Own: whole, Outside: most, Envelope: envelope}
 
 // find is an entry that says something about a text.
 type find struct {
@@ -121,17 +123,55 @@ var (
 
 // spellings returns the forms of a pasted text in which the words of the page may be found, in
 // lower case: as it is, and joined, in case a terminal has broken it within a word.
-func spellings(text string) []string {
-	text = colours.ReplaceAllString(text[:min(len(text), longestText)], "")
+func spellings(text string) []*pasted {
+	text = colours.ReplaceAllString(text[:min(len(text), longestPaste)], "")
 	text = lineStart.ReplaceAllString(plainMark.Replace(text), "")
 	forms := []string{lower(text), lower(unescape.Replace(text)), lower(unescape.Replace(strings.ReplaceAll(text, "\n", "")))}
 	slices.Sort(forms)
 	forms = slices.Compact(forms)
-	return slices.DeleteFunc(forms, func(form string) bool { return len(form) < shortestText })
+	var out []*pasted
+	for _, form := range forms {
+		if len(form) >= shortestText {
+			out = append(out, newPasted(form))
+		}
+	}
+	return out
 }
 
-// shortestText is how long a text must be, in bytes, so that anything is looked up.
-const shortestText = 3
+// pasted is one form of a text that is looked up.
+type pasted struct {
+	text    string           // in lower case, on one line
+	words   []string         // of it, without marks around them
+	at      map[string][]int // the places of each word in words
+	telling []string         // the words that tell something
+}
+
+func newPasted(text string) *pasted {
+	p := &pasted{text: text, words: wordsOf(text), at: map[string][]int{}}
+	for i, word := range p.words {
+		p.at[word] = append(p.at[word], i)
+		if len(word) >= shortestText && !slices.Contains(common, word) {
+			p.telling = append(p.telling, word)
+		}
+	}
+	return p
+}
+
+// wordsOf returns the words of a text, without marks around them.
+func wordsOf(text string) []string {
+	words := strings.Fields(text)
+	for i, word := range words {
+		words[i] = strings.Trim(word, around)
+	}
+	return words
+}
+
+const (
+	// shortestText is how long a text must be, in bytes, so that anything is looked up.
+	shortestText = 3
+	// longestPaste bounds how much of a text is looked up, in bytes.
+	longestPaste = 16 << 10
+)
 
 // fields returns the texts of a log line that are relay's, if text is one: those of the JSON object
 // in it and, of the console, what stands before that.
@@ -156,8 +196,9 @@ func fields(text string) []string {
 	return parts
 }
 
-// lookUp returns how e answers to a text in lower case.
-func lookUp(e *Entry, text string) find {
+// lookUp returns how e answers to a text.
+func lookUp(e *Entry, asked *pasted) find {
+	text := asked.text
 	best := find{}
 	consider := func(h how, length int) {
 		if f := (find{e, h, length}); f.before(&best) {
@@ -165,18 +206,17 @@ func lookUp(e *Entry, text string) find {
 		}
 	}
 	if m := e.of(text); m.entry != nil {
-		consider([]how{Own: whole, Outside: outside, Envelope: envelope}[m.kind], m.length)
+		consider(ranks[m.kind], m.length)
 	}
-	asked := strings.Fields(text)
 	for i := range e.Patterns {
 		p := &e.Patterns[i]
 		for _, part := range p.parts {
 			if inWords(part, text) {
-				consider(max(whole, []how{Own: whole, Outside: outside, Envelope: envelope}[p.Kind]), len(text))
+				consider(ranks[p.Kind], len(text))
 			}
 		}
 		if n, length := longestRun(p, asked); n >= fewestInARow && length >= shortestRun {
-			if p.Kind == Own && 2*n > len(strings.Fields(strings.Join(p.parts, " "))) {
+			if p.Kind == Own && 2*n > len(slices.Concat(p.words...)) {
 				consider(most, length)
 			} else if p.Kind != Envelope {
 				consider(some, length)
@@ -186,7 +226,7 @@ func lookUp(e *Entry, text string) find {
 	if inWords(strings.ToLower(e.Title), text) {
 		consider(whole, len(text))
 	}
-	if best.entry == nil && hasWords(e, asked) {
+	if best.entry == nil && hasWords(e, asked.telling) {
 		consider(words, len(text))
 	}
 	return best
@@ -219,13 +259,12 @@ func isWord(c byte) bool { return c == '_' || c >= '0' && c <= '9' || c >= 'a' &
 
 // longestRun returns how many words in a row a pattern and a text have in common, and their length
 // in bytes.
-func longestRun(p *Pattern, asked []string) (most, length int) {
-	for _, part := range p.parts {
-		have := strings.Fields(part)
+func longestRun(p *Pattern, asked *pasted) (most, length int) {
+	for _, have := range p.words {
 		for i := range have {
-			for j := range asked {
+			for _, j := range asked.at[have[i]] {
 				n, size := 0, 0
-				for i+n < len(have) && j+n < len(asked) && sameWord(have[i+n], asked[j+n]) {
+				for i+n < len(have) && j+n < len(asked.words) && have[i+n] == asked.words[j+n] {
 					size += len(have[i+n]) + 1
 					n++
 				}
@@ -238,15 +277,14 @@ func longestRun(p *Pattern, asked []string) (most, length int) {
 	return most, length
 }
 
+// around are marks that may stand around a word.
 const around = `.,:;!?()[]{}"'`
-
-func sameWord(a, b string) bool { return strings.Trim(a, around) == strings.Trim(b, around) }
 
 // common are words that tell nothing.
 var common = strings.Fields("a an and are as at be been but by can cannot do does for from go had has have how i if in is it its my no not of on or our " +
 	"relay so that the then there this to was well were what when where which why will with you your all any")
 
-// hasWords reports whether title and patterns of e have every word of asked that tells something.
+// hasWords reports whether title and patterns of e have every word of asked.
 func hasWords(e *Entry, asked []string) bool {
 	var text strings.Builder
 	text.WriteString(" " + strings.ToLower(e.Title))
@@ -255,18 +293,12 @@ func hasWords(e *Entry, asked []string) bool {
 			text.WriteString(" " + part)
 		}
 	}
-	tell := 0
 	for _, word := range asked {
-		word = strings.Trim(word, around)
-		if len(word) < shortestText || slices.Contains(common, word) {
-			continue
-		}
 		if !inWords(text.String(), word) {
 			return false
 		}
-		tell++
 	}
-	return tell > 0 && tell <= mostAsked
+	return len(asked) > 0 && len(asked) <= mostAsked
 }
 
 // mostAsked is how many words are looked up one by one.
