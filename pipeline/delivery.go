@@ -174,13 +174,13 @@ func (d *Delivery) found() Target {
 // find looks in which store a position is recorded.
 func (d *Delivery) find(ctx context.Context) (checkpoint.Mode, error) {
 	lane, log := d.AtLeastOnce.Identity.Lane, d.AtLeastOnce.Logger
-	file, err := look(ctx, d.AtLeastOnce.Store, checkpoint.AtLeastOnce)
+	file, err := locatePosition(ctx, d.AtLeastOnce.Store, checkpoint.AtLeastOnce)
 	if err != nil {
 		return "", err
 	}
 	bus := nowhere
 	if d.ExactlyOnce != nil {
-		if bus, err = look(ctx, d.ExactlyOnce.Ledger, checkpoint.ExactlyOnce); err != nil {
+		if bus, err = locatePosition(ctx, d.ExactlyOnce.Ledger, checkpoint.ExactlyOnce); err != nil {
 			return "", err
 		}
 	}
@@ -252,7 +252,9 @@ const (
 	elsewhere
 )
 
-func look(ctx context.Context, store interface {
+// locatePosition finds out whether store holds the position of a lane of that mode: nowhere, here
+// or elsewhere. A position that cannot be used counts as here.
+func locatePosition(ctx context.Context, store interface {
 	Load(context.Context) (checkpoint.Checkpoint, error)
 }, mode checkpoint.Mode) (int, error) {
 	cp, err := store.Load(ctx)

@@ -85,7 +85,7 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	committed(commitErr)
 	if commitErr != nil {
 		// P7: what is durable is not published again, however often the commit fails.
-		t.remember(batch[:durable])
+		t.addUncommitted(batch[:durable])
 		return prev, errors.Join(fmt.Errorf("committing the checkpoint at %s: %w", to, commitErr), err)
 	}
 	t.forget(batch[:durable])
@@ -123,9 +123,9 @@ func (t *AtLeastOnce) alreadyDurable(batch []sink.Message) int {
 	return n
 }
 
-// remember adds events that are durable and not committed. It keeps what is known of later events,
-// since the next attempt may be smaller.
-func (t *AtLeastOnce) remember(durable []sink.Message) {
+// addUncommitted adds events that are durable and not committed. It keeps what is known of later
+// events, since the next attempt may be smaller.
+func (t *AtLeastOnce) addUncommitted(durable []sink.Message) {
 	if t.uncommitted == nil {
 		t.uncommitted = make(map[string]struct{}, len(durable))
 	}
@@ -300,7 +300,7 @@ type place struct {
 func (o *Ownership) load(ctx context.Context, at place) (checkpoint.Checkpoint, error) {
 	cp, err := at.store.Load(ctx)
 	if errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost) {
-		cp, err = o.missing(ctx, at, err)
+		cp, err = o.missingPosition(ctx, at, err)
 	}
 	switch {
 	case err != nil:
@@ -312,10 +312,10 @@ func (o *Ownership) load(ctx context.Context, at place) (checkpoint.Checkpoint, 
 	return cp, nil
 }
 
-// missing returns checkpoint.ErrNotFound if there is no position because this is a first start, and
-// an error that matches checkpoint.ErrLost if there was one before. A bus that was starting may
-// have a position by now.
-func (o *Ownership) missing(ctx context.Context, at place, missing error) (checkpoint.Checkpoint, error) {
+// missingPosition returns checkpoint.ErrNotFound if there is no position because this is a first
+// start, and an error that matches checkpoint.ErrLost if there was one before. A bus that was
+// starting may have a position by now.
+func (o *Ownership) missingPosition(ctx context.Context, at place, missing error) (checkpoint.Checkpoint, error) {
 	known, err := o.Guard.recall(ctx, o.Identity)
 	if err == nil && known != nil {
 		err = o.Guard.examine(ctx, o, at.dest, nil)

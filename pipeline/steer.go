@@ -74,7 +74,7 @@ func (l *Lane) KeepLease() {
 // replaced, in the goroutine of the lane; if it fails, nothing is moved.
 func (l *Lane) Move(ctx context.Context, to checkpoint.Position, keep func(context.Context, checkpoint.Checkpoint) error) (before, after checkpoint.Checkpoint, err error) {
 	m := &move{to: to, keep: keep, answer: make(chan moveResult, 1)}
-	if !l.steering.ask(m) {
+	if !l.steering.request(m) {
 		return before, after, ErrNotRunning
 	}
 	select {
@@ -155,7 +155,7 @@ func (s *steering) wait() <-chan struct{} {
 	return s.changed
 }
 
-func (s *steering) ask(m *move) bool {
+func (s *steering) request(m *move) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running {
@@ -201,17 +201,17 @@ func (s *steering) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = false
-	s.refuse(ErrNotRunning)
+	s.rejectAll(ErrNotRunning)
 }
 
 // refuseAll answers every move with err.
 func (s *steering) refuseAll(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refuse(err)
+	s.rejectAll(err)
 }
 
-func (s *steering) refuse(err error) {
+func (s *steering) rejectAll(err error) {
 	for _, m := range s.moves {
 		m.answer <- moveResult{err: err}
 	}

@@ -20,7 +20,7 @@ func (w *window) handle(res result) {
 		w.fail(res)
 		return
 	}
-	r.answered(res.a)
+	r.setClock(res.a)
 	w.requests.worked()
 	if s.attempts = 0; r.failures.count > 0 && !w.chain.failing() {
 		r.recovered()
@@ -76,7 +76,7 @@ func (w *window) fail(res result) {
 	reason := retryReason(res.err)
 	switch {
 	case blamesEvents(res.err):
-		w.retreat.leave("an event type may be refused") // the plain cursor finds out which
+		w.retreat.endBackfill("an event type may be refused") // the plain cursor finds out which
 	case isNoRoom(res.err):
 		w.noRoom(res)
 	case s.gone && reason == "":
@@ -143,7 +143,7 @@ func (w *window) noRoom(res result) {
 	switch {
 	case s.gone:
 	case s == w.chain.head() && res.head && len(s.pages) == 0:
-		w.retreat.leave("a page is larger than the memory that is left")
+		w.retreat.endBackfill("a page is larger than the memory that is left")
 	case s.probing:
 		w.chain.remove(s)
 	}

@@ -64,7 +64,7 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 		if w.over() {
 			return true, w.retreat.err
 		}
-		page, ok := w.chain.take()
+		page, ok := w.chain.nextPage()
 		now := time.Now()
 		w.schedule(now)
 		if !ok {

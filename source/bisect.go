@@ -64,7 +64,7 @@ func findRefused(ctx context.Context, send sendFunc, base ListEventsOpts, types,
 // suspects.
 func (s *typeSearch) checkSuspects(ctx context.Context, types, suspects []string) error {
 	for len(suspects) > 0 && len(suspects) < len(types) {
-		refusal, err := s.ask(ctx, without(types, suspects))
+		refusal, err := s.test(ctx, without(types, suspects))
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func (s *typeSearch) checkSuspects(ctx context.Context, types, suspects []string
 // search adds the refused ones of types to s.refused. It reports whether the API accepts all of
 // them at once.
 func (s *typeSearch) search(ctx context.Context, types []string) (accepted bool, err error) {
-	refusal, err := s.ask(ctx, types)
+	refusal, err := s.test(ctx, types)
 	if err != nil || refusal == nil {
 		return err == nil, err
 	}
@@ -105,8 +105,8 @@ func (s *typeSearch) divide(ctx context.Context, types []string, refusal *APIErr
 	return err
 }
 
-// ask returns the API's refusal of a request for these types, or nil if it accepts them.
-func (s *typeSearch) ask(ctx context.Context, types []string) (*APIError, error) {
+// test returns the API's refusal of a request for these types, or nil if it accepts them.
+func (s *typeSearch) test(ctx context.Context, types []string) (*APIError, error) {
 	if s.left == 0 || s.blind == 0 && !s.good {
 		return nil, errSearchEnded
 	}

@@ -30,8 +30,8 @@ func (c *chain) advance() {
 	}
 }
 
-// take returns the next page to yield, if it is there.
-func (c *chain) take() (segmentPage, bool) {
+// nextPage returns the next page to yield, if it is there.
+func (c *chain) nextPage() (segmentPage, bool) {
 	head := c.head()
 	if len(head.pages) == 0 {
 		return segmentPage{}, false
@@ -44,8 +44,8 @@ func (c *chain) take() (segmentPage, bool) {
 	return p, true
 }
 
-// end is when segment i ends: where the seam after it was looked for, or the horizon.
-func (c *chain) end(i int) time.Time {
+// endOf is when segment i ends: where the seam after it was looked for, or the horizon.
+func (c *chain) endOf(i int) time.Time {
 	if i+1 < len(c.segs) {
 		return c.segs[i+1].from
 	}
@@ -53,7 +53,7 @@ func (c *chain) end(i int) time.Time {
 }
 
 // left estimates the pages that segment i has yet to read.
-func (c *chain) left(i int) int { return c.segs[i].left(c.end(i)) }
+func (c *chain) left(i int) int { return c.segs[i].left(c.endOf(i)) }
 
 // index is where s is in the chain.
 func (c *chain) index(s *segment) int { return slices.Index(c.segs, s) }

@@ -246,8 +246,8 @@ func (a *attempt) body(body io.Reader) io.Reader {
 	return &watchedBody{a: a, body: body}
 }
 
-// why returns why the attempt has ended, or nil.
-func (a *attempt) why() error {
+// cause returns why the attempt has ended, or nil.
+func (a *attempt) cause() error {
 	if a.Err() == nil {
 		return nil
 	}

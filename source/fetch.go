@@ -123,7 +123,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 	case ctx.Err() != nil:
 		return a, ctx.Err()
 	}
-	if why := try.why(); why != nil { //nolint:contextcheck // the attempt is made from ctx
+	if why := try.cause(); why != nil { //nolint:contextcheck // the attempt is made from ctx
 		err = why
 	}
 	return a, c.responseError(a, err)
@@ -163,7 +163,7 @@ func beginning(body []byte) string {
 // broken says why a request brought no response: ctx is the caller's, try the one with the
 // timeouts, via what is known of the way to the API.
 func (c *Client) broken(ctx context.Context, try *attempt, via *way, how reading, err error) error {
-	switch why := try.why(); { //nolint:contextcheck // the attempt is made from ctx
+	switch why := try.cause(); { //nolint:contextcheck // the attempt is made from ctx
 	case how.explain && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		err = ctx.Err()
 	case ctx.Err() != nil:

@@ -63,9 +63,9 @@ func (r *reader) leftOut(name string) *checkpoint.Refused {
 	return &r.left[i]
 }
 
-// leave records that events of a type are read up to a place only. The slice before is kept as it
-// is: pages refer to it.
-func (r *reader) leave(l checkpoint.Refused) {
+// recordLeftOut records that events of a type are read up to a place only. The slice before is kept
+// as it is: pages refer to it.
+func (r *reader) recordLeftOut(l checkpoint.Refused) {
 	next := slices.DeleteFunc(slices.Clone(r.left), func(have checkpoint.Refused) bool { return have.Type == l.Type })
 	i, _ := slices.BinarySearchFunc(next, l, func(a, b checkpoint.Refused) int {
 		if a.Type < b.Type {
@@ -92,8 +92,8 @@ func (r *reader) resumeRefused(refused []checkpoint.Refused) {
 		if !r.types.wants(l.Type) {
 			continue
 		}
-		r.leave(l)
-		r.types.refuse(l.Type, now)
+		r.recordLeftOut(l)
+		r.types.exclude(l.Type, now)
 		r.types.askSoon(l.Type, now)
 		call(r.hooks.OnTypeRefused, TypeRefusedInfo{Type: l.Type, Until: now, Again: true})
 	}
@@ -112,10 +112,10 @@ func (r *reader) tryRefused(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err == nil:
-		r.answered(a)
+		r.setClock(a)
 	case errors.Is(err, ErrTooLarge):
 	case isClientFault(err):
-		ref, _ := r.types.refuse(name, time.Now())
+		ref, _ := r.types.exclude(name, time.Now())
 		call(r.hooks.OnTypeRefused, TypeRefusedInfo{Type: name, Until: ref.until, Again: true})
 		return nil
 	default: // the next poll finds out
@@ -170,7 +170,7 @@ func (r *reader) joined(p Page) Page {
 				zap.String("type", name), zap.Time("since", l.Since))
 			continue
 		}
-		r.leave(l)
+		r.recordLeftOut(l)
 	}
 	p.Refused = r.left
 	return p
@@ -267,7 +267,7 @@ func (r *reader) lateRepeats(a answer, opts ListEventsOpts, at time.Time) bool {
 	if goesOn && (opts.After == "" || len(a.Data) == 0 || at.Sub(a.Data[0].CreatedAt) <= maxStepBack) {
 		return false
 	}
-	ref, _ := r.types.refuse(w.name, time.Now())
+	ref, _ := r.types.exclude(w.name, time.Now())
 	r.work = nil
 	err := &ResponseError{Reason: errNothingNew.Error(), RequestID: a.RequestID, Err: errNothingNew}
 	call(r.hooks.OnRetry, RetryInfo{Reason: RetryResponse, Attempt: 1, Err: err})
@@ -334,7 +334,7 @@ func (r *reader) lateEnd(ctx context.Context) (Page, error) {
 	}
 	p := r.latePage(a, late)
 	if over {
-		r.leave(checkpoint.Refused{Type: w.name, Since: r.leftOut(w.name).Since, Position: r.pos})
+		r.recordLeftOut(checkpoint.Refused{Type: w.name, Since: r.leftOut(w.name).Since, Position: r.pos})
 		p.Refused = r.left
 		r.join()
 	}
@@ -349,7 +349,7 @@ func (r *reader) latePage(a answer, late []Event) Page {
 	}
 	r.passed(late)
 	l.Position = r.work.after
-	r.leave(l)
+	r.recordLeftOut(l)
 	return Page{
 		Events: late, Late: l.Type, Refused: r.left, Now: r.clock().UTC(), Size: a.held, RequestID: a.RequestID, Sent: a.sent, Took: a.took,
 	}
@@ -361,7 +361,7 @@ func (r *reader) askLate(ctx context.Context, opts ListEventsOpts) (answer, erro
 		a, err := r.send(ctx, opts)
 		switch {
 		case err == nil:
-			r.answered(a)
+			r.setClock(a)
 			r.recovered()
 			return a, nil
 		case ctx.Err() != nil:
@@ -375,7 +375,7 @@ func (r *reader) askLate(ctx context.Context, opts ListEventsOpts) (answer, erro
 			r.work.noIDs = true // its cursor may be for other types only
 			return answer{}, errAskAgain
 		case isClientFault(err):
-			r.types.refuse(r.work.name, time.Now())
+			r.types.exclude(r.work.name, time.Now())
 			r.work = nil
 			return answer{}, nil
 		}

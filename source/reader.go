@@ -409,7 +409,7 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 		}
 		switch {
 		case err == nil:
-			r.answered(a)
+			r.setClock(a)
 			r.recovered()
 			return a, opts, nil
 		case ctx.Err() != nil:
@@ -434,8 +434,8 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 	}
 }
 
-// answered sets the clock by an answer, which may have come a while ago.
-func (r *reader) answered(a answer) {
+// setClock sets the clock by an answer, which may have come a while ago.
+func (r *reader) setClock(a answer) {
 	r.polled, r.now = a.sent.Add(a.took), a.Date
 	if r.now.IsZero() {
 		r.now = r.polled

@@ -63,9 +63,9 @@ func (t *typeSet) due(now time.Time) string {
 	return ""
 }
 
-// refuse leaves name out for a minute, and each time that it is refused again for twice as long, up
-// to an hour. It reports whether it was left out before.
-func (t *typeSet) refuse(name string, now time.Time) (r refusal, again bool) {
+// exclude leaves name out for a minute, and each time that it is refused again for twice as long,
+// up to an hour. It reports whether it was left out before.
+func (t *typeSet) exclude(name string, now time.Time) (r refusal, again bool) {
 	r, again = t.refused[name]
 	r.times++
 	r.until = now.Add(retry.Backoff{First: refusedFirst, Most: refusedMost}.Full(r.times))
@@ -122,9 +122,9 @@ func (r *reader) leaveOut(found *typeSearch) error {
 	now := time.Now()
 	r.noRanges = false // a range may have been refused for the sake of these types
 	for _, name := range found.refused {
-		ref, again := r.types.refuse(name, now)
+		ref, again := r.types.exclude(name, now)
 		if r.leftOut(name) == nil {
-			r.leave(checkpoint.Refused{Type: name, Since: r.clock().UTC(), Position: r.pos})
+			r.recordLeftOut(checkpoint.Refused{Type: name, Since: r.clock().UTC(), Position: r.pos})
 		}
 		r.joining = without(r.joining, []string{name})
 		call(r.hooks.OnTypeRefused, TypeRefusedInfo{Type: name, Until: ref.until, Again: again})

@@ -241,6 +241,6 @@ func (r *reader) doubtCursor(ctx context.Context, opts ListEventsOpts, lost erro
 		return lost
 	}
 	wait := min(retry.Backoff{First: time.Second, Most: slowFirst}.Full(d.rounds), max(left, time.Second))
-	r.note(refusal, RetryRefused, d.rounds, wait)
+	r.reportRetry(refusal, RetryRefused, d.rounds, wait)
 	return retry.Sleep(ctx, wait)
 }

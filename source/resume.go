@@ -163,7 +163,7 @@ func (r *reader) isListed(ctx context.Context, p checkpoint.Position) (bool, err
 	const most = 100 // pages of one instant
 	opts := r.byTime(p.CreatedAt.Add(-rangeMargin), p.CreatedAt.Add(2*rangeMargin))
 	for range most {
-		a, err := r.ask(ctx, opts)
+		a, err := r.fetchAside(ctx, opts)
 		if err != nil {
 			return false, err
 		}
@@ -211,7 +211,7 @@ func (r *reader) isKept(ctx context.Context, old time.Time) (bool, error) {
 		wide.Events = all
 	}
 	for _, opts := range []ListEventsOpts{wide, opts} {
-		a, err := r.ask(ctx, opts)
+		a, err := r.fetchAside(ctx, opts)
 		switch {
 		case ctx.Err() != nil:
 			return false, ctx.Err()
@@ -238,7 +238,7 @@ func (r *reader) sawTip() bool {
 func (r *reader) startsOver(ctx context.Context, first string) (bool, error) {
 	opts := r.query(r.types.active)
 	opts.Limit = 1
-	a, err := r.ask(ctx, opts)
+	a, err := r.fetchAside(ctx, opts)
 	return err == nil && len(a.Data) > 0 && a.Data[0].ID == first, err
 }
 
@@ -255,14 +255,14 @@ func (r *reader) byTime(from, to time.Time) ListEventsOpts {
 	return opts
 }
 
-// ask gets the answer to a query apart from the next page. It waits out what may pass, and asks for
-// fewer events if an answer is too large. Any other refusal is an error.
-func (r *reader) ask(ctx context.Context, opts ListEventsOpts) (answer, error) {
+// fetchAside gets the answer to a query apart from the next page. It waits out what may pass, and
+// asks for fewer events if an answer is too large. Any other refusal is an error.
+func (r *reader) fetchAside(ctx context.Context, opts ListEventsOpts) (answer, error) {
 	for {
 		a, err := r.send(ctx, opts)
 		switch {
 		case err == nil:
-			r.answered(a)
+			r.setClock(a)
 			return a, nil
 		case ctx.Err() != nil:
 			return answer{}, ctx.Err()

@@ -26,8 +26,8 @@ type retreat struct {
 	dropped int   // segments, since the last report
 }
 
-// leave ends the backfill; the plain cursor goes on from the position.
-func (b *retreat) leave(why string) {
+// endBackfill ends the backfill; the plain cursor goes on from the position.
+func (b *retreat) endBackfill(why string) {
 	if b.left {
 		return
 	}
@@ -48,7 +48,7 @@ func (b *retreat) contradiction(why string, err error) {
 	r.calmUntil = time.Now().Add(calm)
 	r.log.Warn("an answer of the Events API contradicts others; reading on with one reader for a while",
 		zap.String("reason", why), zap.Duration("for", calm), zap.Stringer("after", r.pos), zap.Error(err))
-	b.leave(why)
+	b.endBackfill(why)
 }
 
 // unsupported ends the backfill for good.
@@ -59,5 +59,5 @@ func (b *retreat) unsupported(why string, err error) {
 	b.r.noRanges = true
 	b.r.log.Warn("the Events API does not answer by time as reading with several readers needs; reading with one, so more slowly",
 		zap.String("reason", why), zap.Stringer("after", b.r.pos), zap.Error(err))
-	b.leave(why)
+	b.endBackfill(why)
 }

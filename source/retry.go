@@ -124,7 +124,7 @@ func (r *reader) backOff(ctx context.Context, err error) error {
 	if !r.refusedSince.IsZero() { // not later than when the refusal becomes final
 		wait = min(wait, max(time.Until(r.refusedSince.Add(refusedLimit)), retryFirst))
 	}
-	r.note(err, reason, r.failures.count+1, wait)
+	r.reportRetry(err, reason, r.failures.count+1, wait)
 	if reason == RetryUnauthorized && r.client.Key != nil {
 		return r.client.sleepForKey(ctx, wait)
 	}
@@ -151,12 +151,12 @@ func isStanding(err error) bool {
 // is how often in a row it has failed.
 func (r *reader) failed(err error, reason RetryReason, attempt int) time.Duration {
 	wait := r.waitAfter(err, reason, attempt)
-	r.note(err, reason, attempt, wait)
+	r.reportRetry(err, reason, attempt, wait)
 	return wait
 }
 
-// note takes note of a request that failed with err and is made again after wait.
-func (r *reader) note(err error, reason RetryReason, attempt int, wait time.Duration) {
+// reportRetry takes note of a request that failed with err and is made again after wait.
+func (r *reader) reportRetry(err error, reason RetryReason, attempt int, wait time.Duration) {
 	f := &r.failures
 	if f.count == 0 {
 		f.since = time.Now()

@@ -46,7 +46,7 @@ func (j *joiner) found(s *segment, p segmentPage, end time.Time) {
 		if s.void.IsZero() {
 			s.void = s.from
 		}
-		if s.from = end; !s.from.Before(j.chain.end(i)) {
+		if s.from = end; !s.from.Before(j.chain.endOf(i)) {
 			j.useless(s)
 		}
 		return // nothing in this stretch: on to the next one

@@ -57,13 +57,13 @@ func (w *window) over() bool {
 	head := w.chain.head()
 	switch {
 	case w.r.types.due(time.Now()) != "":
-		w.retreat.leave("a refused event type is to be asked for again")
+		w.retreat.endBackfill("a refused event type is to be asked for again")
 	case len(head.pages) > 0 || head.busy:
 	case head.stuck:
-		w.retreat.leave("a request was refused")
+		w.retreat.endBackfill("a request was refused")
 	case head.stopped, len(w.chain.segs) == 1 && !w.plan.canGrow():
 		w.r.contradictions = 0
-		w.retreat.leave("the tip is near")
+		w.retreat.endBackfill("the tip is near")
 	}
 	return w.retreat.left
 }

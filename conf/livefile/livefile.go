@@ -73,7 +73,7 @@ type Set struct {
 
 // value is a *Value of any type.
 type value interface {
-	look()
+	poll()
 	names() []File
 }
 
@@ -95,7 +95,7 @@ func (s *Set) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			for _, v := range s.all() {
-				v.look()
+				v.poll()
 			}
 		}
 	}
@@ -322,7 +322,7 @@ func (v *Value[T]) Latest() T {
 // Version rises each time the value changes, from 1. It reads nothing.
 func (v *Value[T]) Version() uint64 { return v.current.Load().version }
 
-func (v *Value[T]) look() { _ = v.lookNow() }
+func (v *Value[T]) poll() { _ = v.lookNow() }
 
 func (v *Value[T]) lookNow() error {
 	v.mu.Lock()
@@ -337,7 +337,7 @@ func (v *Value[T]) refresh() error {
 		return nil
 	}
 	v.looked = v.now()
-	if v.surelySame() {
+	if v.isUnchanged() {
 		return nil
 	}
 	contents, err := v.readWhenQuiet()
@@ -442,8 +442,8 @@ func (v *Value[T]) fields() []zap.Field {
 // fresh that it could stay the same after another write.
 const largeFile = 64 << 10
 
-// surelySame reports whether large files need not be read again.
-func (v *Value[T]) surelySame() bool {
+// isUnchanged reports whether large files need not be read again.
+func (v *Value[T]) isUnchanged() bool {
 	if len(v.seen) != len(v.files) || v.rejected.reason != "" {
 		return false
 	}

@@ -95,7 +95,7 @@ func (s *System) Pool() *x509.CertPool {
 		now[0] = s.file.Version()
 	}
 	var certs [][]byte
-	certs, now[1] = s.dirs.look()
+	certs, now[1] = s.dirs.contents()
 	if now == s.at {
 		return s.pool
 	}
@@ -119,7 +119,7 @@ func (s *System) version() uint64 {
 	if s.dirs == nil {
 		return 0
 	}
-	_, n := s.dirs.look()
+	_, n := s.dirs.contents()
 	if s.file != nil {
 		s.file.Get()
 		n += s.file.Version()
@@ -157,12 +157,12 @@ func systemDirectories() *directories {
 	if list := os.Getenv("SSL_CERT_DIR"); list != "" {
 		d.paths = strings.Split(list, ":")
 	}
-	d.look()
+	d.contents()
 	return d
 }
 
-// look returns what the files hold, and how often that has changed.
-func (d *directories) look() ([][]byte, uint64) {
+// contents returns what the files hold, and how often that has changed.
+func (d *directories) contents() ([][]byte, uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if now := time.Now(); d.n == 0 || now.Sub(d.looked) >= freshness {

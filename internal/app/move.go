@@ -14,9 +14,9 @@ import (
 func (p *Positions) Move(ctx context.Context, client *source.Client, to admin.Destination, lanes []*Lane) (admin.Moved, error) {
 	switch to.From {
 	case InFile:
-		return p.take(ctx, p.file, p.bus)
+		return p.moveBetweenModes(ctx, p.file, p.bus)
 	case OnBus:
-		return p.take(ctx, p.bus, p.file)
+		return p.moveBetweenModes(ctx, p.bus, p.file)
 	}
 	position, err := p.lane.destination(ctx, client, to, lanes)
 	if err != nil {
@@ -77,9 +77,10 @@ func (p *Positions) set(ctx context.Context, client *source.Client, to checkpoin
 	return m, nil
 }
 
-// take moves the position from one place to the other, because the mode of delivery is to change.
-// After a crash halfway both places hold a position, and relay asks which of them is valid.
-func (p *Positions) take(ctx context.Context, from, to *place) (admin.Moved, error) {
+// moveBetweenModes moves the position from one place to the other, because the mode of delivery is
+// to change. After a crash halfway both places hold a position, and relay asks which of them is
+// valid.
+func (p *Positions) moveBetweenModes(ctx context.Context, from, to *place) (admin.Moved, error) {
 	if p.bus == nil {
 		return admin.Moved{}, Usage(fmt.Errorf("sink %s keeps no positions, so there is nothing to take along", p.lane.Sink.Name))
 	}
@@ -99,7 +100,7 @@ func (p *Positions) take(ctx context.Context, from, to *place) (admin.Moved, err
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	if err := p.leave(ctx, from, to); err != nil {
+	if err := p.markMoved(ctx, from, to); err != nil {
 		return admin.Moved{}, fmt.Errorf("the position is in both places now; marking the one called %s as left: %w", from.name, err)
 	}
 	return p.moved(to, prev, kept, cp.Position), nil

@@ -23,8 +23,8 @@ func newJournal(cfg *config.Config, hide func(string) string) *journal.Journal {
 	return journal.New(c)
 }
 
-// remember records the state of the lanes until the returned function is called.
-func remember(ctx context.Context, past *journal.Journal, status func() []pipeline.Status) (stop func()) {
+// recordStates records the state of the lanes until the returned function is called.
+func recordStates(ctx context.Context, past *journal.Journal, status func() []pipeline.Status) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { past.Run(ctx, status) })

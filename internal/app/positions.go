@@ -201,9 +201,9 @@ func (p *Positions) takeBus(ctx context.Context) (checkpoint.Checkpoint, error) 
 	return p.ledger.LoadForReplace(ctx)
 }
 
-// leave marks a place as one whose position was moved to the other place, so that it is never used
-// again.
-func (p *Positions) leave(ctx context.Context, from, to *place) error {
+// markMoved marks a place as one whose position was moved to the other place, so that it is never
+// used again.
+func (p *Positions) markMoved(ctx context.Context, from, to *place) error {
 	cp, here, err := from.here(ctx)
 	if err != nil || !here {
 		return err

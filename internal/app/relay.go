@@ -38,7 +38,7 @@ type Relay struct {
 	Options
 	admin    *admin.Server // nil without one
 	webhooks *webhooks     // nil without any
-	unasked  unasked
+	unasked  unrequestedTypes
 
 	// A reload holds the gate reloading. A goroutine that stops, moves or replaces a lane holds the
 	// gate of that lane. A reload takes gates of lanes while it holds reloading, never the other
@@ -94,7 +94,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg, Options: o,
 		reloading: newGate(), gates: map[string]gate{},
 	}
-	r.unasked = unasked{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
+	r.unasked = unrequestedTypes{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
 	r.group = pipeline.NewGroup(ctx, r.tellStopped)
 	for _, l := range lanes {
 		m, err := r.openMember(ctx, l, client)
@@ -141,7 +141,7 @@ func (r *Relay) join(ctx context.Context, l *Lane, client *source.Client, b *Bus
 // assemble creates the lane and its target.
 func (m *member) assemble(client *source.Client, r *Relay) {
 	l, metrics, past := m.lane, r.metrics.Lane(m.lane.Sink.Name), r.past.Lane(m.lane.Sink.Name)
-	hooks := m.tellLane(past.Hooks(metrics.SourceHooks()))
+	hooks := m.hooksOfLane(past.Hooks(metrics.SourceHooks()))
 	events := l.Stream(client, hooks)
 	events.Readers, events.Memory = l.Config.Source.Backfill.Readers, int64(l.Config.Source.Backfill.Memory)
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
@@ -174,8 +174,8 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }
 
-// tellLane returns hooks that also tell the lane of repeated requests.
-func (m *member) tellLane(hooks *source.Hooks) *source.Hooks {
+// hooksOfLane returns hooks that also tell the lane of repeated requests.
+func (m *member) hooksOfLane(hooks *source.Hooks) *source.Hooks {
 	out, onRetry := *hooks, hooks.OnRetry
 	out.OnRetry = func(i source.RetryInfo) {
 		onRetry(i)

@@ -193,7 +193,7 @@ func (r *Relay) plan(ctx context.Context) (*plan, error) {
 		return nil, err
 	}
 	p := &plan{cfg: cfg, changes: r.config().Diff(cfg)}
-	if err := p.refuse(); err != nil {
+	if err := p.restartRequired(); err != nil {
 		return nil, err
 	}
 	if p.client, err = NewClient(cfg); err != nil {
@@ -219,8 +219,8 @@ func (r *Relay) plan(ctx context.Context) (*plan, error) {
 	return p, nil
 }
 
-// refuse returns an error that names every changed key that needs a restart.
-func (p *plan) refuse() error {
+// restartRequired returns an error that names every changed key that needs a restart.
+func (p *plan) restartRequired() error {
 	var errs []error
 	for _, c := range p.changes {
 		if effectOf(c.Key) == needsRestart && !c.Content { // what files hold is followed without a reload

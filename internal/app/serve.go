@@ -68,7 +68,7 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 			return Usage(listenErr)
 		}
 		defer func() { err = errors.Join(err, closeAdmin(context.WithoutCancel(ctx), r.admin)) }()
-		defer remember(ctx, past, r.Status)()
+		defer recordStates(ctx, past, r.Status)()
 	}
 	if cfg.Source.Webhook.Listen != "" {
 		var listenErr error

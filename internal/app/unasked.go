@@ -15,9 +15,9 @@ import (
 // maxUnasked bounds how many event types are remembered that relay does not ask for.
 const maxUnasked = 50
 
-// unasked remembers the event types that signed webhooks name and that no lane asks for: types that
-// WorkOS has added, or that a filter excludes. It is safe for concurrent use.
-type unasked struct {
+// unrequestedTypes remembers the event types that signed webhooks name and that no lane asks for:
+// types that WorkOS has added, or that a filter excludes. It is safe for concurrent use.
+type unrequestedTypes struct {
 	asked func() []string // every event type that some lane asks for; called for each webhook
 	count func(eventType string)
 	log   *zap.Logger
@@ -28,21 +28,21 @@ type unasked struct {
 }
 
 // note records the type of an accepted webhook. It warns when a type appears for the first time.
-func (u *unasked) note(eventType string) {
+func (u *unrequestedTypes) note(eventType string) {
 	name, ok := typeToAdd(eventType)
 	if !ok || slices.Contains(u.asked(), eventType) {
 		return
 	}
 	u.count(eventType)
-	if !u.remember(eventType, name) {
+	if !u.add(eventType, name) {
 		return
 	}
 	u.log.Warn("WorkOS sends webhooks of an event type that relay does not ask for; its events are not published",
 		zap.String("type", eventType), zap.String("to_add_it", "source.events: [..., "+name+"]"))
 }
 
-// remember counts a webhook and reports whether its type is new.
-func (u *unasked) remember(eventType, name string) bool {
+// add counts a webhook and reports whether its type is new.
+func (u *unrequestedTypes) add(eventType, name string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.types == nil {
@@ -62,7 +62,7 @@ func (u *unasked) remember(eventType, name string) bool {
 }
 
 // list returns the types that no lane asks for now, sorted by name.
-func (u *unasked) list() []admin.UnaskedType {
+func (u *unrequestedTypes) list() []admin.UnaskedType {
 	asked := u.asked()
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -44,21 +44,21 @@ func (d *decoder) reportText(at location, path, sentence string) {
 // clean reports whether nothing is wrong at path, below it, or with a section around it as a whole.
 func (d *decoder) clean(path string) bool {
 	for _, p := range d.problems {
-		if within(p.Key, path) || within(path, p.Key) {
+		if isAtOrBelow(p.Key, path) || isAtOrBelow(path, p.Key) {
 			return false
 		}
 	}
 	return true
 }
 
-// within reports whether path is outer or lies below it.
-func within(path, outer string) bool {
+// isAtOrBelow reports whether path is outer or lies below it.
+func isAtOrBelow(path, outer string) bool {
 	rest, ok := strings.CutPrefix(path, outer)
 	return ok && (outer == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// place returns where path is in the file, or else the section around it.
-func (d *decoder) place(path string) location {
+// locate returns where path is in the file, or else the section around it.
+func (d *decoder) locate(path string) location {
 	for {
 		if at, ok := d.places[path]; ok {
 			return at
@@ -208,7 +208,7 @@ func (d *decoder) fields(fields []*field, given map[string]*yaml.Node, v reflect
 			if n = d.resolve(n, at); n != nil {
 				d.value(f, n, target, at)
 			}
-		case f.isSecret() && given[twin(f.name)] != nil:
+		case f.isSecret() && given[fileKey(f.name)] != nil:
 			continue
 		case f.optional:
 			continue
@@ -216,25 +216,25 @@ func (d *decoder) fields(fields []*field, given map[string]*yaml.Node, v reflect
 			d.absent(f, target, at)
 		}
 		if f.required && target.IsZero() && d.clean(at) {
-			d.missing(f, at, n != nil)
+			d.reportMissing(f, at, n != nil)
 		}
 	}
 }
 
-func (d *decoder) missing(f *field, path string, given bool) {
+func (d *decoder) reportMissing(f *field, path string, given bool) {
 	message, hint := "is missing", ""
 	if given {
 		message = "is empty"
 	}
 	switch {
 	case f.kind == kindSecret && f.def != nil && !given:
-		hint = fmt.Sprintf("set %s in the environment, or name a file in %s", strings.Trim(f.defText, "${}"), twin(f.name))
+		hint = fmt.Sprintf("set %s in the environment, or name a file in %s", strings.Trim(f.defText, "${}"), fileKey(f.name))
 	case f.isSecret():
-		hint = fmt.Sprintf("give it here, or name a file in %s", twin(f.name))
+		hint = fmt.Sprintf("give it here, or name a file in %s", fileKey(f.name))
 	case len(f.enum) > 0:
 		hint = "one of " + strings.Join(f.enum, ", ")
 	}
-	d.report(d.place(path), path, message, hint)
+	d.report(d.locate(path), path, message, hint)
 }
 
 // absent gives v its default. A default that asks for a variable which is not set leaves a required
@@ -249,7 +249,7 @@ func (d *decoder) absent(f *field, v reflect.Value, path string) {
 				return
 			}
 		}
-		d.value(f, moved(f.def, d.place(path)), v, path)
+		d.value(f, moved(f.def, d.locate(path)), v, path)
 	}
 }
 

@@ -97,8 +97,8 @@ func (v *variant) in(section reflect.Value) (reflect.Value, bool) {
 // typeKey chooses among the variants of a section.
 const typeKey = "type"
 
-// twin is the key that names a file with the secret instead of holding it.
-func twin(name string) string { return name + "_file" }
+// fileKey is the key that names a file with the secret instead of holding it.
+func fileKey(name string) string { return name + "_file" }
 
 func (o *object) variant(name string) *variant {
 	for _, v := range o.variants {
@@ -184,7 +184,7 @@ func (f *field) isSecret() bool { return f.kind == kindSecret || f.kind == kindS
 // twinOf returns the key that names the file of a secret.
 func twinOf(f *field) *field {
 	t := &field{
-		name: twin(f.name), index: f.index, typ: f.typ, kind: kindText, fromSecret: true, format: f.format, example: "/run/secrets/" + f.name,
+		name: fileKey(f.name), index: f.index, typ: f.typ, kind: kindText, fromSecret: true, format: f.format, example: "/run/secrets/" + f.name,
 		doc: fmt.Sprintf("File that holds %s, instead of %s itself. White space at its end is dropped.", f.name, f.name),
 	}
 	if f.kind == kindSecrets {

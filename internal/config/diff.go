@@ -87,7 +87,7 @@ func wholeSinks(from, to *Config, changes []Change) []Change {
 			if slices.ContainsFunc(side.lacks.Sinks, func(s Sink) bool { return s.Name == name }) {
 				continue
 			}
-			changes = slices.DeleteFunc(changes, func(ch Change) bool { return within(ch.Key, sinkKey(name)) })
+			changes = slices.DeleteFunc(changes, func(ch Change) bool { return isAtOrBelow(ch.Key, sinkKey(name)) })
 			out = append(out, side.text(name))
 		}
 	}
@@ -185,7 +185,7 @@ func (c *Config) walk(o *object, v reflect.Value, key, path string, visit func(f
 func (c *Config) fingerprint() {
 	c.contents = map[string]string{}
 	c.walk(c.format.root(), reflect.ValueOf(c).Elem(), "", "", func(f *field, _, v reflect.Value, _, path string) {
-		if f.kind == kindText && strings.HasSuffix(f.name, twin("")) && v.Kind() == reflect.String && v.String() != "" {
+		if f.kind == kindText && strings.HasSuffix(f.name, fileKey("")) && v.Kind() == reflect.String && v.String() != "" {
 			c.contents[path] = sum(v.String())
 		}
 	})

@@ -36,7 +36,7 @@ func (c *Config) Proxy() (func() *url.URL, error) {
 		}
 		return func() *url.URL { return fixed }, nil
 	}
-	v, err := livefile.Open(c.Files, []livefile.File{{Key: twin(path), Path: files[0]}}, func(contents [][]byte) (livefile.Parsed[*url.URL], error) {
+	v, err := livefile.Open(c.Files, []livefile.File{{Key: fileKey(path), Path: files[0]}}, func(contents [][]byte) (livefile.Parsed[*url.URL], error) {
 		text := strings.TrimRight(string(contents[0]), " \t\r\n")
 		if err := validProxy(text); err != nil {
 			return livefile.Parsed[*url.URL]{}, err
@@ -88,7 +88,7 @@ func (c *Config) WebhookSecrets() (func() []string, error) {
 	}
 	var files []*livefile.Value[[]string]
 	for _, file := range c.files[path] {
-		v, err := livefile.Open(c.Files, []livefile.File{{Key: twin(path), Path: file}}, func(contents [][]byte) (livefile.Parsed[[]string], error) {
+		v, err := livefile.Open(c.Files, []livefile.File{{Key: fileKey(path), Path: file}}, func(contents [][]byte) (livefile.Parsed[[]string], error) {
 			lines := secretLines(string(contents[0]))
 			return livefile.Parsed[[]string]{Value: lines, Secrets: lines}, nil
 		})
@@ -120,7 +120,7 @@ func (c *Config) current(path, key string, value secret.String, check func(strin
 	if len(files) == 0 {
 		return livefile.Fixed(value), nil
 	}
-	v, err := livefile.Secret(c.Files, livefile.File{Key: twin(key), Path: files[0]}, check)
+	v, err := livefile.Secret(c.Files, livefile.File{Key: fileKey(key), Path: files[0]}, check)
 	if err != nil {
 		return nil, err
 	}

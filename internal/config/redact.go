@@ -40,7 +40,7 @@ func (c *Config) redact(o *object, v reflect.Value, path string) map[string]any 
 		at, target := join(path, f.name), v.FieldByIndex(f.index)
 		switch {
 		case f.fromSecret:
-			switch files := c.files[strings.TrimSuffix(at, twin(""))]; len(files) {
+			switch files := c.files[strings.TrimSuffix(at, fileKey(""))]; len(files) {
 			case 0:
 			case 1:
 				out[f.name] = files[0]

@@ -80,7 +80,7 @@ func schemaFields(fields []*field) map[string]any {
 		}
 		if f.isSecret() {
 			exclusive = append(exclusive, map[string]any{
-				"not": map[string]any{"type": "object", "required": []string{f.name, twin(f.name)}},
+				"not": map[string]any{"type": "object", "required": []string{f.name, fileKey(f.name)}},
 			})
 		}
 	}

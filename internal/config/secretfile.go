@@ -50,7 +50,7 @@ func ReadSecretFile(path string) (secret.String, error) {
 // secretFile decodes the _file twin of a secret into target, the secret itself.
 func (d *decoder) secretFile(f *field, n *yaml.Node, given map[string]*yaml.Node, target reflect.Value, path string) {
 	at := join(path, f.name)
-	name := strings.TrimSuffix(f.name, twin(""))
+	name := strings.TrimSuffix(f.name, fileKey(""))
 	if n = d.resolve(n, at); n == nil {
 		return
 	}
@@ -113,7 +113,7 @@ func (d *decoder) readSecret(f *field, n *yaml.Node, path, at string) (string, b
 		return "", false
 	}
 	if file == "" {
-		d.report(placeOf(n), at, "names no file", "remove it, or give "+strings.TrimSuffix(f.name, twin("")))
+		d.report(placeOf(n), at, "names no file", "remove it, or give "+strings.TrimSuffix(f.name, fileKey("")))
 		return "", false
 	}
 	value, err := ReadSecretFile(file)

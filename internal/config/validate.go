@@ -53,7 +53,7 @@ func (d *decoder) reportKeyed(path string, err error) {
 		key = join(path, k.Key())
 		sentence = strings.TrimPrefix(sentence, k.Key()+" ")
 	}
-	d.report(d.place(key), key, maskCredentials(conceal(sentence, d.fromEnv, "[from the environment]")), "")
+	d.report(d.locate(key), key, maskCredentials(conceal(sentence, d.fromEnv, "[from the environment]")), "")
 }
 
 // withCommand returns the text of err, with the command that lists the event types if err says that
@@ -112,27 +112,27 @@ func (d *decoder) checkRouting(c *Config, i int) {
 
 func (d *decoder) checkSinks(c *Config, all []string) {
 	if len(c.Sinks) == 0 {
-		d.report(d.place("sinks"), "sinks", "the list is empty", "give at least one sink, or remove the key for an embedded NATS server")
+		d.report(d.locate("sinks"), "sinks", "the list is empty", "give at least one sink, or remove the key for an embedded NATS server")
 	}
 	first := map[string]int{}
 	listeners := map[string]int{}
 	for i := range c.Sinks {
 		s, path := &c.Sinks[i], fmt.Sprintf("sinks[%d]", i)
 		if j, twice := first[s.Name]; twice && s.Name != "" && d.clean(path+".name") {
-			d.report(d.place(path+".name"), path+".name", fmt.Sprintf("sinks[%d] has the name %q already", j, s.Name), "each lane needs its own name")
+			d.report(d.locate(path+".name"), path+".name", fmt.Sprintf("sinks[%d] has the name %q already", j, s.Name), "each lane needs its own name")
 		} else if !twice {
 			first[s.Name] = i
 		}
 		known := d.patterns(s.Events, path+".events")
 		if len(all) > 0 && len(known) > 0 && len(carried(all, s.Events)) == 0 {
-			d.report(d.place(path+".events"), path+".events", "none of these types is among those of source.events", "this lane would carry nothing")
+			d.report(d.locate(path+".events"), path+".events", "none of these types is among those of source.events", "this lane would carry nothing")
 		}
 		server := s.EmbeddedServer()
 		if server == nil {
 			continue
 		}
 		if j, twice := listeners[server.Listen]; twice {
-			d.report(d.place(path+"."+server.Key), path+"."+server.Key, fmt.Sprintf("sinks[%d] runs an embedded server on %s already", j, server.Listen),
+			d.report(d.locate(path+"."+server.Key), path+"."+server.Key, fmt.Sprintf("sinks[%d] runs an embedded server on %s already", j, server.Listen),
 				"write its address here, with another "+server.Holds)
 		} else {
 			listeners[server.Listen] = i
@@ -158,7 +158,7 @@ func (d *decoder) patterns(patterns []string, path string) []string {
 		return nil
 	}
 	if len(patterns) == 0 {
-		d.report(d.place(path), path, "the list is empty", `name at least one event type, or write ["*"]`)
+		d.report(d.locate(path), path, "the list is empty", `name at least one event type, or write ["*"]`)
 		return nil
 	}
 	var all []string
@@ -166,7 +166,7 @@ func (d *decoder) patterns(patterns []string, path string) []string {
 		types, err := source.Expand([]string{p})
 		if err != nil {
 			at := fmt.Sprintf("%s[%d]", path, i)
-			d.reportText(d.place(at), at, conceal(withCommand(err), d.fromEnv, "[from the environment]"))
+			d.reportText(d.locate(at), at, conceal(withCommand(err), d.fromEnv, "[from the environment]"))
 		}
 		all = append(all, types...)
 	}

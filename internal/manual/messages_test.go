@@ -29,7 +29,7 @@ var written = []string{
 
 // quiet are calls whose texts are no faults: what a command prints on success, logs of what is as
 // it should be, mistakes in the program.
-var quiet = regexp.MustCompile(`^(Fprintf|Fprintln|Fprint|Appendf|WriteString|Info|Debug|printf|good|begin|note|panic|Set|Reason|describe|leave|Description|String|Contains|HasPrefix|MustCompile)$`)
+var quiet = regexp.MustCompile(`^(Fprintf|Fprintln|Fprint|Appendf|WriteString|Info|Debug|printf|good|begin|note|panic|Set|Reason|describe|endBackfill|Description|String|Contains|HasPrefix|MustCompile)$`)
 
 const (
 	summary   = "what a command did"

@@ -45,7 +45,7 @@ func (c printableCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore
 func (c printableCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	room := maxLogLine
 	e.LoggerName = printable.Clip(e.LoggerName, leastText)
-	e.Message = printable.Clip(take(e.Message, &room), maxLogText) // on one line: no encoder escapes a line feed in it
+	e.Message = printable.Clip(clipTo(e.Message, &room), maxLogText) // on one line: no encoder escapes a line feed in it
 	return c.Core.Write(e, printableFields(fields, &room))
 }
 
@@ -64,7 +64,7 @@ func printableField(f zapcore.Field, room *int) zapcore.Field {
 		if f.Key == stackField {
 			return zap.String(f.Key, printable.Block(f.String, maxLogStack))
 		}
-		return zap.String(f.Key, take(f.String, room))
+		return zap.String(f.Key, clipTo(f.String, room))
 	case zapcore.ErrorType, zapcore.StringerType, zapcore.ByteStringType, zapcore.BinaryType, zapcore.ReflectType,
 		zapcore.ArrayMarshalerType, zapcore.ObjectMarshalerType, zapcore.InlineMarshalerType:
 		m := zapcore.NewMapObjectEncoder()
@@ -83,9 +83,9 @@ func printableField(f zapcore.Field, room *int) zapcore.Field {
 func printableValue(v any, room *int) any {
 	switch v := v.(type) {
 	case string:
-		return take(v, room)
+		return clipTo(v, room)
 	case []byte:
-		return take(string(v), room)
+		return clipTo(string(v), room)
 	case []any:
 		out := []any{}
 		for i := range v {
@@ -98,7 +98,7 @@ func printableValue(v any, room *int) any {
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for name := range v {
-			out[take(name, room)] = printableValue(v[name], room)
+			out[clipTo(name, room)] = printableValue(v[name], room)
 		}
 		return out
 	case bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, float32, float64, nil:
@@ -114,20 +114,20 @@ func printableValue(v any, room *int) any {
 func printableStruct(v any, room *int) any {
 	text, err := json.Marshal(v)
 	if err != nil {
-		return take(fmt.Sprintf("%+v", v), room)
+		return clipTo(fmt.Sprintf("%+v", v), room)
 	}
 	var plain any
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	if err := dec.Decode(&plain); err != nil {
-		return take(string(text), room)
+		return clipTo(string(text), room)
 	}
 	return printableValue(plain, room)
 }
 
-// take returns s, cut to what there is room for, but not below leastText. Quotes and backslashes
+// clipTo returns s, cut to what there is room for, but not below leastText. Quotes and backslashes
 // count twice, as in the line.
-func take(s string, room *int) string {
+func clipTo(s string, room *int) string {
 	limit := min(maxLogText, max(*room, leastText))
 	s = printable.Block(s, limit)
 	if size := escapedSize(s); size > limit {

@@ -283,8 +283,8 @@ func (l ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatu
 // Fence implements sink.Ledger: Commit shuts out earlier writers.
 func (l ledger) Fence(ctx context.Context) error { return l.usable(ctx) }
 
-// place names the position of the lane on the board.
-func (l ledger) place() [2]string { return [2]string{l.id.Relay, l.id.Lane} }
+// positionKey names the position of the lane on the board.
+func (l ledger) positionKey() [2]string { return [2]string{l.id.Relay, l.id.Lane} }
 
 // Load implements sink.Ledger.
 func (l ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
@@ -298,7 +298,7 @@ func (l ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 
 // load is Load for a caller that holds the lock of the board.
 func (l ledger) load() (checkpoint.Checkpoint, error) {
-	p, ok := l.board.positions[l.place()]
+	p, ok := l.board.positions[l.positionKey()]
 	if !ok {
 		return checkpoint.Checkpoint{}, checkpoint.ErrNotFound
 	}
@@ -323,7 +323,7 @@ func (l ledger) Commit(ctx context.Context, batch []sink.Message, prev, next che
 	if _, err := l.load(); err != nil && !errors.Is(err, checkpoint.ErrNotFound) && !l.replacing {
 		return checkpoint.Checkpoint{}, err
 	}
-	p := l.board.positions[l.place()]
+	p := l.board.positions[l.positionKey()]
 	if p.revision != prev.Revision {
 		return checkpoint.Checkpoint{}, checkpoint.ErrConflict
 	}
@@ -332,7 +332,7 @@ func (l ledger) Commit(ctx context.Context, batch []sink.Message, prev, next che
 		l.board.pin(batch, l.pin.Get().Reveal())
 	}
 	p = storedPosition{checkpoint.Encode(next), p.revision + 1}
-	l.board.positions[l.place()] = p
+	l.board.positions[l.positionKey()] = p
 	return l.load()
 }
 
@@ -345,7 +345,7 @@ func (l ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, erro
 	defer l.board.mu.Unlock()
 	l.replacing = true
 	cp, _ := l.load() // a position that cannot be used is about to be replaced
-	cp.Revision = l.board.positions[l.place()].revision
+	cp.Revision = l.board.positions[l.positionKey()].revision
 	return cp, nil
 }
 

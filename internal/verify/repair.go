@@ -48,7 +48,7 @@ func (r *Result) Repair(ctx context.Context, publish func(ctx context.Context, e
 		if err != nil {
 			return rp.repaired, err
 		}
-		if err := rp.take(ctx, page.Events); err != nil {
+		if err := rp.collectMissing(ctx, page.Events); err != nil {
 			return rp.repaired, err
 		}
 		if !rp.more {
@@ -81,8 +81,8 @@ func (r *repair) advance() (err error) {
 	return err
 }
 
-// take picks what is missing out of a page.
-func (r *repair) take(ctx context.Context, events []source.Event) error {
+// collectMissing picks what is missing out of a page.
+func (r *repair) collectMissing(ctx context.Context, events []source.Event) error {
 	for i := range events {
 		e := &events[i]
 		m, id, err := r.check.carrier(e)

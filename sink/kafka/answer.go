@@ -53,7 +53,7 @@ func (s *sender) encode(q *partitionQueue) error {
 func (s *sender) answered(q *partitionQueue, a client.Acknowledgement) {
 	if a.Verdict == client.Stored {
 		if s.txn != nil {
-			s.txn.stored(q, a)
+			s.txn.recordPosition(q, a)
 		}
 		s.acknowledge(q)
 		return

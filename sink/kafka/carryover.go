@@ -96,11 +96,11 @@ func (c *carryOver) resume(q *partitionQueue, m *batchState) bool {
 	return true
 }
 
-// leave keeps what the next Publish has to know, and returns the queues of which the head is in
-// doubt and cannot be kept: its messages may yet arrive at the broker, and the caller may publish
-// them again. The next epoch shuts the late ones out as soon as the partition has taken a message
-// of it; it cannot tell whether they are stored already.
-func (c *carryOver) leave(m *batchState, queues []*partitionQueue) (lost []*partitionQueue) {
+// keepUnfinished keeps what the next Publish has to know, and returns the queues of which the head
+// is in doubt and cannot be kept: its messages may yet arrive at the broker, and the caller may
+// publish them again. The next epoch shuts the late ones out as soon as the partition has taken a
+// message of it; it cannot tell whether they are stored already.
+func (c *carryOver) keepUnfinished(m *batchState, queues []*partitionQueue) (lost []*partitionQueue) {
 	now := time.Now()
 	for i := m.durable; i < len(m.batch); i++ {
 		if m.acked[i] && m.batch[i].Position.EventID != "" {

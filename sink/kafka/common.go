@@ -56,8 +56,8 @@ func (c *common) close() {
 	c.cluster.Refresh()
 }
 
-// within returns a context that ends with ctx or with the sink, whichever comes first.
-func (c *common) within(ctx context.Context) (context.Context, context.CancelFunc) {
+// withLifetime returns a context that ends with ctx or with the sink, whichever comes first.
+func (c *common) withLifetime(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	if c.lifetime.Err() != nil {
 		cancel(context.Cause(c.lifetime)) // at once, not when the function below gets its turn

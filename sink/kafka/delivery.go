@@ -62,7 +62,7 @@ func (d *delivery) run() error {
 	d.placer.sort()
 	for !d.finished() && d.ctx.Err() == nil && !d.over(time.Now()) {
 		now := time.Now()
-		d.placer.place()
+		d.placer.assignPartitions()
 		d.launch(now)
 		d.wait(now)
 	}
@@ -210,7 +210,7 @@ func (d *delivery) stop() error {
 		return d.stopTransaction()
 	}
 	d.p.away = !d.progressed
-	for _, q := range d.p.left.leave(d.batchState, d.sender.queues) {
+	for _, q := range d.p.left.keepUnfinished(d.batchState, d.sender.queues) {
 		d.p.restart(q.place)
 	}
 	if d.durable == len(d.batch) {

@@ -26,7 +26,7 @@ func placed(t *testing.T, leaders ...int32) *delivery {
 	d.placer.sort()
 	d.layout = &client.Layout{Topics: map[string]client.TopicLayout{"a": {Leaders: leaders, Limit: client.Limit{Bytes: client.DefaultMessageBytes}}}}
 	d.locating.wanted = false
-	d.placer.place()
+	d.placer.assignPartitions()
 	require.Len(t, d.sender.queues, len(leaders))
 	return d
 }

@@ -94,11 +94,11 @@ func (l *Ledger) Close() error { return l.sink.Close() }
 // Faults that pass are tried again for half a minute. It returns a *sink.FatalError if an operator
 // must act, one that matches ErrNoTransactions where the cluster cannot do transactions.
 func (l *Ledger) Fence(ctx context.Context) error {
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	l.end()
+	l.endSession()
 	ctx, stop := client.WithAllowance(ctx, fenceWait, fmt.Errorf("not done within %s: %w", fenceWait, context.DeadlineExceeded))
 	defer stop()
 	// P6: from here on the coordinator refuses every relay that had the position before.
@@ -115,8 +115,8 @@ func (l *Ledger) Fence(ctx context.Context) error {
 	return nil
 }
 
-// end makes the session one that cannot go on.
-func (l *Ledger) end() {
+// endSession marks the session as one that cannot continue.
+func (l *Ledger) endSession() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live, l.known = false, false
@@ -145,7 +145,7 @@ var errNoSession = errors.New("the ledger has no session that could go on: fence
 // may be stored. After any other error either prev, next or the position of an event between them
 // is in effect, and which of them is certain after the next Fence.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -331,12 +331,12 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 	d.txn = t
 	if err := d.run(); err != nil {
 		if t.begun {
-			l.end()
+			l.endSession()
 		}
 		return 0, l.transactionError(err)
 	}
 	if tries, err := l.coordinator.Commit(ctx, t.session); err != nil {
-		l.end()
+		l.endSession()
 		switch {
 		case client.IsFenced(err) && tries == 1:
 			return 0, t.fenced(err)
@@ -346,7 +346,7 @@ func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int6
 		return 0, l.transactionError(err)
 	}
 	if t.position < 0 {
-		l.end()
+		l.endSession()
 		return 0, fmt.Errorf("the position was committed to kafka topic %s, but the broker did not say at which offset", l.topic)
 	}
 	return t.position, nil
@@ -395,7 +395,7 @@ func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]s
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	spec := l.creation()
 	spec.Config = maps.Clone(spec.Config)

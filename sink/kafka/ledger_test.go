@@ -124,7 +124,7 @@ func FuzzPosition(f *testing.F) {
 			batchtest.Batch(batchtest.Header{Base: 2, Producer: 5, Flags: batchtest.Transactional | batchtest.Control}, kmsg.Record{Key: mark}),
 			batchtest.Batch(batchtest.Header{Base: 3, Producer: 6, Flags: batchtest.Transactional}, kmsg.Record{Key: positionKey, Value: mark}))
 		s := scan{own: -1, open: make(map[int64]found), last: found{offset: -1}}
-		next, err := client.Walk(&client.Fetched{Records: set}, 0, positionBounds, s.take)
+		next, err := client.Walk(&client.Fetched{Records: set}, 0, positionBounds, s.record)
 		if err != nil {
 			require.NotEqual(t, controlKeyBytes, len(mark))
 			return

@@ -46,9 +46,9 @@ func (pl *placer) sort() {
 	}
 }
 
-// place moves the messages of every topic whose partitions are known to the queues of their
-// partitions.
-func (pl *placer) place() {
+// assignPartitions moves the messages of every topic whose partitions are known to the queues of
+// their partitions.
+func (pl *placer) assignPartitions() {
 	if pl.layout == nil {
 		return
 	}
@@ -64,14 +64,14 @@ func (pl *placer) place() {
 			}
 		case pl.locating.wanted || pl.locating.busy: // the answer is under way
 		default:
-			pl.missing(t, tl.Err)
+			pl.lookAgain(t, tl.Err)
 		}
 	}
 }
 
-// missing deals with a topic that the cluster does not show: it is looked for again, since somebody
-// may create it.
-func (pl *placer) missing(t *topicQueue, err error) {
+// lookAgain handles a topic that the cluster does not show: it is looked for again, since
+// somebody may create it.
+func (pl *placer) lookAgain(t *topicQueue, err error) {
 	if err == nil {
 		err = kafkago.UnknownTopicOrPartition
 	}

@@ -36,7 +36,7 @@ func revisionOf(offset int64) uint64 { return uint64(offset) + 1 } //nolint:gose
 // has not committed yet, is not in effect. The errors are those of checkpoint.Store, and
 // checkpoint.ErrLost where the topic once held a position and has none any more.
 func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	if ctx.Err() != nil {
 		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position: %w", context.Cause(ctx))
@@ -52,7 +52,7 @@ func (l *Ledger) Forget() {}
 // LoadForReplace reads the current position, also one of another relay, and makes Commit replace it. Fence
 // first.
 func (l *Ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	c, err := l.load(ctx, func(err error) bool { return err == nil || isKnownPosition(err) })
 	if isKnownPosition(err) {
@@ -232,7 +232,7 @@ func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
 		if err != nil {
 			return err
 		}
-		if from, err = client.Walk(answer, from, positionBounds, s.take); err != nil {
+		if from, err = client.Walk(answer, from, positionBounds, s.record); err != nil {
 			return err
 		}
 	}
@@ -255,8 +255,8 @@ const (
 	controlCommit = 1
 )
 
-// take notes a position, or what became of the one in a transaction.
-func (s *scan) take(e client.Record) error {
+// record notes a position, or what became of the one in a transaction.
+func (s *scan) record(e client.Record) error {
 	if e.Control {
 		if len(e.Key) != controlKeyBytes {
 			return fmt.Errorf("the control record at offset %d has a key of %d bytes", e.Offset, len(e.Key))

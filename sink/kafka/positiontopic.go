@@ -34,7 +34,7 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	if err := l.sink.Prepare(ctx, topics); err != nil {
 		return err
 	}
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	err := l.preparePosition(ctx)
 	if err == nil {
@@ -133,7 +133,7 @@ func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStat
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	own, err := l.sink.admin.inspectAll(ctx, []string{l.topic}, l.creation())
 	if err == nil && !own[0].Exists && !own[0].Creates {
@@ -199,7 +199,7 @@ var transactionRequests = []protocol.ApiKey{protocol.InitProducerId, protocol.Fi
 // matches ErrNoTransactions if the cluster has none, another *sink.FatalError if relay may not, and
 // any other error if that could not be found out now.
 func (l *Ledger) Transactions(ctx context.Context) error {
-	ctx, cancel := l.sink.within(ctx)
+	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	missing, err := l.sink.cluster.MissingRequests(ctx, transactionRequests...)
 	if err != nil {

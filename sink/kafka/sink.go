@@ -97,7 +97,7 @@ func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.publisher.publish(ctx, batch)
 }
@@ -106,7 +106,7 @@ func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 // waits until each partition has a leader, and asks the brokers whether relay may write to each
 // topic, storing nothing. It logs once what the cluster cannot do, with the promise that it costs.
 func (s *Sink) Prepare(ctx context.Context, topics []string) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.prepareError(ctx, s.prepare(ctx, topics))
 }
@@ -125,7 +125,7 @@ func (s *Sink) prepare(ctx context.Context, topics []string) error {
 
 // Inspect implements sink.Destination.
 func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.admin.inspectAll(ctx, topics, s.cfg.Create)
 }
@@ -134,14 +134,14 @@ func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus
 // that exist whether they take the codec, and stores nothing. The error is for a cluster that could
 // not be asked.
 func (s *Sink) Advice(ctx context.Context, topics []string) (sink.Advice, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.admin.advice(ctx, topics)
 }
 
 // Settings implements sink.Configurable.
 func (s *Sink) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	c := &comparison{common: s.common, memory: s.memory, spec: s.cfg.Create}
 	return c.run(ctx, topics, apply)
@@ -149,14 +149,14 @@ func (s *Sink) Settings(ctx context.Context, topics []string, apply bool) ([]sin
 
 // Holds implements sink.Destination. A partition that was emptied by retention holds no message.
 func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.reader.holds(ctx, topics)
 }
 
 // Ping implements sink.Destination. It asks one of the brokers.
 func (s *Sink) Ping(ctx context.Context) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	_, err := s.cluster.RoundTrip(ctx, &apiversions.Request{})
 	if err != nil && ctx.Err() != nil {
@@ -168,7 +168,7 @@ func (s *Sink) Ping(ctx context.Context) error {
 // Survey implements sink.Destination: a part is a topic. Brokers since Kafka 2.8 tell the id of a
 // topic.
 func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.reader.survey(ctx, topics, known)
 }
@@ -176,14 +176,14 @@ func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.P
 // Logs implements sink.Scanner: a log for each partition that holds something, up to the first
 // transaction that is still open.
 func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.reader.logs(ctx, topics, since)
 }
 
 // Scan implements sink.Scanner. Records of transactions that were aborted are left out.
 func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
 	return s.reader.scan(ctx, log, fn)
 }

@@ -70,8 +70,8 @@ func (d *delivery) enlistAnswered(err error) {
 	d.fail(0, d.txn.refused(err))
 }
 
-// stored notes where the position is.
-func (t *transaction) stored(q *partitionQueue, a client.Acknowledgement) {
+// recordPosition records where the position is.
+func (t *transaction) recordPosition(q *partitionQueue, a client.Acknowledgement) {
 	if q.topic == t.positionTopic && a.BaseOffset >= 0 {
 		t.position = a.BaseOffset + int64(q.pending.records) - 1
 	}

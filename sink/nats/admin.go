@@ -90,11 +90,11 @@ func (a *admin) findOrCreate(ctx context.Context, l *link, topics []string) (*je
 			return nil, err
 		}
 	}
-	return info, a.refuse(info.Config)
+	return info, a.checkStream(info.Config)
 }
 
-// refuse returns why the stream cannot be used, nil if it can.
-func (a *admin) refuse(conf jetstream.StreamConfig) error {
+// checkStream returns why the stream cannot be used, nil if it can.
+func (a *admin) checkStream(conf jetstream.StreamConfig) error {
 	if problems := refusals(conf); problems != nil {
 		return &sink.FatalError{Err: fmt.Errorf("stream %s cannot be used: %s", a.cfg.Stream, strings.Join(problems, "; "))}
 	}

@@ -289,7 +289,7 @@ func (c *committer) send(ctx context.Context, l *link, b *commit, lost <-chan st
 				return err
 			}
 			if mark > 0 {
-				c.sender.flow.answered(time.Since(asked))
+				c.sender.flow.measure(time.Since(asked))
 			}
 			bytes, mark, asked = 0, i+1, time.Now()
 		}
@@ -422,7 +422,7 @@ func (c *commit) answered(index int, m *nats.Msg) {
 	case index > len(c.batch):
 		return
 	case index < len(c.batch) && isStaged(m):
-		c.note(func() { c.staged = max(c.staged, index+1) })
+		c.update(func() { c.staged = max(c.staged, index+1) })
 		return
 	}
 	a, err := c.stream.parseAck(m)
@@ -431,7 +431,7 @@ func (c *commit) answered(index int, m *nats.Msg) {
 	}
 	switch {
 	case err != nil && c.stream.mayBeAnother(err):
-		c.note(func() {
+		c.update(func() {
 			if c.doubtful == nil || isDomain(c.doubtful) { // a refusal says more
 				c.doubtful = err
 			}
@@ -441,7 +441,7 @@ func (c *commit) answered(index int, m *nats.Msg) {
 	case index < len(c.batch):
 		c.fail(index, errNotAtomic)
 	default:
-		c.note(func() { c.staged, c.sequence = index+1, a.Seq })
+		c.update(func() { c.staged, c.sequence = index+1, a.Seq })
 	}
 }
 
@@ -466,7 +466,7 @@ func (c *commit) proves(a ack) error {
 // fail notes the first failure. The server answers in order, so what fails later does so for want
 // of what failed first.
 func (c *commit) fail(index int, err error) {
-	c.note(func() { c.failLocked(index, err) })
+	c.update(func() { c.failLocked(index, err) })
 }
 
 func (c *commit) failLocked(index int, err error) {
@@ -478,7 +478,7 @@ func (c *commit) failLocked(index int, err error) {
 // deny notes that the server refuses to take what the user publishes to a subject, or to deliver
 // answers. A subject of no message here is that of something else on the same connection.
 func (c *commit) deny(err error) {
-	c.note(func() {
+	c.update(func() {
 		if c.ended {
 			return
 		}
@@ -493,7 +493,7 @@ func (c *commit) deny(err error) {
 	})
 }
 
-func (c *commit) note(change func()) {
+func (c *commit) update(change func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	change()

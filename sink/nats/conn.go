@@ -75,7 +75,7 @@ func (c *connection) connected(ctx context.Context) (*link, error) {
 	for {
 		changed, reason := l.state()
 		if ctx.Err() != nil {
-			return nil, c.gaveUp(ctx, reason)
+			return nil, c.waitError(ctx, reason)
 		}
 		if l.nc.IsConnected() {
 			return l, nil
@@ -89,7 +89,7 @@ func (c *connection) connected(ctx context.Context) (*link, error) {
 		case <-timeout.C:
 			return nil, c.explainConnect(reason)
 		case <-ctx.Done():
-			return nil, c.gaveUp(ctx, reason)
+			return nil, c.waitError(ctx, reason)
 		case <-c.closing:
 			return nil, errClosed
 		}
@@ -99,9 +99,9 @@ func (c *connection) connected(ctx context.Context) (*link, error) {
 	}
 }
 
-// gaveUp is the error of a wait for the connection that ctx ended: if it was a limit of time,
+// waitError returns the error of a wait for the connection that ctx ended: if it was a limit of time,
 // with why there was none.
-func (c *connection) gaveUp(ctx context.Context, reason error) error {
+func (c *connection) waitError(ctx context.Context, reason error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", c.explainConnect(reason), ctx.Err())
 	}
@@ -130,8 +130,8 @@ func (c *connection) usableLink() (*link, error) {
 	return l, nil
 }
 
-// connect makes a link. Without a server there it returns one that goes on trying; an error means that
-// the configuration cannot work.
+// connect makes a link. Without a server there it returns one that goes on trying; an error means
+// that the configuration cannot work.
 func (c *connection) connect() (*link, error) {
 	l := newLink()
 	credentials, identity := c.access.options()
@@ -141,7 +141,7 @@ func (c *connection) connect() (*link, error) {
 		nats.ConnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.onDown(l, err) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.note(func() { l.lastErr = err }) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.update(func() { l.lastErr = err }) }),
 		nats.ClosedHandler(func(nc *nats.Conn) { l.disconnected(nc.LastError()) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.onError(l, err) }),
 	})
@@ -208,7 +208,7 @@ func jetStreamOf(c Config, nc *nats.Conn) (jetstream.JetStream, error) {
 func (c *connection) onUp(l *link, nc *nats.Conn) {
 	c.greeted.Store(true)
 	l.sameDomain.Store(false)
-	l.note(func() { l.lastErr, l.denied = nil, nil })
+	l.update(func() { l.lastErr, l.denied = nil, nil })
 	c.cfg.Logger.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("server_name", nc.ConnectedServerName()))
 	if c.cfg.OnReconnect != nil {
 		c.cfg.OnReconnect()
@@ -229,10 +229,10 @@ func (c *connection) onDown(l *link, err error) {
 // onError takes what nats.go reports outside of a call.
 func (c *connection) onError(l *link, err error) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
-		l.note(func() { l.lastErr = err })
+		l.update(func() { l.lastErr = err })
 		return
 	}
-	l.note(func() { l.denied = err })
+	l.update(func() { l.denied = err })
 	c.onDenied(err)
 }
 
@@ -304,7 +304,7 @@ func (c *connection) request(ctx context.Context, l *link, call string, body []b
 		abort(nil)
 		<-watched
 	}()
-	err = c.ask(ctx, func(ctx context.Context) (err error) {
+	err = c.untilAnswered(ctx, func(ctx context.Context) (err error) {
 		msg, err = l.nc.RequestWithContext(ctx, c.apiSubject(call), body)
 		return err
 	})
@@ -318,9 +318,9 @@ func (c *connection) request(ctx context.Context, l *link, call string, body []b
 // time.
 const askFirst = 500 * time.Millisecond
 
-// ask puts a question that changes nothing until it is answered, for at most ack_timeout: one that
-// arrives while a stream has no leader stays without an answer for good.
-func (c *connection) ask(ctx context.Context, question func(context.Context) error) error {
+// untilAnswered puts a question that changes nothing until it is answered, for at most ack_timeout:
+// one that arrives while a stream has no leader stays without an answer for good.
+func (c *connection) untilAnswered(ctx context.Context, question func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AckTimeout)
 	defer cancel()
 	waits := retry.Backoff{First: askFirst, Most: c.cfg.AckTimeout}
@@ -384,8 +384,8 @@ type link struct {
 
 func newLink() *link { return &link{lost: make(chan struct{}), changed: make(chan struct{})} }
 
-// note changes the state and wakes all that wait for it.
-func (l *link) note(change func()) {
+// update changes the state and wakes all that wait for it.
+func (l *link) update(change func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change()
@@ -394,7 +394,7 @@ func (l *link) note(change func()) {
 }
 
 func (l *link) disconnected(err error) {
-	l.note(func() {
+	l.update(func() {
 		l.lastErr = err
 		close(l.lost)
 		l.lost = make(chan struct{})

@@ -91,7 +91,7 @@ func (g *clientGuard) watch(srv *server.Server) (stop func()) {
 			case <-done:
 				return
 			case <-tick.C:
-				g.look(srv)
+				g.disconnectExpired(srv)
 			}
 		}
 	})
@@ -101,9 +101,9 @@ func (g *clientGuard) watch(srv *server.Server) (stop func()) {
 	})
 }
 
-// look disconnects each client whose credentials are no longer valid, and forgets those that have
-// gone.
-func (g *clientGuard) look(srv *server.Server) {
+// disconnectExpired disconnects each client whose credentials are no longer valid, and forgets
+// those that have gone.
+func (g *clientGuard) disconnectExpired(srv *server.Server) {
 	for id := range g.outdated(srv) {
 		_ = srv.DisconnectClientByID(id) // it may have gone by itself
 	}

@@ -138,7 +138,7 @@ func (l *Ledger) findOrCreate(ctx context.Context, lk *link, subjects []string) 
 	case err != nil:
 		return nil, err
 	}
-	return info, l.sink.admin.refuse(info.Config)
+	return info, l.sink.admin.checkStream(info.Config)
 }
 
 // Inspect implements sink.Destination. One line more than topics tells of the position.

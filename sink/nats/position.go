@@ -14,8 +14,8 @@ import (
 	"workos-relay/sink"
 )
 
-// positionReader reads the position of a lane in the stream, and knows which one it has seen last. Its
-// methods are safe for concurrent use.
+// positionReader reads the position of a lane in the stream, and knows which one it has seen last.
+// Its methods are safe for concurrent use.
 type positionReader struct {
 	cfg     *Config
 	conn    *connection
@@ -78,12 +78,12 @@ func (p *positionReader) loadFrom(ctx context.Context, lk *link) (checkpoint.Che
 	m, err := p.stream.lastOn(ctx, lk, p.subject)
 	switch {
 	case isCode(err, jetstream.JSErrCodeMessageNotFound):
-		return checkpoint.Checkpoint{}, p.missing()
+		return checkpoint.Checkpoint{}, p.missingError()
 	case isCode(err, jetstream.JSErrCodeStreamNotFound) && p.seen() == 0:
-		return checkpoint.Checkpoint{}, p.missing()
+		return checkpoint.Checkpoint{}, p.missingError()
 	case isCode(err, jetstream.JSErrCodeStreamNotFound): // perhaps only to a server that starts
 		if _, again := p.stream.lookAgain(ctx, lk); isCode(again, jetstream.JSErrCodeStreamNotFound) {
-			return checkpoint.Checkpoint{}, p.missing()
+			return checkpoint.Checkpoint{}, p.missingError()
 		}
 		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position on %s: %w", p.subject, err)
 	case err != nil:
@@ -115,9 +115,9 @@ func (p *positionReader) loadForReplace(ctx context.Context) (checkpoint.Checkpo
 	return cp, err
 }
 
-// missing is the error if there is no position. One that was seen before cannot be waiting for
+// missingError returns the error if there is no position. One that was seen before cannot be waiting for
 // its first start.
-func (p *positionReader) missing() error {
+func (p *positionReader) missingError() error {
 	if seen := p.seen(); seen > 0 {
 		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream was deleted; "+
 			"say where to go on", checkpoint.ErrLost, p.cfg.Stream, p.subject, seen)

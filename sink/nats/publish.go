@@ -102,14 +102,14 @@ func (p *publisher) run(ctx context.Context, l *link, batch []sink.Message, with
 		a.drainAcks(p.sender.ackDrain, lost)
 	}
 	done()
-	o := a.end(cause)
-	p.remember(a, o)
+	o := a.finish(cause)
+	p.keepOutcome(a, o)
 	return o.prefix, o.err
 }
 
-// remember keeps what the next attempt needs to see that order was broken: where the prefix ends,
-// and which messages behind it may be stored already.
-func (p *publisher) remember(a *attempt, o outcome) {
+// keepOutcome keeps what the next attempt needs to see that order was broken: where the prefix
+// ends, and which messages behind it may be stored already.
+func (p *publisher) keepOutcome(a *attempt, o outcome) {
 	if o.prefix > 0 {
 		p.lastSeq = o.lastSeq
 	}
@@ -149,7 +149,7 @@ func (p *publisher) send(ctx context.Context, l *link, a *attempt, lost <-chan s
 				return err
 			}
 			if full {
-				p.sender.flow.answered(time.Since(started))
+				p.sender.flow.measure(time.Since(started))
 			}
 			acknowledged, _ := a.progress()
 			for ; prefix < acknowledged; prefix++ {
@@ -239,22 +239,22 @@ func newAttempt(s *stream, number uint64, batch []sink.Message, withIDs bool, pr
 // answered implements answers.
 func (a *attempt) answered(index int, m *nats.Msg) {
 	if seq, ok := a.stream.plainAck(m.Data); ok {
-		a.stored(index, seq)
+		a.recordStored(index, seq)
 		return
 	}
 	ack, err := a.stream.parseAck(m)
 	switch {
 	case err == nil:
-		a.stored(index, ack.Seq)
+		a.recordStored(index, ack.Seq)
 	case a.stream.mayBeAnother(err):
-		a.refuse(index, err)
+		a.recordRefusal(index, err)
 	default:
 		a.fail(index, err)
 	}
 }
 
-// stored notes an acknowledgement and extends the prefix.
-func (a *attempt) stored(index int, seq uint64) {
+// recordStored notes an acknowledgement and extends the prefix.
+func (a *attempt) recordStored(index int, seq uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if index >= len(a.seqs) || a.seqs[index] != 0 {
@@ -287,9 +287,9 @@ func (a *attempt) failLocked(index int, err error) {
 	}
 }
 
-// refuse notes an answer that does not acknowledge the message at index, and may not be that of the
-// stream.
-func (a *attempt) refuse(index int, err error) {
+// recordRefusal notes an answer that does not acknowledge the message at index, and may not be that
+// of the stream.
+func (a *attempt) recordRefusal(index int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.refused == nil {
@@ -350,7 +350,8 @@ func (a *attempt) drainAcks(moment time.Duration, lost <-chan struct{}) {
 	}
 }
 
-// reachablePrefix is how far the prefix can still grow: to the first failure, or to the last message sent.
+// reachablePrefix is how far the prefix can still grow: to the first failure, or to the last
+// message sent.
 func (a *attempt) reachablePrefix() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -371,8 +372,9 @@ type outcome struct {
 	err     error  // why batch[prefix] is not durable; nil if all of the batch is
 }
 
-// end closes the books. cause is what ended the attempt; what is acknowledged later counts no more.
-func (a *attempt) end(cause error) outcome {
+// finish ends the attempt. cause is what ended the attempt; what is acknowledged later counts no
+// more.
+func (a *attempt) finish(cause error) outcome {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = true

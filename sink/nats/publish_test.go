@@ -363,23 +363,23 @@ func TestOutcome(t *testing.T) {
 	rejected := &sink.RejectedError{Topic: topic, Reason: "too large"}
 	a := newAttempt(nil, 1, numbered(4), true, 0)
 	a.noteSent(4)
-	a.stored(0, 10)
+	a.recordStored(0, 10)
 	a.fail(2, rejected)
-	a.stored(3, 11)
-	o := a.end(rejected)
+	a.recordStored(3, 11)
+	o := a.finish(rejected)
 	require.Equal(t, 1, o.prefix)
 	require.EqualValues(t, 10, o.lastSeq)
 	require.Equal(t, 4, o.sent)
 	require.ErrorIs(t, o.err, errAckTimeout)
 	require.NotErrorAs(t, o.err, new(*sink.RejectedError))
 
-	a.stored(1, 12)
-	o = a.end(rejected)
+	a.recordStored(1, 12)
+	o = a.finish(rejected)
 	require.Equal(t, 2, o.prefix)
 	require.ErrorAs(t, o.err, new(*sink.RejectedError))
 	a.fail(3, errLost)
-	a.stored(2, 13)
-	require.Equal(t, 2, a.end(rejected).prefix, "nothing counts after a failure")
+	a.recordStored(2, 13)
+	require.Equal(t, 2, a.finish(rejected).prefix, "nothing counts after a failure")
 }
 
 // TestCancelledWithAcksInFlight: what is acknowledged shortly after the context has ended counts as

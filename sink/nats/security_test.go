@@ -223,7 +223,7 @@ func TestDenialFindsItsMessage(t *testing.T) {
 			a := newAttempt(nil, 1, batch, true, 0)
 			c := newCommit(nil, 1, batch, 0, sink.Message{Topic: positionOfLane})
 			if ended {
-				a.end(errClosed)
+				a.finish(errClosed)
 				_, _, _ = c.outcome(errClosed)
 			}
 			a.deny(denied)

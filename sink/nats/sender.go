@@ -216,8 +216,8 @@ type flow struct{ bytes int }
 
 func (f *flow) inFlight() int { return max(f.bytes, minInFlight) }
 
-// answered notes how long the answer for half of the bytes in flight took.
-func (f *flow) answered(took time.Duration) {
+// measure notes how long the answer for half of the bytes in flight took.
+func (f *flow) measure(took time.Duration) {
 	switch {
 	case took <= quickHalf:
 		f.bytes = min(2*f.inFlight(), maxInFlight)

@@ -24,8 +24,8 @@ type stream struct {
 	maxMsg  atomic.Int64             // MaxMsgSize of the stream as last seen; 0 or less for none
 	binding atomic.Pointer[[]string] // the subjects of the stream as last seen; nil before that
 
-	home        atomic.Pointer[home]   // nil before Prepare: every domain counts
-	otherDomain atomic.Pointer[string] // one that has acknowledged too; nil if none has
+	home        atomic.Pointer[homeDomain] // nil before Prepare: every domain counts
+	otherDomain atomic.Pointer[string]     // one that has acknowledged too; nil if none has
 }
 
 // Looks at a stream that seems to be gone, before it counts as deleted: a cluster that starts up
@@ -39,7 +39,7 @@ const (
 // from the answer.
 func (s *stream) info(ctx context.Context, l *link) (*jetstream.StreamInfo, error) {
 	var stream jetstream.Stream
-	err := s.conn.ask(ctx, func(ctx context.Context) (err error) {
+	err := s.conn.untilAnswered(ctx, func(ctx context.Context) (err error) {
 		stream, err = l.js.Stream(ctx, s.cfg.Stream)
 		return err
 	})
@@ -119,8 +119,8 @@ func (s *stream) holdsOn(ctx context.Context, l *link, subject string) (bool, er
 	}
 }
 
-// stored is a message as STREAM.MSG.GET returns it.
-type stored struct {
+// storedMessage is a message as STREAM.MSG.GET returns it.
+type storedMessage struct {
 	Subject string    `json:"subject"`
 	Seq     uint64    `json:"seq"`
 	Data    []byte    `json:"data"`
@@ -128,35 +128,35 @@ type stored struct {
 }
 
 // lastOn asks for the last message on subject; see storedMessage.
-func (s *stream) lastOn(ctx context.Context, l *link, subject string) (stored, error) {
+func (s *stream) lastOn(ctx context.Context, l *link, subject string) (storedMessage, error) {
 	doing := fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, subject)
 	m, err := s.message(ctx, l, doing, fmt.Appendf(nil, `{"last_by_subj":%q}`, subject))
 	if err == nil && m.Subject != subject {
-		return stored{}, fmt.Errorf("%s: %w: a message on %.200q", doing, errImpossible, m.Subject)
+		return storedMessage{}, fmt.Errorf("%s: %w: a message on %.200q", doing, errImpossible, m.Subject)
 	}
 	return m, err
 }
 
 // storedFrom asks for the first message at or after a sequence; see storedMessage.
-func (s *stream) storedFrom(ctx context.Context, l *link, seq uint64) (stored, error) {
+func (s *stream) storedFrom(ctx context.Context, l *link, seq uint64) (storedMessage, error) {
 	return s.message(ctx, l, fmt.Sprintf("asking stream %s for messages from sequence %d on", s.cfg.Stream, seq), fmt.Appendf(nil, `{"seq":%d,"next_by_subj":">"}`, seq))
 }
 
 // message asks the leader of the stream for one message: this request, unlike a direct get,
 // never goes to a replica. The error wraps an *jetstream.APIError if the server refused it:
 // jetstream.JSErrCodeMessageNotFound, jetstream.JSErrCodeStreamNotFound.
-func (s *stream) message(ctx context.Context, l *link, doing string, which []byte) (stored, error) {
+func (s *stream) message(ctx context.Context, l *link, doing string, which []byte) (storedMessage, error) {
 	msg, err := s.conn.request(ctx, l, "STREAM.MSG.GET."+s.cfg.Stream, which)
 	if err != nil {
-		return stored{}, l.explainAPI(doing, err)
+		return storedMessage{}, l.explainAPI(doing, err)
 	}
 	m, err := parseStored(msg.Data)
 	var refused *jetstream.APIError
 	switch {
 	case errors.As(err, &refused):
-		return stored{}, l.explainAPI(doing, refused)
+		return storedMessage{}, l.explainAPI(doing, refused)
 	case err != nil:
-		return stored{}, fmt.Errorf("%s: %w", doing, err)
+		return storedMessage{}, fmt.Errorf("%s: %w", doing, err)
 	default:
 		return m, nil
 	}
@@ -164,35 +164,35 @@ func (s *stream) message(ctx context.Context, l *link, doing string, which []byt
 
 // parseStored reads the answer to a request for one message. The error is an *jetstream.APIError if
 // the server refused it.
-func parseStored(data []byte) (stored, error) {
+func parseStored(data []byte) (storedMessage, error) {
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
-		Message stored              `json:"message"`
+		Message storedMessage       `json:"message"`
 	}
 	switch err := json.Unmarshal(data, &answer); {
 	case err != nil:
-		return stored{}, err
+		return storedMessage{}, err
 	case answer.Error != nil:
-		return stored{}, answer.Error
+		return storedMessage{}, answer.Error
 	case answer.Message.Seq == 0:
-		return stored{}, fmt.Errorf("%w: an answer without a message", errImpossible)
+		return storedMessage{}, fmt.Errorf("%w: an answer without a message", errImpossible)
 	default:
 		return answer.Message, nil
 	}
 }
 
-// home is the JetStream domain that the stream is in, as relay knows it since Prepare. Streams of
-// other domains may bind the same subjects, as on a hub and its leaf nodes, and answer what is
-// published to them. An acknowledgement names its domain, and counts only if that is home. A
-// refusal names none.
-type home struct {
+// homeDomain is the JetStream domain that the stream is in, as relay knows it since Prepare.
+// Streams of other domains may bind the same subjects, as on a hub and its leaf nodes, and answer
+// what is published to them. An acknowledgement names its domain, and counts only if that is home.
+// A refusal names none.
+type homeDomain struct {
 	domain    string // empty for a server without domains
 	created   string // of the stream
 	ackPrefix []byte // what most acknowledgements of the stream begin with
 }
 
-func newHome(stream, domain, created string) *home {
-	h := &home{domain: domain, created: created}
+func newHome(stream, domain, created string) *homeDomain {
+	h := &homeDomain{domain: domain, created: created}
 	if domain == "" {
 		h.ackPrefix = fmt.Appendf(nil, `{"stream":%q,"seq":`, stream)
 	} else {
@@ -236,7 +236,7 @@ func (s *stream) checkDomain(ctx context.Context, l *link) error {
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return err
 	default: // what the account says, if the user may ask
-		err := s.conn.ask(ctx, func(ctx context.Context) error {
+		err := s.conn.untilAnswered(ctx, func(ctx context.Context) error {
 			account, err := l.js.AccountInfo(ctx)
 			if err == nil {
 				domain = account.Domain

@@ -35,8 +35,8 @@ type window struct {
 	used  int
 }
 
-// take reports whether a request fits, else how long until the next window.
-func (w *window) take(now time.Time, n int, length time.Duration) (wait time.Duration, ok bool) {
+// allow reports whether a request fits, else how long until the next window.
+func (w *window) allow(now time.Time, n int, length time.Duration) (wait time.Duration, ok bool) {
 	if w.start.IsZero() || now.Sub(w.start) >= length {
 		w.start, w.used = now, 0
 	}

@@ -208,7 +208,7 @@ func (s *Server) admit(req *http.Request, now time.Time) *apiError {
 		return &apiError{status: http.StatusUnauthorized, body: errorBody("", "Unauthorized")}
 	}
 	if s.cfg.rateLimit > 0 {
-		if wait, ok := s.window.take(now, s.cfg.rateLimit, s.cfg.rateWindow); !ok {
+		if wait, ok := s.window.allow(now, s.cfg.rateLimit, s.cfg.rateWindow); !ok {
 			return tooManyRequests(now, wait, s.cfg.retryAfter)
 		}
 	}

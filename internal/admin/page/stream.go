@@ -30,7 +30,7 @@ type update struct {
 func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	client := admin.ClientOf(r)
 	if code, err := p.streams.add(client); err != nil {
-		refuse(w, code, err)
+		writeTooMany(w, code, err)
 		return
 	}
 	defer p.streams.remove(client)
@@ -97,8 +97,8 @@ func (s *streams) remove(client netip.Prefix) {
 	}
 }
 
-// refuse answers that too many pages are live, in the form of the admin server.
-func refuse(w http.ResponseWriter, code int, err error) {
+// writeTooMany answers that too many pages are live, in the form of the admin server.
+func writeTooMany(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Retry-After", "10")
 	w.WriteHeader(code)

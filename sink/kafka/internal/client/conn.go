@@ -171,7 +171,7 @@ func (c *brokerConn) Write(b []byte) (int, error) {
 		}
 	}
 	if c.request.key == protocol.SaslAuthenticate {
-		c.proof.note(b)
+		c.proof.add(b)
 	}
 	n, err := c.Conn.Write(b)
 	c.unsent = max(c.unsent-n, 0)
@@ -362,12 +362,12 @@ func (c *brokerConn) inspect(answer []byte) error {
 			return err
 		}
 	}
-	c.note(answer[4:])
+	c.learnFromAnswer(answer[4:])
 	return nil
 }
 
-// note learns from the body of an answer, or from its beginning.
-func (c *brokerConn) note(body []byte) {
+// learnFromAnswer learns from the body of an answer, or from its beginning.
+func (c *brokerConn) learnFromAnswer(body []byte) {
 	if !unauthenticated(c.request.key) {
 		c.cluster.noteAnswer(c.address)
 	}

@@ -17,8 +17,8 @@ const (
 	leastPart, leastWord = 4, 12
 )
 
-// note adds to the proof what is written of a SASL request.
-func (p *proof) note(b []byte) { *p = append(*p, b[:min(len(b), mostProof-len(*p))]...) }
+// add adds to the proof what is written of a SASL request.
+func (p *proof) add(b []byte) { *p = append(*p, b[:min(len(b), mostProof-len(*p))]...) }
 
 // mask overwrites in an answer, behind its correlation id, what repeats a part of the proof, if the
 // answer is a refusal: its text is shown.

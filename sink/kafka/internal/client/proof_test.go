@@ -21,8 +21,8 @@ func TestProofIsMasked(t *testing.T) {
 		"none":   {"", "text", "text"},
 	} {
 		var p proof
-		p.note([]byte(c.sent[:len(c.sent)/2]))
-		p.note([]byte(c.sent[len(c.sent)/2:]))
+		p.add([]byte(c.sent[:len(c.sent)/2]))
+		p.add([]byte(c.sent[len(c.sent)/2:]))
 		got := answer(58, c.text)
 		p.mask(protocol.SaslAuthenticate, got)
 		require.Equal(t, c.want, string(got[8:]), name)

@@ -124,7 +124,7 @@ func (c *brokerConn) bound() func() {
 // login carries out one exchange of SASL.
 func (c *brokerConn) login(ctx context.Context, exchange sasl.StateMachine, token []byte) error {
 	c.session = session{}
-	res, err := c.ask(&saslhandshake.Request{Mechanism: c.cluster.SASL.Name()}, handshakeVersion)
+	res, err := c.roundTrip(&saslhandshake.Request{Mechanism: c.cluster.SASL.Name()}, handshakeVersion)
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (c *brokerConn) login(ctx context.Context, exchange sasl.StateMachine, toke
 	}
 	const most = 10 // messages; SCRAM takes two
 	for range most {
-		res, err := c.ask(&saslauthenticate.Request{AuthBytes: token}, loginVersion)
+		res, err := c.roundTrip(&saslauthenticate.Request{AuthBytes: token}, loginVersion)
 		if err != nil {
 			return err
 		}
@@ -150,15 +150,15 @@ func (c *brokerConn) login(ctx context.Context, exchange sasl.StateMachine, toke
 	return fmt.Errorf("the broker asks for more than %d messages", most)
 }
 
-// ask sends a request between two of kafka-go's and returns its answer.
-func (c *brokerConn) ask(req protocol.Message, version int16) (protocol.Message, error) {
+// roundTrip sends a request between two of kafka-go's and returns its answer.
+func (c *brokerConn) roundTrip(req protocol.Message, version int16) (protocol.Message, error) {
 	var frame bytes.Buffer
 	if err := protocol.WriteRequest(&frame, version, ownCorrelation, c.cluster.ClientID, req); err != nil {
 		return nil, err
 	}
 	c.begin(frame.Bytes())
 	c.sent-- // kafka-go has not counted it
-	c.proof.note(frame.Bytes())
+	c.proof.add(frame.Bytes())
 	if _, err := c.Conn.Write(frame.Bytes()); err != nil {
 		return nil, c.connError(err)
 	}
