@@ -6,14 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
-	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
-	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
@@ -28,8 +28,7 @@ const fenceWait = 30 * time.Second
 // cluster itself refuses the relay that has been overtaken.
 //
 // The position is a record in its own compacted topic, relay.position.<relay>.<lane>. The
-// transactional id is
-// relay-<relay>-<lane>.
+// transactional id is relay-<relay>-<lane>.
 //
 // Fence begins a session. An error of Commit ends it, unless the message or the position was
 // refused before anything was sent: what it may have left open is ended by the next Fence, of
@@ -42,15 +41,14 @@ type Ledger struct {
 
 	writing sync.Mutex // held by Commit and Fence
 
-	mu       sync.Mutex
-	live     bool   // Fence has begun a session, and nothing has gone wrong since
-	sessions uint64 // how often live was set or cleared
-	known    bool   // revision is the current one
-	revision uint64 // 0: none
+	session    *ledgerSession
+	transactor *transactor    // stores a batch
+	positions  *positionLog   // reads the position
+	admin      *positionAdmin // creates and inspects the topic of the position
 }
 
 // NewLedger returns a ledger for the checkpoint of id without connecting. cfg.RelayID and cfg.Lane
-// name the position's topic and the transactional id. It fails where New does, and where these
+// name the position's topic and the transactional id. It fails if New does, and if these
 // names are too long for Kafka or hold characters that it does not allow.
 func NewLedger(cfg Config, id checkpoint.Identity) (*Ledger, error) {
 	topic := PositionTopic(cfg.RelayID, cfg.Lane)
@@ -63,9 +61,13 @@ func NewLedger(cfg Config, id checkpoint.Identity) (*Ledger, error) {
 	}
 	s.admin.position = topic
 	s.publisher.grace = min(s.publisher.grace, cfg.TransactionTimeout/2)
+	coordinator := client.NewCoordinator(s.cluster, TransactionalID(cfg.RelayID, cfg.Lane))
+	session := new(ledgerSession)
 	return &Ledger{
-		sink: s, id: id, topic: topic,
-		coordinator: client.NewCoordinator(s.cluster, TransactionalID(cfg.RelayID, cfg.Lane)),
+		sink: s, id: id, topic: topic, coordinator: coordinator, session: session,
+		transactor: &transactor{publisher: s.publisher, coordinator: coordinator, session: session, topic: topic},
+		positions:  &positionLog{common: s.common, reader: s.reader, id: id, topic: topic},
+		admin:      &positionAdmin{common: s.common, topics: s.admin, topic: topic},
 	}, nil
 }
 
@@ -92,39 +94,25 @@ func (l *Ledger) Close() error { return l.sink.Close() }
 // be stored.
 //
 // Faults that pass are tried again for half a minute. It returns a *sink.FatalError if an operator
-// must act, one that matches ErrNoTransactions where the cluster cannot do transactions.
+// must act, one that matches ErrNoTransactions if the cluster cannot do transactions.
 func (l *Ledger) Fence(ctx context.Context) error {
 	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	l.endSession()
+	l.session.end()
 	ctx, stop := client.WithAllowance(ctx, fenceWait, fmt.Errorf("not done within %s: %w", fenceWait, context.DeadlineExceeded))
 	defer stop()
 	// P6: from here on the coordinator refuses every relay that had the position before.
 	given, err := l.coordinator.Fence(ctx, l.sink.cfg.TransactionTimeout)
 	if err != nil {
-		return l.transactionError(err)
+		return l.transactor.explain(err)
 	}
 	l.sink.publisher.session = given
 	clear(l.sink.publisher.places)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.live, l.known = true, false
-	l.sessions++
+	l.session.begin()
 	return nil
 }
-
-// endSession marks the session as one that cannot continue.
-func (l *Ledger) endSession() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.live, l.known = false, false
-	l.sessions++
-}
-
-// errNoSession: something went wrong in the session, or there was none yet.
-var errNoSession = errors.New("the ledger has no session that could go on: fence first")
 
 // Commit stores the batch and replaces prev by next in transactions, and returns the checkpoint
 // that is in effect then, with its revision. It keeps the order of the batch in each partition, as
@@ -155,7 +143,7 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	started, done := time.Now(), 0
 	for {
 		begun := time.Now()
-		n := l.part(batch[done:])
+		n := l.transactor.part(batch[done:])
 		to := next
 		if done+n < len(batch) {
 			to = partly(prev, next, batch[done+n-1].Position)
@@ -190,24 +178,6 @@ func partly(prev, next checkpoint.Checkpoint, at checkpoint.Position) checkpoint
 	return c
 }
 
-// part returns how many messages of the batch, which are those of whole events, go into the next
-// transaction.
-func (l *Ledger) part(batch []sink.Message) int {
-	l.sink.publisher.mu.Lock()
-	most := l.sink.publisher.pace.Transaction
-	l.sink.publisher.mu.Unlock()
-	size, whole := 0, 0
-	for i := range batch {
-		if i > 0 && batch[i].Position.EventID != batch[i-1].Position.EventID {
-			whole = i
-		}
-		if size += messageSize(&batch[i], i); size > most && whole > 0 {
-			return whole
-		}
-	}
-	return len(batch)
-}
-
 // commitPart is Commit in one transaction.
 func (l *Ledger) commitPart(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	kept, document, err := l.encode(next)
@@ -217,14 +187,12 @@ func (l *Ledger) commitPart(ctx context.Context, batch []sink.Message, prev, nex
 	if err := l.compare(ctx, prev); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	offset, err := l.transact(ctx, append(slices.Clip(batch), sink.Message{Topic: l.topic, Key: positionKey, Body: document}))
+	offset, err := l.transactor.store(ctx, append(slices.Clip(batch), sink.Message{Topic: l.topic, Key: positionKey, Body: document}))
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
 	kept.Revision = revisionOf(offset)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.revision = kept.Revision
+	l.session.committed(kept.Revision)
 	return kept, nil
 }
 
@@ -243,136 +211,24 @@ func (l *Ledger) encode(next checkpoint.Checkpoint) (checkpoint.Checkpoint, []by
 	return kept, document, nil
 }
 
-// compare returns ErrConflict where the current position is not prev. What a session has read or
+// compare returns ErrConflict if the current position is not prev. What a session has read or
 // committed last stays in effect for as long as the cluster accepts the session.
 func (l *Ledger) compare(ctx context.Context, prev checkpoint.Checkpoint) error {
-	live, known, revision := l.state()
-	if !live {
+	s := l.session.now()
+	if !s.live {
 		return errNoSession
 	}
-	if !known {
-		if _, err := l.Load(ctx); err != nil && !l.isKnown() {
+	if !s.known {
+		_, err := l.Load(ctx)
+		if s = l.session.now(); err != nil && !s.known {
 			return fmt.Errorf("reading the position to replace: %w", err)
 		}
-		_, _, revision = l.state()
 	}
-	if prev.Revision != revision {
+	if prev.Revision != s.revision {
 		return fmt.Errorf("%w: revision %d is current, not %d as expected (0 for none); load it again and continue from there",
-			checkpoint.ErrConflict, revision, prev.Revision)
+			checkpoint.ErrConflict, s.revision, prev.Revision)
 	}
 	return nil
-}
-
-func (l *Ledger) state() (live, known bool, revision uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.live, l.known, l.revision
-}
-
-func (l *Ledger) isKnown() bool {
-	_, known, _ := l.state()
-	return known
-}
-
-// transact stores the messages, the position last, in one transaction, and returns the position's
-// offset.
-func (l *Ledger) transact(ctx context.Context, messages []sink.Message) (int64, error) {
-	l.sink.publisher.mu.Lock()
-	defer l.sink.publisher.mu.Unlock()
-	if len(messages) > 1 {
-		if err := l.awaitLeaders(ctx); err != nil {
-			return 0, err
-		}
-	}
-	limit := min(l.sink.cfg.TransactionTimeout, l.sink.publisher.bounds.begin)
-	bounded, stop := client.WithAllowance(ctx, limit, l.outOfTime(limit))
-	defer stop()
-	started := time.Now()
-	offset, err := l.transactNow(bounded, messages)
-	size := 0
-	for i := range messages {
-		size += messageSize(&messages[i], i)
-	}
-	pace, now := l.sink.publisher.pace, time.Now()
-	switch {
-	case err == nil:
-		pace.Committed(size, now.Sub(started)+pace.PausedFor(now))
-	case errors.Is(err, sink.ErrTimeout), errors.Is(ctx.Err(), context.DeadlineExceeded):
-		pace.NotCommitted(size)
-	}
-	return offset, err
-}
-
-// outOfTime is the error of a transaction that took as long as it may.
-func (l *Ledger) outOfTime(limit time.Duration) error {
-	setting, value := "transaction_timeout", l.sink.cfg.TransactionTimeout
-	if limit < value {
-		setting, value = "request_timeout", l.sink.cfg.RequestTimeout
-	}
-	return tooSlow(setting, value, fmt.Errorf("not done within %s (%s is %s): %w", limit, setting, value, context.DeadlineExceeded))
-}
-
-// awaitLeaders waits for leaders that throttle relay, before a transaction is open.
-func (l *Ledger) awaitLeaders(ctx context.Context) error {
-	wait := l.sink.publisher.pace.PausedFor(time.Now())
-	if wait > l.sink.publisher.bounds.begin {
-		return errThrottledLeader(wait)
-	}
-	if wait > 0 && retry.Sleep(ctx, wait) != nil {
-		return fmt.Errorf("committing to kafka: %w; %w", context.Cause(ctx), errThrottledLeader(wait))
-	}
-	return nil
-}
-
-func (l *Ledger) transactNow(ctx context.Context, messages []sink.Message) (int64, error) {
-	d := newDelivery(ctx, l.sink.publisher, messages)
-	// P5: the record of the position is in the transaction of its events.
-	t := &transaction{coordinator: l.coordinator, session: l.sink.publisher.session, positionTopic: l.topic, position: -1}
-	d.txn = t
-	if err := d.run(); err != nil {
-		if t.begun {
-			l.endSession()
-		}
-		return 0, l.transactionError(err)
-	}
-	if tries, err := l.coordinator.Commit(ctx, t.session); err != nil {
-		l.endSession()
-		switch {
-		case client.IsFenced(err) && tries == 1:
-			return 0, t.fenced(err)
-		case client.IsUnsupported(err):
-			return 0, noTransactions(err)
-		}
-		return 0, l.transactionError(err)
-	}
-	if t.position < 0 {
-		l.endSession()
-		return 0, fmt.Errorf("the position was committed to kafka topic %s, but the broker did not say at which offset", l.topic)
-	}
-	return t.position, nil
-}
-
-// transactionError returns an error of a transaction behind what it most likely means. It is a
-// *sink.FatalError if only an operator can resolve it.
-func (l *Ledger) transactionError(err error) error {
-	var fatal *sink.FatalError
-	var rejected *sink.RejectedError
-	switch {
-	case errors.As(err, &fatal), errors.As(err, &rejected):
-		return err
-	case client.IsUnsupported(err):
-		return noTransactions(err)
-	case errors.Is(err, kafkago.TransactionalIDAuthorizationFailed):
-		return &sink.FatalError{Err: fmt.Errorf("relay may not use the transactional id %s; grant it by %s: %w",
-			l.coordinator.ID, l.sink.transactionalACL(l.coordinator.ID), err)}
-	case errors.Is(err, kafkago.InvalidTransactionTimeout):
-		return &sink.FatalError{Err: fmt.Errorf("transaction_timeout %s is more than the brokers' transaction.max.timeout.ms: %w",
-			l.sink.cfg.TransactionTimeout, err)}
-	case errors.Is(err, kafkago.GroupCoordinatorNotAvailable):
-		return fmt.Errorf("no broker coordinates transactions now; if this does not pass, the cluster has fewer brokers than "+
-			"transaction.state.log.replication.factor or transaction.state.log.min.isr asks for: %w", err)
-	}
-	return l.sink.explain(err)
 }
 
 // Ping implements sink.Destination.
@@ -397,7 +253,7 @@ func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]s
 	}
 	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()
-	spec := l.creation()
+	spec := l.admin.creation()
 	spec.Config = maps.Clone(spec.Config)
 	for _, fixed := range []string{cleanupPolicy, "segment.bytes"} { // not as create says
 		delete(spec.Config, fixed)
@@ -409,4 +265,133 @@ func (l *Ledger) Settings(ctx context.Context, topics []string, apply bool) ([]s
 		return nil, err
 	}
 	return append(found, own...), nil
+}
+
+// Load reads the current position and fences nobody. What another relay is about to commit, and
+// has not committed yet, is not in effect. The errors are those of checkpoint.Store, and
+// checkpoint.ErrLost if the topic once held a position and has none any more.
+func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
+	ctx, cancel := l.sink.withLifetime(ctx)
+	defer cancel()
+	if ctx.Err() != nil {
+		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position: %w", context.Cause(ctx))
+	}
+	return l.load(ctx, func(err error) bool {
+		return err == nil || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost)
+	})
+}
+
+// Forget does nothing: a Ledger knows no position but the one that the cluster holds.
+func (l *Ledger) Forget() {}
+
+// LoadForReplace reads the current position, also one of another relay, and makes Commit replace
+// it. Fence first.
+func (l *Ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
+	ctx, cancel := l.sink.withLifetime(ctx)
+	defer cancel()
+	c, err := l.load(ctx, func(err error) bool { return err == nil || isKnownPosition(err) })
+	if isKnownPosition(err) {
+		err = nil
+	}
+	return c, err
+}
+
+// load reads the current position. If replaceable says so of the outcome, the session continues
+// from that position.
+func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkpoint.Checkpoint, error) {
+	s, own := l.session.now(), int64(-1)
+	if s.known {
+		own = int64(s.revision) - 1 //nolint:gosec // an offset
+	}
+	c, revision, err := l.positions.read(ctx, own)
+	if replaceable(err) {
+		l.session.loaded(s, revision)
+	}
+	return c, err
+}
+
+// Prepare is that of the Sink, and makes the position's topic ready as well: one partition, kept by
+// compaction alone, and refused otherwise, since a topic cleaned by time or size would lose the
+// position. Before it creates anything it returns an error that matches ErrNoTransactions if the
+// cluster cannot do what exactly_once needs: see Transactions.
+func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
+	if err := l.Transactions(ctx); err != nil {
+		return err
+	}
+	if err := l.sink.Prepare(ctx, topics); err != nil {
+		return err
+	}
+	ctx, cancel := l.sink.withLifetime(ctx)
+	defer cancel()
+	err := l.admin.prepare(ctx)
+	if err == nil {
+		err = l.sink.admin.nameShortcomings(ctx, append(slices.Clone(topics), l.topic))
+	}
+	return l.sink.prepareError(ctx, err)
+}
+
+// Inspect is that of the Sink, with the position's topic as the last line.
+func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
+	status, err := l.sink.Inspect(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := l.sink.withLifetime(ctx)
+	defer cancel()
+	st, err := l.admin.inspect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Transactions(ctx); err != nil {
+		var fatal *sink.FatalError
+		if !errors.As(err, &fatal) {
+			return nil, err
+		}
+		st.Problems = append(st.Problems, err.Error())
+		st.Unfit = err
+	}
+	if st.Unfit == nil {
+		if err := l.admin.addProblems(ctx, &st); err != nil {
+			return nil, err
+		}
+	}
+	if len(st.Problems) > 0 {
+		st.Exists, st.Creates = false, false
+	}
+	return append(status, st), nil
+}
+
+// Advice implements sink.Adviser: that of the Sink, for a lane in exactly_once.
+func (l *Ledger) Advice(ctx context.Context, topics []string) (sink.Advice, error) {
+	return l.sink.Advice(ctx, append(slices.Clone(topics), l.topic))
+}
+
+// transactionRequests are those without which there is no transaction.
+var transactionRequests = []protocol.ApiKey{protocol.InitProducerId, protocol.FindCoordinator, protocol.AddPartitionsToTxn, protocol.EndTxn}
+
+// Transactions finds out, without touching any, whether relay can do transactions on the cluster.
+// `relay check` and a start decide by it. It returns nil if relay can, a *sink.FatalError that
+// matches ErrNoTransactions if the cluster has none, another *sink.FatalError if relay may not, and
+// any other error if that could not be found out now.
+func (l *Ledger) Transactions(ctx context.Context) error {
+	ctx, cancel := l.sink.withLifetime(ctx)
+	defer cancel()
+	missing, err := l.sink.cluster.MissingRequests(ctx, transactionRequests...)
+	if err != nil {
+		return l.sink.prepareError(ctx, fmt.Errorf("asking the cluster what it can do: %w", err))
+	}
+	if len(missing) > 0 {
+		return noTransactions(fmt.Errorf("it does not know the request %s", strings.Join(missing, ", ")))
+	}
+	if err := l.sink.admin.askProducerID(ctx); err != nil {
+		return noTransactions(err)
+	}
+	silent, err := l.coordinator.Probe(ctx, transientTimeout, client.Partition{Topic: l.topic, Number: 0})
+	if silent {
+		return noTransactions(fmt.Errorf("it answers other requests, but none about transactions: %w", err))
+	}
+	if err != nil {
+		return l.transactor.explain(err)
+	}
+	return nil
 }

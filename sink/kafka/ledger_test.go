@@ -135,8 +135,8 @@ func FuzzPosition(f *testing.F) {
 		if !committed {
 			return
 		}
-		l := &Ledger{topic: "position", id: checkpointtest.Identity()}
-		c, err := l.decodePosition(s.last.document, revisionOf(s.last.offset))
+		l := &positionLog{topic: "position", id: checkpointtest.Identity()}
+		c, err := l.decode(s.last.document, revisionOf(s.last.offset))
 		require.EqualValues(t, 2, c.Revision)
 		if err == nil {
 			_, err = checkpoint.Decode(checkpoint.Encode(c))

@@ -32,54 +32,12 @@ var positionKey = []byte("position")
 // revisionOf is the revision of the position at an offset. 0 stands for none.
 func revisionOf(offset int64) uint64 { return uint64(offset) + 1 } //nolint:gosec // offsets are not negative
 
-// Load reads the current position and fences nobody. What another relay is about to commit, and
-// has not committed yet, is not in effect. The errors are those of checkpoint.Store, and
-// checkpoint.ErrLost where the topic once held a position and has none any more.
-func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
-	ctx, cancel := l.sink.withLifetime(ctx)
-	defer cancel()
-	if ctx.Err() != nil {
-		return checkpoint.Checkpoint{}, fmt.Errorf("reading the position: %w", context.Cause(ctx))
-	}
-	return l.load(ctx, func(err error) bool {
-		return err == nil || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, checkpoint.ErrLost)
-	})
-}
-
-// Forget does nothing: a Ledger knows no position but the one that the cluster holds.
-func (l *Ledger) Forget() {}
-
-// LoadForReplace reads the current position, also one of another relay, and makes Commit replace it. Fence
-// first.
-func (l *Ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
-	ctx, cancel := l.sink.withLifetime(ctx)
-	defer cancel()
-	c, err := l.load(ctx, func(err error) bool { return err == nil || isKnownPosition(err) })
-	if isKnownPosition(err) {
-		err = nil
-	}
-	return c, err
-}
-
-// load reads the current position. Where replaceable says so of the outcome, the session goes on
-// from that.
-func (l *Ledger) load(ctx context.Context, replaceable func(error) bool) (checkpoint.Checkpoint, error) {
-	l.mu.Lock()
-	live, session, own := l.live, l.sessions, int64(-1)
-	if l.known {
-		own = int64(l.revision) - 1 //nolint:gosec // an offset
-	}
-	l.mu.Unlock()
-
-	c, revision, err := l.read(ctx, own)
-	if replaceable(err) {
-		l.mu.Lock()
-		if live && l.sessions == session && !l.known {
-			l.known, l.revision = true, revision
-		}
-		l.mu.Unlock()
-	}
-	return c, err
+// positionLog reads the position of a lane from its topic. It is safe for concurrent use.
+type positionLog struct {
+	*common
+	reader *topicReader
+	id     checkpoint.Identity // whose position it is
+	topic  string
 }
 
 // isKnownPosition reports whether err tells for certain what the current position is: nothing, or
@@ -89,8 +47,8 @@ func isKnownPosition(err error) bool {
 		errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrForeign)
 }
 
-// decodePosition decodes a position and checks whose it is.
-func (l *Ledger) decodePosition(document []byte, revision uint64) (checkpoint.Checkpoint, error) {
+// decode decodes a position and checks whose it is.
+func (l *positionLog) decode(document []byte, revision uint64) (checkpoint.Checkpoint, error) {
 	c, err := checkpoint.Decode(document)
 	if err != nil {
 		return checkpoint.Checkpoint{Revision: revision}, fmt.Errorf("the record at offset %d of kafka topic %s: %w", revision-1, l.topic, err)
@@ -105,9 +63,9 @@ func (l *Ledger) decodePosition(document []byte, revision uint64) (checkpoint.Ch
 // read returns the current position, and the revision that the next one replaces. own is the
 // offset of a position that this ledger has committed, for which no mark need be there yet; -1 for
 // none.
-func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, revision uint64, err error) {
+func (l *positionLog) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, revision uint64, err error) {
 	var document []byte
-	err = l.sink.retryTransient(ctx, func(ctx context.Context) error {
+	err = l.retryTransient(ctx, func(ctx context.Context) error {
 		for look := 1; ; look++ {
 			var undecided bool
 			document, revision, undecided, err = l.readNow(ctx, own)
@@ -121,7 +79,7 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 	})
 	switch {
 	case err == nil:
-		c, err = l.decodePosition(document, revision)
+		c, err = l.decode(document, revision)
 		return c, revision, err
 	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, checkpoint.ErrLost):
 		return c, revision, err
@@ -129,9 +87,9 @@ func (l *Ledger) read(ctx context.Context, own int64) (c checkpoint.Checkpoint, 
 		return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, errors.Join(context.Cause(ctx), err))
 	case client.IsDenied(err):
 		return c, 0, &sink.FatalError{Err: fmt.Errorf("relay may not read its position in kafka topic %s; grant it by %s: %w",
-			l.topic, l.sink.topicACL(l.topic, "Read", "Write", "Describe"), err)}
+			l.topic, l.topicACL(l.topic, "Read", "Write", "Describe"), err)}
 	}
-	return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, l.sink.explain(err))
+	return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, l.explain(err))
 }
 
 // A broker answers that a transaction is committed a moment before its mark is in the topic. Load
@@ -143,17 +101,17 @@ const (
 )
 
 // readNow also reports whether a later position is in a transaction that is not decided yet.
-func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revision uint64, undecided bool, err error) {
+func (l *positionLog) readNow(ctx context.Context, own int64) (document []byte, revision uint64, undecided bool, err error) {
 	if err := l.find(ctx); err != nil {
 		return nil, 0, false, err
 	}
 	partition := []client.Partition{{Topic: l.topic, Number: 0}}
-	ends, err := l.sink.reader.offsets(ctx, partition, client.EarliestOffset)
+	ends, err := l.reader.offsets(ctx, partition, client.EarliestOffset)
 	if err != nil {
 		return nil, 0, false, err
 	}
 	first := ends[partition[0]]
-	if ends, err = l.sink.reader.offsets(ctx, partition, client.LatestOffset); err != nil {
+	if ends, err = l.reader.offsets(ctx, partition, client.LatestOffset); err != nil {
 		return nil, 0, false, err
 	}
 	end := ends[partition[0]] // the high watermark: the last stable offset may be held back, and an old position come out
@@ -179,9 +137,9 @@ func (l *Ledger) readNow(ctx context.Context, own int64) (document []byte, revis
 
 // find makes sure that the topic is there and has a leader, and returns ErrNotFound if it is
 // certain that it is not.
-func (l *Ledger) find(ctx context.Context) error {
+func (l *positionLog) find(ctx context.Context) error {
 	for look := 1; ; look++ {
-		answer, err := l.sink.cluster.Describe(ctx, []string{l.topic})
+		answer, err := l.cluster.Describe(ctx, []string{l.topic})
 		if err != nil {
 			return err
 		}
@@ -198,7 +156,7 @@ func (l *Ledger) find(ctx context.Context) error {
 		default:
 			return kafkago.Error(t.ErrorCode)
 		}
-		l.sink.cluster.Refresh()
+		l.cluster.Refresh()
 		if retry.Sleep(ctx, client.Retries.After(look+1)) != nil {
 			return context.Cause(ctx)
 		}
@@ -223,9 +181,9 @@ type found struct {
 func (f found) size() int { return len(f.document) + 64 }
 
 // scan reads everything from one offset to another, committed or not.
-func (l *Ledger) scan(ctx context.Context, s *scan, from, end int64) error {
+func (l *positionLog) scan(ctx context.Context, s *scan, from, end int64) error {
 	for from < end {
-		answer, err := l.sink.cluster.Fetch(ctx, client.Partition{Topic: l.topic, Number: 0}, client.ReadUncommitted, from)
+		answer, err := l.cluster.Fetch(ctx, client.Partition{Topic: l.topic, Number: 0}, client.ReadUncommitted, from)
 		if errors.Is(err, kafkago.OffsetOutOfRange) { // it lay within the log a moment ago
 			return errors.New("the beginning of the topic was deleted just now")
 		}

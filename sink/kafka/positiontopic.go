@@ -9,10 +9,8 @@ import (
 	"strings"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 
 	"workos-relay/sink"
-	"workos-relay/sink/kafka/internal/client"
 )
 
 const (
@@ -23,31 +21,19 @@ const (
 	positionSegment = "104857600"
 )
 
-// Prepare is that of the Sink, and makes the position's topic ready as well: one partition, kept by
-// compaction alone, and refused otherwise, since a topic cleaned by time or size would lose the
-// position. Before it creates anything it returns an error that matches ErrNoTransactions if the
-// cluster cannot do what exactly_once needs: see Transactions.
-func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
-	if err := l.Transactions(ctx); err != nil {
-		return err
-	}
-	if err := l.sink.Prepare(ctx, topics); err != nil {
-		return err
-	}
-	ctx, cancel := l.sink.withLifetime(ctx)
-	defer cancel()
-	err := l.preparePosition(ctx)
-	if err == nil {
-		err = l.sink.admin.nameShortcomings(ctx, append(slices.Clone(topics), l.topic))
-	}
-	return l.sink.prepareError(ctx, err)
+// positionAdmin creates and inspects the topic of the position. It is safe for concurrent use.
+type positionAdmin struct {
+	*common
+	topics *topicAdmin
+	topic  string // of the position
 }
 
-func (l *Ledger) preparePosition(ctx context.Context) error {
-	err := l.sink.admin.prepare(ctx, []string{l.topic}, l.creation())
+// prepare makes the position's topic ready.
+func (a *positionAdmin) prepare(ctx context.Context) error {
+	err := a.topics.prepare(ctx, []string{a.topic}, a.creation())
 	if isCreationRefused(err) {
 		// Services let their users set few things.
-		err = l.sink.admin.prepare(ctx, []string{l.topic}, l.leastCreation())
+		err = a.topics.prepare(ctx, []string{a.topic}, a.leastCreation())
 	}
 	switch {
 	case isCreationRefused(err):
@@ -55,11 +41,11 @@ func (l *Ledger) preparePosition(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	problems, err := l.positionProblems(ctx)
+	problems, err := a.problems(ctx)
 	if err != nil {
 		return err
 	}
-	return l.refusal(problems)
+	return a.refusal(problems)
 }
 
 // ErrNoPositionTopic means that the cluster cannot have a topic that keeps a position, so that
@@ -71,8 +57,8 @@ func noPositionTopic(err error) error {
 }
 
 // creation says how the position's topic is created: as create says, but for what it must be.
-func (l *Ledger) creation() Create {
-	spec := l.sink.cfg.Create
+func (a *positionAdmin) creation() Create {
+	spec := a.cfg.Create
 	spec.Partitions = 1
 	spec.Config = maps.Clone(spec.Config)
 	if spec.Config == nil {
@@ -87,88 +73,66 @@ func (l *Ledger) creation() Create {
 }
 
 // leastCreation is creation with the one setting that the position's topic must have.
-func (l *Ledger) leastCreation() Create {
-	spec := l.creation()
+func (a *positionAdmin) leastCreation() Create {
+	spec := a.creation()
 	spec.Config = map[string]string{cleanupPolicy: compact}
 	return spec
 }
 
 // refusal returns the problems of the position's topic as a *sink.FatalError, nil if there are
 // none.
-func (l *Ledger) refusal(problems []string) error {
+func (a *positionAdmin) refusal(problems []string) error {
 	if len(problems) == 0 {
 		return nil
 	}
-	return &sink.FatalError{Err: fmt.Errorf("kafka topic %s cannot keep relay's position: %s", l.topic, strings.Join(problems, "; "))}
+	return &sink.FatalError{Err: fmt.Errorf("kafka topic %s cannot keep relay's position: %s", a.topic, strings.Join(problems, "; "))}
 }
 
-// positionProblems returns why the position's topic, which is there, cannot hold one safely. A
+// problems returns why the position's topic, which exists, cannot hold a position safely. A
 // cleanup.policy that relay cannot see is none of these: a position that is lost stops relay with a
 // question.
-func (l *Ledger) positionProblems(ctx context.Context) (problems []string, err error) {
-	answer, err := l.sink.cluster.Describe(ctx, []string{l.topic})
+func (a *positionAdmin) problems(ctx context.Context) (problems []string, err error) {
+	answer, err := a.cluster.Describe(ctx, []string{a.topic})
 	if err != nil {
 		return nil, err
 	}
 	if code := kafkago.Error(answer.Topics[0].ErrorCode); code != 0 && code != kafkago.LeaderNotAvailable {
-		return nil, l.sink.explainTopic(code, l.topic)
+		return nil, a.explainTopic(code, a.topic)
 	}
 	if n := len(answer.Topics[0].Partitions); n != 1 {
 		problems = append(problems, fmt.Sprintf("it has %d partitions, and must have one", n))
 	}
-	settings, err := l.sink.cluster.Settings(ctx, []string{l.topic}, cleanupPolicy)
+	settings, err := a.cluster.Settings(ctx, []string{a.topic}, cleanupPolicy)
 	if err != nil {
 		return nil, err
 	}
-	if policy, shown := settings[l.topic].Values[cleanupPolicy]; shown && policy != compact {
+	if policy, shown := settings[a.topic].Values[cleanupPolicy]; shown && policy != compact {
 		problems = append(problems, fmt.Sprintf("its %s is %q, so the position would be deleted one day; set it by kafka-configs --bootstrap-server %s "+
-			"--alter --entity-type topics --entity-name %s --add-config %s=%s", cleanupPolicy, policy, l.sink.cfg.Brokers[0], l.topic, cleanupPolicy, compact))
+			"--alter --entity-type topics --entity-name %s --add-config %s=%s", cleanupPolicy, policy, a.cfg.Brokers[0], a.topic, cleanupPolicy, compact))
 	}
 	return problems, nil
 }
 
-// Inspect is that of the Sink, with the position's topic as the last line.
-func (l *Ledger) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
-	status, err := l.sink.Inspect(ctx, topics)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := l.sink.withLifetime(ctx)
-	defer cancel()
-	own, err := l.sink.admin.inspectAll(ctx, []string{l.topic}, l.creation())
+// inspect looks at the position's topic, or at what its creation would give.
+func (a *positionAdmin) inspect(ctx context.Context) (sink.TopicStatus, error) {
+	own, err := a.topics.inspectAll(ctx, []string{a.topic}, a.creation())
 	if err == nil && !own[0].Exists && !own[0].Creates {
-		own, err = l.sink.admin.inspectAll(ctx, []string{l.topic}, l.leastCreation())
+		own, err = a.topics.inspectAll(ctx, []string{a.topic}, a.leastCreation())
 	}
 	if err != nil {
-		return nil, err
+		return sink.TopicStatus{}, err
 	}
 	st := own[0]
 	st.Warnings = slices.DeleteFunc(st.Warnings, func(w string) bool { return strings.HasPrefix(w, cleanupPolicy) })
-	if err := l.Transactions(ctx); err != nil {
-		var fatal *sink.FatalError
-		if !errors.As(err, &fatal) {
-			return nil, err
-		}
-		st.Problems = append(st.Problems, err.Error())
-		st.Unfit = err
-	}
-	if st.Unfit == nil {
-		if err := l.inspectPosition(ctx, &st); err != nil {
-			return nil, err
-		}
-	}
-	if len(st.Problems) > 0 {
-		st.Exists, st.Creates = false, false
-	}
-	return append(status, st), nil
+	return st, nil
 }
 
-// inspectPosition adds to st what is wrong with the position's topic.
-func (l *Ledger) inspectPosition(ctx context.Context, st *sink.TopicStatus) error {
-	if !st.Exists && !st.Creates && l.sink.cfg.Create.Enabled {
-		refused, err := l.sink.admin.tryCreation(ctx, []string{l.topic}, l.leastCreation())
+// addProblems adds to st what is wrong with the position's topic.
+func (a *positionAdmin) addProblems(ctx context.Context, st *sink.TopicStatus) error {
+	if !st.Exists && !st.Creates && a.cfg.Create.Enabled {
+		refused, err := a.topics.tryCreation(ctx, []string{a.topic}, a.leastCreation())
 		if err != nil {
-			return l.sink.explain(err)
+			return a.explain(err)
 		}
 		if found := refused.fatal(); isCreationRefused(found) {
 			st.Unfit = noPositionTopic(found)
@@ -177,46 +141,11 @@ func (l *Ledger) inspectPosition(ctx context.Context, st *sink.TopicStatus) erro
 	if !st.Exists {
 		return nil
 	}
-	problems, err := l.positionProblems(ctx)
+	problems, err := a.problems(ctx)
 	if err != nil {
 		return err
 	}
 	st.Problems = append(st.Problems, problems...)
-	st.Unfit = l.refusal(problems)
-	return nil
-}
-
-// Advice implements sink.Adviser: that of the Sink, for a lane in exactly_once.
-func (l *Ledger) Advice(ctx context.Context, topics []string) (sink.Advice, error) {
-	return l.sink.Advice(ctx, append(slices.Clone(topics), l.topic))
-}
-
-// transactionRequests are those without which there is no transaction.
-var transactionRequests = []protocol.ApiKey{protocol.InitProducerId, protocol.FindCoordinator, protocol.AddPartitionsToTxn, protocol.EndTxn}
-
-// Transactions finds out, without touching any, whether relay can do transactions on the cluster.
-// `relay check` and a start decide by it. It returns nil if relay can, a *sink.FatalError that
-// matches ErrNoTransactions if the cluster has none, another *sink.FatalError if relay may not, and
-// any other error if that could not be found out now.
-func (l *Ledger) Transactions(ctx context.Context) error {
-	ctx, cancel := l.sink.withLifetime(ctx)
-	defer cancel()
-	missing, err := l.sink.cluster.MissingRequests(ctx, transactionRequests...)
-	if err != nil {
-		return l.sink.prepareError(ctx, fmt.Errorf("asking the cluster what it can do: %w", err))
-	}
-	if len(missing) > 0 {
-		return noTransactions(fmt.Errorf("it does not know the request %s", strings.Join(missing, ", ")))
-	}
-	if err := l.sink.admin.askProducerID(ctx); err != nil {
-		return noTransactions(err)
-	}
-	silent, err := l.coordinator.Probe(ctx, transientTimeout, client.Partition{Topic: l.topic, Number: 0})
-	if silent {
-		return noTransactions(fmt.Errorf("it answers other requests, but none about transactions: %w", err))
-	}
-	if err != nil {
-		return l.transactionError(err)
-	}
+	st.Unfit = a.refusal(problems)
 	return nil
 }

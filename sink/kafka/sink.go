@@ -8,7 +8,9 @@
 //
 // # Where to look
 //
-//   - [Sink] (sink.go) and [Ledger] (ledger.go, position.go, positiontopic.go) are what others use.
+//   - [Sink] (sink.go) and [Ledger] (ledger.go) are what others use. A Ledger has a transactor
+//     (transactor.go), which stores a batch, a ledgerSession (ledgersession.go), a positionLog
+//     (position.go), which reads the position, and a positionAdmin (positiontopic.go).
 //   - common.go: what the parts of a sink share. explain.go: what errors mean for an operator.
 //   - topicAdmin (prepare.go, inspect.go) makes topics ready and shows them. comparison
 //     (settings.go) compares their settings. topicMemory (owned.go) remembers what relay has done
