@@ -71,7 +71,7 @@ func (a *admin) tryAsking(ctx context.Context, l *link, subject string, body []b
 	cancel()
 	<-asked
 	if denied != nil {
-		l.note(func() { l.denied = before }) // it says nothing of what relay asks otherwise
+		l.update(func() { l.denied = before }) // it says nothing of what relay asks otherwise
 	}
 	return answer, denied
 }
