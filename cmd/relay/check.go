@@ -606,13 +606,13 @@ func (g *groups) add(level checkLevel, topic, text, code string) {
 // namedTopics is how many topics of a group are named.
 const namedTopics = 3
 
-// String returns the line of the group. What is wrong names topics; what is right counts them.
+// String returns the line of the group. A fault names topics; other lines count them.
 func (g *group) String() string {
 	what, text := amount(len(g.topics), "topic"), strings.ReplaceAll(g.text, "to be created: ", "")
 	switch named := strings.Join(g.topics[:min(len(g.topics), namedTopics)], ", "); {
 	case len(g.topics) == 1:
 		what, text = named, strings.ReplaceAll(text, "<topic>", named)
-	case g.level != levelFault && g.level != levelWarning:
+	case g.level != levelFault:
 	case len(g.topics) > namedTopics:
 		what = fmt.Sprintf("%s and %d more topics", named, len(g.topics)-namedTopics)
 	default:

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"go.uber.org/zap"
 
@@ -228,12 +229,22 @@ func (a *topicAdmin) refusedCreation(t createtopics.ResponseTopic, spec Create, 
 	return true
 }
 
+// validateVersion is the first version of CreateTopics that can ask without creating (Kafka 0.10.2).
+const validateVersion = 1
+
 // tryCreation asks the cluster whether it would create the topics, and creates none. It returns why
 // not. A cluster that cannot say it now leaves the question open.
 func (a *topicAdmin) tryCreation(ctx context.Context, topics []string, spec Create) (*faults, error) {
 	found := newFaults()
 	if len(topics) == 0 {
 		return found, nil
+	}
+	known, err := a.cluster.KnownRequests(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking whether kafka topics can be created: %w", err)
+	}
+	if v, ok := known[protocol.CreateTopics]; ok && v.Most < validateVersion {
+		return found, nil // the cluster would create them
 	}
 	req := a.creationRequest(topics, spec)
 	req.ValidateOnly = true

@@ -18,6 +18,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"workos-relay/internal/testaddr"
 	"workos-relay/pipeline"
@@ -310,7 +313,6 @@ func TestCheckIsBoundByItsTimeout(t *testing.T) {
 	} {
 		require.Contains(t, out, says)
 	}
-	t.Log(took, out)
 }
 
 // TestCheckBesideARunningRelay: a running relay with the same configuration is a fact, check does
@@ -358,7 +360,56 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 			require.Equal(t, exitDone, code, out+errs)
 			require.Contains(t, out, "goes on after event_")
 			require.Regexp(t, ` with event_\S+ .*, about \d+ \w+ behind`, out)
-			t.Log(out)
+		})
+	}
+}
+
+// TestCheckFindsWhatKafkaRefuses: a cluster is asked whether it would create the topics, and creates
+// none.
+func TestCheckFindsWhatKafkaRefuses(t *testing.T) {
+	t.Parallel()
+	clusters := map[string]func(testing.TB) *kafka{
+		"kfake": func(t testing.TB) *kafka { return newKfake(t, kfake.NumBrokers(1)) },
+		"kafka": realKafka,
+		"a kafka that creates topics if asked whether it would": func(t testing.TB) *kafka {
+			old := kversion.V3_9_0()
+			old.SetMaxKeyVersion(int16(kmsg.CreateTopics), 0)
+			return newKfake(t, kfake.NumBrokers(1), kfake.MaxVersions(old))
+		},
+	}
+	for name, start := range clusters {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			api := newAPI(t, backlog(20))
+			bus := start(t)
+			topics := func() []string {
+				all, err := bus.topics(t.Context())
+				require.NoError(t, err)
+				return all
+			}
+			before := topics()
+			for create, says := range map[string]string{
+				"{partitions: 3, replication_factor: 2}":                                   "replication_factor",
+				"{partitions: 3, replication_factor: 1, config: {retention.ms: soon}}":     "retention.ms",
+				"{partitions: 3, replication_factor: 1, config: {\"no.such.setting\": a}}": "no.such.setting",
+			} {
+				if name != "kafka" && strings.Contains(create, "config") {
+					continue // it takes every setting
+				}
+				r := newRelay(t, "wrong", bus.config(api.URL(), ", create: "+create))
+				code, out, errs := r.Run(t, "check")
+				require.Equal(t, exitFailed, code, out+errs)
+				require.Contains(t, out, says)
+				require.Equal(t, before, topics(), "check creates nothing")
+				r.Start(t)
+				require.Equal(t, exitDecides, r.Wait(t))
+				require.Contains(t, r.Output(), says)
+			}
+			r := newRelay(t, "right", bus.config(api.URL(), ", create: {partitions: 3, replication_factor: 1}"))
+			code, out, errs := r.Run(t, "check")
+			require.Equal(t, exitDone, code, out+errs)
+			require.Regexp(t, `creates  \d+ topics: 3 partitions, replication 1`, out)
+			require.Equal(t, before, topics(), "check creates nothing")
 		})
 	}
 }
