@@ -16,6 +16,9 @@ func CheckFile(dir string, id Identity) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Stat(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return notMade(dir, err)
+	}
 	there, err := CanMakeDirectory(dir)
 	if err != nil {
 		return notMade(dir, err)

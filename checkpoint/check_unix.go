@@ -15,8 +15,12 @@ var errNotDirectory error = syscall.ENOTDIR
 func mayWrite(dir string) error {
 	for {
 		err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
-		if !errors.Is(err, unix.EINTR) {
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
 			return err
+		default:
+			return hasSpace(dir)
 		}
 	}
 }

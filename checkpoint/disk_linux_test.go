@@ -58,9 +58,27 @@ func TestFileOnAFullDisk(t *testing.T) {
 func TestFileOpenedOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	mount(t, "tmpfs", dir, "tmpfs", 0, "nr_inodes=1") // the directory itself is the one
+	checked := checkpoint.CheckFile(dir, checkpointtest.Identity())
 	_, err := checkpoint.OpenFile(dir, checkpointtest.Identity())
 	require.ErrorIs(t, err, unix.ENOSPC)
 	require.ErrorContains(t, err, "checkpoint.dir")
+	require.EqualError(t, checked, err.Error())
+}
+
+func TestFileCheckedOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	mount(t, "tmpfs", dir, "tmpfs", 0, "size=128k")
+	require.NoError(t, checkpoint.CheckFile(dir, checkpointtest.Identity()))
+	ballast, err := os.Create(filepath.Join(dir, "ballast"))
+	require.NoError(t, err)
+	for err == nil {
+		_, err = ballast.Write(make([]byte, 4096))
+	}
+	require.NoError(t, ballast.Close())
+	err = checkpoint.CheckFile(dir, checkpointtest.Identity())
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.ErrorContains(t, err, "checkpoint.dir")
+	require.Equal(t, []string{"ballast"}, fileNames(t, dir))
 }
 
 func TestFileInAFolderThatTurnsReadOnly(t *testing.T) {
