@@ -159,8 +159,8 @@ func (c *carrier) attempt(work context.Context, cp checkpoint.Checkpoint, b *bat
 	took = time.Since(started)
 	var rejected *sink.RejectedError
 	if failure != nil && ctx.Err() != nil && work.Err() == nil && !errors.As(failure, &rejected) {
-		failure = &sink.TimeoutError{Setting: "takeover_after", Value: c.lease.takeoverAfter, Err: fmt.Errorf("%w, after %s: %w",
-			errLeaseDue, took.Round(time.Millisecond), failure)}
+		failure = &sink.TimeoutError{Setting: "takeover_after", Value: c.lease.takeoverAfter, Err: fmt.Errorf("%w, after %s (takeover_after is %s; raise it if the bus usually takes that long): %w",
+			errLeaseDue, took.Round(time.Millisecond), c.lease.takeoverAfter, failure)}
 	}
 	return now, took, failure
 }

@@ -51,6 +51,17 @@ func otherCodec(refused, next string, err error) shortcoming {
 	return shortcoming{"codec " + refused, fmt.Sprintf("the cluster refuses compression %s, so relay uses compression: %s, which costs no promise: %v", refused, next, err)}
 }
 
+// requestsLimited is a limit that relay has learnt: the connection was closed on requests of so many
+// bytes.
+func requestsLimited(size int) shortcoming {
+	return shortcoming{"request size", fmt.Sprintf("connections are closed on requests of %d bytes, so relay sends smaller ones; an event that needs such a request goes to dead_letter, or the lane stops at it; set max_request_bytes to the limit if you know it", size)}
+}
+
+// requestsBounded is a limit by max_request_bytes that is less than what a topic takes.
+func requestsBounded(most, topic int) shortcoming {
+	return shortcoming{"request size", fmt.Sprintf("topics take messages of up to %d bytes, but max_request_bytes is %d: an event that needs a larger request goes to dead_letter, or the lane stops at it", topic, most)}
+}
+
 // nameShortcomings logs what the cluster lacks, each of it once. All topics exist.
 func (a *topicAdmin) nameShortcomings(ctx context.Context, topics []string) error {
 	found, err := a.shortcomings(ctx, topics)
@@ -76,31 +87,41 @@ func (a *topicAdmin) shortcomings(ctx context.Context, topics []string) (found [
 			return found, err
 		}
 	}
-	if unseen, err := a.unseenSettings(ctx, topics); err != nil {
+	unseen, largest, err := a.unseenSettings(ctx, topics)
+	if err != nil {
 		return found, err
-	} else if unseen != nil {
+	}
+	if unseen != nil {
 		found = append(found, a.withoutSettings(unseen))
+	}
+	if most := int(a.cfg.MaxRequestBytes); most > 0 && most < largest {
+		found = append(found, requestsBounded(most, largest))
 	}
 	return found, nil
 }
 
 // unseenSettings returns why relay cannot read the settings of topics that it needs, for the first
-// one of which it cannot; nil if it can.
-func (a *topicAdmin) unseenSettings(ctx context.Context, topics []string) (unseen, err error) {
+// one of which it cannot; nil if it can. largest is what the topics of events take, as far as it is
+// known.
+func (a *topicAdmin) unseenSettings(ctx context.Context, topics []string) (unseen error, largest int, err error) {
 	if err := a.cluster.Offers(ctx, protocol.DescribeConfigs); client.IsNoRequest(err) || len(topics) == 0 {
-		return err, nil
+		return err, 0, nil
 	}
 	l, err := a.cluster.Locate(ctx, topics, time.Time{})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, t := range topics {
-		if limit := l.Topics[t].Limit; limit.Err != nil {
-			return limit.Err, nil
+		limit := l.Topics[t].Limit
+		if limit.Err != nil {
+			return limit.Err, 0, nil
+		}
+		if t != a.position {
+			largest = max(largest, limit.Bytes)
 		}
 	}
 	if a.position == "" {
-		return nil, nil
+		return nil, largest, nil
 	}
 	asked := topics[0] // a cluster shows the same settings of all topics
 	if slices.Contains(topics, a.position) {
@@ -108,12 +129,12 @@ func (a *topicAdmin) unseenSettings(ctx context.Context, topics []string) (unsee
 	}
 	settings, err := a.cluster.Settings(ctx, []string{asked}, cleanupPolicy)
 	if err != nil {
-		return nil, err
+		return nil, largest, err
 	}
 	if _, shown := settings[asked].Values[cleanupPolicy]; !shown && settings[asked].Err == nil {
-		return client.NotShown(cleanupPolicy), nil
+		return client.NotShown(cleanupPolicy), largest, nil
 	}
-	return settings[asked].Err, nil
+	return settings[asked].Err, largest, nil
 }
 
 // askProducerID returns why the cluster gives no producer id; nil if it gives one, or if that is

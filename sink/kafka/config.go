@@ -14,6 +14,7 @@ import (
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
 	"workos-relay/conf/tlsconf"
+	"workos-relay/conf/unit"
 	"workos-relay/sink/kafka/internal/client"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	SASL               SASL          `yaml:"sasl" doc:"Authentication by SASL. Without tls, plain sends the password in the clear."`
 	ClientID           string        `yaml:"client_id" default:"relay" doc:"Client id shown in the brokers' logs, quotas and metrics."`
 	RequestTimeout     time.Duration `yaml:"request_timeout" default:"10s" doc:"How long one request may wait for its answer, a produce request for its acknowledgement by all in-sync replicas. Then it is tried again, for ever and in order; idempotence keeps the retry from becoming a duplicate."`
+	MaxRequestBytes    unit.Bytes    `yaml:"max_request_bytes" default:"0" doc:"Largest produce request that the brokers, or a proxy before them, take; an event that needs a larger one can never be published. With 0 relay sends at most 1000000 bytes in a request unless one event is larger, and less once connections are closed on large requests."`
 	TransactionTimeout time.Duration `yaml:"transaction_timeout" default:"15s" doc:"exactly_once only: how long a relay that died may hold back consumers that read committed, before the broker aborts its transaction. At most the brokers' transaction.max.timeout.ms."`
 
 	// Files follows the files that the configuration names; nil reads them at each connection.
@@ -83,14 +85,17 @@ type SASL struct {
 	MSKIAM `yaml:",inline"`
 }
 
-// The bounds of the durations in Config.
+// The bounds of the durations and sizes in Config.
 const (
 	minRequestTimeout     = 100 * time.Millisecond
 	maxRequestTimeout     = 10 * time.Minute
 	minTransactionTimeout = time.Second
 	maxTransactionTimeout = 15 * time.Minute // default of the brokers' transaction.max.timeout.ms
-	maxPartitions         = 100_000
-	maxReplicas           = 1000
+
+	minRequestBytes = 16 * unit.KiB // a position fits
+	maxRequestBytes = client.MaxMessageBytes
+	maxPartitions   = 100_000
+	maxReplicas     = 1000
 )
 
 // SASL mechanisms as the configuration names them.
@@ -140,6 +145,9 @@ func (c Config) Validate() error {
 	}
 	if c.TransactionTimeout < minTransactionTimeout || c.TransactionTimeout > maxTransactionTimeout {
 		fault("transaction_timeout", fmt.Errorf("transaction_timeout %s is not between %s and %s", c.TransactionTimeout, minTransactionTimeout, maxTransactionTimeout))
+	}
+	if n := c.MaxRequestBytes; n != 0 && (n < minRequestBytes || n > maxRequestBytes) {
+		fault("max_request_bytes", fmt.Errorf("max_request_bytes %d is not between %d and %d; 0 lets relay find the limit out", n, minRequestBytes, maxRequestBytes))
 	}
 	return errors.Join(append(faults, c.Create.validate(), c.SASL.validate())...)
 }

@@ -25,6 +25,7 @@ type course struct {
 	running int
 
 	started  time.Time
+	answers  int       // of the cluster, when the delivery started
 	progress time.Time // when something was stored last, or began to be possible
 	progressed,
 	closing bool // no further request is sent
@@ -42,7 +43,7 @@ type course struct {
 }
 
 func newCourse(ctx context.Context, p *publisher, batch []sink.Message) *course {
-	c := &course{batchState: newBatchState(batch), p: p, started: time.Now(), done: make(chan func())}
+	c := &course{batchState: newBatchState(batch), p: p, started: time.Now(), done: make(chan func()), answers: p.cluster.AnswerCount()}
 	c.progress = c.started
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.locating.wanted = true

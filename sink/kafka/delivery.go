@@ -129,6 +129,10 @@ func (d *delivery) closeAt() (begin, idle, quit time.Time) {
 	if d.p.away && !d.progressed {
 		b.idle = b.away
 	}
+	if d.p.acks > b.idle/2 { // a cluster that is slow, and not away
+		b.idle = min(2*d.p.acks, max(d.p.cfg.RequestTimeout, b.idle))
+		b.quit = max(b.quit, b.idle+time.Second)
+	}
 	since := d.progress
 	if wait := d.p.pace.PausedFor(since); wait > 0 && wait <= longestPause {
 		since = since.Add(wait)
@@ -210,6 +214,9 @@ func (d *delivery) stop() error {
 		return d.stopTransaction()
 	}
 	d.p.away = !d.progressed
+	if d.late && d.p.cluster.AnswerCount() > d.answers {
+		d.p.acks = d.p.cfg.RequestTimeout
+	}
 	for _, q := range d.p.left.keepUnfinished(d.batchState, d.sender.queues) {
 		d.p.restart(q.place)
 	}

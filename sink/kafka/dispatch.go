@@ -81,6 +81,7 @@ type request struct {
 	leader   int32
 	queues   []*partitionQueue
 	size     int // before compression
+	frame    int // size with what surrounds the records
 	sent     time.Time
 	inFlight int // bytes in flight when it was sent, its own included
 }
@@ -101,7 +102,7 @@ func (s *sender) ready(now time.Time) []*request {
 	if s.txn != nil {
 		full, most = transactionRequestBytes, transactionRequestsByLeader
 	}
-	full = s.p.pace.Request(full, now)
+	full = s.p.requestRoom(s.p.pace.Request(full, now))
 	for _, q := range s.queues {
 		if q.busy || len(q.index) == 0 || q.index[0] >= s.sendable() || q.notBefore.After(now) {
 			continue
@@ -110,12 +111,13 @@ func (s *sender) ready(now time.Time) []*request {
 		if !ok || s.isPaused(leader, now) || !s.enrolled(q) {
 			continue
 		}
-		records, size := s.next(q, full)
+		extra := frameBytes(q.topic)
+		records, size := s.next(q, full-extra)
 		if s.underWay > 0 && s.underWay+size > s.p.pace.Window {
 			continue
 		}
 		r := open[leader]
-		if r != nil && r.size+size > full {
+		if r != nil && r.frame+extra+size > full {
 			r = nil
 		}
 		if r == nil {
@@ -132,6 +134,7 @@ func (s *sender) ready(now time.Time) []*request {
 			q.pending = &recordBatch{session: session, sequence: sequence, records: records, codec: s.p.codec}
 		}
 		q.busy = true
+		r.frame += extra + size
 		r.size += size
 		s.underWay += size
 		r.queues = append(r.queues, q)
@@ -140,6 +143,22 @@ func (s *sender) ready(now time.Time) []*request {
 		r.inFlight = s.underWay
 	}
 	return ready
+}
+
+// frameBytes is at most what a produce request holds for a record batch beside its records.
+func frameBytes(topic string) int { return client.BatchHeaderBytes + 32 + len(topic) }
+
+// requestRoom returns how many bytes of record batches fill a request that may have full bytes.
+func (p *publisher) requestRoom(full int) int {
+	if most := int(p.cfg.MaxRequestBytes); most > 0 {
+		full = min(full, most)
+	}
+	return full - p.headBytes() - full/128 // data that cannot be compressed grows a little
+}
+
+// headBytes is at most what a produce request holds before its topics.
+func (p *publisher) headBytes() int {
+	return 128 + len(p.cfg.ClientID) + len(TransactionalID(p.cfg.RelayID, p.cfg.Lane))
 }
 
 // leader returns the broker that leads the queue's partition, and asks for a fresh layout where
@@ -181,10 +200,13 @@ func (s *sender) next(q *partitionQueue, full int) (records, size int) {
 	} else if p != nil {
 		for n, i := range q.index[:p.records] {
 			size += messageSize(&s.batch[i], n)
+			if s.p.cfg.Timestamp == timestampEvent {
+				size += client.TimestampRoom
+			}
 		}
 		return p.records, size
 	}
-	budget := min(q.limit.Bytes/10*9, full) - client.BatchHeaderBytes
+	budget := min(q.limit.Bytes/10*9-client.BatchHeaderBytes, full)
 	for records < len(q.index) && records < q.most && q.index[records] < s.sendable() {
 		n := messageSize(&s.batch[q.index[records]], records)
 		if records > 0 && s.p.cfg.Timestamp == timestampEvent {
@@ -254,6 +276,7 @@ func (s *sender) produced(r *request, res *client.Produced, err error) {
 	if res.Throttle > 0 {
 		s.throttled(leader, res.Throttle, now)
 	}
+	s.p.acks = max(now.Sub(r.sent), s.p.acks*3/4)
 	s.p.pace.Answered(r.size, r.inFlight, now.Sub(r.sent), res.Throttle)
 	for _, q := range queues {
 		if q.pending.err != nil {
@@ -296,7 +319,9 @@ func (s *sender) lost(r *request, err error) {
 	if s.ctx.Err() == nil {
 		switch {
 		case large:
-			s.p.pace.HungUp(hangUp.Request, now)
+			if s.p.pace.HungUp(hangUp.Request, now) {
+				s.p.name(requestsLimited(hangUp.Request))
+			}
 		case errors.Is(err, context.DeadlineExceeded):
 			s.late = true
 			s.p.pace.Unanswered(r.size)

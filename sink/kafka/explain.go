@@ -116,7 +116,7 @@ func (e *explainer) hint(err error) string {
 		return e.hangUpHint(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		if e.cluster.HasAnswered("") {
-			return fmt.Sprintf("no answer from the brokers within request_timeout %s, although they have answered before: they are overloaded or not reachable now, or the link is slow", e.cfg.RequestTimeout)
+			return fmt.Sprintf("no answer from the brokers within request_timeout %s, although they have answered before: they are overloaded or not reachable now, or the link is slow; if they usually take that long, raise request_timeout", e.cfg.RequestTimeout)
 		}
 		return fmt.Sprintf("no answer from the brokers within request_timeout %s: they are overloaded or not reachable, or the listener expects something else (TLS is %s, SASL is %s here)",
 			e.cfg.RequestTimeout, onOff(e.cfg.TLS.InUse()), e.mechanismName())

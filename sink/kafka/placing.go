@@ -99,6 +99,11 @@ func (pl *placer) sized(t *topicQueue, lim client.Limit) bool {
 		}
 		size := client.BatchHeaderBytes + messageSize(&pl.batch[i], 0)
 		if size <= lim.Bytes && size <= client.MaxMessageBytes {
+			if r := pl.overRequest(i, size); r != nil {
+				pl.fail(i, r)
+				t.index = t.index[:n]
+				break
+			}
 			continue
 		}
 		if lim.At.Before(pl.started) {
@@ -124,8 +129,8 @@ func (pl *placer) oversize(i, size int, lim client.Limit) *sink.RejectedError {
 		return &sink.RejectedError{Topic: m.Topic, Size: size, Limit: client.MaxMessageBytes,
 			Reason: fmt.Sprintf("key, headers and body make a record batch of %d bytes; relay sends at most %d in one request to Kafka", size, client.MaxMessageBytes)}
 	}
-	if !lim.Known {
-		return nil
+	if r := pl.overRequest(i, size); r != nil || !lim.Known {
+		return r
 	}
 	set, err := pl.p.encodeMessages(client.BatchSpec{Session: client.NoSession, Codec: pl.p.codec, Time: pl.started}, pl.batch, []int{i})
 	if err == nil && client.BatchBytes(set) <= lim.Bytes {
@@ -137,6 +142,25 @@ func (pl *placer) oversize(i, size int, lim client.Limit) *sink.RejectedError {
 	}
 	r.Reason = fmt.Sprintf("key, headers and body make a record batch of %d bytes, %d with compression %s; max.message.bytes of the topic is %d", size, r.Size, pl.p.cfg.Compression, lim.Bytes)
 	return r
+}
+
+// overRequest returns why batch[i], a record batch of size bytes before compression, needs a larger
+// request than max_request_bytes allows; nil if it does not.
+func (pl *placer) overRequest(i, size int) *sink.RejectedError {
+	m, most := &pl.batch[i], int(pl.p.cfg.MaxRequestBytes)
+	if most == 0 || size+frameBytes(m.Topic) <= pl.p.requestRoom(most) {
+		return nil
+	}
+	packed := size
+	set, err := pl.p.encodeMessages(client.BatchSpec{Session: client.NoSession, Codec: pl.p.codec, Time: pl.started}, pl.batch, []int{i})
+	if err == nil {
+		packed = client.BatchBytes(set)
+	}
+	if packed+frameBytes(m.Topic)-client.BatchHeaderBytes+pl.p.headBytes() <= most {
+		return nil
+	}
+	return &sink.RejectedError{Topic: m.Topic, Size: packed, Limit: most, Reason: fmt.Sprintf("key, headers and body make a record batch of %d bytes, "+
+		"%d with compression %s; max_request_bytes is %d", size, packed, client.CodecName(pl.p.codec), most)}
 }
 
 // distribute gives each message of t to the queue of its partition.

@@ -28,6 +28,7 @@ type publisher struct {
 	pace       *client.Pace                          // how much is sent at once
 	left       carryOver                             // by a Publish that did not end well
 	away       bool                                  // no broker has stored anything during the last Publish
+	acks       time.Duration                         // how long acknowledgements take lately, at most; request_timeout if none came although the cluster answers
 	unnumbered bool                                  // the cluster gives no producer ids
 	mute       int                                   // requests for one that were not answered, though others were
 	session    client.Session                        // where partitions without one begin

@@ -132,7 +132,7 @@ func (t *transactor) explain(err error) error {
 		return &sink.FatalError{Err: fmt.Errorf("relay may not use the transactional id %s; grant it by %s: %w",
 			t.coordinator.ID, t.publisher.transactionalACL(t.coordinator.ID), err)}
 	case errors.Is(err, kafkago.InvalidTransactionTimeout):
-		return &sink.FatalError{Err: fmt.Errorf("transaction_timeout %s is more than the brokers' transaction.max.timeout.ms: %w",
+		return &sink.FatalError{Err: fmt.Errorf("the brokers refuse transaction_timeout %s: it is more than their transaction.max.timeout.ms, or less than the service allows; change transaction_timeout: %w",
 			t.publisher.cfg.TransactionTimeout, err)}
 	case errors.Is(err, kafkago.GroupCoordinatorNotAvailable):
 		return fmt.Errorf("no broker coordinates transactions now; if this does not pass, the cluster has fewer brokers than "+

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -184,4 +186,104 @@ func TestKafkaServices(t *testing.T) {
 			require.Equal(t, 100, bus.count(t))
 		})
 	}
+}
+
+// TestKafkaMaxRequestBytes has something before the brokers that closes the connection on large
+// requests. With max_request_bytes no request is too large; without it relay finds the limit out,
+// and names it once.
+func TestKafkaMaxRequestBytes(t *testing.T) {
+	t.Parallel()
+	const limit = 60_000
+	for name, set := range map[string]string{"set": ", max_request_bytes: 60000", "learnt": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			modes(t, func(t *testing.T, mode string) {
+				api := newAPI(t)
+				appendEvents(t, api, "user.created", 300, 3000)
+				ids := appendEvents(t, api, "user.updated", 1, 2*limit)
+				for i := range 60 { // small ones in many topics: what surrounds them counts
+					appendEvents(t, api, []string{"user.created", "user.updated", "user.deleted", "session.created"}[i%4], 5, 10)
+				}
+				var wire kafkaWire
+				wire.maxFrame.Store(limit)
+				bus := newKfake(t, wire.option())
+				r := newRelay(t, "relay", bus.config(api.URL(), ", compression: none, delivery: "+mode+set)+"dead_letter: {topic: dead}\n")
+				r.Start(t)
+				r.Await(t, func() bool { return r.Lane("kafka").Events == 601 }, "all events are committed")
+				code, out, errs := r.Run(t, "check")
+				require.Equal(t, exitDone, code, out+errs)
+				require.Equal(t, exitDone, r.Stop(t))
+				if name == "set" {
+					require.Zero(t, wire.refused.Load(), "connections closed on large requests")
+					require.Equal(t, 1, strings.Count(r.Output(), "but max_request_bytes is 60000"))
+					require.Equal(t, warnings(r.Output(), "topics take messages"), warnings(out, "topics take messages"))
+				} else {
+					require.Equal(t, 1, strings.Count(r.Output(), "so relay sends smaller ones"))
+				}
+				letters := 0
+				for at, records := range bus.read(t) {
+					if strings.HasPrefix(at, bus.Prefix+"dead/") {
+						letters += len(records)
+						text := string(records[0].Value)
+						for _, h := range records[0].Headers {
+							text += string(h.Value)
+						}
+						require.Contains(t, text, ids[0])
+						require.Contains(t, text, map[string]string{"set": "max_request_bytes is 60000", "learnt": "limits the size of a request"}[name])
+					}
+				}
+				require.Equal(t, 1, letters)
+			})
+		})
+	}
+}
+
+// TestKafkaSlowAcknowledgements has clusters that take seconds to acknowledge a request of any size,
+// as services that write to object storage may do.
+func TestKafkaSlowAcknowledgements(t *testing.T) {
+	t.Parallel()
+	for took, mode := range map[time.Duration]string{2 * time.Second: "exactly_once", 9 * time.Second: "at_least_once"} {
+		t.Run(took.String(), func(t *testing.T) {
+			t.Parallel()
+			api := newAPI(t)
+			appendEvents(t, api, "user.created", 100, 100)
+			var wire kafkaWire
+			bus := newKfake(t, wire.option())
+			wire.produce.Store(int64(took))
+			r := newRelay(t, "relay", bus.config(api.URL(), ", delivery: "+mode))
+			r.Start(t)
+			r.Await(t, func() bool { return r.Lane("kafka").Events == 100 }, "all events are committed")
+			wire.produce.Store(0)
+			require.Equal(t, exitDone, r.Stop(t))
+			require.Equal(t, 100, bus.count(t))
+		})
+	}
+	t.Run("longer than request_timeout", func(t *testing.T) {
+		t.Parallel()
+		api := newAPI(t)
+		appendEvents(t, api, "user.created", 200, 1000)
+		var wire kafkaWire
+		bus := newKfake(t, wire.option())
+		wire.produce.Store(int64(4 * time.Second))
+		r := newRelay(t, "relay", bus.config(api.URL(), ", delivery: at_least_once, request_timeout: 2s"))
+		r.Start(t)
+		r.Says(t, "if they usually take that long, raise request_timeout")
+	})
+}
+
+// TestKafkaTransactionTimeout has brokers that refuse the transaction_timeout: the message names the
+// setting, and with another value relay runs.
+func TestKafkaTransactionTimeout(t *testing.T) {
+	t.Parallel()
+	api := newAPI(t)
+	appendEvents(t, api, "user.created", 20, 100)
+	bus := newKfake(t, kfake.BrokerConfigs(map[string]string{"transaction.max.timeout.ms": "5000"}))
+	r := newRelay(t, "relay", bus.config(api.URL(), ""))
+	r.Start(t)
+	require.Equal(t, exitDecides, r.Wait(t))
+	require.Contains(t, r.Output(), "change transaction_timeout")
+	r = newRelay(t, "changed", bus.config(api.URL(), ", transaction_timeout: 4s"))
+	r.Start(t)
+	r.Await(t, func() bool { return r.Lane("kafka").Events == 20 }, "all events are committed")
+	require.Equal(t, exitDone, r.Stop(t))
 }

@@ -95,19 +95,21 @@ func (p *Pace) Unanswered(size int) {
 	}
 }
 
-// HungUp notes that the connection was closed on a request of size bytes.
-func (p *Pace) HungUp(size int, now time.Time) {
+// HungUp notes that the connection was closed on a request of size bytes. It reports whether such
+// requests are not sent any more.
+func (p *Pace) HungUp(size int, now time.Time) (limited bool) {
 	if size < SuspiciousRequest {
-		return
+		return false
 	}
 	if p.hangUps++; p.hungUpOn == 0 || size < p.hungUpOn {
 		p.hungUpOn = size
 	}
 	if p.hangUps < hangUpsUntilLimit {
-		return
+		return false
 	}
 	p.ceiling, p.ceilingUntil = max(p.hungUpOn/2, windowLeast/2), now.Add(limitForget)
 	p.hangUps = 0
+	return true
 }
 
 // Committed notes a transaction of size bytes that took so long, with the time for which the
