@@ -216,7 +216,7 @@ func (*stuck) DeadLetter(*source.Event, string, string, int, int) (sink.Message,
 type stuckTarget struct{ *stuck }
 
 func (s stuckTarget) Load(context.Context) (checkpoint.Checkpoint, error)    { return s.cp, nil }
-func (s stuckTarget) Acquire(context.Context) (checkpoint.Checkpoint, error) { return s.cp, nil }
+func (s stuckTarget) Acquire(context.Context, *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) { return s.cp, nil }
 func (stuckTarget) Release(context.Context) error                            { return nil }
 func (stuckTarget) Observe(pipeline.Observer)                                {}
 func (stuckTarget) Verify(context.Context) error                             { return nil }
