@@ -215,14 +215,16 @@ func (*stuck) DeadLetter(*source.Event, string, string, int, int) (sink.Message,
 
 type stuckTarget struct{ *stuck }
 
-func (s stuckTarget) Load(context.Context) (checkpoint.Checkpoint, error)    { return s.cp, nil }
-func (s stuckTarget) Acquire(context.Context, *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) { return s.cp, nil }
-func (stuckTarget) Release(context.Context) error                            { return nil }
-func (stuckTarget) Observe(pipeline.Observer)                                {}
-func (stuckTarget) Verify(context.Context) error                             { return nil }
-func (stuckTarget) Flush(context.Context)                                    {}
-func (stuckTarget) Ping(context.Context) error                               { return nil }
-func (stuckTarget) Shared() bool                                             { return false }
+func (s stuckTarget) Load(context.Context) (checkpoint.Checkpoint, error) { return s.cp, nil }
+func (s stuckTarget) Acquire(context.Context, *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	return s.cp, nil
+}
+func (stuckTarget) Release(context.Context) error { return nil }
+func (stuckTarget) Observe(pipeline.Observer)     {}
+func (stuckTarget) Verify(context.Context) error  { return nil }
+func (stuckTarget) Flush(context.Context)         {}
+func (stuckTarget) Ping(context.Context) error    { return nil }
+func (stuckTarget) Shared() bool                  { return false }
 
 func (s stuckTarget) Append(ctx context.Context, _ checkpoint.Checkpoint, _ []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	select {
