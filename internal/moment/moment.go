@@ -20,7 +20,7 @@ var errForm = errors.New("is not a time; write " + Forms)
 func IsForm(err error) bool { return errors.Is(err, errForm) }
 
 // Moment is a point in time, or the distance of one from now. Two moments that were written alike
-// are equal. The zero Moment is no point in time.
+// are equal. The zero Moment means none.
 type Moment struct {
 	at   time.Time     // in UTC; zero if the moment is relative
 	ago  time.Duration // how long before now
