@@ -269,6 +269,10 @@ type Ownership struct {
 	Events   []string            // the current filter, sorted
 	// Origin returns where the lane begins. It is called once, at the first start.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
+	// Newest returns the newest event of the lane that the destination holds, for the question
+	// where to go on; nil if it finds none. It is called if there is no position although the
+	// destination holds messages. A nil Newest finds none.
+	Newest func(ctx context.Context) *FoundEvent
 	Guard  *Guard // remembers the destination; nil for not at all
 	Logger *zap.Logger
 
@@ -350,11 +354,41 @@ func (o *Ownership) firstStart(ctx context.Context, at place, notFound error) (c
 	// P3: no position although messages are there is not a first start.
 	cp, err := at.store.Load(ctx)
 	if errors.Is(err, checkpoint.ErrNotFound) { // the error must not match that any more
-		err = operator.Require(fmt.Errorf("%w: %s, but %s already holds messages on the topics of lane %s, so this is not a first start",
-			checkpoint.ErrLost, err.Error(), o.Identity.Destination, o.Identity.Lane), "say where to go on")
+		held := &HeldError{Lane: o.Identity.Lane, Destination: o.Identity.Destination, Reason: err.Error()}
+		if o.Newest != nil {
+			held.Newest = o.Newest(ctx)
+		}
+		err = held
 	}
 	return cp, err
 }
+
+// HeldError says that a lane has no position, although its destination already holds messages, so
+// that this is not a first start. It matches checkpoint.ErrLost.
+type HeldError struct {
+	Lane        string
+	Destination string
+	Reason      string      // says that there is no position
+	Newest      *FoundEvent // the newest event of the lane that was found in the destination; nil if none was
+}
+
+// FoundEvent is an event that a destination holds. Events before it may be missing there.
+type FoundEvent struct {
+	ID, Type  string
+	CreatedAt time.Time
+}
+
+// Error implements error.
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("%v: %s, but %s already holds messages on the topics of lane %s, so this is not a first start; %s",
+		checkpoint.ErrLost, e.Reason, e.Destination, e.Lane, e.OperatorAction())
+}
+
+// Is makes errors.Is(err, checkpoint.ErrLost) hold.
+func (*HeldError) Is(target error) bool { return target == checkpoint.ErrLost }
+
+// OperatorAction says what an operator has to do.
+func (*HeldError) OperatorAction() string { return "say where to go on" }
 
 // acquire makes this process the holder. At a first start the position is the origin.
 func (o *Ownership) acquire(ctx context.Context, at place, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {

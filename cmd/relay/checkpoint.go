@@ -1,21 +1,26 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
-	"go.uber.org/zap"
+	"golang.org/x/term"
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
+	"workos-relay/internal/moment"
+	"workos-relay/source"
 )
 
 type checkpointCmd struct {
@@ -146,65 +151,90 @@ func printCheckpoints(out io.Writer, rows []checkpointRow) error {
 
 type checkpointSetCmd struct {
 	laneFlag
-	skipFlag
+	moveFlags
 	To   string `arg:"" optional:"" help:"An event id (continue after it), earliest, latest, or a time: ${time}." predictor:"start"`
+	At   string `help:"Continue with the events from this time on: ${time}." aliases:"time" placeholder:"TIME"`
 	From string `help:"Take the position from another place: another lane, by the name of its sink; or file or bus, for this lane's own position in the other mode of delivery." placeholder:"file|bus|SINK" predictor:"from"`
 }
 
 // Run moves a lane.
 func (c *checkpointSetCmd) Run(ctx context.Context, env *environment) error {
-	if (c.To == "") == (c.From == "") {
-		return app.Usage(errors.New("say where to: an event id, a time, earliest, latest, or --from file, bus or another lane"))
-	}
-	var to config.Start
-	if c.To != "" {
-		if err := to.UnmarshalText([]byte(c.To)); err != nil {
-			return app.Usage(fmt.Errorf("%q %w", c.To, err))
+	given := 0
+	for _, place := range []string{c.To, c.At, c.From} {
+		if place != "" {
+			given++
 		}
 	}
-	return env.move(ctx, c.laneFlag, admin.Destination{To: c.To, From: c.From, Skip: c.Skip})
+	if given != 1 {
+		return app.Usage(errors.New("say where to: an event id, a time, earliest, latest, or --from file, bus or another lane"))
+	}
+	to := c.To
+	if c.At != "" {
+		at, err := moment.Parse(c.At)
+		if err != nil {
+			return app.Usage(fmt.Errorf("--at: %q %w", c.At, err))
+		}
+		to = at.String()
+	}
+	if to != "" {
+		var start config.Start
+		if err := start.UnmarshalText([]byte(to)); err != nil {
+			return app.Usage(fmt.Errorf("%q %w", to, err))
+		}
+	}
+	return env.move(ctx, c.laneFlag, c.moveFlags, admin.Destination{To: to, From: c.From})
 }
 
 type checkpointResetCmd struct {
 	laneFlag
-	skipFlag
+	moveFlags
 }
 
 // Run moves a lane to the position that it would start at without a checkpoint.
 func (c *checkpointResetCmd) Run(ctx context.Context, env *environment) error {
-	return env.move(ctx, c.laneFlag, admin.Destination{Reset: true, Skip: c.Skip})
+	return env.move(ctx, c.laneFlag, c.moveFlags, admin.Destination{Reset: true})
 }
 
-// move moves the chosen lane. If a running relay has locked the checkpoint directory, that relay
-// moves the lane.
-func (env *environment) move(ctx context.Context, which laneFlag, to admin.Destination) error {
+// moveFlags say how a lane is moved.
+type moveFlags struct {
+	Skip      bool `help:"Move even if that skips events after the committed position, and do not ask. The answer says how many." aliases:"yes"`
+	DryRun    bool `help:"Move nothing: say from where to where, and how many events that skips or repeats."`
+	Unchecked bool `help:"Do not ask the Events API whether the event exists. A wrong id then repeats or skips events, or stops the lane."`
+}
+
+// mover moves one lane, itself or through the relay that has locked the checkpoint directory.
+type mover struct {
+	env    *environment
+	cfg    *config.Config
+	lanes  []*app.Lane
+	lane   *app.Lane
+	client *source.Client
+}
+
+// move moves the chosen lane. On a terminal it shows first what the move does, and asks if that
+// skips events.
+func (env *environment) move(ctx context.Context, which laneFlag, how moveFlags, to admin.Destination) error {
 	cfg, err := env.loadConfigWith(env.keyOptional)
 	if err != nil {
 		return err
 	}
-	lanes, err := app.NewLanes(cfg, env.log)
-	if err != nil {
+	m := mover{env: env, cfg: cfg}
+	if m.lanes, err = app.NewLanes(cfg, env.log); err != nil {
 		return err
 	}
-	l, err := which.choose(lanes)
-	if err != nil {
+	if m.lane, err = which.choose(m.lanes); err != nil {
 		return err
 	}
-	client, err := app.NewClient(cfg)
-	if err != nil {
+	if m.client, err = app.NewClient(cfg); err != nil {
 		return err
 	}
-	p, err := l.OpenPositions(ctx)
-	var done admin.Moved
-	switch {
-	case errors.Is(err, checkpoint.ErrLocked):
-		done, err = moveRunning(ctx, cfg, l, to, err)
-	case err != nil:
-		return err
-	default:
-		done, err = p.Move(ctx, client, to, lanes)
-		err = errors.Join(err, p.Close())
+	to.Skip, to.Unchecked, to.DryRun = how.Skip, how.Unchecked, how.DryRun
+	if !to.Skip && !to.DryRun && to.From != app.InFile && to.From != app.OnBus && isTerminal(env.stderr) && term.IsTerminal(int(os.Stdin.Fd())) { //nolint:gosec // a file descriptor fits
+		if to, err = m.confirm(ctx, to); err != nil {
+			return err
+		}
 	}
+	done, err := m.move(ctx, to)
 	if err != nil {
 		return err
 	}
@@ -212,40 +242,115 @@ func (env *environment) move(ctx context.Context, which laneFlag, to admin.Desti
 	return nil
 }
 
+// errNotConfirmed is the answer no.
+var errNotConfirmed = errors.New("nothing was moved")
+
+// confirm finds out what a move would do, and asks whether to do it if it skips events. It returns
+// the move with the position that it has shown, so that no more is skipped.
+func (m *mover) confirm(ctx context.Context, to admin.Destination) (admin.Destination, error) {
+	to.DryRun = true
+	would, err := m.move(ctx, to)
+	if err != nil {
+		return to, err
+	}
+	to.DryRun = false
+	if would.SkippedUnknown == "" && (would.Skipped == nil || *would.Skipped == 0) {
+		return to, nil
+	}
+	tellMoved(m.env.stderr, &would)
+	fmt.Fprintf(m.env.stderr, "Move lane %s and skip that? [y/N] ", would.Lane)
+	answer, err := readLine(ctx, os.Stdin)
+	if answer = strings.ToLower(strings.TrimSpace(answer)); err != nil || answer != "y" && answer != "yes" {
+		return to, errNotConfirmed
+	}
+	return admin.Destination{To: app.Argument(would.After), Skip: true, Unchecked: true}, nil
+}
+
+// readLine reads a line, or as much of it as there is when ctx ends.
+func readLine(ctx context.Context, in io.Reader) (string, error) {
+	type read struct {
+		line string
+		err  error
+	}
+	done := make(chan read, 1)
+	go func() { // ends with the process, which ends when ctx does
+		line, err := bufio.NewReader(in).ReadString('\n')
+		done <- read{line, err}
+	}()
+	select {
+	case r := <-done:
+		return r.line, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// move moves the lane. If a running relay has locked the checkpoint directory, that relay does it.
+func (m *mover) move(ctx context.Context, to admin.Destination) (admin.Moved, error) {
+	p, err := m.lane.OpenPositions(ctx)
+	if errors.Is(err, checkpoint.ErrLocked) {
+		return m.moveRunning(ctx, to, err)
+	}
+	if err != nil {
+		return admin.Moved{}, err
+	}
+	done, err := p.Move(ctx, m.client, to, m.lanes)
+	return done, errors.Join(err, p.Close())
+}
+
 // moveRunning asks the relay that has locked the checkpoint directory to move the lane.
-func moveRunning(ctx context.Context, cfg *config.Config, l *app.Lane, to admin.Destination, locked error) (admin.Moved, error) {
-	client, err := app.Running(ctx, cfg, l.Sink.Name)
+func (m *mover) moveRunning(ctx context.Context, to admin.Destination, locked error) (admin.Moved, error) {
+	client, err := app.Running(ctx, m.cfg, m.lane.Sink.Name)
 	if err != nil {
 		return admin.Moved{}, fmt.Errorf("%w; it cannot be asked to move the lane itself: %w", locked, err)
 	}
-	l.Log.Info("asking the running relay to move the lane; if another relay has not released its position, that takes takeover_after",
-		zap.String("relay", client.Addr()), zap.Duration("takeover_after", l.Config.TakeoverAfter))
-	return client.SetCheckpoint(ctx, l.Sink.Name, to)
+	if !to.DryRun {
+		fmt.Fprintf(m.env.stderr, "asking the running relay at %s to move lane %s; if another relay has not released its position, that takes takeover_after (%s)\n",
+			client.Addr(), m.lane.Sink.Name, m.cfg.TakeoverAfter)
+	}
+	return client.SetCheckpoint(ctx, m.lane.Sink.Name, to)
 }
 
-// skipFlag permits a move to skip events.
-type skipFlag struct {
-	Skip bool `help:"Move even if that skips events after the committed position. The answer says how many."`
-}
-
-// tellMoved prints the new position and the previous one.
+// tellMoved prints the new position and the previous one, and what lies between.
 func tellMoved(out io.Writer, m *admin.Moved) {
-	fmt.Fprintf(out, "lane %s now stands at: %s (%s, %s)\n", m.Lane, placeText(m.After), m.Place, m.Mode)
-	if m.Before != nil {
+	is, skips, repeats := "now stands at", "skipped", "repeats"
+	if m.DryRun {
+		is, skips, repeats = "would stand at", "would skip", "would repeat"
+	}
+	fmt.Fprintf(out, "lane %s %s: %s (%s, %s)\n", m.Lane, is, placeText(m.After), m.Place, m.Mode)
+	switch {
+	case m.Before != nil && m.DryRun:
+		fmt.Fprintf(out, "it stands at: %s\n", placeText(*m.Before))
+	case m.Before != nil:
 		fmt.Fprintf(out, "before, it stood at: %s\n", placeText(*m.Before))
-	} else if m.Unreadable {
+	case m.Unreadable:
 		fmt.Fprintln(out, "what was there before could not be read")
 	}
 	switch {
+	case m.SkippedUnknown != "" && m.DryRun:
+		fmt.Fprintf(out, "would skip an unknown number of events: %s\n", m.SkippedUnknown)
 	case m.SkippedUnknown != "":
 		fmt.Fprintf(out, "events that followed its position may have been skipped; they could not be counted: %s\n", m.SkippedUnknown)
 	case m.Skipped != nil && *m.Skipped == 1:
-		fmt.Fprintf(out, "skipped 1 event that followed its position: %s\n", m.SkippedFirst)
+		fmt.Fprintf(out, "%s 1 event that followed its position: %s\n", skips, m.SkippedFirst)
 	case m.Skipped != nil && *m.Skipped > 1:
-		fmt.Fprintf(out, "skipped %d events that followed its position, from %s to %s\n", *m.Skipped, m.SkippedFirst, m.SkippedLast)
+		fmt.Fprintf(out, "%s %d events that followed its position, from %s to %s\n", skips, *m.Skipped, m.SkippedFirst, m.SkippedLast)
+	case m.Skipped != nil && m.DryRun:
+		fmt.Fprintln(out, "would skip nothing")
+	}
+	switch {
+	case m.RepeatedUnknown != "":
+		fmt.Fprintf(out, "%s an unknown number of events: %s\n", repeats, m.RepeatedUnknown)
+	case m.Repeated != nil && *m.Repeated > 0:
+		fmt.Fprintf(out, "%s %s that it has published\n", repeats, counted(*m.Repeated, "event"))
+	case m.Repeated != nil && m.DryRun:
+		fmt.Fprintln(out, "would repeat nothing")
 	}
 	if m.Kept != "" {
 		fmt.Fprintf(out, "the checkpoint from before is kept in %s\n", m.Kept)
+	}
+	if m.DryRun {
+		fmt.Fprintln(out, "nothing was moved (dry run)")
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"go.uber.org/zap"
@@ -43,7 +44,7 @@ func exitCode(err error) int {
 func (env *environment) tellEnd(err error) {
 	code := zap.Int("exit_code", exitCode(err))
 	if !env.logging.tellsJSON() {
-		fmt.Fprintf(env.stderr, "relay: %s\n", errorText(manual.MarkLines(hint.Text("", err))))
+		fmt.Fprintf(env.stderr, "relay: %s\n", errorText(commandsApart(manual.MarkLines(hint.Text("", err)))))
 		return
 	}
 	if mistakes, ok := errors.AsType[*config.Error](err); ok {
@@ -85,6 +86,15 @@ func (env *environment) tellMistake(err error) {
 // isService reports whether a command runs until it is stopped, under a supervisor that keeps its
 // log.
 func isService(command *kong.Node) bool { return command != nil && command.Name == "run" }
+
+// commandsApart puts each of several commands that a message offers on a separate line.
+func commandsApart(text string) string {
+	const command = "; `relay "
+	if strings.Count(text, command) < 2 {
+		return text
+	}
+	return strings.ReplaceAll(text, command, "\n  `relay ")
+}
 
 // byLane returns the reason of each lane in the tree of err, and what is about none.
 func byLane(err error) (lanes []*pipeline.LaneError, others []error) {

@@ -160,7 +160,7 @@ func TestReplayUsage(t *testing.T) {
 		says string
 	}{
 		"no span":       {[]string{"replay"}, "--since"},
-		"bad since":     {[]string{"replay", "--since", "last week", "--until", "latest"}, "yesterday"},
+		"bad since":     {[]string{"replay", "--since", "last week", "--until", "latest"}, "last week"},
 		"latest since":  {[]string{"replay", "--since", "latest", "--until", "latest"}, "latest"},
 		"id as end":     {[]string{"replay", "--since", "earliest", "--until", "event_01J0000000000000000000000D"}, "not a place to end"},
 		"backwards":     {[]string{"replay", "--since", spreadEnd, "--until", spreadStart}, "before"},

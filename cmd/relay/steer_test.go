@@ -227,7 +227,7 @@ func TestMoveARelayThatRuns(t *testing.T) {
 			}
 			for _, c := range []struct{ arg, contains string }{
 				{"--from=bus", "stop relay first"},
-				{"yesterday", "is not a place to start from"},
+				{"last week", "is not a place to start from"},
 				{"--from=kafka", `no sink "kafka"`},
 			} {
 				code, _, stderr = do(t, "checkpoint", "set", c.arg, "--config", config)

@@ -41,7 +41,7 @@ type Reloaded struct {
 // Destination is where a lane is to go on, the body of PUT /api/v1/lanes/{sink}/checkpoint. One of
 // To, From and Reset is set.
 type Destination struct {
-	// To is an event id (go on after it), an RFC 3339 time, earliest or latest.
+	// To is an event id (go on after it), earliest, latest, or a time as config.Start takes it.
 	To string `json:"to,omitempty"`
 	// From takes the position from elsewhere: another lane, by the name of its sink; file or bus,
 	// for this lane's own position in the other mode of delivery.
@@ -51,6 +51,10 @@ type Destination struct {
 	// Skip permits a move that skips events which are not published. Without it such a move is
 	// refused.
 	Skip bool `json:"skip,omitempty"`
+	// Unchecked does without asking the Events API whether the event exists.
+	Unchecked bool `json:"unchecked,omitempty"`
+	// DryRun moves nothing: the answer says what would be.
+	DryRun bool `json:"dry_run,omitempty"`
 }
 
 // Moved is the answer of PUT /api/v1/lanes/{sink}/checkpoint.
@@ -68,7 +72,12 @@ type Moved struct {
 	SkippedFirst   string `json:"skipped_first,omitempty"`
 	SkippedLast    string `json:"skipped_last,omitempty"`
 	SkippedUnknown string `json:"skipped_unknown,omitempty"`
-	Kept           string `json:"kept"` // file beside the checkpoints in which the one from before is kept; empty if there was none, or none that could be read
+	// Repeated is how many events that are published already come again; null if that is not known,
+	// and RepeatedUnknown says why.
+	Repeated        *int   `json:"repeated"`
+	RepeatedUnknown string `json:"repeated_unknown,omitempty"`
+	DryRun          bool   `json:"dry_run"` // nothing was moved
+	Kept            string `json:"kept"`    // file beside the checkpoints in which the one from before is kept; empty if there was none, or none that could be read
 }
 
 // LaneState is what of a lane POST /api/v1/{pause,resume,poll} tells.
@@ -85,7 +94,7 @@ const (
 	stateInterval = 10 * time.Millisecond
 	// MoveTime is how long a move of a position may take, beside the time that it takes to see
 	// whether another relay is active.
-	MoveTime = 25 * time.Second
+	MoveTime = 40 * time.Second
 	// maxMoveTime bounds a move even if the Control allows more. No takeover_after is longer than
 	// an
 	// hour.

@@ -117,16 +117,19 @@ func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 	}
 	var usage *UsageError
 	var skip *skipError
+	var lost *notFoundError
 	switch {
 	case errors.As(err, &skip):
 		return done, &admin.Refusal{Code: http.StatusConflict, Err: err}
 	case errors.As(err, &usage):
 		return done, &admin.Refusal{Code: http.StatusBadRequest, Err: err}
+	case errors.As(err, &lost):
+		return done, &admin.Refusal{Code: http.StatusBadGateway, Err: err}
 	case errors.Is(err, pipeline.ErrNotHeld), errors.Is(err, pipeline.ErrNotRunning):
 		return done, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s: %w", lane, err)}
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
-		return done, fmt.Errorf("moving lane %s was given up after %s (25s and takeover_after): %w", lane, moveTime(r.config()), err)
-	case err == nil:
+		return done, fmt.Errorf("moving lane %s was given up after %s (40s and takeover_after): %w", lane, moveTime(r.config()), err)
+	case err == nil && !to.DryRun:
 		r.log.Warn("the position was moved by hand", zap.String("lane", lane), zap.Any("moved", done))
 	}
 	return done, err
@@ -145,17 +148,26 @@ func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	position, err := m.lane.destination(ctx, client, to, r.lanes())
+	committed := m.committed(ctx) // the lane only moves it forward, so that no more than this is skipped
+	compared := committed.Revision > 0
+	position, err := m.lane.destination(ctx, client, committed.Position, to, r.lanes())
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	committed := m.committed(ctx) // the lane only moves it forward, so that no more than this is skipped
-	compared := committed.Revision > 0
-	var left skipped
+	var effect moveEffect
 	if compared {
-		if left, err = m.lane.mayMove(ctx, client, committed.Position, position, to.Skip); err != nil {
+		if effect, err = m.lane.mayMove(ctx, client, standing{position: committed.Position}, position, to.Skip || to.DryRun); err != nil {
 			return admin.Moved{}, err
 		}
+	}
+	if to.DryRun {
+		if !compared {
+			return admin.Moved{}, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s has not acquired its position yet; try again", m.run.Name)}
+		}
+		done := m.moved(committed, "", position)
+		done.DryRun = true
+		effect.tell(&done)
+		return done, nil
 	}
 	var kept string
 	before, after, err := m.run.Move(ctx, position, func(ctx context.Context, cp checkpoint.Checkpoint) (err error) {
@@ -168,16 +180,22 @@ func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	p := m.positions()
-	at := p.file
-	if after.Mode == checkpoint.ExactlyOnce {
-		at = p.bus
-	}
-	done := p.moved(at, before, kept, after.Position)
+	before.Mode = after.Mode
+	done := m.moved(before, kept, after.Position)
 	if compared {
-		left.tell(&done)
+		effect.tell(&done)
 	}
 	return done, nil
+}
+
+// moved describes a move of a running lane, in the place that its mode of delivery uses.
+func (m *member) moved(before checkpoint.Checkpoint, kept string, after checkpoint.Position) admin.Moved {
+	p := m.positions()
+	at := p.file
+	if before.Mode == checkpoint.ExactlyOnce {
+		at = p.bus
+	}
+	return p.moved(at, before, kept, after)
 }
 
 func (r *Relay) moveStopped(ctx context.Context, m *member, to admin.Destination) (admin.Moved, error) {
@@ -186,7 +204,7 @@ func (r *Relay) moveStopped(ctx context.Context, m *member, to admin.Destination
 		return admin.Moved{}, err
 	}
 	done, err := m.positions().Move(ctx, client, to, r.lanes())
-	if err != nil {
+	if err != nil || to.DryRun {
 		return done, err
 	}
 	r.replace(m, r.successor(ctx, m, m.lane, client, m.bus)) //nolint:contextcheck // the group was given a context
@@ -228,7 +246,7 @@ func (r *Relay) lanes() []*Lane {
 // positions returns both places where the position of an open lane may be.
 func (m *member) positions() *Positions {
 	p := &Positions{
-		lane: m.lane, disk: m.store, holder: m.lane.Holder(m.store), Close: func() error { return nil },
+		lane: m.lane, disk: m.store, holder: m.lane.Holder(m.store), holding: m.bus, Close: func() error { return nil },
 		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: m.store},
 	}
 	if p.ledger = m.bus.Ledger; p.ledger != nil {

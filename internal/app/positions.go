@@ -48,6 +48,8 @@ type Positions struct {
 	bus    *place // nil where the sink keeps no positions
 	ledger sink.Ledger
 	holder string
+	// holding is asked whether the destination holds messages; nil if it cannot be asked.
+	holding sink.Destination
 
 	disk  *checkpoint.File
 	Close func() error
@@ -64,13 +66,14 @@ func (l *Lane) OpenPositions(ctx context.Context) (*Positions, error) {
 		lane: l, disk: disk, holder: l.Holder(disk), Close: disk.Close,
 		file: &place{name: InFile, mode: checkpoint.AtLeastOnce, store: disk},
 	}
-	if !l.MayBeOnBus() {
+	if !l.MayBeOnBus() { // a kind of bus that keeps nothing to look at
 		return p, nil
 	}
 	b, err := l.reach(ctx)
 	if err != nil {
 		return nil, errors.Join(err, disk.Close())
 	}
+	p.holding = b
 	p.Close = func() error { return errors.Join(b.Close(), disk.Close()) }
 	if p.ledger = b.Ledger; p.ledger != nil {
 		p.bus = &place{name: OnBus, mode: checkpoint.ExactlyOnce, store: sink.Positions(p.ledger)}
@@ -103,8 +106,9 @@ func (l *Lane) EmbeddedRuns(ctx context.Context) bool {
 }
 
 // current returns the place that holds the position. If neither does, it returns the place that the
-// configuration asks for.
-func (p *Positions) current(ctx context.Context) (*place, error) {
+// configuration asks for; to find that out may create topics, unless only is set: then it returns
+// the checkpoint file or, for exactly_once, the bus.
+func (p *Positions) current(ctx context.Context, only bool) (*place, error) {
 	if p.bus == nil {
 		return p.file, nil
 	}
@@ -123,6 +127,10 @@ func (p *Positions) current(ctx context.Context) (*place, error) {
 	case fileHas:
 		return p.file, nil
 	case busHas:
+		return p.bus, nil
+	case only && checkpoint.Mode(p.lane.Sink.Delivery) == checkpoint.AtLeastOnce:
+		return p.file, nil
+	case only:
 		return p.bus, nil
 	}
 	return p.wanted(ctx)

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,6 +16,9 @@ const (
 	// countTime and countEvents bound how far a move looks for events that it would skip.
 	countTime   = 15 * time.Second
 	countEvents = 100_000
+	// repeatTime and repeatEvents bound how far a move looks for events that it would repeat.
+	repeatTime   = 5 * time.Second
+	repeatEvents = 20_000
 	// disorder is how far the times of neighbouring events may contradict their order.
 	disorder = time.Minute
 )
@@ -24,6 +28,14 @@ type skipped struct {
 	events      int    // that are not published; those that the routes drop do not count
 	first, last string // their ids
 	unknown     error  // why they cannot be counted; nil if they are
+	behind      bool   // the move goes back
+}
+
+// moveEffect is what a move of a position skips and repeats.
+type moveEffect struct {
+	skipped
+	repeated        int   // events that are published already
+	repeatedUnknown error // why they cannot be counted; nil if they are
 }
 
 // none reports whether the move certainly skips nothing.
@@ -49,7 +61,7 @@ func (l *Lane) count(ctx context.Context, client *source.Client, from, to checkp
 	events := l.Stream(client, nil)
 	end, err := findEnd(ctx, events, from, to)
 	if err != nil || end.behind {
-		return skipped{}, err
+		return skipped{behind: end.behind}, err
 	}
 	var s skipped
 	seen := 0
@@ -77,9 +89,44 @@ func (l *Lane) count(ctx context.Context, client *source.Client, from, to checkp
 		}
 	}
 	if end.event != "" { // it does not follow the committed position
-		return skipped{}, nil
+		return skipped{behind: true}, nil
 	}
 	return s, nil
+}
+
+// repeats counts the events from a position up to the committed one, which the lane publishes again
+// if it moves there. It asks the Events API for at most repeatTime.
+func (l *Lane) repeats(ctx context.Context, client *source.Client, committed, to checkpoint.Position) (int, error) {
+	counting, cancel := context.WithTimeoutCause(ctx, repeatTime, fmt.Errorf("not done within %s", repeatTime))
+	defer cancel()
+	n, seen := 0, 0
+	for page, err := range l.Stream(client, nil).Pages(counting, to) {
+		switch {
+		case err != nil && counting.Err() != nil:
+			return n, context.Cause(counting)
+		case err != nil:
+			return n, fmt.Errorf("reading the events after %s: %w", to, err)
+		}
+		for i := range page.Events {
+			e := &page.Events[i]
+			if committed.EventID == "" && !e.CreatedAt.Before(committed.CreatedAt) || !committed.CreatedAt.IsZero() && e.CreatedAt.Sub(committed.CreatedAt) > disorder {
+				return n, nil
+			}
+			if messages, err := l.Router.Append([]sink.Message(nil), e); err != nil || len(messages) > 0 {
+				n++
+			}
+			if e.ID == committed.EventID {
+				return n, nil
+			}
+		}
+		if seen += len(page.Events); seen > repeatEvents {
+			return n, fmt.Errorf("more than %d events", repeatEvents)
+		}
+		if page.Tip {
+			break
+		}
+	}
+	return n, nil
 }
 
 // leaveOut counts an event unless the routes drop it.
@@ -122,35 +169,71 @@ func findEnd(ctx context.Context, events *source.Stream, from, to checkpoint.Pos
 	return countEnd{}, nil
 }
 
-// mayMove returns a *skipError if the move would skip events and the operator has not agreed to
-// that.
-func (l *Lane) mayMove(ctx context.Context, client *source.Client, from, to checkpoint.Position, agreed bool) (skipped, error) {
-	s := l.skips(ctx, client, from, to)
-	if s.none() || agreed {
-		return s, nil
+// mayMove returns what a move does. It returns a *skipError if the move would skip events and the
+// operator has not agreed to that.
+func (l *Lane) mayMove(ctx context.Context, client *source.Client, from standing, to checkpoint.Position, agreed bool) (moveEffect, error) {
+	var does moveEffect
+	switch {
+	case from.first:
+	case from.unknown != nil && !to.IsZero():
+		does.unknown = from.unknown
+		does.repeatedUnknown = from.unknown
+	case from.unknown != nil:
+		does.repeatedUnknown = from.unknown
+	case l.inFuture(ctx, client, to):
+		does.unknown = errors.New("it lies in the future, and what happens until then is skipped, too")
+	default:
+		does.skipped = l.skips(ctx, client, from.position, to)
+		if (does.behind || to.IsZero()) && !from.position.IsZero() {
+			does.repeated, does.repeatedUnknown = l.repeats(ctx, client, from.position, to)
+		}
 	}
-	return s, &skipError{lane: l.Sink.Name, from: from, to: to, skipped: s}
+	if does.none() || agreed {
+		return does, nil
+	}
+	return does, &skipError{lane: l.Sink.Name, from: from, to: to, skipped: does.skipped}
 }
 
-// tell adds to m what a move has skipped.
-func (s skipped) tell(m *admin.Moved) {
-	if s.unknown != nil {
-		m.SkippedUnknown = s.unknown.Error()
-		return
+// inFuture reports whether a position is a time that has not come yet. It asks the Events API only
+// if the local clock says so.
+func (l *Lane) inFuture(ctx context.Context, client *source.Client, p checkpoint.Position) bool {
+	if p.EventID != "" || time.Until(p.CreatedAt) < disorder {
+		return false
 	}
-	m.Skipped, m.SkippedFirst, m.SkippedLast = &s.events, s.first, s.last
+	asking, cancel := context.WithTimeout(ctx, findTime)
+	defer cancel()
+	now, err := l.Stream(client, nil).Now(asking)
+	return err != nil || p.CreatedAt.Sub(now) > disorder
+}
+
+// tell adds to m what a move skips and repeats.
+func (e moveEffect) tell(m *admin.Moved) {
+	if e.unknown != nil {
+		m.SkippedUnknown = e.unknown.Error()
+	} else {
+		m.Skipped, m.SkippedFirst, m.SkippedLast = &e.events, e.first, e.last
+	}
+	if e.repeatedUnknown != nil {
+		m.RepeatedUnknown = e.repeatedUnknown.Error()
+	} else {
+		m.Repeated = &e.repeated
+	}
 }
 
 // skipError says that a move would skip events that are not published.
 type skipError struct {
-	lane     string
-	from, to checkpoint.Position
-	skipped  skipped
+	lane    string
+	from    standing
+	to      checkpoint.Position
+	skipped skipped
 }
 
 // Error implements error.
 func (e *skipError) Error() string {
-	return fmt.Sprintf("nothing was moved: lane %s is at %s, and a move to %s would skip %s; %s", e.lane, e.from, e.to, skippedText(e.skipped),
+	if e.from.unknown != nil {
+		return fmt.Sprintf("nothing was moved: no position tells what lane %s has published, and a move to %s may skip events; %s", e.lane, e.to, e.OperatorAction())
+	}
+	return fmt.Sprintf("nothing was moved: lane %s is at %s, and a move to %s would skip %s; %s", e.lane, e.from.position, e.to, skippedText(e.skipped),
 		e.OperatorAction())
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/source"
 )
@@ -71,6 +72,7 @@ func command(lane string, err error) string {
 	var stop *pipeline.StopError
 	var lost *pipeline.LostError
 	var mode *pipeline.ModeError
+	var held *pipeline.HeldError
 	switch {
 	case errors.As(err, &stop):
 		if stop.Late { // the position is already past it
@@ -80,6 +82,8 @@ func command(lane string, err error) string {
 	case errors.As(err, &lost):
 		return fmt.Sprintf("`relay checkpoint set --lane %s %s` goes on after the last event that is known to be published and leaves the loss as it is, "+
 			"`relay checkpoint reset --lane %s` publishes again from source.start", lost.Lane, argument(lost.Position), lost.Lane)
+	case errors.As(err, &held):
+		return menu(held)
 	case errors.As(err, &mode):
 		return modeCommand(mode)
 	case errors.Is(err, checkpoint.ErrLost), errors.Is(err, checkpoint.ErrCorrupt), errors.Is(err, checkpoint.ErrForeign),
@@ -90,6 +94,20 @@ func command(lane string, err error) string {
 		return fmt.Sprintf("the command is `relay checkpoint set --lane %s`", lane)
 	}
 	return ""
+}
+
+// menu returns the commands between which an operator chooses if a destination holds messages and
+// there is no position. Each says what it skips and what it repeats.
+func menu(e *pipeline.HeldError) string {
+	var choices []string
+	if n := e.Newest; n != nil {
+		choices = append(choices, fmt.Sprintf("`relay checkpoint set %s --lane %s --skip` goes on after the newest event that was found there, %s of %s: "+
+			"it repeats nothing up to there, and skips each earlier event that is not there (then run `relay verify --since earliest --until %s --lane %s`, which finds those)",
+			n.ID, e.Lane, printable.Text(n.Type), n.CreatedAt.UTC().Format(time.RFC3339Nano), n.CreatedAt.UTC().Format(time.RFC3339Nano), e.Lane))
+	}
+	return strings.Join(append(choices,
+		fmt.Sprintf("`relay checkpoint set earliest --lane %s` begins at the earliest event that WorkOS has: it skips nothing, and repeats every event that is there already", e.Lane),
+		fmt.Sprintf("`relay checkpoint set latest --lane %s --skip` begins with the next event: it repeats nothing, and skips every event until now that is not there", e.Lane)), "; ")
 }
 
 func modeCommand(e *pipeline.ModeError) string {

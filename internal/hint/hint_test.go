@@ -17,6 +17,12 @@ import (
 func TestTextAndAction(t *testing.T) {
 	t.Parallel()
 	const goOn = "the command is `relay checkpoint set --lane nats`"
+	const (
+		after = "`relay checkpoint set event_7 --lane nats --skip` goes on after the newest event that was found there, user.created of 2026-01-01T00:00:00Z: " +
+			"it repeats nothing up to there, and skips each earlier event that is not there (then run `relay verify --since earliest --until 2026-01-01T00:00:00Z --lane nats`, which finds those); "
+		begin = "`relay checkpoint set earliest --lane nats` begins at the earliest event that WorkOS has: it skips nothing, and repeats every event that is there already; " +
+			"`relay checkpoint set latest --lane nats --skip` begins with the next event: it repeats nothing, and skips every event until now that is not there"
+	)
 	at := checkpoint.Position{EventID: "event_7", CreatedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	for name, tt := range map[string]struct {
 		err          error
@@ -54,6 +60,16 @@ func TestTextAndAction(t *testing.T) {
 			"restore it and start relay again, or say where to go on; " +
 				"`relay checkpoint set --lane nats event_7` goes on after the last event that is known to be published and leaves the loss as it is, " +
 				"`relay checkpoint reset --lane nats` publishes again from source.start",
+		},
+		"no position, and nothing of the lane was found": {
+			&pipeline.HeldError{Lane: "nats", Destination: "nats stream WORKOS", Reason: "no checkpoint"},
+			"checkpoint lost: no checkpoint, but nats stream WORKOS already holds messages on the topics of lane nats, so this is not a first start; say where to go on; " + begin,
+			"say where to go on; " + begin,
+		},
+		"no position": {
+			&pipeline.HeldError{Lane: "nats", Destination: "nats stream WORKOS", Reason: "no checkpoint", Newest: &pipeline.FoundEvent{ID: "event_7", Type: "user.created", CreatedAt: at.CreatedAt}},
+			"checkpoint lost: no checkpoint, but nats stream WORKOS already holds messages on the topics of lane nats, so this is not a first start; say where to go on; " + after + begin,
+			"say where to go on; " + after + begin,
 		},
 		"mode changed": {
 			&pipeline.ModeError{Lane: "nats", Have: checkpoint.AtLeastOnce, Text: "another mode", Action: "take its position along"},
