@@ -40,6 +40,8 @@ type demoCmd struct {
 // Run carries generated events into an embedded NATS server in a temporary directory, or onto the
 // bus of --sink, and shows what flows.
 func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
+	ctx, stop := env.whileRead(ctx)
+	defer stop()
 	if c.For > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.For)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,19 +20,21 @@ type helpCmd struct {
 }
 
 // Run prints a page of the manual, what it says of a message, or the help of a command.
-func (c *helpCmd) Run(env *environment, k *kong.Context) error {
+func (c *helpCmd) Run(ctx context.Context, env *environment, k *kong.Context) error {
 	if c.Topic == "" {
-		return listTopics(env.stdout)
+		return env.paged(ctx, listTopics)
 	}
 	if len(c.Message) > 0 {
 		if c.Topic != "troubleshoot" {
 			return app.Usage(errors.New("only `relay help troubleshoot` takes a message"))
 		}
-		return printAdvice(env.stdout, strings.Join(c.Message, " "))
+		return env.paged(ctx, func(out io.Writer) error { return printAdvice(out, strings.Join(c.Message, " ")) })
 	}
 	if page, ok := manual.Page(c.Topic); ok {
-		_, err := io.WriteString(env.stdout, manual.Plain(page))
-		return err
+		return env.paged(ctx, func(out io.Writer) error {
+			_, err := io.WriteString(out, manual.Plain(page))
+			return err
+		})
 	}
 	for _, node := range k.Model.Leaves(true) {
 		if name := strings.TrimPrefix(node.Path(), k.Model.Name+" "); name == c.Topic || strings.HasPrefix(name, c.Topic+" ") {

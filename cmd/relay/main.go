@@ -63,8 +63,9 @@ type environment struct {
 	lookupEnv func(string) (string, bool)
 	log       *zap.Logger
 	logging   logging
-	format    *config.Format // of the configuration, with the kinds of bus that relay knows
-	files     *livefile.Set  // the files with secrets, certificates and keys, which may change while relay runs
+	unread    <-chan struct{} // closed once nobody reads stdout any more
+	format    *config.Format  // of the configuration, with the kinds of bus that relay knows
+	files     *livefile.Set   // the files with secrets, certificates and keys, which may change while relay runs
 }
 
 func main() {
@@ -84,7 +85,8 @@ func execute(ctx context.Context, args []string, lookupEnv func(string) (string,
 
 // executeWith is execute for a relay whose configuration has this format.
 func executeWith(ctx context.Context, format *config.Format, args []string, lookupEnv func(string) (string, bool), out, errs io.Writer) int {
-	stdout, stderr := printable.NewWriter(out), printable.NewWriter(errs)
+	output := newPipe(out)
+	stdout, stderr := printable.NewWriter(output), printable.NewWriter(errs)
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("relay"), kong.Description(description), kong.Writers(stdout, stderr),
@@ -93,7 +95,7 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 	if err != nil {
 		panic(err) // the declaration above is wrong
 	}
-	env := &environment{cli: &c, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv, format: format}
+	env := &environment{cli: &c, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv, format: format, unread: output.gone}
 	if env.completeLine(parser.Model.Node) {
 		return exitDone
 	}
@@ -119,6 +121,19 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 		return exitCode(err)
 	}
 	return exitDone
+}
+
+// whileRead returns a context that ends with ctx, and once nobody reads standard output any more.
+func (env *environment) whileRead(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { // ends with ctx, which the caller cancels
+		select {
+		case <-env.unread:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // timed are the flags that take a duration rather than a time.

@@ -22,10 +22,20 @@ func beneath(out io.Writer) io.Writer {
 	return out
 }
 
+// file returns the file that out writes to in the end; nil if it is none.
+func file(out io.Writer) *os.File {
+	out = beneath(out)
+	if p, ok := out.(*pipe); ok {
+		out = p.out
+	}
+	f, _ := out.(*os.File)
+	return f
+}
+
 // isTerminal reports whether out is a terminal that understands control sequences.
 func isTerminal(out io.Writer) bool {
-	f, ok := beneath(out).(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && !strings.EqualFold(os.Getenv("TERM"), "dumb") //nolint:gosec // a file descriptor fits
+	f := file(out)
+	return f != nil && term.IsTerminal(int(f.Fd())) && !strings.EqualFold(os.Getenv("TERM"), "dumb") //nolint:gosec // a file descriptor fits
 }
 
 // control sends a terminal a control sequence of relay's own.

@@ -41,6 +41,11 @@ func (c *statusCmd) Run(ctx context.Context, env *environment) error {
 	if c.Interval <= 0 {
 		return app.Usage(errors.New("--interval must be positive"))
 	}
+	if c.Watch {
+		var cancel context.CancelFunc
+		ctx, cancel = env.whileRead(ctx)
+		defer cancel()
+	}
 	for {
 		seen, err := c.look(ctx, env, cfg)
 		if ctx.Err() != nil && c.Watch {

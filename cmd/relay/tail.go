@@ -32,6 +32,8 @@ func (c *tailCmd) Run(ctx context.Context, env *environment) error {
 	if err := start.UnmarshalText([]byte(c.Since)); err != nil {
 		return app.Usage(fmt.Errorf("--since: %q %w", c.Since, err))
 	}
+	ctx, cancel := env.whileRead(ctx)
+	defer cancel()
 	out := stdout.New(stdout.Config{Envelope: c.Envelope}, beneath(env.stdout))
 	if c.FromSink {
 		return c.fromSink(ctx, env, start, out)

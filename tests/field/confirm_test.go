@@ -5,9 +5,9 @@ package field
 import (
 	"bytes"
 	"io"
+	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -27,18 +27,8 @@ func TestAMoveIsConfirmedOnATerminal(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), relayBinary, append([]string{"checkpoint", "--config", r.Config}, args...)...)
 		var stdout bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, &stdout, terminal
-		err = cmd.Run()
-		require.NotNil(t, cmd.ProcessState, err)
-		require.NoError(t, control.SetReadDeadline(time.Now().Add(patient)))
-		screen := make([]byte, 64<<10)
-		n, _ := control.Read(screen)
-		for more := 0; n < len(screen)/2; n += more { // until the terminal has nothing more
-			require.NoError(t, control.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
-			if more, err = control.Read(screen[n:]); err != nil {
-				break
-			}
-		}
-		return cmd.ProcessState.ExitCode(), stdout.String(), string(screen[:n])
+		shown = runOnTerminal(t, cmd, control, terminal)
+		return cmd.ProcessState.ExitCode(), stdout.String(), shown
 	}
 	for _, no := range []string{"n\n", "\n", "yes please\n", "\x04"} {
 		code, out, shown := ask(no, "set", ids[14])
@@ -53,4 +43,18 @@ func TestAMoveIsConfirmedOnATerminal(t *testing.T) {
 	code, out, shown = ask("", "reset") // nothing is skipped
 	require.Equal(t, exitDone, code, out+shown)
 	require.NotContains(t, shown, "[y/N]")
+}
+
+// runOnTerminal runs a command that uses a terminal, and returns what the terminal has shown.
+func runOnTerminal(t *testing.T, cmd *exec.Cmd, control, terminal *os.File) string {
+	t.Helper()
+	shown := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(control) // up to the error once nobody has the terminal open any more
+		shown <- string(text)
+	}()
+	err := cmd.Run()
+	require.NotNil(t, cmd.ProcessState, err)
+	require.NoError(t, terminal.Close())
+	return <-shown
 }
