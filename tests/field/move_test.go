@@ -79,7 +79,7 @@ func TestAMoveSaysWhatItDoes(t *testing.T) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestAMoveToAnEventThatDoesNotExist is refused, whatever the API does with an id that it does not
+// TestAMoveToAnEventThatDoesNotExist is refused, however the API answers to an id that it does not
 // know.
 func TestAMoveToAnEventThatDoesNotExist(t *testing.T) {
 	t.Parallel()
