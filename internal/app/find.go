@@ -41,8 +41,14 @@ func (e *notFoundError) Error() string {
 		"after it without this check: a wrong id repeats or skips events, or stops the lane", e.event, e.err)
 }
 
-// Unwrap returns the cause.
-func (e *notFoundError) Unwrap() error { return e.err }
+// Unwrap returns why the API cannot be asked. That it does not know the event is no fault of the API
+// that somebody has to mend.
+func (e *notFoundError) Unwrap() error {
+	if e.unknown {
+		return nil
+	}
+	return e.err
+}
 
 // find returns the position of an event that the lane is to go on after, with its time if that is
 // known. It returns a *notFoundError if the Events API does not know the event, or does not answer

@@ -95,6 +95,7 @@ func TestAMoveToAnEventThatDoesNotExist(t *testing.T) {
 				require.Equal(t, exitUsage, code, out+errs)
 				require.Contains(t, errs, "nothing was moved: the Events API does not know "+unknown)
 				require.Contains(t, errs, "--unchecked")
+				require.NotContains(t, errs, "source.endpoint", "nothing is wrong with that")
 			}
 			require.Equal(t, before, positionOf(t, r))
 			for _, known := range []string{ids[0], ids[10], ids[29]} { // the newest one, too
