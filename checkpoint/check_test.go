@@ -18,7 +18,7 @@ func TestCheckFileSaysWhatOpenFileSays(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, dir string) string{
 		"it can be made":         func(_ *testing.T, dir string) string { return filepath.Join(dir, "a", "b") },
 		"it is there":            func(_ *testing.T, dir string) string { return dir },
-		"a file has its name":    func(t *testing.T, dir string) string { return file(t, dir) },
+		"a file has its name":    file,
 		"a file is in its way":   func(t *testing.T, dir string) string { return filepath.Join(file(t, dir), "a", "b") },
 		"others may write to it": func(t *testing.T, dir string) string { require.NoError(t, os.Chmod(dir, 0o777)); return dir },
 		"another has the lock": func(t *testing.T, dir string) string {

@@ -362,7 +362,7 @@ func (k *checking) outlook(ctx context.Context, s *section, l *app.Lane, out app
 	}
 	begins := "first start: begins"
 	if !out.First {
-		begins = "goes on after " + out.From.Position.String()
+		begins = "goes on after " + out.From.String()
 	}
 	if out.Latest {
 		s.good("first start: begins with the first event that comes after the start (source.start: latest)")
