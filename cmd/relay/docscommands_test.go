@@ -273,7 +273,7 @@ func TestTheConfigurationsOfTheDocs(t *testing.T) {
 			switch {
 			case strings.HasPrefix(text, "- "):
 				whole = "sinks:\n" + indent(text, "  ")
-			case strings.HasPrefix(text, "create:"), strings.HasPrefix(text, "sasl:"):
+			case strings.HasPrefix(text, "create:"), strings.HasPrefix(text, "sasl:"), strings.HasPrefix(text, "tls:"):
 				whole = "sinks:\n  - name: kafka\n    type: kafka\n" + indent(text, "    ")
 			}
 			_, err := format.Parse(b.page, []byte(whole), key)
