@@ -200,7 +200,7 @@ func checkVersion(rest []byte) (int, error) {
 	case err != nil:
 		return 0, errors.New("it was altered: the version of its format is not a number")
 	case version > FormatVersion:
-		return 0, fmt.Errorf("it has format version %d and was written by a newer relay; this one reads up to version %d", version, FormatVersion)
+		return 0, fmt.Errorf("it has format version %d and was written by a newer relay; this one reads up to version %d, so run the newer relay again", version, FormatVersion)
 	case version < firstVersion:
 		return 0, fmt.Errorf("it was altered: there is no format version %d", version)
 	}

@@ -148,6 +148,31 @@ func (c *Client) do(req *http.Request) (resp *http.Response, err error) {
 	return resp, err
 }
 
+// undecodableError says in words why a body is not a page of events.
+type undecodableError struct {
+	text string
+	err  error // of the decoder
+}
+
+func (e *undecodableError) Error() string { return e.text }
+func (e *undecodableError) Unwrap() error { return e.err }
+
+// undecodable returns why a body cannot be decoded. The words of the decoder are of use only if the
+// body is JSON.
+func undecodable(body []byte, err error) string {
+	trimmed := bytes.TrimSpace(body)
+	switch {
+	case len(trimmed) == 0:
+		return "the body is empty"
+	case trimmed[0] == '<':
+		return "it is a web page and not JSON" + beginning(body)
+	case beginning(body) != "":
+		return "it is not JSON" + beginning(body)
+	default:
+		return err.Error()
+	}
+}
+
 // beginning quotes the start of a body that is not JSON at all, such as the page of a proxy. It is
 // empty for others, which may hold events. The error is clipped to less when the key has been
 // hidden.
@@ -234,7 +259,7 @@ func (a *answer) decode(b *body, opts ListEventsOpts, how reading, beginningOnly
 	}
 	list, came, err := decodePage(text, opts.Limit, how.anyList, beginningOnly)
 	if err != nil {
-		return fmt.Errorf("it cannot be decoded: %w%s", err, beginning(text))
+		return &undecodableError{text: "it cannot be decoded: " + undecodable(text, err), err: err}
 	}
 	if after := list.ListMetadata.After; came == 0 && after != "" && after != opts.After && !how.anyList {
 		return fmt.Errorf("it holds no event, but says that others follow (after %q)", after)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 )
 
 // Reach asks for one event of these types, to see whether the endpoint, the key, the types and the
@@ -43,6 +44,7 @@ func addRequestHint(err error, organizationID string) error {
 	var (
 		api       *APIError
 		transport *TransportError
+		unusable  *ResponseError
 		hint      string
 	)
 	switch {
@@ -50,10 +52,16 @@ func addRequestHint(err error, organizationID string) error {
 		return nil // an event was there to be read: everything asked of Reach is right
 	case errors.As(err, &transport) && saysWhatToDo(transport.Err):
 		return err
+	case errors.As(err, &transport) && errors.Is(err, http.ErrSchemeMismatch):
+		hint = "what answers there speaks no TLS: write http:// in source.endpoint, or name its TLS port"
 	case errors.As(err, &transport):
 		hint = "check source.endpoint, and that this machine reaches it (DNS, firewall, proxy)"
+	case errors.As(err, &unusable):
+		hint = "check source.endpoint, and any proxy, firewall or load balancer in between; WorkOS's is " + DefaultEndpoint
 	case !errors.As(err, &api):
 		return err
+	case api.Status == http.StatusBadRequest && strings.Contains(api.Message, "HTTP request to an HTTPS server"):
+		hint = "what answers there speaks TLS: write https:// in source.endpoint"
 	case api.Foreign && isClientFault(err):
 		hint = "the answer is not WorkOS's: check source.endpoint, and any proxy, firewall or load balancer in between"
 	case api.Status == http.StatusUnauthorized:
@@ -64,6 +72,8 @@ func addRequestHint(err error, organizationID string) error {
 		hint = "check source.endpoint; WorkOS's is " + DefaultEndpoint
 	case api.Status == http.StatusTooManyRequests:
 		hint = "the key's rate limit is used up for the moment; its other users share it"
+	case api.Status/100 == 5:
+		hint = "the fault is on the side of WorkOS, or of a proxy or load balancer in between: try again later"
 	case api.Status/100 == 4 && organizationID != "":
 		hint = "check source.organization_id " + organizationID
 	default:

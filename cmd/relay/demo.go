@@ -29,7 +29,7 @@ type demoCmd struct {
 	Listen    string        `help:"Address of the embedded NATS server; another port is used if this one is taken. One that other machines reach gets a token, which is shown." default:"127.0.0.1:4222"`
 	Admin     string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port is used if this one is taken, and none if it is empty." default:"127.0.0.1:8080"`
 	API       string        `name:"api" help:"Address of the built-in Events API, so that other programs can use it. Default: a free port of this machine." placeholder:"ADDR"`
-	Sink      string        `help:"A bus to use instead of the embedded NATS server: nats://HOST:PORT or kafka://HOST:PORT. The demo takes a stream or a topic prefix of its own there, and leaves it." placeholder:"URL"`
+	Sink      string        `help:"A bus to use instead of the embedded NATS server: nats://HOST:PORT or kafka://HOST:PORT. The demo uses a new stream or topic prefix there, and leaves it." placeholder:"URL"`
 	ConfigOut string        `help:"Write the configuration of the demo to a new file, for check, verify, replay, status and tail in another terminal. Default: a file in the directory of the demo." placeholder:"FILE"`
 	For       time.Duration `help:"Stop after this long. Default: when interrupted."`
 

@@ -247,7 +247,7 @@ func TestUsage(t *testing.T) {
 		"log level":       {[]string{"--log-level", "loud", "version"}, exitUsage, "log-level"},
 		"missing file":    {[]string{"run", "--config", "/nowhere/config.yaml"}, exitUsage, "/nowhere/config.yaml"},
 		"version":         {[]string{"version"}, exitDone, ""},
-		"bad since":       {[]string{"tail", "--since", "yesterday"}, exitUsage, "yesterday"},
+		"bad since":       {[]string{"tail", "--since", "last tuesday"}, exitUsage, "last tuesday"},
 		"set without":     {[]string{"checkpoint", "set"}, exitUsage, "event id"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -112,7 +112,7 @@ func TestPauseResumePoll(t *testing.T) {
 	require.Eventually(t, func() bool { return events(t, js) == 302 }, patient, often, &r.stderr)
 	code, _, stderr = do(t, "pause", "kafka", "--config", config)
 	require.Equal(t, exitFailed, code)
-	require.Contains(t, stderr, `there is no lane "kafka", only ["nats"]`)
+	require.Contains(t, stderr, `there is no lane "kafka"; the lanes are nats`)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
 	fromBus("its relay has stopped")

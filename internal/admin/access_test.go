@@ -165,7 +165,7 @@ func TestControls(t *testing.T) {
 		{"POST", "/api/v1/poll", "", 200, `"name": "nats"`, []string{"poll nats"}}, // the other has stopped
 		{"POST", "/api/v1/poll?lane=kafka&lane=nats", "", 200, `"name": "kafka"`, []string{"poll kafka", "poll nats"}},
 		{"POST", "/api/v1/resume?lane=nats", "", 200, `"state": "running"`, []string{"resume nats"}},
-		{"POST", "/api/v1/pause?lane=no", "", 404, `there is no lane \"no\", only [\"nats\" \"kafka\"]`, nil},
+		{"POST", "/api/v1/pause?lane=no", "", 404, `there is no lane \"no\"; the lanes are nats, kafka`, nil},
 		{"POST", "/api/v1/reload", "", 200, `from 1s to 2s`, []string{"reload"}},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "earliest"}`, 200, `"lane": "nats"`, []string{"move nats to earliest"}},
 		{"PUT", "/api/v1/lanes/nats/checkpoint", `{"to": "nowhere"}`, 400, "nowhere to be found", nil},

@@ -51,7 +51,7 @@ type UnreachableError struct {
 
 // Error implements error.
 func (e *UnreachableError) Error() string {
-	return fmt.Sprintf("no relay answers on %s (admin.listen): %v", e.Addr, e.Err)
+	return fmt.Sprintf("no relay answers on %s (admin.listen): %v; start it with relay run, or correct admin.listen", e.Addr, e.Err)
 }
 
 // Unwrap returns the cause.
@@ -193,7 +193,10 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) err
 	if resp.StatusCode/100 != 2 {
 		var f failure
 		if json.Unmarshal(text, &f) != nil || f.Error == "" {
-			return fmt.Errorf("what listens on %s is not relay: it answers %s", c.Addr(), printable.Text(resp.Status))
+			return fmt.Errorf("what listens on %s is not relay: it answers %s; correct admin.listen", c.Addr(), printable.Text(resp.Status))
+		}
+		if resp.StatusCode == http.StatusUnauthorized {
+			f.Error = fmt.Sprintf("the relay on %s (admin.listen) refuses this command: %s", c.Addr(), f.Error)
 		}
 		return &AnswerError{Code: resp.StatusCode, Text: printable.Block(f.Error, maxError), Action: printable.Block(f.Action, maxError)}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -161,7 +162,7 @@ func (s *Server) choose(r *http.Request) ([]string, error) {
 	asked := query["lane"]
 	for _, name := range asked {
 		if !slices.Contains(all, name) {
-			return nil, refuse(http.StatusNotFound, "", "there is no lane \"%s\", only %q", repeated(name), all)
+			return nil, refuse(http.StatusNotFound, "", "there is no lane \"%s\"; the lanes are %s", repeated(name), strings.Join(all, ", "))
 		}
 	}
 	if len(asked) == 0 {

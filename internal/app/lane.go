@@ -277,9 +277,9 @@ func ChooseLane(lanes []*Lane, name string) (*Lane, error) {
 		}
 	}
 	if name == "" {
-		return nil, Usage(fmt.Errorf("say which lane with --lane: one of %q", names))
+		return nil, Usage(fmt.Errorf("say which lane with --lane: one of %s", strings.Join(names, ", ")))
 	}
-	return nil, Usage(fmt.Errorf("--lane: there is no sink %q, only %q", name, names))
+	return nil, Usage(fmt.Errorf("--lane: there is no sink %q; the configuration has %s", name, strings.Join(names, ", ")))
 }
 
 // redactions identifies what the routes take out of events.

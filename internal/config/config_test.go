@@ -217,7 +217,7 @@ sinks: [{name: n, type: nats, auth: {user: u, password_file: "${DIR}/key"}}]
 		require.ErrorContains(t, err, file)
 	}
 	_, err = ReadSecretFile(dir)
-	require.EqualError(t, err, "the secret file "+dir+" is not a regular file")
+	require.EqualError(t, err, "the secret file "+dir+" is not a regular file; name a file that holds the secret and nothing else")
 }
 
 func TestSeveralSecrets(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"reflect"
 	"unicode/utf8"
@@ -21,17 +22,30 @@ const maxFile = 1 << 20
 func (f *Format) Load(path string, env func(string) (string, bool)) (*Config, error) {
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return nil, unreadable(path, err)
 	}
 	defer func() { _ = file.Close() }()
 	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return nil, unreadable(path, err)
 	}
 	if isBlank(text) { // most likely the wrong file, or one that was not written to the end
 		return nil, &Error{Problems: []Problem{{File: path, Message: "the file sets nothing", Hint: "write at least id and sinks into it, or let `relay init` write one"}}}
 	}
 	return f.Parse(path, text, env)
+}
+
+// unreadable says that the file cannot be read, and what to do.
+func unreadable(path string, err error) error {
+	var of *fs.PathError
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	remedy := "let relay read it, or name another file with --config or RELAY_CONFIG"
+	if errors.Is(err, fs.ErrNotExist) {
+		remedy = "name another file with --config or RELAY_CONFIG, or let `relay init` write one"
+	}
+	return fmt.Errorf("reading the configuration %s: %w; %s", path, err, remedy)
 }
 
 // isBlank reports whether text has nothing but comments, white space and marks of a document.

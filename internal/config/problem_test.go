@@ -167,9 +167,9 @@ config.yaml:1:19: source.api_key: holds a space, a line break or another charact
 		{"secret twice", "source:\n  api_key: sk_1\n  api_key_file: /nowhere\n", `
 config.yaml:3:17: source.api_key_file: stands beside api_key, and only one of them can hold; remove one`},
 		{"no secret file", "source: {api_key_file: /nowhere/key}\n", `
-config.yaml:1:24: source.api_key_file: the secret file /nowhere/key does not exist: file does not exist`},
+config.yaml:1:24: source.api_key_file: the secret file /nowhere/key does not exist; create it, or correct the path`},
 		{"the secret for the name of its file", "source: {api_key_file: \"${WORKOS_API_KEY}\"}\n", `
-config.yaml:1:24: source.api_key_file: the secret file ${WORKOS_API_KEY} does not exist: file does not exist`},
+config.yaml:1:24: source.api_key_file: the secret file ${WORKOS_API_KEY} does not exist; create it, or correct the path`},
 
 		{"syntax", "id: a: b\n", `
 config.yaml:1:6: no YAML: mapping values are not allowed in this context`},

@@ -22,11 +22,11 @@ func ReadSecretFile(path string) (secret.String, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return "", fmt.Errorf("the secret file %s does not exist: %w", path, os.ErrNotExist)
+		return "", &missingSecretError{path}
 	case err != nil:
 		return "", fmt.Errorf("reading the secret file: %w", err)
 	case !info.Mode().IsRegular():
-		return "", fmt.Errorf("the secret file %s is not a regular file", path)
+		return "", fmt.Errorf("the secret file %s is not a regular file; name a file that holds the secret and nothing else", path)
 	}
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -42,10 +42,18 @@ func ReadSecretFile(path string) (secret.String, error) {
 	}
 	value := strings.TrimRight(string(text), " \t\r\n")
 	if value == "" {
-		return "", fmt.Errorf("the secret file %s is empty", path)
+		return "", fmt.Errorf("the secret file %s is empty; write the secret into it", path)
 	}
 	return secret.String(value), nil
 }
+
+// missingSecretError says that there is no such file. It matches os.ErrNotExist.
+type missingSecretError struct{ path string }
+
+func (e *missingSecretError) Error() string {
+	return fmt.Sprintf("the secret file %s does not exist; create it, or correct the path", e.path)
+}
+func (*missingSecretError) Unwrap() error { return os.ErrNotExist }
 
 // secretFile decodes the _file twin of a secret into target, the secret itself.
 func (d *decoder) secretFile(f *field, n *yaml.Node, given map[string]*yaml.Node, target reflect.Value, path string) {
@@ -120,7 +128,7 @@ func (d *decoder) readSecret(f *field, n *yaml.Node, path, at string) (string, b
 	if err != nil {
 		// As written in the configuration: an operator who puts the secret's variable here must not
 		// find the secret in a log.
-		d.report(placeOf(n), at, strings.ReplaceAll(err.Error(), file, n.Value), "")
+		d.reportText(placeOf(n), at, strings.ReplaceAll(err.Error(), file, n.Value))
 		return "", false
 	}
 	d.secrets = append(d.secrets, value.Reveal())

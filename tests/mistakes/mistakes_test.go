@@ -16,6 +16,8 @@ func TestMistakes(t *testing.T) {
 		{"secrets", secretMistakes},
 		{"reaching", reachMistakes},
 		{"commands", commandMistakes},
+		{"files and ports", placeMistakes},
+		{"a running relay", runningMistakes},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			t.Parallel()

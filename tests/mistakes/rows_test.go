@@ -95,6 +95,12 @@ var fileMistakes = []mistake{
 		what: `no PEM certificate`, where: `sinks\[bus\]\.tls\.ca_file {dir}/ca\.pem`, next: `ca_file`},
 	{name: "a certificate without its key", line: "check", config: sourceOK + natsAt("nats://{nats}", ", tls: {cert_file: a.pem}"), code: exitUsage,
 		what: `has no key_file beside it`, where: `config\.yaml:2:\d+: sinks\[0\]\.tls\.cert_file`, next: `name the file with its private key`},
+	{name: "a configuration that does not exist", line: "check --config {dir}/none.yaml", code: exitUsage,
+		what: `no such file`, where: `{dir}/none\.yaml`, next: `name another file with --config or RELAY_CONFIG, or let .relay init. write one`},
+	{name: "a variable that names a configuration that does not exist", line: "check", env: []string{"RELAY_CONFIG={dir}/none.yaml"}, code: exitUsage,
+		what: `no such file`, where: `{dir}/none\.yaml`, next: `name another file with --config or RELAY_CONFIG`},
+	{name: "a configuration that is a directory", line: "check --config {dir}", code: exitUsage,
+		what: `is a directory`, where: `{dir}`, next: `name another file with --config`},
 }
 
 // secretMistakes are about secrets, their files and variables.
@@ -113,6 +119,19 @@ var secretMistakes = []mistake{
 		what: `\$\{`, where: `config\.yaml:1:\d+: source\.api_key`, next: `write \$\{NAME\}`},
 	{name: "a variable with a dollar only", line: "check", config: "id: $NAME\n", code: exitUsage,
 		what: `\$`, where: `config\.yaml:1:\d+: id`, next: `\$\{`},
+	{name: "a secret file that does not exist", line: "check", config: "source: {api_key_file: {dir}/none}\n", code: exitUsage,
+		what: `does not exist`, where: `config\.yaml:1:\d+: source\.api_key_file.*{dir}/none`, next: `create it, or correct the path`},
+	{name: "an empty secret file", line: "check", config: "source: {api_key_file: {dir}/key}\n", files: map[string]string{"key": "\n"}, code: exitUsage,
+		what: `is empty`, where: `config\.yaml:1:\d+: source\.api_key_file.*{dir}/key`, next: `write the secret into it`},
+	{name: "a secret file that is a directory", line: "check", config: "source: {api_key_file: \"{dir}\"}\n", code: exitUsage,
+		what: `not a regular file`, where: `config\.yaml:1:\d+: source\.api_key_file`, next: `name a file that holds the secret`},
+	{name: "a password file of the bus that does not exist", line: "check", config: natsAt("nats://{nats}", ", auth: {user: a, password_file: {dir}/none}"), code: exitUsage,
+		what: `does not exist`, where: `config\.yaml:1:\d+: sinks\[0\]\.auth\.password_file`, next: `create it, or correct the path`},
+	{name: "a password file of Kafka that is empty", line: "check", config: kafkaAt("{kafka}", ", sasl: {mechanism: plain, user: a, password_file: {dir}/p}"),
+		files: map[string]string{"p": ""}, code: exitUsage,
+		what: `is empty`, where: `config\.yaml:1:\d+: sinks\[0\]\.sasl\.password_file`, next: `write the secret into it`},
+	{name: "a token file of the admin server that does not exist", line: "status", config: "admin: {token_file: {dir}/none}\n", code: exitUsage,
+		what: `does not exist`, where: `config\.yaml:1:\d+: admin\.token_file`, next: `create it, or correct the path`},
 }
 
 func chmod(name string, mode os.FileMode) func(*testing.T, string) {

@@ -10,15 +10,19 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"workos-relay/internal/testaddr"
 	"workos-relay/source/sourcetest"
+	"workos-relay/tests/testkit"
 )
 
 // stage is what rows speak to, shared by all of them. Nothing on it changes.
@@ -54,9 +58,38 @@ func newStage(t *testing.T) *stage {
 	s.names["nats_core"] = newNATS(t, func(o *server.Options) { o.JetStream = false }).Addr().String()
 	s.names["nats_user"] = newNATS(t, func(o *server.Options) { o.Username, o.Password = "relay", "right"+secretMark }).Addr().String()
 	s.names["nats_token"] = newNATS(t, func(o *server.Options) { o.Authorization = "right" + secretMark }).Addr().String()
+	s.names["nats_full"] = newNATS(t, func(*server.Options) {}).Addr().String()
+	fillStream(t, s.names["nats_full"])
 	s.names["kafka"] = newKafka(t)
 	s.names["kafka_sasl"] = newKafka(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "relay", "right"+secretMark))
+	s.run(t)
 	return s
+}
+
+// run starts the relay that rows talk to. It has the lane out and asks for a token.
+func (s *stage) run(t *testing.T) {
+	t.Helper()
+	r := testkit.NewRelay(t, relayBinary, "running", s.fill(sourceOK+stdoutBus), "WORKOS_API_KEY="+apiKey)
+	text, err := os.ReadFile(r.Config)
+	require.NoError(t, err)
+	r.WriteConfig(t, strings.Replace(string(text), "admin: {", "admin: {token: right-admin-token-"+secretMark+", ", 1))
+	s.names["running"], s.names["running_dir"] = r.Admin, r.Dir
+	r.Start(t)
+	r.Await(t, func() bool { code, _ := r.Ready(); return code == http.StatusOK }, "the relay of the stage is ready")
+}
+
+// fillStream leaves a message of an event on the default stream, without a position.
+func fillStream(t *testing.T, addr string) {
+	t.Helper()
+	nc, err := nats.Connect("nats://"+addr, nats.Timeout(patient))
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
+	require.NoError(t, err)
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "WORKOS", Subjects: []string{"user.>", "dsync.>"}})
+	require.NoError(t, err)
+	_, err = js.Publish(t.Context(), "user.created", []byte("{}"))
+	require.NoError(t, err)
 }
 
 // answer is an HTTP server that gives the same answer to every request.

@@ -34,6 +34,8 @@ type mistake struct {
 	files map[string]string
 	// env is added to the environment, which has the API key.
 	env []string
+	// before are command lines that work, and that run first.
+	before []string
 	// prepare does what files cannot. It may be nil.
 	prepare func(t *testing.T, dir string)
 
@@ -67,6 +69,10 @@ func (m mistake) run(t *testing.T, s *stage) {
 	env := make([]string, len(m.env))
 	for i, e := range m.env {
 		env[i] = fill(e)
+	}
+	for _, line := range m.before {
+		code, output := runRelay(t, dir, env, words(fill(line))...)
+		require.Equal(t, exitDone, code, "relay %s\n%s", line, output)
 	}
 	code, output := runRelay(t, dir, env, words(fill(m.line))...)
 	t.Logf("relay %s: exit code %d\n%s", fill(m.line), code, output)
