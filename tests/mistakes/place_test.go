@@ -52,7 +52,7 @@ func toRunning(more string) string {
 	return sourceOK + stdoutBus + "admin: {listen: \"{running}\"" + more + "}\n" + dirHere
 }
 
-// runningMistakes need a relay that runs.
+// runningMistakes need a running relay.
 var runningMistakes = []mistake{
 	{name: "status without the token", line: "status", config: toRunning(""), code: exitFailed,
 		what: `401|token`, where: `{running}`, next: `admin\.token`},
