@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -157,10 +158,21 @@ func validateBroker(addr string) error {
 	if bare := addr[:max(strings.LastIndexByte(addr, ':'), 0)]; strings.Contains(bare, ":") && (net.ParseIP(bare) != nil || net.ParseIP(addr) != nil) {
 		return errors.New("an address in brokers is not host:port; write an IPv6 address in brackets, such as [2001:db8::1]:9092")
 	}
+	if host, _, err := net.SplitHostPort(addr); err == nil && strings.HasPrefix(addr, "[") && strings.Contains(host, "%") {
+		// %25 is how a URL writes the zone of an IPv6 address.
+		if ip, err := netip.ParseAddr(host); err != nil || strings.HasPrefix(ip.Zone(), "25") && len(ip.Zone()) > 2 {
+			return errors.New("an address in brokers is not host:port; write an IPv6 address with its zone as [fe80::1%eth0]:9092")
+		}
+		return validatePort(addr)
+	}
 	if strings.ContainsAny(addr, "@?#%/ ") || strings.Count(addr, ":") > 1 && !strings.HasPrefix(addr, "[") {
 		return errors.New("an address in brokers is not host:port, such as kafka.example.com:9092; give user and password under sasl, and each " +
 			"broker as a separate element")
 	}
+	return validatePort(addr)
+}
+
+func validatePort(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("broker %q is not host:port, such as kafka.example.com:9092: %w", addr, err)

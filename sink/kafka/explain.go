@@ -44,11 +44,20 @@ func (e *explainer) prepareError(ctx context.Context, err error) error {
 	case errors.As(err, &fatal):
 		return err
 	case ctx.Err() != nil:
-		return fmt.Errorf("preparing kafka topics: %w", errors.Join(context.Cause(ctx), err))
+		return fmt.Errorf("preparing kafka topics: %w", e.interrupted(ctx, err))
 	case client.NeedsOperator(err) && !e.cfg.mendedByFile(err):
 		return &sink.FatalError{Err: e.explain(err)}
 	}
 	return e.explain(err)
+}
+
+// interrupted returns err with why ctx has ended. What the brokers refuse is explained, although
+// relay would have asked them again.
+func (e *explainer) interrupted(ctx context.Context, err error) error {
+	if client.NeedsOperator(err) {
+		return fmt.Errorf("%w (%w)", e.explain(err), context.Cause(ctx))
+	}
+	return errors.Join(context.Cause(ctx), err)
 }
 
 func explained(hint string, err error) error {
@@ -164,7 +173,7 @@ func (e *explainer) saslHint(err error) string {
 	case errors.As(err, &cloud):
 		return "cannot log in to kafka without AWS credentials"
 	case errors.Is(err, kafkago.SASLAuthenticationFailed) && e.mechanismName() == saslMSKIAM:
-		return "the cluster refused the IAM credentials; allow them kafka-cluster:Connect on it, check sasl.region and sasl.role_arn, and the clock of this machine, which may be off by 5 minutes"
+		return iamRefusal(err)
 	case errors.As(err, &login):
 		return "the broker did not renew the session of a connection, so relay connects again"
 	case errors.Is(err, kafkago.SASLAuthenticationFailed) && isBearer:
@@ -276,6 +285,23 @@ func (e *explainer) explainTopic(err error, topic string) error {
 		hint = e.hint(err)
 	}
 	return explained(hint, err)
+}
+
+// iamRefusal says why a cluster refuses a login by IAM, as far as its own words tell.
+func iamRefusal(err error) string {
+	said := strings.ToLower(err.Error())
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(said, w) })
+	}
+	switch {
+	case has("signature expired", "not yet current", "signature not yet", "request has expired", "clock"):
+		return "the cluster refused the IAM credentials because of the time at which they are signed; correct the clock of this machine, which may be off by 5 minutes"
+	case has("valid region", "correct region"):
+		return "the cluster refused the IAM credentials because they are signed for another region; correct sasl.region"
+	case has("token") && has("expired"):
+		return "the cluster refused the IAM credentials because they have expired; renew AWS_SESSION_TOKEN or what the shared file holds"
+	}
+	return "the cluster refused the IAM credentials; allow them kafka-cluster:Connect on it, check sasl.region and sasl.role_arn, and the clock of this machine, which may be off by 5 minutes"
 }
 
 func (e *explainer) mechanismName() string {

@@ -84,7 +84,7 @@ func (l *positionLog) read(ctx context.Context, own int64) (c checkpoint.Checkpo
 	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, checkpoint.ErrLost):
 		return c, revision, err
 	case ctx.Err() != nil:
-		return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, errors.Join(context.Cause(ctx), err))
+		return c, 0, fmt.Errorf("reading the position from kafka topic %s: %w", l.topic, l.interrupted(ctx, err))
 	case client.IsDenied(err):
 		return c, 0, &sink.FatalError{Err: fmt.Errorf("relay may not read its position in kafka topic %s; grant it by %s: %w",
 			l.topic, l.topicACL(l.topic, "Read", "Write", "Describe"), err)}

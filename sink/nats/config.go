@@ -304,6 +304,8 @@ func (c Config) validateAddress(address string) (scheme string, _ error) {
 	switch {
 	case err != nil && strings.Count(address, ":") > 2 && !strings.ContainsAny(address, "[@"):
 		return "", keyErrorf("url", "not an address: write an IPv6 address in brackets, as in nats://[::1]:4222")
+	case err != nil && strings.Contains(address, "[") && strings.Contains(address, "%") && !strings.Contains(address, "@"):
+		return "", keyErrorf("url", "not an address: write the zone of an IPv6 address as a URL does, as in nats://[fe80::1%s]:4222", "%25eth0")
 	case err != nil:
 		return "", keyErrorf("url", "not an address: write nats://host:4222, several separated by commas, or embedded")
 	case parsed.Hostname() == "":

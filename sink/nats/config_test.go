@@ -87,6 +87,11 @@ func TestConfigFaultsNameTheKey(t *testing.T) {
 	}
 }
 
+func TestZoneWithoutEscape(t *testing.T) {
+	t.Parallel()
+	require.ErrorContains(t, Config{URL: "nats://[fe80::1%eth0]:4222"}.withDefaults().Validate(), "as a URL does, as in nats://[fe80::1%25eth0]:4222")
+}
+
 func TestAsyncAPIServer(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string][2]string{

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 
@@ -278,6 +280,41 @@ func TestIPv6Literals(t *testing.T) {
 	require.Equal(t, exitDone, code, out+errs)
 	require.Equal(t, 401, postWebhook(t, webhook))
 	require.Equal(t, exitDone, r.Stop(t))
+}
+
+// TestIPv6Zones: addresses of Kafka and NATS may have the zone of an interface.
+func TestIPv6Zones(t *testing.T) {
+	t.Parallel()
+	needIPv6(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere the loopback interface has another name")
+	}
+	a := newAround(t, "::1")
+	bus := newNATS(t, func(o *server.Options) { o.Host = "::1" })
+	_, kafkaPort, err := net.SplitHostPort(a.brokers[0].Addr().String())
+	require.NoError(t, err)
+	_, natsPort, err := net.SplitHostPort(strings.TrimPrefix(bus.URL, "nats://"))
+	require.NoError(t, err)
+	text := strings.Replace(a.config("[::1%lo]:"+kafkaPort), "sinks: [", fmt.Sprintf("sinks: [{name: nats, type: nats, url: \"nats://[::1%%25lo]:%s\"}, ", natsPort), 1)
+	r := newRelay(t, "relay", text)
+	code, out, errs := r.Run(t, "check")
+	require.Equal(t, exitDone, code, out+errs)
+	r.Start(t)
+	a.carried(t, r, "the broker at ::1%lo")
+	last := r.Lane("kafka").Position.EventID
+	r.Await(t, func() bool { return r.Lane("nats").Position.EventID >= last }, "the NATS server at ::1%%lo")
+	require.Equal(t, exitDone, r.Stop(t))
+
+	for address, says := range map[string]string{
+		"brokers: [\"[fe80::1%25eth0]:9092\"]": "write an IPv6 address with its zone as [fe80::1%eth0]:9092",
+		"brokers: [\"[fe80::1%]:9092\"]":       "write an IPv6 address with its zone as [fe80::1%eth0]:9092",
+		"brokers: [\"[kafka%eth0]:9092\"]":     "write an IPv6 address with its zone as [fe80::1%eth0]:9092",
+	} {
+		r := newRelay(t, "relay", sourceConfig("http://127.0.0.1:1")+"sinks: [{name: kafka, type: kafka, "+address+"}]\n")
+		code, out, errs := r.Run(t, "check")
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, strings.Join(strings.Fields(out+errs), " "), says, address)
+	}
 }
 
 // postWebhook sends a webhook without a signature and returns the status code of the answer.

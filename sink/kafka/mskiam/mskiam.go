@@ -17,6 +17,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
@@ -158,6 +159,20 @@ var advice = map[string]string{
 	"PackedPolicyTooLargeException": "the session policy is too large",
 }
 
+// fromMetadata reports whether the last place where credentials were sought is the metadata of an
+// instance: the chain has found none before.
+func fromMetadata(err error) bool {
+	return strings.Contains(err.Error(), "no EC2 IMDS role found") || strings.Contains(err.Error(), "ec2imds")
+}
+
+// onlyMetadata reports whether the credentials can come from nothing but the metadata of an instance:
+// neither from another place nor from STS.
+func (m *Mechanism) onlyMetadata() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.chain != nil && m.cfg.RoleARN == "" && aws.IsCredentialsProvider(m.chain.Credentials, (*ec2rolecreds.Provider)(nil))
+}
+
 // codeForm leaves no room for a secret.
 var codeForm = regexp.MustCompile(`^[A-Za-z]{3,40}$`)
 
@@ -188,9 +203,12 @@ func (m *Mechanism) credentialsError(err error) error {
 		return &Error{text: what + "the profile that AWS_PROFILE names is not in the shared files: correct AWS_PROFILE or the files", permanent: true}
 	case errors.As(err, &shared):
 		return &Error{text: what + "a shared file of AWS cannot be read: correct what AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name, or ~/.aws", permanent: true}
+	case m.onlyMetadata() && errors.Is(err, context.DeadlineExceeded):
+		return &Error{text: what + fmt.Sprintf("there are none in the environment or the shared files, and the metadata of an instance does not answer within %s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "+
+			"a web identity, or give the machine a role and let relay reach 169.254.169.254", m.cfg.Timeout)}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{text: what + fmt.Sprintf("no complete answer within %s; check the way to AWS STS or to the metadata of the instance", m.cfg.Timeout)}
-	case strings.Contains(err.Error(), "no EC2 IMDS role found"), strings.Contains(err.Error(), "ec2imds"):
+	case fromMetadata(err):
 		return &Error{text: what + "there are none in the environment or the shared files, and the metadata of an instance gives none: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, " +
 			"a web identity, or give the machine a role"}
 	case errors.As(err, &op):

@@ -223,6 +223,11 @@ func TestFaults(t *testing.T) { //nolint:paralleltest // the environment
 		"another":     {func(t *testing.T) { withKeys(t); securityTokens(t, 400, "Unexpected", 0) }, Config{RoleARN: arn}, broker, "Unexpected; look up"},
 		"no STS":      {func(t *testing.T) { withKeys(t) }, Config{RoleARN: arn}, broker, "cannot be reached"},
 		"no profile":  {func(t *testing.T) { t.Setenv("AWS_PROFILE", "none") }, Config{Region: "eu-central-1"}, broker, "AWS_PROFILE"},
+		"metadata hang": {func(t *testing.T) {
+			s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+			t.Cleanup(s.Close)
+			t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", s.URL)
+		}, Config{Region: "eu-central-1", Timeout: 300 * time.Millisecond}, broker, "the metadata of an instance does not answer within 300ms"},
 		"hangs": {func(t *testing.T) {
 			withKeys(t)
 			s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 				return nil, errors.Join(fmt.Errorf("the address %q of a broker is not host:port: %w", address, err), raw.Close())
 			}
 		}
+		config.ServerName, _, _ = strings.Cut(config.ServerName, "%") // no certificate names a zone
 		secured := tls.Client(raw, config)
 		if err := secured.HandshakeContext(ctx); err != nil {
 			_ = raw.Close()
