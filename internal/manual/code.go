@@ -43,7 +43,12 @@ func Mark(text, code string) string {
 // of a configuration come one on each line. If no line has relay's own words for a fault, the
 // first one has the code of the whole text. A line that ends with a command, which somebody will
 // copy, has its code in front.
+//
+// A text in which a code stands already, such as that of each lane, is left as it is.
 func MarkLines(text string) string {
+	if markOf.MatchString(text) {
+		return text
+	}
 	lines := strings.Split(text, "\n")
 	marked := false
 	for i, line := range lines {
@@ -56,6 +61,9 @@ func MarkLines(text string) string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// markOf is a code as Mark writes it.
+var markOf = regexp.MustCompile(`\[R[0-9]{4}\]`)
 
 // command is one of relay at the end of a line, outside of backticks.
 var command = regexp.MustCompile("(?:^|: )relay [a-z]+( [^`]*)?$")
