@@ -15,7 +15,7 @@ const (
 // "web-7f9c/4711@2026-11-30T01:20:05Z#3f9a2c1b4d5e": the instance, which is usually the host or the
 // pod, the process id, the time when the process started, and the beginning of store, which is
 // File.Holder. The random store keeps apart processes that are equal in everything else. The name
-// is printable ASCII of at most 160 bytes, whatever instance holds: other characters than letters,
+// is printable ASCII of at most 160 bytes, for any instance: other characters than letters,
 // digits, '.', '_' and '-' become '_', and a long instance is cut.
 func HolderName(instance string, pid int, started time.Time, store string) string {
 	plain := strings.Map(func(r rune) rune {

@@ -26,6 +26,7 @@ type carrier struct {
 	lease    *lease
 	status   *tracker
 	steering *steering
+	life     *lifecycle
 	observer Observer
 	*failures
 }
@@ -67,7 +68,7 @@ func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (ch
 			}
 			rec.done(cp)
 		}
-		c.status.delivered(pages)
+		c.life.delivered(cp, c.status.delivered(pages), c.status.committedSoFar())
 		c.batches.Forget()
 		r.release(pages)
 		if err := check.verify(ctx); err != nil {

@@ -63,6 +63,7 @@ type Lane struct {
 
 	status   tracker
 	steering steering
+	life     lifecycle
 	lease    lease
 	carrier  carrier
 }
@@ -79,13 +80,14 @@ func (l *Lane) init() {
 		l.Logger = zap.NewNop()
 	}
 	l.Target.Observe(l.Observer)
+	l.life = lifecycle{logger: l.Logger}
 	f := &failures{errorAndAction: l.errorAndAction, status: &l.status, observer: l.Observer, logger: l.Logger}
-	l.lease = lease{target: l.Target, holder: l.Holder, takeoverAfter: l.TakeoverAfter, status: &l.status, steering: &l.steering, failures: f}
+	l.lease = lease{target: l.Target, holder: l.Holder, takeoverAfter: l.TakeoverAfter, status: &l.status, steering: &l.steering, life: &l.life, failures: f}
 	m := l.carrier.batches // after a restart the lane remembers how much the bus takes
 	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = l.Router, l.Park, l.BatchMessages, l.BatchBytes, f.mustStop
 	l.carrier = carrier{
 		lane: l.Name, source: l.Source, target: l.Target, batches: m, prefetch: l.Prefetch,
-		lease: &l.lease, status: &l.status, steering: &l.steering, observer: l.Observer, failures: f,
+		lease: &l.lease, status: &l.status, steering: &l.steering, life: &l.life, observer: l.Observer, failures: f,
 	}
 }
 
@@ -115,9 +117,15 @@ func (l *Lane) Run(ctx context.Context) error {
 	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || work.Err() != nil) {
 		err = nil
 	}
-	if (l.status.acquired() || l.Follows) && !l.steering.keepsPlace() {
-		l.lease.release(work)
+	left := "not held"
+	switch {
+	case !l.status.acquired() && !l.Follows:
+	case l.steering.keepsPlace():
+		left = "kept"
+	default:
+		left = l.lease.release(work)
 	}
+	l.life.stopped(l.status.position(), left, l.status.committedSoFar())
 	if err == nil {
 		l.status.stop("", "")
 	} else {

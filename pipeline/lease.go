@@ -37,6 +37,7 @@ type lease struct {
 	takeoverAfter time.Duration // as Lane.TakeoverAfter
 	status        *tracker
 	steering      *steering
+	life          *lifecycle
 	*failures
 }
 
@@ -63,6 +64,7 @@ func (l *lease) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint,
 		stop()
 		if err == nil {
 			l.status.holds()
+			l.life.acquired(cp, l.status.committedSoFar())
 			return cp, nil
 		}
 		if ctx.Err() != nil {
@@ -78,6 +80,7 @@ func (l *lease) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint,
 			if !standby {
 				return cp, err
 			}
+			l.life.standsBy(l.takeoverAfter)
 			l.steering.refuseAll(fmt.Errorf("%w: %w", ErrNotHeld, err))
 		}
 		if errors.Is(err, errStandby) || errors.Is(err, errPaused) {
@@ -108,6 +111,7 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 		return l.target.Acquire(ctx, nil)
 	}
 	cp, err := l.target.Load(ctx)
+	l.life.reads(cp, err == nil, l.mine(cp) || !l.target.Shared())
 	held := l.mine(cp) && !cp.Released
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
@@ -239,11 +243,14 @@ func (l *lease) waitToRetry(ctx, work context.Context, cp checkpoint.Checkpoint,
 	}
 }
 
-// release lets a standby take over at once. If it fails, the standby has to wait.
-func (l *lease) release(work context.Context) {
+// release lets a standby take over at once. If it fails, the standby has to wait. It returns what
+// has become of the lease, for the log.
+func (l *lease) release(work context.Context) string {
 	if err := l.target.Release(work); err != nil {
 		l.logger.Warn("the checkpoint stays as it is, but could not be marked as released", zap.Error(err))
+		return "not released"
 	}
+	return "released"
 }
 
 // watch finds out whether a holder has fallen silent, by the monotonic clock of this process and

@@ -340,8 +340,9 @@ func (t *tracker) committed(cp checkpoint.Checkpoint, events int) {
 	t.set(Running, "")
 }
 
-// delivered records that all of these pages are committed.
-func (t *tracker) delivered(pages []source.Page) {
+// delivered records that all of these pages are committed, and reports whether the lane is at the
+// tip.
+func (t *tracker) delivered(pages []source.Page) (atTip bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
@@ -358,6 +359,14 @@ func (t *tracker) delivered(pages []source.Page) {
 	if tip && len(t.unread) == 0 {
 		t.s.AtTip, t.s.TipAt = true, time.Now()
 	}
+	return t.s.AtTip
+}
+
+// position returns the checkpoint that is known to be committed.
+func (t *tracker) position() checkpoint.Checkpoint {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.s.Checkpoint
 }
 
 func (t *tracker) retrying(doing, why, action string) {

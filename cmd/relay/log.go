@@ -75,7 +75,7 @@ func (l *logging) setLevel(file config.Log) (before, after zapcore.Level) {
 }
 
 // tellsJSON reports whether a fatal error is an entry of the log. Commands other than `relay run`
-// tell it in words, unless JSON was asked for: a pipe may have a person at its end.
+// tell it in words, unless JSON was asked for: people read pipes, too.
 func (l *logging) tellsJSON() bool {
 	return l.format == "json" && (l.service || l.chosen.Format == "json")
 }

@@ -25,6 +25,7 @@ const maxAnswer = 16 << 20
 // Client talks to the Server of a running relay, as the configuration of that relay describes it.
 // It is safe for concurrent use.
 type Client struct {
+	who   string // as thisCommand
 	base  string
 	token secret.String
 	http  *http.Client
@@ -78,7 +79,7 @@ func NewClient(listen string, s Security) (*Client, error) {
 			return nil, err
 		}
 	}
-	return &Client{base: scheme + addr, token: s.Token, http: &http.Client{
+	return &Client{base: scheme + addr, token: s.Token, who: thisCommand(), http: &http.Client{
 		Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
 }
@@ -171,7 +172,7 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) err
 	if err != nil {
 		return err
 	}
-	req.Header.Set(Header, "relay")
+	req.Header.Set(Header, c.who)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

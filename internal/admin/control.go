@@ -105,9 +105,9 @@ const (
 
 func (s *Server) controls() []*path {
 	return []*path{
-		{method: http.MethodPost, name: "/api/v1/pause", help: "stop reading, keep everything; ?lane=NAME, else all lanes", handler: s.steering(s.cfg.Control.Pause, isAtRest)},
-		{method: http.MethodPost, name: "/api/v1/resume", help: "end a pause", handler: s.steering(s.cfg.Control.Resume, isNotPaused)},
-		{method: http.MethodPost, name: "/api/v1/poll", help: "ask WorkOS now", handler: s.steering(s.cfg.Control.Poll, nil)},
+		{method: http.MethodPost, name: "/api/v1/pause", help: "stop reading, keep everything; ?lane=NAME, else all lanes", handler: s.steering("paused by hand", s.cfg.Control.Pause, isAtRest)},
+		{method: http.MethodPost, name: "/api/v1/resume", help: "end a pause", handler: s.steering("resumed by hand", s.cfg.Control.Resume, isNotPaused)},
+		{method: http.MethodPost, name: "/api/v1/poll", help: "ask WorkOS now", handler: s.steering("polling by hand", s.cfg.Control.Poll, nil)},
 		{method: http.MethodPost, name: "/api/v1/reload", help: "read the configuration again", handler: s.reload},
 		{method: http.MethodPut, name: "/api/v1/lanes/{sink}/checkpoint", help: `go on from elsewhere: {"to": an event id, a time, earliest or latest}`, handler: s.setCheckpoint},
 	}
@@ -117,20 +117,20 @@ func isAtRest(s pipeline.State) bool    { return s == pipeline.Paused || s == pi
 func isNotPaused(s pipeline.State) bool { return s != pipeline.Paused }
 
 // steering does something with the lanes that the query names, or all, and waits a while for them
-// to come to that.
-func (s *Server) steering(do func(lane string) error, settled func(pipeline.State) bool) http.HandlerFunc {
+// to come to that. It logs what was done, and who asked for it.
+func (s *Server) steering(done string, do func(lane string) error, settled func(pipeline.State) bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		names, err := s.choose(r)
 		if err != nil {
 			fail(w, err)
 			return
 		}
-		s.log(r, zap.Strings("lanes", names))
 		for _, name := range names {
 			if err := do(name); err != nil {
 				fail(w, err)
 				return
 			}
+			s.cfg.Logger.Info(done, zap.String("lane", name), zap.String("by", callerOf(r)))
 		}
 		states, ok := s.waitForStates(r.Context(), names, settled)
 		code := http.StatusOK
@@ -205,14 +205,13 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	s.log(r)
 	// It may take longer than an answer may, and must not stop halfway because the client has
 	// gone.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		fail(w, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), reloadTime)
+	ctx, cancel := context.WithTimeout(WithCaller(context.WithoutCancel(r.Context()), callerOf(r)), reloadTime)
 	defer cancel()
 	done, err := s.cfg.Control.Reload(ctx)
 	if err != nil {
@@ -229,13 +228,12 @@ func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	s.log(r, zap.String("lane", lane), zap.Any("destination", to))
 	// It may take longer than an answer may.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(maxMoveTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		fail(w, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), maxMoveTime)
+	ctx, cancel := context.WithTimeout(WithCaller(r.Context(), callerOf(r)), maxMoveTime)
 	defer cancel()
 	done, err := s.cfg.Control.SetCheckpoint(ctx, lane, to)
 	if err != nil {
@@ -263,9 +261,4 @@ func readDestination(w http.ResponseWriter, r *http.Request) (Destination, error
 		return to, badRequest("say where to with one of to, from and reset")
 	}
 	return to, nil
-}
-
-// log tells who changes something.
-func (s *Server) log(r *http.Request, fields ...zap.Field) {
-	s.cfg.Logger.Info("steered by hand", append(fields, zap.String("request", r.Method+" "+r.URL.Path), zap.String("from", r.RemoteAddr))...)
 }

@@ -118,6 +118,9 @@ func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 	var usage *UsageError
 	var skip *skipError
 	var lost *notFoundError
+	if err != nil && !to.DryRun {
+		r.log.Info("the position was not moved", zap.String("lane", lane), zap.String("by", admin.Caller(ctx)), zap.Error(err))
+	}
 	switch {
 	case errors.As(err, &skip):
 		return done, &admin.Refusal{Code: http.StatusConflict, Err: err}
@@ -130,7 +133,7 @@ func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
 		return done, fmt.Errorf("moving lane %s was given up after %s (40s and takeover_after): %w", lane, moveTime(r.config()), err)
 	case err == nil && !to.DryRun:
-		r.log.Warn("the position was moved by hand", zap.String("lane", lane), zap.Any("moved", done))
+		r.log.Warn("the position was moved by hand", zap.String("lane", lane), zap.String("by", admin.Caller(ctx)), zap.Any("moved", done))
 	}
 	return done, err
 }

@@ -110,9 +110,17 @@ func (p *plan) close() error {
 	return errors.Join(errs...)
 }
 
-// Reload implements admin.Control. It does everything that can fail before it changes anything. A
-// second reload waits for the first.
-func (r *Relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
+// Reload implements admin.Control. It does everything that can fail before it changes anything, and
+// logs the outcome. A second reload waits for the first.
+func (r *Relay) Reload(ctx context.Context) (admin.Reloaded, error) {
+	done, err := r.reload(ctx)
+	if err != nil {
+		r.log.Error("reload rejected: nothing has changed", zap.String("by", admin.Caller(ctx)), zap.String("error", r.hide(err.Error())))
+	}
+	return done, err
+}
+
+func (r *Relay) reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	if err := r.reloading.enter(ctx); err != nil {
 		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("another reload is in progress: try again: %w", err)}
 	}
@@ -139,9 +147,6 @@ func (r *Relay) Reload(ctx context.Context) (_ admin.Reloaded, err error) {
 	if err != nil {
 		err = fmt.Errorf("the configuration is rejected, and the running one stays in effect: %w", err)
 		return admin.Reloaded{}, &admin.Refusal{Code: http.StatusUnprocessableEntity, Err: err}
-	}
-	for _, c := range p.changes {
-		r.log.Info("the configuration has changed", zap.Stringer("change", c))
 	}
 	return r.carryOut(ctx, p), nil
 }
@@ -374,7 +379,7 @@ func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	}
 	wg.Wait()
 	r.arrange(names)
-	r.log.Info("configuration reloaded", zap.Int("changes", len(p.changes)), zap.Strings("lanes", out.Lanes))
+	r.log.Info("configuration reloaded", zap.String("by", admin.Caller(ctx)), zap.Strings("changes", out.Changes), zap.Strings("lanes", out.Lanes))
 	return out
 }
 
@@ -443,9 +448,7 @@ func (r *Relay) ReloadAtHangup(ctx context.Context) (stop func()) {
 		for {
 			select {
 			case <-hangups:
-				if _, err := r.Reload(ctx); err != nil {
-					r.log.Error("SIGHUP: nothing has changed", zap.Error(err))
-				}
+				_, _ = r.Reload(admin.WithCaller(ctx, "SIGHUP")) // it logs the outcome
 			case <-ctx.Done():
 				return
 			}

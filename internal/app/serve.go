@@ -34,6 +34,8 @@ type Options struct {
 // more. It returns why lanes stopped, unless ctx ended. Errors of the configuration are of type
 // *UsageError.
 func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) (err error) {
+	ctx, stop := announceStop(ctx, log)
+	defer stop()
 	metrics := telemetry.NewMetrics(buildinfo.Version())
 	var r *Relay
 	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
@@ -85,7 +87,29 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 	r.stay(cfg)
 	defer context.AfterFunc(ctx, r.end)()
 	r.start() //nolint:contextcheck // the group was given ctx
-	return r.group.Wait()
+	err = r.group.Wait()
+	if ctx.Err() == nil {
+		log.Info("relay is stopping", zap.String("because", "every lane has stopped"))
+	}
+	return err
+}
+
+// announceStop returns a context that ends with ctx, once the reason is logged: before any lane
+// stops. The caller must call stop.
+func announceStop(ctx context.Context, log *zap.Logger) (_ context.Context, stop func()) {
+	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	unwatch := context.AfterFunc(ctx, func() {
+		because := context.Cause(ctx)
+		if errors.Is(because, context.DeadlineExceeded) {
+			because = errors.New("time is up")
+		}
+		log.Info("relay is stopping", zap.String("because", because.Error()))
+		end(because)
+	})
+	return running, func() {
+		unwatch()
+		end(context.Canceled)
+	}
 }
 
 func healths() []string {
