@@ -135,7 +135,8 @@ func (env *environment) applyLog(file config.Log) {
 	}
 }
 
-// logOf returns the section of the configuration in which err found mistakes, as far as it is right.
+// logOf returns the section of the configuration in which err found mistakes, as far as it is
+// right.
 func logOf(err error) config.Log {
 	if mistakes, ok := errors.AsType[*config.Error](err); ok {
 		return mistakes.Log
