@@ -17,6 +17,7 @@ type failures struct {
 	status         *tracker
 	observer       Observer
 	logger         *zap.Logger
+	bus            string // as Lane.Type; empty if it is not known
 
 	// Of the failures since the lane last got on; only the goroutine of Lane.Run uses these.
 	count       int
@@ -51,18 +52,31 @@ func (f *failures) retrying(doing string, err error, wait time.Duration) {
 	}
 	f.count++
 	fields := []zap.Field{zap.Duration("retry_in", wait), zap.String("error", text)}
+	what := f.headline(doing)
 	switch {
 	case f.count == 1 || action != f.action:
 		f.told, f.action = now, action
-		f.logger.Warn(doing+" failed, will try again", fields...)
+		f.logger.Warn(what+" failed, will try again", fields...)
 	case now.Add(wait).Sub(f.told) > tellEvery:
 		f.told = now
-		f.logger.Warn(doing+" still fails, will try again", append(fields, zap.Int("failures", f.count), zap.Duration("outage", now.Sub(f.since)))...)
+		f.logger.Warn(what+" still fails, will try again", append(fields, zap.Int("failures", f.count), zap.Duration("outage", now.Sub(f.since)))...)
 	default:
-		f.logger.Debug(doing+" failed, will try again", fields...)
+		f.logger.Debug(what+" failed, will try again", fields...)
 	}
 	f.status.retrying(doing, text, action)
 	f.observer.Retrying(doing, err)
+}
+
+// headline returns what fails, after the name of the system that it asks.
+func (f *failures) headline(doing string) string {
+	switch {
+	case doing == Reading:
+		return "Events API: " + doing
+	case f.bus != "":
+		return f.bus + ": " + doing
+	default:
+		return doing
+	}
 }
 
 // recovered ends the row of failures and tells of it, unless something still fails.

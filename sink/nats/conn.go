@@ -141,7 +141,7 @@ func (c *connection) connect() (*link, error) {
 		nats.ConnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { c.onUp(l, nc) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.onDown(l, err) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { l.update(func() { l.lastErr = err }) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.onFailedAttempt(l, err) }),
 		nats.ClosedHandler(func(nc *nats.Conn) { l.disconnected(nc.LastError()) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.onError(l, err) }),
 	})
@@ -208,14 +208,25 @@ func jetStreamOf(c Config, nc *nats.Conn) (jetstream.JetStream, error) {
 func (c *connection) onUp(l *link, nc *nats.Conn) {
 	c.greeted.Store(true)
 	l.sameDomain.Store(false)
-	l.update(func() { l.lastErr, l.denied = nil, nil })
+	l.update(func() { l.lastErr, l.denied, l.told = nil, nil, false })
 	c.cfg.Logger.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("server_name", nc.ConnectedServerName()))
 	if c.cfg.OnReconnect != nil {
 		c.cfg.OnReconnect()
 	}
 }
 
+// onFailedAttempt takes why an attempt to connect has failed. It logs the first failure, unless
+// onDown has told of the outage: later ones are told by those who wait for the connection.
+func (c *connection) onFailedAttempt(l *link, err error) {
+	first := false
+	l.update(func() { l.lastErr, first, l.told = err, !l.told, true })
+	if first && !c.isClosing() {
+		c.cfg.Logger.Warn("cannot reach NATS, trying again", zap.Error(c.explainConnect(err)))
+	}
+}
+
 func (c *connection) onDown(l *link, err error) {
+	l.update(func() { l.told = true })
 	l.disconnected(err)
 	if c.isClosing() {
 		return
@@ -379,6 +390,7 @@ type link struct {
 	lost    chan struct{} // closed when the connection breaks; a fresh one afterwards
 	changed chan struct{} // closed whenever the state may have changed; a fresh one afterwards
 	lastErr error         // why there was no connection at the last attempt
+	told    bool          // the log has told that there is no connection
 	denied  error         // what the server last forbade since the connection stands
 }
 

@@ -4,6 +4,7 @@ package field
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/testaddr"
 	"workos-relay/pipeline"
 )
 
@@ -132,4 +134,19 @@ func TestTheLogTellsALife(t *testing.T) {
 	require.Equal(t, []any{ids[4], "released"}, []any{stopped["event"], stopped["lease"]})
 	require.Equal(t, "every lane has stopped", a.told(t, "relay is stopping")["because"])
 	require.Equal(t, "nats", a.told(t, "relay ends: a lane has stopped", "error")["lane"])
+}
+
+// TestTheLogNamesWhatIsAway: a bus and an API that cannot be reached are named in the headline of a
+// line at once, and a relay with several lanes does not repeat that with every attempt.
+func TestTheLogNamesWhatIsAway(t *testing.T) {
+	t.Parallel()
+	nats, kafka, server := testaddr.Free(t), testaddr.Free(t), testaddr.Free(t)
+	r := newRelay(t, "relay", sourceConfig("http://"+testaddr.Free(t))+fmt.Sprintf("sinks:\n- {name: one, type: nats, url: %q}\n- {name: two, type: kafka, brokers: [%q]}\n"+
+		"- {name: three, type: nats, url: embedded, embedded: {listen: %q}}\n", "nats://"+nats, kafka, server))
+	r.Start(t)
+	for _, line := range []string{"WARN cannot reach NATS, trying again", "WARN kafka: taking up the position failed, will try again", "WARN a request to the Events API failed; trying again"} {
+		r.Says(t, line)
+	}
+	require.Less(t, r.times(" WARN "), 8, r.Output())
+	require.Equal(t, exitDone, r.Stop(t))
 }
