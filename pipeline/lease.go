@@ -130,6 +130,7 @@ func (l *lease) tryAcquire(ctx context.Context, w *watch) (checkpoint.Checkpoint
 	}
 	acquired, err := l.target.Acquire(ctx, &cp)
 	if errors.Is(err, errTaken) {
+		l.life.reads(acquired, true, false) // the next look tells who has it, if this one does not
 		return acquired, fmt.Errorf("%w: %w", errStandby, err)
 	}
 	return acquired, err

@@ -37,7 +37,7 @@ func (l *lifecycle) reads(cp checkpoint.Checkpoint, exists, own bool) {
 // standsBy logs for whom the lane stands by, once for each holder.
 func (l *lifecycle) standsBy(after time.Duration) {
 	holder := printable.Text(l.found.Holder)
-	if l.holding = false; l.found.Released || l.waiting == holder {
+	if l.holding = false; l.found.Released || holder == "" || l.waiting == holder {
 		return
 	}
 	l.waiting = holder
