@@ -83,8 +83,9 @@ func MayWrite(dir string) error {
 	return &fs.PathError{Op: "write to", Path: dir, Err: err}
 }
 
-// CanMakeDirectory reports whether the directory dir is there. If it is not, and cannot be created
-// with its missing parents, it returns the error of os.MkdirAll. It creates nothing.
+// CanMakeDirectory reports whether the directory dir exists. If it does not, and could not be
+// created with its missing parents, it returns the error that os.MkdirAll would return. It creates
+// nothing.
 func CanMakeDirectory(dir string) (there bool, err error) {
 	first := "" // the first directory that has to be created
 	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {

@@ -12,7 +12,7 @@ import (
 )
 
 // FormatVersion is the newest version of the format that Encode writes and Decode reads. Encode
-// writes firstVersion if the checkpoint needs nothing newer, so that older relays can read it.
+// writes version 1 if the checkpoint needs nothing newer, so that older relays can read it.
 const FormatVersion = 2
 
 // firstVersion has none of Seen, Recent, Refused and WaitedSeconds.

@@ -2,17 +2,17 @@
 //
 // A [Position] is a place in the order of the source: everything up to and including an event. A
 // [Checkpoint] is a Position together with whose it is, who moved it last, and what else a reader
-// needs to go on from there. A [Store] keeps one Checkpoint and replaces it by compare and swap.
+// needs to continue from there. A [Store] keeps one Checkpoint and replaces it by compare and swap.
 //
 // Two stores are in this package: [File], a directory under a lock, for use, and [Memory], for
-// tests. Stores on a bus are with the bus. Package checkpointtest has the tests that every Store
-// passes.
+// tests. A bus that keeps positions has its Store in its own package. Package checkpointtest has
+// the tests that every Store passes.
 //
 // A Store tells four things apart that must not be confused. [ErrNotFound]: there has never been a
 // checkpoint. [ErrLost]: there was one. [ErrCorrupt]: it cannot be read. [ErrForeign]: it belongs
-// to somebody else. Only the first one permits to begin at the beginning.
+// to somebody else. Only after ErrNotFound may a lane begin at the beginning.
 //
-// A [Destination] is what is remembered, outside of a bus, of what was stored on it.
+// A [Destination] records, outside of a bus, what was stored on it.
 //
 // The package knows nothing of sources, sinks or the pipeline.
 package checkpoint

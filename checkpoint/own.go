@@ -34,8 +34,8 @@ func openOwn(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// ReadOwn reads the file of relay's at path, and no more than limit bytes of it. Like the files of
-// File, it may be no symbolic link, and others may not write to it.
+// ReadOwn reads a file that relay keeps at path, and no more than limit bytes of it. As with the
+// files of File, it returns an error if path is a symbolic link or if other users may write to it.
 func ReadOwn(path string, limit int64) ([]byte, error) {
 	f, err := openOwn(path, os.O_RDONLY)
 	if err != nil {
@@ -56,8 +56,9 @@ func checkFile(path string, info fs.FileInfo) error {
 	return checkOwner(path, info)
 }
 
-// CheckDirectory refuses a directory of relay's in which other users could replace files. key is
-// the key of the configuration that names it. A directory that does not exist is not an error.
+// CheckDirectory returns an error if other users could replace files in a directory of relay. key
+// is the key of the configuration that names the directory. A directory that does not exist is not
+// an error.
 //
 // A directory like /tmp (sticky) is accepted, for nobody can replace the files of others there; so
 // is one that a group may write to if that is how a volume is handed over: with the setgid bit, as

@@ -41,7 +41,7 @@ func (e *ModeError) Is(target error) bool { return target == checkpoint.ErrForei
 type Delivery struct {
 	Want        checkpoint.Mode // AtLeastOnce, ExactlyOnce or Auto
 	AtLeastOnce *AtLeastOnce
-	ExactlyOnce *ExactlyOnce // nil where the bus can never do it
+	ExactlyOnce *ExactlyOnce // nil if the bus can never do it
 	// Incapable reports whether an error of ExactlyOnce.Ledger.Prepare says that the bus cannot do
 	// exactly_once as it is.
 	Incapable func(error) bool

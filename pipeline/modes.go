@@ -260,8 +260,8 @@ func (t *ExactlyOnce) Release(ctx context.Context) error {
 // OperatorAction() string.
 var ErrOrigin = operator.New("cannot find where to start", "correct source.start, or say where to begin")
 
-// Ownership is whose a position is, and how a process acquires it: the part that is the same
-// wherever the position is kept.
+// Ownership says whose a position is and how a process acquires it: the part that does not depend
+// on the place that keeps the position.
 type Ownership struct {
 	Topics   []string            // every topic that the lane can publish to, the dead letter included
 	Identity checkpoint.Identity // whose the position is

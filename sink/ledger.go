@@ -11,8 +11,8 @@ import (
 type Ledger interface {
 	// Prepare also creates the place of the position.
 	Destination
-	// Fence shuts out every earlier writer if the bus can do that apart from Commit. What they left
-	// open is void when it returns nil.
+	// Fence shuts out every earlier writer, if the bus can do that in an operation other than
+	// Commit. When it returns nil, nothing that they left open will be stored.
 	Fence(ctx context.Context) error
 	// Load reads the current checkpoint, with the errors of checkpoint.Store.Load. It fences
 	// nobody.
@@ -21,10 +21,10 @@ type Ledger interface {
 	// checkpoint.Store.Commit. If a message can never be stored, Commit stores nothing and returns
 	// an error like that of Sink.Publish.
 	Commit(ctx context.Context, batch []Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
-	// LoadForReplace is like Load for an operator who has decided to replace the position, after Fence. A
-	// corrupt, foreign, lost or missing position is not an error. Commit accepts the result as
-	// prev, which it would refuse otherwise. If the position is corrupt, only its Revision is
-	// returned.
+	// LoadForReplace is like Load for an operator who has decided to replace the position, after
+	// Fence. A corrupt, foreign, lost or missing position is not an error. Commit accepts the
+	// result as prev, which it would refuse otherwise. If the position is corrupt, only its
+	// Revision is returned.
 	LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error)
 	// Forget makes the ledger forget that it has seen a position, so that Prepare may create what
 	// is missing: an operator has decided to continue without it.

@@ -60,7 +60,7 @@ func ListEvents(ctx context.Context, opts ListEventsOpts) (ListEventsResponse, e
 }
 
 // Client asks the WorkOS Events API. Its fields are set before the first request and not changed
-// afterwards; it is then safe for concurrent use. It prints without its key.
+// afterwards; it is then safe for concurrent use. Printing it never shows the key.
 type Client struct {
 	APIKey string // sk_...; belongs to one environment of WorkOS
 	// Key, if not nil, returns the key to send instead of APIKey, so that it may change while the

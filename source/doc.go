@@ -5,8 +5,8 @@
 //
 // A [Stream] reads events for ever, in the order of the source. [Stream.Pages] begins at a
 // position, [Stream.Resume] at a whole checkpoint. Both wait out what may pass, leave out what was
-// read before, and end with an error if going on would lose or repeat events. While a stream is far
-// behind, several requests run at once; what comes out is the same.
+// read before, and end with an error if continuing would lose or repeat events. While a stream is
+// far behind, several requests run at once; what comes out is the same.
 //
 // [Catalogue] and [Expand] are the event types that are known, and patterns over them.
 //

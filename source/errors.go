@@ -34,10 +34,9 @@ const (
 // operator can resolve them.
 var (
 	// ErrMisconfigured means that nothing was sent, because a field of Client, Stream or the query
-	// is unusable. The error says
-	// which.
+	// is unusable. The error says which.
 	ErrMisconfigured = operator.New("the Events API client is misconfigured", actOnMisconfigured)
-	// ErrCursorLost means that the API no longer goes on from the position. The error is a
+	// ErrCursorLost means that the API no longer continues from the position. The error is a
 	// *CursorLostError.
 	ErrCursorLost = operator.New("cursor lost", actOnCursorLost)
 	// ErrDescending means that the API answers newest first although asked for oldest first. The
@@ -164,7 +163,7 @@ func (e *RefusalError) Error() string {
 // Unwrap returns the last refusal.
 func (e *RefusalError) Unwrap() error { return e.Err }
 
-// CursorLostError says that the API does not go on from Position. Going on from anywhere else may
+// CursorLostError says that the API does not continue from Position. Continuing elsewhere may
 // repeat or leave out events, so an operator decides. It matches ErrCursorLost.
 type CursorLostError struct {
 	Position  checkpoint.Position

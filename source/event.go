@@ -32,7 +32,7 @@ func (e *Event) Position() checkpoint.Position {
 type Page struct {
 	Events    []Event
 	Tip       bool          // nothing more was there when the API answered
-	Now       time.Time     // the API's clock (its Date header, run on since), else the local one
+	Now       time.Time     // the API's clock (its Date header, advanced since), else the local one
 	Size      int           // bytes that the events keep in memory
 	RequestID string        // X-Request-Id, for error messages
 	Sent      time.Time     // when its request was sent, by the local clock; zero for a part of a page that is not the last one

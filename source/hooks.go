@@ -25,8 +25,7 @@ type Hooks struct {
 	// they stand.
 	OnInversion func(InversionInfo)
 	// OnRepeated is called for events that the API sent again although they had been read, as pages
-	// that overlap do. They are left
-	// out.
+	// that overlap do. They are left out.
 	OnRepeated func(RepeatedInfo)
 	// OnUnexpectedType is called for an event of a type that was not asked for: see
 	// Stream.RelayUnexpected.
@@ -66,7 +65,7 @@ const (
 	RetryTransport    RetryReason = "transport"    // no answer
 	RetryResponse     RetryReason = "response"     // an answer cut off or malformed
 	RetryRateLimited  RetryReason = "rate_limited" // 429
-	RetryServer       RetryReason = "server"       // 408 or 5xx, and other answers without sense
+	RetryServer       RetryReason = "server"       // 408 or 5xx, and every other unexpected answer
 	RetryUnauthorized RetryReason = "unauthorized" // 401 or 403
 	RetryRefused      RetryReason = "refused"      // another 4xx, or any with a body that is not WorkOS's
 	RetryRedirect     RetryReason = "redirect"     // 3xx to another host

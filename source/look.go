@@ -7,9 +7,9 @@ import (
 	"workos-relay/checkpoint"
 )
 
-// Look returns the first page of Resume: the events that a lane would read next, or none and Tip. It
-// waits nothing out. An error that Resume would wait out is returned with what to look at, a refused
-// cursor at once as one that matches ErrCursorLost.
+// Look returns the first page of Resume: the events that a lane would read next, or none and Tip.
+// It waits nothing out. An error that Resume would wait out is returned with what to check, a
+// refused cursor at once as one that matches ErrCursorLost.
 func (s *Stream) Look(ctx context.Context, from checkpoint.Checkpoint) (Page, error) {
 	r, err := newReader(s, from)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // Reach asks for one event of these types, to see whether the endpoint, the key, the types and the
 // organization are right. It retries nothing. If the API refuses some of the types, it finds all of
 // them with further requests and names them in a *RefusedTypesError. An empty organizationID stands
-// for all organizations. Other errors are those of ListEvents, with what to look at.
+// for all organizations. Other errors are those of ListEvents, with what to check.
 func (c *Client) Reach(ctx context.Context, events []string, organizationID string) error {
 	send := func(ctx context.Context, opts ListEventsOpts) (answer, error) {
 		if _, err := c.wait(ctx); err != nil {

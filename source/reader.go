@@ -201,8 +201,8 @@ func (r *reader) poll(ctx context.Context) (Page, error) {
 	return page, err
 }
 
-// waitToPoll keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill was
-// asked for.
+// waitToPoll keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill
+// was asked for.
 func (r *reader) waitToPoll(ctx context.Context) error {
 	if !r.atTip {
 		return retry.Sleep(ctx, time.Until(r.quietUntil()))

@@ -36,7 +36,7 @@ type Stream struct {
 	// They are reported in either case.
 	RelayUnexpected bool
 	// Wake ends a wait at the tip, so that the next poll comes at once; nil for none. Polls still
-	// keep minPollGap between them, however often it is sent to. It is not looked at while there
+	// keep 25 ms between them, however often it is sent to. It is not looked at while there
 	// are events to read, or while a retry waits.
 	Wake <-chan struct{}
 	// Readers is how many requests may be under way at once while the position is far behind; 0 or
@@ -79,7 +79,7 @@ type Stream struct {
 //   - An API that has nothing after the position is asked once a minute, by time, whether that is
 //     so. A cursor that the API lost is continued by time if no event can be missing, see Resume.
 //   - An event of a type that was not asked for is left out, unless RelayUnexpected is set.
-//   - While the position is far behind, up to Readers requests are under way at once, see backfill.
+//   - While the position is far behind, up to Readers requests are under way at once.
 //     If the API does not answer by time as that needs, one request follows the other there too.
 //
 // An error is final and the last thing yielded: the error of ctx, or one that matches

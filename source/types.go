@@ -74,9 +74,9 @@ func (e *PatternError) Error() string {
 // of:
 //   - a name: that type, opt-in and deprecated ones included;
 //   - a glob, in which * stands for any run of characters, dots included: the types of the default
-//     set that match, so that
-//   - alone is the default set; if none of those matches, the opt-in types that do (vault.*). Never
-//     a deprecated type;
+//     set that match, so that a
+//     single * stands for the default set; if none of those matches, the opt-in types that do
+//     (vault.*). Never a deprecated type;
 //   - + and a name (+future.type.created): that name, known or not, for a type newer than this
 //     catalogue.
 //

@@ -1,6 +1,6 @@
 package source
 
-// Names that the Go SDK uses beside those of the events themselves.
+// Names that the Go SDK uses in addition to those of the events themselves.
 const (
 	DirectoryActivated           = DsyncActivated
 	DirectoryDeleted             = DsyncDeleted

@@ -33,10 +33,10 @@ func apply(body []byte) (map[string]any, error) {
 	return map[string]any{"event": event.Event, "about": event.Data.ID}, nil
 }
 
-// resultLog holds the results, and the ids of the events that they came from: one line each, written
-// to the disk before the message is acknowledged. In a service this is a table whose primary key is
-// the event id, and id and result are written in one transaction. One process has the files at a
-// time, and one goroutine the ledger.
+// resultLog holds the results, and the ids of the events that they came from: one line each,
+// written to the disk before the message is acknowledged. In a service this is a table whose
+// primary key is the event id, and id and result are written in one transaction. One process has
+// the files at a time, and one goroutine the ledger.
 type resultLog struct {
 	seen            map[string]bool
 	handled, parked *os.File

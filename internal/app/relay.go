@@ -106,8 +106,8 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	return r, nil
 }
 
-// openMember opens the store and the bus of a lane. The store comes first: its lock keeps a second relay
-// from starting an embedded server on the same directory.
+// openMember opens the store and the bus of a lane. The store comes first: its lock keeps a second
+// relay from starting an embedded server on the same directory.
 func (r *Relay) openMember(ctx context.Context, l *Lane, client *source.Client) (*member, error) {
 	store, err := checkpoint.OpenFile(l.Config.Checkpoint.Dir, l.Identity())
 	if err != nil {

@@ -80,8 +80,8 @@ func (c *common) warnOnce(about, text string) {
 // transientTimeout bounds how long a question is repeated whose answer changes by itself.
 const transientTimeout = 10 * time.Second
 
-// retryTransient repeats a question while its answer is an error that passes by itself, for as long as
-// elections take.
+// retryTransient repeats a question while its answer is an error that passes by itself, for as long
+// as elections take.
 func (c *common) retryTransient(ctx context.Context, ask func(ctx context.Context) error) error {
 	deadline := time.Now().Add(transientTimeout)
 	for try := 0; ; try++ {

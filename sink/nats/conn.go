@@ -99,8 +99,8 @@ func (c *connection) connected(ctx context.Context) (*link, error) {
 	}
 }
 
-// waitError returns the error of a wait for the connection that ctx ended: if it was a limit of time,
-// with why there was none.
+// waitError returns the error of a wait for the connection that ctx ended: if it was a limit of
+// time, with why there was none.
 func (c *connection) waitError(ctx context.Context, reason error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", c.explainConnect(reason), ctx.Err())

@@ -66,7 +66,8 @@ func (l *Ledger) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return l.position.load(ctx)
 }
 
-// LoadForReplace reads the current position, also one of another relay, and makes Commit replace it.
+// LoadForReplace reads the current position, also one of another relay, and makes Commit replace
+// it.
 func (l *Ledger) LoadForReplace(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return l.position.loadForReplace(ctx)
 }

@@ -115,8 +115,8 @@ func (p *positionReader) loadForReplace(ctx context.Context) (checkpoint.Checkpo
 	return cp, err
 }
 
-// missingError returns the error if there is no position. One that was seen before cannot be waiting for
-// its first start.
+// missingError returns the error if there is no position. One that was seen before cannot be
+// waiting for its first start.
 func (p *positionReader) missingError() error {
 	if seen := p.seen(); seen > 0 {
 		return fmt.Errorf("%w: stream %s holds no position on %s, where sequence %d was before: it was purged, or the stream was deleted; "+

@@ -15,8 +15,8 @@ import (
 	"workos-relay/sink"
 )
 
-// ackDrainTime is how long acknowledgements of what is in flight are waited for once nothing more is
-// sent.
+// ackDrainTime is how long acknowledgements of what is in flight are waited for once nothing more
+// is sent.
 const ackDrainTime = 2 * time.Second
 
 var (

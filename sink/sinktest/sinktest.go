@@ -166,8 +166,8 @@ func (k *kit) waitToRetry(what string, err error) {
 	}
 }
 
-// untilAnswered puts a question to the destination once, or with Elections until it is answered or the answer
-// is final.
+// untilAnswered puts a question to the destination once, or with Elections until it is answered or
+// the answer is final.
 func (k *kit) untilAnswered(what string, question func() error) error {
 	k.Helper()
 	for {

@@ -15,8 +15,7 @@ import (
 )
 
 // TopicIDs returns the ids of those topics that exist, in hexadecimal, and those that do not. It
-// returns nothing if the brokers know no
-// ids.
+// returns nothing if the brokers know no ids.
 func (c *Cluster) TopicIDs(ctx context.Context, topics []string) (ids map[string]string, gone map[string]bool, err error) {
 	known, err := c.knowsTopicIDs(ctx)
 	if err != nil || !known {

@@ -328,8 +328,8 @@ func cutShort(err error) error {
 	return err
 }
 
-// decompressed returns the records in payload, which is compressed with the codec of that number, 0 for
-// none. done gives back what that takes.
+// decompressed returns the records in payload, which is compressed with the codec of that number, 0
+// for none. done gives back what that takes.
 func (w *recordWalker) decompressed(codec uint16, payload []byte) (s *recordSource, done func(), err error) {
 	if codec == 0 {
 		return &recordSource{plain: payload}, func() {}, nil
