@@ -13,6 +13,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 )
 
@@ -174,8 +175,8 @@ func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 		case k.ID != "" && n.ID != "" && k.ID != n.ID, len(n.Ends) < len(k.Ends):
 			lost = append(lost, fmt.Sprintf("%s was deleted and made again; relay had stored %s in it", k.Name, held(k)))
 		case missing > 0:
-			lost = append(lost, fmt.Sprintf("%s ends %d messages before the end that it had; it lost them, or was made again (relay had stored %s in it)",
-				k.Name, missing, held(k)))
+			lost = append(lost, fmt.Sprintf("%s ends %s before the end that it had; it lost what is missing, or was made again (relay had stored %s in it)",
+				k.Name, printable.Count(missing, "message"), held(k)))
 		}
 	}
 	return lost
@@ -188,11 +189,9 @@ func held(p *checkpoint.Part) string {
 	case p.Events == 0 && p.Rough:
 		what = append(what, "events")
 	case p.Rough:
-		what = append(what, fmt.Sprintf("about %d events", p.Events))
-	case p.Events == 1:
-		what = append(what, "1 event")
+		what = append(what, "about "+printable.Count(p.Events, "event"))
 	case p.Events > 0 || !p.Position:
-		what = append(what, fmt.Sprintf("%d events", p.Events))
+		what = append(what, printable.Count(p.Events, "event"))
 	}
 	if p.Position {
 		what = append(what, "the position")

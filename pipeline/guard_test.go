@@ -154,7 +154,7 @@ func TestGuard(t *testing.T) {
 		}, "made again"},
 		"tail lost": {func(p []checkpoint.Part) []checkpoint.Part {
 			return []checkpoint.Part{p[0], topicPart("user.created", "u1", 3, 1)}
-		}, "topic user.created ends 1 messages before the end that it had"},
+		}, "topic user.created ends 1 message before the end that it had"},
 		"more partitions": {func(p []checkpoint.Part) []checkpoint.Part {
 			return []checkpoint.Part{p[0], topicPart("user.created", "u1", 3, 2, 0)}
 		}, ""},

@@ -48,6 +48,9 @@ type PublishError struct {
 
 // Error implements error.
 func (e *PublishError) Error() string {
+	if e.Durable == 1 {
+		return fmt.Sprintf("1 message of the batch is durable, then: %v", e.Err)
+	}
 	return fmt.Sprintf("%d messages of the batch are durable, then: %v", e.Durable, e.Err)
 }
 

@@ -64,7 +64,7 @@ func (env *environment) completeLine(model *kong.Node) bool {
 	if line != strings.TrimRight(line, " \t") || len(words) == 0 {
 		words = append(words, "") // the next word has not been begun
 	}
-	for _, word := range (&completer{words: words, kinds: env.format.Kinds()}).offers(model) {
+	for _, word := range (&completer{words: words, kinds: env.format.Kinds(), lookupEnv: env.lookupEnv}).offers(model) {
 		fmt.Fprintln(env.stdout, word)
 	}
 	return true
@@ -72,8 +72,9 @@ func (env *environment) completeLine(model *kong.Node) bool {
 
 // completer finds what the last of words may be.
 type completer struct {
-	words []string
-	kinds []*sink.Kind
+	words     []string
+	kinds     []*sink.Kind
+	lookupEnv func(string) (string, bool)
 }
 
 // offers follows the commands of the line and returns what begins like its last word: values if a
@@ -112,8 +113,8 @@ func (c *completer) offers(node *kong.Node) []string {
 		for _, n := range node.Children {
 			all = append(all, n.Name)
 		}
-		if arguments < len(node.Positional) {
-			all = append(all, c.values(node.Positional[arguments])...)
+		if at := min(arguments, len(node.Positional)-1); at >= 0 && (arguments == at || node.Positional[at].IsCumulative()) {
+			all = append(all, c.values(node.Positional[at])...)
 		}
 	}
 	return slices.DeleteFunc(all, func(s string) bool { return !strings.HasPrefix(s, c.words[last]) })
@@ -133,9 +134,9 @@ func flagOf(flags []*kong.Flag, word string) *kong.Flag {
 func (c *completer) values(v *kong.Value) []string {
 	switch v.Tag.Get("predictor") {
 	case "lane":
-		return lanesOf(configTyped(c.words))
+		return slices.DeleteFunc(lanesOf(c.configTyped()), c.named)
 	case "from":
-		return append([]string{app.InFile, app.OnBus}, lanesOf(configTyped(c.words))...)
+		return append([]string{app.InFile, app.OnBus}, lanesOf(c.configTyped())...)
 	case "event":
 		return eventsTyped(c.words[len(c.words)-1])
 	case "start":
@@ -153,9 +154,16 @@ func (c *completer) values(v *kong.Value) []string {
 // maxCompletionFile bounds how many bytes of a configuration are read while somebody types.
 const maxCompletionFile = 1 << 20
 
-// configTyped returns the configuration file that the line names.
-func configTyped(words []string) string {
-	path := "config.yaml"
+// named reports whether the line has a word already, besides the one being typed.
+func (c *completer) named(word string) bool { return slices.Contains(c.words[:len(c.words)-1], word) }
+
+// configTyped returns the configuration file that the line names, else that of RELAY_CONFIG.
+func (c *completer) configTyped() string {
+	path := impliedConfig
+	if named, _ := c.lookupEnv(variables["config"]); named != "" {
+		path = named
+	}
+	words := c.words
 	for i, word := range words {
 		if value, ok := strings.CutPrefix(word, "--config="); ok {
 			path = value

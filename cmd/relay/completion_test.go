@@ -41,6 +41,9 @@ func TestCompletion(t *testing.T) {
 		"relay replay --since ":                                {"earliest", "latest"},
 		"relay verify --until ":                                {"latest"},
 		"relay help trou":                                      {"troubleshoot"},
+		"relay pause ":                                         {"nats", "kafka"},
+		"relay resume nats ":                                   {"kafka"},
+		"relay poll --lane k":                                  {"kafka"},
 		"relay completion ":                                    {"bash", "zsh", "fish"},
 	} {
 		require.ElementsMatch(t, want, typed(t, line), line)

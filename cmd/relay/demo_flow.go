@@ -99,19 +99,19 @@ func flowLine(now time.Time, total int, rate float64, types []typeCount, s *pipe
 	for _, t := range types[:min(3, len(types))] {
 		top = append(top, fmt.Sprintf("%s %s", t.name, thousands(t.n)))
 	}
-	return fmt.Sprintf("%s  %s events, %s/s, lag %s, at %s; most: %s", now.Format(time.TimeOnly), thousands(total), thousands(int(rate)),
+	return fmt.Sprintf("%s  %s, %s/s, lag %s, at %s; most: %s", now.Format(time.TimeOnly), counted(total, "event"), thousands(int(rate)),
 		lagText(s), s.Checkpoint.Position, strings.Join(top, ", "))
 }
 
 func flowBlock(total int, rate float64, types []typeCount, s *pipeline.Status) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s events in the stream   %s/s   lag %s   %s\n", thousands(total), thousands(int(rate)), lagText(s), s.State)
+	fmt.Fprintf(&b, "%s in the stream   %s/s   lag %s   %s\n", counted(total, "event"), thousands(int(rate)), lagText(s), s.State)
 	fmt.Fprintf(&b, "checkpoint: %s\n", s.Checkpoint.Position)
 	for _, t := range types[:min(flowTypes, len(types))] {
 		fmt.Fprintf(&b, "  %-44s %12s\n", t.name, thousands(t.n))
 	}
 	if more := len(types) - flowTypes; more > 0 {
-		fmt.Fprintf(&b, "  and %d more types\n", more)
+		fmt.Fprintf(&b, "  and %s\n", counted(more, "more type"))
 	}
 	return b.String()
 }

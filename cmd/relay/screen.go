@@ -66,9 +66,12 @@ func errorText(text string) string {
 }
 
 // counted writes a number with its noun: 1 event, 2 events.
-func counted(n int, noun string) string {
+func counted(n int, noun string) string { return numbered(n, noun, noun+"s") }
+
+// numbered writes a number with the words for one or for several.
+func numbered(n int, one, several string) string {
 	if n == 1 {
-		return "1 " + noun
+		return "1 " + one
 	}
-	return thousands(n) + " " + noun + "s"
+	return thousands(n) + " " + several
 }

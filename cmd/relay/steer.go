@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -18,7 +19,8 @@ const steerTime = time.Minute
 
 // lanesArg names lanes of a running relay.
 type lanesArg struct {
-	Lanes []string `arg:"" optional:"" name:"lane" help:"Names of sinks. Default: all lanes."`
+	Lanes []string `arg:"" optional:"" name:"lane" help:"Names of sinks. Default: all lanes." predictor:"lane"`
+	Named []string `name:"lane" help:"Name of a sink, the same as an argument. May be repeated." placeholder:"SINK" predictor:"lane"`
 	JSON  bool     `help:"As a JSON array."`
 }
 
@@ -30,7 +32,7 @@ func (c *lanesArg) steer(ctx context.Context, env *environment, what string) ([]
 	if err != nil {
 		return nil, err
 	}
-	states, err := client.Steer(ctx, what, c.Lanes)
+	states, err := client.Steer(ctx, what, slices.Concat(c.Lanes, c.Named))
 	if err != nil {
 		return nil, err
 	}

@@ -161,7 +161,7 @@ func (c *verifyCmd) repair(ctx context.Context, chosen *chosen, bus sink.Sink, r
 func (v *verdict) err() error {
 	switch {
 	case v.Total > 0:
-		return fmt.Errorf("%s faults found on the bus of lane %s", thousands(v.Total), v.Lane)
+		return fmt.Errorf("%s found on the bus of lane %s", counted(v.Total, "fault"), v.Lane)
 	case v.Unknown():
 		return fmt.Errorf("the bus of lane %s keeps nothing of this range any more, so nothing could be compared", v.Lane)
 	default:
@@ -175,8 +175,8 @@ func (c *verifyCmd) print(out io.Writer, v *verdict) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
 	}
-	fmt.Fprintf(out, "lane %s, from %s to %s: %s events of the source against %s messages read from the bus\n\n",
-		v.Lane, v.Since, v.Until.Format(time.RFC3339Nano), thousands(v.Events), thousands(v.Scanned))
+	fmt.Fprintf(out, "lane %s, from %s to %s: %s of the source against %s read from the bus\n\n",
+		v.Lane, v.Since, v.Until.Format(time.RFC3339Nano), counted(v.Events, "event"), counted(v.Scanned, "message"))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, f := range v.findings() {
 		means := f.means
@@ -250,7 +250,7 @@ func (v *verdict) notes() []string {
 		}
 	}
 	note(v.Due != nil, "Looked at events up to the lane's checkpoint only; later ones are not due on the bus yet.")
-	note(v.Expired > 0, "%s events are older than what the bus keeps now, so nothing can be said of them:", thousands(v.Expired))
+	note(v.Expired > 0, "%s older than what the bus keeps now, so nothing can be said of them:", numbered(v.Expired, "event is", "events are"))
 	for i, t := range v.Trimmed {
 		if i == 10 {
 			note(true, "  and %d more", len(v.Trimmed)-i)
@@ -262,8 +262,8 @@ func (v *verdict) notes() []string {
 		}
 		note(true, "  %s %s", t.Log, oldest)
 	}
-	note(v.Compacted > 0, "%s events are gone by compaction: their topic keeps the newest event of each key, and has a newer one.", thousands(v.Compacted))
-	note(v.Displaced > 0, "%s events are gone by max_msgs_per_subject: their subject holds that many messages, all newer.", thousands(v.Displaced))
+	note(v.Compacted > 0, "%s gone by compaction: their topic keeps the newest event of each key, and has a newer one.", numbered(v.Compacted, "event is", "events are"))
+	note(v.Displaced > 0, "%s gone by max_msgs_per_subject: their subject holds that many messages, all newer.", numbered(v.Displaced, "event is", "events are"))
 	for i, u := range v.UnknownPolicies {
 		if i == 10 {
 			note(true, "  and %d more", len(v.UnknownPolicies)-i)
@@ -271,14 +271,14 @@ func (v *verdict) notes() []string {
 		}
 		note(v.Missing.Count > 0, "Whether topic %s is compacted is not known, so events may be missing because a newer one has their key: %s", u.Topic, u.Why)
 	}
-	note(v.AllowedCopies+v.AllowedEarly > 0, "%s copies and %s events that came too early, and again in their place, are what at_least_once allows; --strict lets them count as faults.",
-		thousands(v.AllowedCopies), thousands(v.AllowedEarly))
+	note(v.AllowedCopies+v.AllowedEarly > 0, "at_least_once allows %s, and %s that came too early and again in their place; --strict lets them count as faults.",
+		numbered(v.AllowedCopies, "copy", "copies"), counted(v.AllowedEarly, "event"))
 	note(v.Mode == "" && v.Duplicate.Count > 0, "The lane's mode of delivery is not known here, so copies count as faults: set delivery, or run this where relay keeps its checkpoint.")
-	note(v.Dropped > 0, "%s events are dropped by the routes.", thousands(v.Dropped))
-	note(v.Replayed > 0, "%s messages are marked %s; they count as no duplicates.", thousands(v.Replayed), router.HeaderReplay)
-	note(v.Repaired > 0, "%s messages are marked %s; their place in the order does not count.", thousands(v.Repaired), router.HeaderRepair)
-	note(v.Late > 0, "%s messages are marked relay-late; their place in the order does not count.", thousands(v.Late))
-	note(v.Parked > 0, "%s messages are dead letters.", thousands(v.Parked))
+	note(v.Dropped > 0, "%s dropped by the routes.", numbered(v.Dropped, "event is", "events are"))
+	note(v.Replayed > 0, "%s marked %s; they count as no duplicates.", numbered(v.Replayed, "message is", "messages are"), router.HeaderReplay)
+	note(v.Repaired > 0, "%s marked %s; their place in the order does not count.", numbered(v.Repaired, "message is", "messages are"), router.HeaderRepair)
+	note(v.Late > 0, "%s marked relay-late; their place in the order does not count.", numbered(v.Late, "message is", "messages are"))
+	note(v.Parked > 0, "%s.", numbered(v.Parked, "message is a dead letter", "messages are dead letters"))
 	if v.Repair != nil {
 		note(true, "Repaired: published %s missing events, marked %s: %s.", thousands(v.Repair.Published), router.HeaderRepair, v.Repair.Run)
 	}

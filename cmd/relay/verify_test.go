@@ -152,7 +152,7 @@ func TestVerifyNATSFindsEachDefect(t *testing.T) {
 		require.Contains(t, stdout, ids[70])
 		require.Contains(t, stdout, "behind "+ids[71])
 		require.Contains(t, stdout, "stream WORKOS at 72")
-		require.Contains(t, stderr, "1 faults")
+		require.Contains(t, stderr, "1 fault found")
 	})
 	t.Run("a part of the range", func(t *testing.T) {
 		fill(t, js, defects["missing"].damage(resend(good)))

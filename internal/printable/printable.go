@@ -21,6 +21,14 @@ import (
 	"unicode/utf8"
 )
 
+// Count writes a number with its noun: "1 event", "2 events".
+func Count[N int | int32 | int64 | uint64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
 // Limit is how many bytes Text returns at most.
 const Limit = 500
 

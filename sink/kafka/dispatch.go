@@ -9,6 +9,7 @@ import (
 	"github.com/segmentio/kafka-go/compress"
 	"go.uber.org/zap"
 
+	"workos-relay/internal/printable"
 	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
@@ -166,7 +167,7 @@ func (p *publisher) headBytes() int {
 func (s *sender) leader(q *partitionQueue) (int32, bool) {
 	leaders := s.layout.Topics[q.topic].Leaders
 	if len(leaders) > 0 && int(q.partition) >= len(leaders) {
-		s.fail(q.index[0], fmt.Errorf("kafka topic %s has no partition %d any more: it was created again with %d partitions", q.topic, q.partition, len(leaders)))
+		s.fail(q.index[0], fmt.Errorf("kafka topic %s has no partition %d any more: it was created again with %s", q.topic, q.partition, printable.Count(len(leaders), "partition")))
 		return 0, false
 	}
 	if len(leaders) == 0 || leaders[q.partition] < 0 {
