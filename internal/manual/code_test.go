@@ -79,8 +79,9 @@ func TestMarkLines(t *testing.T) {
 		"replay: it is a stopped before the end\nWhen that is mended, go on with: relay replay --since 1h": "replay: it is a stopped before the end [R1701]\nWhen that is mended, go on with: relay replay --since 1h",
 		"stopped before the end; go on with: relay replay --since 1h":                                      "[R1701] stopped before the end; go on with: relay replay --since 1h",
 		"the command is `relay checkpoint set`":                                                            "the command is `relay checkpoint set` [R1201]",
-		"all is well":                                                                                      "all is well",
-		"":                                                                                                 "",
+		"action needed; lane nats: no NATS server answers at x [R1104]":                                    "action needed; lane nats: no NATS server answers at x [R1104]",
+		"all is well": "all is well",
+		"":            "",
 	} {
 		require.Equal(t, marked, MarkLines(text))
 	}

@@ -119,7 +119,7 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-// TestNothingIsFoundForWhatSaysNothing: a text that is no message leads nowhere, and not to any
+// TestNothingIsFoundForWhatSaysNothing: a text that is not a message leads nowhere, and not to any
 // heading.
 func TestNothingIsFoundForWhatSaysNothing(t *testing.T) {
 	t.Parallel()
