@@ -75,7 +75,7 @@ func (t TLS) Validate() error {
 	if err := CheckConflict("ca", t.CA != "", t.CAFile); err != nil {
 		return err
 	}
-	if err := t.Pair.Check(t.CertFile, t.KeyFile); err != nil {
+	if err := t.Check(t.CertFile, t.KeyFile); err != nil {
 		return err
 	}
 	switch {

@@ -213,7 +213,7 @@ func (t AdminTLS) Validate() error {
 	if err := tlsconf.CheckConflict("client_ca", t.ClientCA != "", t.ClientCAFile); err != nil {
 		return err
 	}
-	return t.Pair.Check(t.CertFile, t.KeyFile)
+	return t.Check(t.CertFile, t.KeyFile)
 }
 
 // hasClientCA reports whether client certificates are accepted.
