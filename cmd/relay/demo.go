@@ -147,7 +147,8 @@ func removeIf(path, text string) {
 // nothing has to survive a power failure. On a bus of --sink every name is new, so that no other
 // relay and no earlier demo is met.
 func (c *demoCmd) text(endpoint, dir string) (string, error) {
-	id, entry := "demo", ""
+	id := "demo"
+	var entry string
 	switch scheme, rest, _ := strings.Cut(c.Sink, "://"); {
 	case c.Sink == "":
 		credentials := ""
@@ -255,9 +256,8 @@ func programName(typed string) string {
 
 // shellWord quotes a word for a shell if it has to be quoted.
 func shellWord(word string) string {
-	if strings.IndexFunc(word, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:@%+=,", r))
-	}) < 0 && word != "" {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,"
+	if word != "" && strings.Trim(word, plain) == "" {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
