@@ -63,9 +63,9 @@ func (r *reader) canResolve(err error) bool {
 	return !e.Foreign || mayRefuseTypes(err) || r.failures.count > 0
 }
 
-// resolveRefusal finds out what an answer that blames the request means, by leaving out parts of the
-// request. It returns errAskAgain, an answer after all, a *CursorLostError, or an error that may
-// pass.
+// resolveRefusal finds out what an answer that blames the request means, by leaving out parts of
+// the request. It returns errAskAgain, an answer after all, a *CursorLostError, or an error that
+// may pass.
 func (r *reader) resolveRefusal(ctx context.Context, opts ListEventsOpts, err error) (answer, error) {
 	bare := ListEventsOpts{Events: opts.Events, OrganizationId: opts.OrganizationId, Limit: 1}
 	var cause *APIError
@@ -115,8 +115,8 @@ func (r *reader) try(ctx context.Context, opts ListEventsOpts) error {
 	return err
 }
 
-// resolveOrderOrLimit finds out which of order and limit the API refuses. least is a request without them
-// that it accepts.
+// resolveOrderOrLimit finds out which of order and limit the API refuses. least is a request
+// without them that it accepts.
 func (r *reader) resolveOrderOrLimit(ctx context.Context, least, opts ListEventsOpts, err error) error {
 	if opts.Order != "" {
 		ordered := least

@@ -236,8 +236,8 @@ type reached struct {
 	good bool
 }
 
-// checkSource begins a section on whether the Events API can be read with the filter of a lane. unusable
-// is why there is no client.
+// checkSource begins a section on whether the Events API can be read with the filter of a lane.
+// unusable is why there is no client.
 func (k *checking) checkSource(ctx context.Context, unusable error, l *app.Lane) {
 	key := strings.Join(l.Types, ",")
 	if k.asked[key] != nil {
@@ -346,7 +346,8 @@ func (k *checking) embedded(ctx context.Context, s *section, l *app.Lane, server
 	k.outlook(ctx, s, l, out, err)
 }
 
-// outlook reports at which event a start of the lane would begin or go on, or err, why it could not.
+// outlook reports at which event a start of the lane would begin or go on, or err, why it could
+// not.
 func (k *checking) outlook(ctx context.Context, s *section, l *app.Lane, out app.Outlook, err error) {
 	switch {
 	case operator.Required(err):

@@ -118,8 +118,8 @@ func freeOr(ctx context.Context, addr string) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// writeOut writes a file that does not exist yet and that only its owner can read: the configuration
-// may hold a token.
+// writeOut writes a file that does not exist yet and that only its owner can read: the
+// configuration may hold a token.
 func writeOut(path, text string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // the operator names it
 	var at *fs.PathError

@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"workos-relay/internal/moment"
 	"workos-relay/source/sourcetest"
 )
 
@@ -93,7 +94,7 @@ var commandLines = map[string][][]string{
 
 func TestNoCommandIsLeftOut(t *testing.T) {
 	t.Parallel()
-	parser, err := kong.New(&cli{})
+	parser, err := kong.New(&cli{}, kong.Vars{"time": moment.Forms})
 	require.NoError(t, err)
 	for _, leaf := range parser.Model.Leaves(true) {
 		require.Contains(t, commandLines, strings.TrimPrefix(leaf.Path(), parser.Model.Name+" "), "give it a line, so that it is searched for secrets")

@@ -124,7 +124,8 @@ func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.S
 	return err
 }
 
-// notFollowable returns the error of --from-sink if there is no such sink, or none that can be read.
+// notFollowable returns the error of --from-sink if there is no such sink, or none that can be
+// read.
 func (c *tailCmd) notFollowable(sinks []config.Sink, kinds []*sink.Kind) error {
 	var types, names []string
 	for _, k := range kinds {

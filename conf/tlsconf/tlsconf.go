@@ -119,8 +119,8 @@ func (p Pair) Check(certFile, keyFile string) error {
 	return nil
 }
 
-// Files returns the certificate, the key and the passphrase of p, or those at these paths. prefix is
-// put before the keys in messages.
+// Files returns the certificate, the key and the passphrase of p, or those at these paths. prefix
+// is put before the keys in messages.
 func (p Pair) Files(prefix, certFile, keyFile string) livefile.KeyFiles {
 	return livefile.KeyFiles{
 		Cert:       Either(prefix+"cert", certFile, string(p.Cert)),

@@ -17,7 +17,8 @@ func WithCaller(ctx context.Context, who string) context.Context {
 	return context.WithValue(ctx, callerKey{}, who)
 }
 
-// Caller returns who made the request that ctx is for, as far as it is known. The text is printable.
+// Caller returns who made the request that ctx is for, as far as it is known. The text is
+// printable.
 func Caller(ctx context.Context) string {
 	if who, ok := ctx.Value(callerKey{}).(string); ok {
 		return who

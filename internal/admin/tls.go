@@ -21,7 +21,7 @@ func (t TLS) InUse() bool { return t.Pair.Cert.Given() || t.Pair.Key.Given() || 
 
 // Check says which key is missing; it reads nothing.
 func (t TLS) Check() error {
-	if t.InUse() && !(t.Pair.Cert.Given() && t.Pair.Key.Given()) {
+	if t.InUse() && (!t.Pair.Cert.Given() || !t.Pair.Key.Given()) {
 		return errors.New("needs both cert_file and key_file")
 	}
 	return nil

@@ -41,8 +41,8 @@ func (e *notFoundError) Error() string {
 		"after it without this check: a wrong id repeats or skips events, or stops the lane", e.event, e.err)
 }
 
-// Unwrap returns why the API cannot be asked. If the API does not know the event, nothing of the API
-// has to be mended, and Unwrap returns nil.
+// Unwrap returns why the API cannot be asked. If the API does not know the event, nothing of the
+// API has to be mended, and Unwrap returns nil.
 func (e *notFoundError) Unwrap() error {
 	if e.unknown {
 		return nil

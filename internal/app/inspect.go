@@ -52,8 +52,8 @@ type Outlook struct {
 	Remembered bool
 }
 
-// Outlook finds the position from which a start of the lane would go on, with the errors of a start,
-// and claims nothing.
+// Outlook finds the position from which a start of the lane would go on, with the errors of a
+// start, and claims nothing.
 func (l *Lane) Outlook(ctx context.Context, d *pipeline.Delivery) (Outlook, error) {
 	cp, err := d.Load(ctx)
 	first := errors.Is(err, checkpoint.ErrNotFound)

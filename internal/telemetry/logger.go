@@ -12,9 +12,9 @@ import (
 // debug, info, warn or error. format is console, for people and with colour if asked for, or json:
 // one object per line, with times in RFC 3339 and UTC, and durations in milliseconds. It writes no
 // stack traces and samples nothing. It makes texts printable and bounds them, so that a line has
-// about 4 KB at most. A warning or an error that docs/troubleshoot.md knows has its code: in brackets
-// behind the message, or in json as the field code. The error names the value at fault and what it
-// may be.
+// about 4 KB at most. A warning or an error that docs/troubleshoot.md knows has its code: in
+// brackets behind the message, or in json as the field code. The error names the value at fault and
+// what it may be.
 func NewLogger(w zapcore.WriteSyncer, level, format string, colour bool) (*zap.Logger, error) {
 	minimum, err := LogLevel(level)
 	if err != nil {

@@ -20,7 +20,8 @@ func Free(t testing.TB) string {
 
 // Port returns a port of loopback that nobody listens on. Ports are taken from below those that the
 // system chooses from, and none twice, by this or another process that uses this package, so that
-// what listens there later is what the test has put there. None is among those that browsers refuse, of which 10080 is the highest.
+// what listens there later is what the test has put there. None is among those that browsers
+// refuse, of which 10080 is the highest.
 func Port(t testing.TB) int {
 	t.Helper()
 	port, err := Find(t.Context())

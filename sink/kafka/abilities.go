@@ -51,8 +51,8 @@ func otherCodec(refused, next string, err error) shortcoming {
 	return shortcoming{"codec " + refused, fmt.Sprintf("the cluster refuses compression %s, so relay uses compression: %s, which costs no promise: %v", refused, next, err)}
 }
 
-// requestsLimited is a limit that relay has learnt: the connection was closed on requests of so many
-// bytes.
+// requestsLimited is a limit that relay has learnt: the connection was closed on requests of so
+// many bytes.
 func requestsLimited(size int) shortcoming {
 	return shortcoming{"request size", fmt.Sprintf("connections are closed on requests of %d bytes, so relay sends smaller ones; an event that needs such a request goes to dead_letter, or the lane stops at it; set max_request_bytes to the limit if you know it", size)}
 }
@@ -142,13 +142,14 @@ func (a *topicAdmin) unseenSettings(ctx context.Context, topics []string) (unsee
 func (a *topicAdmin) askProducerID(ctx context.Context) error {
 	for try := 1; ; try++ {
 		_, err := a.cluster.OpenSession(ctx)
-		switch {
-		case err == nil || ctx.Err() != nil:
-			return nil
-		case isNoProducerID(err, try, a.cluster):
+		if err == nil || ctx.Err() != nil {
+			return nil //nolint:nilerr // the caller's time is over
+		}
+		if isNoProducerID(err, try, a.cluster) {
 			return err
-		case !client.IsSilence(err) || try == mutesUntilUnnumbered:
-			return nil
+		}
+		if !client.IsSilence(err) || try == mutesUntilUnnumbered {
+			return nil //nolint:nilerr // it may pass
 		}
 		a.cluster.Refresh()
 	}

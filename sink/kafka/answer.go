@@ -95,13 +95,10 @@ const failuresUntilMistrust = 3
 // blamesCodec reports whether the answer about the head of q may mean that the cluster does not
 // take its codec, although it does not say so.
 func (s *sender) blamesCodec(q *partitionQueue, a client.Acknowledgement) bool {
-	switch a.Verdict {
-	case client.Invalid:
+	if a.Verdict == client.Invalid {
 		return a.Culprit < 0 // a broker that names the record has read it
-	case client.Again:
-		return client.IsCodecDoubted(a.Err) && q.failures+1 >= failuresUntilMistrust
 	}
-	return false
+	return a.Verdict == client.Again && client.IsCodecDoubted(a.Err) && q.failures+1 >= failuresUntilMistrust
 }
 
 // recode makes the head of q go out with another codec, after it has failed with err. It reports

@@ -229,7 +229,8 @@ func (a *topicAdmin) refusedCreation(t createtopics.ResponseTopic, spec Create, 
 	return true
 }
 
-// validateVersion is the first version of CreateTopics that can ask without creating (Kafka 0.10.2).
+// validateVersion is the first version of CreateTopics that can ask without creating (Kafka
+// 0.10.2).
 const validateVersion = 1
 
 // tryCreation asks the cluster whether it would create the topics, and creates none. It returns why

@@ -67,7 +67,7 @@ func startEmbedded(ctx context.Context, c Config) (*embeddedServer, error) {
 	if err := ln.Close(); err != nil {
 		return nil, fmt.Errorf("the embedded NATS server cannot listen on %s: %w", e.Listen, err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil { //nolint:gosec // the directory that the operator has configured
 		return nil, noDirectory(err)
 	}
 	opts := &server.Options{

@@ -364,8 +364,8 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 	}
 }
 
-// TestCheckFindsWhatKafkaRefuses: a cluster is asked whether it would create the topics, and creates
-// none.
+// TestCheckFindsWhatKafkaRefuses: a cluster is asked whether it would create the topics, and
+// creates none.
 func TestCheckFindsWhatKafkaRefuses(t *testing.T) {
 	t.Parallel()
 	clusters := map[string]func(testing.TB) *kafka{

@@ -114,18 +114,6 @@ func refuseProducerID(bus *kafka, answer *kerr.Error) {
 	})
 }
 
-// packed reports whether a produce request has a record batch with another codec than gzip or none.
-func packed(req kmsg.Request) bool {
-	for _, t := range req.(*kmsg.ProduceRequest).Topics {
-		for _, p := range t.Partitions {
-			if len(p.Records) > 22 && p.Records[22]&7 > 1 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // TestKafkaServices has clusters that lack one ability or several at once. relay is told nothing of
 // it: it runs in the best mode that is left, and names once what is missing, after check has said
 // it in the same words.
@@ -238,8 +226,8 @@ func TestKafkaMaxRequestBytes(t *testing.T) {
 	}
 }
 
-// TestKafkaSlowAcknowledgements has clusters that take seconds to acknowledge a request of any size,
-// as services that write to object storage may do.
+// TestKafkaSlowAcknowledgements has clusters that take seconds to acknowledge a request of any
+// size, as services that write to object storage may do.
 func TestKafkaSlowAcknowledgements(t *testing.T) {
 	t.Parallel()
 	for took, mode := range map[time.Duration]string{2 * time.Second: "exactly_once", 9 * time.Second: "at_least_once"} {
@@ -271,8 +259,8 @@ func TestKafkaSlowAcknowledgements(t *testing.T) {
 	})
 }
 
-// TestKafkaTransactionTimeout has brokers that refuse the transaction_timeout: the message names the
-// setting, and with another value relay runs.
+// TestKafkaTransactionTimeout has brokers that refuse the transaction_timeout: the message names
+// the setting, and with another value relay runs.
 func TestKafkaTransactionTimeout(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)

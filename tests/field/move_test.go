@@ -71,7 +71,6 @@ func TestAMoveSaysWhatItDoes(t *testing.T) {
 
 	r.Start(t)
 	r.Await(t, func() bool { return r.Lane("nats").AtTip }, "the relay runs")
-	before = positionOf(t, r)
 	do(exitDone, []string{"would repeat 30 events", "nothing was moved"}, "set", ids[19], "--dry-run")
 	require.Equal(t, r.Lane("nats").Position.EventID, ids[49])
 	do(exitDone, []string{"repeats 30 events"}, "set", ids[19], "--yes")
@@ -157,7 +156,8 @@ func TestTheQuestionOfAFirstStartIsAMenu(t *testing.T) {
 	require.Equal(t, exitDone, r.Stop(t))
 }
 
-// TestAMoveOverHTTP answers 400 for an event that does not exist and 502 if the API does not answer.
+// TestAMoveOverHTTP answers 400 for an event that does not exist and 502 if the API does not
+// answer.
 func TestAMoveOverHTTP(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestAReaderThatEndsEarly as in `relay help | head -1`: the command ends with the exit code that it
-// would have had, and without an error text.
+// TestAReaderThatEndsEarly as in `relay help | head -1`: the command ends with the exit code that
+// it would have had, and without an error text.
 func TestAReaderThatEndsEarly(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, backlog(200))

@@ -83,8 +83,8 @@ func requireTimes(t testing.TB, records []*kgo.Record, n int, ofEvent bool) {
 	}
 }
 
-// TestTimeOfRecords: a record has the time of its event in both modes, if that is configured. verify
-// and replay work as before; a dead letter has the time of publishing.
+// TestTimeOfRecords: a record has the time of its event in both modes, if that is configured.
+// verify and replay work as before; a dead letter has the time of publishing.
 func TestTimeOfRecords(t *testing.T) {
 	t.Parallel()
 	t.Run("fake", func(t *testing.T) { t.Parallel(); testTimeOfRecords(t, newKfake(t)) })

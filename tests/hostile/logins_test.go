@@ -65,8 +65,8 @@ type faultyLogin struct {
 	says         []string
 }
 
-// requireExplained runs check and run with a sink for each login. Both name the cause of each within
-// bounded time, and show no secret.
+// requireExplained runs check and run with a sink for each login. Both name the cause of each
+// within bounded time, and show no secret.
 func requireExplained(t *testing.T, logins map[string]faultyLogin, secrets []string, env ...string) {
 	t.Helper()
 	api := newAPI(t)
@@ -87,10 +87,9 @@ func requireExplained(t *testing.T, logins map[string]faultyLogin, secrets []str
 	hidden("check", stdout+stderr)
 	r.Start(t)
 	for name, l := range logins {
-		section := stdout[strings.Index(stdout, "sink "+name+" "):]
-		if next := strings.Index(section[1:], "\nsink "); next >= 0 {
-			section = section[:next+1]
-		}
+		_, section, found := strings.Cut(stdout, "sink "+name+" ")
+		require.True(t, found, stdout)
+		section, _, _ = strings.Cut(section, "\nsink ")
 		section = strings.Join(strings.Fields(section), " ")
 		for _, says := range l.says {
 			require.Contains(t, section, says, "check, %s", name)

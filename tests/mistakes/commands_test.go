@@ -2,7 +2,8 @@
 
 package mistakes
 
-// commandMistakes are command lines that cannot be right, and commands that find nothing to talk to.
+// commandMistakes are command lines that cannot be right, and commands that find nothing to talk
+// to.
 var commandMistakes = []mistake{
 	{name: "a command that does not exist", line: "stop", code: exitUsage, what: `stop`, where: `relay`, next: `Try: relay --help|did you mean`},
 	{name: "a command that is misspelt", line: "chekc", code: exitUsage, what: `chekc`, where: `relay`, next: `check`},

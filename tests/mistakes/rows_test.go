@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fileMistakes are about the configuration file as a whole, and about keys that do not fit together.
+// fileMistakes are about the configuration file as a whole, and about keys that do not fit
+// together.
 var fileMistakes = []mistake{
 	{name: "a configuration that may not be read", line: "check", config: "id: x\n", prepare: chmod("config.yaml", 0), code: exitUsage,
 		what: `permission denied`, where: `config\.yaml`, next: `chmod|read`},

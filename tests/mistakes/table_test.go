@@ -26,7 +26,8 @@ const apiKey = "sk_test_" + secretMark
 // an address of the stage, and {dir} for the directory of the row.
 type mistake struct {
 	name string
-	// line is the command line behind relay. Words are separated by spaces, and '' is an empty word.
+	// line is the command line behind relay. Words are separated by spaces, and '' is an empty
+	// word.
 	line string
 	// config is ./config.yaml, which relay finds by itself; empty for none.
 	config string

@@ -165,8 +165,8 @@ func fromMetadata(err error) bool {
 	return strings.Contains(err.Error(), "no EC2 IMDS role found") || strings.Contains(err.Error(), "ec2imds")
 }
 
-// onlyMetadata reports whether the credentials can come from nothing but the metadata of an instance:
-// neither from another place nor from STS.
+// onlyMetadata reports whether the credentials can come from nothing but the metadata of an
+// instance: neither from another place nor from STS.
 func (m *Mechanism) onlyMetadata() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
