@@ -138,6 +138,9 @@ func Decode(data []byte) (Checkpoint, error) {
 	version, body, err := unframe(data)
 	if err != nil {
 		// P3: what cannot be read is never taken for nothing.
+		if newer := (*NewerError)(nil); errors.As(err, &newer) {
+			return Checkpoint{}, newer
+		}
 		return Checkpoint{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	c, err := decodeContent(version, body)
@@ -146,6 +149,21 @@ func Decode(data []byte) (Checkpoint, error) {
 	}
 	return c, nil
 }
+
+// NewerError says that a newer relay has written the checkpoint, so that this one cannot read it.
+// It matches ErrCorrupt. Nothing is wrong with the checkpoint, so an operator must not replace it.
+type NewerError struct{ Version uint64 }
+
+// Error implements error.
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("the checkpoint has format version %d and was written by a newer relay; this one reads up to version %d", e.Version, FormatVersion)
+}
+
+// Is reports whether target is ErrCorrupt.
+func (*NewerError) Is(target error) bool { return target == ErrCorrupt }
+
+// OperatorAction says what an operator has to do.
+func (*NewerError) OperatorAction() string { return "run the newer relay again" }
 
 // unframe returns the version of the format and the content, whose checksum holds.
 func unframe(data []byte) (version int, body []byte, err error) {
@@ -200,7 +218,7 @@ func checkVersion(rest []byte) (int, error) {
 	case err != nil:
 		return 0, errors.New("it was altered: the version of its format is not a number")
 	case version > FormatVersion:
-		return 0, fmt.Errorf("it has format version %d and was written by a newer relay; this one reads up to version %d, so run the newer relay again", version, FormatVersion)
+		return 0, &NewerError{Version: version}
 	case version < firstVersion:
 		return 0, fmt.Errorf("it was altered: there is no format version %d", version)
 	}

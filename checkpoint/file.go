@@ -159,6 +159,9 @@ func load(p paths, id Identity) (Checkpoint, error) {
 
 // advice returns what to do about a checkpoint that exists and cannot be used.
 func (p paths) advice(err error) string {
+	if errors.As(err, new(*NewerError)) {
+		return "" // it says what to do
+	}
 	if errors.Is(err, ErrForeign) {
 		return "give this relay another checkpoint.dir, or say where it is to go on"
 	}

@@ -75,7 +75,7 @@ func (env *environment) tellMistake(err error) {
 	if line != nil && line.Selected() != nil {
 		command, service = line.Selected().FullPath(), isService(line.Selected())
 	}
-	if env.startLog(chosenLog(line), service, config.Log{}) == nil && env.logging.tellsJSON() {
+	if env.startLog(env.withVariables(chosenLog(line)), service, config.Log{}) == nil && env.logging.tellsJSON() {
 		env.log.Error("relay ends: the command line has a mistake", zap.String("error", err.Error()),
 			zap.String("try", command+" --help"), zap.Int("exit_code", exitUsage))
 		return

@@ -159,3 +159,14 @@ func TestAConfigurationThatSetsNothing(t *testing.T) {
 		require.Contains(t, errs, file+": the file sets nothing; write at least id and sinks into it, or let `relay init` write one")
 	}
 }
+
+// TestVariablesDecideTheLogOfAMistake: also if the command line is not understood.
+func TestVariablesDecideTheLogOfAMistake(t *testing.T) {
+	t.Parallel()
+	for format, json := range map[string]bool{"console": false, "json": true, "": true, "xml": true} {
+		var out, errs bytes.Buffer
+		code := execute(t.Context(), []string{"run", "fast"}, func(name string) (string, bool) { return format, name == "RELAY_LOG_FORMAT" }, &out, &errs)
+		require.Equal(t, exitUsage, code)
+		require.Equal(t, json, strings.HasPrefix(errs.String(), "{"), "%q: %s", format, errs.String())
+	}
+}

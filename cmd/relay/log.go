@@ -46,6 +46,20 @@ func chosenLog(line *kong.Context) config.Log {
 	return out
 }
 
+// withVariables adds to chosen what variables of the environment set. kong does that too, unless
+// the command line has a mistake.
+func (env *environment) withVariables(chosen config.Log) config.Log {
+	if format, _ := env.lookupEnv(variables["log-format"]); chosen.Format == "" && slices.Contains([]string{"auto", "console", "json"}, format) {
+		chosen.Format = format
+	}
+	if level, _ := env.lookupEnv(variables["log-level"]); chosen.Level == "" && level != "" {
+		if _, err := telemetry.LogLevel(level); err == nil {
+			chosen.Level = level
+		}
+	}
+	return chosen
+}
+
 // newLogging returns how a command logs to out. file is the section of the configuration, which is
 // empty if it is not known.
 func newLogging(out io.Writer, chosen config.Log, service bool, file config.Log) logging {

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -108,7 +107,7 @@ func bind(ctx context.Context, listen string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", listen)
 	if err != nil {
-		return nil, fmt.Errorf("admin.listen: cannot listen on %q: %w; %s", listen, err, advice(err))
+		return nil, fmt.Errorf("admin.listen: cannot listen on %q: %w; %s", listen, err, listener.Advice(err, changeAddress))
 	}
 	return l, nil
 }
@@ -134,21 +133,8 @@ func (s *Server) Secure(to Security) error {
 	return nil
 }
 
-// advice says what to do about an address that cannot be bound.
-func advice(err error) string {
-	const change = `set admin.listen to another address, or to "" to do without /healthz, /readyz and /metrics`
-	var dns *net.DNSError
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return "another process, perhaps another relay, listens there: stop it, or " + change
-	case errors.Is(err, syscall.EACCES):
-		return "relay may not use that port, which is likely below 1024: " + change
-	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.As(err, &dns):
-		return "it must be an address of this machine, such as 127.0.0.1:8080: " + change
-	default:
-		return change
-	}
-}
+// changeAddress is how another address is set.
+const changeAddress = `set admin.listen to another address, or to "" to do without /healthz, /readyz and /metrics`
 
 func (s *Server) serve() {
 	defer close(s.done)

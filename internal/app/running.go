@@ -42,7 +42,7 @@ func AskRunning(ctx context.Context, cfg *config.Config, lanes ...string) (*admi
 }
 
 // ErrNoAdmin says that a running relay cannot be asked, because it has no admin server.
-var ErrNoAdmin = errors.New("admin.listen is switched off, so a running relay cannot be asked")
+var ErrNoAdmin = errors.New("admin.listen is switched off, so a running relay cannot be asked; set it to an address, such as 127.0.0.1:8080, and start relay again")
 
 // otherRelayError says that another relay listens on the address.
 type otherRelayError struct{ text string }

@@ -58,7 +58,7 @@ func bindWebhooks(ctx context.Context, listen string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", listen)
 	if err != nil {
-		return nil, Usage(fmt.Errorf("source.webhook.listen: cannot listen on %s; is it in use?: %w", listen, err))
+		return nil, Usage(fmt.Errorf("source.webhook.listen: cannot listen on %s: %w; %s", listen, err, listener.Advice(err, "set source.webhook.listen to another address")))
 	}
 	return l, nil
 }

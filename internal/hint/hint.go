@@ -74,6 +74,8 @@ func command(lane string, err error) string {
 	var mode *pipeline.ModeError
 	var held *pipeline.HeldError
 	switch {
+	case errors.As(err, new(*checkpoint.NewerError)):
+		return ""
 	case errors.As(err, &stop):
 		if stop.Late { // the position is already past it
 			return ""

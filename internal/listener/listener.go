@@ -3,10 +3,12 @@
 package listener
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -68,4 +70,20 @@ func IsLoopback(listen string) bool {
 	}
 	ip := net.ParseIP(host)
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
+// Advice returns what to do about err, with which listening on an address failed. change says how
+// another address is set.
+func Advice(err error, change string) string {
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another process, perhaps another relay, listens there: stop it, or " + change
+	case errors.Is(err, syscall.EACCES):
+		return "relay may not use that port, which is likely below 1024: " + change
+	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.As(err, &dns):
+		return "it must be an address of this machine, such as 127.0.0.1:8080: " + change
+	default:
+		return change
+	}
 }
