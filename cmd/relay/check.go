@@ -22,6 +22,7 @@ import (
 
 type checkCmd struct {
 	JSON    bool          `help:"As a JSON object."`
+	Lane    string        `help:"Look at this lane alone." placeholder:"SINK" predictor:"lane"`
 	Verbose bool          `help:"Show each topic, and not only what topics have in common."`
 	Timeout time.Duration `help:"How long to wait, in all, for the API and the sinks." default:"15s"`
 }
@@ -34,6 +35,9 @@ func (c *checkCmd) Run(ctx context.Context, env *environment) error {
 	}
 	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
+		return err
+	}
+	if lanes, err = onlyLane(lanes, c.Lane); err != nil {
 		return err
 	}
 	if c.Timeout <= 0 {

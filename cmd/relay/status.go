@@ -25,6 +25,7 @@ import (
 )
 
 type statusCmd struct {
+	Lane     string        `help:"Show this lane alone, and take its health for that of the whole." placeholder:"SINK" predictor:"lane"`
 	JSON     bool          `help:"As a JSON object; with --watch one per line."`
 	Watch    bool          `help:"Repeat until interrupted."`
 	Interval time.Duration `help:"Interval of --watch." default:"2s"`
@@ -95,7 +96,8 @@ func (c *statusCmd) look(ctx context.Context, env *environment, cfg *config.Conf
 	defer cancel()
 	client, status, err := app.AskRunning(asking, cfg)
 	if err == nil {
-		return overview{Source: client.Addr(), Status: status}, nil
+		err = c.narrow(&status)
+		return overview{Source: client.Addr(), Status: status}, err
 	}
 	var unreachable *admin.UnreachableError
 	if !errors.As(err, &unreachable) && !errors.Is(err, app.ErrNoAdmin) {
@@ -106,11 +108,46 @@ func (c *statusCmd) look(ctx context.Context, env *environment, cfg *config.Conf
 	return seen, readErr
 }
 
+// narrow leaves the lane of --lane alone in status, whose health is that of the lane then.
+func (c *statusCmd) narrow(status *admin.Status) error {
+	if c.Lane == "" {
+		return nil
+	}
+	var names []string
+	for _, l := range status.Lanes {
+		if l.Name == c.Lane {
+			status.Lanes = []admin.LaneStatus{l}
+			status.Ready, status.Health, status.Reasons = l.Ready, l.Health, []string{}
+			for _, reason := range l.Reasons {
+				status.Reasons = append(status.Reasons, "lane "+l.Name+": "+reason)
+			}
+			return nil
+		}
+		names = append(names, l.Name)
+	}
+	return app.Usage(fmt.Errorf("--lane: the relay has no lane %q; it has %s", c.Lane, either(names, " and ")))
+}
+
+// onlyLane returns the lane with that name alone, and all lanes if name is empty.
+func onlyLane(lanes []*app.Lane, name string) ([]*app.Lane, error) {
+	if name == "" {
+		return lanes, nil
+	}
+	l, err := app.ChooseLane(lanes, name)
+	if err != nil {
+		return nil, err
+	}
+	return []*app.Lane{l}, nil
+}
+
 // read finds out what the positions tell if no relay answers. It looks at all lanes at once, since
 // that may take a while.
 func (c *statusCmd) read(ctx context.Context, env *environment, cfg *config.Config) (overview, error) {
 	lanes, err := app.NewLanes(cfg, env.log)
 	if err != nil {
+		return overview{}, err
+	}
+	if lanes, err = onlyLane(lanes, c.Lane); err != nil {
 		return overview{}, err
 	}
 	out := overview{Status: admin.Status{ID: cfg.ID, Now: time.Now().UTC(), Health: admin.Healthy, Ready: true, Reasons: []string{}, Unasked: []admin.UnaskedType{}}}

@@ -21,7 +21,7 @@ type tailCmd struct {
 	Since    string   `help:"Where to begin: earliest, latest, an event id, or a time: ${time}." default:"latest" predictor:"start"`
 	FromSink bool     `help:"Read the stream or the topics that relay writes to, instead of WorkOS: in Kafka what is committed, without a consumer group. Needs no API key; --since is earliest or latest."`
 	Server   string   `help:"With --from-sink: address of the NATS server or of Kafka brokers, instead of the configured one." placeholder:"URL"`
-	Sink     string   `help:"With --from-sink: the name of the sink. Default: the first that can be read." predictor:"lane"`
+	Sink     string   `help:"With --from-sink: the name of the sink. Default: the first that can be read. --lane means the same." aliases:"lane" predictor:"lane"`
 	Envelope bool     `help:"Print {topic, key, headers, body} instead of the body alone."`
 }
 
