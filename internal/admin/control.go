@@ -125,6 +125,7 @@ func (s *Server) steering(done string, do func(lane string) error, settled func(
 			fail(w, err)
 			return
 		}
+		s.asked(r, names...)
 		for _, name := range names {
 			if err := do(name); err != nil {
 				fail(w, err)
@@ -205,6 +206,7 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	s.asked(r)
 	// It may take longer than an answer may, and must not stop halfway because the client has
 	// gone.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -228,6 +230,7 @@ func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	s.asked(r, lane)
 	// It may take longer than an answer may.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(maxMoveTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		fail(w, err)
@@ -261,4 +264,9 @@ func readDestination(w http.ResponseWriter, r *http.Request) (Destination, error
 		return to, badRequest("say where to with one of to, from and reset")
 	}
 	return to, nil
+}
+
+// asked tells of a request that may take long. Its outcome is told at info.
+func (s *Server) asked(r *http.Request, lanes ...string) {
+	s.cfg.Logger.Debug("asked by hand", zap.String("request", r.Method+" "+r.URL.Path), zap.Strings("lanes", lanes), zap.String("by", callerOf(r)))
 }

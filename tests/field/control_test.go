@@ -24,7 +24,7 @@ func twoLanes(t *testing.T) (r *relay, link *testkit.Link, arrived func() (slow,
 	js, otherJS := bus.connect(t), other.connect(t)
 	link = testkit.NewLink(t, "127.0.0.1:0", strings.TrimPrefix(bus.URL, "nats://"))
 	r = newRelay(t, "relay", sourceConfig(api.URL())+fmt.Sprintf(
-		"sinks: [{name: slow, type: nats, url: \"nats://%s\"}, {name: well, type: nats, url: %q}]\n", link.Address, other.URL))
+		"sinks: [{name: slow, type: nats, url: \"nats://%s\"}, {name: well, type: nats, url: %q}]\nlog: {level: debug}\n", link.Address, other.URL))
 	r.Start(t)
 	r.Await(t, func() bool { return r.Lane("slow").AtTip && r.Lane("well").AtTip }, "both lanes are at the tip")
 	return r, link, func() (int, int) { return countEvents(js, stream), countEvents(otherJS, stream) },
@@ -107,7 +107,7 @@ func TestControlOfALaneWaitsForNoOther(t *testing.T) {
 		controlled(t, r, reloaded)
 		// What is asked of the lane itself is not lost with the one that is replaced.
 		inBackground(t, r, "pause", "slow")
-		r.Says(t, `{"lanes": ["slow"], "request": "POST /api/v1/pause"`)
+		r.Says(t, `{"request": "POST /api/v1/pause", "lanes": ["slow"]`)
 		link.Set(testkit.Weather{})
 		<-moved
 		<-reloaded
