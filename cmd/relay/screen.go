@@ -22,6 +22,15 @@ func beneath(out io.Writer) io.Writer {
 	return out
 }
 
+// eventsTo returns the writer for events that go to out: a terminal is shown printable text, and
+// anything else gets the bytes of the event.
+func eventsTo(out io.Writer) io.Writer {
+	if f := file(out); f != nil && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
+		return out
+	}
+	return beneath(out)
+}
+
 // file returns the file that out writes to in the end; nil if it is none.
 func file(out io.Writer) *os.File {
 	out = beneath(out)

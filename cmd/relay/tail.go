@@ -34,7 +34,7 @@ func (c *tailCmd) Run(ctx context.Context, env *environment) error {
 	}
 	ctx, cancel := env.whileRead(ctx)
 	defer cancel()
-	out := stdout.New(stdout.Config{Envelope: c.Envelope}, beneath(env.stdout))
+	out := stdout.New(stdout.Config{Envelope: c.Envelope}, eventsTo(env.stdout))
 	if c.FromSink {
 		return c.fromSink(ctx, env, start, out)
 	}
