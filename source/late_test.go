@@ -115,7 +115,11 @@ func TestEventsOfARefusedTypeComeLate(t *testing.T) {
 // page committed, types come and go, and nothing is lost or repeated.
 func TestARefusalAtAnyTime(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(40) {
+	seeds := uint64(40)
+	if raceEnabled {
+		seeds = 12
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
