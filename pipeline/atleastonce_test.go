@@ -128,6 +128,17 @@ func TestASmallerAttemptAfterAFailedCommitMakesNoCopies(t *testing.T) {
 	require.Len(t, bus.stored, 20)
 }
 
+// TestTheLockOfTheStoreDecides: in at_least_once the store lets one process in, so a look that
+// failed or is out of date keeps no relay from the position of one that was killed.
+func TestTheLockOfTheStoreDecides(t *testing.T) {
+	store := checkpoint.NewMemory(testIdentity)
+	_, err := store.Commit(t.Context(), checkpoint.Checkpoint{}, checkpoint.Checkpoint{Generation: 1, Holder: "killed", Source: testIdentity, Mode: checkpoint.AtLeastOnce})
+	require.NoError(t, err)
+	cp, err := newLane(nil, nil, &fixedBus{}, store).Target.Acquire(t.Context(), &checkpoint.Checkpoint{})
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), cp.Generation)
+}
+
 func TestReleaseMovesNothing(t *testing.T) {
 	bus, store := &fixedBus{}, checkpoint.NewMemory(testIdentity)
 	target := newLane(nil, nil, bus, store).Target

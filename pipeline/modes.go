@@ -37,15 +37,15 @@ func (t *AtLeastOnce) Load(ctx context.Context) (checkpoint.Checkpoint, error) {
 	return t.load(ctx, t.place())
 }
 
-// Acquire implements Target.
-func (t *AtLeastOnce) Acquire(ctx context.Context, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+// Acquire implements Target. It compares nothing: the lock of the store lets only one process in.
+func (t *AtLeastOnce) Acquire(ctx context.Context, _ *checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	if err := t.Verify(ctx); err != nil { // before Prepare makes again what is missing
 		return checkpoint.Checkpoint{}, err
 	}
 	if err := t.Sink.Prepare(ctx, t.Topics); err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
-	cp, err := t.acquire(ctx, t.place(), seen)
+	cp, err := t.acquire(ctx, t.place(), nil)
 	if err == nil {
 		t.Guard.acquired(ctx, &t.Ownership, t.Sink, cp)
 	}

@@ -1,6 +1,7 @@
 package testaddr
 
 import (
+	"net"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -20,4 +21,18 @@ func TestNoPortTwice(t *testing.T) {
 		require.NotZero(t, (p-firstPort)%perBlock, "the first of a block is held")
 		seen[p] = true
 	}
+}
+
+// TestABlockOfAnotherProcess is left to that process.
+func TestABlockOfAnotherProcess(t *testing.T) {
+	const begin = ports / 2
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", On(firstPort+begin))
+	if err == nil { // else another process has it, as here
+		t.Cleanup(func() { _ = l.Close() })
+	}
+	mu.Lock()
+	next = begin
+	mu.Unlock()
+	p := Port(t)
+	require.False(t, p >= firstPort+begin && p < firstPort+begin+perBlock, p)
 }
