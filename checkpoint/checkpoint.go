@@ -163,6 +163,9 @@ type Checkpoint struct {
 	// WaitedSeconds is how long events had waited to be committed after Position when the lease was
 	// last renewed, by the clocks of its holders; 0 if none is known to wait.
 	WaitedSeconds uint64
+	// Snapshot is the last snapshot of the lane, or the one that it reads now; nil if there was
+	// none.
+	Snapshot *Snapshot
 	// Revision is set by the store: what compare and swap compares; 0 in a Checkpoint that no store
 	// has returned.
 	Revision uint64

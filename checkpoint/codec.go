@@ -12,11 +12,15 @@ import (
 )
 
 // FormatVersion is the newest version of the format that Encode writes and Decode reads. Encode
-// writes version 1 if the checkpoint needs nothing newer, so that older relays can read it.
-const FormatVersion = 2
+// writes the oldest version that has what the checkpoint needs, so that older relays can read it. A
+// relay that cannot read a version stops with a NewerError: it does not know the state topics, and
+// would leave them behind the events.
+const FormatVersion = 3
 
-// firstVersion has none of Seen, Recent, Refused and WaitedSeconds.
-const firstVersion = 1
+const (
+	firstVersion  = 1 // has none of Seen, Recent, Refused, WaitedSeconds and Snapshot
+	recordVersion = 2 // has all of them but Snapshot
+)
 
 // MaxEncoded bounds the size in bytes of an encoded checkpoint. One with every known event type
 // takes under 6 KiB, and under 30 KiB if all of them are refused.
@@ -55,14 +59,19 @@ type content struct {
 	Recent     []contentPosition `json:"recent,omitempty"`
 	Refused    []contentRefused  `json:"refused,omitempty"`
 	Waited     uint64            `json:"waited_seconds,omitempty"`
+	Snapshot   *contentSnapshot  `json:"snapshot,omitempty"`
 }
 
 // version returns the version of the format that the content needs.
 func (c *content) version() int {
-	if c.Seen == "" && c.RecentFrom == "" && len(c.Recent) == 0 && len(c.Refused) == 0 && c.Waited == 0 {
+	switch {
+	case c.Snapshot != nil:
+		return FormatVersion
+	case c.Seen == "" && c.RecentFrom == "" && len(c.Recent) == 0 && len(c.Refused) == 0 && c.Waited == 0:
 		return firstVersion
+	default:
+		return recordVersion
 	}
-	return FormatVersion
 }
 
 type contentPosition struct {
@@ -106,6 +115,7 @@ func Encode(c Checkpoint) []byte {
 		Seen:       formatTime(c.Seen),
 		RecentFrom: formatTime(c.Recent.From),
 		Waited:     c.WaitedSeconds,
+		Snapshot:   formatSnapshot(c.Snapshot),
 	}
 	for _, p := range c.Recent.Events {
 		out.Recent = append(out.Recent, formatPosition(p))
@@ -293,7 +303,8 @@ func decodeRecord(in *content, c *Checkpoint) (err error) {
 		}
 		c.Refused = append(c.Refused, Refused{Type: r.Type, Since: since, Position: after})
 	}
-	return nil
+	c.Snapshot, err = parseSnapshot(in.Snapshot)
+	return err
 }
 
 func formatPosition(p Position) contentPosition {

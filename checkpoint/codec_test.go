@@ -62,6 +62,9 @@ func TestEncodeKeepsEveryField(t *testing.T) {
 			v.Set(reflect.MakeSlice(v.Type(), 2, 2))
 			fill(v.Index(0))
 			fill(v.Index(1))
+		case v.Kind() == reflect.Pointer:
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem())
 		default:
 			t.Fatalf("a field of type %s: teach this test, and raise FormatVersion", v.Type())
 		}
@@ -87,7 +90,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"another checksum":    {strings.Replace(good, `"crc32c":"1`, `"crc32c":"9`, 1), "checksum does not fit"},
 		"upper case checksum": {strings.Replace(good, "1cc0", "1CC0", 1), "checksum does not fit"},
 		"carriage return":     {strings.Replace(good, "\n", "\r\n", 1), "checksum does not fit"},
-		"newer":               {strings.Replace(good, `_checkpoint":1`, `_checkpoint":12`, 1), "format version 12 and was written by a newer relay; this one reads up to version 2"},
+		"newer":               {strings.Replace(good, `_checkpoint":1`, `_checkpoint":12`, 1), "format version 12 and was written by a newer relay; this one reads up to version 3"},
 		"version 0":           {strings.Replace(good, `_checkpoint":1`, `_checkpoint":0`, 1), "no format version 0"},
 		"version 01":          {strings.Replace(good, `_checkpoint":1`, `_checkpoint":01`, 1), "checksum does not fit"},
 		"no version":          {strings.Replace(good, `_checkpoint":1`, `_checkpoint":`, 1), "not a number"},
@@ -104,6 +107,11 @@ func TestDecodeRefuses(t *testing.T) {
 		"bad recent":          {string(frame(2, []byte(`{"recent":[{"event_id":"e","created_at":"1"}]}`))), "recent"},
 		"bad refused":         {string(frame(2, []byte(`{"refused":[{"type":"t","since":"1"}]}`))), "refused"},
 		"bad refused after":   {string(frame(2, []byte(`{"refused":[{"type":"t","after":{"created_at":"1"}}]}`))), "refused"},
+		"a newer snapshot":    {string(frame(2, []byte(`{"snapshot":{"run":"r"}}`))), "parts of format 3"},
+		"bad snapshot tip":    {string(frame(3, []byte(`{"snapshot":{"tip":{"created_at":"1"}}}`))), "snapshot: tip"},
+		"bad snapshot start":  {string(frame(3, []byte(`{"snapshot":{"started_at":"1"}}`))), "snapshot: started_at"},
+		"bad snapshot end":    {string(frame(3, []byte(`{"snapshot":{"finished_at":"1"}}`))), "snapshot: finished_at"},
+		"snapshot of another": {string(frame(3, []byte(`{"snapshot":{"runs":"r"}}`))), "unknown field"},
 		"time past the years": {string(frame(1, []byte(`{"created_at":"9999-12-31T23:59:59-01:00"}`))), "outside the years"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,6 +157,18 @@ func full() Checkpoint {
 	return c
 }
 
+// withSnapshot is full with what format version 3 adds.
+func withSnapshot() Checkpoint {
+	c := full()
+	c.Snapshot = &Snapshot{
+		Run: "run_1", Entities: []string{"organization", "directory_user"}, Earlier: []string{"user"}, Tip: Position{CreatedAt: c.CreatedAt},
+		StartedAt: c.CreatedAt.Add(time.Minute), Entity: "directory_user", Walk: []SnapshotStep{{After: "directory_1", ID: "directory_3"}},
+		Open:   []SnapshotList{{Parents: []string{"directory_2"}, After: "directory_user_9"}, {Parents: []string{"directory_3"}}},
+		Counts: []SnapshotCount{{Entity: "organization", Objects: 7, Removed: 1, Skipped: 2}, {Entity: "directory_user", Objects: 900}},
+	}
+	return c
+}
+
 func TestEncodeWritesTheVersionThatIsNeeded(t *testing.T) {
 	require.Contains(t, string(Encode(sample())), versionPrefix+"1,", "relays of the version before can read it")
 	document := Encode(full())
@@ -156,6 +176,44 @@ func TestEncodeWritesTheVersionThatIsNeeded(t *testing.T) {
 	back, err := Decode(document)
 	require.NoError(t, err)
 	require.Equal(t, full(), back)
+
+	document = Encode(withSnapshot())
+	require.Contains(t, string(document), versionPrefix+"3,", "a relay that does not know state topics must not go on")
+	back, err = Decode(document)
+	require.NoError(t, err)
+	require.Equal(t, withSnapshot(), back)
+}
+
+func TestASnapshotIsComparedAsAWhole(t *testing.T) {
+	a, b := withSnapshot().Snapshot, withSnapshot().Snapshot
+	require.True(t, a.Equal(b))
+	b.Open[1].After = "x"
+	require.False(t, a.Equal(b))
+	require.False(t, a.Equal(nil))
+	require.True(t, (*Snapshot)(nil).Equal(nil))
+
+	counts := a.Add(SnapshotCount{Entity: "directory_user", Objects: 100})
+	require.Equal(t, uint64(900), a.Count("directory_user").Objects, "nothing is changed in place")
+	a.Counts = counts
+	require.Equal(t, uint64(1000), a.Count("directory_user").Objects)
+	require.Equal(t, SnapshotCount{Entity: "role", Objects: 1}, a.Add(SnapshotCount{Entity: "role", Objects: 1})[2])
+}
+
+// TestACheckpointInTheMiddleOfASnapshotIsSmall: a snapshot of every entity, with as many lists open
+// as are read at once.
+func TestACheckpointInTheMiddleOfASnapshotIsSmall(t *testing.T) {
+	c := withSnapshot()
+	const id = "directory_group_01JDXW0000000000000000000"
+	c.Snapshot.Entities, c.Snapshot.Open, c.Snapshot.Counts = nil, nil, nil
+	for i := range 60 {
+		name := fmt.Sprintf("an_entity_with_a_long_name_%d", i)
+		c.Snapshot.Entities = append(c.Snapshot.Entities, name)
+		c.Snapshot.Counts = append(c.Snapshot.Counts, SnapshotCount{Entity: name, Objects: math.MaxUint64, Removed: math.MaxUint64})
+	}
+	for range 32 {
+		c.Snapshot.Open = append(c.Snapshot.Open, SnapshotList{Parents: []string{id, id}, After: id})
+	}
+	require.Less(t, len(Encode(c)), 20<<10)
 }
 
 func TestACheckpointOfEveryTypeRefusedIsSmall(t *testing.T) {
@@ -173,6 +231,7 @@ func FuzzDecode(f *testing.F) {
 	good := Encode(sample())
 	f.Add(good, 0)
 	f.Add(Encode(full()), 0)
+	f.Add(Encode(withSnapshot()), 0)
 	f.Add(Encode(Checkpoint{}), 0)
 	f.Add(good[:len(good)/2], 0)
 	f.Add(bytes.Replace(good, []byte(":1,"), []byte(":2,"), 1), 0)
@@ -180,6 +239,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"Created_At":"0001-01-01T00:00:00Z","mode":null,"events":null}`), 1)
 	f.Add([]byte("{\"holder\":\"\xff\\u0000\"}"), 1)
 	f.Add([]byte(`{"seen":"2026-01-01T00:00:00Z","recent_from":"","recent":[{"event_id":"e"}],"refused":[{"type":"t","after":{}}]}`), 2)
+	f.Add([]byte(`{"snapshot":{"run":"r","entities":[],"tip":{},"open":[{"parents":[]},{}],"walk":[{}],"counts":[{}]}}`), 3)
 	f.Fuzz(func(t *testing.T, data []byte, version int) {
 		if version > 0 { // so that the content is reached behind its checksum
 			data = frame(version, data)

@@ -130,7 +130,7 @@ func TestFileRefusesWhatItCannotTrust(t *testing.T) {
 			return []byte(strings.Replace(string(good), "holder-1", "holder-2", 1))
 		}, checkpoint.ErrCorrupt, []string{"altered"}},
 		"newer": {func(_ *testing.T, _ string, good []byte) []byte {
-			return []byte(strings.Replace(string(good), ":2,", ":7,", 1))
+			return []byte(strings.Replace(string(good), `checkpoint":3,`, `checkpoint":7,`, 1))
 		}, checkpoint.ErrCorrupt, []string{"format version 7", "written by a newer relay"}},
 		"endless": {func(_ *testing.T, _ string, good []byte) []byte {
 			return append(good, make([]byte, 2*checkpoint.MaxEncoded)...)

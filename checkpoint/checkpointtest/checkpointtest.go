@@ -103,6 +103,12 @@ func Full(n int) checkpoint.Checkpoint {
 			Events: []checkpoint.Position{{EventID: fmt.Sprintf("event_%026d", n), CreatedAt: at}}, From: at.Add(-time.Second),
 		},
 		Refused: []checkpoint.Refused{{Type: "vault.data.read", Since: at, Position: checkpoint.Position{EventID: "event_before", CreatedAt: at}}},
+		Snapshot: &checkpoint.Snapshot{
+			Run: fmt.Sprintf("run-%d", n), Entities: []string{"directory", "directory_user"}, Tip: checkpoint.Position{CreatedAt: at},
+			StartedAt: at, Entity: "directory_user", Walk: []checkpoint.SnapshotStep{{After: "directory_0", ID: "directory_1"}},
+			Open:   []checkpoint.SnapshotList{{Parents: []string{"directory_1"}, After: fmt.Sprintf("directory_user_%d", n)}},
+			Counts: []checkpoint.SnapshotCount{{Entity: "directory_user", Objects: uint64(n) + 1}},
+		},
 	}
 }
 
@@ -208,9 +214,10 @@ func testRoundTrip(t *testing.T, h Harness) {
 			}
 		}),
 		"nothing that older relays do not know": with(func(c *checkpoint.Checkpoint) {
-			c.Seen, c.Recent, c.Refused = time.Time{}, checkpoint.Recent{}, nil
+			c.Seen, c.Recent, c.Refused, c.Snapshot = time.Time{}, checkpoint.Recent{}, nil, nil
 		}),
-		"no events": with(func(c *checkpoint.Checkpoint) { c.Events = []string{} }),
+		"no snapshot": with(func(c *checkpoint.Checkpoint) { c.Snapshot = nil }),
+		"no events":   with(func(c *checkpoint.Checkpoint) { c.Events = []string{} }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openPlace(t, h.NewPlace(t), Identity())

@@ -1,0 +1,186 @@
+package checkpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Snapshot records a snapshot of a lane: it reads the objects that the source has now and publishes
+// them to the state topics. A Snapshot is never changed in place: a commit that gets on replaces it.
+type Snapshot struct {
+	Run      string   // names the snapshot; each of its messages has it in a header
+	Entities []string // the kinds of objects that it reads, in their order
+	// Earlier are the entities that earlier snapshots of the lane have read to the end, and that
+	// this one does not read; sorted.
+	Earlier []string
+	// Tip is a place in the order of the source. The snapshot sees the effect of every event up to
+	// it, so these change no state of Entities.
+	Tip       Position
+	StartedAt time.Time // by the clock of the source
+	// FinishedAt is when everything had been read and published, by the clock of the source. It is
+	// zero while the snapshot goes on.
+	FinishedAt time.Time
+
+	Entity string // the entity that is read now; those before it in Entities are done
+	// Walk leads to the newest parent whose list of objects of Entity was begun, the outermost
+	// object first. It is empty if none was, or if the list has no parent.
+	Walk []SnapshotStep
+	// Open are the lists of Entity that were begun and have not been read to the end. The lists of
+	// all other parents up to Walk are done.
+	Open []SnapshotList
+	// Comparing is set when all lists of Entity are read, and objects that only the bus has are
+	// looked for.
+	Comparing bool
+	Counts    []SnapshotCount // of the entities that were begun, in the order of Entities
+}
+
+// SnapshotStep is an object in a list of parents.
+type SnapshotStep struct {
+	After string // cursor of the page that the object was in; empty for the first page
+	ID    string
+}
+
+// SnapshotList is a list that a snapshot reads.
+type SnapshotList struct {
+	Parents []string // ids of the objects that the list belongs to, the outermost first; empty if it has no parent
+	After   string   // cursor: what precedes it was published; empty at the beginning
+}
+
+// SnapshotCount counts what a snapshot has done about one entity. An object that was read again
+// after a restart counts again.
+type SnapshotCount struct {
+	Entity  string
+	Objects uint64 // published
+	Removed uint64 // removed from the bus, because the source does not have them any more
+	Skipped uint64 // left out, because the bus can never take them
+}
+
+// Finished reports whether the snapshot was read to its end. A nil Snapshot is not.
+func (s *Snapshot) Finished() bool { return s != nil && !s.FinishedAt.IsZero() }
+
+// Count returns the count of an entity, zero if it was not begun.
+func (s *Snapshot) Count(entity string) SnapshotCount {
+	if s != nil {
+		for _, c := range s.Counts {
+			if c.Entity == entity {
+				return c
+			}
+		}
+	}
+	return SnapshotCount{Entity: entity}
+}
+
+// Add returns Counts with n added to the count of its entity. It changes nothing in place.
+func (s *Snapshot) Add(n SnapshotCount) []SnapshotCount {
+	counts := slices.Clone(s.Counts)
+	for i := range counts {
+		if c := &counts[i]; c.Entity == n.Entity {
+			c.Objects, c.Removed, c.Skipped = c.Objects+n.Objects, c.Removed+n.Removed, c.Skipped+n.Skipped
+			return counts
+		}
+	}
+	return append(counts, n)
+}
+
+// Equal reports whether s and o are the same record. Both may be nil.
+func (s *Snapshot) Equal(o *Snapshot) bool {
+	if s == nil || o == nil {
+		return s == o
+	}
+	a, errA := json.Marshal(formatSnapshot(s))
+	b, errB := json.Marshal(formatSnapshot(o))
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
+type contentSnapshot struct {
+	Run        string                 `json:"run"`
+	Entities   []string               `json:"entities"`
+	Earlier    []string               `json:"earlier,omitempty"`
+	Tip        contentPosition        `json:"tip"`
+	StartedAt  string                 `json:"started_at"`
+	FinishedAt string                 `json:"finished_at,omitempty"`
+	Entity     string                 `json:"entity,omitempty"`
+	Walk       []contentSnapshotStep  `json:"walk,omitempty"`
+	Open       []contentSnapshotList  `json:"open,omitempty"`
+	Comparing  bool                   `json:"comparing,omitempty"`
+	Counts     []contentSnapshotCount `json:"counts,omitempty"`
+}
+
+type contentSnapshotStep struct {
+	After string `json:"after,omitempty"`
+	ID    string `json:"id"`
+}
+
+type contentSnapshotList struct {
+	Parents []string `json:"parents,omitempty"`
+	After   string   `json:"after,omitempty"`
+}
+
+type contentSnapshotCount struct {
+	Entity  string `json:"entity"`
+	Objects uint64 `json:"objects"`
+	Removed uint64 `json:"removed,omitempty"`
+	Skipped uint64 `json:"skipped,omitempty"`
+}
+
+func formatSnapshot(s *Snapshot) *contentSnapshot {
+	if s == nil {
+		return nil
+	}
+	out := &contentSnapshot{
+		Run: s.Run, Entities: s.Entities, Earlier: s.Earlier, Tip: formatPosition(s.Tip),
+		StartedAt: formatTime(s.StartedAt), FinishedAt: formatTime(s.FinishedAt),
+		Entity: s.Entity, Comparing: s.Comparing,
+	}
+	for _, w := range s.Walk {
+		out.Walk = append(out.Walk, contentSnapshotStep(w))
+	}
+	for _, l := range s.Open {
+		out.Open = append(out.Open, contentSnapshotList(l))
+	}
+	for _, c := range s.Counts {
+		out.Counts = append(out.Counts, contentSnapshotCount(c))
+	}
+	return out
+}
+
+func parseSnapshot(in *contentSnapshot) (*Snapshot, error) {
+	if in == nil {
+		return nil, nil //nolint:nilnil // there is none, which is no error
+	}
+	s := &Snapshot{
+		Run: in.Run, Entities: some(in.Entities), Earlier: some(in.Earlier),
+		Entity: in.Entity, Comparing: in.Comparing,
+	}
+	var err error
+	if s.Tip, err = parsePosition(in.Tip); err != nil {
+		return nil, fmt.Errorf("snapshot: tip: %w", err)
+	}
+	if s.StartedAt, err = parseTime(in.StartedAt); err != nil {
+		return nil, fmt.Errorf("snapshot: started_at: %w", err)
+	}
+	if s.FinishedAt, err = parseTime(in.FinishedAt); err != nil {
+		return nil, fmt.Errorf("snapshot: finished_at: %w", err)
+	}
+	for _, w := range in.Walk {
+		s.Walk = append(s.Walk, SnapshotStep(w))
+	}
+	for _, l := range in.Open {
+		s.Open = append(s.Open, SnapshotList{Parents: some(l.Parents), After: l.After})
+	}
+	for _, c := range in.Counts {
+		s.Counts = append(s.Counts, SnapshotCount(c))
+	}
+	return s, nil
+}
+
+// some returns list, or nil if it is empty.
+func some(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
