@@ -7,6 +7,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
 	"workos-relay/source"
+	"workos-relay/state"
 )
 
 // Source yields pages in order after a checkpoint, without end, and then an error. The lane stops
@@ -23,6 +24,14 @@ type Router interface {
 	// DeadLetter returns the message that parks an event which could not go to topic. limit is the
 	// maximum size that the bus accepts, or 0 if unknown.
 	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
+}
+
+// StateRouter turns the change that an event makes to an object into its state message.
+type StateRouter interface {
+	// AppendState appends the state message of e to batch, behind the message of e. It appends none
+	// if e changes no object that is kept, or if admit returns false. A nil admit admits every
+	// change. The lane does not call it for an event that the routes drop.
+	AppendState(batch []sink.Message, e *source.Event, admit func(*source.Event, *state.Change) bool) ([]sink.Message, error)
 }
 
 // Target is where the events and the position of a lane go. It has one operation in every mode of

@@ -43,26 +43,38 @@ func cloudEventsSource(relay string) string { return "relay/" + url.PathEscape(r
 
 func cloudEventsType(eventType string) string { return "com.workos." + eventType }
 
-// attributes calls emit for each context attribute that is a string, in the order of the
-// specification. The optional ones are time and subject, the id of the object that the event is
-// about.
-func (r *Router) attributes(e *source.Event, f *fields, emit func(name, value string)) {
+// ceAttributes are the context attributes that are strings. subject, the id of the object that the
+// event is about, and time are optional.
+type ceAttributes struct{ id, source, typ, subject, time string }
+
+// each calls emit for each attribute in the order of the specification.
+func (a ceAttributes) each(emit func(name, value string)) {
 	emit("specversion", "1.0")
-	emit("id", e.ID)
-	emit("source", r.ceSource)
-	emit("type", cloudEventsType(e.Event))
-	if id := subject(e); id != "" && len(id) <= maxHeaderValue {
-		emit("subject", id)
+	emit("id", a.id)
+	emit("source", a.source)
+	emit("type", a.typ)
+	if a.subject != "" && len(a.subject) <= maxHeaderValue {
+		emit("subject", a.subject)
 	}
-	if f.createdAt != "" {
-		emit("time", f.createdAt)
+	if a.time != "" {
+		emit("time", a.time)
 	}
+}
+
+// attributesOf returns the attributes of the message of an event.
+func (r *Router) attributesOf(e *source.Event, f *fields) ceAttributes {
+	return ceAttributes{id: e.ID, source: r.ceSource, typ: cloudEventsType(e.Event), subject: subject(e), time: f.createdAt}
 }
 
 // binaryHeaders appends the headers of the binary mode to h, those of every message first.
 func (r *Router) binaryHeaders(h []sink.Header, e *source.Event, f *fields) []sink.Header {
-	h = eventHeaders(h, e, f, 7)
-	r.attributes(e, f, func(name, value string) {
+	h = r.appendAttributes(eventHeaders(h, e, f, 7), r.attributesOf(e, f))
+	return append(h, sink.Header{Key: r.binding.dataType, Value: jsonType})
+}
+
+// appendAttributes appends a header for each attribute to h.
+func (r *Router) appendAttributes(h []sink.Header, a ceAttributes) []sink.Header {
+	a.each(func(name, value string) {
 		if r.binding.percent {
 			value = percentEncode(value, outsideHeaders)
 		} else {
@@ -70,14 +82,14 @@ func (r *Router) binaryHeaders(h []sink.Header, e *source.Event, f *fields) []si
 		}
 		h = append(h, sink.Header{Key: r.binding.prefix + name, Value: value})
 	})
-	return append(h, sink.Header{Key: r.binding.dataType, Value: jsonType})
+	return h
 }
 
-// structuredBody returns the JSON format of the CloudEvent. The event stands in it byte for byte.
-func (r *Router) structuredBody(e *source.Event, f *fields) []byte {
-	b := make([]byte, 0, len(e.Raw)+len(e.ID)+len(e.Event)+len(f.entity)+320)
+// structured returns the JSON format of a CloudEvent. data stands in it byte for byte.
+func structured(a ceAttributes, data []byte) []byte {
+	b := make([]byte, 0, len(data)+len(a.id)+len(a.typ)+len(a.subject)+320)
 	b = append(b, '{')
-	r.attributes(e, f, func(name, value string) {
+	a.each(func(name, value string) {
 		b = append(b, '"')
 		b = append(b, name...)
 		b = append(b, `":`...)
@@ -85,7 +97,7 @@ func (r *Router) structuredBody(e *source.Event, f *fields) []byte {
 		b = append(b, ',')
 	})
 	b = append(b, `"datacontenttype":"`+jsonType+`","data":`...)
-	b = append(b, e.Raw...)
+	b = append(b, data...)
 	return append(b, '}')
 }
 

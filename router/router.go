@@ -59,6 +59,12 @@ type Config struct {
 	Binding    Binding  `yaml:"-"` // NATS if empty
 
 	RedactionKey secret.String `yaml:"-"` // of the pseudonyms; required if a route pseudonymizes
+
+	// State are the entities whose objects the lane keeps on state topics: names, or "*" for each
+	// entity whose events the lane carries. Types are the event types that the lane carries; they
+	// are needed only with State.
+	State []string `yaml:"-"`
+	Types []string `yaml:"-"`
 }
 
 // ErrNoDeadLetter is the error of DeadLetter if no such topic is configured.
@@ -74,6 +80,9 @@ type Router struct {
 	headers    Headers
 	ceSource   string
 	binding    binding
+
+	kept        map[string]*kept // by entity; nil if the lane keeps none
+	stateTopics map[string]bool  // of kept
 }
 
 type compiledRoute struct {
@@ -123,6 +132,9 @@ func New(cfg Config) (*Router, error) {
 	}
 	for _, t := range source.Catalogue() {
 		r.known[t.Name] = r.decide(t.Name)
+	}
+	if err := r.keep(cfg); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
@@ -197,6 +209,9 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	if isPositions(d.topic) {
 		return batch, &sink.RejectedError{Topic: d.topic, Reason: "topics below " + positions + " hold the positions of relays, and no event may go there"}
 	}
+	if r.stateTopics[d.topic] {
+		return batch, &sink.RejectedError{Topic: d.topic, Reason: "only the newest version of each object is kept there, and no event may take its place"}
+	}
 	if len(e.Raw) == 0 {
 		return batch, fmt.Errorf("route event %s: its bytes as received are missing", e.ID)
 	}
@@ -224,7 +239,7 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 		m.Headers = r.binaryHeaders(m.Headers, e, &f)
 	case CloudEventsStructured:
 		m.Headers = append(eventHeaders(m.Headers, e, &f, 1), sink.Header{Key: r.binding.contentType, Value: r.binding.structuredType})
-		m.Body = r.structuredBody(e, &f)
+		m.Body = structured(r.attributesOf(e, &f), e.Raw)
 	case Raw:
 		m.Headers = eventHeaders(m.Headers, e, &f, 0)
 	}

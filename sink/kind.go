@@ -79,6 +79,9 @@ type OpenOptions struct {
 	Logger   *zap.Logger
 	// DeadLetter is the topic of dead letters, prefix included; empty for none.
 	DeadLetter string
+	// State are the topics that state messages go to. They are among the topics that Prepare is
+	// called with, and no other message goes there.
+	State []StateTopic
 	// Files follows the files that the settings name; nil reads them when they are used.
 	Files *livefile.Set
 	// Secret returns the current value of a secret of the settings. key is its key, below the sink,

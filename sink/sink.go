@@ -23,6 +23,20 @@ type Message struct {
 	Body     []byte
 	Position checkpoint.Position // of its event; the messages of one event are adjacent in a batch
 	Created  time.Time           // when its event was created; zero if the message does not stand for the event, as a dead letter
+	// Entity marks a state message: the newest version of an object of this entity, or, if Body is
+	// nil, that the object is no more. Key is the object's key. It is empty for every other
+	// message. A state message has no ID: if one of two versions were left out as a second copy, the
+	// older one could come last.
+	Entity string
+}
+
+// Removes reports whether m is a state message that removes its object.
+func (m *Message) Removes() bool { return m.Entity != "" && m.Body == nil }
+
+// StateTopic is a topic that holds the newest version of each object of an entity, by its key.
+type StateTopic struct {
+	Topic  string // prefix included
+	Entity string // "directory_user"
 }
 
 // Sink is a bus. Publish is called by one goroutine at a time; Close may be called at any time and

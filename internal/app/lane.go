@@ -32,7 +32,7 @@ type Lane struct {
 	Sink   *config.Sink
 	Types  []string // event types asked of the source
 	Router *router.Router
-	Topics []string // every topic it can publish to, the dead letter included
+	Topics []string // every topic it can publish to, those of dead letters and of state included
 	Log    *zap.Logger
 	Inside *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see FromOutside
 }
@@ -54,6 +54,9 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 		l.Topics = l.Router.Topics(l.Types)
 		if dead := l.Router.DeadLetterTopic(); dead != "" && !slices.Contains(l.Topics, dead) {
 			l.Topics = append(l.Topics, dead)
+		}
+		for _, s := range l.Router.StateTopics() {
+			l.Topics = append(l.Topics, s.Topic)
 		}
 		lanes = append(lanes, l)
 	}
@@ -176,7 +179,7 @@ func (l *Lane) openBus(ctx context.Context, settings sink.Settings) (*Bus, error
 func (l *Lane) openOptions() sink.OpenOptions {
 	return sink.OpenOptions{
 		RelayID: l.Config.ID, Lane: l.Sink.Name, Identity: l.Identity(), Dir: l.Config.Checkpoint.Dir,
-		Logger: l.Log, Files: l.Config.Files, DeadLetter: l.Router.DeadLetterTopic(),
+		Logger: l.Log, Files: l.Config.Files, DeadLetter: l.Router.DeadLetterTopic(), State: l.Router.StateTopics(),
 		Secret: func(key string, value secret.String, check func(string) error) (*livefile.Current, error) {
 			return l.Config.SinkSecret(l.Sink.Name, key, value, check)
 		},

@@ -171,6 +171,9 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		},
 		Logger: l.Log,
 	}
+	if len(l.Router.StateTopics()) > 0 {
+		m.run.State = l.Router
+	}
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }
 

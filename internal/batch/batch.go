@@ -59,7 +59,7 @@ func (b *Batch) Tally(n int) Tally {
 			t.Dropped++
 		}
 		if p := b.parked[b.Events[i].ID]; p != nil {
-			t.Parked = append(t.Parked, Parked{EventID: b.Events[i].ID, Type: b.Events[i].Event, Reason: p.why.Reason})
+			t.Parked = append(t.Parked, Parked{EventID: b.Events[i].ID, Type: b.Events[i].Event, Reason: p.reason().Reason})
 		}
 		for _, m := range b.Messages[t.Messages:end] {
 			t.Bytes += len(m.Body)
@@ -71,8 +71,25 @@ func (b *Batch) Tally(n int) Tally {
 
 // parking is an event that goes to the dead letter topic.
 type parking struct {
-	why    *sink.RejectedError // why its topic cannot take it
+	why    *sink.RejectedError // why its topic cannot take it; nil if only its state message was refused
+	state  *sink.RejectedError // why its state message was refused; nil if it was not
 	letter *sink.RejectedError // why its dead letter was refused with the event in it; nil if it was not
+}
+
+// reason returns what the dead letter says.
+func (p *parking) reason() *sink.RejectedError {
+	if p.why == nil {
+		return p.state
+	}
+	return p.why
+}
+
+// park returns the parking of e, and makes it if there is none.
+func (b *Batch) park(e *source.Event) *parking {
+	if b.parked[e.ID] == nil {
+		b.parked[e.ID] = &parking{}
+	}
+	return b.parked[e.ID]
 }
 
 // bareLimit is a limit that no event fits into, so that the dead letter omits the event.

@@ -9,6 +9,7 @@ import (
 	"workos-relay/internal/retry"
 	"workos-relay/sink"
 	"workos-relay/source"
+	"workos-relay/state"
 )
 
 // Router turns an event into its messages; see pipeline.Router.
@@ -17,10 +18,24 @@ type Router interface {
 	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
 }
 
+// StateRouter turns the change that an event makes into its state message; see
+// pipeline.StateRouter.
+type StateRouter interface {
+	AppendState(batch []sink.Message, e *source.Event, admit func(*source.Event, *state.Change) bool) ([]sink.Message, error)
+}
+
 // Maker makes batches. It remembers from one queue to the next how much the bus takes at once. The
 // zero value is ready once the exported fields are set. One goroutine uses it.
 type Maker struct {
 	Router Router
+	// State makes the state messages, each after the message of its event; nil if there are none.
+	State StateRouter
+	// Admit is asked about each change of a state before it is put into a batch. It may be asked
+	// again about the same event. nil admits every change.
+	Admit func(*source.Event, *state.Change) bool
+	// MaxMessages is how many messages a batch has at most, unless those of its first event are
+	// more; 0 for no limit.
+	MaxMessages int
 	// Park turns an event that can never be published into a dead letter.
 	Park bool
 	// MaxEvents and MaxBytes are how much the caller puts into a queue. A Maker whose batches have
@@ -78,11 +93,13 @@ func (m *Maker) route(events []source.Event, parked map[string]*parking) (Batch,
 	}
 	defer func() { m.buffers.messages, m.buffers.ends = b.Messages, b.Ends }()
 	for i := range events {
-		if err := m.routeOne(&b, &events[i]); err != nil {
-			if i == 0 {
-				return b, err
-			}
-			b.Events = events[:i]
+		before := len(b.Messages)
+		err := m.routeOne(&b, &events[i])
+		if err != nil && i == 0 {
+			return b, err
+		}
+		if err != nil || i > 0 && m.MaxMessages > 0 && len(b.Messages) > m.MaxMessages {
+			b.Events, b.Messages = events[:i], b.Messages[:before]
 			break
 		}
 		b.Ends = append(b.Ends, len(b.Messages))
@@ -90,34 +107,65 @@ func (m *Maker) route(events []source.Event, parked map[string]*parking) (Batch,
 	return b, nil
 }
 
+// routeOne appends the messages of e: its own one, its state message, and its dead letter if one of
+// the two can never be published and was left out.
 func (m *Maker) routeOne(b *Batch, e *source.Event) error {
-	if b.parked[e.ID] == nil {
-		messages, err := m.Router.Append(b.Messages, e)
-		if err == nil {
-			b.Messages = messages
-			return nil
-		}
-		var rejected *sink.RejectedError
-		if !errors.As(err, &rejected) {
-			rejected = &sink.RejectedError{Topic: e.Event, Reason: err.Error()}
-		}
-		if !m.Park {
-			return &EventError{EventID: e.ID, Type: e.Event, Err: rejected}
-		}
-		b.parked[e.ID] = &parking{why: rejected}
-	}
+	before := len(b.Messages)
 	p := b.parked[e.ID]
-	limit := p.why.Limit
+	if p == nil || p.why == nil {
+		messages, err := m.Router.Append(b.Messages, e)
+		switch {
+		case err == nil:
+			b.Messages = messages
+		case !m.Park:
+			return &EventError{EventID: e.ID, Type: e.Event, Err: asRejected(err, e.Event)}
+		default:
+			p = b.park(e)
+			p.why = asRejected(err, e.Event)
+		}
+	}
+	dropped := p == nil && len(b.Messages) == before
+	if m.State != nil && !dropped && (p == nil || p.state == nil) {
+		messages, err := m.State.AppendState(b.Messages, e, m.Admit)
+		switch {
+		case err == nil:
+			b.Messages = messages
+		case !m.Park:
+			return &EventError{EventID: e.ID, Type: e.Event, Err: asRejected(err, e.Event)}
+		default:
+			p = b.park(e)
+			p.state = asRejected(err, e.Event)
+		}
+	}
+	if p == nil {
+		return nil
+	}
+	return m.appendLetter(b, e, p)
+}
+
+// appendLetter appends the dead letter of e.
+func (m *Maker) appendLetter(b *Batch, e *source.Event, p *parking) error {
+	why := p.reason()
+	limit := why.Limit
 	if p.letter != nil {
 		limit = bareLimit
 	}
 	// P1: an event that cannot be published moves the position only with its dead letter.
-	letter, err := m.Router.DeadLetter(e, p.why.Topic, p.why.Reason, p.why.Size, limit)
+	letter, err := m.Router.DeadLetter(e, why.Topic, why.Reason, why.Size, limit)
 	if err != nil {
-		return cannotPark(e, p.why, err)
+		return cannotPark(e, why, err)
 	}
 	b.Messages = append(b.Messages, letter)
 	return nil
+}
+
+// asRejected returns the refusal that err is. topic is named if err names none.
+func asRejected(err error, topic string) *sink.RejectedError {
+	var rejected *sink.RejectedError
+	if !errors.As(err, &rejected) {
+		rejected = &sink.RejectedError{Topic: topic, Reason: err.Error()}
+	}
+	return rejected
 }
 
 // The shortest and the longest pause between attempts at something that fails.

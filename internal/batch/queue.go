@@ -59,7 +59,7 @@ func (q *Queue) Judge(b *Batch, failure error) Verdict {
 			return Verdict{Culprit: i}
 		}
 	case errors.As(failure, &rejected):
-		return q.reject(b, culprit(b, failure), rejected)
+		return q.reject(b, refusedMessage(b, failure), rejected)
 	case len(b.Events) == 1 && errors.Is(failure, sink.ErrTimeout):
 		failure = explainAlone(&b.Events[0], failure)
 	}
@@ -72,23 +72,34 @@ func culprit(b *Batch, failure error) int {
 	if !errors.As(failure, &at) {
 		return 0
 	}
-	return b.Owner(sink.Durable(failure, len(b.Messages)))
+	return b.Owner(refusedMessage(b, failure))
 }
 
-// reject records that the bus refuses event i of b for ever.
-func (q *Queue) reject(b *Batch, i int, rejected *sink.RejectedError) Verdict {
+// refusedMessage returns the index of the message that a failure names, 0 if it names none.
+func refusedMessage(b *Batch, failure error) int {
+	return min(sink.Durable(failure, len(b.Messages)), max(0, len(b.Messages)-1))
+}
+
+// reject records that the bus refuses message n of b for ever: that of its event, its dead letter,
+// or its state message.
+func (q *Queue) reject(b *Batch, n int, rejected *sink.RejectedError) Verdict {
+	i := b.Owner(n)
 	e := &b.Events[i]
-	p := q.parked[e.ID]
-	switch {
 	// P9: without a topic of dead letters the lane stops at this event by name.
-	case !q.maker.Park:
+	if !q.maker.Park {
 		return Verdict{Culprit: i, Stop: &EventError{EventID: e.ID, Type: e.Event, Err: rejected}}
-	case p == nil:
-		q.parked[e.ID] = &parking{why: rejected}
+	}
+	first := n == 0 || b.Owner(n-1) != i
+	p := b.park(e)
+	switch {
+	case n < len(b.Messages) && b.Messages[n].Entity != "":
+		p.state = rejected
+	case p.why == nil && (p.state == nil || first): // else it is the letter, which comes last
+		p.why = rejected
 	case p.letter == nil:
 		p.letter = rejected
 	default:
-		return Verdict{Culprit: i, Stop: cannotPark(e, p.why, rejected)}
+		return Verdict{Culprit: i, Stop: cannotPark(e, p.reason(), rejected)}
 	}
 	return Verdict{}
 }

@@ -126,10 +126,19 @@ type Sink struct {
 	Events   []string `yaml:"events" default:"[\"*\"]" doc:"What this lane carries of the source's event types, in names or patterns."`
 	Delivery string   `yaml:"delivery" enum:"auto,exactly_once,at_least_once" doc:"Delivery of this sink, if it differs from the top-level delivery."`
 
+	// State is what the lane keeps on state topics. The file has no key for it yet.
+	State State `yaml:"-"`
+
 	// Settings are the keys that belong to the kind of bus.
 	Settings sink.Settings `yaml:"-"`
 	// Kind is the kind that Type names.
 	Kind *sink.Kind `yaml:"-"`
+}
+
+// State says which objects a lane keeps on state topics.
+type State struct {
+	Entities []string `yaml:"entities" doc:"Kinds of object whose newest version is kept, each on its topic state.<entity>: names such as user and directory_user, or \"*\" for each kind whose events the sink carries." example:"[user, organization]"`
+	Snapshot string   `yaml:"snapshot" default:"first_start" enum:"first_start,never" doc:"When the objects that exist already are read from WorkOS's lists. first_start: before the first event. never: only by command."`
 }
 
 // EmbeddedServer returns the server that the sink runs inside relay, or nil.
@@ -148,6 +157,10 @@ func (c *Config) RouterConfig(s *Sink) router.Config {
 	}
 	if c.DeadLetter != nil {
 		r.DeadLetter = c.DeadLetter.Topic
+	}
+	if len(s.State.Entities) > 0 {
+		r.State = s.State.Entities
+		r.Types, _ = c.EventTypes(s) // a pattern that is wrong is reported elsewhere
 	}
 	return r
 }

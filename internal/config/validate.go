@@ -101,7 +101,7 @@ func (d *decoder) checkRouting(c *Config, i int) {
 	for _, err := range split(err) {
 		at := ""
 		k, ok := err.(keyed) //nolint:errorlint // as in reportKeyed
-		if ok && k.Key() == "topic_prefix" {
+		if ok && (k.Key() == "topic_prefix" || strings.HasPrefix(k.Key(), "state.")) {
 			at = path
 		}
 		if !ok || d.clean(join(at, k.Key())) {

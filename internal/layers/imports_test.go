@@ -24,13 +24,13 @@ var helpers = []string{
 }
 
 // public are the packages that other programs may import.
-var public = []string{"conf/...", "checkpoint/...", "source/...", "sink/...", "router/...", "pipeline/..."}
+var public = []string{"conf/...", "checkpoint/...", "source/...", "sink/...", "state/...", "router/...", "pipeline/..."}
 
 // buses are the packages of one kind of bus each.
 var buses = []string{"sink/nats", "sink/kafka", "sink/stdout"}
 
 // anyBus are the public packages that serve every kind of bus.
-var anyBus = []string{"conf/...", "checkpoint/...", "source/...", "sink", "router/...", "pipeline/..."}
+var anyBus = []string{"conf/...", "checkpoint/...", "source/...", "sink", "state/...", "router/...", "pipeline/..."}
 
 // rules are the layers of relay from the bottom to the top. A sink does not know the source, and
 // the pipeline knows neither the router nor any kind of bus.
@@ -49,11 +49,12 @@ var rules = []rule{
 	{of: "sink/kafka", may: append([]string{"conf/...", "checkpoint", "sink", "sink/kafka/..."}, helpers...), tests: append([]string{"internal/testaddr", "internal/testrun"}, public...)},
 	{of: "sink/kafka/...", may: append([]string{"conf/...", "sink/kafka/..."}, helpers...), tests: []string{"internal/testaddr"}},
 	{of: "sink", may: []string{"conf/...", "checkpoint"}, tests: []string{"sink/..."}},
-	{of: "router", may: append([]string{"conf/...", "source", "sink"}, helpers...), tests: []string{"checkpoint"}},
-	{of: "pipeline", may: append([]string{"checkpoint", "source", "sink", "internal/batch"}, helpers...), tests: []string{"router", "sink/stdout", "source/...", "internal/hint"}},
+	{of: "state", may: append([]string{"conf/...", "source"}, helpers...)},
+	{of: "router", may: append([]string{"conf/...", "source", "sink", "state"}, helpers...), tests: []string{"checkpoint"}},
+	{of: "pipeline", may: append([]string{"checkpoint", "source", "sink", "state", "internal/batch"}, helpers...), tests: []string{"router", "sink/stdout", "source/...", "internal/hint"}},
 
 	// What only relay itself uses. Helpers stay at the bottom.
-	{of: "internal/batch", may: append([]string{"checkpoint", "source", "sink"}, helpers...)},
+	{of: "internal/batch", may: append([]string{"checkpoint", "source", "sink", "state"}, helpers...)},
 	{of: "internal/catalogue", may: nil},
 	{of: "internal/catalogue/generate", may: []string{"internal/catalogue"}},
 	{of: "internal/contain", may: []string{"internal/printable"}},
