@@ -55,7 +55,9 @@ func readFields(e *source.Event) fields {
 	data := view(e.Data)
 	f := fields{createdAt: formatTime(e.CreatedAt)}
 	known, isKnown := places[e.Event]
-	f.organization = cmp.Or(firstOf(data, known.organization), text(gjson.Get(data, "organization_id")))
+	if f.organization = firstOf(data, known.organization); f.organization == "" {
+		f.organization = text(gjson.Get(data, "organization_id"))
+	}
 	if f.organization == "" && isKnown {
 		f.entity = firstOf(data, known.entity)
 	}

@@ -323,6 +323,13 @@ func appendID(h []sink.Header, key, id string) []sink.Header {
 
 // headerValue returns s with the characters percent-encoded that cannot be shown, such as control
 // characters, line separators and overrides of direction. Invalid UTF-8 becomes that of U+FFFD.
-func headerValue(s string) string { return percentEncode(s, unprintable) }
+func headerValue(s string) string {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return percentEncode(s, unprintable)
+		}
+	}
+	return s // plain text, as nearly all of it is
+}
 
 func unprintable(r rune) bool { return !printable.Safe(r) }

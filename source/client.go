@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -97,9 +98,10 @@ type Client struct {
 	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit
 	UserAgent string        // workos-relay if empty
 
-	dial func(ctx context.Context, network, address string) (net.Conn, error) // of tests
-	tls  *tls.Config
-	keys keys
+	dial  func(ctx context.Context, network, address string) (net.Conn, error) // of tests
+	tls   *tls.Config
+	keys  keys
+	types typesInQuery
 
 	once sync.Once
 	http *http.Client
@@ -244,23 +246,51 @@ func (c *Client) query(opts ListEventsOpts) (string, error) {
 	if opts.Limit == 0 {
 		opts.Limit = ResponseLimit
 	}
+	types, err := c.types.encode(opts.Events, c.EventList)
+	if err != nil {
+		return "", err
+	}
+	opts.Events = nil
 	values, err := query.Values(opts)
 	if err != nil {
 		return "", misconfigured("the query cannot be written: " + err.Error())
 	}
-	switch c.EventList {
-	case EventListComma:
-		if len(opts.Events) > 0 {
-			values.Set("events", strings.Join(opts.Events, ","))
-		}
-	case EventListRepeat, "":
-	case EventListBrackets:
-		values.Del("events")
-		values["events[]"] = opts.Events
-	default:
-		return "", misconfigured(fmt.Sprintf("%q is not a form of the event list; there are comma, repeat and brackets", c.EventList))
+	return types + values.Encode(), nil
+}
+
+// typesInQuery is the part of a query that names event types. They are more than a hundred and
+// nearly always the same from request to request, so the last ones are kept encoded. It is safe for
+// concurrent use.
+type typesInQuery struct {
+	mu      sync.Mutex
+	types   []string
+	form    EventList
+	encoded string
+}
+
+// encode returns types in the given form with an & behind, or "" if there are none.
+func (q *typesInQuery) encode(types []string, form EventList) (string, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.encoded != "" && form == q.form && slices.Equal(types, q.types) {
+		return q.encoded, nil
 	}
-	return values.Encode(), nil
+	var values url.Values
+	switch form {
+	case EventListComma:
+		values = url.Values{"events": {strings.Join(types, ",")}}
+	case EventListRepeat, "":
+		values = url.Values{"events": types}
+	case EventListBrackets:
+		values = url.Values{"events[]": types}
+	default:
+		return "", misconfigured(fmt.Sprintf("%q is not a form of the event list; there are comma, repeat and brackets", form))
+	}
+	if len(types) == 0 {
+		return "", nil
+	}
+	q.types, q.form, q.encoded = slices.Clone(types), form, values.Encode()+"&"
+	return q.encoded, nil
 }
 
 func misconfigured(why string) error { return fmt.Errorf("%w: %s", ErrMisconfigured, why) }

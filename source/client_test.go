@@ -90,6 +90,28 @@ func TestWireForms(t *testing.T) {
 	require.ErrorContains(t, err, `"json"`)
 }
 
+// TestTheTypesOfARequestAreEncodedOnce is about the hundred types and more that every request
+// names. What follows another list of types, or another form, is not mistaken for them.
+func TestTheTypesOfARequestAreEncodedOnce(t *testing.T) {
+	c := &Client{}
+	all, err := Expand([]string{"*"})
+	require.NoError(t, err)
+	few := testing.AllocsPerRun(10, func() { _, _ = c.query(ListEventsOpts{Events: []string{"a"}, After: "event_1"}) })
+	many := testing.AllocsPerRun(10, func() { _, _ = c.query(ListEventsOpts{Events: all, After: "event_1"}) })
+	require.InDelta(t, few, many, 5)
+	for _, types := range [][]string{{"a", "b"}, {"a"}, {"b"}, nil, {"b"}} {
+		raw, err := c.query(ListEventsOpts{Events: types})
+		require.NoError(t, err)
+		got, err := url.ParseQuery(raw)
+		require.NoError(t, err)
+		require.Equal(t, types, got["events"])
+	}
+	c.EventList = EventListComma
+	raw, err := c.query(ListEventsOpts{Events: []string{"b"}, Limit: 7})
+	require.NoError(t, err)
+	require.Equal(t, "events=b&limit=7", raw)
+}
+
 func TestErrorShapes(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -12,7 +12,7 @@ import (
 const (
 	// Of each type the first events are all compared with the schema, and later ones now and then:
 	// a payload that changes for good is found soon, and a backlog is not slowed down.
-	payloadsCompared = 200
+	payloadsCompared = 40
 	payloadsBetween  = 32
 )
 

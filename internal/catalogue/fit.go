@@ -1,7 +1,6 @@
 package catalogue
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -16,74 +15,103 @@ func Mismatch(eventType, data string) string {
 	if !ok || t.Schema == nil {
 		return ""
 	}
-	return t.Schema.mismatch(gjson.Parse(data), "data")
-}
-
-func (s *Schema) mismatch(value gjson.Result, path string) string {
-	if len(s.AnyOf) > 0 {
-		return s.mismatchOfAll(value, path)
-	}
-	if len(s.Types) > 0 && !s.allows(value) {
-		return fmt.Sprintf("%s is %s", path, kindOf(value))
-	}
-	if s.Const != nil && value.Value() != s.Const || s.Enum != nil && !slices.Contains(s.Enum, value.Value()) {
-		return path + " has a value that is not listed"
-	}
-	switch {
-	case value.IsObject() && s.Properties != nil:
-		return s.mismatchOfObject(value, path)
-	case value.IsArray() && s.Items != nil:
-		why := ""
-		n := 0
-		value.ForEach(func(_, item gjson.Result) bool {
-			why = s.Items.mismatch(item, path+"."+strconv.Itoa(n))
-			n++
-			return why == ""
-		})
-		return why
+	if m := t.Schema.mismatch(gjson.Parse(data)); m != nil {
+		return "data" + m.path + m.what
 	}
 	return ""
 }
 
-// mismatchOfAll returns "" if one of the forms fits, and else what the last one says.
-func (s *Schema) mismatchOfAll(value gjson.Result, path string) (why string) {
+// mismatch is a difference: below the value that was compared, at path, there is what. An event
+// that fits costs no memory, since a path is put together only on the way out of a difference.
+type mismatch struct {
+	path string // ".name" or ".0" for each step, from the outside in
+	what string // " is a string"
+}
+
+// below returns m as seen from the value that has its value under name.
+func (m *mismatch) below(name string) *mismatch {
+	m.path = "." + name + m.path
+	return m
+}
+
+func (s *Schema) mismatch(value gjson.Result) *mismatch {
+	if len(s.AnyOf) > 0 {
+		return s.mismatchOfAll(value)
+	}
+	if len(s.Types) > 0 && !s.allows(value) {
+		return &mismatch{what: " is " + kindOf(value)}
+	}
+	if s.Const != nil && !equal(value, s.Const) || s.Enum != nil && !slices.ContainsFunc(s.Enum, func(v any) bool { return equal(value, v) }) {
+		return &mismatch{what: " has a value that is not listed"}
+	}
+	switch {
+	case value.IsObject() && s.Properties != nil:
+		return s.mismatchOfObject(value)
+	case value.IsArray() && s.Items != nil:
+		var m *mismatch
+		n := 0
+		value.ForEach(func(_, item gjson.Result) bool {
+			if m = s.Items.mismatch(item); m != nil {
+				m = m.below(strconv.Itoa(n))
+			}
+			n++
+			return m == nil
+		})
+		return m
+	}
+	return nil
+}
+
+// equal reports whether value is want. It compares strings, of which most lists are made, without
+// making one an interface.
+func equal(value gjson.Result, want any) bool {
+	if s, ok := want.(string); ok {
+		return value.Type == gjson.String && value.Str == s
+	}
+	return value.Value() == want
+}
+
+// mismatchOfAll returns nil if one of the forms fits, and else what the last one says.
+func (s *Schema) mismatchOfAll(value gjson.Result) (m *mismatch) {
 	for i := range s.AnyOf {
 		form := &s.AnyOf[i]
 		if len(form.Types) > 0 && !form.allows(value) {
 			continue
 		}
-		if why = form.mismatch(value, path); why == "" {
-			return ""
+		if m = form.mismatch(value); m == nil {
+			return nil
 		}
 	}
-	if why == "" {
-		why = fmt.Sprintf("%s is %s", path, kindOf(value))
+	if m == nil {
+		m = &mismatch{what: " is " + kindOf(value)}
 	}
-	return why
+	return m
 }
 
-func (s *Schema) mismatchOfObject(value gjson.Result, path string) (why string) {
+func (s *Schema) mismatchOfObject(value gjson.Result) (m *mismatch) {
 	found := 0
 	value.ForEach(func(name, member gjson.Result) bool {
-		p, ok := s.Property(name.String())
+		p, ok := s.Property(name.Str)
 		if !ok {
 			return true
 		}
-		if s.IsRequired(name.String()) {
+		if s.IsRequired(name.Str) {
 			found++
 		}
-		why = p.mismatch(member, path+"."+name.String())
-		return why == ""
+		if m = p.mismatch(member); m != nil {
+			m = m.below(name.Str)
+		}
+		return m == nil
 	})
-	if why != "" || found >= len(s.Required) {
-		return why
+	if m != nil || found >= len(s.Required) {
+		return m
 	}
 	for _, name := range s.Required {
 		if !value.Get(gjson.Escape(name)).Exists() {
-			return fmt.Sprintf("%s.%s is missing", path, name)
+			return &mismatch{path: "." + name, what: " is missing"}
 		}
 	}
-	return ""
+	return nil
 }
 
 // allows reports whether the type of value is among those of the schema.

@@ -172,7 +172,7 @@ var (
 	sourceUnexpected = declare(family{section: sectionSource, kind: counter, name: "relay_source_unexpected_events_total", labels: lane,
 		help: "Events of a type that was not asked for; they are left out, or relayed with `source.unexpected: relay`."})
 	sourceOddPayloads = declare(family{section: sectionSource, kind: counter, name: "relay_source_odd_payloads_total", labels: []string{labelLane, labelType},
-		help: "Events whose payload does not fit the schema that WorkOS publishes; they are relayed as they are. Of each type the first 200 are compared, then one in 32."})
+		help: "Events whose payload does not fit the schema that WorkOS publishes; they are relayed as they are. Of each type the first 40 are compared, then one in 32."})
 
 	backfillReaders = declare(family{section: sectionSource, kind: gauge, name: "relay_source_backfill_readers", labels: lane,
 		help: "Requests of the lane's backfill in flight; 0 if it reads page after page."})

@@ -101,38 +101,47 @@ func keysOf(batch []sink.Message) []messageKey {
 	return keys
 }
 
-// asRecord is a message as a record of its topic. It points to the message, so that none is copied.
-type asRecord struct {
-	m  *sink.Message
-	at time.Time // zero for the time of the batch
-}
+// record is a message as a record of its topic, with the time of the batch. It is one pointer, so
+// that neither the message is copied nor memory allocated when it becomes a client.ProducerRecord.
+type record struct{ m *sink.Message }
 
-// Time is the time of the record; zero for that of the batch.
-func (r asRecord) Time() time.Time { return r.at }
+// Time is zero, for that of the batch.
+func (record) Time() time.Time { return time.Time{} }
 
 // Key is the key of the record; nil if it has none.
-func (r asRecord) Key() []byte { return r.m.Key }
+func (r record) Key() []byte { return r.m.Key }
 
 // Value is the body of the message.
-func (r asRecord) Value() []byte { return r.m.Body }
+func (r record) Value() []byte { return r.m.Body }
 
 // Headers is the number of headers.
-func (r asRecord) Headers() int { return len(r.m.Headers) }
+func (r record) Headers() int { return len(r.m.Headers) }
 
 // Header returns one header.
-func (r asRecord) Header(n int) (key, value string) {
+func (r record) Header(n int) (key, value string) {
 	h := &r.m.Headers[n]
 	return h.Key, h.Value
 }
 
+// timedRecord is a record that has another time than its batch.
+type timedRecord struct {
+	record
+	at time.Time
+}
+
+// Time is the time of the record; zero for that of the batch.
+func (r *timedRecord) Time() time.Time { return r.at }
+
 // messageSize is the size of m as record n of a record batch, before compression.
-func messageSize(m *sink.Message, n int) int { return client.RecordSize(asRecord{m: m}, n) }
+func messageSize(m *sink.Message, n int) int { return client.RecordSize(record{m}, n) }
 
 // encodeMessages writes the messages batch[i], for each i of index and in that order, as one record
 // batch: see encodeBatch.
 func (c *common) encodeMessages(spec client.BatchSpec, batch []sink.Message, index []int) ([]byte, error) {
+	r := new(timedRecord) // for all of them: EncodeBatch uses one at a time
 	return client.EncodeBatch(spec, len(index), func(n int) client.ProducerRecord {
 		m := &batch[index[n]]
-		return asRecord{m, c.cfg.stamp(m, spec.Time)}
+		*r = timedRecord{record{m}, c.cfg.stamp(m, spec.Time)}
+		return r
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // TestPartitionOf holds the partitioning against vectors of the Java client's own tests and against
@@ -54,6 +55,18 @@ func TestTopicNames(t *testing.T) {
 	}
 	require.Empty(t, collisions([]string{"a.b", "a-b", "a.b", "c"}))
 	require.Equal(t, map[string]string{"a.b": "a_b", "a_b": "a.b"}, collisions([]string{"c", "a_b", "a.b"}))
+}
+
+// TestASizeCostsNoMemory holds for every message, whose size is asked for several times.
+func TestASizeCostsNoMemory(t *testing.T) {
+	m := sink.Message{Key: []byte("org_1"), Headers: []sink.Header{{Key: "event-id", Value: "event_1"}}, Body: []byte("{}")}
+	require.Zero(t, testing.AllocsPerRun(100, func() { _ = messageSize(&m, 3) }))
+	batch := []sink.Message{m, m, m, m, m, m, m, m}
+	encode := func(index ...int) float64 {
+		c, spec := &common{}, client.BatchSpec{Time: time.Unix(0, 0)}
+		return testing.AllocsPerRun(100, func() { _, _ = c.encodeMessages(spec, batch, index) })
+	}
+	require.InDelta(t, encode(0), encode(0, 1, 2, 3, 4, 5, 6, 7), 0.5, "the records of a batch share one")
 }
 
 func TestConfigValidate(t *testing.T) {

@@ -65,7 +65,7 @@ type ProducerRecord interface {
 
 // EncodeBatch writes the records at(0) to at(count-1) as one record batch and returns it as the
 // record set of a produce request, size first. A compression that makes the batch larger is left
-// out.
+// out. A record that at returns is used until the next call of at only.
 func EncodeBatch(spec BatchSpec, count int, at func(n int) ProducerRecord) ([]byte, error) {
 	size := setSizeBytes + BatchHeaderBytes
 	for n := range count {
