@@ -214,7 +214,7 @@ func (c *Client) host() string {
 }
 
 // request builds the request, or says what in the client's fields is at fault.
-func (c *Client) request(ctx context.Context, opts ListEventsOpts) (*http.Request, error) {
+func (c *Client) request(ctx context.Context, g getRequest) (*http.Request, error) {
 	key := c.key(false)
 	if key == "" {
 		return nil, misconfigured("there is no API key; set WORKOS_API_KEY or source.api_key")
@@ -222,11 +222,15 @@ func (c *Client) request(ctx context.Context, opts ListEventsOpts) (*http.Reques
 	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, misconfigured("the API key holds a space, a line break or another character that no key has; was it copied whole?")
 	}
-	u, err := url.Parse(c.endpoint() + "/events")
+	path := g.path
+	if path == "" {
+		path = "/events"
+	}
+	u, err := url.Parse(c.endpoint() + path)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return nil, misconfigured("the endpoint is not an http or https URL; the default is " + DefaultEndpoint)
 	}
-	if u.RawQuery, err = c.query(opts); err != nil {
+	if u.RawQuery, err = g.query(); err != nil {
 		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)

@@ -10,6 +10,9 @@
 //
 // [Catalogue] and [Expand] are the event types that are known, and patterns over them.
 //
+// A [Getter] reads what the API serves beside the events; package lists reads its lists of objects
+// with it.
+//
 // Package sourcetest is an Events API for tests, package webhook wakes a stream by WorkOS's
 // webhooks.
 package source

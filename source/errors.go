@@ -61,12 +61,18 @@ type APIError struct {
 	// Foreign means that the body is none of WorkOS's, such as the error page of a load balancer.
 	// Message is its beginning.
 	Foreign bool
+
+	path string // of the request, see getRequest
 }
 
 // Error implements error.
 func (e *APIError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "the Events API answered %d %s", e.Status, http.StatusText(e.Status))
+	if e.path == "" {
+		fmt.Fprintf(&b, "the Events API answered %d %s", e.Status, http.StatusText(e.Status))
+	} else {
+		fmt.Fprintf(&b, "WorkOS answered %d %s to GET %s", e.Status, http.StatusText(e.Status), e.path)
+	}
 	switch {
 	case e.Foreign && e.Status/100 == 4 && e.Message != "":
 		b.WriteString(" with a body that is not WorkOS's")
@@ -114,11 +120,16 @@ type ResponseError struct {
 	Reason    string
 	RequestID string
 	Err       error // what was found, for errors.Is
+
+	path string // of the request, see getRequest
 }
 
 // Error implements error.
 func (e *ResponseError) Error() string {
 	s := "the answer of the Events API cannot be used: " + e.Reason
+	if e.path != "" {
+		s = "the answer of WorkOS to GET " + e.path + " cannot be used: " + e.Reason
+	}
 	if e.RequestID != "" {
 		s += " (request id " + e.RequestID + ")"
 	}
@@ -134,14 +145,20 @@ type TransportError struct {
 	Host  string
 	Proxy string // says by which proxy the request went, for messages; empty without one
 	Err   error
+
+	path string // of the request, see getRequest
 }
 
 // Error implements error.
 func (e *TransportError) Error() string {
+	by := e.Proxy
 	if proxy := (*ProxyError)(nil); errors.As(e.Err, &proxy) { // names the proxy itself
-		return fmt.Sprintf("the Events API at %s gave no answer: %v", e.Host, e.Err)
+		by = ""
 	}
-	return fmt.Sprintf("the Events API at %s gave no answer%s: %v", e.Host, e.Proxy, e.Err)
+	if e.path != "" {
+		return fmt.Sprintf("WorkOS at %s gave no answer to GET %s%s: %v", e.Host, e.path, by, e.Err)
+	}
+	return fmt.Sprintf("the Events API at %s gave no answer%s: %v", e.Host, by, e.Err)
 }
 
 // Unwrap returns the cause.
@@ -153,10 +170,15 @@ func (e *TransportError) Unwrap() error { return e.Err }
 type RefusalError struct {
 	For time.Duration
 	Err error
+
+	path string // of the request, see getRequest
 }
 
 // Error implements error.
 func (e *RefusalError) Error() string {
+	if e.path != "" {
+		return fmt.Sprintf("WorkOS has refused a request for a list for %s: %v", e.For.Round(time.Second), e.Err)
+	}
 	return fmt.Sprintf("the Events API has refused the request for %s: %v", e.For.Round(time.Second), e.Err)
 }
 
@@ -237,12 +259,12 @@ func requestNote(id string) string {
 	return " (request id " + id + ")"
 }
 
-func (c *Client) responseError(a answer, err error) *ResponseError {
-	return &ResponseError{Reason: c.clean(err.Error()), RequestID: a.RequestID, Err: err}
+func (c *Client) responseError(a answer, g getRequest, err error) *ResponseError {
+	return &ResponseError{Reason: c.clean(err.Error()), RequestID: a.RequestID, Err: err, path: g.path}
 }
 
 // apiError reads the body of an answer other than 200.
-func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts ListEventsOpts) *APIError {
+func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, g getRequest) *APIError {
 	body, _ := io.ReadAll(io.LimitReader(from, maxErrorBody)) // what came before an error may still tell
 	code, message, known := parseErrorBody(body)
 	e := &APIError{
@@ -252,12 +274,13 @@ func (c *Client) apiError(resp *http.Response, from io.Reader, a answer, opts Li
 		RequestID:  a.RequestID,
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), a.Date),
 		Foreign:    !known,
+		path:       g.path,
 	}
 	if location := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && location != "" {
 		e.Message = c.clean("it sends relay elsewhere, where the API key must not go: " + location)
 	}
 	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnprocessableEntity {
-		e.Refused = namedTypes(string(body), opts.Events)
+		e.Refused = namedTypes(string(body), g.types)
 	}
 	return e
 }

@@ -44,22 +44,39 @@ func (c *Client) fetch(ctx context.Context, opts ListEventsOpts) (answer, error)
 	return c.fetchAs(ctx, opts, reading{})
 }
 
-// fetchAs is fetch with another way to read the response. It repeats the request once if the API
-// refuses the key and there is a newer
-// one.
+// fetchAs is fetch with another way to read the response.
 func (c *Client) fetchAs(ctx context.Context, opts ListEventsOpts, how reading) (answer, error) {
+	return c.get(ctx, getRequest{
+		query: func() (string, error) { return c.query(opts) }, types: opts.Events, explain: how.explain,
+		read: func(a *answer, n int64, from io.Reader) error { return c.readPage(a, n, from, opts, how) },
+	})
+}
+
+// getRequest is one request to the API, and how a response of status 200 is read.
+type getRequest struct {
+	path    string                 // below the endpoint, escaped; empty for the Events API
+	query   func() (string, error) // encoded
+	types   []string               // the event types that the query names
+	explain bool                   // see reading
+	// read reads the body, which has n bytes, or an unknown number if n is -1.
+	read func(a *answer, n int64, from io.Reader) error
+}
+
+// get makes one request. It repeats the request once if the API refuses the key and there is a
+// newer one.
+func (c *Client) get(ctx context.Context, g getRequest) (answer, error) {
 	used := c.key(false)
-	a, err := c.fetchOnce(ctx, opts, how)
+	a, err := c.getOnce(ctx, g)
 	if c.Key == nil || !keyRefused(err) || c.key(true) == used {
 		return a, err
 	}
 	if _, err := c.wait(ctx); err != nil {
 		return a, err
 	}
-	return c.fetchOnce(ctx, opts, how)
+	return c.getOnce(ctx, g)
 }
 
-func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, how reading) (answer, error) {
+func (c *Client) getOnce(ctx context.Context, g getRequest) (answer, error) {
 	c.once.Do(c.init)
 	timeout := c.Timeout
 	if timeout <= 0 {
@@ -68,11 +85,11 @@ func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, how reading
 	try := newAttempt(ctx, timeout, c.own != nil)
 	defer try.end()
 	if c.own == nil {
-		return c.roundTrip(ctx, try, opts, how)
+		return c.roundTrip(ctx, try, g)
 	}
 	var used *pool
 	try.Context, used = c.own.with(try.Context)
-	a, err := c.roundTrip(ctx, try, opts, how)
+	a, err := c.roundTrip(ctx, try, g)
 	if ctx.Err() == nil {
 		c.own.noteOutcome(used, a.status, err)
 	}
@@ -80,8 +97,8 @@ func (c *Client) fetchOnce(ctx context.Context, opts ListEventsOpts, how reading
 }
 
 // roundTrip sends the request and reads the answer.
-func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpts, how reading) (answer, error) {
-	req, err := c.request(try, opts) //nolint:contextcheck // the attempt is made from ctx
+func (c *Client) roundTrip(ctx context.Context, try *attempt, g getRequest) (answer, error) {
+	req, err := c.request(try, g) //nolint:contextcheck // the attempt is made from ctx
 	if err != nil {
 		return answer{}, err
 	}
@@ -98,11 +115,11 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return answer{}, c.broken(ctx, try, via, how, err)
+		return answer{}, c.broken(ctx, try, via, g, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusProxyAuthRequired && via != nil && via.proxy != nil {
-		return answer{}, c.broken(ctx, try, via, how, via.refused(resp)) // of a request over http
+		return answer{}, c.broken(ctx, try, via, g, via.refused(resp)) // of a request over http
 	}
 	received := try.body(resp.Body)
 	a := answer{status: resp.StatusCode, sent: start}
@@ -111,12 +128,12 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 		a.Date = date.UTC()
 	}
 	if resp.StatusCode != http.StatusOK {
-		apiErr := c.apiError(resp, received, a, opts)
+		apiErr := c.apiError(resp, received, a, g)
 		a.took = time.Since(start)
 		return a, apiErr
 	}
 	a.took = time.Since(start)
-	err = c.readPage(&a, resp.ContentLength, received, opts, how)
+	err = g.read(&a, resp.ContentLength, received)
 	switch {
 	case err == nil, isNoRoom(err):
 		return a, err
@@ -126,7 +143,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, opts ListEventsOpt
 	if why := try.cause(); why != nil { //nolint:contextcheck // the attempt is made from ctx
 		err = why
 	}
-	return a, c.responseError(a, err)
+	return a, c.responseError(a, g, err)
 }
 
 // unusedAttempts is how often a request is sent whose connection ends before it is used.
@@ -187,16 +204,16 @@ func beginning(body []byte) string {
 
 // broken says why a request brought no response: ctx is the caller's, try the one with the
 // timeouts, via what is known of the way to the API.
-func (c *Client) broken(ctx context.Context, try *attempt, via *way, how reading, err error) error {
+func (c *Client) broken(ctx context.Context, try *attempt, via *way, g getRequest, err error) error {
 	switch why := try.cause(); { //nolint:contextcheck // the attempt is made from ctx
-	case how.explain && errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case g.explain && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		err = ctx.Err()
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case why != nil:
 		err = why
 	}
-	return &TransportError{Host: c.host(), Proxy: via.note(), Err: via.connectError(err)}
+	return &TransportError{Host: c.host(), Proxy: via.note(), Err: via.connectError(err), path: g.path}
 }
 
 // readPage reads a response whose body has n bytes, -1 if that is not known, into a. Of more events

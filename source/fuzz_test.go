@@ -31,7 +31,7 @@ func FuzzResponse(f *testing.F) {
 		err := c.readPage(&a, -1, from, ListEventsOpts{Limit: limit}, reading{})
 		if err != nil {
 			require.Empty(t, a.Data)
-			require.LessOrEqual(t, len(c.responseError(a, err).Error()), 700)
+			require.LessOrEqual(t, len(c.responseError(a, getRequest{}, err).Error()), 700)
 			return
 		}
 		require.LessOrEqual(t, len(a.Data), limit)
@@ -77,7 +77,7 @@ func FuzzErrorBody(f *testing.F) {
 		asked := []string{UserCreated, UserDeleted, DsyncUserCreated}
 		resp := &http.Response{StatusCode: status, Header: http.Header{"X-Request-Id": {requestID}, "Location": {requestID}}}
 		a := answer{RequestID: c.clean(requestID)}
-		e := c.apiError(resp, bytes.NewReader(text), a, ListEventsOpts{Events: asked})
+		e := c.apiError(resp, bytes.NewReader(text), a, getRequest{types: asked})
 		for _, s := range []string{e.Message, e.Code, e.RequestID} {
 			require.LessOrEqual(t, len(s), 600)
 			require.NotContains(t, s, testKey)

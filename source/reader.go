@@ -33,12 +33,8 @@ const (
 // reader is one cursor over the source: the state of one call of Pages. It is used by one
 // goroutine.
 type reader struct {
-	s      *Stream
-	client *Client
-	hooks  Hooks
-	log    *zap.Logger
-	// impatient: what may pass is an error, too, and nothing is waited for.
-	impatient bool
+	retrier
+	s *Stream
 
 	pos   checkpoint.Position // the last event read, or where to begin
 	from  time.Time           // lower bound of the next request by time; in use only while pos has no event id
@@ -50,16 +46,13 @@ type reader struct {
 	limit, maxLimit int
 	goodPages       int // since limit was last changed
 
-	polled   time.Time // when the last response came; zero before the first
-	atTip    bool
-	wake     <-chan struct{}
-	now      time.Time // the API's clock at polled
-	failures failures
-	// refusedSince is since when WorkOS itself has refused every request; zero if it does not.
-	refusedSince time.Time
-	doubt        cursorDoubt
-	plain        plainness
-	quiet        atomic.Pointer[time.Time] // what quietUntil returns
+	polled time.Time // when the last response came; zero before the first
+	atTip  bool
+	wake   <-chan struct{}
+	now    time.Time // the API's clock at polled
+	doubt  cursorDoubt
+	plain  plainness
+	quiet  atomic.Pointer[time.Time] // what quietUntil returns
 
 	silentUntil time.Time // when checkSilence is due again; zero at the start
 
@@ -97,12 +90,13 @@ func newReader(s *Stream, cp checkpoint.Checkpoint) (*reader, error) {
 	}
 	after := cp.Position
 	r := &reader{
-		s: s, client: s.Client, log: s.Logger, wake: s.Wake,
+		s: s, retrier: retrier{client: s.Client, log: s.Logger}, wake: s.Wake,
 		pos: after, from: after.CreatedAt, floor: after.CreatedAt,
 		types: newTypeSet(s.Events), seen: newRecentIDs(recentCount), odd: map[string]bool{},
 		limit:  s.Limit,
 		seenTo: cp.Seen, trail: newTrail(recentCount, cp.Recent.Seeded(after)),
 	}
+	r.place = func() zap.Field { return zap.Stringer("after", r.pos) }
 	if r.client == nil {
 		r.client = DefaultClient
 	}

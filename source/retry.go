@@ -95,22 +95,37 @@ func retryWait(reason RetryReason, n int, after time.Duration, random retry.Rand
 	return waits.After(n)
 }
 
+// retrier waits between the attempts of a request, and tells of them. It is used by one goroutine.
+type retrier struct {
+	client *Client
+	hooks  Hooks
+	log    *zap.Logger
+	path   string           // of the request, see getRequest
+	place  func() zap.Field // what the request asks for, in the log
+	// impatient: what may pass is an error, too, and nothing is waited for.
+	impatient bool
+
+	failures failures
+	// refusedSince is since when WorkOS itself has refused every request; zero if it does not.
+	refusedSince time.Time
+}
+
 // backOff waits before the request that failed with err is made again. It returns err if no
 // repetition can mend it, and a *RefusalError if WorkOS itself has refused the request for
 // refusedLimit.
-func (r *reader) backOff(ctx context.Context, err error) error {
+func (r *retrier) backOff(ctx context.Context, err error) error {
 	reason := retryReason(err)
 	if reason == "" || r.impatient {
 		return err
 	}
 	now := time.Now()
-	if !isStanding(err) {
+	if !isStanding(err) && (r.path == "" || !isForbidden(err)) {
 		r.refusedSince = time.Time{}
 	} else if r.refusedSince.IsZero() {
 		r.refusedSince = now
 	}
 	if !r.refusedSince.IsZero() && now.Sub(r.refusedSince) >= refusedLimit {
-		return &RefusalError{For: now.Sub(r.refusedSince), Err: err}
+		return &RefusalError{For: now.Sub(r.refusedSince), Err: err, path: r.path}
 	}
 	attempt := r.failures.count + 1
 	if isSlowReason(reason) && reason != r.failures.reason {
@@ -132,7 +147,7 @@ func (r *reader) backOff(ctx context.Context, err error) error {
 }
 
 // waitAfter returns how long to wait after a request that has failed attempt times in a row.
-func (r *reader) waitAfter(err error, reason RetryReason, attempt int) time.Duration {
+func (r *retrier) waitAfter(err error, reason RetryReason, attempt int) time.Duration {
 	wait := retryWait(reason, attempt, retryAfterOf(err), nil)
 	if reason == RetryUnauthorized && r.client.Key != nil {
 		wait = min(wait, maxKeyWait)
@@ -147,16 +162,22 @@ func isStanding(err error) bool {
 	return errors.As(err, &e) && isClientFault(err) && e.isWorkOS()
 }
 
+// isForbidden reports whether WorkOS itself says that the key may not read what was asked for.
+func isForbidden(err error) bool {
+	var e *APIError
+	return errors.As(err, &e) && e.Status == http.StatusForbidden && e.isWorkOS()
+}
+
 // failed takes note of err and returns how long to wait before the request is made again; attempt
 // is how often in a row it has failed.
-func (r *reader) failed(err error, reason RetryReason, attempt int) time.Duration {
+func (r *retrier) failed(err error, reason RetryReason, attempt int) time.Duration {
 	wait := r.waitAfter(err, reason, attempt)
 	r.reportRetry(err, reason, attempt, wait)
 	return wait
 }
 
 // reportRetry takes note of a request that failed with err and is made again after wait.
-func (r *reader) reportRetry(err error, reason RetryReason, attempt int, wait time.Duration) {
+func (r *retrier) reportRetry(err error, reason RetryReason, attempt int, wait time.Duration) {
 	f := &r.failures
 	if f.count == 0 {
 		f.since = time.Now()
@@ -165,7 +186,7 @@ func (r *reader) reportRetry(err error, reason RetryReason, attempt int, wait ti
 	if now := time.Now(); reason != f.reason || now.Add(wait).Sub(f.warned) > remindEvery {
 		f.reason, f.warned = reason, now
 		r.log.Warn(r.retryMessage(reason, err), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
-			zap.Duration("retry_in", wait), zap.Stringer("after", r.pos), zap.Error(err))
+			zap.Duration("retry_in", wait), r.place(), zap.Error(err))
 	}
 	if reason == RetryRateLimited {
 		call(r.hooks.OnRateLimited, RateLimitedInfo{Wait: wait})
@@ -182,21 +203,39 @@ func retryAfterOf(err error) time.Duration {
 }
 
 // recovered ends a row of failures.
-func (r *reader) recovered() {
-	if f := r.failures; f.count > 0 {
-		r.log.Info("the Events API answers again", zap.Int("failures", f.count), zap.Duration("outage", time.Since(f.since)))
+func (r *retrier) recovered() {
+	f := r.failures
+	fields := []zap.Field{zap.Int("failures", f.count), zap.Duration("outage", time.Since(f.since))}
+	switch {
+	case f.count == 0:
+	case r.path != "":
+		r.log.Info("WorkOS answers again to a request for a list", append(fields, r.place())...)
+	default:
+		r.log.Info("the Events API answers again", fields...)
 	}
-	r.failures, r.refusedSince, r.doubt = failures{}, time.Time{}, cursorDoubt{}
+	r.failures, r.refusedSince = failures{}, time.Time{}
 }
 
-func (r *reader) retryMessage(reason RetryReason, err error) string {
+// recovered ends a row of failures, and what spoke for a lost cursor.
+func (r *reader) recovered() {
+	r.retrier.recovered()
+	r.doubt = cursorDoubt{}
+}
+
+func (r *retrier) retryMessage(reason RetryReason, err error) string {
 	switch reason {
 	case RetryRefused:
+		if isStanding(err) && r.path != "" {
+			return "WorkOS refuses a request for a list; trying again slowly"
+		}
 		if isStanding(err) {
 			return "the Events API refuses the request; trying again slowly"
 		}
 		return "an answer does not come from WorkOS itself: a load balancer, proxy or firewall in between may have sent it; trying again slowly"
 	case RetryUnauthorized:
+		if r.path != "" {
+			return "WorkOS refuses the API key for a list: check that it is not revoked, and that it may read what the path names; trying again slowly"
+		}
 		if r.client.Key != nil {
 			return "the Events API refuses the API key: write a key that is not revoked to source.api_key_file, which relay uses at once, and check that the key's environment has the Events API"
 		}
@@ -206,6 +245,9 @@ func (r *reader) retryMessage(reason RetryReason, err error) string {
 	case RetryRateLimited:
 		return "the API key's rate limit is used up; waiting"
 	default:
+		if r.path != "" {
+			return "a request for a list of WorkOS failed; trying again"
+		}
 		return "a request to the Events API failed; trying again"
 	}
 }

@@ -143,7 +143,7 @@ func (c *Client) ProxyInUse(ctx context.Context) string {
 		return ""
 	}
 	ctx, _ = c.own.with(ctx)
-	req, err := c.request(ctx, ListEventsOpts{})
+	req, err := c.request(ctx, getRequest{query: func() (string, error) { return c.query(ListEventsOpts{}) }})
 	if err != nil {
 		return ""
 	}

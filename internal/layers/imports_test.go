@@ -39,6 +39,7 @@ var rules = []rule{
 	{of: "checkpoint/checkpointtest", may: []string{"checkpoint"}},
 	{of: "checkpoint", may: helpers, tests: []string{"checkpoint/..."}},
 	{of: "source/sourcetest", may: append([]string{"source"}, helpers...)},
+	{of: "source/lists", may: append([]string{"source"}, helpers...), tests: []string{"source/..."}},
 	{of: "source/webhook", tests: []string{"checkpoint", "source/..."}},
 	{of: "source/common"},
 	{of: "source", may: append([]string{"conf/...", "checkpoint", "source/common"}, helpers...), tests: []string{"source/..."}},
