@@ -29,11 +29,21 @@ type carrier struct {
 	life     *lifecycle
 	observer Observer
 	*failures
+
+	snapshots       Snapshotter                // nil if the lane keeps no state
+	snapshotPart    int                        // bounds the messages of one Append of a snapshot, after the bus has not taken more; 0 if it takes all
+	snapshotBatches int                        // counts them
+	skipped         []checkpoint.SnapshotCount // of the snapshot that is read, since reading began
 }
 
 // carry reads from the position of cp and delivers what it reads until something ends it. It
 // returns the current checkpoint.
 func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	if c.snapshots != nil {
+		if err := c.snapshots.Begin(ctx, cp); err != nil {
+			return cp, err
+		}
+	}
 	c.status.claimed(cp)
 	r := startReader(ctx, c.source, c.prefetch, c.status, cp)
 	defer r.stop()
@@ -102,7 +112,7 @@ func (c *carrier) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, e
 		if err != nil {
 			return cp, c.stopError(err, way)
 		}
-		now, took, failure := c.attempt(work, way.from(cp, &b), &b, way.to(cp, &b), alive)
+		now, took, failure := c.attempt(work, way.from(cp, &b), b.Messages, way.to(cp, &b), alive)
 		v := queue.Judge(&b, failure)
 		var until time.Time // of the pause before the next attempt
 		if failure != nil {
@@ -147,8 +157,8 @@ func (c *carrier) deliver(ctx, work context.Context, cp checkpoint.Checkpoint, e
 // errLeaseDue is why an attempt is given up: it must not keep the lane from renewing its lease.
 var errLeaseDue = errors.New("given up so that the lease can be renewed")
 
-// attempt appends a batch once. It bounds the attempt if a standby would take over meanwhile.
-func (c *carrier) attempt(work context.Context, cp checkpoint.Checkpoint, b *batch.Batch, to checkpoint.Position, alive *renewal) (now checkpoint.Checkpoint, took time.Duration, failure error) {
+// attempt appends messages once. It bounds the attempt if a standby would take over meanwhile.
+func (c *carrier) attempt(work context.Context, cp checkpoint.Checkpoint, messages []sink.Message, to checkpoint.Position, alive *renewal) (now checkpoint.Checkpoint, took time.Duration, failure error) {
 	ctx := work
 	if d := alive.attemptTime(); d > 0 {
 		var cancel context.CancelFunc
@@ -156,7 +166,7 @@ func (c *carrier) attempt(work context.Context, cp checkpoint.Checkpoint, b *bat
 		defer cancel()
 	}
 	started := time.Now()
-	now, failure = c.target.Append(ctx, cp, b.Messages, to)
+	now, failure = c.target.Append(ctx, cp, messages, to)
 	took = time.Since(started)
 	var rejected *sink.RejectedError
 	if failure != nil && ctx.Err() != nil && work.Err() == nil && !errors.As(failure, &rejected) {

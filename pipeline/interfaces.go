@@ -54,10 +54,10 @@ type Target interface {
 	// an error that matches checkpoint.ErrConflict. A nil seen does not compare.
 	Acquire(ctx context.Context, seen *checkpoint.Checkpoint) (checkpoint.Checkpoint, error)
 	// Append makes the batch durable, moves the position from prev to next, and returns the current
-	// checkpoint. An empty batch only moves the position. Seen and Refused of prev are committed
-	// along with it, so the caller sets them to what is to hold afterwards; prev is compared by its
-	// Revision alone. If next is the position of prev, the batch is committed as a whole or not at
-	// all. After an error the current position is prev, next, or that of an event between them
+	// checkpoint. An empty batch only moves the position. Seen, Refused and Snapshot of prev are
+	// committed along with it, so the caller sets them to what is to hold afterwards; prev is
+	// compared by its Revision alone. If next is the position of prev, the batch is committed as a
+	// whole or not at all. After an error the current position is prev, next, or that of an event between them
 	// whose messages, and those of all events before it, are durable; the caller calls Load and
 	// continues from there. If a message can never be published, the error contains a
 	// *sink.PublishError whose Durable is the index of that message and whose cause is a

@@ -40,6 +40,9 @@ type Lane struct {
 	// again; nil admits every change.
 	State StateRouter
 	Admit func(*source.Event, *state.Change) bool
+	// Snapshots reads the snapshot that is due before the lane carries events. Nil if the lane
+	// keeps no state.
+	Snapshots Snapshotter
 
 	// Park sends an event that can never be published to the dead letter topic. Without it the lane
 	// stops at such an event.
@@ -98,6 +101,7 @@ func (l *Lane) init() {
 	l.carrier = carrier{
 		lane: l.Name, source: l.Source, target: l.Target, batches: m, prefetch: l.Prefetch,
 		lease: &l.lease, status: &l.status, steering: &l.steering, life: &l.life, observer: l.Observer, failures: f,
+		snapshots: l.Snapshots, snapshotPart: l.carrier.snapshotPart, snapshotBatches: l.carrier.snapshotBatches,
 	}
 }
 
@@ -154,7 +158,9 @@ func (l *Lane) run(ctx, work context.Context) error {
 			cp, err = l.steer(ctx, work, cp)
 		}
 		for err == nil || errors.Is(err, errMoved) {
-			cp, err = l.carrier.carry(ctx, work, cp)
+			if cp, err = l.carrier.snapshot(ctx, work, cp); err == nil {
+				cp, err = l.carrier.carry(ctx, work, cp)
+			}
 			if errors.Is(err, errMoved) {
 				l.Logger.Warn("the current position is not one that was read: reading again from there", zap.Stringer("position", cp.Position))
 			}

@@ -488,6 +488,9 @@ func difference(a, b []string) []string {
 func moved(prev checkpoint.Checkpoint, batch []sink.Message, to checkpoint.Position) checkpoint.Checkpoint {
 	var passed []checkpoint.Position
 	for i := range batch {
+		if batch[i].Snapshot {
+			continue
+		}
 		if n := len(passed); n == 0 || passed[n-1].EventID != batch[i].Position.EventID {
 			passed = append(passed, batch[i].Position)
 		}

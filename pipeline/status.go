@@ -308,6 +308,15 @@ func (t *tracker) renewed(cp checkpoint.Checkpoint) {
 	}
 }
 
+// snapshotted records that the checkpoint is cp, after a part of a snapshot.
+func (t *tracker) snapshotted(cp checkpoint.Checkpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at(cp)
+	t.refused = false
+	t.set(Running, "")
+}
+
 // unreached records when the bus answered last, after retrying: it has failed since then.
 func (t *tracker) unreached(since time.Time) {
 	t.mu.Lock()

@@ -28,6 +28,9 @@ type Message struct {
 	// message. A state message has no ID: if one of two versions were left out as a second copy, the
 	// older one could come last.
 	Entity string
+	// Snapshot is set if the message is part of a snapshot and has no event. Position then only
+	// tells that the messages of a batch belong together, and no position of the lane is like it.
+	Snapshot bool
 }
 
 // Removes reports whether m is a state message that removes its object.
