@@ -251,6 +251,16 @@ func (b *kafkaCluster) topics(ctx context.Context) ([]string, error) {
 	return own, nil
 }
 
+// position is the topic of the position, if there is one.
+func (b *kafkaCluster) position(ctx context.Context) ([]string, error) {
+	name := "relay.position." + b.id() + ".bus"
+	all, err := b.admin.ListTopics(ctx)
+	if err != nil || !all.Has(name) {
+		return nil, err
+	}
+	return []string{name}, nil
+}
+
 func (b *kafkaCluster) close() (u usage, err error) {
 	if b.server == nil && b.admin != nil {
 		err = b.deleteTopics()
@@ -271,9 +281,11 @@ func (b *kafkaCluster) deleteTopics() error {
 	if err != nil || len(own) == 0 {
 		return err
 	}
-	if b.delivery == exactlyOnce {
-		own = append(own, "relay.position."+b.id()+".bus")
+	position, err := b.position(ctx)
+	if err != nil {
+		return err
 	}
+	own = append(own, position...)
 	deleted, err := b.admin.DeleteTopics(ctx, own...)
 	return errors.Join(err, deleted.Error())
 }

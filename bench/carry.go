@@ -26,9 +26,10 @@ func (c carried) busCPUPerEvent() time.Duration { return c.bus.cpu / time.Durati
 
 // rival is one of those that are measured against each other.
 type rival struct {
-	name  string
-	share func(events int, latency time.Duration) int // how many of the events it is to carry; nil for all
-	run   func(ctx context.Context, api string, events int) (carried, error)
+	name    string
+	share   func(events int, latency time.Duration) int // how many of the events it is to carry; 0 if it is left out
+	run     func(ctx context.Context, api string, events int) (carried, error)
+	ceiling string // name of the raw publisher that it is compared to; empty if there is none
 }
 
 // few is for what takes long: one in fifty.
@@ -58,13 +59,17 @@ func carryToNATS(ctx context.Context, l *lab) error {
 	jetStream := func(delivery string, syncAlways bool) func(context.Context) (bus, error) {
 		return func(ctx context.Context) (bus, error) { return l.newJetStream(ctx, delivery, syncAlways) }
 	}
+	raw := func(ctx context.Context, delivery string) (bus, error) { return l.newJetStream(ctx, delivery, false) }
 	return l.carryAll(ctx, "nats", "Events API to NATS JetStream",
 		"The NATS server stores in files and is a separate process; with sync_always it writes each message to the disk before it "+
-			"acknowledges, and one in fifty of the events is carried. Without exactly_once the checkpoint is a file, synced.",
-		rival{bareName, baseline, bareLoop},
+			"acknowledges, and one in fifty of the events is carried. Without exactly_once the checkpoint is a file, synced. "+
+			"The raw publishers send the same messages from memory: up to 4,000 unacknowledged at a time, or atomic batches of 1,000 one after another.",
+		rival{name: bareName, share: baseline, run: bareLoop},
 		l.watermill("Watermill's NATS publisher", jetStream(atLeastOnce, false)),
-		l.relayInto("relay, at_least_once", several, jetStream(atLeastOnce, false)),
-		l.relayInto("relay, exactly_once", several, jetStream(exactlyOnce, false)),
+		l.raw(rawAsync, atLeastOnce, raw),
+		l.raw(rawBatches, exactlyOnce, raw),
+		l.relayInto("relay, at_least_once", several, jetStream(atLeastOnce, false)).below(rawAsync),
+		l.relayInto("relay, exactly_once", several, jetStream(exactlyOnce, false)).below(rawBatches),
 		l.relayInto("relay, at_least_once, sync_always", few, jetStream(atLeastOnce, true)),
 		l.relayInto("relay, exactly_once, sync_always", few, jetStream(exactlyOnce, true)),
 	)
@@ -75,20 +80,37 @@ func carryToKafka(ctx context.Context, l *lab) error {
 		with := func(delivery string) func(context.Context) (bus, error) {
 			return func(ctx context.Context) (bus, error) { return open(ctx, delivery) }
 		}
+		raw := func(ctx context.Context, delivery string) (bus, error) { return open(ctx, delivery) }
 		return []rival{
+			l.raw(rawProducer+where, atLeastOnce, raw),
+			l.raw(rawTransactions+where, exactlyOnce, raw),
 			l.watermill("Watermill's Kafka publisher, "+where, with(atLeastOnce)),
-			l.relayInto("relay, at_least_once, "+where, several, with(atLeastOnce)),
-			l.relayInto("relay, exactly_once, "+where, several, with(exactlyOnce)),
+			l.relayInto("relay, at_least_once, "+where, several, with(atLeastOnce)).below(rawProducer + where),
+			l.relayInto("relay, exactly_once, "+where, several, with(exactlyOnce)).below(rawTransactions + where),
 		}
 	}
-	rivals := append([]rival{{bareName, baseline, bareLoop}}, on("kfake", newKfake)...)
+	rivals := append([]rival{{name: bareName, share: baseline, run: bareLoop}}, on("kfake", newKfake)...)
 	if len(l.brokers) > 0 {
 		rivals = append(rivals, on("Apache Kafka", l.realKafka)...)
 	}
 	return l.carryAll(ctx, "kafka", "Events API to Kafka",
 		"One topic for each event type, six partitions each, compression lz4 (Watermill's: none, its default), acknowledged by all in-sync replicas. "+
-			"kfake, a separate process, keeps everything in memory. With exactly_once progress is what relay says it has committed, and what was committed is counted by reading it at the end.",
+			"The raw producers are franz-go: as fast as it is acknowledged, or transactions of 3,000 records one after another. kfake, a separate process, keeps everything in memory. With exactly_once progress is what relay says it has committed, and what was committed is counted by reading it at the end.",
 		rivals...)
+}
+
+// Names of the raw publishers; those of Kafka end with that of the broker.
+const (
+	rawAsync        = "raw publisher, asynchronous"
+	rawBatches      = "raw publisher, atomic batches"
+	rawProducer     = "raw producer, idempotent, "
+	rawTransactions = "raw producer, transactions, "
+)
+
+// below returns r with the raw publisher that it cannot be faster than.
+func (r rival) below(ceiling string) rival {
+	r.ceiling = ceiling
+	return r
 }
 
 // bareName is the first of the rivals, to which the others are compared.
@@ -107,17 +129,27 @@ func (l *lab) carryAll(ctx context.Context, chart, title, note string, rivals ..
 			return err
 		}
 		t := l.report.table(fmt.Sprintf("%s, API latency %s", title, latency), note,
-			"", "events", "events/s", "of the bare loop", "CPU µs/event", "and of the bus", "allocations/event", "peak memory", "of it program file", "first event stored", "all stored")
+			"", "events", "events/s", "of the bare loop", "of the raw publisher", "CPU µs/event", "and of the bus", "allocations/event", "peak memory", "of it program file", "first event stored", "all stored")
 		bare := middle(results[0], func(c carried) float64 { return c.rate })
 		for i, r := range these {
 			if len(results[i]) == 0 {
 				continue
 			}
-			t.row(r.name, carriedCells(results[i], bare)...)
+			t.row(r.name, carriedCells(results[i], bare, rateOf(r.ceiling, these, results))...)
 			l.report.point(chart, r.name, latency, middle(results[i], func(c carried) float64 { return c.rate }))
 		}
 	}
 	return nil
+}
+
+// rateOf returns the rate of one of the rivals, or 0 if it was not measured.
+func rateOf(name string, rivals []rival, results [][]carried) float64 {
+	for i, r := range rivals {
+		if r.name == name && len(results[i]) > 0 {
+			return middle(results[i], func(c carried) float64 { return c.rate })
+		}
+	}
+	return 0
 }
 
 // without leaves out those that carry a few of the events only: their disk is what counts.
@@ -150,7 +182,11 @@ func (l *lab) round(ctx context.Context, runs int, latency time.Duration, rivals
 	results = make([][]carried, len(rivals))
 	for range runs {
 		for i, r := range rivals {
-			c, err := r.run(ctx, api, r.share(l.events, latency))
+			share := r.share(l.events, latency)
+			if share == 0 {
+				continue
+			}
+			c, err := r.run(ctx, api, share)
 			if errors.Is(err, errNotBuilt) {
 				l.report.remark(err.Error())
 				continue
@@ -179,7 +215,7 @@ func bareLoop(ctx context.Context, api string, events int) (carried, error) {
 
 // relayInto is relay with its default settings into a bus that is made for the run.
 func (l *lab) relayInto(name string, share func(int, time.Duration) int, open func(context.Context) (bus, error)) rival {
-	return rival{name, share, func(ctx context.Context, api string, events int) (carried, error) {
+	return rival{name: name, share: share, run: func(ctx context.Context, api string, events int) (carried, error) {
 		return l.into(ctx, open, events, func(b bus) (*process, *relayProcess, error) {
 			r, err := l.newRelay(ctx, relayConfig{id: b.id(), api: api, sink: b.sink()})
 			if err != nil {

@@ -221,12 +221,8 @@ func newFranz(brokers []string, codec string) (*kgo.Client, error) {
 func produceWith(c *kgo.Client) publisher {
 	return func(ctx context.Context, page []sink.Message) error {
 		out := make([]*kgo.Record, len(page))
-		for i, m := range page {
-			headers := make([]kgo.RecordHeader, len(m.Headers))
-			for k, h := range m.Headers {
-				headers[k] = kgo.RecordHeader{Key: h.Key, Value: []byte(h.Value)}
-			}
-			out[i] = &kgo.Record{Topic: m.Topic, Key: m.Key, Value: m.Body, Headers: headers}
+		for i := range page {
+			out[i] = kafkaRecord(&page[i])
 		}
 		return c.ProduceSync(ctx, out...).FirstErr()
 	}

@@ -172,8 +172,9 @@ func middle[T any, N cmp.Ordered](runs []T, of func(T) N) N {
 	return values[len(values)/2]
 }
 
-// carriedCells are the cells of one rival, bare being the rate of the bare loop.
-func carriedCells(runs []carried, bare float64) []string {
+// carriedCells are the cells of one rival, bare being the rate of the bare loop, and ceiling that
+// of the raw publisher, or 0.
+func carriedCells(runs []carried, bare, ceiling float64) []string {
 	rate := middle(runs, func(c carried) float64 { return c.rate })
 	var most usage
 	for _, c := range runs {
@@ -185,6 +186,7 @@ func carriedCells(runs []carried, bare float64) []string {
 		thousands(float64(middle(runs, func(c carried) int { return c.events }))),
 		thousands(rate),
 		percent(rate, bare),
+		percent(rate, ceiling),
 		micros(middle(runs, carried.cpuPerEvent)),
 		micros(middle(runs, carried.busCPUPerEvent)),
 		tenths(middle(runs, func(c carried) float64 { return c.allocs })),

@@ -33,7 +33,7 @@ func population(events int) sourcetest.Population {
 // standard input.
 func play(ctx context.Context, role string, args []string) error {
 	roles := map[string]func(context.Context, []string) error{
-		"api": playAPI, "nats": playNATS, "kafka": playKafka, "fetch": playFetch, "publish": playPublish,
+		"api": playAPI, "nats": playNATS, "kafka": playKafka, "fetch": playFetch, "publish": playPublish, "raw": playRaw,
 	}
 	f := roles[role]
 	if f == nil {

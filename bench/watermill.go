@@ -39,7 +39,7 @@ func (l *lab) buildWatermill(ctx context.Context) (string, error) {
 
 // watermill is the loop that a team would write on Watermill: see the directory of that name.
 func (l *lab) watermill(name string, open func(context.Context) (bus, error)) rival {
-	return rival{name, afterAnother, func(ctx context.Context, api string, events int) (carried, error) {
+	return rival{name: name, share: afterAnother, run: func(ctx context.Context, api string, events int) (carried, error) {
 		exe, err := l.buildWatermill(ctx)
 		if err != nil {
 			return carried{}, err

@@ -9,7 +9,8 @@ import (
 )
 
 // Snapshot records a snapshot of a lane: it reads the objects that the source has now and publishes
-// them to the state topics. A Snapshot is never changed in place: a commit that gets on replaces it.
+// them to the state topics. A Snapshot is never changed in place: a commit that gets on replaces
+// it.
 type Snapshot struct {
 	Run      string   // names the snapshot; each of its messages has it in a header
 	Entities []string // the kinds of objects that it reads, in their order

@@ -25,8 +25,8 @@ type Message struct {
 	Created  time.Time           // when its event was created; zero if the message does not stand for the event, as a dead letter
 	// Entity marks a state message: the newest version of an object of this entity, or, if Body is
 	// nil, that the object is no more. Key is the object's key. It is empty for every other
-	// message. A state message has no ID: if one of two versions were left out as a second copy, the
-	// older one could come last.
+	// message. A state message has no ID: if one of two versions were left out as a second copy,
+	// the older one could come last.
 	Entity string
 	// Snapshot is set if the message is part of a snapshot and has no event. Position then only
 	// tells that the messages of a batch belong together, and no position of the lane is like it.
