@@ -175,11 +175,17 @@ func startWith(t *testing.T, format *config.Format, args ...string) *running {
 // limited to what relay needs.
 func noEnv(name string) (string, bool) { return "off", name == "GOMEMLIMIT" }
 
-// wait returns the exit code.
+// starting is read-locked while a process is started. Until the process runs it keeps the listeners
+// of this one open, also those that are closed meanwhile, and so their addresses.
+var starting sync.RWMutex
+
+// wait returns the exit code. Another command may listen on the same addresses then.
 func (r *running) wait(t *testing.T) int {
 	t.Helper()
 	select {
 	case code := <-r.code:
+		starting.Lock() // until nothing is being started
+		defer starting.Unlock()
 		return code
 	case <-time.After(patient):
 		require.Fail(t, "the command does not end", r.stderr.String())
@@ -216,6 +222,8 @@ func childWith(t *testing.T, env []string, stderr *output, args ...string) *exec
 	cmd := exec.Command(exe, args...)
 	cmd.Env = append(append(os.Environ(), asRelay+"=1"), env...)
 	cmd.Stderr = stderr
+	starting.RLock()
+	defer starting.RUnlock()
 	require.NoError(t, cmd.Start())
 	return cmd
 }

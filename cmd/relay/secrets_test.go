@@ -239,7 +239,7 @@ func readPages(t *testing.T, address string) string {
 		return d.DialContext(ctx, network, to)
 	}}}
 	get := func(method, path, token string) string {
-		wait := 2 * time.Second
+		wait := patient
 		if strings.Contains(path, "stream") { // it never ends; all there is comes at its beginning
 			wait = 200 * time.Millisecond
 		}
@@ -350,7 +350,8 @@ func addSourceCases(t *testing.T, cases map[string]secretCase, api *sourcetest.S
 
 func natsServer(t *testing.T, change func(*server.Options)) string {
 	t.Helper()
-	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
+	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		AuthTimeout: patient.Seconds(), TLSTimeout: patient.Seconds()}
 	change(o)
 	s, err := server.NewServer(o)
 	require.NoError(t, err)

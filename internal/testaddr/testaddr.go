@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -41,12 +42,36 @@ func Find(ctx context.Context) (port int, err error) {
 		}
 		port = firstPort + next
 		next++
-		var l net.Listener
-		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", On(port)); err == nil {
-			return port, l.Close()
+		if !listens(ctx, On(port)) {
+			return port, ctx.Err()
 		}
 	}
-	return 0, fmt.Errorf("no port is free: %w", err)
+	return 0, fmt.Errorf("no port is free")
+}
+
+// listens reports whether anybody listens on address. It connects, because a listener of its own
+// could stay open for a moment after it is closed: see Released.
+func listens(ctx context.Context, address string) bool {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// Released waits until nobody listens on address. Call it between the end of a server of this
+// process and the start of the next one on the same address: a program that this process is just
+// starting keeps a closed listener open until it runs, which takes long on a loaded machine.
+func Released(t testing.TB, address string) {
+	t.Helper()
+	for range 15_000 { // five minutes
+		if !listens(t.Context(), address) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	require.Fail(t, "somebody still listens on "+address)
 }
 
 // Test binaries run side by side. Each takes blocks of ports, by listening on the first port of a

@@ -2,8 +2,12 @@ package testaddr
 
 import (
 	"net"
+	"os"
+	"os/exec"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -35,4 +39,21 @@ func TestABlockOfAnotherProcess(t *testing.T) {
 	mu.Unlock()
 	p := Port(t)
 	require.False(t, p >= firstPort+begin && p < firstPort+begin+perBlock, p)
+}
+
+// TestReleased: an address can be listened on again at once, although programs are started all the
+// time, which inherit what was listened on before.
+func TestReleased(t *testing.T) {
+	address := Free(t)
+	var starts sync.WaitGroup
+	defer starts.Wait()
+	for range 20 {
+		starts.Go(func() {
+			assert.NoError(t, exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$").Run())
+		})
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", address)
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+		Released(t, address)
+	}
 }

@@ -65,6 +65,9 @@ func TestKitOnFake(t *testing.T) {
 	}
 	h.Stop = func(testing.TB) { c.Close() }
 	h.Start = func(t testing.TB) {
+		for _, addr := range addrs {
+			testaddr.Released(t, addr)
+		}
 		var err error
 		c, err = start(portsOf(t, addrs))
 		require.NoError(t, err)

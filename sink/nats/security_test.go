@@ -305,7 +305,7 @@ func tlsServer(t *testing.T, a *authority, name string, expires time.Time, wantC
 		conf.ClientAuth, conf.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
 		conf.ClientCAs.AddCert(a.cert)
 	}
-	return newServer(t, func(o *server.Options) { o.TLSConfig, o.TLS, o.TLSTimeout = conf, true, patient.Seconds() })
+	return newServer(t, func(o *server.Options) { o.TLSConfig, o.TLS = conf, true })
 }
 
 func TestTLS(t *testing.T) {

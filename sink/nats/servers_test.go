@@ -43,6 +43,7 @@ func newServer(t testing.TB, adjust ...func(*server.Options)) *testServer {
 	ts := &testServer{opts: server.Options{
 		ServerName: "test", Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: storeDir(t), NoSigs: true, NoLog: true,
 		JetStreamLimits: server.JSLimitOpts{MaxBatchTimeout: patient}, // no batch is abandoned because its sender is slow
+		AuthTimeout:     patient.Seconds(), TLSTimeout: patient.Seconds(),
 	}}
 	for _, a := range adjust {
 		a(&ts.opts)
@@ -64,6 +65,10 @@ func storeDir(t testing.TB) string {
 func (ts *testServer) start(t testing.TB) {
 	t.Helper()
 	opts := ts.opts
+	testaddr.Released(t, testaddr.On(opts.Port)) // by the server before this one
+	if opts.Cluster.Port > 0 {
+		testaddr.Released(t, testaddr.On(opts.Cluster.Port))
+	}
 	srv, err := server.NewServer(&opts)
 	require.NoError(t, err)
 	srv.Start()
@@ -152,7 +157,7 @@ func (c *testCluster) leader(t testing.TB, js jetstream.JetStream, stream string
 // client is its own connection, independent of the sink.
 func client(t testing.TB, url string) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
+	nc, err := nats.Connect(url, nats.Timeout(patient), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))

@@ -201,7 +201,7 @@ func TestTextsOfSettings(t *testing.T) {
 func TestASettingThatTheServerDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	nc, err := nats.Connect(srv.url())
+	nc, err := nats.Connect(srv.url(), nats.Timeout(patient))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	answer := func(m *nats.Msg) {

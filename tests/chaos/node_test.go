@@ -83,7 +83,7 @@ func newCluster(t *testing.T, size int) *cluster {
 		c.nodes = append(c.nodes, p)
 		urls = append(urls, "nats://"+testaddr.On(o.Port))
 	}
-	nc, err := nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
+	nc, err := nats.Connect(strings.Join(urls, ","), nats.Timeout(patient), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
 		nats.RetryOnFailedConnect(true), nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)

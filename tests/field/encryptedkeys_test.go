@@ -52,7 +52,7 @@ func TestEncryptedKeys(t *testing.T) {
 	a := newAuthority(t)
 	api := newFarAPI(t, a.server(t, a), backlog(20))
 	bus := newNATS(t, func(o *server.Options) {
-		o.TLS, o.TLSTimeout, o.TLSConfig = true, patient.Seconds(), a.server(t, a)
+		o.TLS, o.TLSConfig = true, a.server(t, a)
 	})
 	dir := newSecretDir(t)
 	put := func(name, phrase string) {
@@ -88,7 +88,7 @@ sinks:
     tls: {ca: "${CA}", cert: "${CERT}", key: "${KEY}", key_passphrase: "${PHRASE}"}
 `, api.address, apiKey, files, testaddr.Free(t), indented(rsaCert, 6), indented(rsaKey, 6), indented(a.PEM, 6), strings.Replace(bus.URL, "nats://", "tls://", 1), files, cluster.ListenAddrs()[0])
 	r := newRelay(t, "relay", config, "PHRASE="+passphrase, "CA="+a.PEM, "CERT="+ecCert, "KEY="+ecKey)
-	code, out, stderr := r.Run(t, "check")
+	code, out, stderr := r.Check(t)
 	require.Zero(t, code, out+stderr)
 	r.Start(t)
 	cert, key := a.issue(t, time.Hour)

@@ -61,7 +61,7 @@ func TestAccountLimits(t *testing.T) {
 				require.NoError(t, err)
 			}
 			r := newRelay(t, "relay", managedConfig(api.URL(), bus.URL, c.sink))
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitFailed, code, out+errs)
 			require.Contains(t, out, "stream WORKOS cannot be created")
 			require.Contains(t, out, c.says)
@@ -73,7 +73,7 @@ func TestAccountLimits(t *testing.T) {
 				require.NoError(t, js.DeleteStream(t.Context(), "OTHER"))
 			}
 			r = newRelay(t, "mended", managedConfig(api.URL(), bus.URL, c.mended))
-			code, out, errs = r.Run(t, "check")
+			code, out, errs = r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			r.Start(t)
 			r.Await(t, func() bool { return countEvents(js, stream) == 20 }, "events flow")
@@ -150,7 +150,7 @@ func TestTieredAccount(t *testing.T) {
 	})
 	api := newAPI(t, backlog(20))
 	r := newRelay(t, "relay", sourceConfig(api.URL())+fmt.Sprintf("sinks: [{name: nats, type: nats, url: %q, auth: {credentials_file: %q}}]\n", bus.URL, file))
-	code, out, errs := r.Run(t, "check")
+	code, out, errs := r.Check(t)
 	require.Equal(t, exitFailed, code, out+errs)
 	require.Contains(t, out, "only for R3: change create.replicas")
 	r.Start(t)
@@ -163,7 +163,10 @@ func TestTLSHandshakeFirst(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	api := newAPI(t, backlog(20))
-	first := newNATS(t, func(o *server.Options) { o.TLS, o.TLSHandshakeFirst, o.TLSConfig = true, true, a.server(t, nil) })
+	first := newNATS(t, func(o *server.Options) {
+		o.TLS, o.TLSHandshakeFirst, o.TLSConfig = true, true, a.server(t, nil)
+		o.TLSTimeout, o.AuthTimeout = 0, 0 // as users have them: who waits for the greeting is left
+	})
 	usual := newNATS(t, func(o *server.Options) { o.TLS, o.TLSConfig = true, a.server(t, nil) })
 	ca := newSecretDir(t).put(t, "ca", a.PEM)
 	config := func(url, tls string) string {
@@ -192,7 +195,7 @@ func TestTLSHandshakeFirst(t *testing.T) {
 		t.Parallel()
 		js := first.connect(t, nats.TLSHandshakeFirst(), nats.RootCAs(ca))
 		r := newRelay(t, "relay", config(first.URL, fmt.Sprintf(", tls: {ca_file: %q, handshake_first: true}", ca)))
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Equal(t, exitDone, code, out+errs)
 		r.Start(t)
 		r.Await(t, func() bool { return countEvents(js, stream) == 20 }, "events flow")

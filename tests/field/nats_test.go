@@ -4,6 +4,7 @@ package field
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -27,10 +28,12 @@ type natsServer struct {
 	JS   jetstream.JetStream
 }
 
-// newNATS starts a server that stores in files. change may alter its options; it may be nil.
+// newNATS starts a server that stores in files and gives clients minutes to say who they are.
+// change may alter its options; it may be nil.
 func newNATS(t testing.TB, change func(*server.Options)) *natsServer {
 	t.Helper()
-	opts := server.Options{Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
+	opts := server.Options{Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		AuthTimeout: patient.Seconds(), TLSTimeout: patient.Seconds()}
 	if change != nil {
 		change(&opts)
 	}
@@ -43,6 +46,7 @@ func newNATS(t testing.TB, change func(*server.Options)) *natsServer {
 func (n *natsServer) start(t testing.TB) {
 	t.Helper()
 	opts := n.opts
+	testaddr.Released(t, testaddr.On(opts.Port)) // by the server before this one
 	s, err := server.NewServer(&opts)
 	require.NoError(t, err)
 	s.Start()
@@ -109,21 +113,31 @@ func eventIDs(t testing.TB, js jetstream.JetStream, name string) []string {
 }
 
 // countEvents returns how many messages other than positions the stream holds; 0 if there is no
-// such stream or no answer.
+// such stream, or no answer for a minute.
 func countEvents(js jetstream.JetStream, name string) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // a cluster may lose a question
+	for range 6 { // a cluster may lose a question
+		n, err := countOnce(js, name)
+		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+			return n
+		}
+	}
+	return 0
+}
+
+func countOnce(js jetstream.JetStream, name string) (n int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	s, err := js.Stream(ctx, name)
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	info, err := s.Info(ctx, jetstream.WithSubjectFilter("relay.position.>"))
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	positions := 0
+	positions := uint64(0)
 	for _, n := range info.State.Subjects {
-		positions += int(n) //nolint:gosec // a small number
+		positions += n
 	}
-	return int(info.State.Msgs) - positions //nolint:gosec // a small number
+	return int(info.State.Msgs - positions), nil //nolint:gosec // a small number
 }

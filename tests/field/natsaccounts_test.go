@@ -215,7 +215,7 @@ func TestTheKubeletSwapsNATSSecrets(t *testing.T) {
 		with := func(a *authority, password string) func(o *server.Options) {
 			return func(o *server.Options) {
 				o.Username, o.Password = "relay", password
-				o.TLS, o.TLSTimeout, o.TLSConfig = true, patient.Seconds(), a.server(t, a)
+				o.TLS, o.TLSConfig = true, a.server(t, a)
 			}
 		}
 		files := func(a *authority, password string) map[string]string {
@@ -292,7 +292,7 @@ func TestAccountWithImports(t *testing.T) {
 			bus := newNATS(t, importing(t))
 			js := bus.connect(t, nats.UserInfo("bus", "bus"))
 			r := newRelay(t, "relay", sinkConfig(api, bus.URL, key+", auth: {user: relay, password: relay}, api_prefix: bus.API, topic_prefix: workos."))
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			r.Start(t)
 			r.Await(t, func() bool { return countEvents(js, stream) == 300 }, "events flow")
@@ -311,7 +311,7 @@ func TestAccountWithImports(t *testing.T) {
 		api := newAPI(t, backlog(10))
 		bus := newNATS(t, importing(t))
 		r := newRelay(t, "relay", sinkConfig(api, bus.URL, ", ack_timeout: 3s, auth: {user: relay, password: relay}, topic_prefix: workos."))
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Equal(t, exitFailed, code, out+errs)
 		require.Contains(t, out+errs, "api_prefix")
 	})
@@ -339,7 +339,7 @@ func TestLeafNodeWithoutJetStream(t *testing.T) {
 	require.Equal(t, exitFailed, code, out+errs)
 	require.Contains(t, out+errs, "domain or api_prefix is wrong")
 	r := newRelay(t, "relay", sinkConfig(api, leaf.URL, ", domain: hub"))
-	code, out, errs = r.Run(t, "check")
+	code, out, errs = r.Check(t)
 	require.Equal(t, exitDone, code, out+errs)
 	r.Start(t)
 	r.Await(t, func() bool { return countEvents(js, stream) == 100 }, "events flow")

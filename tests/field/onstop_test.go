@@ -38,7 +38,7 @@ func TestConsumersKeepTheEmbeddedServerOfAStoppedLane(t *testing.T) {
 	nc, err := nats.Connect("nats://"+listen, nats.Timeout(patient))
 	require.NoError(t, err)
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
 	require.NoError(t, err)
 	require.Equal(t, 3, countEvents(js, stream), "what was published before is there")
 	require.True(t, r.Runs())

@@ -95,7 +95,7 @@ func TestWrongSecretsAtTheStart(t *testing.T) {
 	api := newAPI(t, backlog(50))
 	bus := newNATS(t, func(o *server.Options) {
 		o.Username, o.Password = "relay", "right"
-		o.TLS, o.TLSTimeout, o.TLSConfig = true, patient.Seconds(), a.server(t, nil)
+		o.TLS, o.TLSConfig = true, a.server(t, nil)
 	})
 	dir := newSecretDir(t)
 	dir.put(t, "key", "sk_test_wrong")
@@ -272,7 +272,7 @@ func TestNATSCertificatesAreExchanged(t *testing.T) {
 	first, second := newAuthority(t), newAuthority(t)
 	api := newAPI(t, backlog(50))
 	bus := newNATS(t, func(o *server.Options) {
-		o.TLS, o.TLSTimeout, o.TLSConfig = true, patient.Seconds(), first.server(t, first)
+		o.TLS, o.TLSConfig = true, first.server(t, first)
 	})
 	mine := newSecretDir(t)
 	trust := func(a *authority) []nats.Option {
@@ -499,7 +499,7 @@ func TestAdminSecretsAreExchanged(t *testing.T) {
 		}
 		transport := &http.Transport{TLSClientConfig: conf}
 		defer transport.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/api/v1/status", nil)
 		require.NoError(t, err)
@@ -573,7 +573,7 @@ func TestWebhookSecretsAreExchanged(t *testing.T) {
 			r.Start(t)
 			post := func(secret string) int {
 				body := []byte(`{"id":"event_1"}`)
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), patient)
 				defer cancel()
 				req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/workos/webhook", strings.NewReader(string(body)))
 				require.NoError(t, err)
@@ -693,7 +693,7 @@ func exchangeSystemAuthorities(t *testing.T, name string) {
 	srv.TLS = now.config()
 	srv.StartTLS()
 	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
-	bus := newNATS(t, func(o *server.Options) { o.TLS, o.TLSTimeout, o.TLSConfig = true, patient.Seconds(), now.config() })
+	bus := newNATS(t, func(o *server.Options) { o.TLS, o.TLSConfig = true, now.config() })
 	open := &conns{}
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ListenFn(func(network, address string) (net.Listener, error) {
 		l, err := open.listen(network, address)

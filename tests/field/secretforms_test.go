@@ -193,7 +193,7 @@ sinks:
 			r.Start(t)
 			ask := func(req *http.Request, err error) int {
 				require.NoError(t, err)
-				resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
+				resp, err := (&http.Client{Timeout: patient}).Do(req)
 				if err != nil {
 					return 0
 				}

@@ -62,7 +62,7 @@ func TestThePermissionsOfTheManualAreEnoughOnNATS(t *testing.T) {
 		return subjects
 	}
 	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, AuthTimeout: patient.Seconds(),
 		Users: []*server.User{
 			{Username: "relay", Password: "right", Permissions: &server.Permissions{
 				Publish: &server.SubjectPermission{Allow: quoted(publish)}, Subscribe: &server.SubjectPermission{Allow: quoted(subscribe)},
@@ -84,7 +84,7 @@ sinks: [{name: nats, type: nats, url: %q, inbox_prefix: _INBOX_relay_workos, aut
 dead_letter: {topic: relay.dead_letter}
 `, api.URL(), apiKey, s.ClientURL()))
 	for n := range 2 {
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Zero(t, code, "%s%s", out, errs)
 		require.NotContains(t, strings.ToLower(strings.ReplaceAll(out+errs, r.Dir, "")), "permission")
 		r.Start(t)
@@ -170,7 +170,7 @@ sinks: [{name: kafka, type: kafka, brokers: [%q], sasl: {mechanism: plain, user:
 dead_letter: {topic: relay.dead_letter}
 `, api.URL(), apiKey, cluster.ListenAddrs()[0]))
 	for n := range 2 {
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Zero(t, code, "%s%s", out, errs)
 		r.Start(t)
 		r.Await(t, func() bool { return r.Lane("kafka").AtTip }, "the events are published")
@@ -180,7 +180,7 @@ dead_letter: {topic: relay.dead_letter}
 	}
 
 	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.SASL(plain.Auth{User: "relay", Pass: "right"}.AsMechanism()),
-		kgo.AllowAutoTopicCreation(), kgo.RecordDeliveryTimeout(10*time.Second))
+		kgo.AllowAutoTopicCreation(), kgo.RecordDeliveryTimeout(patient))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
 	err = client.ProduceSync(t.Context(), &kgo.Record{Topic: "relay.position.other.kafka", Key: []byte("k"), Value: []byte("{}")}).FirstErr()

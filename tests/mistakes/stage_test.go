@@ -167,7 +167,8 @@ func serveHTTP(t *testing.T, h http.Handler, overTLS bool) (addr string) {
 // newNATS starts a server with JetStream, whose options change may alter.
 func newNATS(t *testing.T, change func(*server.Options)) *server.Server {
 	t.Helper()
-	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
+	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		AuthTimeout: patient.Seconds(), TLSTimeout: patient.Seconds()}
 	change(opts)
 	n, err := server.NewServer(opts)
 	require.NoError(t, err)

@@ -86,6 +86,7 @@ admin: {listen: %q}
 func (w *world) startNATS(t *testing.T) {
 	t.Helper()
 	options := w.stored
+	testaddr.Released(t, testaddr.On(options.Port)) // by the server before this one
 	s, err := server.NewServer(&options)
 	require.NoError(t, err)
 	s.Start()
