@@ -92,7 +92,7 @@ func TestServerHangs(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
 	proxy := newProxy(t, srv)
-	s, err := New(t.Context(), Config{URL: proxy.addr, Create: Create{Enabled: true}})
+	s, err := New(t.Context(), Config{URL: proxy.addr, AckTimeout: patient, Create: Create{Enabled: true}})
 	require.NoError(t, err)
 	require.NoError(t, s.Prepare(t.Context(), []string{topic}))
 	proxy.frozen.Store(true)

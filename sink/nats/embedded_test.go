@@ -117,7 +117,7 @@ func TestTheLogOfTheEmbeddedServerIsBounded(t *testing.T) {
 	begin := time.Now()
 	for range 5 * logBurst {
 		_, err := nats.Connect(s.Address(), nats.UserInfo("s3cret-s3cret-s3cret", ""), nats.NoReconnect(), nats.Timeout(patient))
-		require.ErrorIs(t, err, nats.ErrAuthorization)
+		require.Error(t, err) // nats.ErrAuthorization, unless the server has closed the connection before it is read
 	}
 	require.NoError(t, s.Close())
 	lines := logs.FilterLevelExact(zapcore.ErrorLevel).All()

@@ -407,7 +407,7 @@ func TestConnectionLostInMidBatch(t *testing.T) {
 	proxy.replies.Unlock()
 	require.ErrorIs(t, err, errLost)
 	require.Zero(t, sink.Durable(err, 5))
-	require.NoError(t, s.Publish(t.Context(), numbered(5)))
+	again(t, "publishing", func(ctx context.Context) error { return s.Publish(ctx, numbered(5)) })
 	require.Equal(t, "e0 e1 e2 e3 e4", bodies(t, js))
 }
 

@@ -272,7 +272,7 @@ func TestIPv6Literals(t *testing.T) {
 	text := strings.Replace(a.config(""), "poll_interval: 200ms", fmt.Sprintf("poll_interval: 200ms, webhook: {listen: %q, secret: whsec_x}", webhook), 1)
 	r := newRelay(t, "relay", text+fmt.Sprintf("admin: {listen: %q}\n", admin))
 	r.Admin = admin
-	code, out, errs := r.Run(t, "check")
+	code, out, errs := r.Check(t)
 	require.Equal(t, exitDone, code, out+errs)
 	r.Start(t)
 	a.carried(t, r, "everything is at ::1")
@@ -297,7 +297,7 @@ func TestIPv6Zones(t *testing.T) {
 	require.NoError(t, err)
 	text := strings.Replace(a.config("[::1%lo]:"+kafkaPort), "sinks: [", fmt.Sprintf("sinks: [{name: nats, type: nats, url: \"nats://[::1%%25lo]:%s\"}, ", natsPort), 1)
 	r := newRelay(t, "relay", text)
-	code, out, errs := r.Run(t, "check")
+	code, out, errs := r.Check(t)
 	require.Equal(t, exitDone, code, out+errs)
 	r.Start(t)
 	a.carried(t, r, "the broker at ::1%lo")
@@ -311,7 +311,7 @@ func TestIPv6Zones(t *testing.T) {
 		"brokers: [\"[kafka%eth0]:9092\"]":     "write an IPv6 address with its zone as [fe80::1%eth0]:9092",
 	} {
 		r := newRelay(t, "relay", sourceConfig("http://127.0.0.1:1")+"sinks: [{name: kafka, type: kafka, "+address+"}]\n")
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, strings.Join(strings.Fields(out+errs), " "), says, address)
 	}
@@ -342,7 +342,7 @@ func TestIPv6WithoutBrackets(t *testing.T) {
 		"source: {api_key: x}\nsinks: [{name: kafka, type: kafka, brokers: [\"2001:db8::1:9092\"]}]\n": "such as [2001:db8::1]:9092",
 		"source: {api_key: x}\nsinks: [{name: kafka, type: kafka, brokers: [\"2001:db8::1\"]}]\n":      "such as [2001:db8::1]:9092",
 	} {
-		code, stdout, stderr := newRelay(t, "relay", text).Run(t, "check")
+		code, stdout, stderr := newRelay(t, "relay", text).Check(t)
 		require.Equal(t, exitUsage, code, text)
 		require.Contains(t, stdout+stderr, says, text)
 		require.NotContains(t, stdout+stderr, "hunter2")

@@ -330,7 +330,7 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 			api, bus := newAPI(t, backlog(20)), newNATS(t, nil)
 			source := strings.Replace(sourceConfig(api.URL()), "api_key:", fmt.Sprintf("webhook: {listen: %q, secret: whsec_1}, api_key:", testaddr.Free(t)), 1)
 			r := newRelay(t, "relay", source+"sinks: ["+sinks(bus)+"]\n")
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			require.Contains(t, out, "first start: begins with event_")
 			require.Contains(t, out, "of events (source.start: earliest)")
@@ -338,7 +338,7 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 
 			r.Start(t)
 			r.Await(t, func() bool { return r.Lane("").AtTip }, "the backlog is carried")
-			code, out, errs = r.Run(t, "check")
+			code, out, errs = r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			require.Contains(t, out, "a relay is running with this configuration: "+r.Admin)
 			require.Contains(t, out, "goes on after event_")
@@ -349,14 +349,14 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 			text, err := os.ReadFile(other.Config)
 			require.NoError(t, err)
 			other.WriteConfig(t, strings.Replace(string(text), other.Dir, r.Dir, 1))
-			code, out, errs = other.Run(t, "check")
+			code, out, errs = other.Check(t)
 			require.Equal(t, exitFailed, code, out+errs)
 			require.Contains(t, out, "stop it or give one another checkpoint.dir")
 			require.NotContains(t, out, "a relay is running with this configuration")
 
 			require.Equal(t, exitDone, r.Stop(t))
 			appendEvents(t, api, "user.created", 5, 0)
-			code, out, errs = r.Run(t, "check")
+			code, out, errs = r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			require.Contains(t, out, "goes on after event_")
 			require.Regexp(t, ` with event_\S+ .*, about \d+ \w+ behind`, out)
@@ -397,7 +397,7 @@ func TestCheckFindsWhatKafkaRefuses(t *testing.T) {
 					continue // it takes every setting
 				}
 				r := newRelay(t, "wrong", bus.config(api.URL(), ", create: "+create))
-				code, out, errs := r.Run(t, "check")
+				code, out, errs := r.Check(t)
 				require.Equal(t, exitFailed, code, out+errs)
 				require.Contains(t, out, says)
 				require.Equal(t, before, topics(), "check creates nothing")
@@ -406,7 +406,7 @@ func TestCheckFindsWhatKafkaRefuses(t *testing.T) {
 				require.Contains(t, r.Output(), says)
 			}
 			r := newRelay(t, "right", bus.config(api.URL(), ", create: {partitions: 3, replication_factor: 1}"))
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			require.Regexp(t, `creates  \d+ topics: 3 partitions, replication 1`, out)
 			require.Equal(t, before, topics(), "check creates nothing")

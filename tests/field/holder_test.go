@@ -47,7 +47,7 @@ func TestTheNamesOfHolders(t *testing.T) {
 	require.Equal(t, exitDone, b.Stop(t))
 
 	a.WriteConfig(t, "instance: web 7f9c\n"+natsConfig(api.URL(), bus.URL))
-	code, _, errs := a.Run(t, "check")
+	code, _, errs := a.Check(t)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, errs, `config.yaml:1:11: instance: "web 7f9c" is not a valid name`)
 }

@@ -4,6 +4,7 @@ package field
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -90,8 +91,11 @@ func TestInitOfAnEmbeddedServer(t *testing.T) {
 	r.Admin = regexp.MustCompile(`listen: (127\.0\.0\.1:\d+)`).FindStringSubmatch(config)[1]
 	r.Start(t)
 	r.AwaitState(t, "nats", pipeline.Running)
-	_, err = nats.Connect("nats://"+listen, nats.Timeout(patient))
-	require.ErrorIs(t, err, nats.ErrAuthorization)
+	testkit.Eventually(t, func() bool { // a client that is slow may find the connection closed before it reads why
+		_, err := nats.Connect("nats://"+listen, nats.Timeout(patient))
+		require.Error(t, err)
+		return errors.Is(err, nats.ErrAuthorization)
+	}, "it does not say that it wants a token")
 	nc, err := nats.Connect("nats://"+listen, nats.Token(token[1]), nats.Timeout(patient))
 	require.NoError(t, err)
 	nc.Close()

@@ -162,7 +162,7 @@ func TestKafkaServices(t *testing.T) {
 				tt.lacks(bus)
 			}
 			r := newRelay(t, "relay", bus.config(api.URL(), `, events: ["user.created"]`))
-			code, check, errs := r.Run(t, "check")
+			code, check, errs := r.Check(t)
 			require.Equal(t, exitDone, code, check+errs)
 			require.Contains(t, check, "delivery: "+tt.mode)
 			r.Start(t)
@@ -198,7 +198,7 @@ func TestKafkaMaxRequestBytes(t *testing.T) {
 				r := newRelay(t, "relay", bus.config(api.URL(), ", compression: none, delivery: "+mode+set)+"dead_letter: {topic: dead}\n")
 				r.Start(t)
 				r.Await(t, func() bool { return r.Lane("kafka").Events == 601 }, "all events are committed")
-				code, out, errs := r.Run(t, "check")
+				code, out, errs := r.Check(t)
 				require.Equal(t, exitDone, code, out+errs)
 				require.Equal(t, exitDone, r.Stop(t))
 				if name == "set" {

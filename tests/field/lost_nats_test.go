@@ -80,7 +80,7 @@ func TestStreamDeleted(t *testing.T) {
 				_, err := js.Stream(t.Context(), stream)
 				require.ErrorIs(t, err, jetstream.ErrStreamNotFound, "nothing is made again without a word")
 
-				code, out, errs := r.Run(t, "check")
+				code, out, errs := r.Check(t)
 				require.NotEqual(t, exitDone, code)
 				require.Contains(t, out+errs, "stream WORKOS was deleted")
 				code, out, errs = r.Run(t, "checkpoint", "reset")

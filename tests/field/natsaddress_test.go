@@ -88,7 +88,7 @@ func TestWebsocket(t *testing.T) {
 	plain := func(o *server.WebsocketOpts) { o.Port, o.NoTLS = plainPort, true }
 	works := func(t *testing.T, r *relay, bus *natsServer, js jetstream.JetStream, api *sourcetest.Server) {
 		t.Helper()
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Equal(t, exitDone, code, out+errs)
 		r.Start(t)
 		r.Await(t, func() bool { return countEvents(js, stream) == 30 }, "events flow")
@@ -110,7 +110,7 @@ func TestWebsocket(t *testing.T) {
 			at + "/?token=marked":                             "websocket.headers_file",
 			fmt.Sprintf("ws://relay:marked@127.0.0.1:%d/", 1): "put them under auth",
 		} {
-			code, out, errs := newRelay(t, "wrong", sinkConfig(api, wrong, ", ack_timeout: 3s")).Run(t, "check")
+			code, out, errs := newRelay(t, "wrong", sinkConfig(api, wrong, ", ack_timeout: 3s")).Check(t)
 			require.NotEqual(t, exitDone, code, wrong)
 			require.Contains(t, out+errs, says, wrong)
 			require.NotContains(t, out+errs, "marked")
@@ -132,7 +132,7 @@ func TestWebsocket(t *testing.T) {
 			sinkConfig(api, at, fmt.Sprintf(", tls: {ca_file: %q}, websocket: {headers_file: %q}", ca, ca)):                   "line 1 is not of the form Name: value",
 			sinkConfig(api, at, fmt.Sprintf(", tls: {ca_file: %q}, websocket: {headers_file: %q}", ca, ca+".does.not.exist")): "websocket.headers_file",
 		} {
-			code, out, errs := newRelay(t, "wrong", wrong).Run(t, "check")
+			code, out, errs := newRelay(t, "wrong", wrong).Check(t)
 			require.NotEqual(t, exitDone, code, wrong)
 			require.Contains(t, out+errs, says, wrong)
 		}
@@ -240,7 +240,7 @@ func TestNATSAddresses(t *testing.T) {
 			require.Contains(t, out+errs, says, wrong)
 		}
 		r := newRelay(t, "relay", sinkConfig(api, fmt.Sprintf("nats://[::1]:%d", bus.opts.Port), ""))
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Equal(t, exitDone, code, out+errs)
 		r.Start(t)
 		r.Await(t, func() bool { return countEvents(js, stream) == 30 }, "events flow")
@@ -269,7 +269,7 @@ func TestNATSAddresses(t *testing.T) {
 			hosts := filepath.Join(t.TempDir(), "hosts")
 			require.NoError(t, os.WriteFile(hosts, []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644)) //nolint:gosec // a hosts file
 			r := newRelayWithHosts(t, "relay", sinkConfig(api, fmt.Sprintf("nats://localhost:%d", bus.opts.Port), ""), hosts)
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			r.Start(t)
 			r.Await(t, func() bool { return countEvents(js, stream) == 30 }, "events flow")

@@ -24,7 +24,7 @@ func TestPlacementOfTheStream(t *testing.T) {
 	api := newAPI(t, backlog(200))
 	urls := cluster[0].URL + "," + cluster[1].URL + "," + cluster[2].URL
 	r := newRelay(t, "relay", natsCreate(api.URL(), urls, ", create: {placement: {cluster: three, tags: [ZONE-1]}, compression: s2, metadata: {team: platform}}"))
-	code, out, errs := r.Run(t, "check")
+	code, out, errs := r.Check(t)
 	require.Equal(t, exitDone, code, out+errs)
 	r.Start(t)
 	r.Await(t, func() bool { return countEvents(js, stream) == 200 }, "events flow")
@@ -39,12 +39,12 @@ func TestPlacementOfTheStream(t *testing.T) {
 
 	// The same in other words is the same.
 	r.rewrite(t, natsCreate(api.URL(), urls, ", create: {placement: {tags: [zone-1, Zone-1], cluster: three}, compression: s2, metadata: {team: platform}}"))
-	code, out, _ = r.Run(t, "check")
+	code, out, _ = r.Check(t)
 	require.Equal(t, exitDone, code, out)
 	require.NotContains(t, out, "create.placement")
 
 	r.rewrite(t, natsCreate(api.URL(), urls, ", create: {placement: {tags: [zone-2]}, compression: none, metadata: {team: data, tier: '1'}}"))
-	code, out, _ = r.Run(t, "check")
+	code, out, _ = r.Check(t)
 	require.Equal(t, exitDone, code, out)
 	require.Contains(t, out, "changes  stream WORKOS: create.placement is cluster three, tags zone-1 and changes to tags zone-2")
 	require.Contains(t, out, "changes  stream WORKOS: create.compression is s2 and changes to none")
@@ -97,7 +97,7 @@ func TestAStreamThatCannotBePlaced(t *testing.T) {
 		bus := newNATS(t, nil)
 		js := bus.connect(t)
 		r := newRelay(t, "relay", natsCreate(api.URL(), bus.URL, ", create: {placement: {tags: [eu]}}"))
-		code, out, errs := r.Run(t, "check")
+		code, out, errs := r.Check(t)
 		require.Equal(t, exitDone, code, out+errs)
 		require.Contains(t, out, "create.placement has no effect")
 		r.Start(t)
@@ -113,7 +113,7 @@ func TestAStreamThatCannotBePlaced(t *testing.T) {
 		})
 		require.NoError(t, err)
 		r := newRelay(t, "relay", natsCreate(api.URL(), bus.URL, ", create: {compression: s2, placement: {cluster: three}, metadata: {team: platform}}"))
-		_, out, _ := r.Run(t, "check")
+		_, out, _ := r.Check(t)
 		require.Contains(t, out, "create.compression is none, not s2 as configured: relay did not create the stream")
 		require.Contains(t, out, "create.placement is none, not cluster three as configured: relay did not create the stream")
 		require.Contains(t, out, "create.metadata is team=others, not team=platform as configured: relay did not create the stream")

@@ -37,7 +37,7 @@ func TestOrderRefused(t *testing.T) {
 			bus := newNATS(t, nil)
 			js := bus.connect(t)
 			r := newRelay(t, "relay", natsConfig(api.URL(), bus.URL))
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			r.Start(t)
 			r.Await(t, func() bool { return countEvents(js, stream) == 6000 }, "the backlog is on the stream")

@@ -174,7 +174,7 @@ func TestADeadLetterIsRefusedToo(t *testing.T) {
 				_, err := bus.Admin.CreateTopic(t.Context(), 1, 1, map[string]*string{"max.message.bytes": kadm.StringPtr(fmt.Sprint(limit))}, bus.Prefix+"workos.dead")
 				require.NoError(t, err)
 				r := newRelay(t, "relay", bus.config(api.URL(), ", delivery: "+mode)+"dead_letter: {topic: workos.dead}\n")
-				_, out, errs := r.Run(t, "check")
+				_, out, errs := r.Check(t)
 				require.Contains(t, out+errs, "a dead letter may not fit", "check warns")
 				r.Start(t)
 				if limit == 400 {

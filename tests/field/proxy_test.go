@@ -253,7 +253,7 @@ func TestProxies(t *testing.T) {
 				env[0] = "HTTPS_PROXY=" + c.address(p)
 			}
 			r := newRelay(t, "relay", stdoutConfig(text), env...)
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			require.Contains(t, out, "reached by way of the proxy "+p.Address+" of "+map[bool]string{true: "HTTPS_PROXY", false: "source.proxy"}[c.where == "env"])
 			all := out + errs
@@ -331,7 +331,7 @@ func TestNoProxy(t *testing.T) {
 		{[]string{"HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY="}, 0},
 	} {
 		before := len(p.targets())
-		code, out, errs := newRelay(t, "relay", text, c.env...).Run(t, "check")
+		code, out, errs := newRelay(t, "relay", text, c.env...).Check(t)
 		require.Equal(t, exitDone, code, "%v: %s%s", c.env, out, errs)
 		require.Equal(t, c.asks, len(p.targets())-before, c.env)
 	}

@@ -44,7 +44,7 @@ func TestRefusedTypes(t *testing.T) {
 			bus := newNATS(t, nil)
 			js := bus.connect(t)
 			r := newRelay(t, "relay", natsConfig(api.URL(), bus.URL))
-			code, out, errs := r.Run(t, "check")
+			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			for _, g := range gone {
 				require.Contains(t, out, g)

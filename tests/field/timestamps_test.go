@@ -103,7 +103,7 @@ func testTimeOfRecords(t *testing.T, bus *kafka) {
 		sink("once", "timestamp: event, create: {config: {retention.ms: \"-1\", max.message.bytes: \"100000\"}}")+
 		sink("least", "timestamp: event, delivery: at_least_once, create: {config: {retention.ms: \"-1\"}}")+
 		sink("plain", "create: {config: {retention.ms: \"-1\"}}"))
-	code, out, stderr := r.Run(t, "check")
+	code, out, stderr := r.Check(t)
 	require.Zero(t, code, out+stderr)
 	require.NotContains(t, out+stderr, "timestamp: event")
 	r.Start(t)
@@ -184,7 +184,7 @@ func testTimeRefused(t *testing.T, bus *kafka, atFirst string, permit func()) {
 	api := newAPI(t)
 	ids := agedEvents(t, api, 10, agesFrom(60*24*time.Hour, 12)...)
 	r := newRelay(t, "relay", onlyUsers(bus.config(api.URL(), ", timestamp: event")))
-	code, out, stderr := r.Run(t, "check")
+	code, out, stderr := r.Check(t)
 	require.Zero(t, code, out+stderr)
 	shown := strings.Join(strings.Fields(out+stderr), " ")
 	require.Equal(t, 1, strings.Count(shown, "timestamp: event, topic "+bus.Prefix+"user.created: "+atFirst), shown)
@@ -195,7 +195,7 @@ func testTimeRefused(t *testing.T, bus *kafka, atFirst string, permit func()) {
 		return strings.Contains(r.Lane("kafka").Action, "set timestamp: publish for this sink")
 	}, "status says what to do")
 	require.Empty(t, of(bus.read(t), bus.Prefix))
-	code, out, stderr = r.Run(t, "check")
+	code, out, stderr = r.Check(t)
 	require.Zero(t, code, out+stderr)
 	shown = strings.Join(strings.Fields(out+stderr), " ")
 	require.Contains(t, shown, "retention.ms is 7 days and counts from the time of the event")

@@ -72,7 +72,7 @@ func requireExplained(t *testing.T, logins map[string]faultyLogin, secrets []str
 	api := newAPI(t)
 	text := fmt.Sprintf("source: {endpoint: %q, api_key: %s}\nsinks:\n", api.URL(), apiKey)
 	for name, l := range logins {
-		text += fmt.Sprintf("  - {name: %s, type: kafka, events: [user.created], brokers: [%q], request_timeout: 3s, sasl: {%s}}\n", name, l.broker, l.sasl)
+		text += fmt.Sprintf("  - {name: %s, type: kafka, events: [user.created], brokers: [%q], request_timeout: 15s, sasl: {%s}}\n", name, l.broker, l.sasl)
 	}
 	r := testkit.NewRelay(t, relayBinary, "relay", text, env...)
 	hidden := func(where, shown string) {
@@ -81,8 +81,8 @@ func requireExplained(t *testing.T, logins map[string]faultyLogin, secrets []str
 		}
 	}
 	begin := time.Now()
-	code, stdout, stderr := r.Run(t, "check", "--timeout", "20s")
-	require.Less(t, time.Since(begin), time.Duration(len(logins)+1)*20*time.Second) // one sink after the other would take longer
+	code, stdout, stderr := r.Run(t, "check", "--timeout", "60s")
+	require.Less(t, time.Since(begin), time.Duration(len(logins)+1)*60*time.Second) // one sink after the other would take longer
 	require.Equal(t, 1, code, stdout+stderr)
 	hidden("check", stdout+stderr)
 	r.Start(t)
@@ -155,7 +155,7 @@ func TestFaultyOAuth(t *testing.T) {
 		"clock":     {refuses, client("/clock"), []string{"invalid_client", "the clock of this machine is 1h", "behind the endpoint's: correct the one that is wrong"}},
 		"target":    {refuses, client("/target"), []string{"the audience is unknown or not granted to this client: correct sasl.audience"}},
 		"scope":     {refuses, client("/scope"), []string{"correct sasl.scope"}},
-		"hangs":     {refuses, client("/hangs"), []string{"no complete answer within 2s", "/hangs"}},
+		"hangs":     {refuses, client("/hangs"), []string{"no complete answer within 10s", "/hangs"}},
 		"nobody":    {refuses, fmt.Sprintf("mechanism: oauthbearer, token_url: \"http://127.0.0.1:1/token\", client_id: relay, client_secret: %s", clientSecret), []string{"nothing listens there: correct sasl.token_url"}},
 	}, []string{unsigned(claims["/expired"]), unsigned(claims["/audience"])})
 
@@ -226,7 +226,7 @@ func TestFaultyAWS(t *testing.T) {
 			"clock":    {accepts, role("SignatureDoesNotMatch"), []string{"the clock of this machine is wrong: correct it"}},
 			"key":      {accepts, role("InvalidClientTokenId"), []string{"the access key does not exist or is not active"}},
 			"disabled": {accepts, role("RegionDisabledException"), []string{"STS is not active in this region: activate it, or use another sasl.region"}},
-			"hangs":    {accepts, role("hangs"), []string{"no complete answer within 2s; check the way to AWS STS"}},
+			"hangs":    {accepts, role("hangs"), []string{"no complete answer within 10s; check the way to AWS STS"}},
 			"missing":  {accepts, "mechanism: aws_msk_iam", []string{"the region of the cluster is not known: set sasl.region"}},
 			"denied":   {refuses("Access denied"), region, []string{"allow them kafka-cluster:Connect"}},
 			"late":     {refuses("Signature expired"), region, []string{"correct the clock of this machine, which may be off by 5 minutes"}},
@@ -245,7 +245,7 @@ func TestFaultyAWS(t *testing.T) {
 		imds := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 		t.Cleanup(imds.Close)
 		requireExplained(t, map[string]faultyLogin{
-			"hangs": {accepts, region, []string{"there are none in the environment or the shared files, and the metadata of an instance does not answer within 2s"}},
+			"hangs": {accepts, region, []string{"there are none in the environment or the shared files, and the metadata of an instance does not answer within 10s"}},
 		}, secrets, awsEnvironment(t, imds.URL, nobody)...)
 	})
 	t.Run("STS that nobody answers for", func(t *testing.T) {

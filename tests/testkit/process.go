@@ -130,9 +130,9 @@ func (p *Process) Wait(t testing.TB) int {
 // is starting, since before that it does not listen to signals.
 func (p *Process) Stop(t testing.TB) int {
 	t.Helper()
-	require.Eventually(t, func() bool {
+	Eventually(t, func() bool {
 		return !p.Runs() || bytes.Contains([]byte(p.Output()), []byte("relay is starting"))
-	}, Patient, Often, "%s does not say that it is starting", p.Name)
+	}, "%s does not say that it is starting", p.Name)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	return p.Wait(t)
 }
