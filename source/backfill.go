@@ -59,6 +59,7 @@ func (r *reader) memory() int64 {
 func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (more bool, err error) {
 	w := newWindow(ctx, r)
 	defer w.close()
+	defer r.client.polls().backfill()()
 	for ctx.Err() == nil {
 		w.receive()
 		if w.over() {

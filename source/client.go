@@ -96,12 +96,15 @@ type Client struct {
 	// has not begun after 30 s.
 	Timeout   time.Duration
 	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit
+	Polls     *PollBudget   // of early polls, see Stream.FastestPoll; nil for one of this client's own
 	UserAgent string        // workos-relay if empty
 
 	dial  func(ctx context.Context, network, address string) (net.Conn, error) // of tests
 	tls   *tls.Config
 	keys  keys
 	types typesInQuery
+
+	ownPolls PollBudget
 
 	once sync.Once
 	http *http.Client

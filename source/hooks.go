@@ -15,6 +15,9 @@ type Hooks struct {
 	OnRetry func(RetryInfo)
 	// OnRateLimited: the API answered 429. OnRetry follows.
 	OnRateLimited func(RateLimitedInfo)
+	// OnWait: the stream is at the tip and is about to wait for its next poll. A webhook may end the
+	// wait earlier. A second call for the same wait replaces the first.
+	OnWait func(WaitInfo)
 	// OnLimiterWait: a request waited for the client's own rate limit.
 	OnLimiterWait func(LimiterWaitInfo)
 	// OnTypeRefused: the API refused an event type, which is now left out until Until.
@@ -74,6 +77,11 @@ const (
 // RateLimitedInfo describes an answer 429.
 type RateLimitedInfo struct {
 	Wait time.Duration // until the next request
+}
+
+// WaitInfo describes a wait at the tip.
+type WaitInfo struct {
+	Wait time.Duration // from the answer to the last poll; Stream.PollInterval unless the next one is early
 }
 
 // LimiterWaitInfo describes a wait for Client.Limiter.

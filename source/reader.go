@@ -48,6 +48,7 @@ type reader struct {
 
 	polled time.Time // when the last response came; zero before the first
 	atTip  bool
+	gap    time.Duration // to the next poll at the tip, as far as the client's PollBudget permits it
 	wake   <-chan struct{}
 	now    time.Time // the API's clock at polled
 	doubt  cursorDoubt
@@ -110,6 +111,7 @@ func newReader(s *Stream, cp checkpoint.Checkpoint) (*reader, error) {
 		r.limit = MaxLimit
 	}
 	r.maxLimit = r.limit
+	r.gap = r.interval()
 	if after.EventID != "" {
 		r.floor = time.Time{}
 		r.seen.add(after.EventID)
@@ -195,32 +197,56 @@ func (r *reader) poll(ctx context.Context) (Page, error) {
 	return page, err
 }
 
-// waitToPoll keeps PollInterval between polls at the tip, and elsewhere the silence that a backfill
-// was asked for.
+// waitToPoll waits until the next poll is due: at the tip PollInterval, or less while events come,
+// and elsewhere the silence that a backfill was asked for.
 func (r *reader) waitToPoll(ctx context.Context) error {
 	if !r.atTip {
 		return retry.Sleep(ctx, time.Until(r.quietUntil()))
 	}
-	interval := r.interval()
-	gap := min(interval, minPollGap)
-	timer := time.NewTimer(interval - time.Since(r.polled))
+	interval, polls := r.interval(), r.client.polls()
+	due := r.polled.Add(interval)
+	at, early := polls.reserve(r.polled.Add(r.gap), due)
+	paid := early
+	call(r.hooks.OnWait, WaitInfo{Wait: at.Sub(r.polled)})
+	timer := time.NewTimer(time.Until(at))
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return nil
-		case _, ok := <-r.wake:
-			if ok {
-				return retry.Sleep(ctx, gap-time.Since(r.polled))
+			if early && !r.client.mayPollEarly() {
+				early = false
+				call(r.hooks.OnWait, WaitInfo{Wait: interval})
+				timer.Reset(time.Until(due))
+				continue
 			}
-			r.wake = nil
+		case _, ok := <-r.wake:
+			if !ok {
+				r.wake = nil
+				continue
+			}
+			if err := retry.Sleep(ctx, min(interval, minPollGap)-time.Since(r.polled)); err != nil {
+				return err
+			}
 		}
+		if !paid {
+			polls.spend(interval)
+		}
+		return nil
 	}
 }
 
-// interval is the time between two polls at the tip.
+// setGap sets the time to the next poll at the tip after a page that brought events, or none.
+func (r *reader) setGap(events bool) {
+	if fastest := r.s.FastestPoll; events && fastest > 0 {
+		r.gap = min(fastest, r.interval())
+	} else {
+		r.gap = min(2*r.gap, r.interval())
+	}
+}
+
+// interval is the most time between two polls at the tip.
 func (r *reader) interval() time.Duration {
 	if r.s.PollInterval <= 0 {
 		return DefaultPollInterval
@@ -292,6 +318,7 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	events := r.expected(r.cutFloor(a.Data))
 	r.atTip = !full && opts.RangeEnd == ""
 	r.full = full
+	r.setGap(len(events) > 0)
 	if n := len(a.Data); n > 0 {
 		r.passed(a.Data)
 		r.pos = a.Data[n-1].Position()
@@ -418,6 +445,7 @@ func (r *reader) exchange(ctx context.Context) (answer, ListEventsOpts, error) {
 				return answer{}, opts, err
 			}
 		default:
+			r.gap = r.interval()
 			if isSlow(err) {
 				r.halveLimit(opts, err)
 			}

@@ -188,7 +188,11 @@ func (r *retrier) reportRetry(err error, reason RetryReason, attempt int, wait t
 		r.log.Warn(r.retryMessage(reason, err), zap.String("reason", string(reason)), zap.Int("attempt", f.count),
 			zap.Duration("retry_in", wait), r.place(), zap.Error(err))
 	}
+	if retryAfterOf(err) > 0 {
+		r.client.polls().hold(wait)
+	}
 	if reason == RetryRateLimited {
+		r.client.polls().hold(pollCalm)
 		call(r.hooks.OnRateLimited, RateLimitedInfo{Wait: wait})
 	}
 	call(r.hooks.OnRetry, RetryInfo{Reason: reason, Attempt: attempt, Wait: wait, Err: err})

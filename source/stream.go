@@ -29,9 +29,14 @@ type Stream struct {
 	// Events are the types asked for, each by its full name: see Expand. There must be at least
 	// one.
 	Events         []string
-	OrganizationID string // only this organization's events; empty for all
-	Limit          int    // events per request, 1 to MaxLimit; MaxLimit if zero
-	PollInterval   time.Duration
+	OrganizationID string        // only this organization's events; empty for all
+	Limit          int           // events per request, 1 to MaxLimit; MaxLimit if zero
+	PollInterval   time.Duration // between two polls at the tip; DefaultPollInterval if zero
+	// FastestPoll is the least time between two polls at the tip while events come. After a page
+	// with events the next poll comes so soon, and each poll that finds nothing doubles the time,
+	// up to PollInterval. The Polls of the Client bound how many polls of all streams are early. If
+	// it is zero, or not less than PollInterval, none is.
+	FastestPoll time.Duration
 	// RelayUnexpected yields events of types that were not asked for; without it they are left out.
 	// They are reported in either case.
 	RelayUnexpected bool
@@ -56,8 +61,8 @@ type Stream struct {
 // one before it ended:
 //
 //   - While there is more to read, one request follows the other. A page that is not full was the
-//     last one for now: it has Tip set, and the next poll comes a PollInterval after it, or when
-//     Wake says so. A poll that finds nothing yields an empty page with Tip set.
+//     last one for now: it has Tip set, and the next poll comes a PollInterval after it, earlier
+//     if events came just before and FastestPoll permits it, or when Wake says so. A poll that finds nothing yields an empty page with Tip set.
 //   - A position with an event id is continued at that id. One with only a time begins with the
 //     first event that is not older. The zero position begins with the oldest event that the API
 //     still keeps.
