@@ -80,7 +80,7 @@ func waitAtTip(ctx context.Context, l *lab) error {
 		samples, rows = 50, rows[:3]
 	}
 	t := l.report.table("End to end at the tip",
-		fmt.Sprintf("From created_at of an event, when the Events API shows it, until a consumer has it: %d events a second on average, API latency 0, poll_interval 1 s, %d events. "+
+		fmt.Sprintf("From created_at of an event, when the Events API shows it, until a consumer has it: %d events a second on average, API latency 0, the defaults of poll_interval and poll_fastest, %d events. "+
 			"The consumer of JetStream reads the stream, that of Kafka what is committed.", liveRate, samples),
 		"", "p50", "p99", "most")
 	for _, row := range rows {

@@ -227,13 +227,14 @@ func (m *member) committed(ctx context.Context) checkpoint.Checkpoint {
 	}
 }
 
-// client returns a client for requests of a lane. It shares the rate limit of all lanes.
+// client returns a client for requests of a lane. It shares the rate limit of all lanes and their
+// budget of early polls.
 func (r *Relay) client(l *Lane) (*source.Client, error) {
 	c, err := NewClient(l.Config)
 	if err != nil {
 		return nil, err
 	}
-	c.Limiter = r.limiter
+	c.Limiter, c.Polls = r.limiter, r.polls
 	return c, nil
 }
 

@@ -63,8 +63,8 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 	return lanes, nil
 }
 
-// NewClient returns the client of a process. All lanes share it and its rate limit, since they
-// share the API key. Its key, proxy, authorities and client certificate follow their files. It
+// NewClient returns the client of a process. All lanes share it, its rate limit and its budget of early
+// polls, since they share the API key. Its key, proxy, authorities and client certificate follow their files. It
 // connects to nothing. Errors are of type *UsageError: files that cannot be used.
 func NewClient(cfg *config.Config) (*source.Client, error) {
 	tls, err := cfg.Source.TLS.Section().Open(cfg.Files, "source.")
@@ -90,6 +90,7 @@ func NewClient(cfg *config.Config) (*source.Client, error) {
 		EventList:   cfg.Source.EventList,
 		MaxResponse: int64(cfg.Source.MaxResponse),
 		Limiter:     rate.NewLimiter(rate.Limit(cfg.Source.RateLimit), burst(cfg.Source.RateLimit)),
+		Polls:       &source.PollBudget{},
 		UserAgent:   "workos-relay/" + buildinfo.Version(),
 	}, nil
 }
@@ -139,6 +140,7 @@ func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream
 		OrganizationID:  l.Config.Source.OrganizationID,
 		RelayUnexpected: l.Config.Source.Unexpected == "relay",
 		PollInterval:    l.Config.Source.PollInterval,
+		FastestPoll:     l.Config.Source.FastestPoll(),
 		Hooks:           hooks,
 		Logger:          l.Log,
 	}

@@ -32,7 +32,8 @@ type Relay struct {
 	past    *journal.Journal
 	traces  *telemetry.Traces // nil if they are off
 	log     *zap.Logger
-	limiter *rate.Limiter // of every lane, as they share the key
+	limiter *rate.Limiter      // of every lane, as they share the key
+	polls   *source.PollBudget // of every lane, too
 	group   *pipeline.Group
 
 	Options
@@ -91,7 +92,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 		return nil, err
 	}
 	r := &Relay{
-		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, cfg: cfg, Options: o,
+		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, polls: client.Polls, cfg: cfg, Options: o,
 		reloading: newGate(), gates: map[string]gate{},
 	}
 	r.unasked = unrequestedTypes{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}

@@ -62,12 +62,26 @@ type Source struct {
 	Unexpected     string           `yaml:"unexpected" default:"skip" enum:"skip,relay" doc:"What relay does with an event whose type it did not ask for. skip: it leaves the event out, counts it and names it in the log. relay: it publishes the event like any other, to the topic that its type names; use it only if you trust everything that answers at endpoint."`
 	OrganizationID string           `yaml:"organization_id" format:"name" example:"org_01EHWNCE74X7JSDV0X3SZ3KJNY" doc:"Read only the events of this organization. Events that belong to no organization, such as user.*, are then left out."`
 	Start          Start            `yaml:"start" default:"earliest" example:"2026-01-31T00:00:00Z" doc:"Where to begin if there is no checkpoint yet: earliest, latest, the id of the event to continue after, or a time: 2026-11-01, 2026-11-01 15:04 (UTC), RFC 3339, or 2h, 90m or 3d for that long before the first start."`
-	PollInterval   time.Duration    `yaml:"poll_interval" default:"1s" min:"10ms" max:"1h" doc:"Time between polls once everything has been read."`
+	PollInterval   time.Duration    `yaml:"poll_interval" default:"1s" min:"10ms" max:"1h" doc:"Time between polls once everything has been read, while nothing happens."`
+	PollFastest    time.Duration    `yaml:"poll_fastest" min:"10ms" max:"1h" example:"100ms" doc:"Least time between polls while events come; each poll that finds nothing doubles it, up to poll_interval. All lanes together then make at most 5 polls a second, unless poll_interval alone makes more. Without it: 100ms if poll_interval is 1s, else poll_interval. A time that is not shorter than poll_interval leaves all polls at poll_interval."`
 	RateLimit      float64          `yaml:"rate_limit" default:"80" min:"0.1" max:"10000" doc:"Most requests per second, of all lanes together. WorkOS allows a key 100, which your own application shares."`
 	EventList      source.EventList `yaml:"event_list" default:"comma" enum:"comma,repeat,brackets" doc:"How the list of event types is written in a request: events=a,b, events=a&events=b or events[]=a&events[]=b. Only the emulators of WorkOS need brackets."`
 	MaxResponse    unit.Bytes       `yaml:"max_response" default:"32MiB" min:"64KiB" max:"1GiB" doc:"Largest response that is read; a larger one is asked for again with fewer events."`
 	Backfill       Backfill         `yaml:"backfill" doc:"How a backlog is read while the position is far behind."`
 	Webhook        Webhook          `yaml:"webhook" doc:"Lets WorkOS's webhooks wake relay, so that it reads an event at once and not only at the next poll. relay takes nothing else from a webhook."`
+}
+
+// FastestPoll returns the least time between two polls at the tip: PollFastest, or what relay
+// chooses without it. A PollInterval other than the default is kept to.
+func (s Source) FastestPoll() time.Duration {
+	const fastest = 100 * time.Millisecond
+	switch {
+	case s.PollFastest > 0:
+		return s.PollFastest
+	case s.PollInterval == source.DefaultPollInterval:
+		return fastest
+	}
+	return s.PollInterval
 }
 
 // SourceTLS names the files of the TLS connections to the Events API.

@@ -329,3 +329,20 @@ sinks:
 	require.Equal(t, []any{"127.0.0.1:9092"}, sink["brokers"])
 	require.NotContains(t, sink, "url")
 }
+
+func TestFastestPoll(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{
+		"":                                    100 * time.Millisecond,
+		"poll_interval: 1s":                   100 * time.Millisecond, // as config.example.yaml has it
+		"poll_interval: 500ms":                500 * time.Millisecond,
+		"poll_interval: 1m":                   time.Minute,
+		"poll_interval: 1m, poll_fastest: 5s": 5 * time.Second,
+		"poll_fastest: 1s":                    time.Second,
+		"poll_interval: 200ms, poll_fastest: 20ms": 20 * time.Millisecond,
+	} {
+		c, err := relayFormat.Parse("config.yaml", []byte("source: {api_key: sk_x, "+text+"}\n"), env())
+		require.NoError(t, err)
+		require.Equal(t, want, c.Source.FastestPoll(), text)
+	}
+}

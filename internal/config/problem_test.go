@@ -196,7 +196,7 @@ config.yaml:1:3: a key must be a plain word`},
 config.yaml:1:19: shutdown_timeout: "x" is not a duration; write a number with its unit, such as 500ms, 1s, 2m or 24h
 config.yaml:2:17: admin.listen: "y" is not an address; write host:port, such as 127.0.0.1:8080, or :8080 for every interface
 config.yaml:4:10: source.start: "z" is not a place to start from; write earliest, latest, an event id, or a time: 2026-11-01, 2026-11-01 15:04 or 2026-11-01T15:04:05Z (UTC unless an offset such as +02:00 follows), today, yesterday, or 2h, 90m or 3d for that long ago
-config.yaml:5:3: source.wat: unknown key; known here: endpoint, api_key, api_key_file, tls, proxy, proxy_file, events, unexpected, organization_id, start, poll_interval, rate_limit, event_list, max_response, backfill, webhook
+config.yaml:5:3: source.wat: unknown key; known here: endpoint, api_key, api_key_file, tls, proxy, proxy_file, events, unexpected, organization_id, start, poll_interval, poll_fastest, rate_limit, event_list, max_response, backfill, webhook
 config.yaml:6:5: id: "?" is not a valid name; write 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -163,6 +163,8 @@ var (
 		help: "Answers 429: the API key's rate limit, which your own application shares, was used up."})
 	sourceLimiterWait = declare(family{section: sectionSource, kind: counter, name: "relay_source_limiter_wait_seconds_total", labels: lane,
 		help: "Time that requests waited for relay's own `source.rate_limit`."})
+	sourcePollInterval = declare(family{section: sectionSource, kind: gauge, name: "relay_source_poll_interval_seconds", labels: lane,
+		help: "Time from the last poll to the next one: `source.poll_interval`, less while events come, see `source.poll_fastest`; a webhook polls sooner. 0 before everything has been read once."})
 	sourceRefused = declare(family{section: sectionSource, kind: gauge, name: "relay_source_refused_type", labels: []string{labelLane, labelType},
 		help: "1 while the Events API refuses an event type, or until what came meanwhile is published; for `other` how many; absent for types never refused."})
 	sourceInversions = declare(family{section: sectionSource, kind: counter, name: "relay_source_inversions_total", labels: lane,

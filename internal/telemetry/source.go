@@ -33,6 +33,7 @@ type sourceMetrics struct {
 	refused                                                        *refusedTypes
 	backfillReaders, backfillBuffered                              prometheus.Gauge
 	backfillDropped                                                prometheus.Counter
+	pollInterval                                                   prometheus.Gauge
 }
 
 func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
@@ -52,6 +53,7 @@ func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
 		backfillReaders:  m.gauges[backfillReaders].WithLabelValues(lane),
 		backfillBuffered: m.gauges[backfillBuffered].WithLabelValues(lane),
 		backfillDropped:  of(backfillDropped),
+		pollInterval:     m.gauges[sourcePollInterval].WithLabelValues(lane),
 		odd:              m.counters[sourceOddPayloads],
 		refused:          &refusedTypes{lane: lane, gauge: m.gauges[sourceRefused], names: map[string]struct{}{}},
 	}
@@ -65,6 +67,7 @@ func (s *sourceMetrics) hooks() *source.Hooks {
 			s.retryWait.Add(i.Wait.Seconds())
 		},
 		OnRateLimited:    func(source.RateLimitedInfo) { s.rateLimited.Inc() },
+		OnWait:           func(i source.WaitInfo) { s.pollInterval.Set(i.Wait.Seconds()) },
 		OnLimiterWait:    func(i source.LimiterWaitInfo) { s.limiterWait.Add(i.Wait.Seconds()) },
 		OnTypeRefused:    func(i source.TypeRefusedInfo) { s.refused.add(i.Type) },
 		OnTypeRestored:   func(i source.TypeRestoredInfo) { s.refused.remove(i.Type) },
