@@ -34,6 +34,8 @@ type config struct {
 	refusal           func(name string) (status int, body []byte)
 	queryRefusal      func(q url.Values) (status int, body []byte)
 	ledger            int
+	world             *WorldConfig
+	deletedCursors    bool
 }
 
 // Option changes how a Server behaves. Without options it follows the documents: strict queries,
@@ -129,3 +131,10 @@ func WithQueryRefusal(answer func(q url.Values) (status int, body []byte)) Optio
 // WithLedger sets how many of the latest requests Server.Requests keeps; default 1024, 0 is none.
 // Each costs as much as its query string, some 2.5 kB with every event type.
 func WithLedger(n int) Option { return func(c *config) { c.ledger = n } }
+
+// WithWorld makes the server have objects and answer for their list endpoints; see World.
+func WithWorld(c WorldConfig) Option { return func(cfg *config) { cfg.world = &c } }
+
+// WithDeletedCursorsLost makes the id of a deleted object an unknown cursor of lists. Otherwise a
+// list is continued at the place where the object was.
+func WithDeletedCursorsLost() Option { return func(c *config) { c.deletedCursors = true } }

@@ -21,6 +21,7 @@ type Server struct {
 	cfg    config
 	store  *store
 	ledger requestLog
+	world  *World // nil without WithWorld
 
 	mu      sync.Mutex // taken before store.mu
 	key     string
@@ -62,8 +63,14 @@ func New(opts ...Option) *Server {
 		}
 	}
 	s.RefuseTypes(cfg.refused...)
+	if cfg.world != nil {
+		s.world = newWorld(s, *cfg.world)
+	}
 	return s
 }
+
+// World returns the objects of the server; nil without WithWorld.
+func (s *Server) World() *World { return s.world }
 
 // Append adds events at the end of the list, each the JSON of a whole event object, kept byte for
 // byte; the slices are copied. An event whose type is not in source.Catalogue makes that type
@@ -164,8 +171,12 @@ func (s *Server) respond(req *http.Request, f Fault, now time.Time) *reply {
 	if f.answer != nil {
 		return f.answer(now)
 	}
-	if e := s.admit(req, now); e != nil {
+	route, ids := s.world.route(req.URL.Path)
+	if e := s.admit(req, now, route != nil); e != nil {
 		return errorReply(e)
+	}
+	if route != nil {
+		return s.world.respond(route, ids, req, f)
 	}
 	q, e := s.parse(req.URL.RawQuery)
 	if e != nil {
@@ -192,8 +203,8 @@ func (s *Server) respond(req *http.Request, f Fault, now time.Time) *reply {
 }
 
 // admit checks what comes before the query: path, method, key, rate.
-func (s *Server) admit(req *http.Request, now time.Time) *apiError {
-	if req.URL.Path != "/events" {
+func (s *Server) admit(req *http.Request, now time.Time, listed bool) *apiError {
+	if req.URL.Path != "/events" && !listed {
 		return &apiError{status: http.StatusNotFound, body: errorBody("", "Not Found")}
 	}
 	if req.Method != http.MethodGet {
