@@ -15,8 +15,8 @@ import (
 	"workos-relay/sink"
 )
 
-// Snapshotter reads the objects that the source has now, for a lane that keeps them in state topics.
-// Only the goroutine of Lane.Run, and one that it starts and waits for, use it.
+// Snapshotter reads the objects that the source has now, for a lane that keeps them in state
+// topics. Only the goroutine of Lane.Run, and one that it starts and waits for, use it.
 type Snapshotter interface {
 	// Due reports whether the lane has to read a snapshot, or the rest of one, before it carries
 	// events from cp.

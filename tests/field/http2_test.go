@@ -23,8 +23,8 @@ import (
 )
 
 // soon is how long an event may take that happens while the connection to the API is stalled. The
-// machine that runs the tests may add to the 60 s that relay promises. Without relay's care it takes
-// a quarter of an hour.
+// machine that runs the tests may add to the 60 s that relay promises. Without relay's care it
+// takes a quarter of an hour.
 const soon = 2 * time.Minute
 
 // behind puts a link in front of a server and returns the server's URL through it.

@@ -92,8 +92,8 @@ func (r *Relay) Run(t testing.TB, args ...string) (code int, stdout, stderr stri
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 
-// Check runs relay check with a --timeout for a loaded machine. Use Run if the bus or the API cannot
-// be reached, for which check waits that long.
+// Check runs relay check with a --timeout for a loaded machine. Use Run if the bus or the API
+// cannot be reached, for which check waits that long.
 func (r *Relay) Check(t testing.TB) (code int, stdout, stderr string) {
 	t.Helper()
 	return r.Run(t, "check", "--timeout", "2m")
