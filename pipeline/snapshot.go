@@ -98,10 +98,7 @@ func (c *carrier) publish(ctx, work context.Context, cp checkpoint.Checkpoint, p
 		if c.steering.asked() {
 			return cp, errSteered
 		}
-		part := messages
-		if c.snapshotPart > 0 && len(part) > c.snapshotPart {
-			part = part[:c.snapshotPart]
-		}
+		part := c.partOf(messages)
 		if fresh {
 			c.nameBatch(part)
 		}
@@ -172,6 +169,22 @@ func (c *carrier) publish(ctx, work context.Context, cp checkpoint.Checkpoint, p
 			return cp, err
 		}
 	}
+}
+
+// partOf returns the first of the messages that go into one Append: as many as those of events at
+// most, or fewer after the bus has not taken more.
+func (c *carrier) partOf(messages []sink.Message) []sink.Message {
+	most := c.batches.MaxEvents
+	if c.snapshotPart > 0 {
+		most = min(most, c.snapshotPart)
+	}
+	size := 0
+	for i := range messages {
+		if size += len(messages[i].Body); i > 0 && (i >= most || size > c.batches.MaxBytes) {
+			return messages[:i]
+		}
+	}
+	return messages
 }
 
 // nameBatch makes the messages of a batch of a snapshot adjacent messages of one event that no

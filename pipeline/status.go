@@ -313,7 +313,7 @@ func (t *tracker) snapshotted(cp checkpoint.Checkpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.at(cp)
-	t.refused = false
+	t.refused, t.reading = false, readFailure{}
 	t.set(Running, "")
 }
 

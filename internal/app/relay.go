@@ -175,6 +175,9 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	if len(l.Router.StateTopics()) > 0 {
 		m.run.State = l.Router
 	}
+	if e := l.snapshots(client, hooks); e != nil {
+		m.run.Snapshots, m.run.Admit = e, e.Admit
+	}
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }
 

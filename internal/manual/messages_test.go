@@ -17,7 +17,7 @@ import (
 // speaking are the packages whose messages reach an operator.
 var speaking = []string{
 	"cmd/relay", "checkpoint", "source", "source/webhook", "router", "state", "sink", "sink/nats", "sink/kafka", "sink/kafka/internal/client", "sink/kafka/oauth", "sink/kafka/mskiam", "sink/stdout", "pipeline",
-	"internal/admin", "internal/admin/page", "internal/app", "internal/batch", "internal/hint", "internal/journal", "internal/listener", "internal/moment", "conf/livefile", "conf/tlsconf", "conf/unit", "internal/config", "internal/republish", "internal/sdnotify", "internal/verify", "internal/telemetry",
+	"internal/admin", "internal/admin/page", "internal/app", "internal/batch", "internal/hint", "internal/journal", "internal/listener", "internal/moment", "conf/livefile", "conf/tlsconf", "conf/unit", "internal/config", "internal/republish", "internal/sdnotify", "internal/snapshot", "internal/verify", "internal/telemetry",
 }
 
 // written are files of other texts than messages: pages, and what is generated from declarations.

@@ -1,0 +1,315 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
+	"workos-relay/sink"
+	"workos-relay/source"
+	"workos-relay/source/lists"
+	"workos-relay/state"
+)
+
+// Defaults of an Engine.
+const (
+	// DefaultReaders is how many lists are read at once. With an answer in 100 ms they make 80
+	// requests a second.
+	DefaultReaders = 8
+	// margin is how long before the snapshot an event must have happened so that the lists are
+	// certain to show its effect. It is longer than WorkOS holds events back, and than its clocks
+	// differ.
+	margin = time.Minute
+	// mostNewer bounds how many objects are remembered because they changed while the snapshot was
+	// read.
+	mostNewer = 100_000
+)
+
+// Lists reads the lists of the API. lists.Client implements it.
+type Lists interface {
+	Page(ctx context.Context, q lists.Query) (lists.Page, error)
+	Get(ctx context.Context, ref lists.Ref) (lists.Object, error)
+}
+
+// Stored reads the state topics of the lane.
+type Stored interface {
+	// Each calls fn for each object of an entity that its state topic holds now. What fn is given
+	// is valid until it returns; an error of fn ends it and is returned.
+	Each(ctx context.Context, entity string, fn func(key string, value []byte, headers []sink.Header) error) error
+}
+
+// Engine reads the snapshots of one lane. It implements pipeline.Snapshotter, with which it shares
+// the rules of which goroutine may call it. Set the fields before the lane runs.
+type Engine struct {
+	Lists Lists
+	// Entities are those that the lane keeps. An entity of which the API has no list, or one list
+	// for each user, is in no snapshot.
+	Entities []string
+	// Organization restricts the snapshot to what belongs to one organization, as the events of the
+	// lane are; empty for no restriction.
+	Organization string
+	// Message appends the state message of a change that the snapshot run has found.
+	Message func(batch []sink.Message, c *state.Change, run string) ([]sink.Message, error)
+	// Now returns the time of the API.
+	Now func(ctx context.Context) (time.Time, error)
+	// Stored reads back what the bus has. Without it objects that the source does not have any more
+	// stay in the state topics, and an event may turn back an object until later events have passed,
+	// if relay was restarted since the snapshot.
+	Stored Stored
+	// Automatic makes a snapshot due of which the lane has not had each entity yet.
+	Automatic bool
+	// Readers is how many lists are read at once; 0 for DefaultReaders.
+	Readers int
+	// MaxMessages and MaxBytes bound what is gathered for one Append. A page may exceed them.
+	MaxMessages, MaxBytes int
+	Logger                *zap.Logger // not nil
+
+	window window
+}
+
+// Listed returns those of the entities that a snapshot reads, each after its parents.
+func Listed(entities []string) []string {
+	var out []string
+	for _, e := range lists.Endpoints() {
+		if !e.PerUser && slices.Contains(entities, e.Entity) {
+			out = append(out, e.Entity)
+		}
+	}
+	return out
+}
+
+// missing returns the listed entities that no snapshot of the lane has or will have read.
+func (e *Engine) missing(s *checkpoint.Snapshot) []string {
+	listed := Listed(e.Entities)
+	if s == nil {
+		return listed
+	}
+	return slices.DeleteFunc(listed, func(name string) bool { return slices.Contains(s.Entities, name) || slices.Contains(s.Earlier, name) })
+}
+
+// Due implements pipeline.Snapshotter.
+func (e *Engine) Due(cp checkpoint.Checkpoint) bool {
+	if !e.Automatic {
+		return false
+	}
+	return cp.Snapshot != nil && !cp.Snapshot.Finished() || len(e.missing(cp.Snapshot)) > 0
+}
+
+// Begin implements pipeline.Snapshotter.
+func (e *Engine) Begin(ctx context.Context, cp checkpoint.Checkpoint) error {
+	e.window.use(cp.Snapshot)
+	if e.window.complete || e.Stored == nil || !cp.Snapshot.Finished() || cp.CreatedAt.After(cp.Snapshot.FinishedAt.Add(margin)) {
+		return nil
+	}
+	return e.readBack(ctx, cp.Snapshot)
+}
+
+// Admit reports whether a change that an event makes may be published to its state topic. It is
+// called between Begin and the next Read.
+func (e *Engine) Admit(event *source.Event, c *state.Change) bool { return e.window.admits(event, c) }
+
+// readBack finds out which objects changed while the snapshot was read, after a restart.
+func (e *Engine) readBack(ctx context.Context, s *checkpoint.Snapshot) error {
+	for _, name := range s.Entities {
+		entity, ok := state.Lookup(name)
+		if !ok || !entity.UpdatedAt {
+			continue
+		}
+		err := e.Stored.Each(ctx, name, func(key string, value []byte, headers []sink.Header) error {
+			if runOf(headers) == s.Run {
+				if c, ok := entity.Of(value); ok {
+					c.Key = key
+					e.window.note(&c)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read the state of %s back after a restart: %w", name, err)
+		}
+	}
+	e.window.complete = true
+	return nil
+}
+
+// headerSnapshot names the run that has read an object; see router.HeaderSnapshot.
+const headerSnapshot = "relay-snapshot"
+
+func runOf(headers []sink.Header) string {
+	for _, h := range headers {
+		if h.Key == headerSnapshot {
+			return h.Value
+		}
+	}
+	return ""
+}
+
+// first returns the record of a snapshot that begins now.
+func (e *Engine) first(ctx context.Context, before *checkpoint.Snapshot) (*checkpoint.Snapshot, error) {
+	now, err := e.Now(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask WorkOS for its time, at the start of a snapshot: %w", err)
+	}
+	s := &checkpoint.Snapshot{
+		Run: newRun(now), Entities: e.missing(before), StartedAt: now.UTC(), Tip: checkpoint.Position{CreatedAt: now.Add(-margin).UTC()},
+	}
+	if before != nil {
+		s.Earlier = slices.Concat(before.Earlier, before.Entities)
+		slices.Sort(s.Earlier)
+		s.Earlier = slices.Compact(s.Earlier)
+	}
+	s.Entity = s.Entities[0]
+	return s, nil
+}
+
+// newRun returns the name of a snapshot: when it began, and something that no other has.
+func newRun(now time.Time) string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return now.UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+}
+
+// errStopped says that the lane wants no more portions.
+var errStopped = errors.New("stopped")
+
+// Read implements pipeline.Snapshotter.
+func (e *Engine) Read(ctx context.Context, cp checkpoint.Checkpoint) iter.Seq2[pipeline.SnapshotPortion, error] {
+	return func(yield func(pipeline.SnapshotPortion, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		err := e.read(ctx, cp, func(p pipeline.SnapshotPortion) error {
+			if !yield(p, nil) {
+				return errStopped
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStopped) {
+			yield(pipeline.SnapshotPortion{}, err)
+		}
+	}
+}
+
+func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(pipeline.SnapshotPortion) error) error {
+	s := cp.Snapshot
+	if s == nil || s.Finished() {
+		var err error
+		if s, err = e.first(ctx, s); err != nil {
+			return err
+		}
+		e.Logger.Info("snapshot: reading what WorkOS has now; events follow afterwards", zap.String("run", s.Run), zap.Strings("entities", s.Entities))
+		e.window.begin(s)
+		if err := give(pipeline.SnapshotPortion{Snapshot: s}); err != nil {
+			return err
+		}
+	} else {
+		e.Logger.Info("snapshot: continuing", zap.String("run", s.Run), zap.String("entity", s.Entity), zap.Uint64("objects", s.Count(s.Entity).Objects))
+		e.window.use(s)
+	}
+	for at := max(0, slices.Index(s.Entities, s.Entity)); at < len(s.Entities); at++ {
+		next := *s
+		if next.Entity != s.Entities[at] {
+			next.Entity, next.Walk, next.Open, next.Comparing = s.Entities[at], nil, nil, false
+		}
+		if slices.Contains(e.Entities, next.Entity) { // it may have been taken out of the configuration
+			var err error
+			if s, err = e.readEntity(ctx, &next, give); err != nil {
+				return err
+			}
+		}
+	}
+	now, err := e.Now(ctx)
+	if err != nil {
+		return fmt.Errorf("ask WorkOS for its time, at the end of a snapshot: %w", err)
+	}
+	next := *s
+	next.Entity, next.Walk, next.Open, next.Comparing, next.FinishedAt = "", nil, nil, false, now.UTC()
+	var objects uint64
+	for _, c := range next.Counts {
+		objects += c.Objects
+	}
+	e.Logger.Info("snapshot: all objects are read", zap.String("run", s.Run), zap.Uint64("objects", objects),
+		zap.Duration("took", next.FinishedAt.Sub(next.StartedAt).Round(time.Second)))
+	return give(pipeline.SnapshotPortion{Snapshot: &next})
+}
+
+// readEntity reads all lists of s.Entity from where s is, removes what only the bus has, and returns
+// the record of the last portion.
+func (e *Engine) readEntity(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
+	if !s.Comparing {
+		r, err := newReading(ctx, e, s)
+		if err != nil {
+			return s, err
+		}
+		err = r.run(give)
+		r.stop()
+		if err != nil {
+			return s, err
+		}
+		s = r.record()
+		s.Open, s.Walk, s.Comparing = nil, nil, true
+	}
+	return e.compare(ctx, s, give)
+}
+
+// compare publishes that objects are gone that only the bus has: of the newest versions there, those
+// that are not of this snapshot, after a second look at each. No event changes the state meanwhile.
+func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
+	if e.Stored == nil {
+		return s, give(pipeline.SnapshotPortion{Snapshot: s})
+	}
+	p := pipeline.SnapshotPortion{Snapshot: s}
+	flush := func() error {
+		err := give(p)
+		p = pipeline.SnapshotPortion{Snapshot: p.Snapshot}
+		return err
+	}
+	err := e.Stored.Each(ctx, s.Entity, func(key string, value []byte, headers []sink.Header) error {
+		if runOf(headers) == s.Run {
+			return nil
+		}
+		c := state.Change{Entity: s.Entity, Key: key}
+		count := checkpoint.SnapshotCount{Entity: s.Entity}
+		switch found, err := e.Lists.Get(ctx, lists.Ref{Entity: s.Entity, Key: key, Known: value}); {
+		case errors.Is(err, lists.ErrNotFound):
+			count.Removed = 1
+		case errors.Is(err, lists.ErrNoGet), err == nil && found.Data == nil:
+			return nil // nobody can tell, or it is there
+		case err != nil:
+			return fmt.Errorf("look for %s %s, which no list has: %w", s.Entity, key, err)
+		default:
+			c.Object, count.Objects = found.Data, 1
+		}
+		messages, err := e.Message(p.Messages, &c, s.Run)
+		if err != nil {
+			return err
+		}
+		next := *p.Snapshot
+		next.Counts = next.Add(count)
+		p.Messages, p.Snapshot = messages, &next
+		if len(p.Messages) >= e.most() {
+			return flush()
+		}
+		return nil
+	})
+	if err != nil {
+		return s, err
+	}
+	s = p.Snapshot
+	return s, flush()
+}
+
+func (e *Engine) most() int {
+	if e.MaxMessages > 0 {
+		return e.MaxMessages
+	}
+	return pipeline.DefaultBatchMessages
+}
