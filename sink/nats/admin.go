@@ -23,6 +23,7 @@ type admin struct {
 	conn    *connection
 	stream  *stream
 	account account
+	buckets *buckets
 }
 
 // Metadata of a stream that relay created, by which it knows that it may add subjects.
@@ -48,14 +49,21 @@ func (a *admin) prepare(ctx context.Context, topics []string) error {
 	if err != nil {
 		return err
 	}
-	info, err := a.findOrCreate(ctx, l, topics)
+	subjects := a.cfg.bound(topics)
+	info, err := a.findOrCreate(ctx, l, subjects)
 	if err != nil {
 		return err
 	}
-	if info, err = a.adapt(ctx, l, info, demand{subjects: topics}); err != nil {
+	if err := a.unfitForState(l, info.Config); err != nil {
+		return &sink.FatalError{Err: err}
+	}
+	if info, err = a.adapt(ctx, l, info, demand{subjects: subjects, state: len(a.cfg.State) > 0}); err != nil {
 		return err
 	}
 	if err := a.stream.rememberDomain(ctx, l); err != nil {
+		return err
+	}
+	if err := a.buckets.prepare(ctx, l, info); err != nil {
 		return err
 	}
 	a.cfg.Logger.Info("stream is ready", zap.String("stream", a.cfg.Stream), zap.Int("replicas", info.Config.Replicas),
@@ -226,9 +234,12 @@ func (a *admin) mayChange(conf jetstream.StreamConfig) bool {
 // the command for it is named.
 func (a *admin) refuseToChange(conf jetstream.StreamConfig, lacks demand) error {
 	var err error
-	if !lacks.atomic && !lacks.includesPosition() {
+	switch {
+	case !lacks.atomic && !lacks.state && !lacks.includesPosition():
 		err = fmt.Errorf("stream %s does not bind %s: %s", a.cfg.Stream, strings.Join(lacks.subjects, ", "), a.howToChange(conf))
-	} else {
+	case !lacks.atomic && !lacks.includesPosition():
+		err = fmt.Errorf("stream %s lacks %s: %s, with\n  %s", a.cfg.Stream, lacks, a.howToChange(conf), lacks.command(conf))
+	default:
 		err = fmt.Errorf("%w: stream %s lacks %s: %s, with\n  %s", ErrStreamUnfit, a.cfg.Stream, lacks, a.howToChange(conf), lacks.command(conf))
 	}
 	return &sink.FatalError{Err: err}
@@ -292,11 +303,14 @@ func (a *admin) owners(ctx context.Context, l *link, topics []string) map[string
 type demand struct {
 	subjects []string // bound
 	atomic   bool     // takes atomic batches with a position in them
+	state    bool     // keeps the newest version of each object, for ever
 }
 
 // lacking is the part of d that a stream of this configuration does not meet.
 func (d demand) lacking(conf jetstream.StreamConfig) demand {
-	return demand{subjects: unbound(conf.Subjects, d.subjects), atomic: d.atomic && !takesPositions(conf)}
+	return demand{
+		subjects: unbound(conf.Subjects, d.subjects), atomic: d.atomic && !takesPositions(conf), state: d.state && !takesState(conf),
+	}
 }
 
 // takesPositions reports whether the stream allows what a position needs: batches, the roll-up that
@@ -305,7 +319,11 @@ func takesPositions(conf jetstream.StreamConfig) bool {
 	return conf.AllowAtomicPublish && conf.AllowRollup && conf.AllowMsgTTL
 }
 
-func (d demand) nothing() bool { return len(d.subjects) == 0 && !d.atomic }
+// takesState reports whether the stream allows what state messages need: the roll-up that replaces
+// the version before, and the TTL that keeps it from expiring.
+func takesState(conf jetstream.StreamConfig) bool { return conf.AllowRollup && conf.AllowMsgTTL }
+
+func (d demand) nothing() bool { return len(d.subjects) == 0 && !d.atomic && !d.state }
 
 // includesPosition reports whether the subject of a position is in d.
 func (d demand) includesPosition() bool {
@@ -315,6 +333,9 @@ func (d demand) includesPosition() bool {
 // added is conf with what d says.
 func (d demand) added(conf jetstream.StreamConfig) jetstream.StreamConfig {
 	conf.Subjects = slices.Concat(conf.Subjects, d.subjects)
+	if d.state {
+		conf.AllowRollup, conf.AllowMsgTTL = true, true
+	}
 	if d.atomic {
 		conf.AllowAtomicPublish, conf.AllowRollup, conf.AllowMsgTTL = true, true, true
 	}
@@ -329,6 +350,8 @@ func (d demand) String() string {
 	}
 	if d.atomic {
 		parts = append(parts, "allow_atomic, allow_rollup_hdrs and allow_msg_ttl")
+	} else if d.state {
+		parts = append(parts, "allow_rollup_hdrs and allow_msg_ttl")
 	}
 	return strings.Join(parts, ", and ")
 }
@@ -338,6 +361,8 @@ func (d demand) command(conf jetstream.StreamConfig) string {
 	c := "nats stream edit " + conf.Name
 	if d.atomic {
 		c += " --allow-batch --allow-rollup --allow-msg-ttl"
+	} else if d.state {
+		c += " --allow-rollup --allow-msg-ttl"
 	}
 	if len(d.subjects) > 0 {
 		c += " --subjects='" + strings.Join(slices.Concat(conf.Subjects, d.subjects), ",") + "'"
@@ -360,15 +385,21 @@ func (a *admin) inspect(ctx context.Context, topics []string) ([]sink.TopicStatu
 	if err == nil {
 		conf, patterns = &info.Config, info.Config.Subjects
 	}
-	missing := unbound(patterns, topics)
+	subjects := a.cfg.bound(topics)
+	missing := unbound(patterns, subjects)
 	owners := a.owners(ctx, l, missing)
 	may, known := a.publishing(ctx, l)
 	status := make([]sink.TopicStatus, len(topics))
 	for i, t := range topics {
-		status[i] = a.inspectTopic(t, conf, owners[t])
-		if err := may.forbids(t); known && err != nil {
+		status[i] = a.inspectTopic(t, conf, owners[subjects[i]])
+		if err := may.forbids(subjects[i]); known && err != nil {
 			status[i].Exists, status[i].Creates = false, false
 			status[i].Problems = append(status[i].Problems, err.Error())
+		}
+		if at := slices.IndexFunc(a.cfg.State, func(s sink.StateTopic) bool { return s.Topic == t }); at >= 0 {
+			if err := a.inspectState(ctx, l, a.cfg.State[at], conf, &status[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if len(status) == 0 {
@@ -419,7 +450,7 @@ func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner s
 	case conf != nil:
 		st.Detail = describe(*conf)
 		st.Problems, st.Warnings = refusals(*conf), warnings(*conf)
-		st.Exists = len(st.Problems) == 0 && binds(conf.Subjects, topic)
+		st.Exists = len(st.Problems) == 0 && len(unbound(conf.Subjects, a.cfg.bound([]string{topic}))) == 0
 	}
 	if conf == nil && a.placementIdle() {
 		st.Warnings = append(st.Warnings, "create.placement has no effect: the NATS server is not part of a cluster")
@@ -436,6 +467,38 @@ func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner s
 		st.Creates = true
 	}
 	return st
+}
+
+// inspectState completes the line of a topic of state messages. conf is nil if the stream does not
+// exist.
+func (a *admin) inspectState(ctx context.Context, l *link, t sink.StateTopic, conf *jetstream.StreamConfig, st *sink.TopicStatus) error {
+	if conf != nil {
+		st.Warnings = append(st.Warnings, stateWarnings(*conf)...)
+		if err := a.unfitForState(l, *conf); err != nil {
+			st.Problems = append(st.Problems, err.Error())
+		} else if lacks := (demand{state: true}).lacking(*conf); !lacks.nothing() {
+			st.Exists = false
+			if !a.mayChange(*conf) {
+				st.Problems = append(st.Problems, a.refuseToChange(*conf, lacks).Error())
+			}
+		}
+	}
+	return a.buckets.inspect(ctx, l, t, st)
+}
+
+// unfitForState says why the stream can keep no state; nil if it can, once it is changed.
+func (a *admin) unfitForState(l *link, conf jetstream.StreamConfig) error {
+	switch {
+	case len(a.cfg.State) == 0:
+		return nil
+	case conf.DenyPurge:
+		return fmt.Errorf("stream %s denies purging (deny_purge, which cannot be undone), so no version of an object could take the place of the one before it; "+
+			"use another stream, or take `state` out of the sink", a.cfg.Stream)
+	case !conf.AllowMsgTTL && !knowsTTL(serverVersion(l, conf)):
+		return fmt.Errorf("NATS server %s has no TTL of messages, which keeps the state of objects from expiring, 2.11 was the first: update it, "+
+			"or take `state` out of the sink", serverVersion(l, conf))
+	}
+	return nil
 }
 
 // placementIdle reports whether a placement is configured and the server has no cluster to place
@@ -519,12 +582,18 @@ func serverVersion(l *link, conf jetstream.StreamConfig) string {
 }
 
 // knowsAtomicPublish holds for versions from 2.12 on, and for those that cannot be read.
-func knowsAtomicPublish(version string) bool {
+func knowsAtomicPublish(version string) bool { return isFrom(version, 12) }
+
+// knowsTTL holds for versions from 2.11 on, and for those that cannot be read.
+func knowsTTL(version string) bool { return isFrom(version, 11) }
+
+// isFrom reports whether version is 2.minor or later. It holds for one that cannot be read.
+func isFrom(version string, minor int) bool {
 	parts := strings.SplitN(version, ".", 3)
 	if len(parts) < 2 {
 		return true
 	}
 	major, err1 := strconv.Atoi(strings.TrimPrefix(parts[0], "v"))
-	minor, err2 := strconv.Atoi(parts[1])
-	return err1 != nil || err2 != nil || major > 2 || major == 2 && minor >= 12
+	have, err2 := strconv.Atoi(parts[1])
+	return err1 != nil || err2 != nil || major > 2 || major == 2 && have >= minor
 }

@@ -45,7 +45,8 @@ func (c *committer) commit(ctx context.Context, batch []sink.Message, prev, next
 	if err != nil { // told and not wrapped: the current position is not corrupt
 		return none, operator.New("refused to commit what could not be read again: "+err.Error(), "report it: relay cannot record this position")
 	}
-	if len(batch) > MaxBatch {
+	form := c.cfg.storedForm(batch, true)
+	if batch = form.messages; len(batch) > MaxBatch {
 		return none, &sink.FatalError{Err: fmt.Errorf("%d messages in one batch: the server takes %d beside the position; route an event to fewer topics",
 			len(batch), MaxBatch)}
 	}
@@ -55,6 +56,10 @@ func (c *committer) commit(ctx context.Context, batch []sink.Message, prev, next
 	}
 	defer done()
 	sequence, err := c.inTurn(ctx, batch, prev.Revision, document)
+	var publish *sink.PublishError
+	if errors.As(err, &publish) {
+		publish.Durable = form.at(publish.Durable)
+	}
 	if err != nil {
 		return none, err
 	}
@@ -175,7 +180,8 @@ func (c *committer) check(ctx context.Context, lk *link, b *commit) error {
 		if rejected != nil {
 			return &sink.PublishError{Durable: i, Err: rejected}
 		}
-		if _, known := bound[m.Topic]; known {
+		of := c.cfg.topicOf(m)
+		if _, known := bound[of]; known {
 			continue
 		}
 		if is, err := c.bound(ctx, lk, m.Topic); err != nil {
@@ -184,7 +190,7 @@ func (c *committer) check(ctx context.Context, lk *link, b *commit) error {
 			return &sink.PublishError{Durable: i, Err: &sink.FatalError{Err: fmt.Errorf("stream %s does not bind %s: add the subject to it",
 				c.cfg.Stream, m.Topic)}}
 		}
-		bound[m.Topic] = struct{}{}
+		bound[of] = struct{}{}
 	}
 	if rejected := limits.checkSize(&b.last, b.headersSize(len(b.batch))); rejected != nil {
 		return &sink.FatalError{Err: fmt.Errorf("the position: %w; raise that limit", errors.New(rejected.Reason))}
@@ -194,7 +200,7 @@ func (c *committer) check(ctx context.Context, lk *link, b *commit) error {
 
 // checkReserved refuses the headers by which the server is told what to do with a message.
 func checkReserved(m *sink.Message) *sink.RejectedError {
-	for _, h := range m.Headers {
+	for _, h := range ownHeaders(m) {
 		if len(h.Key) >= 5 && h.Key[:5] == "Nats-" {
 			return &sink.RejectedError{Topic: m.Topic, Reason: fmt.Sprintf("header %s is the server's own", h.Key)}
 		}

@@ -19,6 +19,7 @@ import (
 	"workos-relay/conf/tlsconf"
 	"workos-relay/conf/unit"
 	"workos-relay/internal/listener"
+	"workos-relay/sink"
 )
 
 // Embedded is the value of Config.URL that asks for a JetStream server inside this process.
@@ -49,6 +50,7 @@ type Config struct {
 	Logger       *zap.Logger       `yaml:"-"` // nil logs nothing
 	RelayID      string            `yaml:"-"` // `id` of the configuration; names the connection on the server
 	Lane         string            `yaml:"-"` // name of the sink; names the connection on the server
+	State        []sink.StateTopic `yaml:"-"` // topics of state messages, each of which gets a bucket
 	Files        *livefile.Set     `yaml:"-"` // follows the files that the configuration names; nil reads them at each connection
 	Password     *livefile.Current `yaml:"-"` // the password if a file holds it, of auth or of embedded; nil for the one here
 	Token        *livefile.Current `yaml:"-"` // the token if a file holds it, of auth or of embedded; nil for the one here

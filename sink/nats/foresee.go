@@ -103,8 +103,12 @@ func (a *admin) publishing(ctx context.Context, l *link) (permissions, bool) {
 	return answer.Data.Permissions.Publish, true
 }
 
-// forbids returns why the user may not publish to a subject; nil if they may.
+// forbids returns why the user may not publish to a subject, or below it if it ends in >; nil if
+// they may.
 func (p permissions) forbids(subject string) error {
+	if below, all := strings.CutSuffix(subject, ">"); all {
+		subject = below + "key"
+	}
 	if (len(p.Allow) == 0 || binds(p.Allow, subject)) && !binds(p.Deny, subject) {
 		return nil
 	}

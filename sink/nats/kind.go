@@ -65,7 +65,7 @@ func (c Config) Rehearse(ctx context.Context, o sink.OpenOptions) (*sink.Rehears
 
 // completeBy sets what the lane decides.
 func (c *Config) completeBy(o sink.OpenOptions) error {
-	c.Logger, c.RelayID, c.Lane, c.Files = o.Logger, o.RelayID, o.Lane, o.Files
+	c.Logger, c.RelayID, c.Lane, c.Files, c.State = o.Logger, o.RelayID, o.Lane, o.Files, o.State
 	if c.Embedded.Dir == "" {
 		c.Embedded.Dir = filepath.Join(o.Dir, "jetstream")
 	}
@@ -133,7 +133,7 @@ func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.M
 	if o.Address != "" {
 		c.URL = o.Address
 	}
-	c.Logger, c.RelayID, c.Lane, c.Files = o.Logger, o.RelayID, o.Lane, o.Files
+	c.Logger, c.RelayID, c.Lane, c.Files, c.State = o.Logger, o.RelayID, o.Lane, o.Files, o.State
 	if err := c.secrets(o.OpenOptions); err != nil {
 		return err
 	}

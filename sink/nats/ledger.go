@@ -105,7 +105,7 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	if err != nil {
 		return err
 	}
-	all := slices.Concat(topics, []string{l.position.subject})
+	all := slices.Concat(l.sink.cfg.bound(topics), []string{l.position.subject})
 	info, err := l.findOrCreate(ctx, lk, all)
 	if err != nil {
 		return err
@@ -117,6 +117,9 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 		return err
 	}
 	if err := l.sink.stream.rememberDomain(ctx, lk); err != nil {
+		return err
+	}
+	if err := l.sink.admin.buckets.prepare(ctx, lk, info); err != nil {
 		return err
 	}
 	l.sink.cfg.Logger.Info("stream is ready for exactly-once delivery", zap.String("stream", l.sink.cfg.Stream), zap.String("position", l.position.subject),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,7 @@ type publisher struct {
 	stream *stream
 	sender *sender
 
-	lastSeq uint64    // sequence of the last durable message
+	lastSeq uint64    // sequence of the last durable event
 	ahead   stringSet // ids that may be stored before a predecessor of theirs
 }
 
@@ -35,7 +36,7 @@ func (p *publisher) publishBatch(ctx context.Context, batch []sink.Message) erro
 	durable := 0
 	done, err := p.sender.begin(ctx)
 	if err == nil {
-		durable, err = p.publish(ctx, batch)
+		durable, err = p.publish(ctx, p.cfg.storedForm(batch, false).messages)
 		done()
 	}
 	if err == nil {
@@ -88,8 +89,10 @@ func (p *publisher) sendable(l *link, batch []sink.Message) (int, error) {
 func (p *publisher) run(ctx context.Context, l *link, batch []sink.Message, withIDs bool) (prefix int, err error) {
 	p.sender.attempts++
 	floor := uint64(0)
-	if _, ok := p.ahead[batch[0].ID]; ok {
-		floor = p.lastSeq
+	if first := slices.IndexFunc(batch, func(m sink.Message) bool { return m.Entity == "" }); first >= 0 {
+		if _, ok := p.ahead[batch[first].ID]; ok {
+			floor = p.lastSeq
+		}
 	}
 	a := newAttempt(p.stream, p.sender.attempts, batch, withIDs, floor)
 	lost := l.lostSignal()
@@ -110,7 +113,7 @@ func (p *publisher) run(ctx context.Context, l *link, batch []sink.Message, with
 // keepOutcome keeps what the next attempt needs to see that order was broken: where the prefix
 // ends, and which messages behind it may be stored already.
 func (p *publisher) keepOutcome(a *attempt, o outcome) {
-	if o.prefix > 0 {
+	if o.prefix > 0 && o.lastSeq > 0 {
 		p.lastSeq = o.lastSeq
 	}
 	if len(p.ahead) > 0 {
@@ -214,6 +217,7 @@ type attempt struct {
 	stream  *stream
 	number  uint64
 	batch   []sink.Message
+	state   []bool // by index: a state message, which has no id and cannot come too early; nil if there are none
 	withIDs bool
 	wake    chan struct{} // something happened; capacity 1
 	failing atomic.Bool   // a failure is known: nothing more is to be sent
@@ -222,7 +226,7 @@ type attempt struct {
 	seqs     []uint64      // by index: where the stream stored the message; 0 while unknown
 	sent     int           // batch[:sent] went out
 	prefix   int           // batch[:prefix] is stored, in order
-	prevSeq  uint64        // batch[prefix] must be stored after this
+	prevSeq  uint64        // the next event of batch[prefix:] must be stored after this
 	failedAt int           // the first message known to have failed; len(batch) for none
 	failure  error         // why
 	refused  map[int]error // by index: an answer that may be that of a stream in another domain
@@ -230,10 +234,20 @@ type attempt struct {
 }
 
 func newAttempt(s *stream, number uint64, batch []sink.Message, withIDs bool, prevSeq uint64) *attempt {
-	return &attempt{
+	a := &attempt{
 		stream: s, number: number, batch: batch, withIDs: withIDs, wake: make(chan struct{}, 1),
 		seqs: make([]uint64, len(batch)), prevSeq: prevSeq, failedAt: len(batch),
 	}
+	for i := range batch {
+		if batch[i].Entity == "" {
+			continue
+		}
+		if a.state == nil {
+			a.state = make([]bool, len(batch))
+		}
+		a.state[i] = true
+	}
+	return a
 }
 
 // answered implements answers.
@@ -262,11 +276,15 @@ func (a *attempt) recordStored(index int, seq uint64) {
 	}
 	a.seqs[index] = seq
 	for a.prefix < a.failedAt && a.seqs[a.prefix] != 0 {
-		if a.seqs[a.prefix] <= a.prevSeq {
-			a.failLocked(a.prefix, errOutOfOrder)
-			break
+		// A state message is stored again whenever it is published, so its sequence says nothing of the
+		// events around it.
+		if a.state == nil || !a.state[a.prefix] {
+			if a.seqs[a.prefix] <= a.prevSeq {
+				a.failLocked(a.prefix, errOutOfOrder)
+				break
+			}
+			a.prevSeq = a.seqs[a.prefix]
 		}
-		a.prevSeq = a.seqs[a.prefix]
 		a.prefix++
 	}
 	a.signal()
@@ -367,7 +385,7 @@ func (a *attempt) noteSent(n int) {
 // outcome is how an attempt ended.
 type outcome struct {
 	prefix  int    // batch[:prefix] is durable, in order
-	lastSeq uint64 // of the last durable message; 0 if there is none
+	lastSeq uint64 // of the last durable event; 0 if there is none
 	sent    int    // batch[prefix:sent] may be stored or not
 	err     error  // why batch[prefix] is not durable; nil if all of the batch is
 }
@@ -380,7 +398,7 @@ func (a *attempt) finish(cause error) outcome {
 	a.ended = true
 	o := outcome{prefix: a.prefix, sent: a.sent}
 	if a.prefix > 0 {
-		o.lastSeq = a.seqs[a.prefix-1]
+		o.lastSeq = a.prevSeq
 	}
 	switch {
 	case a.prefix == len(a.batch):

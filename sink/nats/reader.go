@@ -20,11 +20,13 @@ type reader struct {
 	cfg    *Config
 	conn   *connection
 	stream *stream
+
+	buckets *buckets
 }
 
 // logs implements sink.Scanner: the one log is the stream, for any topics. A stream that does
 // not exist is none.
-func (r *reader) logs(ctx context.Context, since time.Time) ([]sink.Log, error) {
+func (r *reader) logs(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
 	l, err := r.conn.connected(ctx)
 	if err != nil {
 		return nil, err
@@ -37,18 +39,46 @@ func (r *reader) logs(ctx context.Context, since time.Time) ([]sink.Log, error) 
 		return nil, err
 	}
 	st := info.State
+	first := storedMessage{Seq: st.FirstSeq, Time: st.FirstTime}
+	if len(r.cfg.State) > 0 {
+		if first, err = r.firstEvent(ctx, l, topics, st); err != nil {
+			return nil, err
+		}
+	}
 	return []sink.Log{{
 		Name:    "stream " + r.cfg.Stream,
 		From:    int64(st.FirstSeq),    //nolint:gosec // no stream holds 2^63 messages
 		End:     int64(st.LastSeq) + 1, //nolint:gosec // see above
 		Since:   since,
-		Trimmed: st.FirstSeq > 1 && (st.Msgs == 0 || st.FirstTime.After(since)),
+		Trimmed: first.Seq > 1 && (st.Msgs == 0 || first.Time.After(since)),
 
 		MaxPerTopic: max(info.Config.MaxMsgsPerSubject, 0),
 	}}, nil
 }
 
-// scan implements sink.Scanner. Positions of relay are left out. A consumer reads one replica,
+// firstEvent returns the sequence and time of the first message on topics that is not one of state:
+// those never expire, so they stay before events that did. If there is none, it returns those of a
+// message that follows the last.
+func (r *reader) firstEvent(ctx context.Context, l *link, topics []string, st jetstream.StreamState) (storedMessage, error) {
+	first := storedMessage{Seq: st.LastSeq + 1, Time: st.LastTime}
+	for _, topic := range topics {
+		if r.cfg.isState(topic) || illegalSubject(topic) != "" {
+			continue
+		}
+		doing := fmt.Sprintf("asking stream %s for its first message on %s", r.cfg.Stream, topic)
+		m, err := r.stream.message(ctx, l, doing, fmt.Appendf(nil, `{"seq":1,"next_by_subj":%q}`, topic))
+		switch {
+		case isCode(err, jetstream.JSErrCodeMessageNotFound):
+		case err != nil:
+			return first, err
+		case m.Seq < first.Seq:
+			first = m
+		}
+	}
+	return first, nil
+}
+
+// scan implements sink.Scanner. Positions of relay and state messages are left out. A consumer reads one replica,
 // which may lag behind the stream and then says that there is no more. Whether that is so, the
 // leader of the stream decides.
 func (r *reader) scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
@@ -164,7 +194,7 @@ func (sc *scan) read(ctx context.Context, fn func(*sink.Stored) error) error {
 }
 
 func (sc *scan) handOn(msg jetstream.Msg, meta *jetstream.MsgMetadata, fn func(*sink.Stored) error) error {
-	if matches(positionSubjects, msg.Subject()) {
+	if matches(positionSubjects, msg.Subject()) || sc.r.cfg.onState(msg.Subject()) {
 		return nil
 	}
 	return fn(&sink.Stored{
@@ -279,6 +309,12 @@ type TailOptions struct {
 	FromStart bool     // from the first message stored, otherwise only what comes from now on
 }
 
+// wantsState reports whether the message of state on subject is asked for: a filter names such
+// subjects, and does not merely include them.
+func (o TailOptions) wantsState(subject string) bool {
+	return slices.ContainsFunc(o.Subjects, func(f string) bool { return f != ">" && f != "*" && matches(f, subject) })
+}
+
 // Stored is a message as the stream holds it.
 type Stored struct {
 	sink.Message           // without Key and Position
@@ -312,7 +348,7 @@ func (r *reader) tail(ctx context.Context, opts TailOptions, fn func(Stored) err
 			return errClosed
 		case err != nil:
 			return l.explainAPI(doing, err)
-		case matches(positionSubjects, msg.Subject()):
+		case matches(positionSubjects, msg.Subject()), r.cfg.onState(msg.Subject()) && !opts.wantsState(msg.Subject()):
 			continue
 		}
 		stored, err := decode(msg)
@@ -385,10 +421,15 @@ func (r *reader) ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.stream.info(ctx, l); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+	_, err = r.stream.info(ctx, l)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil
+	case err != nil:
 		return err
+	default:
+		return r.buckets.restore(ctx, l)
 	}
-	return nil
 }
 
 func (r *reader) part(info *jetstream.StreamInfo) checkpoint.Part {

@@ -84,12 +84,13 @@ func newSink(cfg *Config, access *access, asked asked) *Sink {
 	sender := &sender{cfg: cfg, conn: conn, stream: stream, turn: make(chan struct{}, 1), ackDrain: ackDrainTime}
 	conn.onAck, conn.onDenied = sender.onAck, sender.onDenied
 	account := account{cfg: cfg}
+	buckets := &buckets{cfg: cfg, conn: conn, account: account}
 	return &Sink{
 		cfg: cfg, conn: conn, stream: stream, sender: sender,
 		publisher: &publisher{cfg: cfg, conn: conn, stream: stream, sender: sender},
-		admin:     &admin{cfg: cfg, conn: conn, stream: stream, account: account},
+		admin:     &admin{cfg: cfg, conn: conn, stream: stream, account: account, buckets: buckets},
 		settings:  &settings{cfg: cfg, conn: conn, stream: stream, account: account, asked: asked, applied: map[string]string{}},
-		reader:    &reader{cfg: cfg, conn: conn, stream: stream},
+		reader:    &reader{cfg: cfg, conn: conn, stream: stream, buckets: buckets},
 	}
 }
 
@@ -157,11 +158,11 @@ func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Set
 
 // Logs implements sink.Scanner: the one log is the stream, for any topics. A stream that does not
 // exist is none.
-func (s *Sink) Logs(ctx context.Context, _ []string, since time.Time) ([]sink.Log, error) {
-	return s.reader.logs(ctx, since)
+func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
+	return s.reader.logs(ctx, topics, since)
 }
 
-// Scan implements sink.Scanner. It leaves out positions of relay.
+// Scan implements sink.Scanner. It leaves out positions of relay and state messages.
 func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
 	return s.reader.scan(ctx, log, fn)
 }

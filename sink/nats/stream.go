@@ -108,7 +108,13 @@ func (s *stream) holds(ctx context.Context, topics []string) (bool, error) {
 }
 
 func (s *stream) holdsOn(ctx context.Context, l *link, subject string) (bool, error) {
-	_, err := s.lastOn(ctx, l, subject)
+	var err error
+	if s.cfg.isState(subject) {
+		doing := fmt.Sprintf("asking stream %s for messages below %s", s.cfg.Stream, subject)
+		_, err = s.message(ctx, l, doing, fmt.Appendf(nil, `{"seq":1,"next_by_subj":%q}`, subject+".>"))
+	} else {
+		_, err = s.lastOn(ctx, l, subject)
+	}
 	switch {
 	case isCode(err, jetstream.JSErrCodeMessageNotFound):
 		return false, nil

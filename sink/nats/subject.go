@@ -96,7 +96,13 @@ func (l limits) check(m *sink.Message, added int) *sink.RejectedError {
 	reject := func(format string, args ...any) *sink.RejectedError {
 		return &sink.RejectedError{Topic: m.Topic, Reason: fmt.Sprintf(format, args...)}
 	}
-	if reason := illegalSubject(m.Topic); reason != "" {
+	reason := ""
+	if m.Entity == "" {
+		reason = illegalSubject(m.Topic)
+	} else {
+		reason = illegalStateSubject(m.Topic)
+	}
+	if reason != "" {
 		return reject("%q is not a legal subject: %s", m.Topic, reason)
 	}
 	for _, h := range m.Headers {
