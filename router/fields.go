@@ -127,16 +127,22 @@ func newKeyPath(path string) keyPath {
 	return keyPath{path: path, inData: inData}
 }
 
+// find returns what is at the path. It is of type gjson.Null if nothing is.
+func (p keyPath) find(e *source.Event) gjson.Result {
+	switch {
+	case p.inData != "":
+		return gjson.Get(view(e.Data), p.inData)
+	case p.path != "":
+		return gjson.Get(view(e.Raw), p.path)
+	default:
+		return gjson.Result{}
+	}
+}
+
 // value returns the string at the path, or the JSON text of another value. It returns "" for null
 // and if there is no value.
 func (p keyPath) value(e *source.Event) string {
-	var found gjson.Result
-	switch {
-	case p.inData != "":
-		found = gjson.Get(view(e.Data), p.inData)
-	case p.path != "":
-		found = gjson.Get(view(e.Raw), p.path)
-	}
+	found := p.find(e)
 	switch found.Type {
 	case gjson.Null:
 		return ""

@@ -172,23 +172,30 @@ func hidesKey(route Route) string {
 	if route.Key == "" {
 		return ""
 	}
-	at := []*pathNode{pathsOf(route)}
-	names := strings.Split(route.Key, ".")
+	switch do, inside := route.hides(route.Key); {
+	case do == remove:
+		return "is taken out by redact; pseudonymize it instead, and the pseudonym is the key"
+	case do == pseudonymize && inside:
+		return "lies inside a value that pseudonymize replaces; pseudonymize the key's own path"
+	}
+	return ""
+}
+
+// hides returns what the route does with the value at a path of names and indexes. inside is set if
+// it does that with a value that the path leads through.
+func (r Route) hides(path string) (do action, inside bool) {
+	at := []*pathNode{pathsOf(r)}
+	names := strings.Split(path, ".")
 	for i, name := range names {
 		below, do := step(at, name)
 		if strings.Trim(name, "0123456789") == "" {
 			elements, of := element(at)
 			below, do = append(below, elements...), max(do, of)
 		}
-		switch {
-		case do == remove:
-			return "is taken out by redact; pseudonymize it instead, and the pseudonym is the key"
-		case do == pseudonymize && i < len(names)-1:
-			return "lies inside a value that pseudonymize replaces; pseudonymize the key's own path"
-		case do == pseudonymize:
-			return ""
+		if do != keep {
+			return do, i < len(names)-1
 		}
 		at = below
 	}
-	return ""
+	return keep, false
 }

@@ -18,6 +18,9 @@ type Route struct {
 	Topic  string   `yaml:"topic" doc:"Topic, or subject, that they go to. Empty: each goes to the one named like its type. In Kafka only events of one topic keep their order." example:"dsync.user"`
 	Key    string   `yaml:"key" doc:"Path into the event whose value is the partition key. If empty, or if the event has no such value: its organization, else directory, user, object or event id." example:"data.directory_id"`
 	Drop   bool     `yaml:"drop" default:"false" doc:"Publish none of them. The position moves past them all the same."`
+	Where  string   `yaml:"where" doc:"Expression in CEL (https://cel.dev) that an event must satisfy besides its type; one that does not goes to the next route. Variables: type, organization_id, data and event. An expression that cannot be evaluated for an event counts as false, unless the route redacts: then the event is parked." example:"organization_id == \"org_test\""`
+
+	Headers map[string]string `yaml:"headers" doc:"More headers: names, each with the path of the value in the event; type and organization_id stand for the event type and the organization. An event without the value has no such header." example:"{tenant: data.organization_id}"`
 
 	Redact       []string `yaml:"redact" doc:"Paths of values that are taken out of the event before anything is published: names with dots between, * for every name, \\ before a dot or a * that is part of a name. Lists are gone through, so data.emails.value is the value of each." example:"[data.raw_attributes, data.emails.value]"`
 	Pseudonymize []string `yaml:"pseudonymize" doc:"Paths of values that are replaced by their HMAC-SHA-256 under redaction.key, so that equal values stay equal. An object is replaced as a whole, a list element by element." example:"[data.idp_id]"`
@@ -65,6 +68,11 @@ type Config struct {
 	// are needed only with State.
 	State []string `yaml:"-"`
 	Types []string `yaml:"-"`
+
+	// WhereFailed is told of each event that goes on to the next route because the expression of a
+	// route, by index, cannot be evaluated for it, each time that the event is routed. err holds
+	// nothing of the event. It may be called from any goroutine; nil for nobody.
+	WhereFailed func(route int, e *source.Event, err error) `yaml:"-"`
 }
 
 // ErrNoDeadLetter is the error of DeadLetter if no such topic is configured.
@@ -72,25 +80,25 @@ var ErrNoDeadLetter = errors.New("no dead_letter topic is configured")
 
 // Router turns events into messages. It is safe for concurrent use.
 type Router struct {
-	routes     []compiledRoute
-	known      map[string]decision
-	prefix     string
-	deadLetter string
-	encoding   Encoding
-	headers    Headers
-	ceSource   string
-	binding    binding
+	routes      []compiledRoute
+	known       map[string]decision
+	prefix      string
+	deadLetter  string
+	encoding    Encoding
+	headers     Headers
+	ceSource    string
+	binding     binding
+	whereFailed whereFailed
 
 	kept        map[string]*kept // by entity; nil if the lane keeps none
 	stateTopics map[string]bool  // of kept
 }
 
+// compiledRoute is a route without its prefix. The topic of its decision is empty if the type names
+// it.
 type compiledRoute struct {
 	patterns []string
-	topic    string // with the prefix; empty if the type names it
-	key      keyPath
-	drop     bool
-	redact   *redaction
+	decision
 }
 
 // decision says what is done with the events of one type.
@@ -99,6 +107,11 @@ type decision struct {
 	key     keyPath
 	dropped bool
 	redact  *redaction
+	headers []headerRule
+
+	route int        // its index; -1 if no route matches
+	when  *condition // nil if it is true of every event
+	next  *decision  // what is done with the events for which when is false; set if when is
 }
 
 // New checks cfg and returns its Router. The error joins a *KeyError for each fault.
@@ -119,19 +132,31 @@ func New(cfg Config) (*Router, error) {
 		ceSource: cloudEventsSource(cfg.Relay),
 		binding:  bindings[cfg.Binding],
 		known:    make(map[string]decision),
+
+		whereFailed: cfg.WhereFailed,
+	}
+	if r.whereFailed == nil {
+		r.whereFailed = tellNobody
 	}
 	if cfg.DeadLetter != "" {
 		r.deadLetter = cfg.Prefix + cfg.DeadLetter
 	}
-	for _, route := range cfg.Routes {
-		c := compiledRoute{patterns: slices.Clone(route.Events), key: newKeyPath(route.Key), drop: route.Drop, redact: newRedaction(route, cfg.RedactionKey)}
+	for i, route := range cfg.Routes {
+		d := decision{key: newKeyPath(route.Key), dropped: route.Drop, redact: newRedaction(route, cfg.RedactionKey), headers: headerRules(route), route: i}
 		if route.Topic != "" {
-			c.topic = cfg.Prefix + route.Topic
+			d.topic = cfg.Prefix + route.Topic
 		}
-		r.routes = append(r.routes, c)
+		if route.Where != "" {
+			program, err := compileWhere(route.Where)
+			if err != nil {
+				return nil, keyErrorf(fmt.Sprintf("routes[%d].where", i), "%w", err)
+			}
+			d.when = &condition{program}
+		}
+		r.routes = append(r.routes, compiledRoute{slices.Clone(route.Events), d})
 	}
 	for _, t := range source.Catalogue() {
-		r.known[t.Name] = r.decide(t.Name)
+		r.known[t.Name] = r.decide(t.Name, 0)
 	}
 	if err := r.keep(cfg); err != nil {
 		return nil, err
@@ -139,48 +164,81 @@ func New(cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// decide applies the routes.
-func (r *Router) decide(eventType string) decision {
+// decide applies the routes from the one at index from on.
+func (r *Router) decide(eventType string, from int) decision {
 	matches := func(pattern string) bool { return source.Match(pattern, eventType) }
-	for i := range r.routes {
-		route := &r.routes[i]
-		if !slices.ContainsFunc(route.patterns, matches) {
+	for i := from; i < len(r.routes); i++ {
+		if !slices.ContainsFunc(r.routes[i].patterns, matches) {
 			continue
 		}
-		d := decision{topic: route.topic, key: route.key, dropped: route.drop, redact: route.redact}
+		d := r.routes[i].decision
 		if d.topic == "" {
 			d.topic = r.prefix + eventType
 		}
+		if d.when != nil {
+			next := r.decide(eventType, i+1)
+			d.next = &next
+		}
 		return d
 	}
-	return decision{topic: r.prefix + eventType}
+	return decision{topic: r.prefix + eventType, route: -1}
 }
 
-func (r *Router) decision(eventType string) decision {
+// byType returns the decision of the first route that matches the type. Its expression is not
+// evaluated.
+func (r *Router) byType(eventType string) decision {
 	if d, ok := r.known[eventType]; ok {
 		return d
 	}
-	return r.decide(eventType)
+	return r.decide(eventType, 0)
 }
 
-// Resolve returns the topic, prefix included, of the events of a type, known or not, and whether
-// they are dropped instead.
-func (r *Router) Resolve(eventType string) (topic string, dropped bool) {
-	d := r.decision(eventType)
-	if d.dropped {
-		return "", true
+// decision returns what is done with e. The error is a *sink.RejectedError.
+func (r *Router) decision(e *source.Event) (decision, error) {
+	d := r.byType(e.Event)
+	if d.when == nil {
+		return d, nil
 	}
-	return d.topic, false
+	return r.choose(d, e, tellNobody)
 }
 
-// Topics returns the topics that the events of these types go to, prefix included, sorted and each
-// once. The dead letter is not among them.
+// Resolve returns the topics, prefix included, that the events of a type, known or not, can go to,
+// in the order of the routes and each once, and whether some of them are dropped. Without an
+// expression of a route there is one topic, or all are dropped.
+func (r *Router) Resolve(eventType string) (topics []string, dropped bool) {
+	d := r.byType(eventType)
+	for at := &d; at != nil; at = at.next {
+		switch {
+		case at.dropped:
+			dropped = true
+		case !slices.Contains(topics, at.topic):
+			topics = append(topics, at.topic)
+		}
+	}
+	return topics, dropped
+}
+
+// Destination returns the topic that e goes to, prefix included, and whether a route drops it
+// instead. If no topic can be found for e, it is the dead letter topic, which may be "".
+func (r *Router) Destination(e *source.Event) (topic string, dropped bool) {
+	d, err := r.decision(e)
+	switch {
+	case err != nil:
+		return r.deadLetter, false
+	case d.dropped:
+		return "", true
+	default:
+		return d.topic, false
+	}
+}
+
+// Topics returns the topics that the events of these types can go to, prefix included, sorted and
+// each once. The dead letter is not among them.
 func (r *Router) Topics(types []string) []string {
 	var topics []string
 	for _, t := range types {
-		if topic, dropped := r.Resolve(t); !dropped {
-			topics = append(topics, topic)
-		}
+		some, _ := r.Resolve(t)
+		topics = append(topics, some...)
 	}
 	slices.Sort(topics)
 	return slices.Compact(topics)
@@ -201,7 +259,13 @@ func (r *Router) Route(e *source.Event) ([]sink.Message, error) { return r.Appen
 // reuses the header array of the message there, so that refilling a batch that was emptied with
 // batch[:0] does not allocate.
 func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, error) {
-	d := r.decision(e.Event)
+	d, err := r.byType(e.Event), error(nil)
+	if d.when != nil {
+		d, err = r.choose(d, e, r.whereFailed)
+	}
+	if err != nil {
+		return batch, err
+	}
 	if d.dropped {
 		return batch, nil
 	}
@@ -215,8 +279,7 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	if len(e.Raw) == 0 {
 		return batch, fmt.Errorf("route event %s: its bytes as received are missing", e.ID)
 	}
-	e, err := d.redact.event(e)
-	if err != nil {
+	if e, err = d.redact.event(e); err != nil {
 		return batch, err
 	}
 	f := readFields(e)
@@ -243,14 +306,22 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	case Raw:
 		m.Headers = eventHeaders(m.Headers, e, &f, 0)
 	}
+	for _, h := range d.headers {
+		m.Headers = appendID(m.Headers, h.name, h.from.text(e, &f))
+	}
 	return append(batch, m), nil
 }
 
 // Redacted returns e as a consumer may see it: without what its route takes out. If e cannot be
-// redacted because it is not well-formed, the result has neither Raw nor Data. The result may be e
+// redacted because it is not well-formed, or because the expression of a route that redacts cannot
+// be evaluated, the result has neither Raw nor Data. The result may be e
 // itself.
 func (r *Router) Redacted(e *source.Event) *source.Event {
-	shown, err := r.decision(e.Event).redact.event(e)
+	d, err := r.decision(e)
+	shown := e
+	if err == nil {
+		shown, err = d.redact.event(e)
+	}
 	if err != nil {
 		bare := *e
 		bare.Raw, bare.Data = nil, nil
@@ -309,7 +380,7 @@ func eventHeaders(h []sink.Header, e *source.Event, f *fields, more int) []sink.
 // WorkOS has about 30.
 const maxHeaderValue = 512
 
-// appendID appends a header for an id from inside of an event, unless there is none or it is too
+// appendID appends a header for a value from inside of an event, unless there is none or it is too
 // long to be an id.
 func appendID(h []sink.Header, key, id string) []sink.Header {
 	if id == "" || len(id) > maxHeaderValue {

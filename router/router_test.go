@@ -95,7 +95,10 @@ func TestFirstMatchWins(t *testing.T) {
 		"vault.data.read":           "workos.vault",
 		"user.created":              "workos.user.created",
 	} {
-		topic, dropped := r.Resolve(eventType)
+		topics, dropped := r.Resolve(eventType)
+		require.Equal(t, want, strings.Join(topics, " "), eventType)
+		require.Equal(t, want == "", dropped, eventType)
+		topic, dropped := r.Destination(newEvent(t, eventType, `{"id":"x"}`))
 		require.Equal(t, want, topic, eventType)
 		require.Equal(t, want == "", dropped, eventType)
 		batch, err := r.Route(newEvent(t, eventType, `{"id":"x"}`))

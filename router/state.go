@@ -85,10 +85,11 @@ func (r *Router) AppendState(batch []sink.Message, e *source.Event, admit func(*
 }
 
 // AppendObject appends the state message of a change that a snapshot with the id run has found, or
-// nothing if the lane does not keep the entity. The message has no Position.
+// nothing if the lane does not keep the entity, or if a route would drop an event with this object
+// as its data. The message has no Position.
 func (r *Router) AppendObject(batch []sink.Message, c *state.Change, run string) ([]sink.Message, error) {
 	k := r.kept[c.Entity]
-	if k == nil {
+	if k == nil || !c.Removed() && r.leavesOut(k, c.Object) {
 		return batch, nil
 	}
 	var f fields
@@ -103,6 +104,17 @@ func (r *Router) AppendObject(batch []sink.Message, c *state.Change, run string)
 		return batch, err
 	}
 	return append(batch, m), nil
+}
+
+// leavesOut reports whether a route drops an event that sets the object.
+func (r *Router) leavesOut(k *kept, object []byte) bool {
+	eventType := k.entity.Sets[0]
+	if d := r.byType(eventType); d.when == nil {
+		return false // else the entity would not be kept
+	}
+	raw := fmt.Appendf(nil, `{"object":"event","event":%q,"data":%s}`, eventType, object)
+	d, err := r.decision(&source.Event{Event: eventType, Raw: raw, Data: object})
+	return err == nil && d.dropped
 }
 
 // stateMessage returns the message of a change. common appends the headers that every encoding has.
@@ -154,7 +166,10 @@ func (r *Router) keep(cfg Config) error {
 	if len(cfg.State) == 0 {
 		return nil
 	}
-	carried := slices.DeleteFunc(slices.Clone(cfg.Types), func(t string) bool { return r.decision(t).dropped })
+	carried := slices.DeleteFunc(slices.Clone(cfg.Types), func(t string) bool {
+		topics, _ := r.Resolve(t)
+		return len(topics) == 0
+	})
 	entities, err := state.Select(cfg.State, carried)
 	if err != nil {
 		return stateErrorf(err, "%v", err)
@@ -196,26 +211,24 @@ func (r *Router) redactionOf(cfg Config, e *state.Entity, carried []string, k *k
 		if !slices.Contains(carried, t) {
 			continue
 		}
-		route := routeOf(cfg, t)
-		if route == nil {
-			route = &Route{}
-		}
-		for _, path := range e.Key {
-			if hides(*route, strings.Split("data."+path, ".")) {
-				return stateErrorf(nil, "names %s, whose objects are known by %s, and a route takes that out of %s; keep the value, or leave the entity out", e.Name, path, t)
+		for _, route := range routesOf(cfg, t) {
+			for _, path := range e.Key {
+				if do, _ := route.hides("data." + path); do != keep {
+					return stateErrorf(nil, "names %s, whose objects are known by %s, and a route takes that out of %s; keep the value, or leave the entity out", e.Name, path, t)
+				}
 			}
-		}
-		if !slices.Contains(e.Sets, t) || e.Wraps(t) {
-			continue
-		}
-		paths := [2][]string{sorted(route.Redact), sorted(route.Pseudonymize)}
-		if first == "" {
-			first, form = t, paths
-			k.redact = newRedaction(*route, cfg.RedactionKey)
-			continue
-		}
-		if !slices.EqualFunc(form[:], paths[:], slices.Equal[[]string]) {
-			return stateErrorf(nil, "names %s, and the routes redact %s and %s in different ways; its objects have one form, so give both types the same redact and pseudonymize", e.Name, first, t)
+			if !slices.Contains(e.Sets, t) || e.Wraps(t) {
+				continue
+			}
+			paths := [2][]string{sorted(route.Redact), sorted(route.Pseudonymize)}
+			if first == "" {
+				first, form = t, paths
+				k.redact = newRedaction(route, cfg.RedactionKey)
+				continue
+			}
+			if !slices.EqualFunc(form[:], paths[:], slices.Equal[[]string]) {
+				return stateErrorf(nil, "names %s, and the routes redact %s and %s in different ways; its objects have one form, so give both types the same redact and pseudonymize", e.Name, first, t)
+			}
 		}
 	}
 	return nil
@@ -223,25 +236,20 @@ func (r *Router) redactionOf(cfg Config, e *state.Entity, carried []string, k *k
 
 func sorted(paths []string) []string { return slices.Compact(slices.Sorted(slices.Values(paths))) }
 
-// routeOf returns the route that decides about a type, or nil.
-func routeOf(cfg Config, eventType string) *Route {
+// routesOf returns the routes that can decide about events of a type, without those that drop them.
+// The last one is empty if no route may match.
+func routesOf(cfg Config, eventType string) []Route {
+	var routes []Route
 	for i := range cfg.Routes {
-		if slices.ContainsFunc(cfg.Routes[i].Events, func(p string) bool { return source.Match(p, eventType) }) {
-			return &cfg.Routes[i]
+		if !slices.ContainsFunc(cfg.Routes[i].Events, func(p string) bool { return source.Match(p, eventType) }) {
+			continue
+		}
+		if !cfg.Routes[i].Drop {
+			routes = append(routes, cfg.Routes[i])
+		}
+		if cfg.Routes[i].Where == "" {
+			return routes
 		}
 	}
-	return nil
-}
-
-// hides reports whether a route takes out or replaces the value at a path of names.
-func hides(route Route, names []string) bool {
-	at := []*pathNode{pathsOf(route)}
-	for _, name := range names {
-		below, do := step(at, name)
-		if do != keep {
-			return true
-		}
-		at = below
-	}
-	return false
+	return append(routes, Route{})
 }

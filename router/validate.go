@@ -38,7 +38,8 @@ func (e *KeyError) Key() string { return e.key }
 func (e *KeyError) Unwrap() error { return e.err }
 
 func keyErrorf(key, format string, args ...any) error {
-	return &KeyError{key: key, msg: fmt.Sprintf(format, args...)}
+	err := fmt.Errorf(format, args...)
+	return &KeyError{key: key, msg: err.Error(), err: errors.Unwrap(err)}
 }
 
 // Validate checks what tags cannot express, except for the patterns, which New checks. The error
@@ -59,6 +60,12 @@ func (r Route) Validate() error {
 			errs = append(errs, keyErrorf("topic", "%q is not a valid topic name: %s", r.Topic, reason))
 		}
 	}
+	if r.Where != "" {
+		if _, err := compileWhere(r.Where); err != nil {
+			errs = append(errs, keyErrorf("where", "%w", err))
+		}
+	}
+	errs = append(errs, r.validateHeaders()...)
 	if reason := illegalKeyPath(r.Key); reason != "" {
 		errs = append(errs, keyErrorf("key", "%q is not a path into an event: %s; write one such as data.directory_id", r.Key, reason))
 	}

@@ -38,7 +38,8 @@ func printAsyncAPI(env *environment, cfg *config.Config, lanes []*app.Lane) erro
 func typesByTopic(l *app.Lane) []asyncapi.Topic {
 	types := map[string][]string{}
 	for _, name := range l.Types {
-		if topic, dropped := l.Router.Resolve(name); !dropped {
+		some, _ := l.Router.Resolve(name)
+		for _, topic := range some {
 			types[topic] = append(types[topic], name)
 		}
 	}

@@ -532,7 +532,8 @@ func (k *checking) inspect(ctx context.Context, s *section, l *app.Lane, b *app.
 func (k *checking) weighTopics(s *section, l *app.Lane, topics []sink.TopicStatus) {
 	types := map[string][]string{} // by topic
 	for _, t := range l.Types {
-		if topic, dropped := l.Router.Resolve(t); !dropped {
+		some, _ := l.Router.Resolve(t)
+		for _, topic := range some {
 			types[topic] = append(types[topic], t)
 		}
 	}

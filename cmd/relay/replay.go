@@ -75,7 +75,8 @@ type topicCount struct {
 }
 
 // tellCounts reads the span and prints how many events each topic would get. It asks no bus, so an
-// event that the bus would refuse counts as published.
+// event that the bus would refuse counts as published, on the dead letter topic if no topic can be
+// found for it.
 func (c *replayCmd) tellCounts(ctx context.Context, env *environment, p *progress, chosen *chosen) error {
 	l := chosen.lane
 	counts := map[string]*topicCount{}
@@ -91,7 +92,7 @@ func (c *replayCmd) tellCounts(ctx context.Context, env *environment, p *progres
 			if first.IsZero() {
 				first = e.CreatedAt
 			}
-			topic, drop := l.Router.Resolve(e.Event)
+			topic, drop := l.Router.Destination(e)
 			if drop {
 				dropped++
 				continue

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"syscall"
 
+	"go.uber.org/zap"
+
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
 	"workos-relay/internal/app"
@@ -73,7 +75,12 @@ func (c *tailCmd) fromSource(ctx context.Context, env *environment, start config
 			return unlessDone(ctx, err)
 		}
 		for i := range page.Events {
-			messages, err := l.Router.Route(&page.Events[i])
+			e := &page.Events[i]
+			messages, err := l.Router.Route(e)
+			if rejected := (*sink.RejectedError)(nil); errors.As(err, &rejected) {
+				env.log.Warn("an event has no topic; a lane would park it or stop there", zap.String("event", e.ID), zap.String("type", e.Event), zap.Error(err))
+				continue
+			}
 			if err != nil {
 				return err
 			}

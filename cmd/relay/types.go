@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"workos-relay/internal/app"
@@ -23,7 +25,7 @@ type typeRow struct {
 	Default    bool              `json:"default"`
 	Deprecated bool              `json:"deprecated,omitempty"`
 	Successor  string            `json:"successor,omitempty"` // the type that replaces it
-	Topics     map[string]string `json:"topics"`              // by lane; absent if the lane does not carry the type, empty if it drops it
+	Topics     map[string]string `json:"topics"`              // by lane; absent if the lane does not carry the type, empty if it drops it; see topicText
 }
 
 // Run lists the event types of the catalogue with their topics in this configuration.
@@ -46,8 +48,8 @@ func (c *typesCmd) Run(env *environment) error {
 	for _, t := range source.Catalogue() {
 		row := typeRow{Type: t.Name, Domain: t.Domain, Default: t.Default, Deprecated: t.Deprecated, Successor: t.Successor, Topics: map[string]string{}}
 		for _, l := range lanes {
-			if topic, carries := l.TopicOf(t.Name); carries {
-				row.Topics[l.Sink.Name] = topic
+			if topics, dropped, carries := l.TopicsOf(t.Name); carries {
+				row.Topics[l.Sink.Name] = topicText(topics, dropped)
 			}
 		}
 		rows = append(rows, row)
@@ -58,6 +60,14 @@ func (c *typesCmd) Run(env *environment) error {
 		return enc.Encode(rows)
 	}
 	return printTypes(env, lanes, rows)
+}
+
+// topicText names the topics that events of a type can go to. It is empty if all are dropped.
+func topicText(topics []string, dropped bool) string {
+	if dropped && len(topics) > 0 {
+		topics = append(slices.Clone(topics), "(dropped)")
+	}
+	return strings.Join(topics, " or ")
 }
 
 // printSchema prints the JSON Schema of an event type. It needs no configuration.

@@ -35,6 +35,8 @@ type Lane struct {
 	Topics []string // every topic it can publish to, those of dead letters and of state included
 	Log    *zap.Logger
 	Inside *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see FromOutside
+
+	where *whereFailures
 }
 
 // NewLanes returns the lanes of a configuration: what each carries, and its destination. It
@@ -44,11 +46,14 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 	for i := range cfg.Sinks {
 		s := &cfg.Sinks[i]
 		l := &Lane{Config: cfg, Sink: s, Log: log.With(zap.String("lane", s.Name))}
+		l.where = &whereFailures{log: l.Log}
 		var err error
 		if l.Types, err = cfg.EventTypes(s); err != nil {
 			return nil, Usage(err)
 		}
-		if l.Router, err = router.New(cfg.RouterConfig(s)); err != nil {
+		routing := cfg.RouterConfig(s)
+		routing.WhereFailed = l.where.note
+		if l.Router, err = router.New(routing); err != nil {
 			return nil, Usage(fmt.Errorf("routes, for sink %s: %w", s.Name, err))
 		}
 		l.Topics = l.Router.Topics(l.Types)
@@ -257,19 +262,14 @@ func (l *Lane) Incapable(err error) bool {
 	return slices.ContainsFunc(l.Sink.Kind.Incapable, func(incapable error) bool { return errors.Is(err, incapable) })
 }
 
-// TopicOf returns the topic of an event type, and whether the lane carries the type. The topic is
-// empty if the routes drop the type.
-func (l *Lane) TopicOf(name string) (topic string, carries bool) {
-	for _, t := range l.Types {
-		if t == name {
-			topic, dropped := l.Router.Resolve(name)
-			if dropped {
-				topic = ""
-			}
-			return topic, true
-		}
+// TopicsOf returns the topics that events of a type can go to, as router.Router.Resolve does, and
+// whether the lane carries the type.
+func (l *Lane) TopicsOf(name string) (topics []string, dropped, carries bool) {
+	if !slices.Contains(l.Types, name) {
+		return nil, false, false
 	}
-	return "", false
+	topics, dropped = l.Router.Resolve(name)
+	return topics, dropped, true
 }
 
 // ChooseLane returns the lane with that name. If name is empty, it returns the only lane. Errors
@@ -291,7 +291,7 @@ func ChooseLane(lanes []*Lane, name string) (*Lane, error) {
 func (l *Lane) redactions() string {
 	var rules []string
 	for _, r := range l.Config.Routes {
-		rules = append(rules, fmt.Sprintf("%q %q %q", r.Events, r.Redact, r.Pseudonymize))
+		rules = append(rules, fmt.Sprintf("%q %q %q %q", r.Events, r.Where, r.Redact, r.Pseudonymize))
 	}
 	return strings.Join(rules, "\n")
 }

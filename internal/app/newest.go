@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"workos-relay/internal/config"
@@ -63,7 +64,7 @@ func (l *Lane) published(m *sink.Stored) *pipeline.FoundEvent {
 	if start.UnmarshalText([]byte(e.ID)) != nil || start.From.EventID != e.ID {
 		return nil
 	}
-	if topic, carries := l.TopicOf(e.Type); !carries || topic == "" || topic != m.Topic {
+	if topics, _, _ := l.TopicsOf(e.Type); !slices.Contains(topics, m.Topic) {
 		return nil
 	}
 	at, err := time.Parse(time.RFC3339Nano, m.Header(router.HeaderCreatedAt))

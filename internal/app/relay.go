@@ -149,6 +149,8 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	past.Redact(l.redactions(), l.Router.Redacted)
 	m.target = l.target(m.bus, m.store, client, hooks)
 	metrics.Trace(r.traces, l.Sink.Type)
+	count := metrics.WhereFailed
+	l.where.count.Store(&count)
 	observer := m.settings.observe(past.Observe(metrics))
 	if r.Observe != nil {
 		observer = r.Observe(observer)

@@ -122,6 +122,8 @@ var (
 		help: "Committed events by type and outcome; series of dropped and parked exist from the first such event on."})
 	droppedEvents = declare(family{section: sectionEvents, kind: counter, name: "relay_dropped_events_total", labels: lane,
 		help: "Committed events that a route drops."})
+	whereFailures = declare(family{section: sectionEvents, kind: counter, name: "relay_where_failures_total", labels: lane,
+		help: "How often the `where` of a route could not be evaluated for an event, which went on to the next route; an event that is tried again counts again."})
 	deadLetters = declare(family{section: sectionEvents, kind: counter, name: "relay_dead_letters_total", labels: lane,
 		help: "Committed events that could never be published as they are, and were parked as a dead letter."})
 	publishedMessages = declare(family{section: sectionEvents, kind: counter, name: "relay_published_messages_total", labels: lane,

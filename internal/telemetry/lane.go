@@ -28,6 +28,7 @@ type LaneMetrics struct {
 
 	name                                             string
 	events, dropped, deadLetters, messages, bytes    prometheus.Counter
+	whereFailed                                      prometheus.Counter
 	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
 	stages                                           map[pipeline.Stage]prometheus.Observer
 	failures                                         map[string]prometheus.Counter // by doing
@@ -55,6 +56,7 @@ func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 		deadLetters:   m.counters[deadLetters].WithLabelValues(name),
 		messages:      m.counters[publishedMessages].WithLabelValues(name),
 		bytes:         m.counters[publishedBytes].WithLabelValues(name),
+		whereFailed:   m.counters[whereFailures].WithLabelValues(name),
 		duration:      m.histograms[appendDuration].WithLabelValues(name),
 		batchEvents:   m.histograms[appendEvents].WithLabelValues(name),
 		batchMessages: m.histograms[appendMessages].WithLabelValues(name),
@@ -140,6 +142,10 @@ func (l *LaneMetrics) move(eventType string, to *typeCounter) {
 
 // Retrying implements pipeline.Observer.
 func (l *LaneMetrics) Retrying(doing string, _ error) { choose(l.failures, doing).Inc() }
+
+// WhereFailed counts an event for which the expression of a route cannot be evaluated. It may be
+// called from any goroutine.
+func (l *LaneMetrics) WhereFailed() { l.whereFailed.Inc() }
 
 // SourceHooks returns hooks that count what the lane's stream does. They may be given to several
 // streams.

@@ -30,6 +30,7 @@ const skew = 24 * time.Hour
 // Router says where an event belongs, and how its message looks; see router.Router.
 type Router interface {
 	Append(batch []sink.Message, e *source.Event) ([]sink.Message, error)
+	DeadLetter(e *source.Event, topic, reason string, size, limit int) (sink.Message, error)
 	DeadLetterTopic() string
 }
 
@@ -151,6 +152,15 @@ func (r *run) topic(name string) uint32 {
 // there. The message is nil if a route drops e.
 func (c *Check) carrier(e *source.Event) (*sink.Message, string, error) {
 	messages, err := c.Router.Append(nil, e)
+	var rejected *sink.RejectedError
+	if errors.As(err, &rejected) { // a lane parks the event, and its dead letter has the same headers
+		letter, letterErr := c.Router.DeadLetter(e, rejected.Topic, rejected.Reason, 0, 0)
+		if letterErr != nil {
+			return nil, "", err
+		}
+		letter.Topic, letter.Body = rejected.Topic, nil
+		messages, err = []sink.Message{letter}, nil
+	}
 	if err != nil || len(messages) == 0 {
 		return nil, "", err
 	}
