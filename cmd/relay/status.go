@@ -215,7 +215,7 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	if err == nil {
 		out.Mode, out.Holder, out.Position = cp.Mode, cp.Holder, admin.PlaceOf(cp.Position)
 		moved := cp.UpdatedAt.UTC()
-		out.MovedAt = &moved
+		out.MovedAt, out.Snapshot = &moved, admin.SnapshotOf(cp.Snapshot)
 	}
 	return out
 }
@@ -285,6 +285,9 @@ func printStatus(out io.Writer, seen *overview) error {
 		fmt.Fprintf(out, "\nnot published: WorkOS sends webhooks of %s, which relay does not ask for; to add it, write source.events: [..., %s]\n", t.Type, t.Add)
 	}
 	for i := range seen.Lanes {
+		if text := seen.Lanes[i].Snapshot.Text(seen.Now); text != "" {
+			fmt.Fprintf(out, "\nlane %s: %s\n", seen.Lanes[i].Name, text)
+		}
 		if l := &seen.Lanes[i]; len(l.RefusedTypes) > 0 {
 			fmt.Fprintf(out, "\nrefused by WorkOS: lane %s: %s; relay asks again, and then publishes what came meanwhile\n", l.Name, strings.Join(l.RefusedTypes, ", "))
 		}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -95,6 +96,78 @@ type LaneStatus struct {
 	// RefusedTypes are event types that the Events API refuses, or has refused and whose events are
 	// not all published yet; never null. They do not make a lane unready.
 	RefusedTypes []string `json:"refused_types"`
+
+	// Snapshot is the last snapshot of the lane, or the one that it reads now; null if there was
+	// none.
+	Snapshot *SnapshotStatus `json:"snapshot"`
+}
+
+// SnapshotStatus is a snapshot: relay reads the objects that WorkOS has and publishes them to the
+// state topics, before it carries events.
+type SnapshotStatus struct {
+	Run        string     `json:"run"`         // as in the header relay-snapshot of its messages
+	StartedAt  *time.Time `json:"started_at"`  // by WorkOS's clock
+	FinishedAt *time.Time `json:"finished_at"` // null while it goes on
+	Entity     string     `json:"entity"`      // that is read now; empty once it is finished
+	Comparing  bool       `json:"comparing"`   // of Entity, what only the bus has is looked for
+	// Entities are those that it reads, in their order.
+	Entities []SnapshotEntity `json:"entities"`
+}
+
+// SnapshotEntity counts what a snapshot has done about one entity. What was read again after a
+// restart counts again.
+type SnapshotEntity struct {
+	Entity  string `json:"entity"`
+	Done    bool   `json:"done"`
+	Objects uint64 `json:"objects"` // published
+	Removed uint64 `json:"removed"` // removed from the state topic, because WorkOS does not have them any more
+	Skipped uint64 `json:"skipped"` // left out: the log names each
+}
+
+// Text describes a snapshot that goes on, at a moment. It is empty once the snapshot is finished,
+// and for nil.
+func (s *SnapshotStatus) Text(now time.Time) string {
+	if s == nil || s.FinishedAt != nil {
+		return ""
+	}
+	var all, here uint64
+	at := 1
+	for i, e := range s.Entities {
+		all += e.Objects
+		if e.Entity == s.Entity {
+			at, here = i+1, e.Objects
+		}
+	}
+	what := fmt.Sprintf("%s of %s", printable.Count(here, "object"), s.Entity)
+	if s.Comparing {
+		what = "looking for what only the bus has of " + s.Entity
+	}
+	text := fmt.Sprintf("snapshot: %s (entity %d of %d), %s in all", what, at, len(s.Entities), printable.Count(all, "object"))
+	if s.StartedAt != nil {
+		if took := now.Sub(*s.StartedAt); took >= time.Second {
+			text += fmt.Sprintf(" in %s, %.0f/s", took.Truncate(time.Second), float64(all)/took.Seconds())
+		}
+	}
+	return text + "; events follow when it is finished"
+}
+
+// SnapshotOf is s as the API writes it, nil if there is none.
+func SnapshotOf(s *checkpoint.Snapshot) *SnapshotStatus {
+	if s == nil {
+		return nil
+	}
+	out := &SnapshotStatus{
+		Run: printable.Text(s.Run), StartedAt: known(s.StartedAt), FinishedAt: known(s.FinishedAt), Entity: printable.Text(s.Entity), Comparing: s.Comparing,
+		Entities: []SnapshotEntity{},
+	}
+	now := slices.Index(s.Entities, s.Entity)
+	for i, name := range s.Entities {
+		c := s.Count(name)
+		out.Entities = append(out.Entities, SnapshotEntity{
+			Entity: printable.Text(name), Done: s.Finished() || i < now, Objects: c.Objects, Removed: c.Removed, Skipped: c.Skipped,
+		})
+	}
+	return out
 }
 
 // Position is a place in the order of the source.
@@ -152,6 +225,7 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: v.Ready,
 		Reasons:  []string{},
 		Settings: append([]sink.Setting{}, s.Settings...), RefusedTypes: []string{},
+		Snapshot: SnapshotOf(s.Checkpoint.Snapshot),
 	}
 	if !v.Ready {
 		l.Reasons = append(l.Reasons, v.Reason)

@@ -46,11 +46,32 @@ func TestStatus(t *testing.T) {
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
 		"moved_at": "2026-01-02T02:04:02Z", "last_poll": "2026-01-02T02:04:05Z", "at_tip": false, "tip_at": "2026-01-02T02:03:05Z",
-		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"},
+		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"}, "snapshot": nil,
 	}, lanes[0])
 	second := lanes[1].(map[string]any)
 	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})
 	third := lanes[2].(map[string]any)
 	require.Equal(t, []any{"stopped: stopped at event event_9"}, third["reasons"])
 	require.Equal(t, []any{"degraded", "stopped: stopped at event event_9", "R1209"}, []any{third["health"], third["health_reason"], third["code"]})
+}
+
+// TestTheStatusOfASnapshot: while it goes on a text says how far it is.
+func TestTheStatusOfASnapshot(t *testing.T) {
+	require.Empty(t, admin.SnapshotOf(nil).Text(time.Now()))
+	began := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	s := &checkpoint.Snapshot{
+		Run: "run_1", Entities: []string{"organization", "user", "directory"}, StartedAt: began, Entity: "user",
+		Counts: []checkpoint.SnapshotCount{{Entity: "organization", Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1}},
+	}
+	out := admin.SnapshotOf(s)
+	require.Equal(t, []admin.SnapshotEntity{
+		{Entity: "organization", Done: true, Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1}, {Entity: "directory"},
+	}, out.Entities)
+	require.Equal(t, "snapshot: 593 objects of user (entity 2 of 3), 600 objects in all in 1m0s, 10/s; events follow when it is finished", out.Text(began.Add(time.Minute)))
+	s.Comparing = true
+	require.Contains(t, admin.SnapshotOf(s).Text(began), "looking for what only the bus has of user (entity 2 of 3)")
+	s.FinishedAt = began.Add(time.Hour)
+	out = admin.SnapshotOf(s)
+	require.True(t, out.Entities[2].Done)
+	require.Empty(t, out.Text(began.Add(time.Hour)))
 }

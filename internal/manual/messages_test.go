@@ -44,6 +44,9 @@ const (
 // noFault are texts, beside those, that an operator meets as something else than a fault, or only
 // inside of a message that is found by its other words.
 var noFault = map[string]string{
+	"snapshot: … (entity … of …), … in all":      "how far a snapshot is",
+	"looking for what only the bus has of …":     "how far a snapshot is",
+	"…; events follow when it is finished":       "how far a snapshot is",
 	"; the routes drop … more":                   summary,
 	"; dead letters among them: …":               summary,
 	"published … again, marked …: …":             summary,

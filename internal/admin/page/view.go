@@ -151,6 +151,9 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 	for _, s := range l.Settings {
 		f.Notes = append(f.Notes, "setting: "+s.String())
 	}
+	if text := l.Snapshot.Text(now); text != "" {
+		f.Notes = append(f.Notes, text)
+	}
 	if len(l.RefusedTypes) > 0 {
 		f.Notes = append(f.Notes, "refused by WorkOS: "+strings.Join(l.RefusedTypes, ", ")+"; relay asks again, and then publishes what came meanwhile")
 	}
