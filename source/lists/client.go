@@ -143,7 +143,7 @@ const maxSetbacks = 3
 
 func (r *reading) page(ctx context.Context, after cursor) (Page, error) {
 	for i, place := range after.places {
-		l, err := r.fetch(ctx, place.id)
+		l, err := r.fetch(ctx, place.id, after.setbacks)
 		switch {
 		case isRefused(err):
 			continue // a request without the cursor tells whether it is to blame
@@ -169,7 +169,7 @@ func (r *reading) page(ctx context.Context, after cursor) (Page, error) {
 			return Page{}, err
 		}
 	}
-	l, err := r.fetch(ctx, "")
+	l, err := r.fetch(ctx, "", after.setbacks)
 	if err != nil {
 		return Page{}, r.gone(err)
 	}
@@ -188,16 +188,16 @@ func (r *reading) setBack(c *cursor) error {
 	return nil
 }
 
-// follows reports whether a page may be what follows a place of the list. It is not if it holds
-// objects of the page before, or begins with an object that is clearly older, as when the API
-// ignored the cursor. If it is empty, the newest object of the list is looked at, which must not be
-// newer than the place. What was created within the last minute does not count: an API may show it
-// in one list before the other, and its events have yet to come.
+// follows reports whether a page may be what follows a place of the list. It is not if it ends
+// where the page before ended, or begins with an object that is older and does not lead past the
+// place, as when the API ignored the cursor. If it is empty, the newest object of the list is
+// looked at, which must not be newer than the place. What was created within the last minute does
+// not count: an API may show it in one list before the other, and its events have yet to come.
 func (r *reading) follows(ctx context.Context, l *list, c cursor, p place) (bool, error) {
-	if len(l.places) > 0 {
-		first := l.places[0].created
-		known := func(q place) bool { return q.id == p.id || p == c.places[0] && c.has(q.id) }
-		return !slices.ContainsFunc(l.places, known) && (p.created.IsZero() || first.IsZero() || p.created.Sub(first) <= maxStepBack), nil
+	if n := len(l.places); n > 0 {
+		first, overlaps := l.places[0].created, slices.ContainsFunc(l.places, func(q place) bool { return q.id == p.id })
+		older := !p.created.IsZero() && !first.IsZero() && p.created.Sub(first) > maxStepBack
+		return l.places[n-1].id != p.id && (p != c.places[0] || !c.has(l.places[n-1].id)) && (overlaps || !older), nil
 	}
 	newest, err := r.ask(ctx, url.Values{"order": {"desc"}, "limit": {"1"}})
 	if err != nil {
@@ -211,12 +211,16 @@ func (r *reading) follows(ctx context.Context, l *list, c cursor, p place) (bool
 		now = time.Now()
 	}
 	last := newest.places[0].created
-	return !last.After(p.created) || last.After(now.Add(-maxStepBack)), nil
+	return !last.After(p.created) || last.After(now.Add(-settled)), nil
 }
 
-// maxStepBack is how much older than the object before it an object of a list may be. More means
-// that the list started over.
-const maxStepBack = time.Minute
+const (
+	// maxStepBack is how much older than the object before it an object of a list may be. More
+	// means that the list started over.
+	maxStepBack = time.Second
+	// settled is the age from which an object is in every list that it belongs to.
+	settled = time.Minute
+)
 
 // result returns the page that a response holds, with the cursor that continues after it.
 func (r *reading) result(l *list, before cursor, restarted bool) Page {
@@ -234,19 +238,20 @@ func (r *reading) result(l *list, before cursor, restarted bool) Page {
 	return p
 }
 
-// fetch asks for the page after an object, or for the first one if after is empty.
-func (r *reading) fetch(ctx context.Context, after string) (*list, error) {
-	query := url.Values{}
-	if !r.e.Unpaged {
-		query.Set("order", "asc")
-		query.Set("limit", strconv.Itoa(r.c.small.limit(r.e.Entity, r.c.limit())))
+// fetch asks for the page after an object, or for the first one if after is empty. After setbacks
+// the pages are of another size, so that they end at other objects.
+func (r *reading) fetch(ctx context.Context, after string, setbacks int) (*list, error) {
+	if r.e.Unpaged {
+		return r.ask(ctx, url.Values{})
 	}
+	limit := max(r.c.small.limit(r.e.Entity, r.c.limit())-7*setbacks, 1)
+	query := url.Values{"order": {"asc"}, "limit": {strconv.Itoa(limit)}}
 	if after != "" {
 		query.Set("after", after)
 	}
 	l, err := r.ask(ctx, query)
-	if err == nil && !r.e.Unpaged {
-		r.c.small.note(r.e.Entity, l.answer.Limit, r.c.limit())
+	if err == nil {
+		r.c.small.note(r.e.Entity, limit, l.answer.Limit, r.c.limit())
 	}
 	return l, err
 }
@@ -351,22 +356,25 @@ func (s *smallPages) limit(entity string, most int) int {
 	return most
 }
 
-// note takes note of the limit with which a page came.
-func (s *smallPages) note(entity string, limit, most int) {
+// note takes note of a page that was asked for with a limit and came with another, or with the same.
+func (s *smallPages) note(entity string, asked, came, most int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.known[entity]
-	switch {
-	case limit >= most:
-		delete(s.known, entity)
-	case p == nil || limit < p.limit:
+	if came < asked {
 		if s.known == nil {
 			s.known = map[string]*smallPage{}
 		}
-		s.known[entity] = &smallPage{limit: limit}
-	default:
-		if p.good++; p.good >= growAfter {
-			p.limit, p.good = min(2*p.limit, most), 0
-		}
+		s.known[entity] = &smallPage{limit: came}
+		return
+	}
+	if p == nil {
+		return
+	}
+	if p.good++; p.good >= growAfter {
+		p.limit, p.good = min(2*p.limit, most), 0
+	}
+	if p.limit == most {
+		delete(s.known, entity)
 	}
 }

@@ -276,8 +276,10 @@ func (w *World) list(route *worldRoute, seq sequence, q *listQuery, f Fault) ([]
 	if back {
 		slices.Reverse(found)
 	}
-	if f.page != nil {
+	if n := len(found); f.page != nil && n > 0 {
+		last := found[n-1]
 		f.page(found)
+		more = more || found[n-1] != last // what was pushed out is still to come
 	}
 	b := []byte(`{"object":"list","data":[`)
 	for i, k := range found {
