@@ -62,7 +62,7 @@ type Query struct {
 	// Parents are the ids of the objects that the list belongs to, as Endpoint.Parents names them.
 	// The parents of a list are the parents of the object that it belongs to, and the object's id.
 	Parents []string
-	// Parent is that object as it was listed, if it is at hand. It becomes a part of Object.Data of
+	// Parent is that object as it was listed, if it is available. It becomes a part of Object.Data of
 	// a directory_group_membership.
 	Parent []byte
 	After  Cursor // empty to begin
@@ -356,7 +356,8 @@ func (s *smallPages) limit(entity string, most int) int {
 	return most
 }
 
-// note takes note of a page that was asked for with a limit and came with another, or with the same.
+// note takes note of a page that was asked for with a limit and came with another, or with the
+// same.
 func (s *smallPages) note(entity string, asked, came, most int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

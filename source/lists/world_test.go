@@ -266,7 +266,8 @@ func TestOneObject(t *testing.T) {
 	})
 }
 
-// TestAnAnswerThatIsNotAboutTheObject: only WorkOS's word about the object means that there is none.
+// TestAnAnswerThatIsNotAboutTheObject: only WorkOS's word about the object means that there is
+// none.
 func TestAnAnswerThatIsNotAboutTheObject(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]sourcetest.Fault{

@@ -11,8 +11,8 @@
 // demand and so costs no memory ([WithPopulation]), and from live generation ([Server.Live]). What
 // a page carries is byte for byte what was stored.
 //
-// With [WithWorld] the server also has objects, and answers for their list endpoints. [World] changes
-// them, so that lists and events agree, and knows what is right.
+// With [WithWorld] the server also has objects, and answers for their list endpoints. [World]
+// changes them, so that lists and events agree, and knows what is right.
 //
 // The names, addresses and domains in generated events are invented.
 package sourcetest

@@ -301,12 +301,13 @@ func (w *World) sortedMembers(group *object) []*object {
 // WorldObject is an object as an event and as a list shows it.
 type WorldObject struct {
 	// Data is the object in the shape that the data of its events have. A membership of a group has
-	// its user and its group as they are now, which no event has told of if they were updated since.
+	// its user and its group as they are now, which no event has told of if they were updated
+	// since.
 	Data []byte
 	// Listed is the object as a list has it. It is Data, except for an organization_role, which has
 	// no organization_id there, and for a membership of a group, which is its user there.
 	Listed    []byte
-	UpdatedAt time.Time // zero for a membership of a group, which has no time of its own
+	UpdatedAt time.Time // zero for a membership of a group, which has none
 }
 
 // State returns every object there is, by entity and key. The key of a membership of a group is
