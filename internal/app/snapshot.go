@@ -27,7 +27,7 @@ func (l *Lane) snapshots(client *source.Client, hooks *source.Hooks) *snapshot.E
 		Organization: l.Config.Source.OrganizationID,
 		Message:      l.Router.AppendObject,
 		Now:          func(ctx context.Context) (time.Time, error) { return l.Stream(client, hooks).Now(ctx) },
-		Automatic:    l.Sink.State.Snapshot != "never",
+		Automatic:    l.Sink.State.Snapshot == "first_start",
 		MaxMessages:  l.Sink.Settings.Limits().BatchMessages,
 		Logger:       l.Log,
 	}
