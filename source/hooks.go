@@ -15,8 +15,8 @@ type Hooks struct {
 	OnRetry func(RetryInfo)
 	// OnRateLimited: the API answered 429. OnRetry follows.
 	OnRateLimited func(RateLimitedInfo)
-	// OnWait: the stream is at the tip and is about to wait for its next poll. A webhook may end the
-	// wait earlier. A second call for the same wait replaces the first.
+	// OnWait: the stream is at the tip and is about to wait for its next poll. A webhook may end
+	// the wait earlier. A second call for the same wait replaces the first.
 	OnWait func(WaitInfo)
 	// OnLimiterWait: a request waited for the client's own rate limit.
 	OnLimiterWait func(LimiterWaitInfo)

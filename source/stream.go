@@ -61,8 +61,9 @@ type Stream struct {
 // one before it ended:
 //
 //   - While there is more to read, one request follows the other. A page that is not full was the
-//     last one for now: it has Tip set, and the next poll comes a PollInterval after it, earlier
-//     if events came just before and FastestPoll permits it, or when Wake says so. A poll that finds nothing yields an empty page with Tip set.
+//     last one for now: it has Tip set, and the next poll comes a PollInterval after it, earlier if
+//     events came just before and FastestPoll permits it, or when Wake says so. A poll that finds
+//     nothing yields an empty page with Tip set.
 //   - A position with an event id is continued at that id. One with only a time begins with the
 //     first event that is not older. The zero position begins with the oldest event that the API
 //     still keeps.

@@ -68,9 +68,10 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 	return lanes, nil
 }
 
-// NewClient returns the client of a process. All lanes share it, its rate limit and its budget of early
-// polls, since they share the API key. Its key, proxy, authorities and client certificate follow their files. It
-// connects to nothing. Errors are of type *UsageError: files that cannot be used.
+// NewClient returns the client of a process. All lanes share it, its rate limit and its budget of
+// early polls, since they share the API key. Its key, proxy, authorities and client certificate
+// follow their files. It connects to nothing. Errors are of type *UsageError: files that cannot be
+// used.
 func NewClient(cfg *config.Config) (*source.Client, error) {
 	tls, err := cfg.Source.TLS.Section().Open(cfg.Files, "source.")
 	if err != nil {

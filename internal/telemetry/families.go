@@ -14,6 +14,7 @@ type family struct {
 	help     string // one sentence, complete without the name
 	labels   []string
 	buckets  []float64 // of a histogram
+	native   bool      // a native histogram as well, for a Prometheus that asks for it
 	snapshot bool      // a gauge that is read from a lane's Status at each scrape, not counted as things happen
 }
 
@@ -130,10 +131,14 @@ var (
 		help: "Messages that the bus has acknowledged, dead letters included."})
 	publishedBytes = declare(family{section: sectionEvents, kind: counter, name: "relay_published_bytes_total", labels: lane,
 		help: "Bytes in the bodies of those messages."})
-	appendDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_duration_seconds", labels: lane,
+	eventDelivery = declare(family{section: sectionEvents, kind: histogram, name: "relay_event_delivery_seconds", labels: lane, native: true,
+		buckets: []float64{0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600},
+		help: "Time from an event's created_at, by WorkOS's clock, until the bus had acknowledged it and the position was committed, dead letters included. " +
+			"Events that are older than this process waited for it to start, and do not count."})
+	appendDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_duration_seconds", labels: lane, native: true,
 		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
 		help:    "Time to publish a batch, have it acknowledged and move the position."})
-	stageDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_stage_duration_seconds", labels: []string{labelLane, labelStage},
+	stageDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_stage_duration_seconds", labels: []string{labelLane, labelStage}, native: true,
 		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
 		help:    "Time of each successful operation on the bus or the checkpoint; commits of the position alone renew the lease."})
 	appendEvents = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_events", labels: lane,
@@ -150,7 +155,7 @@ var (
 
 	sourceRequests = declare(family{section: sectionSource, kind: counter, name: "relay_source_requests_total", labels: []string{labelLane, labelStatus},
 		help: "Requests that were answered, by status; those without an answer are in `relay_source_retries_total`."})
-	sourceDuration = declare(family{section: sectionSource, kind: histogram, name: "relay_source_request_duration_seconds", labels: lane,
+	sourceDuration = declare(family{section: sectionSource, kind: histogram, name: "relay_source_request_duration_seconds", labels: lane, native: true,
 		buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
 		help:    "Time from sending a request to the last byte of its answer."})
 	sourceBytes = declare(family{section: sectionSource, kind: counter, name: "relay_source_response_bytes_total", labels: lane,

@@ -30,6 +30,8 @@ type LaneMetrics struct {
 	events, dropped, deadLetters, messages, bytes    prometheus.Counter
 	whereFailed                                      prometheus.Counter
 	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
+	delivery                                         prometheus.Observer
+	begun                                            time.Time // older events do not count as delivered late
 	stages                                           map[pipeline.Stage]prometheus.Observer
 	failures                                         map[string]prometheus.Counter // by doing
 	source                                           sourceMetrics
@@ -58,6 +60,8 @@ func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 		bytes:         m.counters[publishedBytes].WithLabelValues(name),
 		whereFailed:   m.counters[whereFailures].WithLabelValues(name),
 		duration:      m.histograms[appendDuration].WithLabelValues(name),
+		delivery:      m.histograms[eventDelivery].WithLabelValues(name),
+		begun:         m.started,
 		batchEvents:   m.histograms[appendEvents].WithLabelValues(name),
 		batchMessages: m.histograms[appendMessages].WithLabelValues(name),
 		batchBytes:    m.histograms[appendBytes].WithLabelValues(name),
@@ -97,6 +101,7 @@ func choose(counters map[string]prometheus.Counter, value string) prometheus.Cou
 // Committed implements pipeline.Observer.
 func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 	l.countTypes(&o)
+	l.timeDelivery(&o)
 	l.events.Add(float64(len(o.Events)))
 	l.dropped.Add(float64(o.Dropped))
 	l.deadLetters.Add(float64(len(o.Parked)))
@@ -106,6 +111,21 @@ func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 	l.batchEvents.Observe(float64(len(o.Events)))
 	l.batchMessages.Observe(float64(o.Messages))
 	l.batchBytes.Observe(float64(o.Bytes))
+}
+
+// timeDelivery observes how long each event took from WorkOS to the bus. WorkOS's clock may be a
+// little ahead.
+func (l *LaneMetrics) timeDelivery(o *pipeline.Outcome) {
+	now, before := time.Now(), 0
+	for i := range o.Events {
+		dropped := false
+		if o.Dropped > 0 {
+			dropped, before = o.Ends[i] == before, o.Ends[i]
+		}
+		if created := o.Events[i].CreatedAt; !dropped && created.After(l.begun) {
+			l.delivery.Observe(max(0, now.Sub(created).Seconds()))
+		}
+	}
 }
 
 // countTypes counts each event under its outcome. Every event that is neither dropped nor parked is

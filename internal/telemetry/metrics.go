@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -21,6 +22,7 @@ type Metrics struct {
 	gauges     map[*family]*prometheus.GaugeVec
 	histograms map[*family]*prometheus.HistogramVec
 	watched    *watcher
+	started    time.Time
 
 	mu    sync.Mutex
 	lanes map[string]*LaneMetrics
@@ -36,6 +38,7 @@ func NewMetrics(version string) *Metrics {
 		histograms: map[*family]*prometheus.HistogramVec{},
 		watched:    newWatcher(),
 		lanes:      map[string]*LaneMetrics{},
+		started:    time.Now(),
 	}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.watched)
 	for _, f := range declared {
@@ -66,7 +69,11 @@ func (m *Metrics) register(f *family) {
 		m.gauges[f] = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: f.name, Help: f.help}, f.labels)
 		m.registry.MustRegister(m.gauges[f])
 	case histogram:
-		m.histograms[f] = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: f.name, Help: f.help, Buckets: f.buckets}, f.labels)
+		opts := prometheus.HistogramOpts{Name: f.name, Help: f.help, Buckets: f.buckets}
+		if f.native { // buckets a tenth wide, in bounded memory
+			opts.NativeHistogramBucketFactor, opts.NativeHistogramMaxBucketNumber, opts.NativeHistogramMinResetDuration = 1.1, 160, time.Hour
+		}
+		m.histograms[f] = prometheus.NewHistogramVec(opts, f.labels)
 		m.registry.MustRegister(m.histograms[f])
 	}
 }

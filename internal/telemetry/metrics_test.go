@@ -127,6 +127,33 @@ func TestCommitted(t *testing.T) {
 	require.NotContains(t, got, `relay_events_total{lane="nats",outcome="dropped",type="other"}`, "no series for what never happened")
 }
 
+// TestDelivery observes what was published and parked, from created_at on; not what was dropped,
+// nor what is older than the process.
+func TestDelivery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMetrics("test")
+		l := m.Lane("nats")
+		old := time.Now()
+		time.Sleep(time.Minute)
+		at := func(age time.Duration) source.Event { return source.Event{CreatedAt: time.Now().Add(-age)} }
+		l.Committed(pipeline.Outcome{
+			Events: []source.Event{{CreatedAt: old}, {CreatedAt: old.Add(-time.Hour)}, at(200 * time.Millisecond), at(20 * time.Second), at(3 * time.Second), at(-time.Second)},
+			Ends:   []int{1, 2, 3, 4, 4, 5}, Dropped: 1,
+		}, checkpoint.Checkpoint{})
+		got := scrape(t, m)
+		for series, want := range map[string]string{
+			`relay_event_delivery_seconds_count{lane="nats"}`:            "3",
+			`relay_event_delivery_seconds_bucket{lane="nats",le="0.05"}`: "1",
+			`relay_event_delivery_seconds_bucket{lane="nats",le="0.25"}`: "2",
+			`relay_event_delivery_seconds_bucket{lane="nats",le="5"}`:    "2",
+			`relay_event_delivery_seconds_bucket{lane="nats",le="30"}`:   "3",
+			`relay_event_delivery_seconds_sum{lane="nats"}`:              "20.2",
+		} {
+			require.Equal(t, want, got[series], series)
+		}
+	})
+}
+
 func TestReloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMetrics("test")

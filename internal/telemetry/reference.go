@@ -24,6 +24,7 @@ short:
   ` + "`RelayLaneNotReady`" + `, ` + "`RelayLanePaused`" + `
 - nothing comes in: ` + "`RelayNoGoodPoll`" + `, ` + "`RelayKeyRefused`" + `, ` + "`RelayRateLimited`" + `
 - nothing goes out: ` + "`RelayBusFailing`" + `, and ` + "`relay_unacknowledged_seconds`" + `
+- events arrive late: ` + "`RelayDeliverySlow`" + `
 - it falls behind: ` + "`RelayLagGrowing`" + `, ` + "`RelayLagHigh`" + `, ` + "`RelayLagWeek`" + `, and ` + "`RelayRetentionAtRisk`" + `
   beyond 30 days, because WorkOS keeps events for only 90 days
 - an event could not be published, or a type is not being read: ` + "`RelayDeadLetters`" + `,
