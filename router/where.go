@@ -143,8 +143,8 @@ type whereFailed = func(route int, e *source.Event, err error)
 func tellNobody(int, *source.Event, error) {}
 
 // choose returns the first decision, of d and those after it, whose condition holds for e. An
-// expression that cannot be evaluated counts as false, unless its route takes something out: then
-// e must not go to the routes after it as it is, and choose returns a *sink.RejectedError. failed is
+// expression that cannot be evaluated counts as false, unless its route takes something out: then e
+// must not go to the routes after it as it is, and choose returns a *sink.RejectedError. failed is
 // told of the expressions that count as false.
 func (r *Router) choose(d decision, e *source.Event, failed whereFailed) (decision, error) {
 	s := subjectOfWhere{event: e}

@@ -62,8 +62,8 @@ type Engine struct {
 	// Now returns the time of the API.
 	Now func(ctx context.Context) (time.Time, error)
 	// Stored reads back what the bus has. Without it objects that the source does not have any more
-	// stay in the state topics, and an event may turn back an object until later events have passed,
-	// if relay was restarted since the snapshot.
+	// stay in the state topics, and an event may turn back an object until later events have
+	// passed, if relay was restarted since the snapshot.
 	Stored Stored
 	// Automatic makes a snapshot due of which the lane has not had each entity yet.
 	Automatic bool
@@ -241,8 +241,8 @@ func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(p
 	return give(pipeline.SnapshotPortion{Snapshot: &next})
 }
 
-// readEntity reads all lists of s.Entity from where s is, removes what only the bus has, and returns
-// the record of the last portion.
+// readEntity reads all lists of s.Entity from where s is, removes what only the bus has, and
+// returns the record of the last portion.
 func (e *Engine) readEntity(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
 	if !s.Comparing {
 		r, err := newReading(ctx, e, s)
@@ -260,8 +260,9 @@ func (e *Engine) readEntity(ctx context.Context, s *checkpoint.Snapshot, give fu
 	return e.compare(ctx, s, give)
 }
 
-// compare publishes that objects are gone that only the bus has: of the newest versions there, those
-// that are not of this snapshot, after a second look at each. No event changes the state meanwhile.
+// compare publishes that objects are gone that only the bus has: of the newest versions there,
+// those that are not of this snapshot, after a second look at each. No event changes the state
+// meanwhile.
 func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
 	if e.Stored == nil {
 		return s, give(pipeline.SnapshotPortion{Snapshot: s})

@@ -356,9 +356,9 @@ func newLane(t *testing.T, w *world, b *shelf, exactly bool) *pipeline.Lane {
 	return lane
 }
 
-// TestTheStateConverges: whatever changes while a snapshot is read and afterwards, wherever relay is
-// stopped, and however the bus fails, the state topics have what the world has in the end. An object
-// that tells when it was updated is never turned back after the snapshot has published it.
+// TestTheStateConverges: whatever changes while a snapshot is read and afterwards, wherever relay
+// is stopped, and however the bus fails, the state topics have what the world has in the end. An
+// object that tells when it was updated is never turned back after the snapshot has published it.
 func TestTheStateConverges(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(40) {

@@ -180,8 +180,8 @@ func (r *reading) run(give func(pipeline.SnapshotPortion) error) error {
 		if len(r.open) >= r.e.readers() {
 			parents = nil
 		}
-		// A page that is there is taken before the next parent, and what is gathered goes out before
-		// anything is waited for.
+		// A page that is there is taken before the next parent, and what is gathered goes out
+		// before anything is waited for.
 		var err error
 		select {
 		case p := <-r.pages:
@@ -280,8 +280,8 @@ func (r *reading) add(o *lists.Object) bool {
 	return true
 }
 
-// concerns reports whether an object belongs to the organization that the lane is restricted to. The
-// lists of a parent are read only if the parent does.
+// concerns reports whether an object belongs to the organization that the lane is restricted to.
+// The lists of a parent are read only if the parent does.
 func (e *Engine) concerns(of *lists.Endpoint, o *lists.Object) bool {
 	switch {
 	case e.Organization == "" || len(of.Parents) > 0:
@@ -306,8 +306,8 @@ func (w *walk) emit(p parent) bool {
 }
 
 // level walks through the list of parents that belongs to ids, and through what is below each. It
-// continues after the object that resume leads to. If that is not where it was, the page that it was
-// in is walked through again: reading a list twice does no harm.
+// continues after the object that resume leads to. If that is not where it was, the page that it
+// was in is walked through again: reading a list twice does no harm.
 func (w *walk) level(steps []checkpoint.SnapshotStep, ids []string, resume []checkpoint.SnapshotStep) error {
 	q := lists.Query{Entity: w.r.endpoint.Parents[len(ids)], Parents: ids}
 	if len(resume) > 0 {

@@ -12,7 +12,8 @@ import (
 // window decides which events may change the state after a snapshot.
 type window struct {
 	snapshot *checkpoint.Snapshot // the last one
-	// newer is when objects were updated that the snapshot has found and that changed after its tip.
+	// newer is when objects were updated that the snapshot has found and that changed after its
+	// tip.
 	newer    map[objectKey]time.Time
 	complete bool // newer has all of them, up to mostNewer
 }

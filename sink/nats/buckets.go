@@ -166,7 +166,8 @@ func (b *buckets) adapt(ctx context.Context, l *link, t sink.StateTopic, conf je
 		changes = append(changes, "it copies the stream that was made again")
 		conf.Metadata = maps.Clone(conf.Metadata)
 		conf.Metadata[metadataOrigin] = origin
-		// A source with other transforms is another one, which the server begins at the first message.
+		// A source with other transforms is another one, which the server begins at the first
+		// message.
 		token := strings.NewReplacer(":", "", ".", "", "-", "").Replace(origin)
 		conf.Sources = []*jetstream.StreamSource{{Name: b.cfg.Stream, SubjectTransforms: []jetstream.SubjectTransformConfig{
 			transformOf(t), {Source: "relay.origin." + token, Destination: bucketSubject + BucketOf(t) + ".relay.origin." + token},

@@ -276,8 +276,8 @@ func (a *attempt) recordStored(index int, seq uint64) {
 	}
 	a.seqs[index] = seq
 	for a.prefix < a.failedAt && a.seqs[a.prefix] != 0 {
-		// A state message is stored again whenever it is published, so its sequence says nothing of the
-		// events around it.
+		// A state message is stored again whenever it is published, so its sequence says nothing of
+		// the events around it.
 		if a.state == nil || !a.state[a.prefix] {
 			if a.seqs[a.prefix] <= a.prevSeq {
 				a.failLocked(a.prefix, errOutOfOrder)

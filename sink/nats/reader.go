@@ -78,9 +78,9 @@ func (r *reader) firstEvent(ctx context.Context, l *link, topics []string, st je
 	return first, nil
 }
 
-// scan implements sink.Scanner. Positions of relay and state messages are left out. A consumer reads one replica,
-// which may lag behind the stream and then says that there is no more. Whether that is so, the
-// leader of the stream decides.
+// scan implements sink.Scanner. Positions of relay and state messages are left out. A consumer
+// reads one replica, which may lag behind the stream and then says that there is no more. Whether
+// that is so, the leader of the stream decides.
 func (r *reader) scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
 	if log.From >= log.End {
 		return nil

@@ -131,8 +131,8 @@ func TestBucketHoldsTheState(t *testing.T) {
 			_, err = kv.PutString(t.Context(), "u1", "foreign")
 			require.Error(t, err, "nobody else writes to the bucket")
 
-			// In at_least_once a batch may come again: its events are recognised, its state is stored
-			// again in order.
+			// In at_least_once a batch may come again: its events are recognised, its state is
+			// stored again in order.
 			if mode == checkpoint.AtLeastOnce {
 				publish(e[3], set("u6", "1"), e[4], set("u6", "2"), remove("u6"))
 				require.EqualValues(t, 5, count(), "each event once")
@@ -309,9 +309,9 @@ func legalKey(key string) bool {
 	return key != ""
 }
 
-// TestStateConverges is a property: after any changes, and after stops of the server or of the relay
-// at any moment, the bucket comes to hold what the last change of each object says. In exactly_once
-// it never shows a change before the stream has its event.
+// TestStateConverges is a property: after any changes, and after stops of the server or of the
+// relay at any moment, the bucket comes to hold what the last change of each object says. In
+// exactly_once it never shows a change before the stream has its event.
 func TestStateConverges(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []checkpoint.Mode{checkpoint.ExactlyOnce, checkpoint.AtLeastOnce} {
