@@ -23,17 +23,22 @@ import (
 )
 
 // every is a fault that hits each n-th request of a kind, as a whole, and ends after a while: a
-// transaction of n requests or more would never get through otherwise.
+// transaction of n requests or more would never get through otherwise. It becomes rarer, so that it
+// does not hit the same request of a transaction each time, for which a lane waits ever longer.
 func every(n int, key kmsg.Key, err *kerr.Error, topLevel bool) kfake.Fault {
 	const most = 12
 	var last kmsg.Request
-	seen := 0
+	seen, due, hits, hit := 0, n, 0, false
 	return kfake.Fault{Keys: []kmsg.Key{key}, Err: err, TopLevel: topLevel, Count: -1, When: func(r kmsg.Request) bool {
 		if r != last { // it is asked once for each partition
 			last = r
 			seen++
+			if hit = seen == due && hits < most; hit {
+				hits++
+				due += n + hits/2
+			}
 		}
-		return seen%n == 0 && seen <= most*n
+		return hit
 	}}
 }
 
@@ -70,7 +75,10 @@ func TestLaneThroughFaults(t *testing.T) {
 			w := newWorld(t, c.ListenAddrs(), 400)
 			lane := w.lane(t, "a", w.ledger(t))
 			n := 2
-			if tt.key == kmsg.Produce { // several to a transaction
+			switch tt.key {
+			case kmsg.AddPartitionsToTxn: // two to a transaction, and both again if the second fails
+				n = 3
+			case kmsg.Produce: // several to a transaction
 				n = 7
 			}
 			handle := c.Fault(every(n, tt.key, tt.err, tt.key == kmsg.EndTxn))
