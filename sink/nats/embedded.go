@@ -242,6 +242,7 @@ func (e *embeddedServer) stop() error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		e.awaitIdle()
 		e.srv.Shutdown()
 		e.srv.WaitForShutdown()
 	}()
@@ -250,6 +251,16 @@ func (e *embeddedServer) stop() error {
 		return nil
 	case <-time.After(embeddedStop):
 		return fmt.Errorf("it did not stop within %v", embeddedStop)
+	}
+}
+
+// awaitIdle waits, but not for long, until the server has answered the requests for the JetStream
+// API that it has queued. A worker of the server that first runs after the shutdown panics at one.
+func (e *embeddedServer) awaitIdle() {
+	for end := time.Now().Add(embeddedStop / 2); time.Now().Before(end); time.Sleep(embeddedLook) {
+		if js, err := e.srv.Jsz(nil); err != nil || js.API.Inflight == 0 {
+			return
+		}
 	}
 }
 
