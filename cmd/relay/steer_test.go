@@ -403,14 +403,16 @@ func TestAPauseOutlivesAStop(t *testing.T) {
 	text = strings.Replace(text, "sinks: [", `sinks: [{name: other, type: nats, url: "`+url+`", stream: OTHER, topic_prefix: other.}, `, 1)
 	config := writeConfig(t, text)
 	r := start(t, "run", "--config", config)
-	require.Eventually(t, func() bool { return events(t, js) == 50 }, patient, often, &r.stderr)
+	ids := api.IDs(sourcetest.Filter{})
+	require.Eventually(t, func() bool {
+		return events(t, js) == 50 && lanes(t, config)["nats"].Position.EventID == ids[49] // the lane knows that they are stored
+	}, patient, often, &r.stderr)
 	pause(t, config, "nats")
 	stream, err := js.Stream(t.Context(), "WORKOS")
 	require.NoError(t, err)
 	require.NoError(t, stream.Purge(t.Context(), purgePosition))
 	require.Eventually(t, func() bool { return lanes(t, config)["nats"].State == pipeline.Stopped }, patient, often, &r.stderr)
 
-	ids := api.IDs(sourcetest.Filter{})
 	code, _, stderr := do(t, "checkpoint", "set", ids[49], "--lane", "nats", "--config", config)
 	require.Equal(t, exitDone, code, stderr)
 	require.Eventually(t, func() bool { return lanes(t, config)["nats"].State == pipeline.Paused }, patient, often, &r.stderr)
