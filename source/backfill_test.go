@@ -132,8 +132,11 @@ func plainSequence(t *testing.T, srv *sourcetest.Server) []source.Event {
 func TestBackfillIsTheCursorsSequence(t *testing.T) {
 	t.Parallel()
 	scenarios, few := 150, raceEnabled || testing.Short()
-	if few {
+	switch {
+	case few:
 		scenarios = 24
+	case overWire(t):
+		scenarios = 40 // it is about what the wire adds: the other run tries more
 	}
 	var joined, split int
 	for seed := range uint64(scenarios) {
