@@ -62,8 +62,8 @@ type Query struct {
 	// Parents are the ids of the objects that the list belongs to, as Endpoint.Parents names them.
 	// The parents of a list are the parents of the object that it belongs to, and the object's id.
 	Parents []string
-	// Parent is that object as it was listed, if it is available. It becomes a part of Object.Data of
-	// a directory_group_membership.
+	// Parent is that object as it was listed, if it is available. It becomes a part of Object.Data
+	// of a directory_group_membership.
 	Parent []byte
 	After  Cursor // empty to begin
 }

@@ -236,28 +236,29 @@ func TestOneObject(t *testing.T) {
 		state := stateOf(w)
 		require.Len(t, state, 10)
 		for entity, objects := range state {
-			n := 0
 			for key, data := range objects {
-				ref := lists.Ref{Entity: entity, Key: key, Known: []byte(data)}
-				o, err := c.Get(t.Context(), ref)
+				o, err := c.Get(t.Context(), lists.Ref{Entity: entity, Key: key, Known: []byte(data)})
 				require.NoError(t, err, key)
 				require.Equal(t, key, o.Key)
 				if entity != "directory_group_membership" {
 					require.Equal(t, data, string(o.Data))
 				}
-				if n++; n < 3 || entity == "organization" || entity == "directory" {
-					continue
-				}
-				if entity == "directory_group_membership" {
-					group, member, _ := strings.Cut(key, "/")
-					require.NoError(t, w.RemoveMember(group, member))
-				} else {
-					require.NoError(t, w.Delete(entity, key))
-				}
-				_, err = c.Get(t.Context(), ref)
-				require.ErrorIs(t, err, lists.ErrNotFound, key)
+			}
+		}
+		for _, entity := range []string{ // what goes with others first
+			"directory_group_membership", "directory_group", "directory_user", "directory", "role", "organization_role", "connection", "organization_membership", "user", "organization",
+		} {
+			var key string
+			for key = range stateOf(w)[entity] {
 				break
 			}
+			if group, member, ok := strings.Cut(key, "/"); ok && entity == "directory_group_membership" {
+				require.NoError(t, w.RemoveMember(group, member))
+			} else {
+				require.NoError(t, w.Delete(entity, key))
+			}
+			_, err := c.Get(t.Context(), lists.Ref{Entity: entity, Key: key})
+			require.ErrorIs(t, err, lists.ErrNotFound, key)
 		}
 		_, err := c.Get(t.Context(), lists.Ref{Entity: "api_key", Key: "key_1"})
 		require.ErrorIs(t, err, lists.ErrNoGet)
