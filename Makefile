@@ -1,4 +1,4 @@
-.PHONY: build release test chaos soak lint bench generate ci
+.PHONY: build release site test chaos soak lint bench generate ci
 
 build: ## the binary, in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/relay ./cmd/relay
@@ -25,6 +25,9 @@ generate: ## config.example.yaml, docs/configuration.md, docs/config.schema.json
 	go generate ./...
 	go run ./cmd/relay --config cmd/relay/testdata/asyncapi.yaml types --asyncapi >docs/asyncapi.yaml
 	cp deploy/prometheus/alerts.yml deploy/helm/relay/files/alerts.yml
+
+site: ## the manual as a site with a search, in site/; every link is checked
+	.ci/site site
 
 ci: ## what a submission must pass; also starts a real Kafka and WorkOS's emulator
 	bash .ci/run
