@@ -24,8 +24,8 @@ type reader struct {
 	buckets *buckets
 }
 
-// logs implements sink.Scanner: the one log is the stream, for any topics. A stream that does
-// not exist is none.
+// logs implements sink.Scanner: the one log is the stream. For one topic, it is the messages of the
+// stream on that topic. A stream that does not exist is none.
 func (r *reader) logs(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
 	l, err := r.conn.connected(ctx)
 	if err != nil {
@@ -39,6 +39,10 @@ func (r *reader) logs(ctx context.Context, topics []string, since time.Time) ([]
 		return nil, err
 	}
 	st := info.State
+	only := ""
+	if len(topics) == 1 {
+		only = topics[0]
+	}
 	first := storedMessage{Seq: st.FirstSeq, Time: st.FirstTime}
 	if len(r.cfg.State) > 0 {
 		if first, err = r.firstEvent(ctx, l, topics, st); err != nil {
@@ -47,6 +51,7 @@ func (r *reader) logs(ctx context.Context, topics []string, since time.Time) ([]
 	}
 	return []sink.Log{{
 		Name:    "stream " + r.cfg.Stream,
+		Topic:   only,
 		From:    int64(st.FirstSeq),    //nolint:gosec // no stream holds 2^63 messages
 		End:     int64(st.LastSeq) + 1, //nolint:gosec // see above
 		Since:   since,
@@ -232,7 +237,7 @@ func (sc *scan) left(ctx context.Context) error {
 	if last := info.State.LastSeq; last+1 < sc.end {
 		return fmt.Errorf("%w: it ends at sequence %d and has held %d: it was restored, or its leader is cut off", errBehind, last, sc.end-1)
 	}
-	switch m, err := sc.r.stream.storedFrom(ctx, sc.link, sc.next); {
+	switch m, err := sc.r.stream.storedFrom(ctx, sc.link, sc.next, sc.log.Topic); {
 	case isCode(err, jetstream.JSErrCodeMessageNotFound):
 		return nil
 	case err != nil:
@@ -254,7 +259,7 @@ func (sc *scan) first(ctx context.Context) (uint64, error) {
 	}
 	for low < high {
 		middle := low + (high-low)/2
-		switch m, err := sc.r.stream.storedFrom(ctx, sc.link, middle); {
+		switch m, err := sc.r.stream.storedFrom(ctx, sc.link, middle, sc.log.Topic); {
 		case err != nil && !isCode(err, jetstream.JSErrCodeMessageNotFound):
 			return 0, err
 		case err != nil, m.Seq >= high, !m.Time.Before(sc.log.Since):
@@ -268,9 +273,11 @@ func (sc *scan) first(ctx context.Context) (uint64, error) {
 
 // consume opens a consumer that begins at the next message.
 func (sc *scan) consume(ctx context.Context) (jetstream.MessagesContext, error) {
-	consumer, err := sc.link.js.OrderedConsumer(ctx, sc.r.cfg.Stream, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(sc.next, 1),
-	})
+	conf := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(sc.next, 1)}
+	if sc.log.Topic != "" {
+		conf.FilterSubjects = []string{sc.log.Topic}
+	}
+	consumer, err := sc.link.js.OrderedConsumer(ctx, sc.r.cfg.Stream, conf)
 	if err != nil {
 		return nil, err
 	}

@@ -156,8 +156,8 @@ func (s *Sink) Settings(ctx context.Context, _ []string, apply bool) ([]sink.Set
 	return s.settings.compare(ctx, apply)
 }
 
-// Logs implements sink.Scanner: the one log is the stream, for any topics. A stream that does not
-// exist is none.
+// Logs implements sink.Scanner: the one log is the stream. For one topic, it is the messages of the
+// stream on that topic. A stream that does not exist is none.
 func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
 	return s.reader.logs(ctx, topics, since)
 }

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,9 +144,11 @@ func (s *stream) lastOn(ctx context.Context, l *link, subject string) (storedMes
 	return m, err
 }
 
-// storedFrom asks for the first message at or after a sequence; see storedMessage.
-func (s *stream) storedFrom(ctx context.Context, l *link, seq uint64) (storedMessage, error) {
-	return s.message(ctx, l, fmt.Sprintf("asking stream %s for messages from sequence %d on", s.cfg.Stream, seq), fmt.Appendf(nil, `{"seq":%d,"next_by_subj":">"}`, seq))
+// storedFrom asks for the first message at or after a sequence, on a subject or, if that is empty,
+// on any; see storedMessage.
+func (s *stream) storedFrom(ctx context.Context, l *link, seq uint64, subject string) (storedMessage, error) {
+	return s.message(ctx, l, fmt.Sprintf("asking stream %s for messages from sequence %d on", s.cfg.Stream, seq),
+		fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, seq, cmp.Or(subject, ">")))
 }
 
 // message asks the leader of the stream for one message: this request, unlike a direct get,
