@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"workos-relay/internal/printable"
@@ -62,7 +64,7 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 		m.Headers[i].Value = cut(m.Headers[i].Value)
 		taken += headerMargin + len(m.Headers[i].Key) + len(m.Headers[i].Value)
 	}
-	m.Body = letterBody{
+	m.Body = Letter{
 		Reason: printable.Clip(reason, maxReason), EventID: cut(e.ID), Type: cut(e.Event), CreatedAt: f.createdAt,
 		Topic: printable.Clip(topic, maxName), Size: size, SHA256: digest,
 	}.encode()
@@ -75,9 +77,9 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 	return m, nil
 }
 
-// letterBody is what a dead letter says of its event, in this order. The event itself follows as
-// the last member, byte for byte as it was received: encoding/json would rewrite it.
-type letterBody struct {
+// Letter is the body of a dead letter: what it says of its event, in this order. The event itself
+// follows as the last member, byte for byte as it was received: encoding/json would rewrite it.
+type Letter struct {
 	Reason    string `json:"reason"`
 	EventID   string `json:"event_id"`
 	Type      string `json:"type"`
@@ -85,15 +87,69 @@ type letterBody struct {
 	Topic     string `json:"topic"`
 	Size      int    `json:"size"`
 	SHA256    string `json:"sha256"`
+	// Event is the event as its route redacted it. It is empty if it did not fit.
+	Event json.RawMessage `json:"event,omitempty"`
 }
 
 // encode returns l as JSON. What is not UTF-8 in a text becomes U+FFFD.
-func (l letterBody) encode() []byte {
+func (l Letter) encode() []byte {
 	b, err := json.Marshal(l)
 	if err != nil {
 		panic(err) // texts and a number can always be encoded
 	}
 	return b
+}
+
+// ParseLetter reads the body of a dead letter. It returns an error if the body is not one.
+func ParseLetter(body []byte) (Letter, error) {
+	var l Letter
+	if err := json.Unmarshal(body, &l); err != nil {
+		return Letter{}, fmt.Errorf("reading a dead letter: %w", err)
+	}
+	if l.EventID == "" || l.Type == "" || l.Reason == "" {
+		return Letter{}, errors.New("reading a dead letter: event_id, type or reason is missing")
+	}
+	return l, nil
+}
+
+// HeaderLetter marks a message on the dead letter topic that is not a dead letter, but says what
+// became of one. Its value is LetterReplayed.
+const (
+	HeaderLetter   = "relay-dead-letter"
+	LetterReplayed = "replayed" // the body is a Replayed
+)
+
+// Replayed is the body of the message by which the dead letter topic says that the event of a dead
+// letter was published again.
+type Replayed struct {
+	Run     string    `json:"replayed"` // the value of HeaderReplay
+	At      time.Time `json:"at"`
+	EventID string    `json:"event_id"` // event_id, type, created_at and sha256 are those of the dead letter
+	Type    string    `json:"type"`
+	Created string    `json:"created_at"`
+	SHA256  string    `json:"sha256"`
+	Topic   string    `json:"topic"` // to which the event was published
+	// Letter is when the dead letter was stored, by the bus. A dead letter of the same event that
+	// was stored later is not meant.
+	Letter time.Time `json:"letter_at"`
+}
+
+// ReplayedMessage returns the message that says so on the dead letter topic. key and headers are
+// those of the dead letter.
+func (r *Router) ReplayedMessage(p *Replayed, key []byte, headers []sink.Header) sink.Message {
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // texts and times of this era can always be encoded
+	}
+	m := sink.Message{Topic: r.deadLetter, Key: key, Body: body}
+	for _, h := range headers {
+		switch h.Key {
+		case HeaderID, HeaderType, HeaderCreatedAt, HeaderOrganization:
+			m.Headers = append(m.Headers, h)
+		}
+	}
+	m.Headers = append(m.Headers, sink.Header{Key: HeaderLetter, Value: LetterReplayed})
+	return m
 }
 
 // cut shortens s to maxName bytes, between two characters, and marks that it did.

@@ -11,11 +11,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
 // samples are the blocks of docs/messages.md, in the order of the page: a message in each encoding
-// on each bus.
+// on each bus, a dead letter, and what is said of it once its event was published again.
 func samples(t *testing.T) []string {
 	t.Helper()
 	data := `{"object":"directory_group","id":"directory_group_01K6YV","idp_id":"00g1e2","directory_id":"directory_01K6YT",` +
@@ -31,20 +32,35 @@ func samples(t *testing.T) []string {
 	for _, encoding := range []Encoding{Raw, CloudEvents, CloudEventsStructured} {
 		for _, binding := range []Binding{NATS, Kafka} {
 			m := routeOne(t, newRouter(t, Config{Relay: "workos", Encoding: encoding, Binding: binding}), e)
-			var b strings.Builder
-			if binding == Kafka {
-				fmt.Fprintf(&b, "topic: %s\nkey: %s\n", m.Topic, m.Key)
-			} else {
-				fmt.Fprintf(&b, "subject: %s\n", m.Topic)
-			}
-			for _, h := range m.Headers {
-				fmt.Fprintf(&b, "%s: %s\n", h.Key, h.Value)
-			}
-			fmt.Fprintf(&b, "\n%s\n", m.Body)
-			blocks = append(blocks, b.String())
+			blocks = append(blocks, sample(&m, binding))
 		}
 	}
-	return blocks
+	r := newRouter(t, Config{Relay: "workos", DeadLetter: "relay.dead_letter"})
+	letter, err := r.DeadLetter(e, e.Event, "body and headers of 662 bytes exceed max_payload 512 of nats://nats:4222", 662, 0)
+	require.NoError(t, err)
+	var body Letter
+	require.NoError(t, json.Unmarshal(letter.Body, &body))
+	replayed := r.ReplayedMessage(&Replayed{
+		Run: "20261103T101500Z-1f2e3d4c", At: time.Date(2026, 11, 3, 10, 15, 2, 120e6, time.UTC), EventID: e.ID, Type: e.Event,
+		Created: body.CreatedAt, SHA256: body.SHA256, Topic: e.Event, Letter: time.Date(2026, 11, 2, 9, 15, 1, 2e6, time.UTC),
+	}, letter.Key, letter.Headers)
+	replayed.Headers = append(replayed.Headers, sink.Header{Key: HeaderReplay, Value: "20261103T101500Z-1f2e3d4c"})
+	return append(blocks, sample(&letter, Kafka), sample(&replayed, Kafka))
+}
+
+// sample is a message as the page shows it.
+func sample(m *sink.Message, binding Binding) string {
+	var b strings.Builder
+	if binding == Kafka {
+		fmt.Fprintf(&b, "topic: %s\nkey: %s\n", m.Topic, m.Key)
+	} else {
+		fmt.Fprintf(&b, "subject: %s\n", m.Topic)
+	}
+	for _, h := range m.Headers {
+		fmt.Fprintf(&b, "%s: %s\n", h.Key, h.Value)
+	}
+	fmt.Fprintf(&b, "\n%s\n", m.Body)
+	return b.String()
 }
 
 // TestMessagesPage compares docs/messages.md with what the router makes.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -23,6 +24,7 @@ const pseudonymPrefix = "hmac-sha256:"
 type redaction struct {
 	paths *pathNode
 	key   []byte
+	again bool // a value that is a pseudonym already stays as it is
 }
 
 // newRedaction returns nil for a route that takes out nothing. The paths were validated before.
@@ -31,6 +33,47 @@ func newRedaction(route Route, key secret.String) *redaction {
 		return nil
 	}
 	return &redaction{paths: pathsOf(route), key: []byte(key.Reveal())}
+}
+
+// ForRedacted returns a router like r for events that were redacted before, such as those inside of
+// dead letters: where the route pseudonymizes, it keeps a value that is a pseudonym already.
+func (r *Router) ForRedacted() *Router {
+	out := *r
+	out.routes = slices.Clone(r.routes)
+	for i := range out.routes {
+		if redact := out.routes[i].redact; redact != nil {
+			out.routes[i].redact = &redaction{paths: redact.paths, key: redact.key, again: true}
+		}
+	}
+	out.known = make(map[string]decision, len(r.known))
+	for name := range r.known {
+		out.known[name] = out.decide(name, 0)
+	}
+	return &out
+}
+
+// HidesChoice reports whether an event of a type may take another route once it is redacted: an
+// expression chooses its route, and one of the routes takes something out of the event.
+func (r *Router) HidesChoice(eventType string) bool {
+	first := r.byType(eventType)
+	if first.when == nil {
+		return false
+	}
+	for d := &first; d != nil; d = d.next {
+		if d.redact != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// isPseudonym reports whether text has the form of what pseudonym returns.
+func isPseudonym(text []byte) bool {
+	digits, found := bytes.CutPrefix(text, []byte(pseudonymPrefix))
+	if !found || len(digits) != hex.EncodedLen(sha256.Size) {
+		return false
+	}
+	return !slices.ContainsFunc(digits, func(b byte) bool { return (b < '0' || b > '9') && (b < 'a' || b > 'f') })
 }
 
 // event returns e without what the route takes out: its Raw and Data are new, and all else of a
@@ -188,6 +231,9 @@ func (w *rewriter) pseudonymize() error {
 		text, err := plain(v)
 		if err != nil {
 			return err
+		}
+		if w.again && v.Kind() == jsontext.KindString && isPseudonym(text) {
+			return w.out.WriteToken(jsontext.String(string(text)))
 		}
 		return w.out.WriteToken(jsontext.String(w.pseudonym(text)))
 	}

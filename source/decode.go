@@ -44,7 +44,7 @@ func decodePage(body []byte, limit int, anyList, cut bool) (list ListEventsRespo
 	if cut && d.came > d.limit {
 		list.Data, err = d.events, nil
 	} else if err == nil {
-		err = d.end()
+		err = d.end("list")
 	}
 	if err == nil && !anyList && !d.isList {
 		err = errors.New(`it is not a list: its "object" is not "list"`)
@@ -55,10 +55,25 @@ func decodePage(body []byte, limit int, anyList, cut bool) (list ListEventsRespo
 	return list, d.came, nil
 }
 
-// end requires that nothing follows the list.
-func (d *decoder) end() error {
+// ParseEvent decodes one event in the form that the Events API has. Raw, Data and ID of the result
+// alias raw.
+func ParseEvent(raw []byte) (Event, error) {
+	d := newDecoder(raw)
+	var e Event
+	err := d.event(&e)
+	if err == nil {
+		err = d.end("event")
+	}
+	if err != nil {
+		return Event{}, fmt.Errorf("reading an event: %w", err)
+	}
+	return e, nil
+}
+
+// end requires that nothing follows what was read.
+func (d *decoder) end(what string) error {
 	if _, err := d.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("something follows the list at byte %d", d.dec.InputOffset())
+		return fmt.Errorf("something follows the %s at byte %d", what, d.dec.InputOffset())
 	}
 	return nil
 }

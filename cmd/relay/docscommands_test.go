@@ -153,7 +153,7 @@ func fakeWorld(t *testing.T, runs bool, more string) *world {
 func kafkaWorld(t *testing.T) *world {
 	t.Helper()
 	bus := newKafka(t)
-	w := worldOn(t, fmt.Sprintf("{name: kafka, type: kafka, brokers: [%q], topic_prefix: %q, create: {partitions: 1}}", bus.brokers[0], bus.prefix), "id: "+bus.id)
+	w := worldOn(t, fmt.Sprintf("{name: kafka, type: kafka, brokers: [%q], topic_prefix: %q, create: {partitions: 1}}", bus.brokers[0], bus.prefix), "id: "+bus.id+"\ndead_letter: {}")
 	w.replace = append(w.replace, "localhost:9092", bus.brokers[0], "-t dsync", "-t "+bus.prefix+"dsync")
 	r := start(t, "run", "--config", writeConfig(t, strings.Replace(w.files["config.yaml"], "source: {", "source: {api_key: "+testKey+", ", 1)))
 	require.Eventually(t, func() bool { return atTip(w.admin) }, patient, often, &r.stderr)

@@ -118,7 +118,7 @@ func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, mode chec
 func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode checkpoint.Mode, p *progress) (*verify.Result, error) {
 	scanner, ok := b.Sink.(sink.Scanner)
 	if !ok {
-		return nil, app.Usage(fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", chosen.lane.Sink.Name, chosen.lane.Sink.Type))
+		return nil, cannotReadBack(chosen.lane)
 	}
 	check := &verify.Check{
 		Source:   chosen.lane.Stream(chosen.client, nil),
@@ -137,6 +137,11 @@ func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode 
 		return nil, chosen.lane.ExplainFromOutside(err)
 	}
 	return result, nil
+}
+
+// cannotReadBack says that the bus of a lane keeps no messages.
+func cannotReadBack(l *app.Lane) error {
+	return app.Usage(fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", l.Sink.Name, l.Sink.Type))
 }
 
 // repair publishes what is missing.

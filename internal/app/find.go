@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,8 @@ const (
 	findMargin = 2 * time.Minute
 )
 
-// errNotListed says that the Events API does not list an event.
-var errNotListed = errors.New("the Events API does not list it")
+// ErrNotListed says that the Events API does not list an event.
+var ErrNotListed = errors.New("the Events API does not list it")
 
 // notFoundError says that a move was refused because it is not known whether its event exists.
 type notFoundError struct {
@@ -71,7 +72,7 @@ func (l *Lane) find(ctx context.Context, client *source.Client, near checkpoint.
 		return checkpoint.Position{EventID: event, CreatedAt: at}, nil
 	case bounded.Err() != nil:
 		return checkpoint.Position{}, &notFoundError{event: event, err: context.Cause(bounded)}
-	case errors.Is(err, errNotListed), errors.As(err, &answer) && !answer.Foreign && slices.Contains(unknownEvent, answer.Status):
+	case errors.Is(err, ErrNotListed), errors.As(err, &answer) && !answer.Foreign && slices.Contains(unknownEvent, answer.Status):
 		return checkpoint.Position{}, Usage(&notFoundError{event: event, unknown: true, err: err})
 	default:
 		return checkpoint.Position{}, &notFoundError{event: event, err: err}
@@ -121,7 +122,7 @@ func (l *Lane) look(ctx context.Context, client *source.Client, types []string, 
 	if listed || err != nil {
 		return created, err
 	}
-	return time.Time{}, errNotListed
+	return time.Time{}, ErrNotListed
 }
 
 // lists looks for an event among those that follow a position, up to a time if that is not zero,
@@ -146,6 +147,47 @@ func lists(ctx context.Context, stream *source.Stream, after checkpoint.Position
 		}
 	}
 	return time.Time{}, false, nil
+}
+
+// Event asks the Events API for one event of a type that the lane carries, created at or near the
+// given time. It tries again what may pass until ctx ends. If the API does not list the event, the
+// error matches ErrNotListed.
+func (l *Lane) Event(ctx context.Context, client *source.Client, id, eventType string, created time.Time) (*source.Event, error) {
+	if created.IsZero() {
+		created, _ = timeOfID(id)
+	}
+	if created.IsZero() {
+		return nil, fmt.Errorf("%w: when it was created is not known", ErrNotListed)
+	}
+	s := l.Stream(client, nil)
+	s.Events = []string{eventType}
+	until := created.Add(findMargin)
+	for page, err := range s.Pages(ctx, checkpoint.Position{CreatedAt: created.Add(-findMargin)}) {
+		var answer *source.APIError
+		switch {
+		case err != nil && errors.As(err, &answer) && !answer.Foreign && slices.Contains(unknownEvent, answer.Status):
+			return nil, fmt.Errorf("%w: %w", ErrNotListed, err)
+		case err != nil:
+			return nil, err
+		}
+		for i := range page.Events {
+			e := &page.Events[i]
+			if e.ID == id {
+				own, err := source.ParseEvent(bytes.Clone(e.Raw)) // without the rest of its page
+				return &own, err
+			}
+			if e.CreatedAt.After(until) {
+				return nil, ErrNotListed
+			}
+		}
+		if page.Tip {
+			break
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nil, ErrNotListed
 }
 
 // timeOfID returns the time in an id that is a ULID, as those of WorkOS are.

@@ -82,7 +82,8 @@ func (d *document) add(b Bus) {
 	}
 	if b.DeadLetter != "" {
 		d.messages[deadLetter] = d.deadLetterMessage()
-		d.channel(b, b.DeadLetter, "Events that the bus can never take, for example because they are too large.", []string{deadLetter})
+		d.messages[replayedLetter] = d.replayedLetterMessage()
+		d.channel(b, b.DeadLetter, "Events that the bus can never take, for example because they are too large.", []string{deadLetter, replayedLetter})
 	}
 }
 
@@ -166,8 +167,11 @@ func payload(encoding router.Encoding, eventType string) object {
 	}}
 }
 
-// deadLetter names the message of that kind.
-const deadLetter = "dead_letter"
+// The names of the messages on the dead letter topic.
+const (
+	deadLetter     = "dead_letter"
+	replayedLetter = "dead_letter_replayed"
+)
 
 func (d *document) deadLetterMessage() object {
 	return object{
@@ -175,6 +179,16 @@ func (d *document) deadLetterMessage() object {
 		"title":    "An event that could not be published",
 		"headers":  ref("components", "schemas", "eventHeaders"),
 		"payload":  ref("components", "schemas", "deadLetter"),
+		"bindings": d.bindings,
+	}
+}
+
+func (d *document) replayedLetterMessage() object {
+	return object{
+		"name":     replayedLetter,
+		"title":    "The event of a dead letter was published again",
+		"headers":  ref("components", "schemas", "eventHeaders"),
+		"payload":  ref("components", "schemas", "replayedLetter"),
 		"bindings": d.bindings,
 	}
 }
@@ -207,7 +221,8 @@ func schemas(encoding router.Encoding) object {
 			router.HeaderOrganization: text("Organization that the event is about, if it names one."),
 			router.HeaderActor:        text("Who or what caused the event, with headers.actor: true."),
 			router.HeaderLate:         instant("When WorkOS refused the type of the event first; set if the event comes late because of that."),
-			router.HeaderReplay:       text("Id of the run of relay replay that published this copy."),
+			router.HeaderReplay:       text("Id of the run of relay replay, or of relay deadletter replay, that published this copy."),
+			router.HeaderLetter:       object{"const": router.LetterReplayed, "description": "On the dead letter topic: the message only says that the event of one was published again."},
 			router.HeaderRepair:       text("Id of the run of relay verify --repair that published it."),
 		}, router.HeaderID, router.HeaderType),
 		"headers": ref("components", "schemas", "eventHeaders"),
@@ -222,6 +237,16 @@ func schemas(encoding router.Encoding) object {
 			"sha256":     text("Of the event as received, in hexadecimal."),
 			"event":      object{"type": "object", "description": "The event itself, if it fits."},
 		}, "reason", "event_id", "type", "created_at", "topic", "size", "sha256"),
+		"replayedLetter": schema(object{
+			"replayed":   text("Id of the run that published the event again, as in the header relay-replay."),
+			"at":         instant("When."),
+			"event_id":   text("Id of the event, as in its dead letter."),
+			"type":       text("Type of the event."),
+			"created_at": text("When it happened."),
+			"sha256":     text("As in its dead letter."),
+			"topic":      text("Topic that it was published to."),
+			"letter_at":  instant("When the bus stored the dead letter."),
+		}, "replayed", "at", "event_id", "type", "created_at", "sha256", "topic", "letter_at"),
 	}
 	switch encoding {
 	case router.CloudEvents:

@@ -17,7 +17,7 @@ import (
 // speaking are the packages whose messages reach an operator.
 var speaking = []string{
 	"cmd/relay", "checkpoint", "source", "source/webhook", "router", "state", "sink", "sink/nats", "sink/kafka", "sink/kafka/internal/client", "sink/kafka/oauth", "sink/kafka/mskiam", "sink/stdout", "pipeline",
-	"internal/admin", "internal/admin/page", "internal/app", "internal/batch", "internal/hint", "internal/journal", "internal/listener", "internal/moment", "conf/livefile", "conf/tlsconf", "conf/unit", "internal/config", "internal/republish", "internal/sdnotify", "internal/snapshot", "internal/verify", "internal/telemetry",
+	"internal/admin", "internal/admin/page", "internal/app", "internal/batch", "internal/hint", "internal/journal", "internal/listener", "internal/moment", "conf/livefile", "conf/tlsconf", "conf/unit", "internal/config", "internal/deadletter", "internal/republish", "internal/sdnotify", "internal/snapshot", "internal/verify", "internal/telemetry",
 }
 
 // written are files of other texts than messages: pages, and what is generated from declarations.
@@ -44,20 +44,25 @@ const (
 // noFault are texts, beside those, that an operator meets as something else than a fault, or only
 // inside of a message that is found by its other words.
 var noFault = map[string]string{
-	"snapshot: … (entity … of …), … in all":      "how far a snapshot is",
-	"looking for what only the bus has of …":     "how far a snapshot is",
-	"…; events follow when it is finished":       "how far a snapshot is",
-	"; the routes drop … more":                   summary,
-	"; dead letters among them: …":               summary,
-	"published … again, marked …: …":             summary,
-	"would publish … again to … of lane …":       summary,
-	"another body than relay makes of the event": finding,
-	"begins with a message stored at …":          finding,
-	"copies beside the first; replays apart":     finding,
-	"directly behind a later event":              finding,
-	"; at_least_once allows them":                finding,
-	"no message carries the event":               finding,
-	"on another topic than the routes say":       finding,
+	"; the routes drop … more, which stay dead letters":      summary,
+	"; … more were published again":                          summary,
+	"; … on the topic that relay did not write":              summary,
+	"lane … has no dead letter that was not published again": summary,
+	"…, to …, run …":                                         summary,
+	"snapshot: … (entity … of …), … in all":                  "how far a snapshot is",
+	"looking for what only the bus has of …":                 "how far a snapshot is",
+	"…; events follow when it is finished":                   "how far a snapshot is",
+	"; the routes drop … more":                               summary,
+	"; dead letters among them: …":                           summary,
+	"published … again, marked …: …":                         summary,
+	"would publish … again to … of lane …":                   summary,
+	"another body than relay makes of the event":             finding,
+	"begins with a message stored at …":                      finding,
+	"copies beside the first; replays apart":                 finding,
+	"directly behind a later event":                          finding,
+	"; at_least_once allows them":                            finding,
+	"no message carries the event":                           finding,
+	"on another topic than the routes say":                   finding,
 
 	"200 while every lane makes progress, else 503; with the reasons for who may read them": index,
 	"200 while the process lives":                                             index,

@@ -235,7 +235,7 @@ func (r *run) noteKey(ws writers, m *sink.Stored) error {
 
 func (r *run) noteCopy(ws writers, lane int, m *sink.Stored) error {
 	id := m.Header(router.HeaderID)
-	if id == "" {
+	if id == "" || m.Header(router.HeaderLetter) != "" { // what became of a dead letter carries no event
 		return nil
 	}
 	h := r.filter.hash(id)

@@ -68,6 +68,7 @@ sinks: [{name: nats, type: nats, url: %q}]
 	}
 	for _, args := range [][]string{
 		{"status"}, {"check"}, {"checkpoint", "show"}, {"verify", "--since", "earliest", "--until", "latest"}, {"replay", "--since", "earliest", "--until", "latest"}, {"types"},
+		{"deadletter", "list"}, {"deadletter", "list", "--json"}, {"deadletter", "replay", "--all"},
 	} {
 		_, out, errs := r.Run(t, args...)
 		require.NotContains(t, out+errs, hidden, args)
