@@ -57,3 +57,15 @@ func (s *Stored) Header(key string) string {
 	}
 	return ""
 }
+
+// StateReader is implemented by a Sink that can read back the state it keeps. It leaves no trace on
+// the bus, and may run while others publish. It sees every change that was durable when it began.
+type StateReader interface {
+	// ReadState calls fn for each object of a topic. If objects change meanwhile, fn may be called
+	// again for a key: the last call counts. A Body of nil says that the object was removed; fn may
+	// also be told so of objects that it was not told of. What fn is given is valid until it
+	// returns; an error of fn ends the reading and is returned. Order and Offset mean nothing else.
+	ReadState(ctx context.Context, topic StateTopic, fn func(*Stored) error) error
+	// ReadObject returns one object of a topic by its key, and nil if there is none.
+	ReadObject(ctx context.Context, topic StateTopic, key []byte) (*Stored, error)
+}

@@ -93,6 +93,7 @@ var noFault = map[string]string{
 	"WorkOS events, in the order of the Events API":                       "description of a stream that relay makes",
 	"Current state of each … of WorkOS":                                   "description of a bucket that relay makes",
 	"it copies the stream that was made again":                            "a change that relay has made, in the log",
+	"…: the header … of a message of bucket …":                            "a part of a message that is found",
 	"bucket …, to be created; …":                                          inspected,
 	", … behind the stream":                                               inspected,
 	"…: create it, or set create.enabled":                                 "the end of a message that is found",

@@ -47,6 +47,7 @@ var (
 	_ sink.Sink         = (*Sink)(nil)
 	_ sink.Configurable = (*Sink)(nil)
 	_ sink.Scanner      = (*Sink)(nil)
+	_ sink.StateReader  = (*Sink)(nil)
 )
 
 // New returns a sink that connects, and goes on trying for ever, in the background: a server that
@@ -165,6 +166,18 @@ func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) ([]si
 // Scan implements sink.Scanner. It leaves out positions of relay and state messages.
 func (s *Sink) Scan(ctx context.Context, log sink.Log, fn func(*sink.Stored) error) error {
 	return s.reader.scan(ctx, log, fn)
+}
+
+// ReadState implements sink.StateReader. It reads the bucket of the topic, once the server has
+// copied what the stream holds.
+func (s *Sink) ReadState(ctx context.Context, topic sink.StateTopic, fn func(*sink.Stored) error) error {
+	return s.reader.readState(ctx, topic, fn)
+}
+
+// ReadObject implements sink.StateReader. It reads the bucket of the topic, once the server has
+// copied what the stream holds.
+func (s *Sink) ReadObject(ctx context.Context, topic sink.StateTopic, key []byte) (*sink.Stored, error) {
+	return s.reader.readObject(ctx, topic, key)
 }
 
 // Ping implements sink.Destination. It asks for the stream, since a server may answer whose

@@ -120,6 +120,7 @@ func TestBucketHoldsTheState(t *testing.T) {
 			publish(e[3], remove("u2"), e[4], set("u3", "1"), set("u4", "1"), remove("u4"))
 			awaitState(t, js, map[string]string{"u1": "2", "a/b": "pair", "posts=3Aread": "slug", "a.b": "dot", "=2E=2E": "dots", "u3": "1"})
 
+			requireReadBack(t, s, map[string]string{"u1": "2", "a/b": "pair", "posts:read": "slug", "a.b": "dot", "..": "dots", "u3": "1"})
 			kv, err := js.KeyValue(t.Context(), "STATE_user")
 			require.NoError(t, err)
 			_, err = kv.Get(t.Context(), "u2")
@@ -137,6 +138,17 @@ func TestBucketHoldsTheState(t *testing.T) {
 				publish(e[3], set("u6", "1"), e[4], set("u6", "2"), remove("u6"))
 				require.EqualValues(t, 5, count(), "each event once")
 			}
+			// What is durable is read back at once, although the bucket follows the stream.
+			publish(set("u7", "1"))
+			object, err := s.ReadObject(t.Context(), userState, []byte("u7"))
+			require.NoError(t, err)
+			require.Equal(t, "1", string(object.Body))
+			require.Equal(t, "u7", string(object.Key))
+			require.Empty(t, object.Headers, "none of the server")
+			publish(remove("u7"))
+			object, err = s.ReadObject(t.Context(), userState, []byte("u7"))
+			require.NoError(t, err)
+			require.Nil(t, object)
 
 			// What is deleted comes back by itself: here at the next look of a lane at the tip.
 			require.NoError(t, js.DeleteKeyValue(t.Context(), "STATE_user"))
@@ -146,6 +158,22 @@ func TestBucketHoldsTheState(t *testing.T) {
 			awaitState(t, js, map[string]string{"u1": "2", "a/b": "pair", "posts=3Aread": "slug", "a.b": "dot", "=2E=2E": "dots", "u3": "1", "u5": "1"})
 		})
 	}
+}
+
+// requireReadBack requires what relay itself reads of the state.
+func requireReadBack(t *testing.T, s *Sink, want map[string]string) {
+	t.Helper()
+	have := map[string]string{}
+	require.NoError(t, s.ReadState(t.Context(), userState, func(m *sink.Stored) error {
+		require.Equal(t, userState.Topic, m.Topic)
+		if m.Body == nil {
+			delete(have, string(m.Key))
+		} else {
+			have[string(m.Key)] = string(m.Body)
+		}
+		return nil
+	}))
+	require.Equal(t, want, have)
 }
 
 // TestMaxAgeForgetsNoState: the events expire, and the state of what did not change stays, also for
@@ -291,6 +319,9 @@ func FuzzBucketKey(f *testing.F) {
 		key := bucketKey(a)
 		require.Equal(t, len(a) > 0, legalKey(key), "%q", key)
 		require.Equal(t, bytes.Equal(a, b), key == bucketKey(b))
+		back, err := keyOfBucket(key)
+		require.NoError(t, err)
+		require.Equal(t, string(a), string(back))
 	})
 }
 
@@ -446,6 +477,7 @@ func TestLeastPermissionsForState(t *testing.T) {
 		topic, "relay.position.workos.>", "$JS.API.STREAM.INFO.WORKOS", "$JS.API.STREAM.MSG.GET.WORKOS", "$JS.API.STREAM.NAMES",
 		"$JS.API.STREAM.CREATE.WORKOS", "$JS.API.STREAM.UPDATE.WORKOS",
 		"state.user.>", "$JS.API.STREAM.INFO.KV_STATE_user", "$JS.API.STREAM.CREATE.KV_STATE_user", "$JS.API.STREAM.UPDATE.KV_STATE_user",
+		"$JS.API.STREAM.MSG.GET.KV_STATE_user", "$JS.API.CONSUMER.*.KV_STATE_user.>", "$JS.API.CONSUMER.MSG.NEXT.KV_STATE_user.>",
 	}
 	srv := newServer(t, func(o *server.Options) {
 		o.Users = []*server.User{
@@ -457,9 +489,12 @@ func TestLeastPermissionsForState(t *testing.T) {
 	})
 	cfg := withState(srv.url())
 	cfg.Auth = Auth{User: "relay", Password: "right"}
-	l := newLedger(t, cfg, stateTopics...)
+	s := open(t, cfg)
+	l := s.Ledger(laneID)
+	require.NoError(t, l.Prepare(t.Context(), stateTopics))
 	_, err := l.Commit(t.Context(), []sink.Message{events(0, 1, topic)[0], set("u1", "1")}, checkpoint.Checkpoint{}, at(1))
 	require.NoError(t, err)
+	requireReadBack(t, s, map[string]string{"u1": "1"})
 	awaitState(t, client(t, strings.Replace(srv.url(), "://", "://reader:right@", 1)), map[string]string{"u1": "1"})
 	status, err := l.Inspect(t.Context(), stateTopics)
 	require.NoError(t, err)

@@ -131,6 +131,7 @@ type storedMessage struct {
 	Subject string    `json:"subject"`
 	Seq     uint64    `json:"seq"`
 	Data    []byte    `json:"data"`
+	Header  []byte    `json:"hdrs"`
 	Time    time.Time `json:"time"`
 }
 
@@ -155,7 +156,12 @@ func (s *stream) storedFrom(ctx context.Context, l *link, seq uint64, subject st
 // never goes to a replica. The error wraps an *jetstream.APIError if the server refused it:
 // jetstream.JSErrCodeMessageNotFound, jetstream.JSErrCodeStreamNotFound.
 func (s *stream) message(ctx context.Context, l *link, doing string, which []byte) (storedMessage, error) {
-	msg, err := s.conn.request(ctx, l, "STREAM.MSG.GET."+s.cfg.Stream, which)
+	return s.conn.message(ctx, l, doing, s.cfg.Stream, which)
+}
+
+// message asks the leader of a stream for one message, as stream.message does.
+func (c *connection) message(ctx context.Context, l *link, doing, stream string, which []byte) (storedMessage, error) {
+	msg, err := c.request(ctx, l, "STREAM.MSG.GET."+stream, which)
 	if err != nil {
 		return storedMessage{}, l.explainAPI(doing, err)
 	}
