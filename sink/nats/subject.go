@@ -96,7 +96,7 @@ func (l limits) check(m *sink.Message, added int) *sink.RejectedError {
 	reject := func(format string, args ...any) *sink.RejectedError {
 		return &sink.RejectedError{Topic: m.Topic, Reason: fmt.Sprintf(format, args...)}
 	}
-	reason := ""
+	var reason string
 	if m.Entity == "" {
 		reason = illegalSubject(m.Topic)
 	} else {
