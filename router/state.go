@@ -12,8 +12,8 @@ import (
 	"workos-relay/state"
 )
 
-// statePrefix begins the topic of an entity, after the prefix of all topics.
-const statePrefix = "state."
+// StatePrefix begins the topic of an entity, after the prefix of all topics.
+const StatePrefix = "state."
 
 // The headers that only state messages have.
 const (
@@ -133,7 +133,7 @@ func (r *Router) stateMessage(h []sink.Header, k *kept, c *state.Change, common 
 			return sink.Message{}, fmt.Errorf("the %s %s cannot be redacted: %w", c.Entity, cut(c.Key), err)
 		}
 	}
-	attributes := ceAttributes{id: id, source: r.ceSource + "/" + statePrefix[:len(statePrefix)-1] + "/" + c.Entity, typ: cloudEventsType(statePrefix + c.Entity), subject: c.Key, time: createdAt}
+	attributes := ceAttributes{id: id, source: r.ceSource + "/" + StatePrefix[:len(StatePrefix)-1] + "/" + c.Entity, typ: cloudEventsType(StatePrefix + c.Entity), subject: c.Key, time: createdAt}
 	switch {
 	case r.encoding == CloudEvents:
 		m.Headers = r.appendAttributes(m.Headers, attributes)
@@ -178,7 +178,7 @@ func (r *Router) keep(cfg Config) error {
 	r.stateTopics = map[string]bool{}
 	var errs []error
 	for _, e := range entities {
-		k := &kept{topic: cfg.Prefix + statePrefix + e.Name, entity: e}
+		k := &kept{topic: cfg.Prefix + StatePrefix + e.Name, entity: e}
 		if err := r.redactionOf(cfg, &e, carried, k); err != nil {
 			errs = append(errs, err)
 		}

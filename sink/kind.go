@@ -160,7 +160,8 @@ type Addressed interface {
 type Followable interface {
 	// Follow opens the bus and calls fn for each message in the order of the bus until ctx ends,
 	// which returns nil, or fn returns an error, which is returned. It leaves out positions, starts
-	// no embedded server, and leaves no trace on the bus. Messages have no Key and no Position.
+	// no embedded server, and leaves no trace on the bus. Messages have no Position, and need not
+	// have a Key. Those of the topics of OpenOptions.State have their Entity.
 	Follow(ctx context.Context, o FollowOptions, fn func(Message) error) error
 }
 

@@ -45,7 +45,7 @@ type Stored struct {
 	Offset  int64  // sequence in the stream, offset in the partition
 	Time    time.Time
 	Headers []Header
-	Body    []byte
+	Body    []byte // nil if the bus keeps a key without a value: a tombstone of Kafka
 }
 
 // Header returns the first value of a header, or "".

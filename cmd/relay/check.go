@@ -537,12 +537,18 @@ func (k *checking) weighTopics(s *section, l *app.Lane, topics []sink.TopicStatu
 			types[topic] = append(types[topic], t)
 		}
 	}
+	entities := map[string]string{} // by topic
+	for _, t := range l.Router.StateTopics() {
+		entities[t.Topic] = t.Entity
+	}
 	weighDeadLetters(l.Router.DeadLetterTopic(), topics)
 	var groups groups
 	for _, t := range topics {
 		from := strings.Join(types[t.Topic], ", ")
 		switch {
 		case from != "":
+		case entities[t.Topic] != "":
+			from = "the state of each " + entities[t.Topic]
 		case slices.Contains(l.Topics, t.Topic):
 			from = "dead letters"
 		default:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -13,6 +14,7 @@ import (
 	"workos-relay/conf/secret"
 	"workos-relay/internal/app"
 	"workos-relay/internal/config"
+	"workos-relay/router"
 	"workos-relay/sink"
 	"workos-relay/sink/stdout"
 	"workos-relay/source"
@@ -112,10 +114,17 @@ func (c *tailCmd) fromSink(ctx context.Context, env *environment, start config.S
 		return app.Usage(c.notFollowable(cfg.Sinks, env.format.Kinds()))
 	}
 	s := lanes[i].Sink
+	topics := lanes[i].EveryTopic()
+	for _, t := range lanes[i].Router.StateTopics() {
+		// State is shown if it is asked for: beside the events it says the same again.
+		if slices.ContainsFunc(c.Events, func(p string) bool { return strings.HasPrefix(p, router.StatePrefix) }) {
+			topics = append(topics, t.Topic)
+		}
+	}
 	err = s.Settings.(sink.Followable).Follow(ctx, sink.FollowOptions{ //nolint:forcetypeassert // chosen by it
-		Address: c.Server, Topics: lanes[i].EveryTopic(), Patterns: c.Events, FromStart: !start.Latest,
+		Address: c.Server, Topics: topics, Patterns: c.Events, FromStart: !start.Latest,
 		OpenOptions: sink.OpenOptions{
-			RelayID: cfg.ID, Lane: "tail", Logger: env.log,
+			RelayID: cfg.ID, Lane: "tail", Logger: env.log, State: lanes[i].Router.StateTopics(),
 			Secret: func(key string, value secret.String, check func(string) error) (*livefile.Current, error) {
 				return cfg.SinkSecret(s.Name, key, value, check)
 			},

@@ -33,8 +33,10 @@ type Lane struct {
 	Types  []string // event types asked of the source
 	Router *router.Router
 	Topics []string // every topic it can publish to, those of dead letters and of state included
-	Log    *zap.Logger
-	Inside *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see FromOutside
+	// EventTopics are those of Topics that events and dead letters go to, without those of state.
+	EventTopics []string
+	Log         *zap.Logger
+	Inside      *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see FromOutside
 
 	where *whereFailures
 }
@@ -60,6 +62,7 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 		if dead := l.Router.DeadLetterTopic(); dead != "" && !slices.Contains(l.Topics, dead) {
 			l.Topics = append(l.Topics, dead)
 		}
+		l.EventTopics = slices.Clip(l.Topics)
 		for _, s := range l.Router.StateTopics() {
 			l.Topics = append(l.Topics, s.Topic)
 		}

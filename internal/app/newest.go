@@ -33,7 +33,7 @@ func (l *Lane) newest(ctx context.Context, b *Bus) *pipeline.FoundEvent {
 	}
 	ctx, cancel := context.WithTimeout(ctx, newestTime)
 	defer cancel()
-	logs, err := scanner.Logs(ctx, l.Topics, time.Time{})
+	logs, err := scanner.Logs(ctx, l.EventTopics, time.Time{})
 	if err != nil || len(logs) == 0 {
 		return nil
 	}

@@ -44,7 +44,7 @@ func (l *Lane) ExplainFromOutside(err error) error {
 // the topics of the current routes, the dead letter topic, and for each known event type the topic
 // with its name.
 func (l *Lane) EveryTopic() []string {
-	topics := l.Topics
+	topics := l.EventTopics
 	var names []string
 	for _, t := range source.Catalogue() {
 		names = append(names, t.Name)

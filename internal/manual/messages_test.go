@@ -85,6 +85,7 @@ var noFault = map[string]string{
 
 	"the Events API at …":         "a part of a message that is found by its other words",
 	", which `relay run` creates": inspected,
+	"the state of each …":         inspected,
 	"a relay is running with this configuration: …, version …, started …": inspected,
 	"a relay is running with this configuration, and cannot be asked: …":  inspected,
 	"to be created: …, replication …":                                     inspected,

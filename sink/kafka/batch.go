@@ -114,6 +114,9 @@ func (r record) Key() []byte { return r.m.Key }
 // Value is the body of the message.
 func (r record) Value() []byte { return r.m.Body }
 
+// Tombstone reports whether the message removes the object of its key.
+func (r record) Tombstone() bool { return r.m.Removes() }
+
 // Headers is the number of headers.
 func (r record) Headers() int { return len(r.m.Headers) }
 

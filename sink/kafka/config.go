@@ -16,6 +16,7 @@ import (
 	"workos-relay/conf/secret"
 	"workos-relay/conf/tlsconf"
 	"workos-relay/conf/unit"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
 
@@ -45,6 +46,8 @@ type Config struct {
 	Lane    string `yaml:"-"`
 	// DeadLetter is the topic of dead letters, prefix included; empty for none.
 	DeadLetter string `yaml:"-"`
+	// State are the topics that keep the newest version of each object.
+	State []sink.StateTopic `yaml:"-"`
 	// OwnedFile is where the sink remembers which topics it has created. Empty: it remembers none,
 	// and changes none later.
 	OwnedFile string `yaml:"-"`

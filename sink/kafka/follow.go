@@ -26,7 +26,7 @@ func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.M
 	if o.Address != "" {
 		c.Brokers = strings.Split(strings.TrimPrefix(o.Address, "kafka://"), ",")
 	}
-	c.Logger, c.RelayID, c.Lane, c.Files = o.Logger, o.RelayID, o.Lane, o.Files
+	c.Logger, c.RelayID, c.Lane, c.Files, c.State = o.Logger, o.RelayID, o.Lane, o.Files, o.State
 	if err := c.secrets(o.OpenOptions); err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (f *follower) read(ctx context.Context, p client.Partition, l sink.Log) err
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if f.refused = f.fn(sink.Message{Topic: m.Topic, Key: m.Key, Headers: m.Headers, Body: m.Body}); f.refused != nil {
+		if f.refused = f.fn(sink.Message{Topic: m.Topic, Key: m.Key, Headers: m.Headers, Body: m.Body, Entity: f.cfg.entityOf(m.Topic)}); f.refused != nil {
 			return f.refused
 		}
 		f.next[p] = m.Offset + 1

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -172,14 +173,14 @@ func readAll(t testing.TB, brokers []string, topics ...string) []*kgo.Record {
 	if want == 0 {
 		return nil
 	}
-	cl := reader(t, brokers, kgo.ConsumePartitions(partitions))
+	cl := reader(t, brokers, kgo.ConsumePartitions(partitions), kgo.KeepControlRecords())
 	for int64(len(records)) < want {
 		fetches := cl.PollFetches(ctx)
 		require.NoError(t, fetches.Err0())
 		fetches.EachError(func(topic string, p int32, err error) { require.NoError(t, err, "%s/%d", topic, p) })
 		records = append(records, fetches.Records()...)
 	}
-	return records
+	return slices.DeleteFunc(records, func(r *kgo.Record) bool { return r.Attrs.IsControl() })
 }
 
 // requireStored checks that the topics hold exactly the messages, each once, those of a topic and

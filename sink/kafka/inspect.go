@@ -51,7 +51,7 @@ func (a *topicAdmin) inspectAll(ctx context.Context, topics []string, spec Creat
 		if reason := illegalTopicName(t); reason != "" {
 			st.Problems = append(st.Problems, "the name "+reason)
 		} else {
-			a.inspect(&st, shown[t], settings[t], access[t], spec, len(answer.Brokers))
+			a.inspect(&st, shown[t], settings[t], access[t], a.cfg.creationOf(t, spec), len(answer.Brokers))
 		}
 		if other := collide[t]; other != "" && !st.Exists {
 			st.Problems = append(st.Problems, fmt.Sprintf("differs from %s only by '.' and '_', and Kafka does not keep two such topics apart", other))
@@ -100,6 +100,9 @@ func (a *topicAdmin) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, set
 			st.MaxMessage = n
 		}
 		st.Detail = fmt.Sprintf("to be created: %s, replication %s", count(create.Partitions, "partition"), replication(create.ReplicationFactor))
+		if a.cfg.isState(st.Topic) {
+			st.Detail += ", " + cleanupPolicy + " " + compact
+		}
 		if create.ReplicationFactor > brokers {
 			st.Creates = false
 			st.Problems = append(st.Problems, fmt.Sprintf("create.replication_factor is %d, but only %s up", create.ReplicationFactor, count(brokers, "broker")))
@@ -139,7 +142,10 @@ func (a *topicAdmin) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTo
 			st.Problems = append(st.Problems, fmt.Sprintf("a partition has only %d replicas in sync, and min.insync.replicas is %d: brokers are down or behind", inSync, n))
 		}
 	}
-	if strings.Contains(settings.Values["cleanup.policy"], "compact") {
+	switch policy, shown := settings.Values[cleanupPolicy]; {
+	case a.cfg.isState(st.Topic):
+		a.inspectState(st, policy, shown)
+	case strings.Contains(policy, compact):
 		st.Warnings = append(st.Warnings, "cleanup.policy has compact: Kafka will keep only the last event of each key")
 	}
 	a.weigh(st, replicas, minInSync)

@@ -39,7 +39,7 @@ func (Config) Limits() sink.Limits {
 
 // Open implements sink.Settings. It does not connect.
 func (c Config) Open(_ context.Context, o sink.OpenOptions) (_ *sink.Opened, err error) {
-	c.Logger, c.RelayID, c.Lane, c.Files, c.DeadLetter = o.Logger, o.RelayID, o.Lane, o.Files, o.DeadLetter
+	c.Logger, c.RelayID, c.Lane, c.Files, c.DeadLetter, c.State = o.Logger, o.RelayID, o.Lane, o.Files, o.DeadLetter, o.State
 	c.OwnedFile = checkpoint.Path(o.Dir, o.Identity, "topics")
 	if err := c.secrets(o); err != nil {
 		return nil, err

@@ -64,8 +64,8 @@ func (a *positionAdmin) creation() Create {
 	if spec.Config == nil {
 		spec.Config = make(map[string]string)
 	}
-	for _, timed := range []string{"retention.ms", "retention.bytes", "max.message.bytes"} { // meant for events
-		delete(spec.Config, timed)
+	for _, name := range append(ofEvents[:len(ofEvents):len(ofEvents)], "max.message.bytes") {
+		delete(spec.Config, name)
 	}
 	spec.Config[cleanupPolicy] = compact
 	spec.Config["segment.bytes"] = positionSegment

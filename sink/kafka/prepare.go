@@ -53,6 +53,9 @@ func (a *topicAdmin) prepare(ctx context.Context, topics []string, spec Create) 
 			return err
 		}
 	}
+	if err := a.checkState(ctx, topics, found); err != nil {
+		return err
+	}
 	if found.any() {
 		return found.fatal()
 	}
@@ -267,10 +270,11 @@ func (a *topicAdmin) tryCreation(ctx context.Context, topics []string, spec Crea
 	return found, nil
 }
 
-// creationRequest asks for topics as spec says.
+// creationRequest asks for topics as spec says, those of state as they must be.
 func (a *topicAdmin) creationRequest(topics []string, spec Create) *createtopics.Request {
 	req := &createtopics.Request{TimeoutMs: int32((a.cfg.RequestTimeout / 10 * 9).Milliseconds())} //nolint:gosec // at most minutes
 	for _, t := range topics {
+		spec := a.cfg.creationOf(t, spec)
 		rt := createtopics.RequestTopic{
 			Name:              t,
 			NumPartitions:     int32(spec.Partitions),        //nolint:gosec // validated

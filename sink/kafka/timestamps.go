@@ -73,6 +73,7 @@ func (a *topicAdmin) timestamps(ctx context.Context, topics []string, spec Creat
 		case t.ErrorCode == 0:
 			existing = append(existing, t.Name)
 		case kafkago.Error(t.ErrorCode) == kafkago.UnknownTopicOrPartition && spec.Enabled:
+			spec := a.cfg.creationOf(t.Name, spec)
 			for _, text := range judgeTimestamps(func(name string) string { return spec.Config[name] }) {
 				found[text] = append(found[text], t.Name)
 			}

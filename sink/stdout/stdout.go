@@ -164,7 +164,7 @@ func (s *Sink) line(m *sink.Message) error {
 		s.buf.Write(front[:len(front)-1]) // the body follows before the closing brace
 		s.buf.WriteString(`,"body":`)
 	}
-	if err := s.body(m.Body); err != nil {
+	if err := s.body(m); err != nil {
 		return err
 	}
 	if s.cfg.Envelope {
@@ -174,9 +174,10 @@ func (s *Sink) line(m *sink.Message) error {
 	return nil
 }
 
-func (s *Sink) body(body []byte) error {
+func (s *Sink) body(m *sink.Message) error {
+	body := m.Body
 	switch {
-	case len(body) == 0 && s.cfg.Envelope:
+	case len(body) == 0 && (s.cfg.Envelope || m.Removes()):
 		s.buf.WriteString("null")
 	case s.cfg.Envelope || bytes.ContainsAny(body, "\r\n"):
 		if err := json.Compact(&s.buf, body); err != nil {

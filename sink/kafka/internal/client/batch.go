@@ -55,7 +55,9 @@ type BatchSpec struct {
 // return is not changed.
 type ProducerRecord interface {
 	Key() []byte   // nil is written as null
-	Value() []byte // nil is written as an empty value: null would be a tombstone
+	Value() []byte // nil is written as an empty value, unless Tombstone says otherwise
+	// Tombstone makes the value null, which removes the key from a compacted topic.
+	Tombstone() bool
 	// Headers is the number of headers, of which Header returns one.
 	Headers() int
 	Header(n int) (key, value string)
@@ -204,8 +206,12 @@ func appendRecord(b []byte, r ProducerRecord, n int, delta int64) []byte {
 		b = binary.AppendVarint(b, int64(len(key)))
 		b = append(b, key...)
 	}
-	b = binary.AppendVarint(b, int64(len(value)))
-	b = append(b, value...)
+	if r.Tombstone() {
+		b = binary.AppendVarint(b, -1)
+	} else {
+		b = binary.AppendVarint(b, int64(len(value)))
+		b = append(b, value...)
+	}
 	headers := r.Headers()
 	b = binary.AppendVarint(b, int64(headers))
 	for i := range headers {
@@ -233,7 +239,11 @@ func recordBodySize(r ProducerRecord, n int) int {
 	} else {
 		size += varintSize(int64(len(key))) + len(key)
 	}
-	size += varintSize(int64(len(value))) + len(value)
+	if r.Tombstone() {
+		size += varintSize(-1)
+	} else {
+		size += varintSize(int64(len(value))) + len(value)
+	}
 	headers := r.Headers()
 	size += varintSize(int64(headers))
 	for i := range headers {

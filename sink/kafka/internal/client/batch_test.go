@@ -17,11 +17,14 @@ type givenRecord struct {
 	key, value []byte
 	headers    [][2]string
 	at         time.Time
+	tombstone  bool
 }
 
 func (r *givenRecord) Key() []byte   { return r.key }
 func (r *givenRecord) Value() []byte { return r.value }
 func (r *givenRecord) Headers() int  { return len(r.headers) }
+
+func (r *givenRecord) Tombstone() bool { return r.tombstone }
 
 func (r *givenRecord) Time() time.Time { return r.at }
 
@@ -29,13 +32,14 @@ func (r *givenRecord) Header(n int) (key, value string) { return r.headers[n][0]
 
 func TestEncodeBatch(t *testing.T) {
 	t.Parallel()
-	batch := make([]givenRecord, 5)
+	batch := make([]givenRecord, 6)
 	for i := range batch {
 		headers := [][2]string{{"id", fmt.Sprintf("event_%d", i)}, {"", ""}}
 		batch[i] = givenRecord{key: fmt.Appendf(nil, "key-%d", i), value: bytes.Repeat([]byte("value "), i+1), headers: headers}
 	}
 	batch[1].key, batch[2].key = nil, []byte{}
 	batch[3].value, batch[3].headers = nil, nil
+	batch[5].value, batch[5].tombstone = nil, true
 	at := func(n int) ProducerRecord { return &batch[n] }
 	for _, name := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +63,10 @@ func TestEncodeBatch(t *testing.T) {
 				require.EqualValues(t, i, r.Offset)
 				require.True(t, published.Equal(r.Time))
 				require.Equal(t, m.key == nil, r.Key == nil)
+				if m.tombstone {
+					require.Nil(t, r.Value)
+					continue
+				}
 				require.NotNil(t, r.Value, "null is a tombstone")
 				value, err := protocol.ReadAll(r.Value)
 				require.NoError(t, err)
