@@ -27,6 +27,9 @@ type Kind struct {
 	// KeepsPositions says that the bus can store the position of a lane together with its messages:
 	// Open returns a ledger.
 	KeepsPositions bool
+	// KeepsState says that the bus can keep the newest version of each object by its key: a sink of
+	// this kind may have state topics.
+	KeepsState bool
 	// MayComeEarly says that in at_least_once the bus may store a message before its predecessor,
 	// if that has to be published again. Both then come once more in order.
 	MayComeEarly bool

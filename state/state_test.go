@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -94,6 +95,23 @@ func TestPayloadsGiveTheirChange(t *testing.T) {
 		}
 	}
 	require.Greater(t, seen, 60)
+}
+
+// TestThePageHasEveryEntity: docs/state.md shows the table.
+func TestThePageHasEveryEntity(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/state.md")
+	require.NoError(t, err)
+	quoted := func(names []string) string {
+		if len(names) == 0 {
+			return "none"
+		}
+		return "`" + strings.Join(names, "`, `") + "`"
+	}
+	for _, e := range state.Entities() {
+		row := fmt.Sprintf("| `%s` | `%s` | %s | %s |\n", e.Name, strings.Join(e.Key, "/"), quoted(e.Sets), quoted(e.Removes))
+		require.Contains(t, string(page), row)
+	}
 }
 
 // payloads returns a payload of each type, made from the schemas, and those at

@@ -139,9 +139,7 @@ type Sink struct {
 	Type     string   `yaml:"type" required:"true" doc:"Kind of the bus. It decides which of the keys below apply."`
 	Events   []string `yaml:"events" default:"[\"*\"]" doc:"What this lane carries of the source's event types, in names or patterns."`
 	Delivery string   `yaml:"delivery" enum:"auto,exactly_once,at_least_once" doc:"Delivery of this sink, if it differs from the top-level delivery."`
-
-	// State is what the lane keeps on state topics. The file has no key for it yet.
-	State State `yaml:"-"`
+	State    State    `yaml:"state" doc:"Topics that keep the newest version of each object, beside those of the events. For sinks of type kafka and stdout."`
 
 	// Settings are the keys that belong to the kind of bus.
 	Settings sink.Settings `yaml:"-"`
@@ -151,8 +149,10 @@ type Sink struct {
 
 // State says which objects a lane keeps on state topics.
 type State struct {
-	Entities []string `yaml:"entities" doc:"Kinds of object whose newest version is kept, each on its topic state.<entity>: names such as user and directory_user, or \"*\" for each kind whose events the sink carries." example:"[user, organization]"`
-	Snapshot string   `yaml:"snapshot" default:"first_start" enum:"first_start,never" doc:"When the objects that exist already are read from WorkOS's lists. first_start: before the first event. never: only by command."`
+	Entities []string `yaml:"entities" doc:"Kinds of object whose newest version is kept by its key on the topic state.<entity>: names such as user and directory_user, or \"*\" for each kind whose events the sink carries. Empty: none." example:"[user, organization]"`
+	// Snapshot says when the objects that exist already are read from WorkOS's lists. The file has
+	// no key for it yet.
+	Snapshot string `yaml:"-"`
 }
 
 // EmbeddedServer returns the server that the sink runs inside relay, or nil.

@@ -97,6 +97,10 @@ func (d *decoder) check(c *Config) {
 // with the sink's prefix. What is wrong for one lane as for the next is reported once.
 func (d *decoder) checkRouting(c *Config, i int) {
 	path := fmt.Sprintf("sinks[%d]", i)
+	if s := &c.Sinks[i]; len(s.State.Entities) > 0 && s.Kind != nil && !s.Kind.KeepsState {
+		d.report(d.locate(path+".state"), path+".state", fmt.Sprintf("a sink of type %s cannot keep state", s.Type), "remove the section")
+		return
+	}
 	_, err := router.New(c.RouterConfig(&c.Sinks[i]))
 	for _, err := range split(err) {
 		at := ""

@@ -14,6 +14,7 @@ var Kind = &sink.Kind{
 	New:            func() sink.Settings { return &Config{} },
 	CloudEvents:    "kafka",
 	KeepsPositions: true,
+	KeepsState:     true,
 	Incapable:      []error{ErrNoTransactions, ErrNoPositionTopic},
 	Starters:       starters,
 	AsyncAPI: &sink.AsyncAPI{

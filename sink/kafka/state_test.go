@@ -12,7 +12,7 @@ import (
 	"workos-relay/sink"
 )
 
-// keeping returns a configuration of a lane of its own that keeps users, and its topics: one of
+// keeping returns a configuration of a separate lane that keeps users, and its topics: one of
 // events and one of state.
 func keeping(t testing.TB, brokers []string) (cfg Config, events, state string) {
 	cfg = uniqueLane(t, brokers)

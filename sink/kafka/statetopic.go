@@ -15,7 +15,7 @@ var ofEvents = []string{retentionTime, retentionBytes}
 // isState reports whether a topic keeps the newest version of each object.
 func (c *Config) isState(topic string) bool { return c.entityOf(topic) != "" }
 
-// entityOf returns the entity whose objects a topic keeps; empty if it is no state topic.
+// entityOf returns the entity whose objects a topic keeps; empty if it keeps none.
 func (c *Config) entityOf(topic string) string {
 	for _, s := range c.State {
 		if s.Topic == topic {

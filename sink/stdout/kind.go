@@ -8,8 +8,9 @@ import (
 
 // Kind describes standard output as a bus.
 var Kind = &sink.Kind{
-	Name: "stdout",
-	New:  func() sink.Settings { return &Config{} },
+	Name:       "stdout",
+	New:        func() sink.Settings { return &Config{} },
+	KeepsState: true, // it prints what changes
 }
 
 // Identity names what a sink of this configuration writes to.

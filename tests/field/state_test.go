@@ -1,0 +1,146 @@
+//go:build unix
+
+package field
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"workos-relay/source/sourcetest"
+)
+
+// TestStateOnKafka lets relay keep every entity of a world that changes while it runs, is killed
+// and starts again. At the end the state topics hold the world: each object as its last event told,
+// and none that is no more, except for those of a deleted directory, of which WorkOS sends no
+// events.
+func TestStateOnKafka(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		bus  func(testing.TB) *kafka
+		more string
+		seed uint64
+	}{
+		"fake, exactly_once":  {func(t testing.TB) *kafka { return newKfake(t) }, "", 1},
+		"fake, at_least_once": {func(t testing.TB) *kafka { return newKfake(t) }, "delivery: at_least_once, ", 2},
+		"real, exactly_once":  {realKafka, "", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bus := test.bus(t)
+			api := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{Seed: test.seed}))
+			r := newRelay(t, "relay", "takeover_after: 3s\n"+bus.config(api.URL(), ", "+test.more+`state: {entities: ["*"]}, create: {partitions: 2, config: {min.compaction.lag.ms: "0"}}`))
+			code, out, errs := r.Check(t)
+			require.Equal(t, exitDone, code, out+errs)
+			for round := range 3 {
+				for range 150 {
+					api.World().Change()
+				}
+				r.Start(t)
+				some := uint64(1 + 60*round) //nolint:gosec // a few; relay is killed while it catches up
+				r.Await(t, func() bool { return r.Lane("").Events >= some }, "relay carries events")
+				r.Kill()
+			}
+			for range 50 {
+				api.World().Change()
+			}
+			r.Start(t)
+			ids := api.IDs(sourcetest.Filter{})
+			r.Await(t, func() bool { return r.Lane("").Position.EventID == ids[len(ids)-1] }, "all events are committed")
+			requireWorld(t, api.World(), bus.settled(t), bus.Prefix)
+
+			code, out, errs = r.Run(t, "verify", "--since", "earliest", "--until", time.Now().Add(time.Minute).UTC().Format(time.RFC3339))
+			require.Equal(t, exitDone, code, out+errs)
+			require.Contains(t, out, fmt.Sprintf("%d events of the source", len(ids)))
+			code, out, errs = r.Run(t, "replay", "--since", "earliest", "--until", "latest")
+			require.Equal(t, exitDone, code, out+errs)
+			requireWorld(t, api.World(), bus.settled(t), bus.Prefix) // old events, published again, change no state
+			require.Equal(t, exitDone, r.Stop(t))
+
+			code, out, errs = r.Run(t, "check", "--verbose")
+			require.Equal(t, exitDone, code, out+errs)
+			require.Contains(t, out, bus.Prefix+"state.directory_user  <- the state of each directory_user  2 partitions")
+			require.Contains(t, out, "cleanup.policy compact")
+			require.NotContains(t, out, "Kafka will keep only the last event of each key")
+		})
+	}
+}
+
+// settled returns what read does once no transaction is open any more: Kafka ends one after it has
+// told relay that it will.
+func (k *kafka) settled(t testing.TB) map[string][]*kgo.Record {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	require.Eventually(t, func() bool {
+		names, err := k.topics(ctx)
+		require.NoError(t, err)
+		stable, err := k.Admin.ListCommittedOffsets(ctx, names...)
+		require.NoError(t, err)
+		ends, err := k.Admin.ListEndOffsets(ctx, names...)
+		require.NoError(t, err)
+		open := false
+		ends.Each(func(o kadm.ListedOffset) {
+			s, ok := stable.Lookup(o.Topic, o.Partition)
+			open = open || !ok || s.Offset != o.Offset
+		})
+		return !open
+	}, patient, often)
+	return k.read(t)
+}
+
+// requireWorld requires that the state topics among the records hold the world.
+func requireWorld(t testing.TB, w *sourcetest.World, all map[string][]*kgo.Record, prefix string) {
+	t.Helper()
+	have := map[string]map[string]string{}
+	for _, records := range all {
+		for _, r := range records {
+			entity, isState := strings.CutPrefix(r.Topic, prefix+"state.")
+			if !isState {
+				require.NotNil(t, r.Value, r.Topic)
+				continue
+			}
+			require.Equal(t, entity, headerOf(r, "entity"))
+			require.NotEmpty(t, headerOf(r, "event-id"))
+			if have[entity] == nil {
+				have[entity] = map[string]string{}
+			}
+			if r.Value == nil {
+				delete(have[entity], string(r.Key))
+			} else {
+				have[entity][string(r.Key)] = string(r.Value)
+			}
+		}
+	}
+	world := w.State()
+	objects := 0
+	for entity, want := range world {
+		for key, o := range want {
+			objects++
+			value, there := have[entity][key]
+			require.True(t, there, "%s %s is missing", entity, key)
+			if entity != "directory_group_membership" { // its user and group may have changed since
+				require.Equal(t, string(o.Data), value, "%s %s", entity, key)
+			}
+			delete(have[entity], key)
+		}
+	}
+	require.Greater(t, objects, 20)
+	for entity, rest := range have {
+		for key, value := range rest {
+			var object struct {
+				Directory string `json:"directory_id"`
+			}
+			require.NoError(t, json.Unmarshal([]byte(value), &object))
+			require.NotEmpty(t, object.Directory, "%s %s is no more: %s", entity, key, value)
+			require.NotContains(t, world["directory"], object.Directory, "%s %s is no more", entity, key)
+		}
+	}
+}
