@@ -387,10 +387,14 @@ func TestARotatedKeyIsUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := sourcetest.New(sourcetest.WithWorld(world))
 		c := clientOf(s)
-		newest := sourcetest.DefaultAPIKey
-		c.Getter.Client.Key = func(bool) string { return newest }
+		began := time.Now()
+		c.Getter.Client.Key = func(bool) string {
+			if time.Since(began) < time.Minute {
+				return sourcetest.DefaultAPIKey
+			}
+			return "sk_test_second"
+		}
 		s.SetAPIKey("sk_test_second")
-		time.AfterFunc(time.Minute, func() { newest = "sk_test_second" })
 		p, err := c.Page(t.Context(), lists.Query{Entity: "organization"})
 		require.NoError(t, err)
 		require.Len(t, p.Objects, 3)
@@ -418,7 +422,7 @@ func TestTheBytesAreThoseThatWereSent(t *testing.T) {
 		domains, err := c.Page(t.Context(), lists.Query{Entity: "organization_domain"})
 		require.NoError(t, err)
 		require.Len(t, domains.Objects, 2)
-		require.Equal(t, `{"id":"org_domain_1" , "organization_id":"org_1"}`, string(domains.Objects[0].Raw))
+		require.Equal(t, []byte(`{"id":"org_domain_1" , "organization_id":"org_1"}`), domains.Objects[0].Raw)
 		require.True(t, bytes.Contains([]byte(object), domains.Objects[1].Raw))
 	})
 }
