@@ -63,11 +63,12 @@ func NewLedger(cfg Config, id checkpoint.Identity) (*Ledger, error) {
 	s.publisher.grace = min(s.publisher.grace, cfg.TransactionTimeout/2)
 	coordinator := client.NewCoordinator(s.cluster, TransactionalID(cfg.RelayID, cfg.Lane))
 	session := new(ledgerSession)
+	admin := &positionAdmin{common: s.common, topics: s.admin, topic: topic}
 	return &Ledger{
 		sink: s, id: id, topic: topic, coordinator: coordinator, session: session,
 		transactor: &transactor{publisher: s.publisher, coordinator: coordinator, session: session, topic: topic},
-		positions:  &positionLog{common: s.common, reader: s.reader, id: id, topic: topic},
-		admin:      &positionAdmin{common: s.common, topics: s.admin, topic: topic},
+		positions:  &positionLog{common: s.common, reader: s.reader, admin: admin, id: id, topic: topic},
+		admin:      admin,
 	}, nil
 }
 

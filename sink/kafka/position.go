@@ -22,7 +22,8 @@ const (
 	tailOffsets = 64
 
 	// missingLooks is how often a topic that is not there is looked for, over about a second,
-	// before that is believed: a broker that has just started may not know of it yet.
+	// before that is believed without the controller's word: a broker that has just started may not
+	// know of it yet.
 	missingLooks = 4
 )
 
@@ -36,6 +37,7 @@ func revisionOf(offset int64) uint64 { return uint64(offset) + 1 } //nolint:gose
 type positionLog struct {
 	*common
 	reader *topicReader
+	admin  *positionAdmin
 	id     checkpoint.Identity // whose position it is
 	topic  string
 }
@@ -136,7 +138,7 @@ func (l *positionLog) readNow(ctx context.Context, own int64) (document []byte, 
 }
 
 // find makes sure that the topic is there and has a leader, and returns ErrNotFound if it is
-// certain that it is not.
+// certain that it is not: the controller says so, or the brokers do for about a second.
 func (l *positionLog) find(ctx context.Context) error {
 	for look := 1; ; look++ {
 		answer, err := l.cluster.Describe(ctx, []string{l.topic})
@@ -150,7 +152,14 @@ func (l *positionLog) find(ctx context.Context) error {
 			}
 			return nil
 		case kafkago.UnknownTopicOrPartition:
-			if look == missingLooks {
+			exists, known := false, false
+			if look == 1 {
+				exists, known = l.admin.exists(ctx)
+			}
+			if exists {
+				return kafkago.LeaderNotAvailable // this broker will learn of the topic
+			}
+			if known || look == missingLooks {
 				return fmt.Errorf("%w: there is no kafka topic %s", checkpoint.ErrNotFound, l.topic)
 			}
 		default:

@@ -7,8 +7,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
 
 	"workos-relay/sink"
 )
@@ -46,6 +49,42 @@ func (a *positionAdmin) prepare(ctx context.Context) error {
 		return err
 	}
 	return a.refusal(problems)
+}
+
+// controllerWait bounds how long exists waits for an answer: not longer than the looks for a topic
+// that is not there take without it.
+const controllerWait = 500 * time.Millisecond
+
+// exists asks the controller of the cluster whether the position's topic exists, as a creation that
+// creates nothing. Unlike the answer of a broker, which may have started just now, this is certain.
+// It reports false for known if the cluster does not say it: if relay is not to create topics, may
+// not, or could not with these settings.
+func (a *positionAdmin) exists(ctx context.Context) (exists, known bool) {
+	if !a.cfg.Create.Enabled {
+		return false, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, controllerWait)
+	defer cancel()
+	requests, err := a.cluster.KnownRequests(ctx)
+	if v, ok := requests[protocol.CreateTopics]; err != nil || !ok || v.Most < validateVersion {
+		return false, false
+	}
+	req := a.topics.creationRequest([]string{a.topic}, a.creation())
+	req.ValidateOnly = true
+	res, err := a.cluster.RoundTrip(ctx, req)
+	if err != nil {
+		return false, false
+	}
+	for _, t := range res.(*createtopics.Response).Topics {
+		switch {
+		case t.Name != a.topic:
+		case t.ErrorCode == 0:
+			return false, true
+		case kafkago.Error(t.ErrorCode) == kafkago.TopicAlreadyExists:
+			return true, true
+		}
+	}
+	return false, false
 }
 
 // ErrNoPositionTopic means that the cluster cannot have a topic that keeps a position, so that
