@@ -16,7 +16,8 @@ type Snapshot struct {
 	Entities []string // the kinds of objects that it reads, in their order
 	// Earlier are the entities that earlier snapshots of the lane have read to the end, and that
 	// this one does not read; sorted.
-	Earlier []string
+	Earlier   []string
+	Requested bool // an operator has asked for it
 	// Tip is a place in the order of the source. The snapshot sees the effect of every event up to
 	// it, so these change no state of Entities.
 	Tip       Position
@@ -100,6 +101,7 @@ type contentSnapshot struct {
 	Run        string                 `json:"run"`
 	Entities   []string               `json:"entities"`
 	Earlier    []string               `json:"earlier,omitempty"`
+	Requested  bool                   `json:"requested,omitempty"`
 	Tip        contentPosition        `json:"tip"`
 	StartedAt  string                 `json:"started_at"`
 	FinishedAt string                 `json:"finished_at,omitempty"`
@@ -132,7 +134,7 @@ func formatSnapshot(s *Snapshot) *contentSnapshot {
 		return nil
 	}
 	out := &contentSnapshot{
-		Run: s.Run, Entities: s.Entities, Earlier: s.Earlier, Tip: formatPosition(s.Tip),
+		Run: s.Run, Entities: s.Entities, Earlier: s.Earlier, Requested: s.Requested, Tip: formatPosition(s.Tip),
 		StartedAt: formatTime(s.StartedAt), FinishedAt: formatTime(s.FinishedAt),
 		Entity: s.Entity, Comparing: s.Comparing,
 	}
@@ -153,7 +155,7 @@ func parseSnapshot(in *contentSnapshot) (*Snapshot, error) {
 		return nil, nil //nolint:nilnil // there is none, which is no error
 	}
 	s := &Snapshot{
-		Run: in.Run, Entities: some(in.Entities), Earlier: some(in.Earlier),
+		Run: in.Run, Entities: some(in.Entities), Earlier: some(in.Earlier), Requested: in.Requested,
 		Entity: in.Entity, Comparing: in.Comparing,
 	}
 	var err error

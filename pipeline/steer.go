@@ -26,6 +26,7 @@ type steering struct {
 	mu      sync.Mutex
 	running bool
 	paused  bool
+	look    bool // ask what is due
 	kept    bool // its place is for the next lane of this process
 	moves   []*move
 	changed chan struct{} // closed and replaced whenever one of the above changes; nil until somebody waits
@@ -53,6 +54,15 @@ func (l *Lane) Pause() { l.steering.set(true) }
 // Resume ends a pause: the lane continues from the current position. Without a pause it does
 // nothing.
 func (l *Lane) Resume() { l.steering.set(false) }
+
+// Look makes the lane ask its Snapshotter whether a snapshot is due, once the Append in flight is
+// committed. It is safe for concurrent use.
+func (l *Lane) Look() {
+	l.steering.mu.Lock()
+	defer l.steering.mu.Unlock()
+	l.steering.look = true
+	l.steering.signal()
+}
 
 // Paused reports whether the lane is to be paused. It may still be finishing an Append.
 func (l *Lane) Paused() bool { return l.steering.isPaused() }
@@ -114,7 +124,14 @@ func (s *steering) keepsPlace() bool {
 func (s *steering) asked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.paused || len(s.moves) > 0
+	return s.paused || s.look || len(s.moves) > 0
+}
+
+// looked records that the lane asks what is due.
+func (s *steering) looked() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.look = false
 }
 
 // untilAsked returns a context that also ends when somebody steers the lane, which must not wait
@@ -235,6 +252,7 @@ func (l *Lane) steer(ctx, work context.Context, cp checkpoint.Checkpoint) (check
 			}
 		}
 		if !l.steering.isPaused() {
+			l.steering.looked()
 			return cp, nil
 		}
 		l.status.pauses(cp)

@@ -38,6 +38,7 @@ type cli struct {
 	Pause      pauseCmd      `cmd:"" help:"Pause lanes of a running relay. A paused lane keeps its lease. The pause does not survive a restart."`
 	Resume     resumeCmd     `cmd:"" help:"Resume paused lanes of a running relay."`
 	Poll       pollCmd       `cmd:"" help:"Poll WorkOS now, then a few more times over the next 20 s."`
+	Snapshot   snapshotCmd   `cmd:"" help:"Let a lane of a running relay read what WorkOS has now and publish it to its state topics, before it carries further events."`
 	Reload     reloadCmd     `cmd:"" help:"Reload the configuration of a running relay, as SIGHUP does. An invalid configuration is rejected; the running one stays in effect."`
 	Replay     replayCmd     `cmd:"" help:"Publish a range of events again, each marked with the header relay-replay. Moves no checkpoint, and may run beside a running relay."`
 	Verify     verifyCmd     `cmd:"" help:"Compare a range of events with what the bus holds. Exit 1 if events are missing, duplicated, misrouted, altered or out of order."`

@@ -78,6 +78,7 @@ var commandLines = map[string][][]string{
 	"status":           {{"--timeout", "300ms"}, {"--timeout", "300ms", "--json"}},
 	"pause":            {{}, {"--json"}},
 	"resume":           {{}},
+	"snapshot":         {{"--no-wait"}},
 	"poll":             {{}},
 	"reload":           {{}, {"--json"}},
 	"replay":           {{"--since", "earliest", "--until", "latest"}},

@@ -49,6 +49,10 @@ func (c *recorder) Pause(lane string) error  { return c.note("pause " + lane) }
 func (c *recorder) Resume(lane string) error { return c.note("resume " + lane) }
 func (c *recorder) Poll(lane string) error   { return c.note("poll " + lane) }
 
+func (c *recorder) Snapshot(lane string, entities []string) error {
+	return c.note(strings.TrimSpace("snapshot " + lane + " " + strings.Join(entities, ",")))
+}
+
 func (c *recorder) Reload(context.Context) (admin.Reloaded, error) {
 	return admin.Reloaded{Changes: []string{"source.poll_interval: from 1s to 2s"}, Lanes: []string{}}, c.note("reload")
 }
@@ -164,6 +168,8 @@ func TestControls(t *testing.T) {
 	}{
 		{"POST", "/api/v1/poll", "", 200, `"name": "nats"`, []string{"poll nats"}}, // the other has stopped
 		{"POST", "/api/v1/poll?lane=kafka&lane=nats", "", 200, `"name": "kafka"`, []string{"poll kafka", "poll nats"}},
+		{"POST", "/api/v1/lanes/kafka/snapshot", `{"entities": ["user", "role"]}`, 202, `"name": "kafka"`, []string{"snapshot kafka user,role"}},
+		{"POST", "/api/v1/lanes/kafka/snapshot", `{"entity": "user"}`, 400, "entity", nil},
 		{"POST", "/api/v1/resume?lane=nats", "", 200, `"state": "running"`, []string{"resume nats"}},
 		{"POST", "/api/v1/pause?lane=no", "", 404, `there is no lane \"no\"; the lanes are nats, kafka`, nil},
 		{"POST", "/api/v1/reload", "", 200, `from 1s to 2s`, []string{"reload"}},

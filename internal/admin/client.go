@@ -144,6 +144,13 @@ func (c *Client) Steer(ctx context.Context, what string, lanes []string) ([]Lane
 	return out, c.do(ctx, http.MethodPost, path, nil, &out)
 }
 
+// Snapshot makes a lane read a snapshot of these entities, of all that it keeps if there are none.
+// It does not wait for it.
+func (c *Client) Snapshot(ctx context.Context, lane string, entities []string) error {
+	var out []LaneState
+	return c.do(ctx, http.MethodPost, "/api/v1/lanes/"+url.PathEscape(lane)+"/snapshot", Wanted{Entities: entities}, &out)
+}
+
 // Reload asks the relay to read its configuration again.
 func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 	var out Reloaded

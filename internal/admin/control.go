@@ -22,6 +22,9 @@ type Control interface {
 	Pause(lane string) error
 	Resume(lane string) error
 	Poll(lane string) error
+	// Snapshot makes a lane read a snapshot of these entities before its next event, of all that it
+	// keeps if there are none. It does not wait.
+	Snapshot(lane string, entities []string) error
 	// Reload reads the configuration again and applies it, as far as that is possible without a
 	// stop; else it changes nothing.
 	Reload(ctx context.Context) (Reloaded, error)
@@ -109,6 +112,7 @@ func (s *Server) controls() []*path {
 		{method: http.MethodPost, name: "/api/v1/resume", help: "end a pause", handler: s.steering("resumed by hand", s.cfg.Control.Resume, isNotPaused)},
 		{method: http.MethodPost, name: "/api/v1/poll", help: "ask WorkOS now", handler: s.steering("polling by hand", s.cfg.Control.Poll, nil)},
 		{method: http.MethodPost, name: "/api/v1/reload", help: "read the configuration again", handler: s.reload},
+		{method: http.MethodPost, name: "/api/v1/lanes/{sink}/snapshot", help: `read what WorkOS has and publish it to the state topics: {"entities": [...]}, else all`, handler: s.snapshot},
 		{method: http.MethodPut, name: "/api/v1/lanes/{sink}/checkpoint", help: `go on from elsewhere: {"to": an event id, a time, earliest or latest}`, handler: s.setCheckpoint},
 	}
 }
@@ -244,6 +248,32 @@ func (s *Server) setCheckpoint(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, done)
+}
+
+// Wanted is what a snapshot is to read, the body of POST /api/v1/lanes/{sink}/snapshot.
+type Wanted struct {
+	Entities []string `json:"entities"` // all that the lane keeps if there are none
+}
+
+// snapshot makes a lane read a snapshot, and answers with the state of the lane.
+func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
+	lane := r.PathValue("sink")
+	var wanted Wanted
+	_, err := readQuery(r)
+	if err == nil {
+		err = readBody(w, r, &wanted)
+	}
+	if err == nil {
+		s.asked(r, lane)
+		err = s.cfg.Control.Snapshot(lane, wanted.Entities)
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	s.cfg.Logger.Info("snapshot asked for by hand", zap.String("lane", lane), zap.Strings("entities", wanted.Entities), zap.String("by", callerOf(r)))
+	states, _ := s.waitForStates(r.Context(), []string{lane}, nil)
+	reply(w, http.StatusAccepted, states)
 }
 
 func readDestination(w http.ResponseWriter, r *http.Request) (Destination, error) {

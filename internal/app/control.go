@@ -36,6 +36,29 @@ func (r *Relay) Poll(lane string) error {
 	return r.steer(lane, func(m *member) { m.waker.Wake() })
 }
 
+// Snapshot implements admin.Control.
+func (r *Relay) Snapshot(lane string, entities []string) error {
+	var err error
+	found := r.steer(lane, func(m *member) {
+		s := m.run.Status()
+		switch {
+		case m.snapshots == nil:
+			err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s keeps no state, so it has no snapshot; name what it is to keep in state.entities", lane)}
+		case s.State == pipeline.Standby:
+			err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s stands by: %s; ask the active relay", lane, s.Reason)}
+		case s.Checkpoint.Snapshot != nil && !s.Checkpoint.Snapshot.Finished():
+			err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s reads a snapshot already; relay status shows how far it is", lane)}
+		default:
+			if err = m.snapshots.Request(entities); err != nil {
+				err = &admin.Refusal{Code: http.StatusBadRequest, Err: err}
+				return
+			}
+			m.run.Look()
+		}
+	})
+	return errors.Join(found, err)
+}
+
 // steer calls do with a running lane. do must not block. steer never waits for a reload or a move.
 // It holds r.mu, so that the effect of do is not lost if another member takes the place of the
 // lane.

@@ -18,6 +18,7 @@ import (
 	"workos-relay/internal/config"
 	"workos-relay/internal/hint"
 	"workos-relay/internal/journal"
+	"workos-relay/internal/snapshot"
 	"workos-relay/internal/telemetry"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -72,7 +73,8 @@ type member struct {
 	waker  *webhook.Waker
 	stop   func() // stops the waker and the keeper
 
-	settings *settingsKeeper
+	settings  *settingsKeeper
+	snapshots *snapshot.Engine // nil if the lane keeps no state
 }
 
 func (m *member) close() error {
@@ -177,8 +179,8 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	if len(l.Router.StateTopics()) > 0 {
 		m.run.State = l.Router
 	}
-	if e := l.snapshots(client, hooks); e != nil {
-		m.run.Snapshots, m.run.Admit = e, e.Admit
+	if m.snapshots = l.snapshots(client, hooks); m.snapshots != nil {
+		m.run.Snapshots, m.run.Admit = m.snapshots, m.snapshots.Admit
 	}
 	r.metrics.Watch(m.run.Name, m.run.Status)
 }

@@ -65,13 +65,14 @@ var noFault = map[string]string{
 	"on another topic than the routes say":                   finding,
 
 	"200 while every lane makes progress, else 503; with the reasons for who may read them": index,
-	"200 while the process lives":                                             index,
-	"the status page, and for others than browsers this list":                 index,
-	"the status page's updates, as server-sent events":                        index,
-	"every lane as JSON":                                                      index,
-	"read the configuration again":                                            index,
-	"stop reading, keep everything; ?lane=NAME, else all lanes":               index,
-	"go on from elsewhere: {\"to\": an event id, a time, earliest or latest}": index,
+	"200 while the process lives":                             index,
+	"the status page, and for others than browsers this list": index,
+	"the status page's updates, as server-sent events":        index,
+	"every lane as JSON":                                      index,
+	"read the configuration again":                            index,
+	"read what WorkOS has and publish it to the state topics: {\"entities\": [...]}, else all": index,
+	"stop reading, keep everything; ?lane=NAME, else all lanes":                                index,
+	"go on from elsewhere: {\"to\": an event id, a time, earliest or latest}":                  index,
 
 	"2026-11-01, 2026-11-01 15:04 or 2026-11-01T15:04:05Z (UTC unless an offset such as +02:00 follows), today, yesterday, or 2h, 90m or 3d for that long ago": "the forms of a time, at the end of a message that is found",
 

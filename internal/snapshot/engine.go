@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -74,6 +76,68 @@ type Engine struct {
 	Logger                *zap.Logger // not nil
 
 	window window
+
+	mu      sync.Mutex // guards pending
+	pending *request
+}
+
+// request is a snapshot that an operator has asked for and that is not recorded yet.
+type request struct {
+	entities []string
+	run      string // that reads it; empty before it began
+}
+
+// EntityError says that an entity cannot be in a snapshot.
+type EntityError struct {
+	Entity string
+	Listed []string // what can be
+}
+
+// Error implements error.
+func (e *EntityError) Error() string {
+	return fmt.Sprintf("no snapshot has %q: the lane does not keep its state, or WorkOS has no list of it; it can have %s", e.Entity, strings.Join(e.Listed, ", "))
+}
+
+// Request makes a snapshot of these entities due, of all if there are none. It returns an
+// *EntityError for one that cannot be in a snapshot. It may be called at any time from any
+// goroutine; the lane sees it when it asks Due.
+func (e *Engine) Request(entities []string) error {
+	listed := Listed(e.Entities)
+	for _, name := range entities {
+		if !slices.Contains(listed, name) {
+			return &EntityError{Entity: name, Listed: listed}
+		}
+	}
+	if len(entities) > 0 {
+		listed = Listed(entities)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.pending = &request{entities: listed}
+	return nil
+}
+
+// requested returns the entities that an operator has asked for. A request that s has taken up is
+// forgotten.
+func (e *Engine) requested(s *checkpoint.Snapshot) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.pending != nil && s != nil && e.pending.run == s.Run {
+		e.pending = nil
+	}
+	if e.pending == nil {
+		return nil
+	}
+	return e.pending.entities
+}
+
+// took records that a run reads what an operator has asked for.
+func (e *Engine) took(run string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.pending != nil {
+		e.pending.run = run
+	}
 }
 
 // Listed returns those of the entities that a snapshot reads, each after its parents.
@@ -98,10 +162,15 @@ func (e *Engine) missing(s *checkpoint.Snapshot) []string {
 
 // Due implements pipeline.Snapshotter.
 func (e *Engine) Due(cp checkpoint.Checkpoint) bool {
-	if !e.Automatic {
-		return false
+	s := cp.Snapshot
+	switch {
+	case len(e.requested(s)) > 0:
+		return true
+	case s != nil && !s.Finished():
+		return e.Automatic || s.Requested
+	default:
+		return e.Automatic && len(e.missing(s)) > 0
 	}
-	return cp.Snapshot != nil && !cp.Snapshot.Finished() || len(e.missing(cp.Snapshot)) > 0
 }
 
 // Begin implements pipeline.Snapshotter.
@@ -154,20 +223,36 @@ func runOf(headers []sink.Header) string {
 }
 
 // first returns the record of a snapshot that begins now.
-func (e *Engine) first(ctx context.Context, before *checkpoint.Snapshot) (*checkpoint.Snapshot, error) {
+func (e *Engine) first(ctx context.Context, cp checkpoint.Checkpoint) (*checkpoint.Snapshot, error) {
+	before := cp.Snapshot
 	now, err := e.Now(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask WorkOS for its time, at the start of a snapshot: %w", err)
 	}
-	s := &checkpoint.Snapshot{
-		Run: newRun(now), Entities: e.missing(before), StartedAt: now.UTC(), Tip: checkpoint.Position{CreatedAt: now.Add(-margin).UTC()},
+	s := &checkpoint.Snapshot{Run: newRun(now), StartedAt: now.UTC(), Tip: checkpoint.Position{CreatedAt: now.Add(-margin).UTC()}}
+	asked := e.requested(before)
+	s.Requested = len(asked) > 0
+	again := slices.Clone(asked)
+	if e.Automatic {
+		again = append(again, e.missing(before)...)
 	}
 	if before != nil {
+		// Until the events have passed the snapshot before, only a snapshot knows which of them may
+		// change what it has read; and what it has not read to the end is read again.
+		if !before.Finished() || !cp.CreatedAt.After(before.FinishedAt.Add(margin)) {
+			again = append(again, before.Entities...)
+		}
 		s.Earlier = slices.Concat(before.Earlier, before.Entities)
-		slices.Sort(s.Earlier)
-		s.Earlier = slices.Compact(s.Earlier)
 	}
+	s.Entities = slices.DeleteFunc(Listed(again), func(name string) bool { return !slices.Contains(e.Entities, name) })
+	if len(s.Entities) == 0 {
+		return nil, errors.New("nothing is due that the lane keeps")
+	}
+	s.Earlier = slices.DeleteFunc(s.Earlier, func(name string) bool { return slices.Contains(s.Entities, name) })
+	slices.Sort(s.Earlier)
+	s.Earlier = slices.Compact(s.Earlier)
 	s.Entity = s.Entities[0]
+	e.took(s.Run)
 	return s, nil
 }
 
@@ -200,9 +285,9 @@ func (e *Engine) Read(ctx context.Context, cp checkpoint.Checkpoint) iter.Seq2[p
 
 func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(pipeline.SnapshotPortion) error) error {
 	s := cp.Snapshot
-	if s == nil || s.Finished() {
+	if s == nil || s.Finished() || len(e.requested(s)) > 0 || !e.Automatic && !s.Requested {
 		var err error
-		if s, err = e.first(ctx, s); err != nil {
+		if s, err = e.first(ctx, cp); err != nil {
 			return err
 		}
 		e.Logger.Info("snapshot: reading what WorkOS has now; events follow afterwards", zap.String("run", s.Run), zap.Strings("entities", s.Entities))
