@@ -58,4 +58,7 @@ func TestTheKitOverHTTP2(t *testing.T) {
 
 // slowOverHTTP2 are tests that take minutes under the race detector over HTTP/2, and run there
 // without HTTP/2 alone. Without the detector they run over both.
-var slowOverHTTP2 = []string{"BackfillIsTheCursorsSequence", "BackfillKeepsALateEvent", "RepeatedEventsAreLeftOut", "EveryFaultIsSurvived"}
+var slowOverHTTP2 = []string{
+	"BackfillIsTheCursorsSequence", "BackfillKeepsALateEvent", "RepeatedEventsAreLeftOut", "EveryFaultIsSurvived", "PagesByTimeAreNotTrusted",
+	"BackfillGivesWayTo429", "TheOwnLimitKeepsUnderTheAPIs", "ATypeIsRefusedInABackfill", "SilenceIsNoLostCursor",
+}
