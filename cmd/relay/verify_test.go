@@ -311,13 +311,13 @@ func TestVerifyOfAStdoutSink(t *testing.T) {
 	require.Contains(t, stderr, "keeps nothing")
 }
 
-// TestVerifyManyEventsInLittleMemory compares 300,000 events, about 300 MB on either side, in a
+// TestVerifyManyEventsInLittleMemory compares 100,000 events, about 100 MB on either side, in a
 // separate process with a limit for its memory, and looks at the most that it ever had: no more
 // than a hundredth of the events take, beside what buffers grow to.
 func TestVerifyManyEventsInLittleMemory(t *testing.T) {
 	t.Parallel()
-	const growth = 64 << 10 // KiB
-	events := 300_000
+	const growth = 21 << 10 // KiB
+	events := 100_000
 	if raceDetector {
 		events = 30_000 // memory is not judged then
 	}
@@ -350,7 +350,7 @@ func TestVerifyManyEventsInLittleMemory(t *testing.T) {
 			}
 		}
 	}
-	few, many := peak("2026-11-01T02:06:00Z"), peak(spreadEnd)
+	few, many := peak("2026-11-01T02:18:00Z"), peak(spreadEnd) // 3 % of the events, and all
 	if !raceDetector {
 		require.Positive(t, few)
 		require.Less(t, many-few, growth)
