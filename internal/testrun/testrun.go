@@ -7,7 +7,7 @@ import (
 )
 
 // parallelTests is how many tests run at once.
-const parallelTests = 16
+const parallelTests = 32
 
 // ManyAtOnce raises the number of parallel tests of the calling test binary, unless -parallel is
 // given. It is for packages whose tests mostly wait, for timeouts and for other processes, so that
