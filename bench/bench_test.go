@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"workos-relay/internal/testrun"
 )
 
 // TestMain lets the test binary play the roles that the benchmark starts.
@@ -14,6 +16,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == roleArgument {
 		main()
 		return
+	}
+	testrun.ManyAtOnce()
+	if err := os.Unsetenv("RELAY_TEST_KAFKA"); err != nil { // it measures a cluster in this process
+		panic(err)
 	}
 	os.Exit(m.Run())
 }
@@ -23,34 +29,51 @@ func TestEveryPartMeasures(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds relay and starts some thirty processes")
 	}
-	t.Setenv("RELAY_TEST_KAFKA", "")
-	out := filepath.Join(t.TempDir(), "RESULTS.md")
-	require.NoError(t, run(t.Context(), []string{"-only", "nats,kafka,publish,tip,start,memory", "-quick", "-events", "3000", "-memory-events", "10000", "-latency", "0s,1ms", "-dir", t.TempDir(), "-out", out}))
-	text, err := os.ReadFile(out)
+	relay := filepath.Join(t.TempDir(), "relay")
+	_, err := output(t.Context(), "..", "go", "build", "-o", relay, "./cmd/relay")
 	require.NoError(t, err)
-	for _, row := range []string{
-		`## Events API to NATS JetStream, API latency 0s`,
-		`## Events API to NATS JetStream, API latency 1ms`,
-		`\| bare loop: fetches and discards \| 3,000 \| [\d,]+ \| 100 % \| - \| \d+\.\d`,
-		`\| raw publisher, asynchronous \| 3,000 \| [\d,]+ \|`,
-		`\| raw publisher, atomic batches \| 3,000 \| [\d,]+ \|`,
-		`\| raw producer, idempotent, kfake \| 3,000 \| [\d,]+ \|`,
-		`\| raw producer, transactions, kfake \| 3,000 \| [\d,]+ \|`,
-		`\| relay, at_least_once \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
-		`\| relay, at_least_once, sync_always \| [\d,-]+ \| [^|]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
-		`\| relay, exactly_once \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
-		`\| relay, at_least_once, kfake \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
-		`\| relay, exactly_once, kfake \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
-		`## Publishing pages of 100 events to kfake, 750 events`,
-		`\| relay's sink \| none \| [\d,]+ \| \d+\.\d`,
-		`\| kafka.Writer \| lz4 \| [\d,]+ \| \d+\.\d`,
-		`\| franz-go, ProduceSync \| lz4 \| [\d,]+ \| \d+\.\d`,
-		`\| JetStream, at_least_once, webhook \| [\d.]+m?s`,
-		`\| kfake, exactly_once \| [\d.]+m?s`,
-		`\| 10,000 \| [\d,-]+ \| \d+\.\d`,
-		`!\[[^\]]+\]\(plot\.svg\)`,
+	for only, rows := range map[string][]string{
+		"nats": {
+			`## Events API to NATS JetStream, API latency 0s`,
+			`## Events API to NATS JetStream, API latency 1ms`,
+			`\| bare loop: fetches and discards \| 3,000 \| [\d,]+ \| 100 % \| - \| \d+\.\d`,
+			`\| raw publisher, asynchronous \| 3,000 \| [\d,]+ \|`,
+			`\| raw publisher, atomic batches \| 3,000 \| [\d,]+ \|`,
+			`\| relay, at_least_once \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
+			`\| relay, at_least_once, sync_always \| [\d,-]+ \| [^|]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
+			`\| relay, exactly_once \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
+			`!\[[^\]]+\]\(plot\.svg\)`,
+		},
+		"kafka": {
+			`\| raw producer, idempotent, kfake \| 3,000 \| [\d,]+ \|`,
+			`\| raw producer, transactions, kfake \| 3,000 \| [\d,]+ \|`,
+			`\| relay, at_least_once, kfake \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
+			`\| relay, exactly_once, kfake \| 3,000 \| [\d,-]+ \| [^|]+ \| [^|]+ \| \d+\.\d`,
+			`!\[[^\]]+\]\(plot\.svg\)`,
+		},
+		"publish": {
+			`## Publishing pages of 100 events to kfake, 750 events`,
+			`\| relay's sink \| none \| [\d,]+ \| \d+\.\d`,
+			`\| kafka.Writer \| lz4 \| [\d,]+ \| \d+\.\d`,
+			`\| franz-go, ProduceSync \| lz4 \| [\d,]+ \| \d+\.\d`,
+		},
+		"tip,start,memory": {
+			`\| JetStream, at_least_once, webhook \| [\d.]+m?s`,
+			`\| kfake, exactly_once \| [\d.]+m?s`,
+			`\| 10,000 \| [\d,-]+ \| \d+\.\d`,
+		},
 	} {
-		require.Regexp(t, row, string(text))
+		t.Run(only, func(t *testing.T) {
+			t.Parallel()
+			out := filepath.Join(t.TempDir(), "RESULTS.md")
+			require.NoError(t, run(t.Context(), []string{"-only", only, "-relay", relay, "-quick", "-events", "3000", "-memory-events", "10000",
+				"-latency", "0s,1ms", "-dir", t.TempDir(), "-out", out}))
+			text, err := os.ReadFile(out)
+			require.NoError(t, err)
+			for _, row := range rows {
+				require.Regexp(t, row, string(text))
+			}
+		})
 	}
 }
 
