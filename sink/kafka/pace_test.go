@@ -138,10 +138,10 @@ func TestThrottleIsHonoured(t *testing.T) {
 	} {
 		t.Run(key.Name(), func(t *testing.T) {
 			t.Parallel()
-			th := &throttling{key: key, throttle: 3 * time.Second, left: 2}
+			th := &throttling{key: key, throttle: 7 * time.Second, left: 2}
 			c := fake(t, kfake.NumBrokers(1), th.option())
 			cfg := uniqueLane(t, c.ListenAddrs())
-			cfg.RequestTimeout = 2 * time.Second // shorter than the throttle time
+			cfg.RequestTimeout = 6 * time.Second // shorter than the throttle time
 			cfg.TransactionTimeout = 30 * time.Second
 			l := openLedger(t, cfg, checkpointtest.Identity())
 			ctx := within(t, patient)
