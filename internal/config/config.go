@@ -139,7 +139,7 @@ type Sink struct {
 	Type     string   `yaml:"type" required:"true" doc:"Kind of the bus. It decides which of the keys below apply."`
 	Events   []string `yaml:"events" default:"[\"*\"]" doc:"What this lane carries of the source's event types, in names or patterns."`
 	Delivery string   `yaml:"delivery" enum:"auto,exactly_once,at_least_once" doc:"Delivery of this sink, if it differs from the top-level delivery."`
-	State    State    `yaml:"state" doc:"Topics that keep the newest version of each object, beside those of the events. For sinks of type kafka and stdout."`
+	State    State    `yaml:"state" doc:"Topics that keep the newest version of each object, beside those of the events."`
 
 	// Settings are the keys that belong to the kind of bus.
 	Settings sink.Settings `yaml:"-"`

@@ -16,6 +16,7 @@ var Kind = &sink.Kind{
 	New:            func() sink.Settings { return &Config{} },
 	CloudEvents:    "nats",
 	KeepsPositions: true,
+	KeepsState:     true,
 	MayComeEarly:   true,
 	Incapable:      []error{ErrNoAtomicPublish, ErrStreamUnfit},
 	Starters:       starters,

@@ -317,9 +317,9 @@ type TailOptions struct {
 }
 
 // wantsState reports whether the message of state on subject is asked for: a filter names such
-// subjects, and does not merely include them.
-func (o TailOptions) wantsState(subject string) bool {
-	return slices.ContainsFunc(o.Subjects, func(f string) bool { return f != ">" && f != "*" && matches(f, subject) })
+// subjects, and is not that of every subject behind the prefix of topics.
+func (o TailOptions) wantsState(prefix, subject string) bool {
+	return slices.ContainsFunc(o.Subjects, func(f string) bool { return f != ">" && f != prefix+">" && matches(f, subject) })
 }
 
 // Stored is a message as the stream holds it.
@@ -355,7 +355,7 @@ func (r *reader) tail(ctx context.Context, opts TailOptions, fn func(Stored) err
 			return errClosed
 		case err != nil:
 			return l.explainAPI(doing, err)
-		case matches(positionSubjects, msg.Subject()), r.cfg.onState(msg.Subject()) && !opts.wantsState(msg.Subject()):
+		case matches(positionSubjects, msg.Subject()), r.cfg.onState(msg.Subject()) && !opts.wantsState(r.cfg.TopicPrefix, msg.Subject()):
 			continue
 		}
 		stored, err := decode(msg)

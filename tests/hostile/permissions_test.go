@@ -54,6 +54,7 @@ func TestThePermissionsOfTheManualAreEnoughOnNATS(t *testing.T) {
 	t.Parallel()
 	publish, subscribe, found := strings.Cut(documented(t, "nats.md", "`workos` and the sink `nats`:"), "subscribe:")
 	require.True(t, found)
+	publish += documented(t, "nats.md", "for each of its entities also (here `user`):")
 	quoted := func(text string) (subjects []string) {
 		for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(text, -1) {
 			subjects = append(subjects, m[1])
@@ -80,7 +81,7 @@ func TestThePermissionsOfTheManualAreEnoughOnNATS(t *testing.T) {
 	feed(t, api, 20, source.DsyncUserCreated, 20)
 	r := testkit.NewRelay(t, relayBinary, "relay", fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 200ms, events: ["dsync.*", "user.*"]}
-sinks: [{name: nats, type: nats, url: %q, inbox_prefix: _INBOX_relay_workos, auth: {user: relay, password: right}}]
+sinks: [{name: nats, type: nats, url: %q, inbox_prefix: _INBOX_relay_workos, auth: {user: relay, password: right}, state: {entities: [user]}}]
 dead_letter: {topic: relay.dead_letter}
 `, api.URL(), apiKey, s.ClientURL()))
 	for n := range 2 {
