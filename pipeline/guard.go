@@ -159,7 +159,7 @@ func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 	var lost []string
 	for i := range known {
 		k := &known[i]
-		if !k.Used || k.Topic != "" && !k.Position && !slices.Contains(topics, k.Topic) { // no longer configured
+		if !k.Used || k.Topic != "" && !k.Position && !sink.HasTopic(topics, k.Topic) { // no longer configured
 			continue
 		}
 		at := slices.IndexFunc(now, func(p checkpoint.Part) bool { return p.Name == k.Name })

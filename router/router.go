@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"workos-relay/conf/secret"
@@ -15,7 +16,7 @@ import (
 // Route says where the events of some types go.
 type Route struct {
 	Events []string `yaml:"events" required:"true" doc:"Event types that this route takes: names, or patterns such as dsync.user.*. The first route that matches an event decides alone." example:"[\"dsync.user.*\"]"`
-	Topic  string   `yaml:"topic" doc:"Topic, or subject, that they go to. Empty: each goes to the one named like its type. In Kafka only events of one topic keep their order." example:"dsync.user"`
+	Topic  string   `yaml:"topic" doc:"Topic, or subject, that they go to. Empty: each goes to the one named like its type. In Kafka only events of one topic keep their order. {path} stands for the value at a path into the event, {type} and {organization_id} for the event type and the organization; with {path:none} events without a value go to none." example:"workos.{organization_id:none}.{type}"`
 	Key    string   `yaml:"key" doc:"Path into the event whose value is the partition key. If empty, or if the event has no such value: its organization, else directory, user, object or event id." example:"data.directory_id"`
 	Drop   bool     `yaml:"drop" default:"false" doc:"Publish none of them. The position moves past them all the same."`
 	Where  string   `yaml:"where" doc:"Expression in CEL (https://cel.dev) that an event must satisfy besides its type; one that does not goes to the next route. Variables: type, organization_id, data and event. An expression that cannot be evaluated for an event counts as false, unless the route redacts: then the event is parked." example:"organization_id == \"org_test\""`
@@ -92,6 +93,8 @@ type Router struct {
 
 	kept        map[string]*kept // by entity; nil if the lane keeps none
 	stateTopics map[string]bool  // of kept
+
+	patterns []*topicPattern
 }
 
 // compiledRoute is a route without its prefix. The topic of its decision is empty if the type names
@@ -103,7 +106,8 @@ type compiledRoute struct {
 
 // decision says what is done with the events of one type.
 type decision struct {
-	topic   string // with the prefix
+	topic   string // with the prefix; of a pattern the wildcard
+	pattern *topicPattern
 	key     keyPath
 	dropped bool
 	redact  *redaction
@@ -145,6 +149,11 @@ func New(cfg Config) (*Router, error) {
 		d := decision{key: newKeyPath(route.Key), dropped: route.Drop, redact: newRedaction(route, cfg.RedactionKey), headers: headerRules(route), route: i}
 		if route.Topic != "" {
 			d.topic = cfg.Prefix + route.Topic
+		}
+		if HasPlaceholders(route.Topic) {
+			d.pattern = newTopicPattern(cfg.Prefix, route.Topic)
+			d.topic = d.pattern.wildcard
+			r.patterns = append(r.patterns, d.pattern)
 		}
 		if route.Where != "" {
 			program, err := compileWhere(route.Where)
@@ -202,9 +211,25 @@ func (r *Router) decision(e *source.Event) (decision, error) {
 	return r.choose(d, e, tellNobody)
 }
 
+// forbidden returns why no event may go to the topic of d, or nil.
+func (r *Router) forbidden(d *decision) error {
+	// P15: no event overwrites a position, or goes where others are by its type.
+	switch {
+	case d.pattern != nil: // validated
+	case isPositions(d.topic):
+		return &sink.RejectedError{Topic: d.topic, Reason: "topics below " + positions + " hold the positions of relays, and no event may go there"}
+	case r.stateTopics[d.topic]:
+		return &sink.RejectedError{Topic: d.topic, Reason: "only the newest version of each object is kept there, and no event may take its place"}
+	case len(r.patterns) > 0 && slices.ContainsFunc(r.patterns, func(p *topicPattern) bool { return sink.Matches(p.wildcard, d.topic) }):
+		return &sink.RejectedError{Topic: d.topic, Reason: "a route makes such topics from values of events, and no event may go there by its type"}
+	}
+	return nil
+}
+
 // Resolve returns the topics, prefix included, that the events of a type, known or not, can go to,
 // in the order of the routes and each once, and whether some of them are dropped. Without an
-// expression of a route there is one topic, or all are dropped.
+// expression of a route there is one topic, or all are dropped. A topic with placeholders is a
+// pattern; see sink.IsPattern.
 func (r *Router) Resolve(eventType string) (topics []string, dropped bool) {
 	d := r.byType(eventType)
 	for at := &d; at != nil; at = at.next {
@@ -222,18 +247,39 @@ func (r *Router) Resolve(eventType string) (topics []string, dropped bool) {
 // instead. If no topic can be found for e, it is the dead letter topic, which may be "".
 func (r *Router) Destination(e *source.Event) (topic string, dropped bool) {
 	d, err := r.decision(e)
-	switch {
-	case err != nil:
-		return r.deadLetter, false
-	case d.dropped:
+	if err == nil && d.dropped {
 		return "", true
-	default:
-		return d.topic, false
 	}
+	if topic = d.topic; err == nil && d.pattern != nil {
+		if e, err = d.redact.event(e); err == nil {
+			f := readFields(e)
+			topic, err = d.pattern.topic(r.prefix, e, &f)
+		}
+	}
+	if err != nil {
+		return r.deadLetter, false
+	}
+	return topic, false
+}
+
+// Text returns a topic that Resolve or Topics has returned as the configuration writes it: with
+// placeholders instead of wildcards. Routes that write the same topics in different ways stand one
+// after the other.
+func (r *Router) Text(topic string) string {
+	var texts []string
+	for _, p := range r.patterns {
+		if p.wildcard == topic && !slices.Contains(texts, p.text) {
+			texts = append(texts, p.text)
+		}
+	}
+	if texts == nil {
+		return topic
+	}
+	return strings.Join(texts, " or ")
 }
 
 // Topics returns the topics that the events of these types can go to, prefix included, sorted and
-// each once. The dead letter is not among them.
+// each once. Those of a topic with placeholders are a pattern. The dead letter is not among them.
 func (r *Router) Topics(types []string) []string {
 	var topics []string
 	for _, t := range types {
@@ -269,12 +315,8 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	if d.dropped {
 		return batch, nil
 	}
-	// P15: no event overwrites a position.
-	if isPositions(d.topic) {
-		return batch, &sink.RejectedError{Topic: d.topic, Reason: "topics below " + positions + " hold the positions of relays, and no event may go there"}
-	}
-	if r.stateTopics[d.topic] {
-		return batch, &sink.RejectedError{Topic: d.topic, Reason: "only the newest version of each object is kept there, and no event may take its place"}
+	if err := r.forbidden(&d); err != nil {
+		return batch, err
 	}
 	if len(e.Raw) == 0 {
 		return batch, fmt.Errorf("route event %s: its bytes as received are missing", e.ID)
@@ -283,13 +325,19 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 		return batch, err
 	}
 	f := readFields(e)
+	topic := d.topic
+	if d.pattern != nil {
+		if topic, err = d.pattern.topic(r.prefix, e, &f); err != nil {
+			return batch, err
+		}
+	}
 	if r.headers.Actor {
 		context, _ := e.Context()
 		f.actor = context.Actor.ID
 	}
 	// P10: the body is the bytes of the event as they came.
 	m := sink.Message{
-		Topic:    d.topic,
+		Topic:    topic,
 		Key:      f.key(e, d.key),
 		ID:       messageID(e.ID),
 		Headers:  spareHeaders(batch),

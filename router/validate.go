@@ -55,7 +55,10 @@ func (r Route) Validate() error {
 	if r.Drop && r.Key != "" {
 		errs = append(errs, keyErrorf("key", "does not go together with drop: events that are dropped go nowhere"))
 	}
-	if r.Topic != "" {
+	switch {
+	case HasPlaceholders(r.Topic):
+		errs = append(errs, r.validatePattern()...)
+	case r.Topic != "":
 		if reason := illegalTopic(r.Topic); reason != "" {
 			errs = append(errs, keyErrorf("topic", "%q is not a valid topic name: %s", r.Topic, reason))
 		}
@@ -133,6 +136,7 @@ func (c Config) validate() error {
 		errs = append(errs, c.validateRoute(fmt.Sprintf("routes[%d].", i), route)...)
 	}
 	errs = append(errs, c.validateRedactionKey()...)
+	errs = append(errs, c.validatePatterns()...)
 	return errors.Join(append(errs, c.validateTopics()...)...)
 }
 
@@ -171,7 +175,9 @@ func (c Config) validateTopics() []error {
 		}
 	}
 	for i, route := range c.Routes {
-		check(fmt.Sprintf("routes[%d].topic", i), route.Topic)
+		if !HasPlaceholders(route.Topic) {
+			check(fmt.Sprintf("routes[%d].topic", i), route.Topic)
+		}
 	}
 	if longest := len(c.Prefix) + longestType(); longest > maxTopic {
 		errs = append(errs, keyErrorf("topic_prefix", "has %d characters; with the longest event type that makes %d, and a topic name may have %d",

@@ -46,7 +46,7 @@ func typesByTopic(l *app.Lane) []asyncapi.Topic {
 	var topics []asyncapi.Topic
 	for _, name := range l.Router.Topics(l.Types) {
 		slices.Sort(types[name])
-		topics = append(topics, asyncapi.Topic{Name: name, Types: types[name]})
+		topics = append(topics, asyncapi.Topic{Name: name, Text: l.Router.Text(name), Types: types[name]})
 	}
 	return topics
 }

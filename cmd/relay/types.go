@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -49,7 +48,7 @@ func (c *typesCmd) Run(env *environment) error {
 		row := typeRow{Type: t.Name, Domain: t.Domain, Default: t.Default, Deprecated: t.Deprecated, Successor: t.Successor, Topics: map[string]string{}}
 		for _, l := range lanes {
 			if topics, dropped, carries := l.TopicsOf(t.Name); carries {
-				row.Topics[l.Sink.Name] = topicText(topics, dropped)
+				row.Topics[l.Sink.Name] = topicText(l, topics, dropped)
 			}
 		}
 		rows = append(rows, row)
@@ -63,11 +62,15 @@ func (c *typesCmd) Run(env *environment) error {
 }
 
 // topicText names the topics that events of a type can go to. It is empty if all are dropped.
-func topicText(topics []string, dropped bool) string {
-	if dropped && len(topics) > 0 {
-		topics = append(slices.Clone(topics), "(dropped)")
+func topicText(l *app.Lane, topics []string, dropped bool) string {
+	var texts []string
+	for _, t := range topics {
+		texts = append(texts, l.Router.Text(t))
 	}
-	return strings.Join(topics, " or ")
+	if dropped && len(texts) > 0 {
+		texts = append(texts, "(dropped)")
+	}
+	return strings.Join(texts, " or ")
 }
 
 // printSchema prints the JSON Schema of an event type. It needs no configuration.

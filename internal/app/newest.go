@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"workos-relay/internal/config"
@@ -64,7 +63,7 @@ func (l *Lane) published(m *sink.Stored) *pipeline.FoundEvent {
 	if start.UnmarshalText([]byte(e.ID)) != nil || start.From.EventID != e.ID {
 		return nil
 	}
-	if topics, _, _ := l.TopicsOf(e.Type); !slices.Contains(topics, m.Topic) {
+	if topics, _, _ := l.TopicsOf(e.Type); !sink.HasTopic(topics, m.Topic) {
 		return nil
 	}
 	at, err := time.Parse(time.RFC3339Nano, m.Header(router.HeaderCreatedAt))

@@ -4,6 +4,7 @@ package asyncapi
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -25,7 +26,8 @@ type Bus struct {
 
 // Topic is a topic, or subject, with the event types that it carries.
 type Topic struct {
-	Name  string
+	Name  string // may be a pattern: see sink.IsPattern
+	Text  string // Name as the configuration writes it, with placeholders for values of the event
 	Types []string
 }
 
@@ -79,6 +81,7 @@ func (d *document) add(b Bus) {
 			d.messages[eventType] = d.message(eventType)
 		}
 		d.channel(b, t.Name, "", t.Types)
+		d.parameters(t)
 	}
 	if b.DeadLetter != "" {
 		d.messages[deadLetter] = d.deadLetterMessage()
@@ -128,6 +131,31 @@ func (d *document) channel(b Bus, topic, description string, types []string) {
 	if b.Kind.Operation != nil {
 		d.operations["send."+topic].(object)["bindings"].(object)[b.Kind.Binding] = b.Kind.Operation //nolint:forcetypeassert // made above
 	}
+}
+
+// placeholder is one in a topic of the configuration: its path, and what follows it.
+var placeholder = regexp.MustCompile(`\{([^}:]*)(:[^}]*)?\}`)
+
+// parameters writes the placeholders of a topic as the parameters of its channel, whose names have
+// no dots.
+func (d *document) parameters(t Topic) {
+	if !sink.IsPattern(t.Name) {
+		return
+	}
+	c := d.channels[t.Name].(object) //nolint:forcetypeassert // made by channel
+	text, _, _ := strings.Cut(t.Text, " or ")
+	parameters := object{}
+	c["address"] = placeholder.ReplaceAllStringFunc(text, func(found string) string {
+		parts := placeholder.FindStringSubmatch(found)
+		name := strings.ReplaceAll(parts[1], ".", "_")
+		description := "The value of the event at " + parts[1] + "."
+		if fallback := strings.TrimPrefix(parts[2], ":"); fallback != "" {
+			description += " Without one it is " + fallback + "."
+		}
+		parameters[name] = object{"description": description}
+		return "{" + name + "}"
+	})
+	c["parameters"] = parameters
 }
 
 // ref is a reference to an element of the document. The names of sinks, topics and types need no

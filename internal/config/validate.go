@@ -10,6 +10,7 @@ import (
 	"workos-relay/internal/hint"
 	"workos-relay/internal/operator"
 	"workos-relay/router"
+	"workos-relay/sink"
 	"workos-relay/source"
 )
 
@@ -110,6 +111,24 @@ func (d *decoder) checkRouting(c *Config, i int) {
 		}
 		if !ok || d.clean(join(at, k.Key())) {
 			d.reportKeyed(at, err)
+		}
+	}
+	d.checkPlaceholders(c, &c.Sinks[i])
+}
+
+// checkPlaceholders reports topics with placeholders if the bus of a sink has none.
+func (d *decoder) checkPlaceholders(c *Config, s *Sink) {
+	if s.Settings == nil {
+		return
+	}
+	why := fmt.Errorf("a sink of type %s takes none", s.Type)
+	if p, ok := s.Settings.(sink.PatternSettings); ok {
+		why = p.TakesPatterns()
+	}
+	for i, route := range c.Routes {
+		key := fmt.Sprintf("routes[%d].topic", i)
+		if why != nil && router.HasPlaceholders(route.Topic) && d.clean(key) {
+			d.report(d.locate(key), key, fmt.Sprintf("has placeholders, and %v (sink %s)", why, s.Name), "")
 		}
 	}
 }

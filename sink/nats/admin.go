@@ -74,7 +74,7 @@ func (a *admin) prepare(ctx context.Context, topics []string) error {
 func refuseIllegal(topics []string) error {
 	var faults []string
 	for _, t := range topics {
-		if reason := illegalSubject(t); reason != "" {
+		if reason := illegalTopic(t); reason != "" {
 			faults = append(faults, fmt.Sprintf("%q is not a legal subject: %s", t, reason))
 		}
 	}
@@ -332,7 +332,7 @@ func (d demand) includesPosition() bool {
 
 // added is conf with what d says.
 func (d demand) added(conf jetstream.StreamConfig) jetstream.StreamConfig {
-	conf.Subjects = slices.Concat(conf.Subjects, d.subjects)
+	conf.Subjects = d.with(conf.Subjects)
 	if d.state {
 		conf.AllowRollup, conf.AllowMsgTTL = true, true
 	}
@@ -340,6 +340,13 @@ func (d demand) added(conf jetstream.StreamConfig) jetstream.StreamConfig {
 		conf.AllowAtomicPublish, conf.AllowRollup, conf.AllowMsgTTL = true, true, true
 	}
 	return conf
+}
+
+// with returns the subjects of a stream with those of d, which take the place of the ones that they
+// stand for: no two subjects of a stream may overlap.
+func (d demand) with(subjects []string) []string {
+	kept := slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return binds(d.subjects, s) })
+	return slices.Concat(kept, d.subjects)
 }
 
 // String is for people.
@@ -365,7 +372,7 @@ func (d demand) command(conf jetstream.StreamConfig) string {
 		c += " --allow-rollup --allow-msg-ttl"
 	}
 	if len(d.subjects) > 0 {
-		c += " --subjects='" + strings.Join(slices.Concat(conf.Subjects, d.subjects), ",") + "'"
+		c += " --subjects='" + strings.Join(d.with(conf.Subjects), ",") + "'"
 	}
 	return c
 }
@@ -440,7 +447,7 @@ func (a *admin) largest(conf *jetstream.StreamConfig) int {
 func (a *admin) inspectTopic(topic string, conf *jetstream.StreamConfig, owner string) sink.TopicStatus {
 	st := sink.TopicStatus{Topic: topic, MaxMessage: a.largest(conf)}
 	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
-	if reason := illegalSubject(topic); reason != "" {
+	if reason := illegalTopic(topic); reason != "" {
 		problem("not a legal subject: %s", reason)
 		return st
 	}

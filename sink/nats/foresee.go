@@ -103,12 +103,10 @@ func (a *admin) publishing(ctx context.Context, l *link) (permissions, bool) {
 	return answer.Data.Permissions.Publish, true
 }
 
-// forbids returns why the user may not publish to a subject, or below it if it ends in >; nil if
-// they may.
+// forbids returns why the user may not publish to a subject, or to some subject that it stands for
+// if it has wildcards; nil if they may.
 func (p permissions) forbids(subject string) error {
-	if below, all := strings.CutSuffix(subject, ">"); all {
-		subject = below + "key"
-	}
+	subject = strings.NewReplacer("*", "key", ">", "key").Replace(subject)
 	if (len(p.Allow) == 0 || binds(p.Allow, subject)) && !binds(p.Deny, subject) {
 		return nil
 	}

@@ -101,6 +101,9 @@ func (c Config) EmbeddedServer() *sink.EmbeddedServer {
 	}
 }
 
+// TakesPatterns implements sink.PatternSettings.
+func (Config) TakesPatterns() error { return nil }
+
 // AsyncAPIServer implements sink.Documented. The server is the first one of the URL.
 func (c Config) AsyncAPIServer() sink.AsyncAPIServer {
 	protocol := "nats"

@@ -67,7 +67,7 @@ func (r *reader) logs(ctx context.Context, topics []string, since time.Time) ([]
 func (r *reader) firstEvent(ctx context.Context, l *link, topics []string, st jetstream.StreamState) (storedMessage, error) {
 	first := storedMessage{Seq: st.LastSeq + 1, Time: st.LastTime}
 	for _, topic := range topics {
-		if r.cfg.isState(topic) || illegalSubject(topic) != "" {
+		if r.cfg.isState(topic) || illegalTopic(topic) != "" {
 			continue
 		}
 		doing := fmt.Sprintf("asking stream %s for its first message on %s", r.cfg.Stream, topic)

@@ -98,7 +98,7 @@ func (s *stream) holds(ctx context.Context, topics []string) (bool, error) {
 		return false, nil
 	}
 	for _, t := range topics {
-		if illegalSubject(t) != "" {
+		if illegalTopic(t) != "" {
 			continue
 		}
 		if held, err := s.holdsOn(ctx, l, t); held || err != nil {
@@ -110,9 +110,13 @@ func (s *stream) holds(ctx context.Context, topics []string) (bool, error) {
 
 func (s *stream) holdsOn(ctx context.Context, l *link, subject string) (bool, error) {
 	var err error
+	below := subject
 	if s.cfg.isState(subject) {
-		doing := fmt.Sprintf("asking stream %s for messages below %s", s.cfg.Stream, subject)
-		_, err = s.message(ctx, l, doing, fmt.Appendf(nil, `{"seq":1,"next_by_subj":%q}`, subject+".>"))
+		below += ".>"
+	}
+	if sink.IsPattern(below) {
+		doing := fmt.Sprintf("asking stream %s for messages on %s", s.cfg.Stream, below)
+		_, err = s.message(ctx, l, doing, fmt.Appendf(nil, `{"seq":1,"next_by_subj":%q}`, below))
 	} else {
 		_, err = s.lastOn(ctx, l, subject)
 	}

@@ -63,23 +63,22 @@ func binds(patterns []string, subject string) bool {
 	return false
 }
 
-// matches reports whether subject, which has no wildcards, matches pattern: * stands for one token,
-// > for one or more at the end.
-func matches(pattern, subject string) bool {
-	for {
-		p, restP, moreP := strings.Cut(pattern, ".")
-		if p == ">" {
-			return true
-		}
-		s, restS, moreS := strings.Cut(subject, ".")
-		if p != "*" && p != s {
-			return false
-		}
-		if !moreP || !moreS {
-			return moreP == moreS
-		}
-		pattern, subject = restP, restS
+// matches reports whether every subject that subject stands for matches pattern: * stands for one
+// token, > for one or more at the end.
+func matches(pattern, subject string) bool { return sink.Matches(pattern, subject) }
+
+// illegalTopic is illegalSubject for a topic of a lane, which may be a pattern below a first token.
+func illegalTopic(topic string) string {
+	if !sink.IsPattern(topic) {
+		return illegalSubject(topic)
 	}
+	tokens := strings.Split(topic, ".")
+	for i, t := range tokens {
+		if i > 0 && (t == "*" || t == ">" && i == len(tokens)-1) {
+			tokens[i] = "any"
+		}
+	}
+	return illegalSubject(strings.Join(tokens, "."))
 }
 
 // limits are the sizes that a message must keep to.

@@ -16,6 +16,9 @@ var Kind = &sink.Kind{
 // Identity names what a sink of this configuration writes to.
 func (Config) Identity() string { return "standard output" }
 
+// TakesPatterns implements sink.PatternSettings.
+func (Config) TakesPatterns() error { return nil }
+
 // Prefix implements sink.Settings.
 func (c Config) Prefix() string { return c.TopicPrefix }
 

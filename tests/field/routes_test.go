@@ -113,3 +113,108 @@ dead_letter: {topic: relay.dead_letter}
 	r.verify(t, exitDone)
 	require.Equal(t, exitDone, r.Stop(t))
 }
+
+// hostileValues lead nowhere but to the dead letters.
+var hostileValues = []string{"a.b", "*", ">", "a b", "none", "a\r\nb", "ä", "../x", strings.Repeat("x", 200)}
+
+const byOrganization = `
+dead_letter: {topic: relay.dead_letter}
+routes:
+  - events: ["session.*", "user.*"]
+    topic: "workos.{organization_id:none}.{type}"
+`
+
+// TestTopicsFromTheEventOnNATS: the stream binds a wildcard, events go to the subject that their
+// organization makes, hostile values to the dead letters, and every command that looks at topics
+// works with that. The stream that is deleted stops relay.
+func TestTopicsFromTheEventOnNATS(t *testing.T) {
+	t.Parallel()
+	api := newAPI(t)
+	first := appendRouted(t, api, routed{"session.created", `{"id":"s","organization_id":"org_1"}`}, routed{"user.created", `{"id":"u"}`},
+		routed{"dsync.user.created", `{"id":"du","organization_id":"org_1"}`})
+	bus := newNATS(t, nil)
+	js := bus.connect(t)
+	config := byOrganization + natsConfig(api.URL(), bus.URL)
+	r := newRelay(t, "relay", config)
+	code, out, errs := r.Run(t, "check")
+	require.Equal(t, exitDone, code, out+errs)
+	r.Start(t)
+	r.Await(t, func() bool { return r.Lane("nats").AtTip && r.Lane("nats").Position.EventID == first[2] }, "every event is settled")
+	want := []string{"workos.org_1.session.created " + first[0], "workos.none.user.created " + first[1], "dsync.user.created " + first[2]}
+	require.Equal(t, want, storedOn(t, js))
+
+	var hostile []routed
+	for _, v := range hostileValues {
+		hostile = append(hostile, routed{"session.created", fmt.Sprintf(`{"id":"s","organization_id":%q}`, v)})
+	}
+	more := appendRouted(t, api, hostile...)
+	r.Await(t, func() bool { return r.Lane("nats").AtTip && r.Lane("nats").Position.EventID == more[len(more)-1] }, "every event is settled")
+	for _, id := range more {
+		want = append(want, "relay.dead_letter "+id)
+	}
+	require.Equal(t, want, storedOn(t, js))
+	s, err := js.Stream(t.Context(), stream)
+	require.NoError(t, err)
+	subjects := s.CachedInfo().Config.Subjects
+	require.Contains(t, subjects, "workos.*.>")
+	require.NotContains(t, subjects, "session.created")
+
+	code, out, errs = r.Run(t, "check", "--verbose")
+	require.Equal(t, exitDone, code, out+errs)
+	require.Contains(t, out, "workos.*.>")
+	code, out, errs = r.Run(t, "types")
+	require.Equal(t, exitDone, code, out+errs)
+	require.Contains(t, out, "workos.{organization_id:none}.{type}")
+	code, out, errs = r.Run(t, "types", "--asyncapi")
+	require.Equal(t, exitDone, code, out+errs)
+	require.Contains(t, out, "address: workos.{organization_id}.{type}")
+	code, out, errs = r.Run(t, "replay", "--since", "earliest", "--until", "latest", "--dry-run")
+	require.Equal(t, exitDone, code, out+errs)
+	require.Contains(t, out, "workos.org_1.session.created")
+	v := r.verify(t, exitDone)
+	require.Equal(t, len(hostileValues), v.Parked)
+	require.Equal(t, 3+len(hostileValues), v.Events)
+
+	require.Equal(t, exitDone, r.Stop(t))
+	r.Start(t)
+	last := appendRouted(t, api, routed{"session.created", `{"id":"s","organization_id":"org_2"}`})
+	r.Await(t, func() bool { return r.Lane("nats").AtTip && r.Lane("nats").Position.EventID == last[0] }, "relay goes on from its position")
+	require.Equal(t, append(want, "workos.org_2.session.created "+last[0]), storedOn(t, js))
+	require.Equal(t, exitDone, r.Stop(t))
+
+	require.NoError(t, js.DeleteStream(t.Context(), stream))
+	r.Start(t)
+	require.Equal(t, exitDecides, r.Wait(t), "relay remembers what it wrote to")
+}
+
+// TestATopicGetsPlaceholders: the stream that relay made for topics by type is changed for those
+// that the routes make now, also if one of these takes the place of another.
+func TestATopicGetsPlaceholders(t *testing.T) {
+	t.Parallel()
+	api := newAPI(t)
+	ids := appendRouted(t, api, routed{"session.created", `{"id":"s","organization_id":"org_1"}`})
+	bus := newNATS(t, nil)
+	js := bus.connect(t)
+	route := func(topic string) string {
+		return fmt.Sprintf("routes: [{events: [\"session.*\"], topic: %q}]\n", topic) + natsConfig(api.URL(), bus.URL)
+	}
+	fixed := newRelay(t, "fixed", route("workos.sessions"))
+	fixed.Start(t)
+	fixed.Await(t, func() bool { return fixed.Lane("nats").AtTip }, "the event is settled")
+	require.Equal(t, exitDone, fixed.Stop(t))
+
+	r := newRelay(t, "relay", route("workos.{organization_id}"))
+	r.Start(t)
+	more := appendRouted(t, api, routed{"session.created", `{"id":"s","organization_id":"org_1"}`})
+	r.Await(t, func() bool { return r.Lane("nats").AtTip && r.Lane("nats").Position.EventID == more[0] }, "the event is settled")
+	require.Equal(t, []string{"workos.sessions " + ids[0], "workos.org_1 " + more[0]}, storedOn(t, js))
+	s, err := js.Stream(t.Context(), stream)
+	require.NoError(t, err)
+	require.NotContains(t, s.CachedInfo().Config.Subjects, "workos.sessions", "the wildcard has taken its place")
+	require.Equal(t, exitDone, r.Stop(t))
+
+	unlike := newRelay(t, "unlike", route("{organization_id}.x"))
+	code, _, errs := unlike.Run(t, "check")
+	require.Equal(t, exitUsage, code, errs)
+	require.Contains(t, errs, "it begins with a placeholder")
+}

@@ -27,6 +27,7 @@ type verified struct {
 	Compacted     int    `json:"compacted"`
 	Displaced     int    `json:"displaced"`
 	Expired       int    `json:"expired"`
+	Parked        int    `json:"parked"`
 	Missing       struct {
 		Count int `json:"count"`
 	} `json:"missing"`
