@@ -67,7 +67,7 @@ func (r *Router) AppendState(batch []sink.Message, e *source.Event, admit func(*
 	if k == nil {
 		return batch, nil
 	}
-	if !e.LateSince.IsZero() && !(removes && slices.Equal(k.entity.Key, []string{"id"})) {
+	if final := removes && slices.Equal(k.entity.Key, []string{"id"}); !e.LateSince.IsZero() && !final {
 		return batch, nil
 	}
 	c, ok := state.ChangeOf(e)

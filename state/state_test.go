@@ -3,7 +3,6 @@ package state_test
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -132,7 +131,7 @@ func payloads(t *testing.T) map[string]json.RawMessage {
 	}
 	f, err := os.Open(path)
 	require.NoError(t, err)
-	defer f.Close()
+	defer func() { require.NoError(t, f.Close()) }()
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -259,7 +258,7 @@ func TestSelect(t *testing.T) {
 
 	_, err = state.Select([]string{"*", "role"}, []string{"user.created", "role.created"})
 	var missing *state.MissingError
-	require.True(t, errors.As(err, &missing))
+	require.ErrorAs(t, err, &missing)
 	require.Equal(t, []string{"role.deleted", "role.updated"}, missing.Types)
 
 	_, err = state.Select([]string{"usr"}, all)

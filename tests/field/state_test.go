@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
 )
 
@@ -143,4 +144,62 @@ func requireWorld(t testing.TB, w *sourcetest.World, all map[string][]*kgo.Recor
 			require.NotContains(t, world["directory"], object.Directory, "%s %s is no more", entity, key)
 		}
 	}
+}
+
+// TestACompactedStateTopicIsNoLoss: Kafka removes versions of a user that newer ones replace, while
+// relay runs and while it stands still. Nothing is lost by that, and the state stays what it was.
+func TestACompactedStateTopicIsNoLoss(t *testing.T) {
+	t.Parallel()
+	bus := realKafka(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	api := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{}))
+	text := bus.config(api.URL(), `, events: ["user.*"], state: {entities: [user]}, create: {partitions: 1, config: {segment.ms: "100", min.cleanable.dirty.ratio: "0.01"}}`)
+	r := newRelay(t, "relay", text)
+	w := api.World()
+	kept, err := w.Create("user")
+	require.NoError(t, err)
+	gone, err := w.Create("user")
+	require.NoError(t, err)
+	change := func(n int) {
+		for range n {
+			require.NoError(t, w.Update("user", kept))
+		}
+		ids := api.IDs(sourcetest.Filter{})
+		r.Await(t, func() bool { return r.Lane("").Position.EventID == ids[len(ids)-1] }, "all events are committed")
+	}
+	topic := bus.Prefix + "state.user"
+	stored := func() (n int) {
+		for _, r := range of(bus.settled(t), topic) {
+			require.Equal(t, topic, r.Topic)
+			n++
+		}
+		return n
+	}
+	r.Start(t)
+	change(50)
+	require.NoError(t, w.Delete("user", gone))
+	time.Sleep(150 * time.Millisecond) // the segment is rolled by the next record, if it is old enough
+	change(1)
+	require.Eventually(t, func() bool { return stored() < 20 }, patient, time.Second, "Kafka compacts the topic")
+	ends, err := bus.Admin.ListEndOffsets(ctx, topic)
+	require.NoError(t, err)
+	end, _ := ends.Lookup(topic, 0)
+	require.Greater(t, end.Offset, int64(50))
+
+	require.Equal(t, exitDone, r.Stop(t))
+	r.Start(t)
+	change(5)
+	r.AwaitState(t, "", pipeline.Running)
+	code, out, errs := r.Run(t, "verify", "--since", "earliest", "--until", time.Now().Add(time.Minute).UTC().Format(time.RFC3339))
+	require.Equal(t, exitDone, code, out+errs)
+	last := map[string]string{}
+	for _, r := range of(bus.settled(t), topic) {
+		last[string(r.Key)] = string(r.Value)
+	}
+	for key, o := range w.Objects("user") {
+		require.Equal(t, string(o.Data), last[key])
+		delete(last, key)
+	}
+	require.Empty(t, last[gone])
 }
