@@ -48,6 +48,7 @@ var operations = map[string]operation{
 	"POST /api/v1/poll":                   {id: "poll", lanes: true, answers: map[int]any{http.StatusOK: []LaneState{}}, refusable: true},
 	"POST /api/v1/reload":                 {id: "reload", answers: map[int]any{http.StatusOK: Reloaded{}}, refusable: true},
 	"PUT /api/v1/lanes/{sink}/checkpoint": {id: "setCheckpoint", body: Destination{}, answers: map[int]any{http.StatusOK: Moved{}}, refusable: true},
+	"POST /api/v1/lanes/{sink}/snapshot":  {id: "snapshot", body: Wanted{}, answers: map[int]any{http.StatusAccepted: []LaneState{}}, refusable: true},
 	"GET /api/v1/stream":                  {id: "stream", text: "text/event-stream"},
 }
 
