@@ -192,7 +192,7 @@ func TestPollsAtTheTip(t *testing.T) {
 			delays: ms(700, 50, 50),
 		},
 		{
-			name:   "an interval of its own and no FastestPoll",
+			name:   "another interval and no FastestPoll",
 			tipRun: tipRun{interval: 3 * time.Second, arrivals: ms(500, 3500), lasts: 10 * time.Second},
 			want:   ms(0, 3000, 6000, 9000),
 			delays: ms(2500, 2500),
