@@ -14,6 +14,7 @@ import (
 	"workos-relay/internal/manual"
 	"workos-relay/sink"
 	"workos-relay/source"
+	"workos-relay/state"
 )
 
 type completionCmd struct {
@@ -145,6 +146,12 @@ func (c *completer) values(v *kong.Value) []string {
 		return []string{"latest"}
 	case "topic":
 		return topics()
+	case "entity":
+		var names []string
+		for _, e := range state.Entities() {
+			names = append(names, e.Name)
+		}
+		return names
 	case "bus":
 		return slices.Sorted(slices.Values(starterNames(starters(c.kinds))))
 	}

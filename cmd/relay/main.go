@@ -43,6 +43,8 @@ type cli struct {
 	Replay     replayCmd     `cmd:"" help:"Publish a range of events again, each marked with the header relay-replay. Moves no checkpoint, and may run beside a running relay."`
 	Verify     verifyCmd     `cmd:"" help:"Compare a range of events with what the bus holds. Exit 1 if events are missing, duplicated, misrouted, altered or out of order."`
 	Deadletter deadletterCmd `cmd:"" help:"List the events that could not be published, show one, or publish them again."`
+	Get        getCmd        `cmd:"" help:"Print the newest version of an object from the state on the bus."`
+	List       listCmd       `cmd:"" help:"List the objects of a kind from the state on the bus."`
 	Tail       tailCmd       `cmd:"" help:"Print events as JSON lines, from WorkOS, or from the bus. Keeps no position."`
 	Types      typesCmd      `cmd:"" help:"List the known event types with their topics."`
 	Checkpoint checkpointCmd `cmd:"" help:"Show the position of a lane, or move it."`

@@ -50,6 +50,7 @@ var (
 	_ sink.Sink         = (*Sink)(nil)
 	_ sink.Adviser      = (*Sink)(nil)
 	_ sink.Scanner      = (*Sink)(nil)
+	_ sink.StateReader  = (*Sink)(nil)
 	_ sink.Configurable = (*Sink)(nil)
 )
 
