@@ -329,6 +329,10 @@ func placeOf(m checkpoint.Mode) string {
 // needsBus reports whether a change of the sink affects its bus.
 func (p *planned) needsBus(changes []config.Change) bool {
 	name := p.lane.Sink.Name
+	// The bus was told of them when it was opened. Events and routes decide on them too.
+	if p.old != nil && !slices.Equal(p.old.lane.Router.StateTopics(), p.lane.Router.StateTopics()) {
+		return true
+	}
 	return slices.ContainsFunc(changes, func(c config.Change) bool {
 		return isOf(c.Key, name) && c.Key != "sinks["+name+"].events" && c.Key != "sinks["+name+"].delivery"
 	})
