@@ -500,3 +500,44 @@ func TestLeastPermissionsForState(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, status[1].Problems)
 }
+
+// TestBucketInACluster: a bucket has the replicas of the stream, and follows it after the server
+// that leads the bucket or the stream goes away.
+func TestBucketInACluster(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t)
+	js := client(t, cluster.url())
+	cfg := withState(cluster.url())
+	cfg.Create.Replicas, cfg.AckTimeout = 3, question
+	l := open(t, cfg).Ledger(laneID)
+	again(t, "preparing", func(ctx context.Context) error { return l.Prepare(ctx, stateTopics) })
+	want := map[string]string{}
+	n := 0
+	commit := func() {
+		n++
+		key, value := fmt.Sprintf("u%d", n%5), fmt.Sprint(n)
+		again(t, "committing", func(ctx context.Context) error {
+			prev, err := l.Load(ctx)
+			if err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
+				return err
+			}
+			_, err = l.Commit(ctx, []sink.Message{events(n, 1, topic)[0], set(key, value)}, prev, at(n))
+			return err
+		})
+		want[key] = value
+	}
+	for _, stream := range []string{"KV_STATE_user", defaultStream} {
+		for range 4 {
+			commit()
+		}
+		leader := cluster.leader(t, js, stream)
+		leader.stop()
+		commit()
+		leader.start(t)
+		commit()
+		awaitState(t, js, want)
+	}
+	st, err := js.Stream(t.Context(), "KV_STATE_user")
+	require.NoError(t, err)
+	require.Equal(t, 3, st.CachedInfo().Config.Replicas)
+}

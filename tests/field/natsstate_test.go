@@ -88,15 +88,16 @@ func bucketState(ctx context.Context, js jetstream.JetStream, bucket string) (ma
 	return all, nil
 }
 
-// awaitBuckets waits until the buckets hold what the world has, and nothing else.
-func awaitBuckets(t testing.TB, r *relay, js jetstream.JetStream, w *sourcetest.World) {
+// awaitBuckets waits until the buckets hold what the world has, and nothing else. The prefix begins
+// their names.
+func awaitBuckets(t testing.TB, r *relay, js jetstream.JetStream, prefix string, w *sourcetest.World) {
 	t.Helper()
 	want := w.State()
 	for _, entity := range bucketsOf {
 		r.Await(t, func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			have, err := bucketState(ctx, js, "STATE_"+entity)
+			have, err := bucketState(ctx, js, prefix+"STATE_"+entity)
 			if err != nil || len(have) != len(want[entity]) {
 				return false
 			}
@@ -106,7 +107,7 @@ func awaitBuckets(t testing.TB, r *relay, js jetstream.JetStream, w *sourcetest.
 				}
 			}
 			return true
-		}, "bucket STATE_%s holds the %d objects of the world", entity, len(want[entity]))
+		}, "bucket %sSTATE_%s holds the %d objects of the world", prefix, entity, len(want[entity]))
 	}
 }
 
@@ -146,14 +147,14 @@ func TestStateInBuckets(t *testing.T) {
 				r.Kill()
 			}
 			r.Start(t)
-			awaitBuckets(t, r, js, api.World())
+			awaitBuckets(t, r, js, "", api.World())
 
 			kv, err := js.KeyValue(t.Context(), "STATE_user")
 			require.NoError(t, err)
 			watch, err := kv.WatchAll(t.Context())
 			require.NoError(t, err)
 			changeWorld(t, api.World(), random, 100)
-			awaitBuckets(t, r, js, api.World())
+			awaitBuckets(t, r, js, "", api.World())
 			seen, want := map[string]string{}, api.World().State()["user"]
 			same := func() bool {
 				for key, o := range want {
@@ -182,7 +183,7 @@ func TestStateInBuckets(t *testing.T) {
 			require.Equal(t, exitDone, r.Stop(t))
 			if name == "embedded" {
 				r.Start(t)
-				awaitBuckets(t, r, js, api.World())
+				awaitBuckets(t, r, js, "", api.World())
 				require.Equal(t, exitDone, r.Stop(t))
 				return
 			}
@@ -193,8 +194,42 @@ func TestStateInBuckets(t *testing.T) {
 			require.Contains(t, out, "bucket STATE_user, to be created")
 			require.Contains(t, out, "bucket STATE_organization, replicas 1")
 			r.Start(t)
-			awaitBuckets(t, r, js, api.World())
+			awaitBuckets(t, r, js, "", api.World())
 			require.Equal(t, exitDone, r.Stop(t))
+		})
+	}
+}
+
+// TestStateInBucketsElsewhere: the buckets are with the stream, in the account whose JetStream API
+// relay imports, or in another domain than that of the server that relay is connected to.
+func TestStateInBucketsElsewhere(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(t *testing.T) (js jetstream.JetStream, sink string){
+		"imports": func(t *testing.T) (jetstream.JetStream, string) {
+			bus := newNATS(t, importing(t))
+			return bus.connect(t, nats.UserInfo("bus", "bus")), fmt.Sprintf("url: %q, auth: {user: relay, password: relay}, api_prefix: bus.API", bus.URL)
+		},
+		"domain": func(t *testing.T) (jetstream.JetStream, string) {
+			hub, leaf, _ := hubAndLeaf(t)
+			return hub.connect(t), fmt.Sprintf("url: %q, domain: hub", leaf.URL)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(2, 16)) //nolint:gosec // what happens, not a secret
+			api := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{Seed: 2}))
+			js, sink := start(t)
+			r := newRelay(t, "relay", sourceConfig(api.URL())+
+				fmt.Sprintf("sinks: [{name: nats, type: nats, topic_prefix: workos., state: {entities: [organization, organization_membership, user]}, %s}]\n", sink))
+			code, out, errs := r.Check(t)
+			require.Equal(t, exitDone, code, "%s%s", out, errs)
+			changeWorld(t, api.World(), random, 60)
+			r.Start(t)
+			awaitBuckets(t, r, js, "workos_", api.World())
+			require.Equal(t, exitDone, r.Stop(t))
+			code, out, errs = r.Check(t)
+			require.Equal(t, exitDone, code, "%s%s", out, errs)
+			require.Contains(t, out, "bucket workos_STATE_user, replicas 1")
 		})
 	}
 }
