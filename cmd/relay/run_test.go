@@ -353,10 +353,10 @@ func TestCheck(t *testing.T) {
 	api := newAPI(t)
 	url, js := newNATS(t)
 	file := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
-	code, stdout, stderr := do(t, "check", "--verbose", "--config", file)
+	code, stdout, stderr := do(t, "check", "--timeout", "2m", "--verbose", "--config", file)
 	require.Equal(t, exitDone, code, stderr+stdout)
 	require.Contains(t, stdout, "dsync.user.created")
-	code, stdout, stderr = do(t, "check", "--config", file)
+	code, stdout, stderr = do(t, "check", "--timeout", "2m", "--config", file)
 	require.Equal(t, exitDone, code, stderr+stdout)
 	require.NotContains(t, stdout, "dsync.user.created")
 	require.Regexp(t, `creates  \d+ topics: stream WORKOS, replicas 1`, stdout)
@@ -379,7 +379,7 @@ func TestCheck(t *testing.T) {
 	require.Contains(t, stderr, "2 faults")
 	require.Equal(t, 2, strings.Count(stdout, "context deadline exceeded"), "source and sink have as long as it is told: %s", stdout)
 
-	code, stdout, stderr = do(t, "check", "--json", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))
+	code, stdout, stderr = do(t, "check", "--timeout", "2m", "--json", "--config", writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "")))
 	require.Equal(t, exitDone, code, stderr)
 	var found report
 	require.NoError(t, json.Unmarshal([]byte(stdout), &found), stdout)
