@@ -94,8 +94,8 @@ func (*RecordError) OperatorAction() string {
 // Unwrap returns the cause.
 func (e *RecordError) Unwrap() error { return e.Err }
 
-// Run publishes the events of letters. It waits for a bus and a source that are down until ctx ends.
-// With an error it returns what became of the letters until then.
+// Run publishes the events of letters. It waits for a bus and a source that are down until ctx
+// ends. With an error it returns what became of the letters until then.
 func (r *Replay) Run(ctx context.Context, letters []*Letter) (Outcome, error) {
 	r.redacted = r.Router.ForRedacted()
 	r.Publisher.Router, r.Publisher.Park = recording{r}, false
@@ -184,8 +184,8 @@ func (r *Replay) event(ctx context.Context, l *Letter, c Content) (e *source.Eve
 	return e, true, err
 }
 
-// Parse returns the event in a dead letter, or nil if none is there or if it is not the one that was
-// put there.
+// Parse returns the event in a dead letter, or nil if none is there or if it is not the one that
+// was put there.
 func (c *Content) Parse(l *Letter) *source.Event {
 	if len(c.Event) == 0 {
 		return nil

@@ -14,7 +14,8 @@ import (
 	"workos-relay/sink"
 )
 
-// sourceHeader is set by the server in what a bucket copies: the stream, a sequence in it, and more.
+// sourceHeader is set by the server in what a bucket copies: the stream, a sequence in it, and
+// more.
 const sourceHeader = "Nats-Stream-Source"
 
 // copyPatience is how long a reader of a bucket waits until the server has copied what the stream

@@ -27,10 +27,11 @@ const (
 	patient = 4 * time.Minute
 )
 
-// program starts a consumer of one bus, in one language.
+// program starts a consumer of one bus, or what follows the state on it, in one language.
 type program struct {
-	dir  string
-	args func(bus string) []string
+	dir   string
+	args  func(bus string) []string
+	state func(bus string) []string // nil if the language has no such example
 }
 
 // programs are the consumers whose languages are here: Go always is.
@@ -50,12 +51,20 @@ func programs(t *testing.T) map[string]program {
 	binary := filepath.Join(t.TempDir(), "consumer")
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../examples/go").CombinedOutput()
 	require.NoError(t, err, string(out))
-	all := map[string]program{"go": {".", func(bus string) []string { return []string{binary, bus} }}}
+	all := map[string]program{"go": {
+		".",
+		func(bus string) []string { return []string{binary, bus} },
+		func(bus string) []string { return []string{binary, "state-" + bus} },
+	}}
 	if python := os.Getenv("RELAY_TEST_PYTHON"); python != "" {
-		all["python"] = program{"../../examples/python", func(bus string) []string { return []string{python, "consume_" + bus + ".py"} }}
+		all["python"] = program{
+			"../../examples/python",
+			func(bus string) []string { return []string{python, "consume_" + bus + ".py"} },
+			func(bus string) []string { return []string{python, "state_" + bus + ".py"} },
+		}
 	}
 	if node := os.Getenv("RELAY_TEST_NODE"); node != "" {
-		all["typescript"] = program{"../../examples/typescript", func(bus string) []string { return []string{node, "--import", "tsx", bus + ".ts"} }}
+		all["typescript"] = program{"../../examples/typescript", func(bus string) []string { return []string{node, "--import", "tsx", bus + ".ts"} }, nil}
 	}
 	return all
 }

@@ -62,8 +62,8 @@ func (l *startLog) take() (requests map[string]int, all int) {
 }
 
 // TestRequestsOfAStartOnKafka counts what a start asks of a cluster that holds thousands of topics
-// of others, at first and after that, with room for the renewals of a slow start. No start repeats a question to see whether the answer stays
-// the same, and none asks for the topics of others.
+// of others, at first and after that, with room for the renewals of a slow start. No start repeats
+// a question to see whether the answer stays the same, and none asks for the topics of others.
 func TestRequestsOfAStartOnKafka(t *testing.T) {
 	t.Parallel()
 	for delivery, most := range map[string][2]int{"at_least_once": {45, 35}, "exactly_once": {100, 80}} {

@@ -1,0 +1,148 @@
+//go:build unix
+
+package examples
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/source/sourcetest"
+	"workos-relay/tests/testkit"
+)
+
+const (
+	entity    = "directory_user"
+	directory = "directory"
+)
+
+// TestStateIsFollowed lets relay keep the users of a directory that changes, and compares what each
+// program says it holds with the directory.
+func TestStateIsFollowed(t *testing.T) {
+	all := programs(t)
+	binary, err := testkit.Build(t.TempDir())
+	require.NoError(t, err)
+	t.Run("nats", func(t *testing.T) {
+		t.Parallel()
+		srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+		require.NoError(t, err)
+		srv.Start()
+		t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+		require.True(t, srv.ReadyForConnections(patient))
+		testStateIsFollowed(t, binary, all, "nats", fmt.Sprintf("type: nats, url: %q", srv.ClientURL()), "NATS_URL="+srv.ClientURL())
+	})
+	t.Run("kafka", func(t *testing.T) {
+		t.Parallel()
+		brokers := os.Getenv("RELAY_TEST_KAFKA")
+		if brokers == "" {
+			t.Skip("needs a real Kafka: set RELAY_TEST_KAFKA to the address that .ci/kafka/start prints")
+		}
+		prefix := fmt.Sprintf("example-state-%d.", time.Now().UnixNano())
+		testStateIsFollowed(t, binary, all, "kafka", fmt.Sprintf("type: kafka, brokers: [%s], topic_prefix: %s", brokers, prefix), "KAFKA_BROKERS="+brokers, "PREFIX="+prefix)
+	})
+}
+
+func testStateIsFollowed(t *testing.T, binary string, all map[string]program, bus, sink string, env ...string) {
+	api := sourcetest.New(sourcetest.WithAPIKey("sk_test"), sourcetest.WithWorld(sourcetest.WorldConfig{Organizations: 1, Directories: 1}))
+	require.NoError(t, api.Start(""))
+	t.Cleanup(func() { require.NoError(t, api.Close()) })
+	world := api.World()
+	home := world.Keys(directory)[0]
+	change := func() {
+		var keys []string
+		for range 20 {
+			key, err := world.Create(entity, home)
+			require.NoError(t, err)
+			keys = append(keys, key)
+		}
+		for _, key := range keys[:10] {
+			require.NoError(t, world.Update(entity, key))
+		}
+		for _, key := range keys[5:8] {
+			require.NoError(t, world.Delete(entity, key))
+		}
+	}
+	change()
+	r := testkit.NewRelay(t, binary, "relay", fmt.Sprintf("id: examples-%d\nsource: {endpoint: %q, api_key: sk_test, poll_interval: 200ms}\nsinks: [{name: bus, %s, state: {entities: [%s]}}]\n",
+		time.Now().UnixNano(), api.URL(), sink, entity))
+	r.Start(t)
+	r.Await(t, func() bool { return r.Lane("bus").AtTip }, "relay has carried the events")
+	for language, p := range all {
+		if p.state == nil {
+			continue
+		}
+		t.Run(language, func(t *testing.T) {
+			f := follow(t, p, bus, env)
+			require.Eventually(t, func() bool { return f.holds(world) }, patient, 20*time.Millisecond, "%s", f)
+			change()
+			require.Eventually(t, func() bool { return f.holds(world) }, patient, 20*time.Millisecond, "%s", f)
+			f.end(t)
+		})
+	}
+}
+
+// follower is a program that prints what the state topic tells.
+type follower struct {
+	cmd *exec.Cmd
+	mu  sync.Mutex
+	out bytes.Buffer // under mu
+}
+
+func follow(t *testing.T, p program, bus string, env []string) *follower {
+	t.Helper()
+	args := p.state(bus)
+	f := &follower{cmd: exec.CommandContext(t.Context(), args[0], args[1:]...)}
+	f.cmd.Dir, f.cmd.Env = p.dir, append(append(os.Environ(), "ENTITY="+entity), env...)
+	f.cmd.Stdout, f.cmd.Stderr = f, f
+	require.NoError(t, f.cmd.Start())
+	return f
+}
+
+// Write takes what the program prints.
+func (f *follower) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.out.Write(b)
+}
+
+// String is what the program has printed.
+func (f *follower) String() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.out.String()
+}
+
+// holds reports whether the table that the program has printed is the directory.
+func (f *follower) holds(world *sourcetest.World) bool {
+	objects := map[string]string{}
+	for line := range strings.Lines(f.String()) {
+		switch word := strings.Split(strings.TrimSuffix(line, "\n"), "\t"); {
+		case word[0] == "set" && len(word) == 3:
+			objects[word[1]] = word[2]
+		case word[0] == "removed" && len(word) == 2:
+			delete(objects, word[1])
+		}
+	}
+	want := world.State()[entity]
+	for key, o := range want {
+		if objects[key] != string(o.Data) {
+			return false
+		}
+	}
+	return len(objects) == len(want)
+}
+
+func (f *follower) end(t *testing.T) {
+	t.Helper()
+	require.NoError(t, f.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, f.cmd.Wait(), "a stop in order")
+}
