@@ -128,8 +128,8 @@ func TestTheTopicIsOfTheRedactedEvent(t *testing.T) {
 	require.Equal(t, "a.x", routeOne(t, r, newEvent(t, "user.created", `{"list":["x"],"other":1}`)).Topic)
 }
 
-// FuzzPlaceholder: whatever the topic of the configuration and the value of the event, the topic of
-// a message is a legal name that the pattern stands for, two values never share one, and no value
+// FuzzPlaceholder: for any topic of the configuration and any value of the event, the topic of a
+// message is a legal name that the pattern stands for, two values never share one, and no value
 // leads to positions, state or another topic.
 func FuzzPlaceholder(f *testing.F) {
 	for _, seed := range [][3]string{

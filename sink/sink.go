@@ -159,8 +159,8 @@ type Destination interface {
 	// Identity names what the sink writes to, without addresses: "nats stream WORKOS". It needs no
 	// connection.
 	Identity() string
-	// Prepare makes the destination ready for messages on exactly these topics, creating what the
-	// configuration lets it create. It returns a *FatalError that names every topic that cannot be
+	// Prepare makes the destination ready for messages on exactly these topics, which may be
+	// patterns if its Settings take them, creating what the configuration lets it create. It returns a *FatalError that names every topic that cannot be
 	// used and why, or another error if the bus could not be asked (a retry may help). Safe to call
 	// again.
 	Prepare(ctx context.Context, topics []string) error

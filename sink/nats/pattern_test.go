@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"workos-relay/sink"
 )
 
 // TestTopicsThatArePatterns: a pattern is bound as a wildcard in both modes, takes the place of the
@@ -40,6 +42,11 @@ func TestTopicsThatArePatterns(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, logs, 1)
 
+	for _, bad := range illegal {
+		m := events(2, 1, bad)
+		var rejected *sink.RejectedError
+		require.ErrorAs(t, s.Publish(t.Context(), m), &rejected, bad)
+	}
 	for _, bad := range []string{"*.a", ">", "a.>.b", "a.x*", "a.*x", "a..*"} {
 		require.ErrorContains(t, s.Prepare(t.Context(), []string{bad}), "is not a legal subject", bad)
 	}
