@@ -150,9 +150,7 @@ type Sink struct {
 // State says which objects a lane keeps on state topics.
 type State struct {
 	Entities []string `yaml:"entities" doc:"Kinds of object whose newest version is kept by its key on the topic state.<entity>: names such as user and directory_user, or \"*\" for each kind whose events the sink carries. Empty: none." example:"[user, organization]"`
-	// Snapshot says when the objects that exist already are read from WorkOS's lists. The file has
-	// no key for it yet.
-	Snapshot string `yaml:"-"`
+	Snapshot string   `yaml:"snapshot" default:"never" enum:"first_start,never" doc:"When the objects that exist already are read from WorkOS's lists. first_start: before the lane carries its next event, once for each entity. never: only by relay snapshot."`
 }
 
 // EmbeddedServer returns the server that the sink runs inside relay, or nil.

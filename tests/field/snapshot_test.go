@@ -1,0 +1,122 @@
+//go:build unix
+
+package field
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"workos-relay/source/sourcetest"
+)
+
+// kept are the entities of the World.
+const kept = "state: {entities: [organization, user, organization_membership, connection, role, organization_role, directory, directory_user, directory_group, directory_group_membership], snapshot: first_start}"
+
+// TestASnapshotSurvivesKills: relay is killed 30 times while it reads a snapshot of
+// objects that change, and later. In the end the state topics have what WorkOS has, and the events
+// of what changed were published.
+func TestASnapshotSurvivesKills(t *testing.T) {
+	t.Parallel()
+	world := sourcetest.WorldConfig{
+		Seed: 7, Organizations: 30, Users: 4000, Connections: 30, Roles: 5, Directories: 40, DirectoryUsers: 40_000, Groups: 3, GroupMembers: 20,
+	}
+	api := newAPI(t, sourcetest.WithWorld(world), sourcetest.WithLatency(5*time.Millisecond, 10*time.Millisecond))
+	const bus = "kafka"
+	k := newKfake(t)
+	config := k.config(api.URL(), ", "+kept)
+	config = strings.Replace(config, "poll_interval", "rate_limit: 200, poll_interval", 1)
+	r := newRelay(t, "relay", config)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 30 {
+		for range 20 {
+			api.World().Change()
+		}
+		r.Start(t)
+		var before uint64
+		r.Await(t, func() bool {
+			s := r.Lane(bus).Snapshot
+			if s == nil {
+				return false
+			}
+			var objects uint64
+			for _, e := range s.Entities {
+				objects += e.Objects
+			}
+			if before == 0 {
+				before = objects + 1
+			}
+			return s.FinishedAt != nil || objects > before+uint64(200+rnd.IntN(1500)) //nolint:gosec // small
+		}, "the snapshot gets on")
+		r.Kill()
+	}
+	r.Start(t)
+	changed := time.Now()
+	for time.Since(changed) < 3*time.Second {
+		api.World().Change()
+		time.Sleep(5 * time.Millisecond)
+	}
+	r.Await(t, func() bool {
+		l := r.Lane(bus)
+		return l.Snapshot != nil && l.Snapshot.FinishedAt != nil && l.AtTip && l.Position.EventID == last(api.IDs(sourcetest.Filter{}))
+	}, "the snapshot is finished and all events are there")
+	requireState(t, api.World(), stateOnKafka(t, k))
+	require.Equal(t, exitDone, r.Stop(t))
+}
+
+// requireState compares state topics, by entity and key, with the World. What was deleted with its
+// directory has no event, and was on the bus before.
+func requireState(t *testing.T, w *sourcetest.World, have map[string]map[string]string) {
+	t.Helper()
+	want := w.State()
+	wrong := 0
+	complain := func(format string, args ...any) {
+		if wrong++; wrong < 10 {
+			t.Errorf(format, args...)
+		}
+	}
+	for entity, objects := range want {
+		for key, o := range objects {
+			value, there := have[entity][key]
+			switch {
+			case !there:
+				complain("%s %s is missing", entity, key)
+			case entity != "directory_group_membership" && value != string(o.Data) && value != string(o.Listed):
+				complain("%s %s is\n%s\ninstead of\n%s", entity, key, value, o.Data)
+			}
+		}
+		for key := range have[entity] {
+			if _, there := objects[key]; !there && !strings.HasPrefix(entity, "directory_") {
+				complain("%s %s is still there", entity, key)
+			}
+		}
+	}
+	require.Zero(t, wrong)
+}
+
+// stateOnKafka reads the state topics as a consumer does.
+func stateOnKafka(t *testing.T, k *kafka) map[string]map[string]string {
+	t.Helper()
+	out := map[string]map[string]string{}
+	for at, records := range k.read(t) {
+		topic, _, _ := strings.Cut(at, "/")
+		entity, ok := strings.CutPrefix(topic, k.Prefix+"state.")
+		if !ok {
+			continue
+		}
+		if out[entity] == nil {
+			out[entity] = map[string]string{}
+		}
+		for _, r := range records {
+			if r.Value == nil {
+				delete(out[entity], string(r.Key))
+			} else {
+				out[entity][string(r.Key)] = string(r.Value)
+			}
+		}
+	}
+	return out
+}
