@@ -86,6 +86,8 @@ var commandLines = map[string][][]string{
 	"deadletter list":   {{"--all"}, {"--all", "--json"}},
 	"deadletter show":   {{"event_01J0000000000000000000000A"}},
 	"deadletter replay": {{"--all"}, {"--all", "--json"}},
+	"get":               {{"directory_user", "directory_user_1"}, {"directory_user", "directory_user_1", "--json"}},
+	"list":              {{"directory_user"}, {"directory_user", "--json"}},
 	"tail":              {{"--since", "earliest", "--envelope"}, {"--from-sink", "--since", "earliest", "--envelope"}},
 	"types":             {{}, {"--json"}},
 	"checkpoint show":   {{"--timeout", "300ms"}, {"--timeout", "300ms", "--json"}},
