@@ -130,8 +130,9 @@ func TestASnapshotComesBeforeTheEvents(t *testing.T) {
 			src := newSequence(1+rnd.IntN(60), 1+rnd.IntN(30))
 			snapshots := &shelf{n: rnd.IntN(400), size: 1 + rnd.IntN(60), every: time.Duration(rnd.IntN(3000)) * time.Millisecond}
 			if rnd.IntN(2) == 0 {
+				own := rand.New(rand.NewPCG(seed, 17)) // of the goroutine that reads
 				snapshots.fails = func() error {
-					if rnd.IntN(5) == 0 {
+					if own.IntN(5) == 0 {
 						return errors.New("the API does not answer")
 					}
 					return nil
