@@ -43,7 +43,7 @@ var errSnapshotEnded = errors.New("the snapshot ended before its end")
 
 // snapshot publishes the snapshot that is due, if one is, and returns the current checkpoint. The
 // position does not move meanwhile. Each Append records how far the snapshot has come, so that it
-// continues there after whatever ends it.
+// continues there after it was ended.
 func (c *carrier) snapshot(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	if c.snapshots == nil || !c.snapshots.Due(cp) {
 		return cp, nil

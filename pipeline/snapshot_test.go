@@ -121,7 +121,7 @@ func (k *recordKeeper) Commit(ctx context.Context, prev, next checkpoint.Checkpo
 	return cp, err
 }
 
-// TestASnapshotComesBeforeTheEvents: in both modes, whatever fails and wherever the lane stops, all
+// TestASnapshotComesBeforeTheEvents: in both modes, after any failure and a stop at any moment, all
 // objects are stored before the first event, and the events are all there afterwards.
 func TestASnapshotComesBeforeTheEvents(t *testing.T) {
 	for seed := range uint64(60) {

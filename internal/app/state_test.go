@@ -9,8 +9,8 @@ import (
 	"workos-relay/router"
 )
 
-// TestAChangeOfStateTopicsOpensTheBusAgain: a bus is told of its state topics when it is opened, and
-// the events of the source can change them without a key of the sink.
+// TestAChangeOfStateTopicsOpensTheBusAgain: a bus is told of its state topics when it is opened,
+// and the events of the source can change them without a key of the sink.
 func TestAChangeOfStateTopicsOpensTheBusAgain(t *testing.T) {
 	t.Parallel()
 	lane := func(types ...string) *Lane {

@@ -358,9 +358,10 @@ func newLane(t *testing.T, w *world, b *shelf, exactly bool) *pipeline.Lane {
 	return lane
 }
 
-// TestTheStateConverges: whatever changes while a snapshot is read and afterwards, wherever relay
-// is stopped, and however the bus fails, the state topics have what the world has in the end. An
-// object that tells when it was updated is never turned back after the snapshot has published it.
+// TestTheStateConverges: for any change while a snapshot is read and afterwards, any moment at
+// which relay is stopped, and any failure of the bus, the state topics have what the world has in
+// the end. An object that tells when it was updated is never turned back after the snapshot has
+// published it.
 func TestTheStateConverges(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20) {
@@ -412,8 +413,8 @@ func (w *world) lasts() time.Duration {
 	return time.Duration(w.rnd.IntN(30_000)) * time.Millisecond
 }
 
-// requireState compares the state topics with the world. What a directory took along when it was
-// deleted has no events of its own.
+// requireState compares the state topics with the world. WorkOS sends no events for what a
+// directory took along when it was deleted.
 func (w *world) requireState(t *testing.T, b *shelf, seed uint64) {
 	t.Helper()
 	w.mu.Lock()

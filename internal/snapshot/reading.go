@@ -41,7 +41,7 @@ type list struct {
 	after   lists.Cursor
 }
 
-// parent is an object that has a list of its own.
+// parent is an object that a list belongs to.
 type parent struct {
 	steps []checkpoint.SnapshotStep
 	ids   []string // for lists.Query.Parents
@@ -118,7 +118,7 @@ func (r *reading) begin(p parent) {
 	}
 }
 
-// start reads a list in a goroutine of its own.
+// start reads a list in another goroutine.
 func (r *reading) start(p parent, after lists.Cursor) {
 	r.spawn(func() {
 		err := contain.Do(func() error { return r.readList(p, after) })
@@ -306,8 +306,8 @@ func (w *walk) emit(p parent) bool {
 }
 
 // level walks through the list of parents that belongs to ids, and through what is below each. It
-// continues after the object that resume leads to. If that is not where it was, the page that it
-// was in is walked through again: reading a list twice does no harm.
+// continues after the object that resume leads to. If that object is not there any more, the page
+// that it was in is walked through again: reading a list twice does no harm.
 func (w *walk) level(steps []checkpoint.SnapshotStep, ids []string, resume []checkpoint.SnapshotStep) error {
 	q := lists.Query{Entity: w.r.endpoint.Parents[len(ids)], Parents: ids}
 	if len(resume) > 0 {
