@@ -286,7 +286,7 @@ func TestAnObjectThatNoBusTakes(t *testing.T) {
 			require.ErrorAs(t, err, &stop)
 			require.Equal(t, object(13), stop.Key)
 			require.True(t, strings.HasPrefix(operator.Action(err), "raise the limit"), operator.Action(err))
-			require.Zero(t, cp.EventID)
+			require.Empty(t, cp.EventID)
 			require.False(t, cp.Snapshot.Finished())
 		})
 	}

@@ -160,9 +160,9 @@ type Destination interface {
 	// connection.
 	Identity() string
 	// Prepare makes the destination ready for messages on exactly these topics, which may be
-	// patterns if its Settings take them, creating what the configuration lets it create. It returns a *FatalError that names every topic that cannot be
-	// used and why, or another error if the bus could not be asked (a retry may help). Safe to call
-	// again.
+	// patterns if its Settings take them, creating what the configuration lets it create. It
+	// returns a *FatalError that names every topic that cannot be used and why, or another error if
+	// the bus could not be asked (a retry may help). Safe to call again.
 	Prepare(ctx context.Context, topics []string) error
 	// Holds reports whether any of the topics already holds a message. A missing topic holds none.
 	Holds(ctx context.Context, topics []string) (bool, error)

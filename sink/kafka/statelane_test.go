@@ -120,7 +120,7 @@ func (p *process) kill(t testing.TB) {
 	p.dead.Store(true)
 	require.NoError(t, p.close())
 	p.stop()
-	_ = <-p.done // nobody reads what a dead process returns
+	<-p.done // nobody reads what a dead process returns
 }
 
 // TestStateIsTheWorld lets random worlds change while lanes that keep their state are killed one

@@ -28,10 +28,10 @@ func (t *transactor) part(batch []sink.Message) int {
 	t.publisher.mu.Lock()
 	most := t.publisher.pace.Transaction
 	t.publisher.mu.Unlock()
-	size, whole := 0, 0
+	size, whole, event := 0, 0, ""
 	for i := range batch {
-		if i > 0 && batch[i].Position.EventID != batch[i-1].Position.EventID {
-			whole = i
+		if id := batch[i].Position.EventID; id != event || i == 0 {
+			whole, event = i, id
 		}
 		if size += messageSize(&batch[i], i); size > most && whole > 0 {
 			return whole
