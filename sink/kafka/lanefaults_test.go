@@ -75,10 +75,10 @@ func TestLaneThroughFaults(t *testing.T) {
 			w := newWorld(t, c.ListenAddrs(), 400)
 			lane := w.lane(t, "a", w.ledger(t))
 			n := 2
-			switch {
-			case tt.key == kmsg.AddPartitionsToTxn: // two to a transaction, and both again if the second fails
+			if tt.key == kmsg.AddPartitionsToTxn { // two to a transaction, and both again if the second fails
 				n = 3
-			case tt.key == kmsg.Produce: // several to a transaction
+			}
+			if tt.key == kmsg.Produce { // several to a transaction
 				n = 7
 			}
 			handle := c.Fault(every(n, tt.key, tt.err, tt.key == kmsg.EndTxn))
