@@ -2,10 +2,15 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
+	kafkago "github.com/segmentio/kafka-go"
+
+	"workos-relay/internal/retry"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // ofEvents are the settings of a topic that bound how long events are kept. They mean nothing for a
@@ -54,7 +59,7 @@ func (a *topicAdmin) checkState(ctx context.Context, topics []string, found *fau
 	if len(own) == 0 || found.any() {
 		return nil
 	}
-	settings, err := a.cluster.Settings(ctx, own, cleanupPolicy)
+	settings, err := a.settingsOfState(ctx, own)
 	if err != nil {
 		return err
 	}
@@ -64,6 +69,30 @@ func (a *topicAdmin) checkState(ctx context.Context, topics []string, found *fau
 		}
 	}
 	return nil
+}
+
+// settingsOfState asks for the settings of topics that exist. A broker hears of a new topic in its
+// own time; until then relay would take a topic for one whose settings it may not see.
+func (a *topicAdmin) settingsOfState(ctx context.Context, topics []string) (map[string]client.TopicSettings, error) {
+	for try := 0; ; try++ {
+		settings, err := a.cluster.Settings(ctx, topics, cleanupPolicy)
+		if err != nil {
+			return nil, err
+		}
+		var unheard error
+		for _, t := range topics {
+			if err := settings[t].Err; errors.Is(err, kafkago.UnknownTopicOrPartition) {
+				unheard = fmt.Errorf("asking for the settings of state topic %s: %w", t, err)
+			}
+		}
+		const tries = 10
+		if unheard == nil || try == tries {
+			return settings, unheard
+		}
+		if err := retry.Sleep(ctx, client.Retries.After(min(try+1, 4))); err != nil {
+			return nil, errors.Join(unheard, err)
+		}
+	}
 }
 
 // notCompacted says what is wrong with the cleanup.policy of a state topic.
