@@ -18,6 +18,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/checkpoint/checkpointtest"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/batchtest"
 	"workos-relay/sink/kafka/internal/client"
 )
@@ -143,4 +144,39 @@ func FuzzPosition(f *testing.F) {
 			require.NoError(t, err)
 		}
 	})
+}
+
+// TestABatchThatDoesNotMoveThePositionIsStoredAsAWhole is about late events, whose places lie before
+// the position: none of them becomes the position, however large a transaction may be.
+func TestABatchThatDoesNotMoveThePositionIsStoredAsAWhole(t *testing.T) {
+	t.Parallel()
+	brokers := fake(t).ListenAddrs()
+	cfg := uniqueLane(t, brokers)
+	l := fenced(t, cfg, cfg.TopicPrefix+"events")
+	ctx := within(t, patient)
+	at := func(n int) checkpoint.Position { return checkpoint.Position{EventID: fmt.Sprintf("event_%03d", n)} }
+	batch := make([]sink.Message, 50)
+	for i := range batch {
+		batch[i] = sink.Message{Topic: cfg.TopicPrefix + "events", Key: []byte("org_1"), Body: make([]byte, 200), Position: at(i)}
+	}
+	next := checkpointtest.Full(1)
+	next.Position = at(900)
+	first, err := l.Commit(ctx, nil, checkpoint.Checkpoint{}, next)
+	require.NoError(t, err)
+	l.transactor.publisher.pace.Transaction = 1000 // bytes
+	late, err := l.Commit(ctx, batch, first, first)
+	require.NoError(t, err)
+	require.Equal(t, at(900).EventID, late.EventID)
+	for _, r := range readAll(t, brokers, l.topic) {
+		if string(r.Key) == string(positionKey) {
+			kept, err := checkpoint.Decode(r.Value)
+			require.NoError(t, err)
+			require.Equal(t, at(900).EventID, kept.EventID)
+		}
+	}
+	next.Position = at(950)
+	moved, err := l.Commit(ctx, batch, late, next)
+	require.NoError(t, err)
+	require.Equal(t, at(950).EventID, moved.EventID)
+	require.Len(t, readAll(t, brokers, cfg.TopicPrefix+"events"), 100)
 }
