@@ -179,7 +179,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	if len(l.Router.StateTopics()) > 0 {
 		m.run.State = l.Router
 	}
-	if m.snapshots = l.snapshots(client, hooks); m.snapshots != nil {
+	if m.snapshots = l.snapshots(client, hooks, m.bus.Sink); m.snapshots != nil {
 		m.run.Snapshots, m.run.Admit = m.snapshots, m.snapshots.Admit
 	}
 	r.metrics.Watch(m.run.Name, m.run.Status)

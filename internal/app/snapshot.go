@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"workos-relay/internal/snapshot"
+	"workos-relay/sink"
 	"workos-relay/source"
 	apilists "workos-relay/source/lists"
 )
 
 // snapshots returns what reads the snapshots of the lane, or nil if the lane keeps no state.
-func (l *Lane) snapshots(client *source.Client, hooks *source.Hooks) *snapshot.Engine {
+func (l *Lane) snapshots(client *source.Client, hooks *source.Hooks, bus sink.Sink) *snapshot.Engine {
 	entities := l.Router.Entities()
 	if len(entities) == 0 {
 		return nil
@@ -26,6 +27,7 @@ func (l *Lane) snapshots(client *source.Client, hooks *source.Hooks) *snapshot.E
 		Entities:     names,
 		Organization: l.Config.Source.OrganizationID,
 		Message:      l.Router.AppendObject,
+		Stored:       l.stored(bus),
 		Now:          func(ctx context.Context) (time.Time, error) { return l.Stream(client, hooks).Now(ctx) },
 		Automatic:    l.Sink.State.Snapshot == "first_start",
 		MaxMessages:  l.Sink.Settings.Limits().BatchMessages,

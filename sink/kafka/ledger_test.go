@@ -146,8 +146,8 @@ func FuzzPosition(f *testing.F) {
 	})
 }
 
-// TestABatchThatDoesNotMoveThePositionIsStoredAsAWhole is about late events, whose places lie before
-// the position: none of them becomes the position, however large a transaction may be.
+// TestABatchThatDoesNotMoveThePositionIsStoredAsAWhole is about late events, whose places lie
+// before the position: none of them becomes the position, however large a transaction may be.
 func TestABatchThatDoesNotMoveThePositionIsStoredAsAWhole(t *testing.T) {
 	t.Parallel()
 	brokers := fake(t).ListenAddrs()
