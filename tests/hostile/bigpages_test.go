@@ -164,11 +164,11 @@ func bigConfig(api string, lanes int, more string) string {
 }
 
 // mostMemory is what docs/operate.md says that relay takes at most.
-func mostMemory(lanes int) int { return lanes*(64+8)<<20 + (8+32+24)<<20 }
+func mostMemory(lanes int) int { return lanes*(64+8)<<20 + (8+32+30)<<20 }
 
 // mostForOne is what docs/operate.md says that a single event of some bytes takes at most, with one
 // lane: five times its size in place of what readers hold.
-func mostForOne(size int) int { return 5*size + (8+8+32+24)<<20 }
+func mostForOne(size int) int { return 5*size + (8+8+32+30)<<20 }
 
 // TestLargePagesKeepToTheMemory reads a backlog whose pages are small at first, so that all readers
 // set out, and then nearly as large as a response may be: as fast as it can, slowly from all
