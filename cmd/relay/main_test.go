@@ -96,9 +96,10 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []*jetstream.Ra
 	}
 }
 
-// messages returns how many messages a stream holds; none if it is missing.
+// messages returns how many messages a stream holds; none if it is missing, or if the question is
+// lost, as it is while a server starts again.
 func messages(js jetstream.JetStream, stream string) int {
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	s, err := js.Stream(ctx, stream)
 	if err != nil {

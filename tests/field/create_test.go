@@ -44,11 +44,17 @@ func outcomes(settings []sink.Setting) map[string]sink.Outcome {
 
 func streamConfig(t testing.TB, js jetstream.JetStream) jetstream.StreamConfig {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
-	defer cancel()
-	s, err := js.Stream(ctx, stream)
-	require.NoError(t, err)
-	return s.CachedInfo().Config
+	var conf jetstream.StreamConfig
+	require.Eventually(t, func() bool { // a question is lost if the server has just been started again
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		s, err := js.Stream(ctx, stream)
+		if err == nil {
+			conf = s.CachedInfo().Config
+		}
+		return err == nil
+	}, patient, often)
+	return conf
 }
 
 // TestCreateSettingsOfAStreamThatExists changes what create says while relay runs and while it

@@ -85,6 +85,9 @@ func eventIDs(t testing.TB, js jetstream.JetStream, name string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
+	if countEvents(js, name) == 0 { // it asks again if a question is lost
+		return nil
+	}
 	s, err := js.Stream(ctx, name)
 	if err != nil {
 		return nil
