@@ -277,8 +277,8 @@ func (r *snapshotReader) run(ctx context.Context, s Snapshotter, cp checkpoint.C
 }
 
 // next returns the next portion. It waits at most idle, if that is not zero, and then returns
-// errIdle. If steered is closed it returns errSteered. After the last portion it returns why there
-// is no other.
+// errIdle. If steered is closed it returns errSteered. After the last portion it returns the error
+// that ended the snapshot.
 func (r *snapshotReader) next(ctx context.Context, idle time.Duration, steered <-chan struct{}) (SnapshotPortion, error) {
 	waited := make(<-chan time.Time)
 	if idle > 0 {

@@ -24,7 +24,7 @@ type Message struct {
 	Position checkpoint.Position // of its event; the messages of one event are adjacent in a batch
 	Created  time.Time           // when its event was created; zero if the message does not stand for the event, as a dead letter
 	// Entity marks a state message: the newest version of an object of this entity, or, if Body is
-	// nil, that the object is no more. Key is the object's key. It is empty for every other
+	// nil, that the object was removed. Key is the object's key. It is empty for every other
 	// message. A state message has no ID: if one of two versions were left out as a second copy,
 	// the older one could come last.
 	Entity string

@@ -18,8 +18,8 @@ type Entity struct {
 	Key []string
 	// Sets are the event types whose data holds the newest version of an object, sorted.
 	Sets []string
-	// Removes are the event types after which an object is no more, sorted. Their data holds its
-	// key. Empty if WorkOS sends no such event.
+	// Removes are the event types that tell that an object was removed, sorted. Their data holds
+	// its key. Empty if WorkOS sends no such event.
 	Removes []string
 	// UpdatedAt is set if the objects have a field updated_at.
 	UpdatedAt bool

@@ -202,8 +202,8 @@ func (w *stateWorld) requireWorld(t testing.TB) {
 				Directory string `json:"directory_id"`
 			}
 			require.NoError(t, json.Unmarshal([]byte(value), &object))
-			require.True(t, slices.Contains([]string{"directory_user", "directory_group", "directory_group_membership"}, entity), "%s %s is no more", entity, key)
-			require.NotContains(t, world["directory"], object.Directory, "%s %s is no more", entity, key)
+			require.True(t, slices.Contains([]string{"directory_user", "directory_group", "directory_group_membership"}, entity), "%s %s does not exist any more", entity, key)
+			require.NotContains(t, world["directory"], object.Directory, "%s %s does not exist any more", entity, key)
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 
 // TestStateOnKafka lets relay keep every entity of a world that changes while it runs, is killed
 // and starts again. At the end the state topics hold the world: each object as its last event told,
-// and none that is no more, except for those of a deleted directory, of which WorkOS sends no
+// and none that was removed, except for those of a deleted directory, of which WorkOS sends no
 // events.
 func TestStateOnKafka(t *testing.T) {
 	t.Parallel()
@@ -140,8 +140,8 @@ func requireWorld(t testing.TB, w *sourcetest.World, all map[string][]*kgo.Recor
 				Directory string `json:"directory_id"`
 			}
 			require.NoError(t, json.Unmarshal([]byte(value), &object))
-			require.NotEmpty(t, object.Directory, "%s %s is no more: %s", entity, key, value)
-			require.NotContains(t, world["directory"], object.Directory, "%s %s is no more", entity, key)
+			require.NotEmpty(t, object.Directory, "%s %s does not exist any more: %s", entity, key, value)
+			require.NotContains(t, world["directory"], object.Directory, "%s %s does not exist any more", entity, key)
 		}
 	}
 }
