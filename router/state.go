@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/tidwall/gjson"
+
 	"workos-relay/sink"
 	"workos-relay/source"
 	"workos-relay/state"
@@ -159,6 +161,15 @@ func (r *redaction) object(object []byte) ([]byte, error) {
 		return nil, errors.New("it is not well-formed JSON, or the whole of it is taken out")
 	}
 	return e.Data, nil
+}
+
+// ObjectIn returns the object in the body of a state message: the body, or its data if the encoding
+// wraps it.
+func (r *Router) ObjectIn(body []byte) []byte {
+	if r.encoding != CloudEventsStructured {
+		return body
+	}
+	return []byte(gjson.GetBytes(body, "data").Raw)
 }
 
 // keep sets up the entities that the lane keeps.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"slices"
 	"strings"
@@ -22,10 +21,10 @@ import (
 
 // objects is the state of one entity on the bus of a lane.
 type objects struct {
-	lane   *app.Lane
-	bus    *app.Bus
-	reader sink.StateReader
-	topic  sink.StateTopic
+	*app.Objects
+	lane  *app.Lane
+	bus   *app.Bus
+	topic sink.StateTopic
 }
 
 // openState opens the bus of a lane to read the state of an entity. The caller closes the bus.
@@ -61,21 +60,14 @@ func (env *environment) openState(ctx context.Context, lane, entity string) (*ob
 	if x.bus, err = x.lane.OpenFromOutside(ctx); err != nil {
 		return nil, err
 	}
-	reader, ok := x.bus.Sink.(sink.StateReader)
-	if !ok {
+	if x.Objects = x.lane.Objects(x.bus.Sink); x.Objects == nil {
 		return nil, errors.Join(cannotReadBack(x.lane), x.bus.Close())
 	}
-	x.reader = reader
 	return x, nil
 }
 
 // object returns the JSON of an object that the bus holds.
-func (x *objects) object(m *sink.Stored) json.RawMessage {
-	if x.lane.Config.Encoding == router.CloudEventsStructured {
-		return json.RawMessage(gjson.GetBytes(m.Body, "data").Raw)
-	}
-	return json.RawMessage(m.Body)
-}
+func (x *objects) object(m *sink.Stored) json.RawMessage { return x.lane.Router.ObjectIn(m.Body) }
 
 // objectRow is what `relay get --json` and `relay list --json` print of an object.
 type objectRow struct {
@@ -137,7 +129,7 @@ func (c *getCmd) Run(ctx context.Context, env *environment) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, x.bus.Close()) }()
-	m, err := x.reader.ReadObject(ctx, x.topic, []byte(c.Key))
+	m, err := x.One(ctx, x.topic, c.Key)
 	switch {
 	case err != nil:
 		return x.lane.ExplainFromOutside(err)
@@ -157,9 +149,8 @@ type listCmd struct {
 	JSON         bool   `help:"One JSON object per line, with the object and the event that made the last change."`
 }
 
-// Run prints the objects of an entity, in the order in which the bus has them. It reads them twice:
-// first to learn which version of each is the last one. In memory are some 50 bytes for each
-// object.
+// Run prints the objects of an entity, in the order in which the bus has them; of very many, a part
+// after the other.
 func (c *listCmd) Run(ctx context.Context, env *environment) (err error) {
 	x, err := env.openState(ctx, c.Lane, c.Entity)
 	if err != nil {
@@ -181,43 +172,16 @@ func (c *listCmd) Run(ctx context.Context, env *environment) (err error) {
 	return nil
 }
 
-// lastVersion is what the first reading learns of an object.
-type lastVersion struct {
-	offset  int64
-	removed bool
-	printed bool
-}
-
 // print prints the objects, and returns how many those are and how many there are in all.
 func (c *listCmd) print(ctx context.Context, out io.Writer, x *objects) (listed, all int, err error) {
-	seed := maphash.MakeSeed()
-	last := map[uint64]lastVersion{} // by the hash of the key
-	if err := x.reader.ReadState(ctx, x.topic, func(m *sink.Stored) error {
-		last[maphash.Bytes(seed, m.Key)] = lastVersion{offset: m.Offset, removed: m.Body == nil}
-		return nil
-	}); err != nil {
-		return 0, 0, err
-	}
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
-	if !c.JSON && len(last) > 0 {
-		if err := c.line(out, "KEY", "ORGANIZATION", "UPDATED", "NAME"); err != nil {
-			return 0, 0, err
+	err = x.Newest(ctx, x.topic, func(m *sink.Stored) error {
+		if all++; all == 1 && !c.JSON {
+			if err := c.line(out, "KEY", "ORGANIZATION", "UPDATED", "NAME"); err != nil {
+				return err
+			}
 		}
-	}
-	err = x.reader.ReadState(ctx, x.topic, func(m *sink.Stored) error {
-		if m.Body == nil {
-			return nil
-		}
-		at := maphash.Bytes(seed, m.Key)
-		v, known := last[at]
-		// A version that is newer than the one of the first reading came meanwhile.
-		if v.printed || known && (m.Offset < v.offset || m.Offset == v.offset && v.removed) {
-			return nil
-		}
-		v.printed = true
-		last[at] = v
-		all++
 		if c.Organization != "" && x.organization(m) != c.Organization {
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 
 	"workos-relay/router"
 	"workos-relay/sink"
+	"workos-relay/source"
 )
 
 // versions is a state topic that tells of every version it holds.
@@ -28,8 +29,8 @@ func (versions) ReadObject(context.Context, sink.StateTopic, []byte) (*sink.Stor
 	return nil, nil //nolint:nilnil // it is not asked
 }
 
-// TestStoredTellsOfTheLastVersions holds for any number of keys that may be remembered at once.
-func TestStoredTellsOfTheLastVersions(t *testing.T) {
+// TestObjectsTellOfTheNewestVersions holds for any number of keys that may be remembered at once.
+func TestObjectsTellOfTheNewestVersions(t *testing.T) {
 	t.Parallel()
 	const keys = 300
 	var topic versions
@@ -44,11 +45,12 @@ func TestStoredTellsOfTheLastVersions(t *testing.T) {
 		topic = append(topic, m)
 	}
 	require.Greater(t, len(want), keys/2)
+	r, err := router.New(router.Config{
+		Relay: "r", Encoding: router.CloudEventsStructured, State: []string{"user"}, Types: []string{source.UserCreated, source.UserUpdated, source.UserDeleted},
+	})
+	require.NoError(t, err)
 	for _, most := range []int{1, 7, keys / 2, keys, 10 * keys} {
-		s := &storedState{
-			reader: topic, topics: []sink.StateTopic{{Topic: "state.user", Entity: "user"}}, encoding: router.CloudEventsStructured,
-			seed: maphash.MakeSeed(), most: most,
-		}
+		s := &Objects{reader: topic, router: r, seed: maphash.MakeSeed(), most: most}
 		have := map[string]string{}
 		require.NoError(t, s.Each(t.Context(), "user", func(key string, value []byte, _ []sink.Header) error {
 			require.NotContains(t, have, key, "each once")
