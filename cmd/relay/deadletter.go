@@ -104,6 +104,16 @@ func rowOf(l *deadletter.Letter) letterRow {
 	return row
 }
 
+// openLetters reads the dead letters of a lane, for a command that can do without an API key. The
+// caller closes the bus.
+func (env *environment) openLetters(ctx context.Context, lane string) (*letters, error) {
+	cfg, err := env.loadConfigWith(env.keyOptional)
+	if err != nil {
+		return nil, err
+	}
+	return env.readLetters(ctx, cfg, lane, newProgress(env.stderr))
+}
+
 type deadletterListCmd struct {
 	laneFlag
 	All  bool `help:"Also those whose events were published again."`
@@ -112,11 +122,7 @@ type deadletterListCmd struct {
 
 // Run lists dead letters.
 func (c *deadletterListCmd) Run(ctx context.Context, env *environment) (err error) {
-	cfg, err := env.loadConfigWith(env.keyOptional)
-	if err != nil {
-		return err
-	}
-	x, err := env.readLetters(ctx, cfg, c.Lane, newProgress(env.stderr))
+	x, err := env.openLetters(ctx, c.Lane)
 	if err != nil {
 		return err
 	}
@@ -178,11 +184,7 @@ const showTime = 30 * time.Second
 
 // Run prints one dead letter.
 func (c *deadletterShowCmd) Run(ctx context.Context, env *environment) (err error) {
-	cfg, err := env.loadConfigWith(env.keyOptional)
-	if err != nil {
-		return err
-	}
-	x, err := env.readLetters(ctx, cfg, c.Lane, newProgress(env.stderr))
+	x, err := env.openLetters(ctx, c.Lane)
 	if err != nil {
 		return err
 	}
