@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -96,16 +97,24 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []*jetstream.Ra
 	}
 }
 
-// messages returns how many messages a stream holds; none if it is missing, or if the question is
-// lost, as it is while a server starts again.
+// messages returns how many messages a stream holds: none if it is missing, and -1 if there is no
+// answer for a minute.
 func messages(js jetstream.JetStream, stream string) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	s, err := js.Stream(ctx, stream)
-	if err != nil {
-		return 0
+	for range 6 { // a question is lost while a server starts again
+		n, err := func() (int, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			s, err := js.Stream(ctx, stream)
+			if err != nil {
+				return 0, err
+			}
+			return int(s.CachedInfo().State.Msgs), nil
+		}()
+		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+			return n
+		}
 	}
-	return int(s.CachedInfo().State.Msgs)
+	return -1
 }
 
 // writeConfig writes a configuration file and returns its path.
@@ -176,8 +185,9 @@ func startWith(t *testing.T, format *config.Format, args ...string) *running {
 // limited to what relay needs.
 func noEnv(name string) (string, bool) { return "off", name == "GOMEMLIMIT" }
 
-// starting is read-locked while a process is started. Until the process runs it keeps the listeners
-// of this one open, also those that are closed meanwhile, and so their addresses.
+// starting is read-locked while a child process is started. Until the child has called exec it
+// holds copies of the listeners of this process, so that one that is closed still occupies its
+// address.
 var starting sync.RWMutex
 
 // wait returns the exit code. Another command may listen on the same addresses then.

@@ -49,8 +49,8 @@ func Find(ctx context.Context) (port int, err error) {
 	return 0, fmt.Errorf("no port is free")
 }
 
-// listens reports whether anybody listens on address. It connects, because a listener that is
-// closed could stay open for a moment: see Released.
+// listens reports whether anybody accepts connections on address. It connects instead of binding: a
+// program that is being started would inherit a listener, and keep the port busy (see Released).
 func listens(ctx context.Context, address string) bool {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {

@@ -165,7 +165,7 @@ func TestTLSHandshakeFirst(t *testing.T) {
 	api := newAPI(t, backlog(20))
 	first := newNATS(t, func(o *server.Options) {
 		o.TLS, o.TLSHandshakeFirst, o.TLSConfig = true, true, a.server(t, nil)
-		o.TLSTimeout, o.AuthTimeout = 0, 0 // as users have them: who waits for the greeting is left
+		o.TLSTimeout, o.AuthTimeout = 0, 0 // the defaults: the server closes the connection of a client that waits for the greeting
 	})
 	usual := newNATS(t, func(o *server.Options) { o.TLS, o.TLSConfig = true, a.server(t, nil) })
 	ca := newSecretDir(t).put(t, "ca", a.PEM)

@@ -86,7 +86,7 @@ routes:
 dead_letter: {topic: relay.dead_letter}
 ` + natsConfig(api.URL(), bus.URL)
 	mistaken := newRelay(t, "mistaken", strings.Replace(config, `data.state == "active"`, "data.state = 1", 1))
-	code, _, errs := mistaken.Run(t, "check")
+	code, _, errs := mistaken.Check(t)
 	require.Equal(t, exitUsage, code, errs)
 	require.Contains(t, errs, "routes[1].where: is not a valid expression: line 1, column 12: Syntax error")
 
@@ -105,7 +105,7 @@ dead_letter: {topic: relay.dead_letter}
 	code, out, errs := r.Run(t, "types")
 	require.Equal(t, exitDone, code, out+errs)
 	require.Contains(t, out, "actives or dsync.user.created or (dropped)")
-	code, out, errs = r.Run(t, "check")
+	code, out, errs = r.Check(t)
 	require.Equal(t, exitDone, code, out+errs)
 	code, out, errs = r.Run(t, "replay", "--since", "earliest", "--until", "latest")
 	require.Equal(t, exitDone, code, out+errs)
@@ -136,7 +136,7 @@ func TestTopicsFromTheEventOnNATS(t *testing.T) {
 	js := bus.connect(t)
 	config := byOrganization + natsConfig(api.URL(), bus.URL)
 	r := newRelay(t, "relay", config)
-	code, out, errs := r.Run(t, "check")
+	code, out, errs := r.Check(t)
 	require.Equal(t, exitDone, code, out+errs)
 	r.Start(t)
 	r.Await(t, func() bool { return r.Lane("nats").AtTip && r.Lane("nats").Position.EventID == first[2] }, "every event is settled")
@@ -159,7 +159,7 @@ func TestTopicsFromTheEventOnNATS(t *testing.T) {
 	require.Contains(t, subjects, "workos.*.>")
 	require.NotContains(t, subjects, "session.created")
 
-	code, out, errs = r.Run(t, "check", "--verbose")
+	code, out, errs = r.Check(t, "--verbose")
 	require.Equal(t, exitDone, code, out+errs)
 	require.Contains(t, out, "workos.*.>")
 	code, out, errs = r.Run(t, "types")
@@ -214,7 +214,7 @@ func TestATopicGetsPlaceholders(t *testing.T) {
 	require.Equal(t, exitDone, r.Stop(t))
 
 	unlike := newRelay(t, "unlike", route("{organization_id}.x"))
-	code, _, errs := unlike.Run(t, "check")
+	code, _, errs := unlike.Check(t)
 	require.Equal(t, exitUsage, code, errs)
 	require.Contains(t, errs, "it begins with a placeholder")
 }

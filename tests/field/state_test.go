@@ -65,7 +65,7 @@ func TestStateOnKafka(t *testing.T) {
 			requireWorld(t, api.World(), bus.settled(t), bus.Prefix) // old events, published again, change no state
 			require.Equal(t, exitDone, r.Stop(t))
 
-			code, out, errs = r.Run(t, "check", "--verbose")
+			code, out, errs = r.Check(t, "--verbose")
 			require.Equal(t, exitDone, code, out+errs)
 			require.Contains(t, out, bus.Prefix+"state.directory_user  <- the state of each directory_user  2 partitions")
 			require.Contains(t, out, "cleanup.policy compact")

@@ -155,7 +155,7 @@ func TestReplayedWebhooksDoNotPoll(t *testing.T) {
 	require.Equal(t, http.StatusOK, postWebhook(t, webhooks, good, body))
 	stamp, v1, _ := strings.Cut(good, ", ")
 	quiet()
-	require.Positive(t, polls.Load()-before, "one webhook")
+	require.Greater(t, polls.Load()-before, int64(1), "a webhook is followed by more polls")
 	require.LessOrEqual(t, polls.Load()-before, int64(9), "one webhook: eight polls, of which a slow machine merges some")
 	before = polls.Load()
 	var group sync.WaitGroup

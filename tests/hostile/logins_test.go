@@ -82,7 +82,7 @@ func requireExplained(t *testing.T, logins map[string]faultyLogin, secrets []str
 	}
 	begin := time.Now()
 	code, stdout, stderr := r.Run(t, "check", "--timeout", "60s")
-	require.Less(t, time.Since(begin), time.Duration(len(logins)+1)*60*time.Second) // one sink after the other would take longer
+	require.Less(t, time.Since(begin), time.Duration(len(logins)+1)*30*time.Second) // some 10 s for each that hangs, on a quiet machine
 	require.Equal(t, 1, code, stdout+stderr)
 	hidden("check", stdout+stderr)
 	r.Start(t)

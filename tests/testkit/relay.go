@@ -92,11 +92,11 @@ func (r *Relay) Run(t testing.TB, args ...string) (code int, stdout, stderr stri
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 
-// Check runs relay check with a --timeout for a loaded machine. Use Run if the bus or the API
-// cannot be reached, for which check waits that long.
-func (r *Relay) Check(t testing.TB) (code int, stdout, stderr string) {
+// Check runs relay check with these flags and a --timeout for a loaded machine. Use Run if the bus
+// or the API cannot be reached, for which check waits that long.
+func (r *Relay) Check(t testing.TB, flags ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	return r.Run(t, "check", "--timeout", "2m")
+	return r.Run(t, append([]string{"check", "--timeout", "2m"}, flags...)...)
 }
 
 // Status asks the running relay for its status, and reports whether it answered.
