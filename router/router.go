@@ -93,6 +93,7 @@ type Router struct {
 
 	kept        map[string]*kept // by entity; nil if the lane keeps none
 	stateTopics map[string]bool  // of kept
+	fixed       map[string]bool  // topics that routes name, with the prefix
 
 	patterns []*topicPattern
 }
@@ -107,6 +108,7 @@ type compiledRoute struct {
 // decision says what is done with the events of one type.
 type decision struct {
 	topic   string // with the prefix; of a pattern the wildcard
+	typed   bool   // topic is made of the event's type
 	pattern *topicPattern
 	key     keyPath
 	dropped bool
@@ -136,6 +138,7 @@ func New(cfg Config) (*Router, error) {
 		ceSource: cloudEventsSource(cfg.Relay),
 		binding:  bindings[cfg.Binding],
 		known:    make(map[string]decision),
+		fixed:    make(map[string]bool),
 
 		whereFailed: cfg.WhereFailed,
 	}
@@ -149,6 +152,7 @@ func New(cfg Config) (*Router, error) {
 		d := decision{key: newKeyPath(route.Key), dropped: route.Drop, redact: newRedaction(route, cfg.RedactionKey), headers: headerRules(route), route: i}
 		if route.Topic != "" {
 			d.topic = cfg.Prefix + route.Topic
+			r.fixed[d.topic] = true
 		}
 		if HasPlaceholders(route.Topic) {
 			d.pattern = newTopicPattern(cfg.Prefix, route.Topic)
@@ -182,7 +186,7 @@ func (r *Router) decide(eventType string, from int) decision {
 		}
 		d := r.routes[i].decision
 		if d.topic == "" {
-			d.topic = r.prefix + eventType
+			d.topic, d.typed = r.prefix+eventType, true
 		}
 		if d.when != nil {
 			next := r.decide(eventType, i+1)
@@ -190,7 +194,7 @@ func (r *Router) decide(eventType string, from int) decision {
 		}
 		return d
 	}
-	return decision{topic: r.prefix + eventType, route: -1}
+	return decision{topic: r.prefix + eventType, typed: true, route: -1}
 }
 
 // byType returns the decision of the first route that matches the type. Its expression is not
@@ -211,19 +215,31 @@ func (r *Router) decision(e *source.Event) (decision, error) {
 	return r.choose(d, e, tellNobody)
 }
 
-// forbidden returns why no event may go to the topic of d, or nil.
-func (r *Router) forbidden(d *decision) error {
-	// P15: no event overwrites a position, or goes where others are by its type.
+// forbidden returns why no event of a type may go to the topic of d, or nil.
+//
+// P15: an event's type does not lead it to a position, to state, to the dead letters, or to a topic
+// that a route names for other events.
+func (r *Router) forbidden(d *decision, eventType string) error {
+	var why string
+	isKnown := func() bool { _, known := source.Lookup(eventType); return known }
 	switch {
 	case d.pattern != nil: // validated
 	case isPositions(d.topic):
-		return &sink.RejectedError{Topic: d.topic, Reason: "topics below " + positions + " hold the positions of relays, and no event may go there"}
-	case r.stateTopics[d.topic]:
-		return &sink.RejectedError{Topic: d.topic, Reason: "only the newest version of each object is kept there, and no event may take its place"}
+		why = "topics below " + positions + " hold the positions of relays, and no event may go there"
+	case r.holdsState(d.topic), d.typed && strings.HasPrefix(d.topic, r.prefix+StatePrefix):
+		why = "only the newest version of each object is kept there, and no event may take its place"
+	case !d.typed:
+	case d.topic == r.deadLetter:
+		why = "dead letters go there, and no event may go there by its type"
+	case r.fixed[d.topic] && !isKnown():
+		why = "a route sends other events there, and no event may go there by its type"
 	case len(r.patterns) > 0 && slices.ContainsFunc(r.patterns, func(p *topicPattern) bool { return sink.Matches(p.wildcard, d.topic) }):
-		return &sink.RejectedError{Topic: d.topic, Reason: "a route makes such topics from values of events, and no event may go there by its type"}
+		why = "a route makes such topics from values of events, and no event may go there by its type"
 	}
-	return nil
+	if why == "" {
+		return nil
+	}
+	return &sink.RejectedError{Topic: d.topic, Reason: why}
 }
 
 // Resolve returns the topics, prefix included, that the events of a type, known or not, can go to,
@@ -315,7 +331,7 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 	if d.dropped {
 		return batch, nil
 	}
-	if err := r.forbidden(&d); err != nil {
+	if err := r.forbidden(&d, e.Event); err != nil {
 		return batch, err
 	}
 	if len(e.Raw) == 0 {

@@ -76,12 +76,13 @@ func (r *Router) AppendState(batch []sink.Message, e *source.Event, admit func(*
 	if !ok || admit != nil && !admit(e, &c) {
 		return batch, nil
 	}
-	f := readFields(e)
-	m, err := r.stateMessage(spareHeaders(batch), k, &c, func(h []sink.Header) []sink.Header { return eventHeaders(h, e, &f, 8) },
-		e.ID, f.createdAt)
+	body, err := k.body(&c)
 	if err != nil {
 		return batch, err
 	}
+	f := readFields(r.Redacted(e)) // P11: as the event's own message shows it
+	m := r.stateMessage(spareHeaders(batch), k, &c, body, func(h []sink.Header) []sink.Header { return eventHeaders(h, e, &f, 8) },
+		e.ID, f.createdAt)
 	m.Position, m.Created = e.Position(), e.CreatedAt
 	return append(batch, m), nil
 }
@@ -94,17 +95,18 @@ func (r *Router) AppendObject(batch []sink.Message, c *state.Change, run string)
 	if k == nil || !c.Removed() && r.leavesOut(k, c.Object) {
 		return batch, nil
 	}
-	var f fields
-	if !c.Removed() {
-		f = readFields(&source.Event{Event: k.entity.Sets[0], Data: c.Object})
-	}
-	m, err := r.stateMessage(spareHeaders(batch), k, c, func(h []sink.Header) []sink.Header {
-		h = appendID(slices.Grow(h, 10), HeaderOrganization, f.organization)
-		return append(h, sink.Header{Key: HeaderSnapshot, Value: headerValue(run)})
-	}, run+"/"+c.Entity+"/"+c.Key, "")
+	body, err := k.body(c)
 	if err != nil {
 		return batch, err
 	}
+	var f fields
+	if !c.Removed() {
+		f = readFields(&source.Event{Event: k.entity.Sets[0], Data: body}) // P11: without what a route takes out
+	}
+	m := r.stateMessage(spareHeaders(batch), k, c, body, func(h []sink.Header) []sink.Header {
+		h = appendID(slices.Grow(h, 10), HeaderOrganization, f.organization)
+		return append(h, sink.Header{Key: HeaderSnapshot, Value: headerValue(run)})
+	}, run+"/"+c.Entity+"/"+c.Key, "")
 	return append(batch, m), nil
 }
 
@@ -119,22 +121,29 @@ func (r *Router) leavesOut(k *kept, object []byte) bool {
 	return err == nil && d.dropped
 }
 
-// stateMessage returns the message of a change. common appends the headers that every encoding has.
-// id and createdAt are attributes of a CloudEvent.
-func (r *Router) stateMessage(h []sink.Header, k *kept, c *state.Change, common func([]sink.Header) []sink.Header, id, createdAt string) (sink.Message, error) {
+// body returns the object of a change without what the routes take out; nil if it was removed.
+func (k *kept) body(c *state.Change) ([]byte, error) {
+	if c.Removed() {
+		return nil, nil
+	}
+	// P11: what cannot be redacted is not published.
+	body, err := k.redact.object(c.Object)
+	if err != nil {
+		return nil, fmt.Errorf("the %s %s cannot be redacted: %w", c.Entity, cut(c.Key), err)
+	}
+	return body, nil
+}
+
+// stateMessage returns the message of a change with this body. common appends the headers that
+// every encoding has. id and createdAt are attributes of a CloudEvent.
+func (r *Router) stateMessage(h []sink.Header, k *kept, c *state.Change, body []byte, common func([]sink.Header) []sink.Header, id, createdAt string) sink.Message {
 	m := sink.Message{
 		Topic:  k.topic,
 		Key:    unsafe.Slice(unsafe.StringData(c.Key), len(c.Key)), //nolint:gosec // a message's key is never written
 		Entity: c.Entity,
+		Body:   body,
 	}
 	m.Headers = append(common(h), sink.Header{Key: HeaderEntity, Value: c.Entity})
-	if !c.Removed() {
-		var err error
-		// P11: what cannot be redacted is not published.
-		if m.Body, err = k.redact.object(c.Object); err != nil {
-			return sink.Message{}, fmt.Errorf("the %s %s cannot be redacted: %w", c.Entity, cut(c.Key), err)
-		}
-	}
 	attributes := ceAttributes{id: id, source: r.ceSource + "/" + StatePrefix[:len(StatePrefix)-1] + "/" + c.Entity, typ: cloudEventsType(StatePrefix + c.Entity), subject: c.Key, time: createdAt}
 	switch {
 	case r.encoding == CloudEvents:
@@ -146,7 +155,7 @@ func (r *Router) stateMessage(h []sink.Header, k *kept, c *state.Change, common 
 		m.Headers = append(m.Headers, sink.Header{Key: r.binding.contentType, Value: r.binding.structuredType})
 		m.Body = structured(attributes, m.Body)
 	}
-	return m, nil
+	return m
 }
 
 // object returns the JSON of an object without what the route takes out below data.
@@ -196,17 +205,28 @@ func (r *Router) keep(cfg Config) error {
 		r.kept[e.Name], r.stateTopics[k.topic] = k, true
 	}
 	for i, route := range cfg.Routes {
-		if route.Topic != "" && r.stateTopics[cfg.Prefix+route.Topic] {
+		if route.Topic != "" && r.holdsState(cfg.Prefix+route.Topic) {
 			errs = append(errs, keyErrorf(fmt.Sprintf("routes[%d].topic", i), "%q is a topic of state, where only the newest version of each object is kept; events need their own topic", cfg.Prefix+route.Topic))
 		}
 	}
-	if r.stateTopics[r.deadLetter] {
+	if r.holdsState(r.deadLetter) {
 		errs = append(errs, keyErrorf("dead_letter.topic", "%q is a topic of state, where only the newest version of each object is kept; dead letters need their own topic", r.deadLetter))
 	}
 	if len(entities) == 0 {
 		errs = append(errs, stateErrorf(nil, "stands for no entity of which this sink carries all events"))
 	}
 	return errors.Join(errs...)
+}
+
+// holdsState reports whether a topic is one of state that the lane keeps, or lies below one: on
+// NATS an object has a subject there.
+func (r *Router) holdsState(topic string) bool {
+	for kept := range r.stateTopics {
+		if topic == kept || strings.HasPrefix(topic, kept+".") {
+			return true
+		}
+	}
+	return false
 }
 
 func stateErrorf(err error, format string, args ...any) error {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -140,6 +141,36 @@ func TestStateIsRedactedLikeItsEvents(t *testing.T) {
 	require.EqualError(t, err, "the user user_1 cannot be redacted: it is not well-formed JSON, or the whole of it is taken out")
 }
 
+// TestStateShowsNoRedactedOrganization: what a route takes out of the event is not in the headers
+// of the state either, also of a removal and of what a snapshot reads.
+func TestStateShowsNoRedactedOrganization(t *testing.T) {
+	t.Parallel()
+	for name, route := range map[string]Route{
+		"redacted":      {Redact: []string{"data.organization_id"}},
+		"pseudonymized": {Pseudonymize: []string{"data.organization_id"}},
+	} {
+		for _, encoding := range []Encoding{Raw, CloudEvents, CloudEventsStructured} {
+			route.Events = []string{"organization_membership.*"}
+			r := keeping(t, Config{Relay: "r", Routes: []Route{route}, RedactionKey: redactionKey, Encoding: encoding}, "organization_membership")
+			object := `{"object":"organization_membership","id":"om_1","user_id":"user_1","organization_id":"org_secret"}`
+			var all []sink.Message
+			for _, eventType := range []string{"organization_membership.created", "organization_membership.deleted"} {
+				m, ok := stateOf(t, r, newEvent(t, eventType, object))
+				require.True(t, ok)
+				all = append(all, m)
+			}
+			entity, _ := state.Lookup("organization_membership")
+			c, ok := entity.Of([]byte(object))
+			require.True(t, ok)
+			batch, err := r.AppendObject(nil, &c, "run_1")
+			require.NoError(t, err)
+			for _, m := range append(all, batch...) {
+				require.NotContains(t, fmt.Sprintf("%s %s %q", m.Key, m.Body, m.Headers), "org_secret", "%s, %s", name, encoding)
+			}
+		}
+	}
+}
+
 func TestObjectOfASnapshot(t *testing.T) {
 	t.Parallel()
 	r := keeping(t, Config{}, "directory_user")
@@ -198,8 +229,25 @@ func TestNoEventTakesThePlaceOfState(t *testing.T) {
 	var rejected *sink.RejectedError
 	require.ErrorAs(t, err, &rejected)
 	require.Equal(t, "x.state.user", rejected.Topic)
-	m := routeOne(t, keeping(t, Config{}, "organization"), newEvent(t, "state.user", `{}`))
-	require.Equal(t, "state.user", m.Topic, "nothing is kept there")
+	_, err = keeping(t, Config{Prefix: "x."}, "user").Append(nil, newEvent(t, "state.user.user_01", `{}`))
+	require.ErrorAs(t, err, &rejected, "on NATS an object is there")
+	_, err = keeping(t, Config{}, "organization").Append(nil, newEvent(t, "state.user", `{}`))
+	require.ErrorAs(t, err, &rejected, "another lane may keep it on the same bus")
+}
+
+// TestNoTypeLeadsToATopicOfAnother is about types that nobody asked for, which is what WorkOS's
+// answer may hold.
+func TestNoTypeLeadsToATopicOfAnother(t *testing.T) {
+	t.Parallel()
+	r := newRouter(t, Config{Prefix: "x.", DeadLetter: "relay.dead", Routes: []Route{{Events: []string{"session.*"}, Topic: "leavers"}, {Events: []string{"user.created"}, Topic: "user.updated"}}})
+	for _, name := range []string{"relay.dead", "leavers", "state.user", "state.user.user_01"} {
+		var rejected *sink.RejectedError
+		_, err := r.Append(nil, newEvent(t, name, `{}`))
+		require.ErrorAs(t, err, &rejected, name)
+		require.Equal(t, "x."+name, rejected.Topic)
+	}
+	require.Equal(t, "x.user.updated", routeOne(t, r, newEvent(t, "user.updated", `{}`)).Topic, "a known type shares its own topic")
+	require.Equal(t, "x.future.type", routeOne(t, r, newEvent(t, "future.type", `{}`)).Topic)
 }
 
 func TestStateIsValidated(t *testing.T) {
@@ -223,6 +271,7 @@ func TestStateIsValidated(t *testing.T) {
 			`state.entities names user, and the routes redact user.created and user.updated in different ways; its objects have one form, so give both types the same redact and pseudonymize`,
 		},
 		"route there": {Config{State: []string{"user"}, Prefix: "p.", Routes: []Route{{Events: []string{"session.*"}, Topic: "state.user"}}}, `routes[0].topic "p.state.user" is a topic of state, where only the newest version of each object is kept; events need their own topic`},
+		"route below": {Config{State: []string{"user"}, Routes: []Route{{Events: []string{"session.*"}, Topic: "state.user.x"}}}, `routes[0].topic "state.user.x" is a topic of state, where only the newest version of each object is kept; events need their own topic`},
 		"letters":     {Config{State: []string{"user"}, DeadLetter: "state.user"}, `dead_letter.topic "state.user" is a topic of state, where only the newest version of each object is kept; dead letters need their own topic`},
 	} {
 		t.Run(name, func(t *testing.T) {

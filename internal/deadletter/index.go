@@ -79,9 +79,12 @@ type reading struct {
 	texts    map[string]string // shares equal texts: many dead letters have the same reason
 }
 
+// cutMark ends an id that was too long for a dead letter.
+const cutMark = "..."
+
 // name returns what names the event of a dead letter. A long id may have been cut.
 func name(id, digest string) string {
-	if strings.HasSuffix(id, "...") {
+	if strings.HasSuffix(id, cutMark) {
 		return id + " " + digest
 	}
 	return id

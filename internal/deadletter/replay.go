@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"workos-relay/internal/republish"
@@ -194,7 +195,7 @@ func (c *Content) Parse(l *Letter) *source.Event {
 		return nil
 	}
 	e, err := source.ParseEvent(c.Event)
-	if err != nil || e.Event != l.Type {
+	if err != nil || e.Event != l.Type || e.ID != l.EventID && !strings.HasSuffix(l.EventID, cutMark) {
 		return nil
 	}
 	if i := slices.IndexFunc(c.Headers, func(h sink.Header) bool { return h.Key == router.HeaderLate }); i >= 0 {

@@ -50,13 +50,13 @@ func subjects(js jetstream.JetStream) map[string]uint64 {
 
 // TestAnEventTypeDoesNotChooseWhereToWrite serves events of types that nobody asked for: one that
 // would become a topic of the company's, the position of this lane, that of another relay, and a
-// subject of the server's own. By default all are left out and named. If they are to be relayed, no
-// event ever goes where positions are.
+// subject of the server's own, an object of the state, and the topic of dead letters. By default
+// all are left out and named. If they are to be relayed, no event ever goes where positions are.
 //
 // P15: on the built binary.
 func TestAnEventTypeDoesNotChooseWhereToWrite(t *testing.T) {
 	t.Parallel()
-	hostile := []string{"payments.orders", "relay.position.workos.nats", "relay.position.other.kafka", "relay.position", "$JS.API.STREAM.DELETE.WORKOS"}
+	hostile := []string{"payments.orders", "relay.position.workos.nats", "relay.position.other.kafka", "relay.position", "state.user.user_01", "relay.dead_letter", "$JS.API.STREAM.DELETE.WORKOS"}
 	serve := func(t *testing.T) string {
 		var events []hostileEvent
 		for i, name := range append(append([]string{"user.created"}, hostile...), "user.updated") {
@@ -78,7 +78,7 @@ func TestAnEventTypeDoesNotChooseWhereToWrite(t *testing.T) {
 		for _, name := range hostile {
 			require.Contains(t, r.Output(), name)
 		}
-		require.Contains(t, r.Metrics(), `relay_source_unexpected_events_total{lane="nats"} 5`)
+		require.Contains(t, r.Metrics(), `relay_source_unexpected_events_total{lane="nats"} 7`)
 		require.Zero(t, r.Stop(t))
 		r.Start(t)
 		r.Await(t, func() bool { return r.Lane("nats").AtTip }, "a restart goes on")
@@ -98,7 +98,7 @@ func TestAnEventTypeDoesNotChooseWhereToWrite(t *testing.T) {
 		}, patient, often)
 		time.Sleep(2 * time.Second) // nothing more comes of it
 		s := subjects(js)
-		require.Zero(t, s["relay.position.other.kafka"]+s["relay.position"]+s["$JS.API.STREAM.DELETE.WORKOS"])
+		require.Zero(t, s["relay.position.other.kafka"]+s["relay.position"]+s["state.user.user_01"]+s["$JS.API.STREAM.DELETE.WORKOS"])
 		require.Equal(t, uint64(1), s["relay.position.workos.nats"])
 		r.Kill()
 	})
