@@ -39,10 +39,9 @@ type carrier struct {
 // carry reads from the position of cp and delivers what it reads until something ends it. It
 // returns the current checkpoint.
 func (c *carrier) carry(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
-	if c.snapshots != nil {
-		if err := c.snapshots.Begin(ctx, cp); err != nil {
-			return cp, err
-		}
+	cp, err := c.beginEvents(ctx, work, cp)
+	if err != nil {
+		return cp, err
 	}
 	c.status.claimed(cp)
 	r := startReader(ctx, c.source, c.prefetch, c.status, cp)

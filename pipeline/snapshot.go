@@ -86,6 +86,42 @@ func (c *carrier) snapshot(ctx, work context.Context, cp checkpoint.Checkpoint) 
 	return cp, nil
 }
 
+// beginEvents prepares the Snapshotter for events from cp, and returns the current checkpoint. That
+// may take long after a restart: the lane renews its lease meanwhile, and can be steered.
+func (c *carrier) beginEvents(ctx, work context.Context, cp checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	if c.snapshots == nil {
+		return cp, nil
+	}
+	reading, cancel := context.WithCancel(ctx)
+	begun := make(chan error, 1)
+	from := cp
+	go func() { begun <- contain.Do(func() error { return c.snapshots.Begin(reading, from) }) }()
+	wait := func() error { cancel(); return <-begun }
+	defer cancel()
+	alive := c.lease.newRenewal()
+	for {
+		steered := c.steering.wait()
+		if c.steering.asked() {
+			_ = wait() // it was ended
+			return cp, errSteered
+		}
+		var due <-chan time.Time
+		if d := alive.due(); d > 0 {
+			due = time.After(d)
+		}
+		select {
+		case err := <-begun:
+			return cp, err
+		case <-steered:
+		case <-due:
+			var err error
+			if cp, err = c.lease.renew(ctx, work, cp, alive); err != nil {
+				return cp, errors.Join(err, wait())
+			}
+		}
+	}
+}
+
 // publish appends a portion of a snapshot until all of it is committed. Like deliver it asks the
 // Target after a failure what is in effect, renews the lease while the bus refuses the messages,
 // and starts no further attempt if the lane is being steered. A portion that the bus does not take

@@ -24,15 +24,21 @@ type shelf struct {
 	n, size int
 	every   time.Duration // before each portion
 	fails   func() error  // before each portion; may be nil
+	begins  time.Duration // that Begin takes
 	begun   []checkpoint.Checkpoint
 	yielded int
 }
 
 func (s *shelf) Due(cp checkpoint.Checkpoint) bool { return !cp.Snapshot.Finished() }
 
-func (s *shelf) Begin(_ context.Context, cp checkpoint.Checkpoint) error {
+func (s *shelf) Begin(ctx context.Context, cp checkpoint.Checkpoint) error {
 	s.begun = append(s.begun, cp)
-	return nil
+	select {
+	case <-time.After(s.begins):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *shelf) Read(ctx context.Context, cp checkpoint.Checkpoint) iter.Seq2[pipeline.SnapshotPortion, error] {
@@ -211,6 +217,32 @@ func TestASnapshotSurvivesATakeover(t *testing.T) {
 			}
 		}
 		require.Equal(t, 100, objects)
+	})
+}
+
+// TestALaneThatReadsItsStateBackIsAlive: it renews its lease meanwhile, and can be paused and
+// stopped.
+func TestALaneThatReadsItsStateBackIsAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+		src := newSequence(20, 5)
+		slow := &shelf{n: 10, size: 10, begins: 10 * takeover}
+		a, b := twin("a", src, ledger), twin("b", src, ledger)
+		a.Snapshots, b.Snapshots = slow, slow
+		stopA := run(t, a)
+		after(time.Second)
+		stopB := run(t, b)
+		after(8 * takeover)
+		require.Equal(t, pipeline.Standby, b.Status().State, "the other one is alive")
+		require.Len(t, slow.begun, 1)
+		a.Pause()
+		after(time.Second)
+		require.Equal(t, pipeline.Paused, a.Status().State)
+		a.Resume()
+		after(20 * takeover)
+		require.Equal(t, src.events[19].ID, a.Status().Checkpoint.EventID)
+		stopA()
+		stopB()
 	})
 }
 

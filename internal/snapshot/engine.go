@@ -176,10 +176,16 @@ func (e *Engine) Due(cp checkpoint.Checkpoint) bool {
 // Begin implements pipeline.Snapshotter.
 func (e *Engine) Begin(ctx context.Context, cp checkpoint.Checkpoint) error {
 	e.window.use(cp.Snapshot)
-	if e.window.complete || e.Stored == nil || !cp.Snapshot.Finished() || cp.CreatedAt.After(cp.Snapshot.FinishedAt.Add(margin)) {
+	if e.window.complete || e.Stored == nil || !cp.Snapshot.Finished() || hasPassed(&cp, cp.Snapshot) {
 		return nil
 	}
 	return e.readBack(ctx, cp.Snapshot)
+}
+
+// hasPassed reports whether the lane has carried every event that happened while s was read.
+func hasPassed(cp *checkpoint.Checkpoint, s *checkpoint.Snapshot) bool {
+	end := s.FinishedAt.Add(margin)
+	return cp.CreatedAt.After(end) || cp.Seen.After(end)
 }
 
 // Admit reports whether a change that an event makes may be published to its state topic. It is
@@ -239,10 +245,14 @@ func (e *Engine) first(ctx context.Context, cp checkpoint.Checkpoint) (*checkpoi
 	if before != nil {
 		// Until the events have passed the snapshot before, only a snapshot knows which of them may
 		// change what it has read; and what it has not read to the end is read again.
-		if !before.Finished() || !cp.CreatedAt.After(before.FinishedAt.Add(margin)) {
+		if !before.Finished() || !hasPassed(&cp, before) {
 			again = append(again, before.Entities...)
 		}
-		s.Earlier = slices.Concat(before.Earlier, before.Entities)
+		read := before.Entities
+		if !before.Finished() {
+			read = read[:max(0, slices.Index(read, before.Entity))]
+		}
+		s.Earlier = slices.Concat(before.Earlier, read)
 	}
 	s.Entities = slices.DeleteFunc(Listed(again), func(name string) bool { return !slices.Contains(e.Entities, name) })
 	if len(s.Entities) == 0 {
@@ -299,16 +309,15 @@ func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(p
 		e.Logger.Info("snapshot: continuing", zap.String("run", s.Run), zap.String("entity", s.Entity), zap.Uint64("objects", s.Count(s.Entity).Objects))
 		e.window.use(s)
 	}
-	for at := max(0, slices.Index(s.Entities, s.Entity)); at < len(s.Entities); at++ {
+	s, left := e.stillKept(s)
+	for _, entity := range left {
 		next := *s
-		if next.Entity != s.Entities[at] {
-			next.Entity, next.Walk, next.Open, next.Comparing = s.Entities[at], nil, nil, false
+		if next.Entity != entity {
+			next.Entity, next.Walk, next.Open, next.Comparing = entity, nil, nil, false
 		}
-		if slices.Contains(e.Entities, next.Entity) { // it may have been taken out of the configuration
-			var err error
-			if s, err = e.readEntity(ctx, &next, give); err != nil {
-				return err
-			}
+		var err error
+		if s, err = e.readEntity(ctx, &next, give); err != nil {
+			return err
 		}
 	}
 	now, err := e.Now(ctx)
@@ -326,6 +335,20 @@ func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(p
 	return give(pipeline.SnapshotPortion{Snapshot: &next})
 }
 
+// stillKept returns s without the entities that were taken out of the configuration before they
+// were read, so that they are missing if they come back, and what is left to be read.
+func (e *Engine) stillKept(s *checkpoint.Snapshot) (kept *checkpoint.Snapshot, left []string) {
+	at := max(0, slices.Index(s.Entities, s.Entity))
+	for _, entity := range s.Entities[at:] {
+		if slices.Contains(e.Entities, entity) {
+			left = append(left, entity)
+		}
+	}
+	next := *s
+	next.Entities = slices.Concat(s.Entities[:at], left)
+	return &next, left
+}
+
 // readEntity reads all lists of s.Entity from where s is, removes what only the bus has, and
 // returns the record of the last portion.
 func (e *Engine) readEntity(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
@@ -341,16 +364,24 @@ func (e *Engine) readEntity(ctx context.Context, s *checkpoint.Snapshot, give fu
 		}
 		s = r.record()
 		s.Open, s.Walk, s.Comparing = nil, nil, true
+		// The lane takes a portion once the one before is durable, so that what compare reads has
+		// it.
+		if err := give(pipeline.SnapshotPortion{Snapshot: s}); err != nil {
+			return s, err
+		}
 	}
 	return e.compare(ctx, s, give)
 }
 
 // compare publishes that objects are gone that only the bus has: of the newest versions there,
 // those that are not of this snapshot, after a second look at each. No event changes the state
-// meanwhile.
+// meanwhile. Only what WorkOS names by its key alone is looked for: other names are in the object
+// on the bus, where they may be old or redacted.
 func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
-	if e.Stored == nil {
-		return s, give(pipeline.SnapshotPortion{Snapshot: s})
+	endpoint, _ := lists.Lookup(s.Entity)
+	entity, known := state.Lookup(s.Entity)
+	if e.Stored == nil || !known || !endpoint.ByKey() {
+		return s, nil
 	}
 	p := pipeline.SnapshotPortion{Snapshot: s}
 	flush := func() error {
@@ -371,7 +402,12 @@ func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(
 			return nil // nobody can tell, or it is there
 		case err != nil:
 			return fmt.Errorf("look for %s %s, which no list has: %w", s.Entity, key, err)
+		case !e.concerns(&endpoint, &found):
+			return nil
 		default:
+			if got, ok := entity.Of(found.Data); !ok || got.Key != key {
+				return fmt.Errorf("look for %s %s: WorkOS answers with another object", s.Entity, key)
+			}
 			c.Object, count.Objects = found.Data, 1
 		}
 		messages, err := e.Message(p.Messages, &c, s.Run)
@@ -390,6 +426,9 @@ func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(
 		return s, err
 	}
 	s = p.Snapshot
+	if len(p.Messages) == 0 {
+		return s, nil
+	}
 	return s, flush()
 }
 

@@ -23,6 +23,7 @@ import (
 	"workos-relay/sink"
 	"workos-relay/source"
 	"workos-relay/source/lists"
+	"workos-relay/state"
 )
 
 // entities are those of the world, parents first.
@@ -56,6 +57,7 @@ type world struct {
 	things []*thing // in the order of their lists
 	events []source.Event
 	n      int
+	asked  []string // keys that were looked for by Get
 	// orphans are the keys of what a directory took along when it was deleted, without an event.
 	orphans map[string]bool
 }
@@ -203,6 +205,7 @@ func (w *world) pause() int {
 func (w *world) Get(_ context.Context, ref lists.Ref) (lists.Object, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.asked = append(w.asked, ref.Key)
 	for _, o := range w.things {
 		if o.entity == ref.Entity && o.key() == ref.Key {
 			return lists.Object{Entity: o.entity, ID: o.id, Raw: o.data, Data: o.data}, nil
@@ -242,6 +245,7 @@ type shelf struct {
 	checkpoint.Store
 	rnd     *rand.Rand
 	failing float64
+	delay   time.Duration // of each Publish and Commit
 
 	mu  sync.Mutex
 	log []sink.Message
@@ -261,6 +265,7 @@ func (b *shelf) keep(batch []sink.Message) {
 func (b *shelf) fails() bool { return b.rnd.Float64() < b.failing }
 
 func (b *shelf) Publish(_ context.Context, batch []sink.Message) error {
+	time.Sleep(b.delay)
 	if b.fails() {
 		n := b.rnd.IntN(len(batch) + 1)
 		b.keep(batch[:n])
@@ -272,6 +277,7 @@ func (b *shelf) Publish(_ context.Context, batch []sink.Message) error {
 
 // Commit is that of a ledger; the Store alone is that of at_least_once.
 func (b ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
+	time.Sleep(b.delay)
 	before := b.fails()
 	if before && b.rnd.IntN(2) == 0 {
 		return checkpoint.Checkpoint{}, errShelf
@@ -367,7 +373,8 @@ func TestTheStateConverges(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{rnd: rand.New(rand.NewPCG(seed, 20)), orphans: map[string]bool{}}
-			b := &shelf{Store: checkpoint.NewMemory(identity), rnd: rand.New(rand.NewPCG(seed, 21)), failing: []float64{0, 0.3}[seed%2]}
+			b := &shelf{Store: checkpoint.NewMemory(identity), rnd: rand.New(rand.NewPCG(seed, 21)), failing: []float64{0, 0.3}[seed%2],
+				delay: time.Duration(seed%3) * 100 * time.Millisecond}
 			exactly := seed%4 < 2
 			reach := w.rnd.IntN(100) // the events before it are gone
 			for i := range 100 + w.rnd.IntN(200) {
@@ -405,6 +412,75 @@ func TestTheStateConverges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOnlyWhatNoListHasIsLookedFor reads a second snapshot onto a bus that is slow: what the last
+// list has is durable before the comparison begins. Of what vanished silently each is looked for,
+// and removed.
+func TestOnlyWhatNoListHasIsLookedFor(t *testing.T) {
+	t.Parallel()
+	for _, exactly := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{rnd: rand.New(rand.NewPCG(1, 22)), orphans: map[string]bool{}}
+			b := &shelf{Store: checkpoint.NewMemory(identity), rnd: rand.New(rand.NewPCG(1, 23)), delay: 3 * time.Second}
+			for range 300 {
+				w.change(true)
+			}
+			run := func() {
+				lane := newLane(t, w, b, exactly)
+				require.NoError(t, lane.Snapshots.(*Engine).Request(nil))
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+				defer cancel()
+				require.NoError(t, lane.Run(ctx))
+			}
+			run()
+			time.Sleep(time.Hour)
+			w.asked = nil
+			var gone []string
+			for i, o := range slices.Backward(w.things) {
+				if o.entity == "user" && len(gone) < 3 {
+					gone = append(gone, o.key())
+					w.things = slices.Delete(w.things, i, i+1)
+				}
+			}
+			run()
+			require.Subset(t, gone, w.asked, "no object that a list has is looked for")
+			require.Len(t, w.asked, len(gone))
+			users := b.newest("state.user")
+			for _, key := range gone {
+				require.NotContains(t, users, key)
+			}
+			want := 0
+			for _, o := range w.things {
+				if o.entity == "user" {
+					want++
+				}
+			}
+			require.Len(t, users, want)
+		})
+	}
+}
+
+// TestAnEntityThatIsTakenOutIsNotCalledRead: a snapshot that goes on without one of its entities
+// does not say that it has read it, so that it is read if it comes back.
+func TestAnEntityThatIsTakenOutIsNotCalledRead(t *testing.T) {
+	t.Parallel()
+	w := &world{rnd: rand.New(rand.NewPCG(1, 24)), orphans: map[string]bool{}}
+	e := &Engine{
+		Lists: w, Entities: []string{"user"}, Automatic: true, Logger: zap.NewNop(),
+		Message: func(batch []sink.Message, _ *state.Change, _ string) ([]sink.Message, error) { return batch, nil },
+		Now:     func(context.Context) (time.Time, error) { return time.Now(), nil },
+	}
+	cp := checkpoint.Checkpoint{Snapshot: &checkpoint.Snapshot{Run: "run_1", Entities: []string{"user", "directory"}, Entity: "user", StartedAt: time.Now()}}
+	for p, err := range e.Read(t.Context(), cp) {
+		require.NoError(t, err)
+		cp.Snapshot = p.Snapshot
+	}
+	require.True(t, cp.Snapshot.Finished())
+	require.Equal(t, []string{"user"}, cp.Snapshot.Entities)
+	require.False(t, e.Due(cp))
+	e.Entities = []string{"user", "directory"}
+	require.True(t, e.Due(cp))
 }
 
 func (w *world) lasts() time.Duration {

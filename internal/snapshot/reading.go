@@ -200,6 +200,9 @@ func (r *reading) run(give func(pipeline.SnapshotPortion) error) error {
 				err = r.ctx.Err()
 			}
 		}
+		if errors.Is(err, lists.ErrNotContinued) {
+			return errors.Join(err, r.flush(give)) // records where the next attempt begins
+		}
 		if err == nil && (len(r.portion.Messages)+pageSize > r.e.most() || r.e.MaxBytes > 0 && r.size >= r.e.MaxBytes) {
 			err = r.flush(give)
 		}
@@ -236,11 +239,14 @@ func (r *reading) flush(give func(pipeline.SnapshotPortion) error) error {
 func (r *reading) take(p page) error {
 	at := slices.IndexFunc(r.open, func(l list) bool { return slices.Equal(l.parents, p.parents) })
 	switch {
-	case errors.Is(p.err, lists.ErrGone): // the events tell of what belonged to it
+	case errors.Is(p.err, lists.ErrGone): // what of it was published before stays until the next snapshot
 		r.e.Logger.Info("snapshot: what a list belongs to was deleted meanwhile", zap.String("entity", r.entity.Name), zap.Strings("parents", p.parents))
 		r.open = slices.Delete(r.open, at, at+1)
 		return nil
 	case p.err != nil:
+		if errors.Is(p.err, lists.ErrNotContinued) { // the next attempt reads the list from its start
+			r.open[at].after = ""
+		}
 		return fmt.Errorf("read the list of %s: %w", r.entity.Name, p.err)
 	}
 	r.size += p.Size

@@ -85,6 +85,9 @@ var endpoints = []Endpoint{
 	{Entity: "session", Path: "/user_management/users/{user}/sessions", Parents: []string{"user"}, PerUser: true, parent: "user_id"},
 }
 
+// ByKey reports whether Client.Get names an object by its key alone.
+func (e *Endpoint) ByKey() bool { return !e.Slug && !strings.Contains(e.One, "{organization}") }
+
 // Endpoints returns the table of lists. The caller may change it. An entity comes after its
 // parents.
 func Endpoints() []Endpoint { return slices.Clone(endpoints) }
