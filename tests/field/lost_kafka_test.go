@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 
+	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
 )
 
@@ -84,6 +85,9 @@ func testTopicDeleted(t *testing.T, bus *kafka, key, what, when string, again bo
 	case "stopped":
 		r.Start(t)
 	}
+	if what == "position" && when == "running" && again && storedAgain(t, r, users+others+10) {
+		return
+	}
 	said := endsWithQuestion(t, r)
 	if again {
 		require.Contains(t, said, "kafka topic "+topic+" was deleted and made again")
@@ -108,4 +112,24 @@ func testTopicDeleted(t *testing.T, bus *kafka, key, what, when string, again bo
 	var n int64
 	all.Each(func(o kadm.ListedOffset) { n += o.Offset })
 	require.GreaterOrEqual(t, n, int64(users))
+}
+
+// storedAgain reports whether relay had stored its position in the new topic before it looked whether
+// the topic is still the one that it knows, and requires then that nothing is missing.
+func storedAgain(t *testing.T, r *relay, events uint64) bool {
+	t.Helper()
+	goesOn := func() bool {
+		return r.times("the destination was made again and holds the position that was committed last") > 0
+	}
+	require.Eventually(t, func() bool { return goesOn() || !r.Runs() }, patient, often, "relay neither ends nor goes on\n%s", r.Tail(3000))
+	if !goesOn() {
+		return false
+	}
+	r.Await(t, func() bool { return r.Lane("").Events == events }, "all events are committed")
+	require.Equal(t, exitDone, r.Stop(t))
+	r.Start(t)
+	r.AwaitState(t, "", pipeline.Running)
+	require.Equal(t, exitDone, r.Stop(t))
+	verifyIsClean(t, r)
+	return true
 }
