@@ -24,7 +24,8 @@ const (
 )
 
 // DeadLetter returns the message that replaces e if the bus can never take it on topic: JSON with
-// reason, event_id, type, created_at, topic, size, sha256 and, if it fits and is valid JSON, event.
+// reason, event_id, type, created_at, topic, size, sha256, redaction and, if it fits and is valid
+// JSON, event.
 // size is the size in bytes that was refused, or 0 for the size of the event. limit is the most
 // that the bus takes for a message with its headers, or 0 if that is not known. sha256 is that of
 // the event as received. Names that are too long are cut. It returns ErrNoDeadLetter if no topic is
@@ -42,7 +43,7 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 	if size <= 0 {
 		size = len(e.Raw)
 	}
-	e = r.Redacted(e)
+	e, redaction := r.redacted(e)
 	digest := ""
 	if len(e.Raw) > 0 {
 		sum := sha256.Sum256(e.Raw)
@@ -66,7 +67,7 @@ func (r *Router) DeadLetter(e *source.Event, topic, reason string, size, limit i
 	}
 	m.Body = Letter{
 		Reason: printable.Clip(reason, maxReason), EventID: cut(e.ID), Type: cut(e.Event), CreatedAt: f.createdAt,
-		Topic: printable.Clip(topic, maxName), Size: size, SHA256: digest,
+		Topic: printable.Clip(topic, maxName), Size: size, SHA256: digest, Redaction: redaction,
 	}.encode()
 	const member = `,"event":`
 	if taken+len(m.Body)+len(member)+len(e.Raw) <= limit && json.Valid(e.Raw) && utf8.Valid(e.Raw) {
@@ -87,6 +88,9 @@ type Letter struct {
 	Topic     string `json:"topic"`
 	Size      int    `json:"size"`
 	SHA256    string `json:"sha256"`
+	// Redaction names what the route took out of the event: "none", or a text that is equal if the
+	// same was taken out. It is empty if the event could not be redacted.
+	Redaction string `json:"redaction"`
 	// Event is the event as its route redacted it. It is empty if it did not fit.
 	Event json.RawMessage `json:"event,omitempty"`
 }
@@ -129,9 +133,18 @@ type Replayed struct {
 	Created string    `json:"created_at"`
 	SHA256  string    `json:"sha256"`
 	Topic   string    `json:"topic"` // to which the event was published
-	// Letter is when the dead letter was stored, by the bus. A dead letter of the same event that
-	// was stored later is not meant.
+	// Letter is when the dead letter was stored, by the bus. In Kafka that may be the clock of the
+	// producer, so it is for people to read.
 	Letter time.Time `json:"letter_at"`
+	// Letters are the dead letters of the event that are meant, with those before them in their
+	// logs. A later dead letter of the event is not meant.
+	Letters []LetterPlace `json:"letters"`
+}
+
+// LetterPlace is the place of a dead letter on the bus.
+type LetterPlace struct {
+	Log    string `json:"log"` // a stream, or a topic and its partition, as sink.Log names it
+	Offset int64  `json:"offset"`
 }
 
 // ReplayedMessage returns the message that says so on the dead letter topic. key and headers are

@@ -23,6 +23,7 @@ type letter struct {
 	Topic     string          `json:"topic"`
 	Size      int             `json:"size"`
 	SHA256    string          `json:"sha256"`
+	Redaction string          `json:"redaction"`
 	Event     json.RawMessage `json:"event"`
 }
 
@@ -64,7 +65,7 @@ func TestDeadLetter(t *testing.T) {
 	l.SHA256 = ""
 	require.Equal(t, letter{
 		Reason: `too "large" <1203311>`, EventID: "event_01H", Type: "user.created", CreatedAt: "2026-11-23T10:20:30.120Z",
-		Topic: "p.user.created", Size: 1203311, Event: e.Raw,
+		Topic: "p.user.created", Size: 1203311, Redaction: "none", Event: e.Raw,
 	}, l)
 
 	_, l = deadLetter(t, e, "illegal", 0, 0)
@@ -85,7 +86,7 @@ func TestDeadLetterBytes(t *testing.T) {
 	require.NoError(t, err)
 	sum := sha256.Sum256([]byte(raw))
 	require.Equal(t, `{"reason":"too \"large\" \u003cb\u003e é 😀","event_id":"event_01H","type":"user.\u003ccreated\u003e\n\t\u2028",`+
-		`"created_at":"","topic":"topic \u0026 more","size":7,"sha256":"`+hex.EncodeToString(sum[:])+`","event":`+raw+`}`, string(m.Body))
+		`"created_at":"","topic":"topic \u0026 more","size":7,"sha256":"`+hex.EncodeToString(sum[:])+`","redaction":"none","event":`+raw+`}`, string(m.Body))
 }
 
 func TestDeadLetterFits(t *testing.T) {

@@ -43,6 +43,7 @@ func samples(t *testing.T) []string {
 	replayed := r.ReplayedMessage(&Replayed{
 		Run: "20261103T101500Z-1f2e3d4c", At: time.Date(2026, 11, 3, 10, 15, 2, 120e6, time.UTC), EventID: e.ID, Type: e.Event,
 		Created: body.CreatedAt, SHA256: body.SHA256, Topic: e.Event, Letter: time.Date(2026, 11, 2, 9, 15, 1, 2e6, time.UTC),
+		Letters: []LetterPlace{{Log: "relay.dead_letter/0", Offset: 17}},
 	}, letter.Key, letter.Headers)
 	replayed.Headers = append(replayed.Headers, sink.Header{Key: HeaderReplay, Value: "20261103T101500Z-1f2e3d4c"})
 	return append(blocks, sample(&letter, Kafka), sample(&replayed, Kafka))

@@ -24,25 +24,45 @@ const pseudonymPrefix = "hmac-sha256:"
 type redaction struct {
 	paths *pathNode
 	key   []byte
-	again bool // a value that is a pseudonym already stays as it is
+	mark  string // names the paths and the key, and shows nothing of the key
+	again bool   // a value that is a pseudonym already stays as it is
 }
+
+// redactsNothing is the mark of a route that takes out nothing.
+const redactsNothing = "none"
 
 // newRedaction returns nil for a route that takes out nothing. The paths were validated before.
 func newRedaction(route Route, key secret.String) *redaction {
 	if len(route.Redact)+len(route.Pseudonymize) == 0 {
 		return nil
 	}
-	return &redaction{paths: pathsOf(route), key: []byte(key.Reveal())}
+	r := &redaction{paths: pathsOf(route), key: []byte(key.Reveal())}
+	r.mark = r.markOf(route)
+	return r
 }
 
-// ForRedacted returns a router like r for events that were redacted before, such as those inside of
-// dead letters: where the route pseudonymizes, it keeps a value that is a pseudonym already.
-func (r *Router) ForRedacted() *Router {
+// markOf returns the mark of a route: equal marks for routes that make the same of every event.
+func (r *redaction) markOf(route Route) string {
+	var key []byte // which makes no difference to what is removed
+	if len(route.Pseudonymize) > 0 {
+		key = r.key
+	}
+	mac := hmac.New(sha256.New, key)
+	for _, paths := range [][]string{route.Redact, route.Pseudonymize} {
+		sorted := slices.Sorted(slices.Values(paths))
+		fmt.Fprintf(mac, "%q", slices.Compact(sorted))
+	}
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// redactedBefore returns a router like r for events that were redacted before: a value that is a
+// pseudonym already stays as it is.
+func (r *Router) redactedBefore() *Router {
 	out := *r
 	out.routes = slices.Clone(r.routes)
 	for i := range out.routes {
 		if redact := out.routes[i].redact; redact != nil {
-			out.routes[i].redact = &redaction{paths: redact.paths, key: redact.key, again: true}
+			out.routes[i].redact = &redaction{paths: redact.paths, key: redact.key, mark: redact.mark, again: true}
 		}
 	}
 	out.known = make(map[string]decision, len(r.known))
@@ -52,19 +72,18 @@ func (r *Router) ForRedacted() *Router {
 	return &out
 }
 
-// HidesChoice reports whether an event of a type may take another route once it is redacted: an
-// expression chooses its route, and one of the routes takes something out of the event.
-func (r *Router) HidesChoice(eventType string) bool {
-	first := r.byType(eventType)
-	if first.when == nil {
-		return false
+// RouterFor returns the router for the event inside of a dead letter, by what the letter says of its
+// redaction, or nil if the routes cannot do with that event what they would have done with the
+// event as WorkOS sent it. It is r if nothing was taken out of the event. Else the routes must take
+// out exactly the same, and choose by nothing but the type.
+func (r *Router) RouterFor(l *Letter) *Router {
+	if l.Redaction == redactsNothing {
+		return r
 	}
-	for d := &first; d != nil; d = d.next {
-		if d.redact != nil {
-			return true
-		}
+	if d := r.byType(l.Type); d.when == nil && d.redact != nil && d.redact.mark == l.Redaction {
+		return r.forRedacted()
 	}
-	return false
+	return nil
 }
 
 // isPseudonym reports whether text has the form of what pseudonym returns.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"workos-relay/conf/secret"
@@ -96,6 +97,8 @@ type Router struct {
 	fixed       map[string]bool  // topics that routes name, with the prefix
 
 	patterns []*topicPattern
+
+	forRedacted func() *Router // as redactedBefore returns it, made once
 }
 
 // compiledRoute is a route without its prefix. The topic of its decision is empty if the type names
@@ -174,6 +177,7 @@ func New(cfg Config) (*Router, error) {
 	if err := r.keep(cfg); err != nil {
 		return nil, err
 	}
+	r.forRedacted = sync.OnceValue(r.redactedBefore)
 	return r, nil
 }
 
@@ -378,20 +382,29 @@ func (r *Router) Append(batch []sink.Message, e *source.Event) ([]sink.Message, 
 
 // Redacted returns e as a consumer may see it: without what its route takes out. If e cannot be
 // redacted because it is not well-formed, or because the expression of a route that redacts cannot
-// be evaluated, the result has neither Raw nor Data. The result may be e
-// itself.
+// be evaluated, the result has neither Raw nor Data. The result may be e itself.
 func (r *Router) Redacted(e *source.Event) *source.Event {
+	shown, _ := r.redacted(e)
+	return shown
+}
+
+// redacted returns what Redacted does, and the mark of what was taken out; the mark is empty if e
+// cannot be redacted.
+func (r *Router) redacted(e *source.Event) (shown *source.Event, mark string) {
 	d, err := r.decision(e)
-	shown := e
 	if err == nil {
 		shown, err = d.redact.event(e)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		bare := *e
 		bare.Raw, bare.Data = nil, nil
-		return &bare
+		return &bare, ""
+	case d.redact == nil:
+		return shown, redactsNothing
+	default:
+		return shown, d.redact.mark
 	}
-	return shown
 }
 
 // spareHeaders returns the array of headers that the next message of batch has left behind, if any,

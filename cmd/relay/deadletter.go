@@ -211,9 +211,7 @@ func (c *deadletterShowCmd) event(ctx context.Context, env *environment, x *lett
 		return nil, x.lane.ExplainFromOutside(err)
 	}
 	content := contents[l]
-	shows := x.lane.Router.ForRedacted()
-	e := content.Parse(l)
-	if e == nil {
+	e, route, err := content.EventOf(l, x.lane.Router, func() (*source.Event, error) {
 		if _, err := env.loadConfig(); err != nil { // a key is required now
 			return nil, err
 		}
@@ -223,15 +221,19 @@ func (c *deadletterShowCmd) event(ctx context.Context, env *environment, x *lett
 		}
 		bounded, cancel := context.WithTimeoutCause(ctx, showTime, fmt.Errorf("no answer within %s", showTime))
 		defer cancel()
-		if e, err = x.fetch(bounded, client, l); err != nil {
+		e, err := x.fetch(bounded, client, l)
+		if err != nil {
 			if bounded.Err() != nil {
 				err = context.Cause(bounded)
 			}
 			return nil, fmt.Errorf("looking for event %s at WorkOS: %w", l.EventID, err)
 		}
-		shows = x.lane.Router
+		return e, nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if e = shows.Redacted(e); len(e.Raw) == 0 {
+	if e = route.Redacted(e); len(e.Raw) == 0 {
 		return nil, fmt.Errorf("event %s cannot be redacted, so it is not shown", e.ID)
 	}
 	return e, nil

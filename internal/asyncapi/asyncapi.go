@@ -263,8 +263,9 @@ func schemas(encoding router.Encoding) object {
 			"topic":      text("Topic that it was meant for."),
 			"size":       object{"type": "integer", "description": "Bytes that were refused."},
 			"sha256":     text("Of the event as received, in hexadecimal."),
+			"redaction":  text("none if nothing was taken out of the event; else a name for what was, equal if paths and key were equal."),
 			"event":      object{"type": "object", "description": "The event itself, if it fits."},
-		}, "reason", "event_id", "type", "created_at", "topic", "size", "sha256"),
+		}, "reason", "event_id", "type", "created_at", "topic", "size", "sha256", "redaction"),
 		"replayedLetter": schema(object{
 			"replayed":   text("Id of the run that published the event again, as in the header relay-replay."),
 			"at":         instant("When."),
@@ -274,7 +275,11 @@ func schemas(encoding router.Encoding) object {
 			"sha256":     text("As in its dead letter."),
 			"topic":      text("Topic that it was published to."),
 			"letter_at":  instant("When the bus stored the dead letter."),
-		}, "replayed", "at", "event_id", "type", "created_at", "sha256", "topic", "letter_at"),
+			"letters": object{"type": "array", "description": "The dead letters of the event that are meant.", "items": schema(object{
+				"log":    text("Stream, or topic and partition."),
+				"offset": object{"type": "integer", "description": "Sequence in the stream, or offset in the partition."},
+			}, "log", "offset")},
+		}, "replayed", "at", "event_id", "type", "created_at", "sha256", "topic", "letter_at", "letters"),
 	}
 	switch encoding {
 	case router.CloudEvents:

@@ -13,18 +13,20 @@ import (
 	"workos-relay/sink"
 )
 
-// Letter is a dead letter on a bus. Of several of one event it is the newest.
+// Letter is a dead letter on a bus. It is the newest of its event in its log.
 type Letter struct {
 	router.Letter           // without Event, which Index.Load reads
 	Carries       bool      // the event is in it
-	Stored        time.Time // when, by the bus
+	Stored        time.Time // when, by the bus; in Kafka it may be the clock of the producer
 	Log           string    // "stream WORKOS", "relay.dead_letter/0"
 	Offset        int64     // in the log
-	Replayed      *router.Replayed
+	// Replayed says that the event was published again after it became a dead letter; nil if not.
+	Replayed *router.Replayed
 
-	created time.Time // of the event; zero if unknown
-	log     int       // index of the log
-	size    int       // bytes of its body
+	created time.Time            // of the event; zero if unknown
+	places  []router.LetterPlace // of the newest dead letter of the event in each log
+	log     int                  // index of the log
+	size    int                  // bytes of its body
 }
 
 // Created returns when the event was created, the zero time if the dead letter does not tell.
@@ -32,8 +34,10 @@ func (l *Letter) Created() time.Time { return l.created }
 
 // Index is what the topic of dead letters held when it was read.
 type Index struct {
-	Letters []*Letter // in the order of the source
-	Foreign int       // messages that are not dead letters
+	// Letters has one dead letter of each event: by when the events were created, then in the
+	// order of the logs.
+	Letters []*Letter
+	Foreign int // messages that are not dead letters
 
 	bus  sink.Scanner
 	logs []sink.Log
@@ -47,8 +51,7 @@ func Read(ctx context.Context, bus sink.Scanner, topic string, progress func(don
 		return nil, err
 	}
 	r := reading{
-		Index: &Index{bus: bus, logs: logs}, letters: map[string]*Letter{}, replayed: map[string]*router.Replayed{},
-		texts: map[string]string{},
+		Index: &Index{bus: bus, logs: logs}, parked: map[string]*parked{}, texts: map[string]string{},
 	}
 	total, before, seen := int64(0), int64(0), 0
 	for _, l := range logs {
@@ -74,9 +77,79 @@ func Read(ctx context.Context, bus sink.Scanner, topic string, progress func(don
 // reading is a run of Read.
 type reading struct {
 	*Index
-	letters  map[string]*Letter // by what names the event
-	replayed map[string]*router.Replayed
-	texts    map[string]string // shares equal texts: many dead letters have the same reason
+	parked map[string]*parked // by what names the event
+	texts  map[string]string  // shares equal texts: many dead letters have the same reason
+}
+
+// parked is what the topic says of one event.
+//
+// The order of two messages is known only within a log. Times do not tell it: in Kafka they may be
+// those of the producers, whose clocks may be wrong. So an event counts as published again only if
+// that was said of its newest dead letter in each log.
+type parked struct {
+	letters  []*Letter            // the newest in each log, in the order of the logs
+	replayed []router.LetterPlace // up to which letter in each log the event was published again
+	last     *router.Replayed     // the newest message which says so
+}
+
+// add adds a letter that follows all others of its log.
+func (p *parked) add(l *Letter) {
+	if n := len(p.letters); n > 0 && p.letters[n-1].log == l.log {
+		p.letters[n-1] = l
+		return
+	}
+	p.letters = append(p.letters, l)
+}
+
+// republished notes a message which says that the event was published again.
+func (p *parked) republished(m *router.Replayed) {
+	for _, at := range m.Letters {
+		i := slices.IndexFunc(p.replayed, func(r router.LetterPlace) bool { return r.Log == at.Log })
+		if i < 0 {
+			p.replayed = append(p.replayed, at)
+			continue
+		}
+		p.replayed[i].Offset = max(p.replayed[i].Offset, at.Offset)
+	}
+	if p.last == nil || !m.At.Before(p.last.At) {
+		p.last = m
+	}
+}
+
+// isOpen reports whether l is newer than what was published again.
+func (p *parked) isOpen(l *Letter) bool {
+	return !slices.ContainsFunc(p.replayed, func(r router.LetterPlace) bool { return r.Log == l.Log && r.Offset >= l.Offset })
+}
+
+// letter returns the dead letter that stands for the event, or nil if there is none. Of several
+// logs it is the one that was stored last, as far as the times are right.
+func (p *parked) letter() *Letter {
+	from := slices.DeleteFunc(slices.Clone(p.letters), func(l *Letter) bool { return !p.isOpen(l) })
+	open := len(from) > 0
+	if !open {
+		from = p.letters
+	}
+	if len(from) == 0 {
+		return nil
+	}
+	l := slices.MaxFunc(from, func(a, b *Letter) int { return a.Stored.Compare(b.Stored) })
+	if !open {
+		l.Replayed = p.last
+	}
+	for _, other := range p.letters {
+		l.places = append(l.places, router.LetterPlace{Log: other.Log, Offset: other.Offset})
+	}
+	return l
+}
+
+// of returns what is known of an event.
+func (r *reading) of(key string) *parked {
+	p := r.parked[key]
+	if p == nil {
+		p = &parked{}
+		r.parked[key] = p
+	}
+	return p
 }
 
 // cutMark ends an id that was too long for a dead letter.
@@ -97,10 +170,7 @@ func (r *reading) add(log int, m *sink.Stored) {
 			r.Foreign++
 			return
 		}
-		key := name(p.EventID, p.SHA256)
-		if old := r.replayed[key]; old == nil || !p.Letter.Before(old.Letter) {
-			r.replayed[key] = &p
-		}
+		r.of(name(p.EventID, p.SHA256)).republished(&p)
 		return
 	}
 	body, err := router.ParseLetter(m.Body)
@@ -114,10 +184,7 @@ func (r *reading) add(log int, m *sink.Stored) {
 	if at, err := time.Parse(time.RFC3339Nano, l.CreatedAt); err == nil {
 		l.created = at
 	}
-	key := name(l.EventID, l.SHA256)
-	if old := r.letters[key]; old == nil || !l.Stored.Before(old.Stored) {
-		r.letters[key] = l
-	}
+	r.of(name(l.EventID, l.SHA256)).add(l)
 }
 
 func (r *reading) shared(text string) string {
@@ -129,14 +196,13 @@ func (r *reading) shared(text string) string {
 }
 
 func (r *reading) finish() *Index {
-	for key, l := range r.letters {
-		if p := r.replayed[key]; p != nil && !p.Letter.Before(l.Stored) {
-			l.Replayed = p
+	for _, p := range r.parked {
+		if l := p.letter(); l != nil {
+			r.Letters = append(r.Letters, l)
 		}
-		r.Letters = append(r.Letters, l)
 	}
 	slices.SortFunc(r.Letters, func(a, b *Letter) int {
-		return cmp.Or(a.created.Compare(b.created), a.Stored.Compare(b.Stored), cmp.Compare(a.log, b.log), cmp.Compare(a.Offset, b.Offset))
+		return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.log, b.log), cmp.Compare(a.Offset, b.Offset))
 	})
 	return r.Index
 }

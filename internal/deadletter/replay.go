@@ -32,16 +32,15 @@ type Replay struct {
 	// Progress, if not nil, is called after each batch with how many dead letters it is through.
 	Progress func(done int)
 
-	redacted *router.Router       // for events out of dead letters
-	under    map[string]*underWay // by event id
-	outcome  Outcome
+	under   map[string]*underWay // by event id
+	outcome Outcome
 }
 
 // underWay is the dead letter of an event that is being published.
 type underWay struct {
 	letter  *Letter
 	content Content
-	fresh   bool // the event came from the source, and not out of the dead letter
+	router  *router.Router // for the event
 }
 
 // Outcome is what became of dead letters.
@@ -98,7 +97,6 @@ func (e *RecordError) Unwrap() error { return e.Err }
 // Run publishes the events of letters. It waits for a bus and a source that are down until ctx
 // ends. With an error it returns what became of the letters until then.
 func (r *Replay) Run(ctx context.Context, letters []*Letter) (Outcome, error) {
-	r.redacted = r.Router.ForRedacted()
 	r.Publisher.Router, r.Publisher.Park = recording{r}, false
 	for done := 0; done < len(letters); {
 		n := window(letters[done:])
@@ -133,7 +131,7 @@ func (r *Replay) publish(ctx context.Context, letters []*Letter) error {
 	r.under = make(map[string]*underWay, len(letters))
 	var events []source.Event
 	for _, l := range letters {
-		e, fresh, err := r.event(ctx, l, contents[l])
+		e, route, err := r.event(ctx, l, contents[l])
 		if err != nil {
 			if _, missing := errors.AsType[*NotFoundError](err); !missing && !errors.Is(err, errNotCarried) && !errors.Is(err, errOnlyState) {
 				return err
@@ -142,7 +140,7 @@ func (r *Replay) publish(ctx context.Context, letters []*Letter) error {
 			continue
 		}
 		events = append(events, *e)
-		r.under[e.ID] = &underWay{l, contents[l], fresh}
+		r.under[e.ID] = &underWay{l, contents[l], route}
 	}
 	for len(events) > 0 {
 		before := r.Publisher.Counts()
@@ -168,26 +166,38 @@ func (r *Replay) publish(ctx context.Context, letters []*Letter) error {
 	return nil
 }
 
-// event returns the event of a dead letter, and whether it comes from the source. An event in the
-// dead letter does not count if it is not what was put there, or if what was taken out of it may
-// decide its route.
-func (r *Replay) event(ctx context.Context, l *Letter, c Content) (e *source.Event, fresh bool, err error) {
+// event returns the event of a dead letter, and the router for it.
+func (r *Replay) event(ctx context.Context, l *Letter, c Content) (*source.Event, *router.Router, error) {
 	if slices.ContainsFunc(r.Router.StateTopics(), func(s sink.StateTopic) bool { return s.Topic == l.Topic }) {
-		return nil, false, errOnlyState
+		return nil, nil, errOnlyState
 	}
 	if !r.Carries(l.Type) {
-		return nil, false, errNotCarried
+		return nil, nil, errNotCarried
 	}
-	if e := c.Parse(l); e != nil && !r.Router.HidesChoice(l.Type) {
-		return e, false, nil
-	}
-	e, err = r.Find(ctx, l)
-	return e, true, err
+	return c.EventOf(l, r.Router, func() (*source.Event, error) { return r.Find(ctx, l) })
 }
 
-// Parse returns the event in a dead letter, or nil if none is there or if it is not the one that
+// EventOf returns the event of a dead letter, and the router for it, which is like r. The event
+// comes out of the dead letter unless it is not in there, is not what was put there, or unless what
+// was taken out of it makes a difference to r. Then find asks the source.
+func (c *Content) EventOf(l *Letter, r *router.Router, find func() (*source.Event, error)) (*source.Event, *router.Router, error) {
+	e, route := c.parse(l), r.RouterFor(&l.Letter)
+	if e == nil || route == nil {
+		var err error
+		if e, err = find(); err != nil {
+			return nil, nil, err
+		}
+		route = r
+	}
+	if i := slices.IndexFunc(c.Headers, func(h sink.Header) bool { return h.Key == router.HeaderLate }); i >= 0 {
+		e.LateSince, _ = time.Parse(time.RFC3339, c.Headers[i].Value) // zero if it is not a time
+	}
+	return e, route, nil
+}
+
+// parse returns the event in a dead letter, or nil if none is there or if it is not the one that
 // was put there.
-func (c *Content) Parse(l *Letter) *source.Event {
+func (c *Content) parse(l *Letter) *source.Event {
 	if len(c.Event) == 0 {
 		return nil
 	}
@@ -198,9 +208,6 @@ func (c *Content) Parse(l *Letter) *source.Event {
 	if err != nil || e.Event != l.Type || e.ID != l.EventID && !strings.HasSuffix(l.EventID, cutMark) {
 		return nil
 	}
-	if i := slices.IndexFunc(c.Headers, func(h sink.Header) bool { return h.Key == router.HeaderLate }); i >= 0 {
-		e.LateSince, _ = time.Parse(time.RFC3339, c.Headers[i].Value) // zero if it is not a time
-	}
 	return &e
 }
 
@@ -210,23 +217,23 @@ type recording struct{ *Replay }
 
 // Append implements pipeline.Router.
 func (r recording) Append(messages []sink.Message, e *source.Event) ([]sink.Message, error) {
-	of := r.under[e.ID]
-	route := r.redacted
-	if of.fresh {
-		route = r.Router
-	}
-	n := len(messages)
-	messages, err := route.Append(messages, e)
+	of, n := r.under[e.ID], len(messages)
+	messages, err := of.router.Append(messages, e)
 	if err != nil || len(messages) == n {
 		return messages, err
 	}
-	l := of.letter
-	record := r.Router.ReplayedMessage(&router.Replayed{
-		Run: r.Publisher.Mark.Value, At: time.Now().UTC().Truncate(time.Millisecond), EventID: l.EventID, Type: l.Type,
-		Created: l.CreatedAt, SHA256: l.SHA256, Topic: messages[n].Topic, Letter: l.Stored.UTC(),
-	}, of.content.Key, of.content.Headers)
+	record := r.Router.ReplayedMessage(of.letter.record(&router.Replayed{
+		Run: r.Publisher.Mark.Value, At: time.Now().UTC().Truncate(time.Millisecond), Topic: messages[n].Topic,
+	}), of.content.Key, of.content.Headers)
 	record.Position = e.Position()
 	return append(messages, record), nil
+}
+
+// record sets in m what it says of the letter, and returns m.
+func (l *Letter) record(m *router.Replayed) *router.Replayed {
+	m.EventID, m.Type, m.Created, m.SHA256 = l.EventID, l.Type, l.CreatedAt, l.SHA256
+	m.Letter, m.Letters = l.Stored.UTC(), l.places
+	return m
 }
 
 // DeadLetter implements pipeline.Router. No event is parked again.

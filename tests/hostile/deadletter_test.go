@@ -87,4 +87,14 @@ func TestADeadLetterShowsNothingThatIsHidden(t *testing.T) {
 	pseudonym := func(body []byte) string { _, rest, _ := strings.Cut(string(body), "hmac-sha256:"); return rest[:64] }
 	require.Equal(t, pseudonym(first.Data), pseudonym(again.Data))
 	require.Equal(t, events[2].id, again.Header.Get("event-id"))
+
+	// The routes of now take out nothing, and choose by what was taken out.
+	r.WriteConfig(t, config(`{events: ["*"], topic: named, where: 'has(data.name) && data.name == "`+hidden+`"'}`)+
+		fmt.Sprintf("checkpoint: {dir: %q}\nadmin: {listen: %q}\n", r.Dir, r.Admin))
+	code, text, errs := r.Run(t, "deadletter", "replay", "--again", events[1].id)
+	require.Zero(t, code, text+errs)
+	named, err := s.GetLastMsgForSubject(t.Context(), "named")
+	require.NoError(t, err)
+	require.Equal(t, events[1].id, named.Header.Get("event-id"))
+	require.JSONEq(t, events[1].raw, string(named.Data))
 }
