@@ -18,7 +18,7 @@ import (
 )
 
 // buckets keeps a key-value bucket for each topic of state messages: a stream that the server fills
-// from the stream of the events, and that binds no subject, so that nobody else can write to it.
+// from the stream of the events, and that binds no subject, so that nobody can publish to it.
 // What a bucket lacks after it was deleted, the server copies again, for the stream of the events
 // has the newest version of each object. Methods may be called from any goroutine.
 type buckets struct {
@@ -29,6 +29,8 @@ type buckets struct {
 	mu     sync.Mutex
 	origin string    // createdText of the stream of the events, since prepare
 	next   time.Time // when restore looks again
+	// reported is why a bucket cannot be restored, by its topic, as the log says it.
+	reported map[string]string
 }
 
 // restoreEvery is how often a lane at the tip looks whether each bucket is there.
@@ -150,9 +152,10 @@ func (b *buckets) create(ctx context.Context, l *link, t sink.StateTopic) error 
 	return nil
 }
 
-// adapt changes a bucket that relay created. It gets as many copies as the configuration names. If
-// the stream of the events was made again, the bucket copies it from its beginning: servers before
-// 2.15 would wait for the sequence at which the earlier stream ended.
+// adapt changes a bucket that relay created. It raises the number of replicas to that of the
+// configuration. If the stream of the events was deleted and created again, adapt makes the bucket
+// copy it from its first message: servers before 2.15 would wait until the new stream reaches the
+// last sequence of the old one.
 func (b *buckets) adapt(ctx context.Context, l *link, t sink.StateTopic, conf jetstream.StreamConfig) error {
 	if !b.cfg.Create.Enabled || conf.Metadata[metadataCreator] != creator {
 		return nil
@@ -226,31 +229,64 @@ func stateWarnings(conf jetstream.StreamConfig) []string {
 }
 
 // restore creates each bucket again that was deleted while relay runs. It looks no more often than
-// every restoreEvery.
-func (b *buckets) restore(ctx context.Context, l *link) error {
-	if len(b.cfg.State) == 0 || !b.cfg.Create.Enabled {
-		return nil
-	}
+// every restoreEvery. The lane needs no bucket, because the stream of the events has the state: if
+// restore fails it logs why, once for each cause, and looks again later.
+func (b *buckets) restore(ctx context.Context, l *link) {
 	b.mu.Lock()
-	due := !time.Now().Before(b.next)
+	due := len(b.cfg.State) > 0 && !time.Now().Before(b.next)
 	if due {
 		b.next = time.Now().Add(restoreEvery)
 	}
 	b.mu.Unlock()
 	if !due {
-		return nil
+		return
+	}
+	bounded := ctx
+	if deadline, ok := ctx.Deadline(); ok { // what is left tells a bucket without an answer from a bus without one
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
 	}
 	for _, t := range b.cfg.State {
-		_, err := b.info(ctx, l, t)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			b.cfg.Logger.Warn("a bucket was deleted; relay creates it again, and the server fills it from the stream", zap.String("bucket", BucketOf(t)))
-			err = b.create(ctx, l, t)
+		err := b.restoreOne(bounded, l, t)
+		if ctx.Err() != nil {
+			return
 		}
-		if err != nil {
-			return err
-		}
+		b.report(t, err)
 	}
+}
+
+func (b *buckets) restoreOne(ctx context.Context, l *link, t sink.StateTopic) error {
+	_, err := b.info(ctx, l, t)
+	switch {
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return err
+	case !b.cfg.Create.Enabled:
+		return fmt.Errorf("%s: create it, or set create.enabled", b.missing(t))
+	}
+	if err := b.create(ctx, l, t); err != nil {
+		return err
+	}
+	b.cfg.Logger.Warn("a bucket was deleted; relay has created it again, and the server fills it from the stream", zap.String("bucket", BucketOf(t)))
 	return nil
+}
+
+// report logs that a bucket cannot be restored, unless it has said so already.
+func (b *buckets) report(t sink.StateTopic, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil {
+		delete(b.reported, t.Topic)
+		return
+	}
+	if b.reported[t.Topic] == err.Error() {
+		return
+	}
+	if b.reported == nil {
+		b.reported = map[string]string{}
+	}
+	b.reported[t.Topic] = err.Error()
+	b.cfg.Logger.Warn("cannot restore a bucket; the lane continues, and the stream holds the state", zap.String("bucket", BucketOf(t)), zap.Error(err))
 }
 
 // inspect completes what `relay check` says of a topic of state messages.

@@ -435,7 +435,8 @@ func (r *reader) ping(ctx context.Context) error {
 	case err != nil:
 		return err
 	default:
-		return r.buckets.restore(ctx, l)
+		r.buckets.restore(ctx, l)
+		return nil
 	}
 }
 

@@ -16,6 +16,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"workos-relay/checkpoint"
 	"workos-relay/sink"
@@ -158,6 +161,73 @@ func TestBucketHoldsTheState(t *testing.T) {
 			awaitState(t, js, map[string]string{"u1": "2", "a/b": "pair", "posts=3Aread": "slug", "a.b": "dot", "=2E=2E": "dots", "u3": "1", "u5": "1"})
 		})
 	}
+}
+
+// TestABucketThatCannotBeRestored: the stream takes events and state as before, so the bus counts
+// as reachable. The log says once for each cause which bucket is missing and why.
+func TestABucketThatCannotBeRestored(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	js := client(t, srv.url())
+	core, logs := observer.New(zapcore.InfoLevel)
+	cfg := withState(srv.url())
+	cfg.State = append(cfg.State, sink.StateTopic{Topic: "state.group", Entity: "group"})
+	cfg.Logger = zap.New(core)
+	s := open(t, cfg)
+	topics := append(slices.Clone(stateTopics), "state.group")
+	require.NoError(t, s.Prepare(t.Context(), topics))
+	// limit changes how many streams the account may have.
+	limit := func(streams int) {
+		t.Helper()
+		account, err := srv.srv.LookupAccount(server.DEFAULT_GLOBAL_ACCOUNT)
+		require.NoError(t, err)
+		require.NoError(t, account.UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {
+			MaxMemory: -1, MaxStore: -1, MaxStreams: streams, MaxConsumers: -1, MaxAckPending: -1, MemoryMaxStreamBytes: -1, StoreMaxStreamBytes: -1,
+		}}))
+	}
+	look := func() {
+		t.Helper()
+		s.admin.buckets.next = time.Time{}
+		require.NoError(t, s.Ping(t.Context()))
+	}
+	const failed = "cannot restore a bucket"
+	said := func(text string) []observer.LoggedEntry {
+		return logs.FilterMessageSnippet(text).All()
+	}
+
+	require.NoError(t, js.DeleteKeyValue(t.Context(), "STATE_user"))
+	require.NoError(t, js.DeleteKeyValue(t.Context(), "STATE_group"))
+	limit(2)
+	look()
+	look()
+	require.Len(t, said("a bucket was deleted"), 1, "the other one is restored")
+	require.Len(t, said(failed), 1)
+	why := said(failed)[0].ContextMap()
+	require.Contains(t, why["error"], "max")
+	require.Contains(t, why["bucket"], "STATE_")
+	require.NoError(t, s.Publish(t.Context(), []sink.Message{set("u1", "1")}))
+
+	limit(-1)
+	look()
+	require.Len(t, said("a bucket was deleted"), 2)
+	awaitState(t, js, map[string]string{"u1": "1"})
+
+	require.NoError(t, js.DeleteKeyValue(t.Context(), "STATE_user"))
+	limit(2)
+	look()
+	require.Len(t, said(failed), 2, "it is said again once it was well meanwhile")
+
+	s.cfg.Create.Enabled = false
+	look()
+	look()
+	require.Len(t, said(failed), 3)
+	require.Contains(t, said(failed)[2].ContextMap()["error"], "bucket STATE_user does not exist")
+
+	asking, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.admin.buckets.next = time.Time{}
+	require.Error(t, s.Ping(asking))
+	require.Len(t, said(failed), 3, "nothing was asked")
 }
 
 // requireReadBack requires what relay itself reads of the state.
