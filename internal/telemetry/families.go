@@ -134,7 +134,8 @@ var (
 	eventDelivery = declare(family{section: sectionEvents, kind: histogram, name: "relay_event_delivery_seconds", labels: lane, native: true,
 		buckets: []float64{0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600},
 		help: "Time from an event's created_at, by WorkOS's clock, until the bus had acknowledged it and the position was committed, dead letters included. " +
-			"Events that are older than this process waited for it to start, and do not count."})
+			"Events that are older than this process waited for it to start, and do not count. " +
+			"If the clock of this machine is off, relay corrects the time by what the Date headers of the API prove, which leaves an error below about a second; a time is never negative."})
 	appendDuration = declare(family{section: sectionEvents, kind: histogram, name: "relay_append_duration_seconds", labels: lane, native: true,
 		buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
 		help:    "Time to publish a batch, have it acknowledged and move the position."})

@@ -113,16 +113,17 @@ func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 	l.batchBytes.Observe(float64(o.Bytes))
 }
 
-// timeDelivery observes how long each event took from WorkOS to the bus. WorkOS's clock may be a
-// little ahead.
+// timeDelivery observes how long each event took from WorkOS to the bus, by WorkOS's clock as far as
+// the answers of the API tell it. What is left of a difference makes no time negative.
 func (l *LaneMetrics) timeDelivery(o *pipeline.Outcome) {
-	now, before := time.Now(), 0
+	ahead, before := l.source.clock.ahead(), 0
+	now, begun := time.Now().Add(-ahead), l.begun.Add(-ahead)
 	for i := range o.Events {
 		dropped := false
 		if o.Dropped > 0 {
 			dropped, before = o.Ends[i] == before, o.Ends[i]
 		}
-		if created := o.Events[i].CreatedAt; !dropped && created.After(l.begun) {
+		if created := o.Events[i].CreatedAt; !dropped && created.After(begun) {
 			l.delivery.Observe(max(0, now.Sub(created).Seconds()))
 		}
 	}

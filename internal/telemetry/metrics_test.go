@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -152,6 +153,56 @@ func TestDelivery(t *testing.T) {
 			require.Equal(t, want, got[series], series)
 		}
 	})
+}
+
+// TestDeliveryByAWrongClock: the clock of the machine is off. The Date headers of the API say by how
+// much, in whole seconds, and no time is negative.
+func TestDeliveryByAWrongClock(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ahead   time.Duration // of the local clock
+		least   time.Duration // of an event that took a second
+		most    time.Duration
+		answers int
+	}{
+		"right":           {0, time.Second, time.Second, 5},
+		"ahead":           {time.Hour, time.Second, 1300 * time.Millisecond, 50},
+		"behind":          {-time.Hour, 700 * time.Millisecond, time.Second, 50},
+		"one answer":      {time.Hour, time.Second, 2200 * time.Millisecond, 1},
+		"a little behind": {-300 * time.Millisecond, 700 * time.Millisecond, time.Second, 50},
+		"nothing known":   {-time.Hour, 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := NewMetrics("test")
+				l := m.Lane("nats")
+				answered := func(status int, ahead time.Duration) {
+					l.SourceHooks().OnResponse(source.ResponseInfo{Status: status, Duration: 100 * time.Millisecond, Now: time.Now().Add(-50*time.Millisecond - ahead).Truncate(time.Second)})
+				}
+				for n := range c.answers {
+					if n == 0 {
+						answered(200, -c.ahead) // before the clock was set
+					}
+					time.Sleep(5*time.Second + 70*time.Millisecond)
+					answered(200, c.ahead)
+					answered(502, 24*time.Hour)
+				}
+				time.Sleep(time.Minute)
+				events := []source.Event{{CreatedAt: time.Now().Add(-c.ahead - time.Second)}}
+				if c.answers > 0 {
+					events = append(events, source.Event{CreatedAt: m.started.Add(-c.ahead - 2*time.Second)}) // older than the process
+				}
+				l.Committed(pipeline.Outcome{Events: events}, checkpoint.Checkpoint{})
+				got := scrape(t, m)
+				require.Equal(t, "1", got[`relay_event_delivery_seconds_count{lane="nats"}`])
+				sum, err := strconv.ParseFloat(got[`relay_event_delivery_seconds_sum{lane="nats"}`], 64)
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, sum, c.least.Seconds()-1e-6)
+				require.LessOrEqual(t, sum, c.most.Seconds()+1e-6)
+			})
+		})
+	}
 }
 
 func TestReloaded(t *testing.T) {

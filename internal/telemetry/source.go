@@ -34,6 +34,7 @@ type sourceMetrics struct {
 	backfillReaders, backfillBuffered                              prometheus.Gauge
 	backfillDropped                                                prometheus.Counter
 	pollInterval                                                   prometheus.Gauge
+	clock                                                          *apiClock
 }
 
 func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
@@ -55,6 +56,7 @@ func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
 		backfillDropped:  of(backfillDropped),
 		pollInterval:     m.gauges[sourcePollInterval].WithLabelValues(lane),
 		odd:              m.counters[sourceOddPayloads],
+		clock:            &apiClock{},
 		refused:          &refusedTypes{lane: lane, gauge: m.gauges[sourceRefused], names: map[string]struct{}{}},
 	}
 }
@@ -86,6 +88,7 @@ func (s *sourceMetrics) hooks() *source.Hooks {
 }
 
 func (s *sourceMetrics) response(i source.ResponseInfo) {
+	s.clock.answered(&i)
 	c, ok := s.requests[strconv.Itoa(i.Status)]
 	if !ok {
 		c = choose(s.requests, fmt.Sprintf("%dxx", i.Status/100))
