@@ -56,7 +56,7 @@ func TestANewKindOfBusRunsByOneLine(t *testing.T) {
 	require.NoError(t, os.WriteFile(pin, []byte("4711\n"), 0o600))
 	file := writeConfig(t, boardConfig(api.URL(), filepath.Join(dir, "data"), fmt.Sprintf("board: %s, topic_prefix: acme., pin_file: %q, pins: {at_once: 120}", hall, pin)))
 
-	code, out, errs := doWithBoards(t, "--config", file, "check", "--verbose")
+	code, out, errs := doWithBoards(t, "--config", file, "check", unhurried, "--verbose")
 	require.Equal(t, exitDone, code, out+errs)
 	for _, line := range []string{"sink wall (board)", "delivery: exactly_once", "acme.user.created  <- user.created  board " + hall} {
 		require.Contains(t, out, line)
@@ -87,7 +87,7 @@ func TestANewKindOfBusRunsByOneLine(t *testing.T) {
 	require.Equal(t, "4711", pins[0])
 	require.Equal(t, "4712", pins[len(pins)-1], "a secret follows its file")
 
-	code, out, errs = doWithBoards(t, "--config", file, "checkpoint", "show", "--json")
+	code, out, errs = doWithBoards(t, "--config", file, "checkpoint", "show", unhurried, "--json")
 	require.Equal(t, exitDone, code, errs)
 	var shown []map[string]any
 	require.NoError(t, json.Unmarshal([]byte(out), &shown))
@@ -118,13 +118,13 @@ func TestANewKindOfBusSaysWhatItCannotDo(t *testing.T) {
 	api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: 20, Seed: 1}))
 	garden := "garden-" + rand.Text()
 	file := writeConfig(t, boardConfig(api.URL(), t.TempDir(), "board: "+garden+", pins: {color: green}"))
-	code, out, errs := doWithBoards(t, "--config", file, "check")
+	code, out, errs := doWithBoards(t, "--config", file, "check", unhurried)
 	require.Equal(t, exitDone, code, out+errs)
 	require.Contains(t, out, "delivery: at_least_once, since the bus cannot do exactly_once: board "+garden+": positions need red pins; set pins.color to red")
 	r := startWith(t, withBoards, "--config", file, "run")
 	require.Eventually(t, func() bool { return len(toybus.Board(garden).Messages()) == 20 }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
-	code, out, _ = doWithBoards(t, "--config", file, "checkpoint", "show")
+	code, out, _ = doWithBoards(t, "--config", file, "checkpoint", "show", unhurried)
 	require.Equal(t, exitDone, code)
 	require.Regexp(t, `wall +file +event_`, out)
 

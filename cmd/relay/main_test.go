@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,9 +29,12 @@ const (
 	testKey = "sk_test_e2e"
 	patient = 3 * time.Minute // how long a test waits for what must come; passing does not depend on how soon it does
 	often   = 5 * time.Millisecond
+
+	unhurried = "--timeout=90s" // for commands that give up after seconds without it
 )
 
 func TestMain(m *testing.M) {
+	testrun.PatientListeners()
 	if os.Getenv(asRelay) != "" {
 		main()
 		return
@@ -126,19 +130,26 @@ func writeConfig(t *testing.T, text string) string {
 }
 
 // natsConfig is the configuration of one NATS lane that delivers at least once; more is appended to
-// it.
+// it. Relay waits so long for acknowledgements that a machine under load does not make it publish
+// anything twice, or a command fail: what replay and repair publish has no ids by which a bus would
+// know a copy. Unless more says so, nothing is given up to renew a lease: what is stored would
+// otherwise be stored without the knowledge of a relay that is stopped then.
 func natsConfig(apiURL, natsURL, dir, more string) string {
 	return natsConfigFor("at_least_once", apiURL, natsURL, dir, more)
 }
 
 func natsConfigFor(delivery, apiURL, natsURL, dir, more string) string {
+	if !strings.Contains(more, "takeover_after") {
+		more = "takeover_after: 1h\n" + more
+	}
 	return fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 20ms, rate_limit: 5000}
-sinks: [{name: nats, type: nats, url: %q}]
+sinks: [{name: nats, type: nats, url: %q, ack_timeout: %s}]
 checkpoint: {dir: %q}
 admin: {listen: ""}
 delivery: %s
-%s`, apiURL, testKey, natsURL, dir, delivery, more)
+shutdown_timeout: %s
+%s`, apiURL, testKey, natsURL, patient, dir, delivery, patient, more)
 }
 
 // output is what a command prints; it may be read while the command runs.

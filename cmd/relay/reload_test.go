@@ -66,10 +66,11 @@ sinks:
 checkpoint: {dir: %q}
 admin: {listen: %q}
 delivery: exactly_once
+takeover_after: 1h
 `, api.URL(), testKey, url, url, ackTimeout, more, dir, addr)
 	}
 	third := fmt.Sprintf("- {name: third, type: nats, url: %q, stream: THIRD, topic_prefix: third.}", url)
-	path := writeConfig(t, text(5000, ""))
+	path := writeConfig(t, text(50_000, ""))
 	r := start(t, "run", "--config", path)
 	ctx, cancel := context.WithCancel(t.Context())
 	made := make(chan error, 1)
@@ -77,7 +78,7 @@ delivery: exactly_once
 	require.Eventually(t, func() bool { return lanes(t, path)["steady"].Events > 0 && lanes(t, path)["changed"].Events > 0 }, patient, often, &r.stderr)
 
 	for round := range 8 {
-		timeout, more := 5001+round, ""
+		timeout, more := 50_001+round, ""
 		if round%2 == 0 {
 			more = third
 		}
@@ -103,7 +104,7 @@ delivery: exactly_once
 		require.Contains(t, said, "the configuration is rejected, and the running one stays in effect")
 		require.Contains(t, said, "natz")
 	}
-	rewrite(t, path, text(5008, third)) // ends with all three
+	rewrite(t, path, text(50_008, third)) // ends with all three
 	code, said := reload(t, path)
 	require.Equal(t, exitDone, code, said)
 	cancel()

@@ -47,19 +47,12 @@ func eventIDs(messages []*jetstream.RawStreamMsg) []string {
 	return ids
 }
 
-// calm lets relay wait so long for acknowledgements that a machine under load does not make it
-// publish anything twice: what replay and repair publish has no ids by which a bus would know a
-// copy.
-func calm(config string) string {
-	return strings.Replace(config, "type: nats,", fmt.Sprintf("type: nats, ack_timeout: %v,", patient), 1)
-}
-
 func TestReplayBesideARunningRelay(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t, spread(3000, 7))
 	url, js := newNATS(t)
 	dir := t.TempDir()
-	config := writeConfig(t, calm(natsConfig(api.URL(), url, dir, "")))
+	config := writeConfig(t, natsConfig(api.URL(), url, dir, ""))
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 3000 }, patient, often, &r.stderr)
 
@@ -90,7 +83,7 @@ func TestReplayBesideARunningRelay(t *testing.T) {
 	require.NotEqual(t, want[2], eventIDs(stored(t, js, "WORKOS")[before:])[0], "an event id begins behind it")
 
 	require.Equal(t, exitDone, r.stop(t))
-	_, stdout, _ := do(t, "checkpoint", "show", "--config", config)
+	_, stdout, _ := do(t, "checkpoint", "show", unhurried, "--config", config)
 	ids := api.IDs(sourcetest.Filter{})
 	require.Contains(t, stdout, ids[len(ids)-1], "no replay moves the checkpoint")
 }
@@ -101,7 +94,7 @@ func TestReplayInterruptedSaysHowToGoOn(t *testing.T) {
 	api.Fail(20, sourcetest.OK())
 	api.Fail(1, sourcetest.Hang()) // so that it is interrupted before the end, however late that is
 	url, js := newNATS(t)
-	config := writeConfig(t, calm(natsConfig(api.URL(), url, t.TempDir(), "")))
+	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
 	r := start(t, "replay", "--since", spreadStart, "--until", spreadEnd, "--config", config)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") > 0 }, patient, often, &r.stderr)
 	require.Equal(t, exitFailed, r.stop(t))
@@ -129,7 +122,7 @@ func TestReplayOfAPoisonEvent(t *testing.T) {
 		api := load(t)
 		url, js := newNATS(t)
 		code, _, stderr := do(t, "replay", "--since", "earliest", "--until", "latest", "--config",
-			writeConfig(t, calm(natsConfig(api.URL(), url, t.TempDir(), "dead_letter: {topic: relay.dead_letter}"))))
+			writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), "dead_letter: {topic: relay.dead_letter}")))
 		require.Equal(t, exitDone, code, stderr)
 		got := stored(t, js, "WORKOS")
 		require.Len(t, got, 3)
@@ -139,7 +132,7 @@ func TestReplayOfAPoisonEvent(t *testing.T) {
 	t.Run("stops if none is, by name", func(t *testing.T) {
 		api := load(t)
 		url, js := newNATS(t)
-		config := writeConfig(t, calm(natsConfig(api.URL(), url, t.TempDir(), "")))
+		config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
 		code, _, stderr := do(t, "replay", "--since", "earliest", "--until", "latest", "--config", config)
 		require.Equal(t, exitOperator, code)
 		require.Contains(t, stderr, "event_01J0000000000000000000000D")

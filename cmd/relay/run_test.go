@@ -279,7 +279,7 @@ func TestCheckpointCommands(t *testing.T) {
 	dir := t.TempDir()
 	config := writeConfig(t, natsConfig(api.URL(), url, dir, ""))
 	show := func() (row checkpointRow) {
-		code, stdout, stderr := do(t, "checkpoint", "show", "--json", "--config", config)
+		code, stdout, stderr := do(t, "checkpoint", "show", "--json", unhurried, "--config", config)
 		require.Equal(t, exitDone, code, stderr)
 		var rows []checkpointRow
 		require.NoError(t, json.Unmarshal([]byte(stdout), &rows))
@@ -342,7 +342,7 @@ func TestCheckpointCommands(t *testing.T) {
 		require.Equal(t, exitDone, code, stderr)
 		code, _, stderr = do(t, "checkpoint", "set", "--from", "nats", "--lane", "out", "--config", two)
 		require.Equal(t, exitDone, code, stderr)
-		code, stdout, stderr := do(t, "checkpoint", "show", "--lane", "out", "--config", two)
+		code, stdout, stderr := do(t, "checkpoint", "show", "--lane", "out", unhurried, "--config", two)
 		require.Equal(t, exitDone, code, stderr)
 		require.Contains(t, stdout, ids[42])
 	})
@@ -364,12 +364,12 @@ func TestCheck(t *testing.T) {
 	require.Error(t, err, "a check changes nothing")
 
 	wrong := natsConfig(api.URL(), "nats://127.0.0.1:1", t.TempDir(), "")
-	wrong = strings.NewReplacer(testKey, "sk_test_wrong", "type: nats,", "type: nats, ack_timeout: 2s,").Replace(wrong)
+	wrong = strings.NewReplacer(testKey, "sk_test_wrong", "ack_timeout: "+patient.String(), "ack_timeout: 2s").Replace(wrong)
 	code, stdout, stderr = do(t, "check", "--timeout", "1m", "--config", writeConfig(t, wrong))
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, stderr, "2 faults")
 	require.Contains(t, stdout, "401")
-	require.Contains(t, stdout, "no connection to the NATS server at nats://127.0.0.1:1")
+	require.Regexp(t, `no (connection to the NATS server|NATS server answers) at nats://127\.0\.0\.1:1`, stdout, "the second if not even a refusal has come")
 	require.NotContains(t, stdout+stderr, "sk_test_wrong")
 
 	silent := newAPI(t)
@@ -439,8 +439,8 @@ func TestDemo(t *testing.T) {
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	require.Contains(t, r.stdout.String(), "tail --from-sink")
 	require.Contains(t, r.stdout.String(), "http://"+admin+"/ ")
-	for line := range strings.Lines(r.stderr.String()) { // a NATS server tells of what took it seconds, as on a slow disk
-		require.Regexp(t, `nats-server.* (took too long|Readloop processing time): `, line)
+	for line := range strings.Lines(r.stderr.String()) { // a NATS server tells of what took it seconds, as on a slow disk, and relay too
+		require.Regexp(t, `nats-server.* (took too long|Readloop processing time): | WARN .*will try again.*(deadline exceeded|i/o timeout|not acknowledged)`, line)
 	}
 }
 

@@ -190,7 +190,7 @@ func TestTheModeOfDeliveryChangesOnlyByHand(t *testing.T) {
 	carries("at_least_once", more())
 	require.Zero(t, requireAllInOrder(t, js, api.IDs(sourcetest.Filter{})))
 
-	code, stdout, stderr := do(t, "checkpoint", "show", "--json", "--config", config("auto"))
+	code, stdout, stderr := do(t, "checkpoint", "show", "--json", unhurried, "--config", config("auto"))
 	require.Equal(t, exitDone, code, stderr)
 	var rows []checkpointRow
 	require.NoError(t, json.Unmarshal([]byte(stdout), &rows))
@@ -217,7 +217,7 @@ func TestExactlyOnceIsRefusedWhereItCannotBe(t *testing.T) {
 	t.Parallel()
 	api := newAPI(t)
 	url, _ := newNATS(t)
-	config := strings.Replace(natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""), "{name: nats, type: nats, url: \""+url+"\"}", "{name: out, type: stdout}", 1)
+	config := strings.Replace(natsConfigFor("exactly_once", api.URL(), url, t.TempDir(), ""), "{name: nats, type: nats, url: \""+url+"\", ack_timeout: "+patient.String()+"}", "{name: out, type: stdout}", 1)
 	code, _, stderr := do(t, "run", "--config", writeConfig(t, config))
 	require.Equal(t, exitOperator, code)
 	require.Contains(t, stderr, "cannot do exactly_once")

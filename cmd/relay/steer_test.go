@@ -35,7 +35,7 @@ func withAdmin(t *testing.T, text string) (config, addr string) {
 // lanes returns what relay status tells, by lane.
 func lanes(t *testing.T, config string) map[string]admin.LaneStatus {
 	t.Helper()
-	_, stdout, stderr := do(t, "status", "--json", "--timeout", (patient / 2).String(), "--config", config)
+	_, stdout, stderr := do(t, "status", "--json", unhurried, "--config", config)
 	var seen overview
 	require.NoError(t, json.Unmarshal([]byte(stdout), &seen), stderr)
 	out := map[string]admin.LaneStatus{}
@@ -75,7 +75,7 @@ func TestPauseResumePoll(t *testing.T) {
 		var code int
 		var stdout, stderr string
 		require.Eventually(t, func() bool {
-			code, stdout, stderr = do(t, "status", "--config", config)
+			code, stdout, stderr = do(t, "status", unhurried, "--config", config)
 			return strings.Contains(stdout, says)
 		}, patient, often)
 		require.Equal(t, exitFailed, code, stderr)
@@ -86,7 +86,7 @@ func TestPauseResumePoll(t *testing.T) {
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return events(t, js) == 300 }, patient, often, &r.stderr)
 	require.Eventually(t, func() bool { return lanes(t, config)["nats"].AtTip }, patient, often)
-	code, stdout, stderr := do(t, "status", "--config", config)
+	code, stdout, stderr := do(t, "status", unhurried, "--config", config)
 	require.Equal(t, exitDone, code, stderr)
 	require.Regexp(t, `nats +nats +healthy +running +exactly_once +none +[0-9.]+ +300 +this relay +event_`, stdout)
 
@@ -96,7 +96,7 @@ func TestPauseResumePoll(t *testing.T) {
 	require.Eventually(t, func() bool { return events(t, js) == 301 }, patient, often, &r.stderr)
 
 	require.Regexp(t, `nats +paused`, pause(t, config, "nats"))
-	code, stdout, stderr = do(t, "status", "--config", config)
+	code, stdout, stderr = do(t, "status", unhurried, "--config", config)
 	require.Equal(t, exitFailed, code, "a paused lane is not healthy")
 	require.Contains(t, stderr, "not every lane is healthy")
 	require.Contains(t, stdout, "`relay resume nats` ends it")
@@ -139,12 +139,12 @@ func TestStatusSaysWhoIsActive(t *testing.T) {
 	require.True(t, active.Active)
 	require.False(t, standby.Active)
 	require.Equal(t, active.Self, standby.Holder)
-	code, stdout, _ := do(t, "status", "--config", secondPath)
+	code, stdout, _ := do(t, "status", unhurried, "--config", secondPath)
 	require.Equal(t, exitDone, code, "a standby is healthy")
 	require.Regexp(t, `nats +nats +healthy +standby .*`+active.Self, stdout)
 
 	elsewhere := writeConfig(t, text()) // admin.listen is ""
-	code, stdout, stderr := do(t, "status", "--config", elsewhere)
+	code, stdout, stderr := do(t, "status", unhurried, "--config", elsewhere)
 	require.Equal(t, exitDone, code, stderr)
 	require.Contains(t, stdout, "admin.listen is switched off")
 	require.Regexp(t, `nats +nats +healthy +active +exactly_once .*`+active.Self, stdout)
@@ -158,7 +158,7 @@ func TestStatusStartsNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "relay-data")
 	config := writeConfig(t, fmt.Sprintf("source: {api_key: k}\nsinks: [{name: nats, type: nats, url: embedded, embedded: {listen: %q}}]\ncheckpoint: {dir: %q}\nadmin: {listen: %q}\n",
 		freeAddress(t), dir, freeAddress(t)))
-	code, stdout, stderr := do(t, "status", "--config", config)
+	code, stdout, stderr := do(t, "status", unhurried, "--config", config)
 	require.Equal(t, exitFailed, code, stderr)
 	require.Contains(t, stdout, "the NATS server inside relay does not run")
 	require.NoDirExists(t, dir)

@@ -130,7 +130,8 @@ func TestTraces(t *testing.T) {
 			var got []traced
 			if c.system == "kafka" {
 				bus := newKafka(t)
-				carry(bus.config(c.delivery, api.URL(), t.TempDir(), "{partitions: 1, replication_factor: 1}") + tracesSection(to.URL, 1))
+				config := strings.Replace(bus.config(c.delivery, api.URL(), t.TempDir(), "{partitions: 1, replication_factor: 1}"), "type: kafka,", "type: kafka, request_timeout: "+patient.String()+",", 1)
+				carry(config + "takeover_after: 1h\n" + tracesSection(to.URL, 1)) // nothing is given up, which a span would tell
 				for _, records := range bus.read(t) {
 					for _, m := range records {
 						got = append(got, traced{recordHeader(m, "event-id"), recordHeader(m, "traceparent")})

@@ -103,7 +103,7 @@ func TestVerifyNATSFindsEachDefect(t *testing.T) {
 	api := newAPI(t, spread(600, 21))
 	ids := api.IDs(sourcetest.Filter{})
 	url, js := newNATS(t)
-	config := writeConfig(t, calm(natsConfig(api.URL(), url, t.TempDir(), "")))
+	config := writeConfig(t, natsConfig(api.URL(), url, t.TempDir(), ""))
 	r := start(t, "run", "--config", config)
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 600 }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
@@ -283,7 +283,7 @@ func TestVerifyAndReplayBesideAnEmbeddedServer(t *testing.T) {
 	api := newAPI(t, spread(200, 9))
 	addr := freeAddress(t)
 	text := strings.Replace(natsConfig(api.URL(), "embedded", t.TempDir(), ""), "url: \"embedded\"", "url: embedded, embedded: {listen: \""+addr+"\", sync_always: false}", 1)
-	config := writeConfig(t, calm(text))
+	config := writeConfig(t, text)
 	r := start(t, "run", "--config", config)
 	verify := []string{"verify", "--since", spreadStart, "--until", spreadEnd, "--config"}
 	require.Eventually(t, func() bool {
@@ -296,7 +296,7 @@ func TestVerifyAndReplayBesideAnEmbeddedServer(t *testing.T) {
 	require.Equal(t, exitDone, code, stdout+stderr)
 	require.Contains(t, stdout, "200 messages are marked relay-replay")
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
-	hasty := writeConfig(t, strings.Replace(text, "type: nats,", "type: nats, ack_timeout: 1s,", 1))
+	hasty := writeConfig(t, strings.Replace(text, "ack_timeout: "+patient.String(), "ack_timeout: 1s", 1))
 	code, _, stderr = do(t, append(verify, hasty)...)
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, stderr, "relay run")
