@@ -92,7 +92,7 @@ func (l *Lane) init() {
 	l.Target.Observe(l.Observer)
 	l.life = lifecycle{logger: l.Logger}
 	f := &failures{errorAndAction: l.errorAndAction, status: &l.status, observer: l.Observer, logger: l.Logger, bus: l.Type}
-	l.lease = lease{target: l.Target, holder: l.Holder, takeoverAfter: l.TakeoverAfter, status: &l.status, steering: &l.steering, life: &l.life, failures: f}
+	l.lease = lease{target: l.Target, holder: l.Holder, takeoverAfter: l.TakeoverAfter, status: &l.status, steering: &l.steering, life: &l.life, snapshots: l.Snapshots, failures: f}
 	m := l.carrier.batches // after a restart the lane remembers how much the bus takes
 	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = l.Router, l.Park, l.BatchMessages, l.BatchBytes, f.mustStop
 	if m.State, m.Admit = l.State, l.Admit; m.State != nil {

@@ -38,6 +38,7 @@ type lease struct {
 	status        *tracker
 	steering      *steering
 	life          *lifecycle
+	snapshots     Snapshotter // nil if the lane keeps no state
 	*failures
 }
 
@@ -82,6 +83,9 @@ func (l *lease) claim(ctx context.Context, standby bool) (checkpoint.Checkpoint,
 			}
 			l.life.standsBy(l.takeoverAfter)
 			l.steering.refuseAll(fmt.Errorf("%w: %w", ErrNotHeld, err))
+			if l.snapshots != nil {
+				l.snapshots.Withdraw()
+			}
 		}
 		if errors.Is(err, errStandby) || errors.Is(err, errPaused) {
 			l.recovered() // the bus has answered

@@ -27,6 +27,9 @@ type Snapshotter interface {
 	Read(ctx context.Context, cp checkpoint.Checkpoint) iter.Seq2[SnapshotPortion, error]
 	// Begin is called before the lane carries events from cp, for which no snapshot is due.
 	Begin(ctx context.Context, cp checkpoint.Checkpoint) error
+	// Withdraw is called when another holder has the lease: what an operator has asked of this lane
+	// must not be done later, when nobody expects it any more.
+	Withdraw()
 }
 
 // SnapshotPortion is a part of a snapshot.

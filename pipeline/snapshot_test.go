@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +28,11 @@ type shelf struct {
 	begins  time.Duration // that Begin takes
 	begun   []checkpoint.Checkpoint
 	yielded int
+
+	withdrawn atomic.Int64 // how often Withdraw was called
 }
+
+func (s *shelf) Withdraw() { s.withdrawn.Add(1) }
 
 func (s *shelf) Due(cp checkpoint.Checkpoint) bool { return !cp.Snapshot.Finished() }
 
@@ -217,6 +222,26 @@ func TestASnapshotSurvivesATakeover(t *testing.T) {
 			}
 		}
 		require.Equal(t, 100, objects)
+	})
+}
+
+// TestAStandbyWithdrawsRequests: what was asked of a lane is not done once another one is active.
+func TestAStandbyWithdrawsRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+		src := newSequence(20, 5)
+		of := [2]*shelf{{n: 10, size: 10}, {n: 10, size: 10}}
+		a, b := twin("a", src, ledger), twin("b", src, ledger)
+		a.Snapshots, b.Snapshots = of[0], of[1]
+		stopA := run(t, a)
+		after(time.Second)
+		stopB := run(t, b)
+		after(takeover)
+		require.Equal(t, pipeline.Standby, b.Status().State)
+		require.Zero(t, of[0].withdrawn.Load(), "the active one does what it was asked for")
+		require.NotZero(t, of[1].withdrawn.Load())
+		stopA()
+		stopB()
 	})
 }
 

@@ -59,6 +59,9 @@ type Status struct {
 	At         time.Time      // of the snapshot, by the local clock
 	Rate       float64        // events committed a second, over the last minute
 	Settings   []sink.Setting // of the destination: what differs from the configuration, or did; the Lane itself leaves it empty
+	// SnapshotRequested is set while a snapshot that an operator has asked for has not begun. The
+	// Lane itself leaves it false.
+	SnapshotRequested bool
 }
 
 // Lag returns how far the lane is behind the clock of the API, which advances between two answers:

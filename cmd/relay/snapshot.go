@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,6 +26,9 @@ type snapshotCmd struct {
 
 // snapshotLook is how often the command asks how far the snapshot is.
 const snapshotLook = time.Second
+
+// snapshotGone bounds how long the command waits for a relay that does not answer.
+const snapshotGone = 5 * time.Minute
 
 // Run makes a lane of the running relay read a snapshot, and waits until it is finished.
 func (c *snapshotCmd) Run(ctx context.Context, env *environment) error {
@@ -50,7 +55,8 @@ func (c *snapshotCmd) Run(ctx context.Context, env *environment) error {
 		fmt.Fprintf(env.stdout, "lane %s reads a snapshot; `relay status` shows how far it is\n", lane.Name)
 		return nil
 	}
-	done, err := c.follow(ctx, env, client, lane.Name, before)
+	f := follower{relay: client, out: env.stderr, lane: lane.Name, before: before, started: seen.Started}
+	done, err := f.follow(ctx)
 	if err != nil {
 		return err
 	}
@@ -80,41 +86,105 @@ func (c *snapshotCmd) choose(seen *admin.Status) (*admin.LaneStatus, error) {
 	return nil, app.Usage(fmt.Errorf("--lane: the relay has no lane %q; it has %s", c.Lane, either(names, " and ")))
 }
 
-// follow waits until the lane has read another snapshot than before, and shows how far it is every
-// few seconds. A relay that is restarted meanwhile continues the snapshot.
-func (c *snapshotCmd) follow(ctx context.Context, env *environment, client *admin.Client, lane, before string) (*admin.SnapshotStatus, error) {
-	var shown, started time.Time
+// statusReader asks a relay how it is. *admin.Client implements it.
+type statusReader interface {
+	Status(ctx context.Context) (admin.Status, error)
+}
+
+// follower waits for the snapshot that a lane was asked for.
+type follower struct {
+	relay  statusReader
+	out    io.Writer // says every few seconds how far the snapshot is
+	lane   string
+	before string // the run of the lane's last snapshot before; empty if there was none
+
+	shown   time.Time // when out was written to
+	phase   string    // what the lane was doing then
+	started time.Time // when the relay was started that answered first
+	gone    time.Time // since when no relay answers; zero if one does
+}
+
+// follow waits until the lane has read another snapshot than before. A relay that is restarted, or
+// that takes the lane over, continues a snapshot that has begun. The error says why nothing is to
+// be waited for any more.
+func (f *follower) follow(ctx context.Context) (*admin.SnapshotStatus, error) {
 	for {
-		seen, err := client.Status(ctx)
+		seen, err := f.relay.Status(ctx)
+		if err == nil {
+			err = ctx.Err()
+		}
+		var done *admin.SnapshotStatus
 		if gone := (*admin.UnreachableError)(nil); err != nil && (ctx.Err() != nil || !errors.As(err, &gone)) {
 			return nil, err
+		} else if err != nil {
+			err = f.misses(err)
+		} else {
+			done, err = f.sees(&seen)
 		}
-		restarted := err == nil && !started.IsZero() && !seen.Started.Equal(started)
-		if err == nil {
-			started = seen.Started
-		}
-		for i := range seen.Lanes {
-			l := &seen.Lanes[i]
-			if l.Name != lane {
-				continue
-			}
-			s := l.Snapshot
-			if s != nil && s.Run != before && s.FinishedAt != nil {
-				return s, nil
-			}
-			if restarted && l.State == pipeline.Running && (s == nil || s.Run == before) {
-				return nil, errors.New("relay was restarted before the snapshot began: ask for it again")
-			}
-			if l.State == pipeline.Stopped {
-				return nil, errors.New("the lane has stopped: " + operator.Explain(l.Reason, l.Action))
-			}
-			if s != nil && s.Run != before && time.Since(shown) >= lineEvery {
-				shown = time.Now()
-				fmt.Fprintln(env.stderr, s.Text(seen.Now))
-			}
+		if done != nil || err != nil {
+			return done, err
 		}
 		if err := retry.Sleep(ctx, snapshotLook); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// misses is told that no relay answers, and returns an error once that has lasted too long.
+func (f *follower) misses(err error) error {
+	now := time.Now()
+	if f.gone.IsZero() {
+		f.gone = now
+	}
+	if now.Sub(f.gone) >= snapshotGone {
+		return fmt.Errorf("relay has not answered for %s; when it runs again it continues a snapshot that has begun: %w", snapshotGone, err)
+	}
+	f.say("gone", fmt.Sprintf("relay does not answer; waiting for it, at most %s", snapshotGone))
+	return nil
+}
+
+// sees returns the snapshot if it is finished, or an error if the lane does not read it.
+func (f *follower) sees(seen *admin.Status) (*admin.SnapshotStatus, error) {
+	f.gone = time.Time{}
+	if f.started.IsZero() {
+		f.started = seen.Started
+	}
+	at := slices.IndexFunc(seen.Lanes, func(l admin.LaneStatus) bool { return l.Name == f.lane })
+	if at < 0 {
+		if len(seen.Lanes) == 0 { // it is about to start
+			return nil, nil //nolint:nilnil // neither finished nor failed
+		}
+		return nil, fmt.Errorf("the relay has no lane %s any more, and does not read the snapshot", f.lane)
+	}
+	l := &seen.Lanes[at]
+	begun := l.Snapshot != nil && l.Snapshot.Run != f.before
+	switch {
+	case l.State == pipeline.Stopped:
+		return nil, errors.New("the lane has stopped: " + operator.Explain(l.Reason, l.Action))
+	case l.SnapshotRequested || l.Holder == "": // not begun, or nothing is known of the checkpoint yet
+	case begun && l.Snapshot.FinishedAt != nil:
+		return l.Snapshot, nil
+	case begun:
+	case l.Holder != l.Self:
+		return nil, fmt.Errorf("another relay, %s, has taken lane %s over before the snapshot began: ask that one for it", l.Holder, f.lane)
+	case !seen.Started.Equal(f.started):
+		return nil, errors.New("relay was restarted before the snapshot began: ask for it again")
+	default:
+		return nil, fmt.Errorf("lane %s does not read the snapshot any more: its configuration was changed, or another relay had the lane meanwhile; see relay status, and ask for it again", f.lane)
+	}
+	if text := l.SnapshotText(seen.Now); text != "" {
+		if l.State == pipeline.Retrying {
+			text += "; retrying: " + l.Reason
+		}
+		f.say(fmt.Sprint(l.State, begun), text)
+	}
+	return nil, nil //nolint:nilnil // neither finished nor failed
+}
+
+// say prints a line, if the phase has changed or some seconds have passed since the last one.
+func (f *follower) say(phase, line string) {
+	if now := time.Now(); phase != f.phase || now.Sub(f.shown) >= lineEvery {
+		f.shown, f.phase = now, phase
+		fmt.Fprintln(f.out, line)
 	}
 }

@@ -285,7 +285,7 @@ func printStatus(out io.Writer, seen *overview) error {
 		fmt.Fprintf(out, "\nnot published: WorkOS sends webhooks of %s, which relay does not ask for; to add it, write source.events: [..., %s]\n", t.Type, t.Add)
 	}
 	for i := range seen.Lanes {
-		if text := seen.Lanes[i].Snapshot.Text(seen.Now); text != "" {
+		if text := seen.Lanes[i].SnapshotText(seen.Now); text != "" {
 			fmt.Fprintf(out, "\nlane %s: %s\n", seen.Lanes[i].Name, text)
 		}
 		if l := &seen.Lanes[i]; len(l.RefusedTypes) > 0 {

@@ -100,6 +100,8 @@ type LaneStatus struct {
 	// Snapshot is the last snapshot of the lane, or the one that it reads now; null if there was
 	// none.
 	Snapshot *SnapshotStatus `json:"snapshot"`
+	// SnapshotRequested: a snapshot was asked for that has not begun.
+	SnapshotRequested bool `json:"snapshot_requested"`
 }
 
 // SnapshotStatus is a snapshot: relay reads the objects that WorkOS has and publishes them to the
@@ -124,12 +126,31 @@ type SnapshotEntity struct {
 	Skipped uint64 `json:"skipped"` // left out: the log names each
 }
 
-// Text describes a snapshot that goes on, at a moment. It is empty once the snapshot is finished,
-// and for nil.
-func (s *SnapshotStatus) Text(now time.Time) string {
-	if s == nil || s.FinishedAt != nil {
+// SnapshotText describes the snapshot that the lane reads or was asked for, at a moment, and what it
+// waits for. It is empty if there is none.
+func (l *LaneStatus) SnapshotText(now time.Time) string {
+	goesOn := l.Snapshot != nil && l.Snapshot.FinishedAt == nil
+	text := "snapshot: asked for, and not begun yet"
+	switch {
+	case goesOn:
+		text = l.Snapshot.text(now)
+	case !l.SnapshotRequested:
 		return ""
 	}
+	switch l.State {
+	case pipeline.Paused:
+		return text + "; the lane is paused: `relay resume " + l.Name + "` lets it go on"
+	case pipeline.Standby:
+		return text + "; the active relay reads it"
+	case pipeline.Stopped:
+		return text + "; the lane has stopped"
+	default:
+		return text + "; events follow when it is finished"
+	}
+}
+
+// text describes a snapshot that goes on, at a moment.
+func (s *SnapshotStatus) text(now time.Time) string {
 	var all, here uint64
 	at := 1
 	for i, e := range s.Entities {
@@ -148,7 +169,7 @@ func (s *SnapshotStatus) Text(now time.Time) string {
 			text += fmt.Sprintf(" in %s, %.0f/s", took.Truncate(time.Second), float64(all)/took.Seconds())
 		}
 	}
-	return text + "; events follow when it is finished"
+	return text
 }
 
 // SnapshotOf is s as the API writes it, nil if there is none.
@@ -225,7 +246,7 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: v.Ready,
 		Reasons:  []string{},
 		Settings: append([]sink.Setting{}, s.Settings...), RefusedTypes: []string{},
-		Snapshot: SnapshotOf(s.Checkpoint.Snapshot),
+		Snapshot: SnapshotOf(s.Checkpoint.Snapshot), SnapshotRequested: s.SnapshotRequested,
 	}
 	if !v.Ready {
 		l.Reasons = append(l.Reasons, v.Reason)

@@ -46,7 +46,7 @@ func TestStatus(t *testing.T) {
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
 		"moved_at": "2026-01-02T02:04:02Z", "last_poll": "2026-01-02T02:04:05Z", "at_tip": false, "tip_at": "2026-01-02T02:03:05Z",
-		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"}, "snapshot": nil,
+		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"}, "snapshot": nil, "snapshot_requested": false,
 	}, lanes[0])
 	second := lanes[1].(map[string]any)
 	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})
@@ -55,23 +55,38 @@ func TestStatus(t *testing.T) {
 	require.Equal(t, []any{"degraded", "stopped: stopped at event event_9", "R1209"}, []any{third["health"], third["health_reason"], third["code"]})
 }
 
-// TestTheStatusOfASnapshot: while it goes on a text says how far it is.
+// TestTheStatusOfASnapshot: while it goes on, or is only asked for, a text says how far it is and
+// what it waits for.
 func TestTheStatusOfASnapshot(t *testing.T) {
-	require.Empty(t, admin.SnapshotOf(nil).Text(time.Now()))
+	lane := admin.LaneStatus{Name: "kafka", State: pipeline.Running}
+	require.Empty(t, lane.SnapshotText(time.Now()))
 	began := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	s := &checkpoint.Snapshot{
 		Run: "run_1", Entities: []string{"organization", "user", "directory"}, StartedAt: began, Entity: "user",
 		Counts: []checkpoint.SnapshotCount{{Entity: "organization", Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1}},
 	}
-	out := admin.SnapshotOf(s)
+	lane.Snapshot = admin.SnapshotOf(s)
 	require.Equal(t, []admin.SnapshotEntity{
 		{Entity: "organization", Done: true, Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1}, {Entity: "directory"},
-	}, out.Entities)
-	require.Equal(t, "snapshot: 593 objects of user (entity 2 of 3), 600 objects in all in 1m0s, 10/s; events follow when it is finished", out.Text(began.Add(time.Minute)))
+	}, lane.Snapshot.Entities)
+	far := "snapshot: 593 objects of user (entity 2 of 3), 600 objects in all in 1m0s, 10/s; "
+	for state, tail := range map[pipeline.State]string{
+		pipeline.Running:  "events follow when it is finished",
+		pipeline.Retrying: "events follow when it is finished",
+		pipeline.Paused:   "the lane is paused: `relay resume kafka` lets it go on",
+		pipeline.Standby:  "the active relay reads it",
+		pipeline.Stopped:  "the lane has stopped",
+	} {
+		lane.State = state
+		require.Equal(t, far+tail, lane.SnapshotText(began.Add(time.Minute)))
+	}
 	s.Comparing = true
-	require.Contains(t, admin.SnapshotOf(s).Text(began), "looking for what only the bus has of user (entity 2 of 3)")
+	lane.Snapshot = admin.SnapshotOf(s)
+	require.Contains(t, lane.SnapshotText(began), "looking for what only the bus has of user (entity 2 of 3)")
 	s.FinishedAt = began.Add(time.Hour)
-	out = admin.SnapshotOf(s)
-	require.True(t, out.Entities[2].Done)
-	require.Empty(t, out.Text(began.Add(time.Hour)))
+	lane.Snapshot, lane.State = admin.SnapshotOf(s), pipeline.Paused
+	require.True(t, lane.Snapshot.Entities[2].Done)
+	require.Empty(t, lane.SnapshotText(began.Add(time.Hour)))
+	lane.SnapshotRequested = true
+	require.Equal(t, "snapshot: asked for, and not begun yet; the lane is paused: `relay resume kafka` lets it go on", lane.SnapshotText(began))
 }

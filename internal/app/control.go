@@ -13,6 +13,7 @@ import (
 	"workos-relay/internal/admin"
 	"workos-relay/internal/config"
 	"workos-relay/internal/retry"
+	"workos-relay/internal/snapshot"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -40,7 +41,7 @@ func (r *Relay) Poll(lane string) error {
 func (r *Relay) Snapshot(lane string, entities []string) error {
 	var err error
 	found := r.steer(lane, func(m *member) {
-		s := m.run.Status()
+		s := m.status()
 		switch {
 		case m.snapshots == nil:
 			err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s keeps no state, so it has no snapshot; name what it is to keep in state.entities", lane)}
@@ -49,11 +50,15 @@ func (r *Relay) Snapshot(lane string, entities []string) error {
 		case s.Checkpoint.Snapshot != nil && !s.Checkpoint.Snapshot.Finished():
 			err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s reads a snapshot already; relay status shows how far it is", lane)}
 		default:
-			if err = m.snapshots.Request(entities); err != nil {
+			err = m.snapshots.Request(entities)
+			switch {
+			case errors.Is(err, snapshot.ErrRequested):
+				err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s: %w; relay status shows what it waits for", lane, err)}
+			case err != nil:
 				err = &admin.Refusal{Code: http.StatusBadRequest, Err: err}
-				return
+			default:
+				m.run.Look()
 			}
-			m.run.Look()
 		}
 	})
 	return errors.Join(found, err)

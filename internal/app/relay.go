@@ -182,7 +182,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	if m.snapshots = l.snapshots(client, hooks, m.bus.Sink); m.snapshots != nil {
 		m.run.Snapshots, m.run.Admit = m.snapshots, m.snapshots.Admit
 	}
-	r.metrics.Watch(m.run.Name, m.run.Status)
+	r.metrics.Watch(m.run.Name, m.status)
 }
 
 // hooksOfLane returns hooks that also tell the lane of repeated requests.
@@ -282,12 +282,24 @@ func (r *Relay) hide(text string) string {
 
 func (r *Relay) pollInterval() time.Duration { return r.config().Source.PollInterval }
 
+// status returns the status of the lane with what is known of its snapshots. A snapshot that the
+// configuration has ended before its end is in none.
+func (m *member) status() pipeline.Status {
+	requested := m.snapshots != nil && m.snapshots.Requested() // before the checkpoint is read, which records what has begun
+	s := m.run.Status()
+	s.SnapshotRequested = requested
+	if m.snapshots == nil || !m.snapshots.Reads(s.Checkpoint.Snapshot) {
+		s.Checkpoint.Snapshot = nil
+	}
+	return s
+}
+
 // Status returns the status of each lane for the admin server, without secrets.
 func (r *Relay) Status() []pipeline.Status {
 	members := r.now()
 	out := make([]pipeline.Status, len(members))
 	for i, m := range members {
-		out[i] = m.run.Status()
+		out[i] = m.status()
 		if m.restarting.Load() && out[i].State == pipeline.Stopped { // what comes in its place is about to start
 			out[i].State, out[i].Reason, out[i].Action = pipeline.Starting, "", ""
 		}
@@ -331,14 +343,17 @@ func (r *Relay) wake() {
 	}
 }
 
-// replace puts next in the place of old and starts it. next is paused if old is. The caller holds
-// the gate of the lane. A pause at the same time is not lost: it acts on old before the replacement
-// or on next after it.
+// replace puts next in the place of old and starts it. next is paused if old is, and inherits the
+// snapshot that was asked of old. The caller holds the gate of the lane. A pause or a request at
+// the same time is not lost: it acts on old before the replacement or on next after it.
 func (r *Relay) replace(old, next *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old.run.Paused() {
 		next.run.Pause()
+	}
+	if next.snapshots != nil {
+		next.snapshots.Inherit(old.snapshots)
 	}
 	r.members = slices.Clone(r.members)
 	r.members[slices.Index(r.members, old)] = next

@@ -98,9 +98,12 @@ func (e *EntityError) Error() string {
 	return fmt.Sprintf("no snapshot has %q: the lane does not keep its state, or WorkOS has no list of it; it can have %s", e.Entity, strings.Join(e.Listed, ", "))
 }
 
+// ErrRequested means that an operator has asked for a snapshot that the lane has not begun yet.
+var ErrRequested = errors.New("a snapshot was asked for already, and has not begun")
+
 // Request makes a snapshot of these entities due, of all if there are none. It returns an
-// *EntityError for one that cannot be in a snapshot. It may be called at any time from any
-// goroutine; the lane sees it when it asks Due.
+// *EntityError for one that cannot be in a snapshot, and ErrRequested if an earlier request is
+// pending. It may be called at any time from any goroutine; the lane sees it when it asks Due.
 func (e *Engine) Request(entities []string) error {
 	listed := Listed(e.Entities)
 	for _, name := range entities {
@@ -113,8 +116,57 @@ func (e *Engine) Request(entities []string) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.pending != nil {
+		return ErrRequested
+	}
 	e.pending = &request{entities: listed}
 	return nil
+}
+
+// Requested reports whether a request is pending: the checkpoint does not record the snapshot that
+// carries it out. It may be called at any time from any goroutine.
+func (e *Engine) Requested() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pending != nil
+}
+
+// Withdraw implements pipeline.Snapshotter: it forgets a pending request.
+func (e *Engine) Withdraw() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.pending != nil {
+		e.pending = nil
+		e.Logger.Warn("another relay carries the lane: the snapshot that was asked for is not read; ask the active relay for it")
+	}
+}
+
+// Inherit takes over the pending request of old, which belongs to the lane that this one replaces:
+// those of its entities that this lane keeps. Call it before the lane runs. old may be nil.
+func (e *Engine) Inherit(old *Engine) {
+	if old == nil {
+		return
+	}
+	old.mu.Lock()
+	pending := old.pending
+	old.mu.Unlock()
+	if pending == nil {
+		return
+	}
+	kept := slices.DeleteFunc(Listed(e.Entities), func(name string) bool { return !slices.Contains(pending.entities, name) })
+	if len(kept) == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.pending = &request{entities: kept, run: pending.run}
+}
+
+// Reads reports whether s is finished or the lane continues it. It does not continue a snapshot that
+// began by itself if the configuration does not ask for one any more. It may be called at any time
+// from any goroutine.
+func (e *Engine) Reads(s *checkpoint.Snapshot) bool {
+	return s != nil && (s.Finished() || e.Automatic || s.Requested)
 }
 
 // requested returns the entities that an operator has asked for. A request that s has taken up is
@@ -167,7 +219,7 @@ func (e *Engine) Due(cp checkpoint.Checkpoint) bool {
 	case len(e.requested(s)) > 0:
 		return true
 	case s != nil && !s.Finished():
-		return e.Automatic || s.Requested
+		return e.Reads(s)
 	default:
 		return e.Automatic && len(e.missing(s)) > 0
 	}
@@ -295,7 +347,7 @@ func (e *Engine) Read(ctx context.Context, cp checkpoint.Checkpoint) iter.Seq2[p
 
 func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(pipeline.SnapshotPortion) error) error {
 	s := cp.Snapshot
-	if s == nil || s.Finished() || len(e.requested(s)) > 0 || !e.Automatic && !s.Requested {
+	if !e.Reads(s) || s.Finished() || len(e.requested(s)) > 0 {
 		var err error
 		if s, err = e.first(ctx, cp); err != nil {
 			return err
@@ -376,7 +428,7 @@ func (e *Engine) readEntity(ctx context.Context, s *checkpoint.Snapshot, give fu
 // compare publishes that objects are gone that only the bus has: of the newest versions there,
 // those that are not of this snapshot, after a second look at each. No event changes the state
 // meanwhile. Only what WorkOS names by its key alone is looked for: other names are in the object
-// on the bus, where they may be old or redacted.
+// on the bus, which may be old or redacted.
 func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
 	endpoint, _ := lists.Lookup(s.Entity)
 	entity, known := state.Lookup(s.Entity)

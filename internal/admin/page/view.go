@@ -151,7 +151,7 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 	for _, s := range l.Settings {
 		f.Notes = append(f.Notes, "setting: "+s.String())
 	}
-	if text := l.Snapshot.Text(now); text != "" {
+	if text := l.SnapshotText(now); text != "" {
 		f.Notes = append(f.Notes, text)
 	}
 	if len(l.RefusedTypes) > 0 {

@@ -1,0 +1,95 @@
+package snapshot
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"workos-relay/checkpoint"
+	"workos-relay/sink"
+	"workos-relay/state"
+)
+
+func askable(entities ...string) *Engine {
+	return &Engine{
+		Lists: &world{rnd: rand.New(rand.NewPCG(1, 25))}, Entities: entities, Logger: zap.NewNop(), Now: func(context.Context) (time.Time, error) { return time.Now(), nil },
+		Message: func(batch []sink.Message, _ *state.Change, _ string) ([]sink.Message, error) { return batch, nil },
+	}
+}
+
+// TestARequestIsPendingUntilItIsRecorded: meanwhile no other takes its place.
+func TestARequestIsPendingUntilItIsRecorded(t *testing.T) {
+	t.Parallel()
+	e := askable("user", "directory")
+	var unknown *EntityError
+	require.ErrorAs(t, e.Request([]string{"role"}), &unknown)
+	require.False(t, e.Requested())
+	require.NoError(t, e.Request([]string{"user"}))
+	require.ErrorIs(t, e.Request([]string{"directory"}), ErrRequested)
+	var cp checkpoint.Checkpoint
+	require.True(t, e.Due(cp))
+	for p, err := range e.Read(t.Context(), cp) {
+		require.NoError(t, err)
+		require.Equal(t, cp.Snapshot == nil, e.Requested())
+		require.Equal(t, []string{"user"}, p.Snapshot.Entities)
+		cp.Snapshot = p.Snapshot
+		require.Equal(t, !cp.Snapshot.Finished(), e.Due(cp))
+	}
+	require.True(t, cp.Snapshot.Finished())
+	require.NoError(t, e.Request(nil))
+	e.Withdraw()
+	e.Withdraw()
+	require.False(t, e.Requested())
+	require.False(t, e.Due(cp))
+}
+
+// TestASuccessorInheritsARequest: of the entities that it keeps. A request that its predecessor had
+// begun and recorded is done.
+func TestASuccessorInheritsARequest(t *testing.T) {
+	t.Parallel()
+	old := askable("user", "directory", "role")
+	next := askable("user", "role")
+	next.Inherit(nil)
+	next.Inherit(old)
+	require.False(t, next.Requested())
+	require.NoError(t, old.Request([]string{"user", "directory"}))
+	next.Inherit(old)
+	require.True(t, next.Requested())
+	var cp checkpoint.Checkpoint
+	for p, err := range old.Read(t.Context(), cp) {
+		require.NoError(t, err)
+		cp.Snapshot = p.Snapshot
+		break
+	}
+	after, none := askable("user", "role"), askable("role")
+	after.Inherit(old)
+	none.Inherit(old)
+	require.False(t, none.Requested(), "it keeps nothing of what was asked for")
+	for _, e := range []*Engine{next, after} {
+		require.True(t, e.Due(cp))
+	}
+	require.False(t, after.Requested(), "the snapshot that the checkpoint records is the one that was asked for")
+	require.True(t, next.Requested(), "it was asked for again")
+	for p, err := range next.Read(t.Context(), checkpoint.Checkpoint{}) {
+		require.NoError(t, err)
+		require.Equal(t, []string{"user"}, p.Snapshot.Entities)
+	}
+}
+
+// TestASnapshotThatIsNotContinuedIsNotRead: the lane does not say that it reads it.
+func TestASnapshotThatIsNotContinuedIsNotRead(t *testing.T) {
+	t.Parallel()
+	e := askable("user")
+	goesOn := &checkpoint.Snapshot{Run: "run_1", Entities: []string{"user"}, Entity: "user"}
+	require.False(t, e.Reads(nil))
+	require.False(t, e.Reads(goesOn))
+	require.False(t, e.Due(checkpoint.Checkpoint{Snapshot: goesOn}))
+	e.Automatic = true
+	require.True(t, e.Reads(goesOn))
+	e.Automatic, goesOn.Requested = false, true
+	require.True(t, e.Reads(goesOn))
+}
