@@ -16,7 +16,8 @@ func TestNATSConsumersHandleEachEventOnce(t *testing.T) {
 	for language, p := range programs(t) {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
-			srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+			srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+				AuthTimeout: patient.Seconds()})
 			require.NoError(t, err)
 			srv.Start()
 			t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })

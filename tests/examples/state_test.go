@@ -33,7 +33,8 @@ func TestStateIsFollowed(t *testing.T) {
 	require.NoError(t, err)
 	t.Run("nats", func(t *testing.T) {
 		t.Parallel()
-		srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+		srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			AuthTimeout: patient.Seconds()})
 		require.NoError(t, err)
 		srv.Start()
 		t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })

@@ -435,8 +435,7 @@ func TestNamesThatMove(t *testing.T) {
 				set(hosts(host))
 				a.carried(t, r, "all moved to "+host)
 			}
-			code, _ := r.Ready()
-			require.Equal(t, http.StatusOK, code)
+			r.awaitReady(t)
 			require.Equal(t, exitDone, r.Stop(t))
 		})
 	}

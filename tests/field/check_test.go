@@ -343,7 +343,7 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 			require.Contains(t, out, "a relay is running with this configuration: "+r.Admin)
 			require.Contains(t, out, "goes on after event_")
 			require.Contains(t, out, ", which is the newest event")
-			require.Equal(t, pipeline.Running, r.Lane("").State)
+			r.AwaitState(t, "", pipeline.Running)
 
 			other := r.twin(t, "other")
 			text, err := os.ReadFile(other.Config)

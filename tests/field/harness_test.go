@@ -4,6 +4,7 @@ package field
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"testing"
 
@@ -52,6 +53,13 @@ type relay struct{ *testkit.Relay }
 func newRelay(t testing.TB, name, text string, env ...string) *relay {
 	t.Helper()
 	return &relay{testkit.NewRelay(t, relayBinary, name, text, env...)}
+}
+
+// awaitReady waits until /readyz says that relay is ready: what is slow for a moment may make it say
+// otherwise.
+func (r *relay) awaitReady(t testing.TB) {
+	t.Helper()
+	r.Await(t, func() bool { code, _ := r.Ready(); return code == http.StatusOK }, "it is ready")
 }
 
 // twin prepares a second relay with the configuration of r: see testkit.Relay.Twin.

@@ -62,8 +62,7 @@ func TestConnectionThatStalls(t *testing.T) {
 			awaitWithin(t, r, soon, func() bool { return countEvents(js, stream) == 305 }, "the events are on the stream")
 			require.Greater(t, link.Opened(), before)
 			require.Equal(t, api.IDs(sourcetest.Filter{}), eventIDs(t, js, stream))
-			code, _ := r.Ready()
-			require.Equal(t, http.StatusOK, code)
+			r.awaitReady(t)
 			require.Equal(t, exitDone, r.Stop(t))
 		})
 	}

@@ -96,9 +96,7 @@ func TestInitOfAnEmbeddedServer(t *testing.T) {
 		require.Error(t, err)
 		return errors.Is(err, nats.ErrAuthorization)
 	}, "it does not say that it wants a token")
-	nc, err := nats.Connect("nats://"+listen, nats.Token(token[1]), nats.Timeout(patient))
-	require.NoError(t, err)
-	nc.Close()
+	(&natsServer{URL: "nats://" + listen}).connect(t, nats.Token(token[1]))
 	require.Equal(t, exitDone, r.Stop(t))
 	require.NotContains(t, r.Output(), token[1])
 }

@@ -54,8 +54,11 @@ func TestATypeThatIsRefusedForAWhile(t *testing.T) {
 			r.Start(t)
 			r.Await(t, func() bool { return countEvents(js, stream) > 1000 }, "late events come")
 			r.Kill()
+			accepted := strings.Contains(r.Output(), "accepts an event type again") // if the kill came late
 			r.Start(t)
-			r.Says(t, "accepts an event type again")
+			if !accepted {
+				r.Says(t, "accepts an event type again")
+			}
 			r.Await(t, func() bool { return len(r.Lane("nats").RefusedTypes) == 0 && r.Lane("nats").State == pipeline.Running }, "the type is as all others")
 			now := appendEvents(t, api, refused, 10, 0)
 			others = append(others, appendEvents(t, api, other, 10, 0)...)

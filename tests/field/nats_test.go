@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/internal/testaddr"
+	"workos-relay/tests/testkit"
 )
 
 // stream is the default name of relay's stream.
@@ -62,16 +63,22 @@ func (n *natsServer) restart(t testing.TB) {
 	n.start(t)
 }
 
-// connect makes a client of JetStream for the test.
+// connect makes a client of JetStream for the test. It tries again if the server has closed the
+// connection before it heard who the client is, as one inside relay does after two seconds.
 func (n *natsServer) connect(t testing.TB, opts ...nats.Option) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(n.URL, append([]nats.Option{nats.Timeout(patient), nats.MaxReconnects(-1)}, opts...)...)
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
-	require.NoError(t, err)
-	n.JS = js
-	return js
+	for began := time.Now(); ; time.Sleep(testkit.Interval(began)) {
+		nc, err := nats.Connect(n.URL, append([]nats.Option{nats.Timeout(patient), nats.MaxReconnects(-1)}, opts...)...)
+		if err != nil {
+			require.Less(t, time.Since(began), patient, "%v", err)
+			continue
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
+		require.NoError(t, err)
+		n.JS = js
+		return js
+	}
 }
 
 // natsConfig is a configuration file for one NATS sink with the defaults that users get.
@@ -80,37 +87,53 @@ func natsConfig(api, url string) string {
 }
 
 // eventIDs returns the event-id header of every message of the stream that is not a position, in
-// the order of the stream. It returns nothing if there is no such stream.
+// the order of the stream. It returns nothing if there is no such stream. It reads again if the
+// server does not answer, as a cluster that elects a leader.
 func eventIDs(t testing.TB, js jetstream.JetStream, name string) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
-	defer cancel()
-	if countEvents(js, name) <= 0 { // it asks again if a question is lost
-		return nil
+	for began := time.Now(); ; time.Sleep(testkit.Interval(began)) {
+		ids, err := readEventIDs(js, name)
+		if err == nil {
+			return ids
+		}
+		require.Less(t, time.Since(began), patient, "%v", err)
 	}
+}
+
+func readEventIDs(js jetstream.JetStream, name string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	s, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) || err == nil && s.CachedInfo().State.Msgs == 0 {
+		return nil, nil
+	}
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
-	require.NoError(t, err)
-	if s.CachedInfo().State.Msgs == 0 {
-		return nil
+	if err != nil {
+		return nil, err
 	}
 	messages, err := consumer.Messages()
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
 	defer messages.Stop()
 	var ids []string
 	for {
 		m, err := messages.Next(jetstream.NextContext(ctx))
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		if id := m.Headers().Get("event-id"); id != "" {
 			ids = append(ids, id)
 		}
 		meta, err := m.Metadata()
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		if meta.NumPending == 0 {
-			return ids
+			return ids, nil
 		}
 	}
 }

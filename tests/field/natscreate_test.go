@@ -34,7 +34,7 @@ func TestPlacementOfTheStream(t *testing.T) {
 	require.Equal(t, jetstream.S2Compression, conf.Compression)
 	require.Equal(t, "platform", conf.Metadata["team"])
 	require.Equal(t, "relay", conf.Metadata["relay.created-by"])
-	require.Equal(t, "n1", leaderOf(js))
+	r.Await(t, func() bool { return leaderOf(js) == "n1" }, "the stream is where it was placed")
 	require.Empty(t, r.Lane("nats").Settings)
 
 	// The same in other words is the same.

@@ -187,6 +187,9 @@ func TestStateInBuckets(t *testing.T) {
 				require.Equal(t, exitDone, r.Stop(t))
 				return
 			}
+			if err := js.DeleteKeyValue(t.Context(), "STATE_user"); err != nil { // relay may have made it again before it stopped
+				require.ErrorIs(t, err, jetstream.ErrBucketNotFound)
+			}
 			code, out, errs := r.Run(t, "verify", "--since", "earliest", "--until", time.Now().Add(time.Minute).UTC().Format(time.RFC3339))
 			require.Equal(t, exitDone, code, "%s%s", out, errs)
 			code, out, errs = r.Check(t)

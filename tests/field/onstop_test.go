@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/internal/admin"
@@ -35,11 +33,7 @@ func TestConsumersKeepTheEmbeddedServerOfAStoppedLane(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	require.Contains(t, r.Output(), "relay goes on serving everything else")
 
-	nc, err := nats.Connect("nats://"+listen, nats.Timeout(patient))
-	require.NoError(t, err)
-	defer nc.Close()
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
-	require.NoError(t, err)
+	js := (&natsServer{URL: "nats://" + listen}).connect(t)
 	require.Equal(t, 3, countEvents(js, stream), "what was published before is there")
 	require.True(t, r.Runs())
 

@@ -115,8 +115,7 @@ func TestWrongSecretsAtTheStart(t *testing.T) {
 	mine := newSecretDir(t)
 	js := bus.connect(t, nats.UserInfo("relay", "right"), nats.RootCAs(mine.put(t, "ca", a.PEM)))
 	r.Await(t, func() bool { return countEvents(js, stream) == 50 }, "events flow once every file is right")
-	code, _ := r.Ready()
-	require.Equal(t, 200, code)
+	r.awaitReady(t)
 	require.Equal(t, exitDone, r.Stop(t))
 }
 

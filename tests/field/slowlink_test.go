@@ -37,8 +37,8 @@ func TestSlowLinkToNATS(t *testing.T) {
 				if n := countEvents(js, stream); n > have {
 					have, moved = n, time.Now()
 				}
-				require.Less(t, time.Since(began), 3*time.Minute, "%d events", have)
-				require.Less(t, time.Since(moved), 30*time.Second, "it stands at %d events\n%s", have, r.Tail(3000))
+				require.Less(t, time.Since(began), patient, "%d events", have)
+				require.Less(t, time.Since(moved), 2*time.Minute, "it stands at %d events\n%s", have, r.Tail(3000)) // a full batch takes longer
 			}
 			t.Logf("%d events in %s", have, time.Since(began).Round(time.Second))
 			link.Set(testkit.Weather{})
@@ -75,8 +75,11 @@ func TestAnEventTooLargeForASlowLink(t *testing.T) {
 				return
 			}
 			r.Await(t, func() bool { return countEvents(js, stream) >= 10 }, "what comes before the event is on the stream")
-			r.Await(t, func() bool { return strings.Contains(r.Lane("nats").Reason, "does not get through in time even alone") }, "the event is named")
-			reason := r.Lane("nats").Reason
+			var reason string
+			r.Await(t, func() bool {
+				reason = r.Lane("nats").Reason
+				return strings.Contains(reason, "does not get through in time even alone")
+			}, "the event is named")
 			require.Contains(t, reason, ids[10])
 			require.Contains(t, reason, "raise ack_timeout, which is 3s")
 			require.Equal(t, exitDone, r.Stop(t))

@@ -79,7 +79,7 @@ func TestTailFromKafka(t *testing.T) {
 				p.Signal(t, syscall.SIGTERM)
 				require.Equal(t, exitDone, p.Wait(t), p.Output())
 			}
-			require.Equal(t, pipeline.Running, r.Lane("kafka").State)
+			r.AwaitState(t, "kafka", pipeline.Running)
 			require.Equal(t, exitDone, r.Stop(t))
 		})
 	}

@@ -55,6 +55,18 @@ func stored(url string, opts ...nats.Option) (messages uint64, err error) {
 	return messages, nil
 }
 
+// requireStored waits until the embedded server holds that many messages. A client that is slow may
+// find the connection closed before it has said who it is.
+func requireStored(t *testing.T, url string, want uint64, opts ...nats.Option) {
+	t.Helper()
+	var have uint64
+	var err error
+	require.Eventually(t, func() bool {
+		have, err = stored(url, opts...)
+		return err == nil && have == want
+	}, patient, often, "%d messages are not stored", want)
+}
+
 // requireRefused requires that an embedded server lets nobody in with these credentials, and says
 // why. A client that is slow may find the connection closed before it reads the reason.
 func requireRefused(t *testing.T, url string, wrong nats.Option) {
@@ -123,9 +135,7 @@ func TestTheEmbeddedServerAsksForCredentials(t *testing.T) {
 			r.Start(t)
 			r.AwaitState(t, "nats", pipeline.Running)
 			r.Await(t, func() bool { return r.Lane("nats").AtTip }, "everything is published")
-			have, err := stored(url, c.right)
-			require.NoError(t, err)
-			require.Equal(t, uint64(50), have)
+			requireStored(t, url, 50, c.right)
 			for _, wrong := range []nats.Option{
 				nats.Name("nobody"), nats.Token("wrong"), nats.UserInfo("reader", "wrong"), nats.UserInfo("", embeddedSecret), nats.UserInfo(embeddedSecret, ""),
 				nats.UserInfo("other", embeddedSecret), nats.UserInfo("reader", ""), nats.Token(""), nats.UserInfo("reader"+embeddedSecret, ""),
@@ -140,8 +150,12 @@ func TestTheEmbeddedServerAsksForCredentials(t *testing.T) {
 			}
 			if c.file {
 				const next = "another-secret-of-the-same-length"
-				old, err := nats.Connect(url, c.right, nats.NoReconnect(), nats.Timeout(patient))
-				require.NoError(t, err)
+				var old *nats.Conn
+				r.Await(t, func() (done bool) { // as in requireStored
+					var err error
+					old, err = nats.Connect(url, c.right, nats.NoReconnect(), nats.Timeout(patient))
+					return err == nil
+				}, "a client is let in")
 				defer old.Close()
 				require.NoError(t, os.WriteFile(file, []byte(next), 0o600))
 				require.Eventually(t, old.IsClosed, patient, often, "clients with the previous credentials are disconnected")
@@ -151,10 +165,7 @@ func TestTheEmbeddedServerAsksForCredentials(t *testing.T) {
 					right = nats.UserInfo("reader", next)
 				}
 				require.NoError(t, api.Append([]byte(newEvent(900, "user.created", 0).raw)))
-				require.Eventually(t, func() bool {
-					have, err := stored(url, right)
-					return err == nil && have == 51
-				}, patient, often, "relay goes on with the new credentials")
+				requireStored(t, url, 51, right) // relay goes on with the new credentials
 				require.NotContains(t, r.Output(), next)
 			}
 			require.Zero(t, r.Stop(t))
@@ -197,8 +208,7 @@ func TestConnectionsToTheEmbeddedServerCostLittle(t *testing.T) {
 				r.Await(t, func() bool { return r.Lane("nats").Events == uint64(round)+1 }, "events go on")
 				require.Less(t, descriptors(t, r.Pid()), 250)
 			}
-			code, body := r.Ready()
-			require.Equal(t, http.StatusOK, code, body)
+			r.Await(t, func() bool { code, _ := r.Ready(); return code == http.StatusOK }, "relay is ready")
 			require.Less(t, peakMemory(t, r.Pid())-before, 128<<20)
 			require.Less(t, len(r.Output()), 64<<10, "the log stays short")
 			require.Zero(t, r.Stop(t))

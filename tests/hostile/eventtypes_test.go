@@ -20,7 +20,8 @@ import (
 // newNATS starts a NATS server with JetStream in this process.
 func newNATS(t testing.TB) (url string, js jetstream.JetStream) {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: testaddr.Port(t), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		AuthTimeout: patient.Seconds()})
 	require.NoError(t, err)
 	s.Start()
 	require.True(t, s.ReadyForConnections(patient))
