@@ -5,6 +5,7 @@ package field
 import (
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/source/sourcetest"
+	"workos-relay/tests/testkit"
 )
 
 const apiKey = "sk_test_field"
@@ -43,6 +45,18 @@ func newTLSAPI(t testing.TB, opts ...sourcetest.Option) (api *sourcetest.Server,
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
 	require.NoError(t, os.WriteFile(file, cert, 0o600))
 	return api, srv.URL, "SSL_CERT_FILE=" + file
+}
+
+// onceClient makes a connection for each request: relay closes one that stands still for seconds,
+// and a request may be lost on it.
+var onceClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// answered asks until there is an answer, and returns its code: relay hangs up on a client that
+// takes seconds to say what it wants.
+func answered(t testing.TB, ask func() (code int)) (code int) {
+	t.Helper()
+	testkit.Eventually(t, func() bool { code = ask(); return code != 0 }, "relay does not answer")
+	return code
 }
 
 // backlog is n generated events that end now.

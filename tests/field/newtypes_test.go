@@ -38,7 +38,7 @@ func TestNewTypesAnnounceThemselves(t *testing.T) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+listen+"/workos/webhook", bytes.NewReader(body))
 		require.NoError(t, err)
 		req.Header.Set("WorkOS-Signature", sourcetest.SignWebhook(secret, time.Now(), body))
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := onceClient.Do(req)
 		if err != nil {
 			return 0
 		}

@@ -193,7 +193,7 @@ sinks:
 			r.Start(t)
 			ask := func(req *http.Request, err error) int {
 				require.NoError(t, err)
-				resp, err := (&http.Client{Timeout: patient}).Do(req)
+				resp, err := onceClient.Do(req)
 				if err != nil {
 					return 0
 				}
@@ -228,9 +228,9 @@ sinks:
 				files, a = renewed, by
 				form.put(t, dir, files)
 				r.Await(t, func() bool { return status(files["token"]) == 200 }, "the new token is good")
-				require.Equal(t, 401, status(old["token"]), "the old token is not")
+				require.Equal(t, 401, answered(t, func() int { return status(old["token"]) }), "the old token is not")
 				r.Await(t, func() bool { return wake(files["webhook"]) == 200 }, "the new webhook secret is good")
-				require.Equal(t, 401, wake(old["webhook"]), "the old secret is not")
+				require.Equal(t, 401, answered(t, func() int { return wake(old["webhook"]) }), "the old secret is not")
 				r.Await(t, func() bool { return keys.used(files["api_key"]) }, "the new key is used")
 				now.Store(a.server(t, a))
 				open.drop()
