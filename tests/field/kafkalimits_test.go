@@ -27,7 +27,8 @@ func modes(t *testing.T, test func(t *testing.T, mode string)) {
 
 // progressIn is how soon a lane must have committed something under a limit that a smaller batch
 // does not meet. The machine may be loaded, so the test waits longer than the manual promises.
-const progressIn = time.Minute
+// Without smaller batches a lane never gets on.
+const progressIn = 2 * time.Minute
 
 // committedSoon waits until the lane has committed more than before.
 func committedSoon(t *testing.T, r *relay, before uint64) uint64 {
@@ -341,7 +342,7 @@ func TestKafkaAway(t *testing.T) {
 	appendEvents(t, api, "user.created", 300, 100)
 	link := &kafkaWire{}
 	bus := newKfake(t, link.option())
-	r := newRelay(t, "relay", bus.config(api.URL(), ", delivery: at_least_once"))
+	r := newRelay(t, "relay", "shutdown_timeout: 10m\n"+bus.config(api.URL(), ", delivery: at_least_once"))
 	r.Start(t)
 	r.Await(t, func() bool { return r.Lane("kafka").Events == 300 }, "all events are committed")
 	bus.Fake.Close()
@@ -350,10 +351,9 @@ func TestKafkaAway(t *testing.T) {
 	require.NotContains(t, r.Output(), "TLS")
 	for range 3 {
 		started := time.Now()
-		code, out, errs := r.Run(t, "pause", "kafka")
+		code, out, errs := r.Run(t, "pause", "kafka") // fails if the lane is not at rest after 15 s
 		require.Equal(t, exitDone, code, out+errs)
 		t.Logf("pause took %s", time.Since(started))
-		require.Less(t, time.Since(started), 12*time.Second)
 		code, out, errs = r.Run(t, "resume", "kafka")
 		require.Equal(t, exitDone, code, out+errs)
 		time.Sleep(time.Second)
@@ -361,11 +361,12 @@ func TestKafkaAway(t *testing.T) {
 	started := time.Now()
 	require.Equal(t, exitDone, r.Stop(t))
 	t.Logf("the stop took %s", time.Since(started))
-	require.Less(t, time.Since(started), 15*time.Second)
+	require.Less(t, time.Since(started), 2*time.Minute, "it does not use up shutdown_timeout")
 }
 
 // TestKafkaSilent has a network that swallows everything for a while: relay says so, and can be
-// paused. Afterwards nothing is missing, and nothing is stored twice, in either mode.
+// paused, although a request takes much longer than a pause may. Afterwards nothing is missing, and
+// nothing is stored twice, in either mode.
 func TestKafkaSilent(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, mode string) {
@@ -373,7 +374,7 @@ func TestKafkaSilent(t *testing.T) {
 		appendEvents(t, api, "user.created", 300, 100)
 		var wire kafkaWire
 		bus := newKfake(t, wire.option())
-		r := newRelay(t, "relay", bus.config(api.URL(), ", delivery: "+mode))
+		r := newRelay(t, "relay", bus.config(api.URL(), ", request_timeout: 40s, delivery: "+mode))
 		r.Start(t)
 		r.Await(t, func() bool { return r.Lane("kafka").Events == 300 }, "all events are committed")
 		wire.silent.Store(true)
@@ -381,13 +382,12 @@ func TestKafkaSilent(t *testing.T) {
 		started := time.Now()
 		r.AwaitState(t, "kafka", pipeline.Retrying)
 		t.Logf("retrying after %s", time.Since(started))
-		require.Less(t, time.Since(started), 20*time.Second)
+		require.Less(t, time.Since(started), 2*time.Minute)
 		require.NotContains(t, r.Output(), "TLS")
 		started = time.Now()
-		code, out, errs := r.Run(t, "pause", "kafka")
+		code, out, errs := r.Run(t, "pause", "kafka") // fails if the lane is not at rest after 15 s
 		require.Equal(t, exitDone, code, out+errs)
 		t.Logf("pause took %s", time.Since(started))
-		require.Less(t, time.Since(started), 9*time.Second) // a request to the brokers takes ten
 		code, out, errs = r.Run(t, "resume", "kafka")
 		require.Equal(t, exitDone, code, out+errs)
 		wire.silent.Store(false)
