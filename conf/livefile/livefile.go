@@ -408,7 +408,14 @@ func (v *Value[T]) lastWritten() (last File, left time.Duration) {
 		if err != nil {
 			return f, quietTime
 		}
-		if age := now.Sub(info.ModTime()); age >= 0 && quietTime-age > left { // a time in the future tells nothing
+		age := now.Sub(info.ModTime())
+		if age < 0 {
+			if info.ModTime().After(v.now()) {
+				continue // a time in the future tells nothing
+			}
+			age = 0 // written since now
+		}
+		if quietTime-age > left {
 			last, left = f, quietTime-age
 		}
 	}
