@@ -52,6 +52,7 @@ func TestStatusPageInABrowser(t *testing.T) {
 	t.Run("is live", func(t *testing.T) {
 		tab.Until(`document.querySelector("#connection").innerText == "Live"`)
 		tab.Until(`document.querySelector("#lane-0-facts").innerText.includes("500 events")`)
+		require.Regexp(t, `nats stream WORKOS, \d+ topics`, tab.Text("#lane-0-facts"))
 		browsertest.Eval[bool](tab, `window.sameDocument = true`)
 		for i := range 20 {
 			require.NoError(t, api.Append(pageEvent(i)))

@@ -182,7 +182,7 @@ const watchTime = 30 * time.Second
 func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStatus {
 	ctx, cancel := context.WithTimeout(parent, c.Timeout)
 	defer cancel()
-	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, State: unknownState, Health: admin.Degraded, Reasons: []string{}, Settings: []sink.Setting{}}
+	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, Outlet: l.Outlet(), State: unknownState, Health: admin.Degraded, Reasons: []string{}, Settings: []sink.Setting{}}
 	if server := l.Embedded(); server != nil && !l.EmbeddedRuns(ctx) { // looking is not a reason to start it
 		out.Reason = "the " + server.Name + " inside relay does not run, so relay does not either"
 		out.HealthReason, out.Reasons, out.Code = out.Reason, []string{out.Reason}, manual.Code(out.Reason)

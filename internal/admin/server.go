@@ -24,6 +24,7 @@ type Config struct {
 	Listen       string                   // host:port
 	ID           string                   // of the relay
 	Lanes        func() []pipeline.Status // called for each request, from several goroutines at once
+	Outlet       func(lane string) Outlet // tells where the events of a lane go; nil if that is not known
 	Metrics      http.Handler             // of /metrics; without it there is no such path
 	Page         func(*Server) Page       // makes what browsers are shown at /; nil shows them a list of paths
 	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none

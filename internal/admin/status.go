@@ -47,8 +47,9 @@ type UnaskedType struct {
 
 // LaneStatus is one lane.
 type LaneStatus struct {
-	Name  string         `json:"name"`
-	Type  string         `json:"type"` // of its sink: nats, kafka, stdout
+	Name string `json:"name"`
+	Type string `json:"type"` // of its sink: nats, kafka, stdout
+	Outlet
 	State pipeline.State `json:"state"`
 	Since *time.Time     `json:"since"` // of state; null if not known
 	// Health is healthy, degraded or action_needed, and HealthReason is why it is not healthy: the
@@ -102,6 +103,20 @@ type LaneStatus struct {
 	Snapshot *SnapshotStatus `json:"snapshot"`
 	// SnapshotRequested: a snapshot was asked for that has not begun.
 	SnapshotRequested bool `json:"snapshot_requested"`
+}
+
+// Outlet is where the events of a lane go. It is the zero value if that is not known.
+type Outlet struct {
+	// Destination names the bus without its address: "nats stream WORKOS", "kafka topics workos.*",
+	// "standard output".
+	Destination string `json:"destination"`
+	// Topics is how many topics the events can go to, without those of dead letters and of state. A
+	// topic with placeholders counts once. Topic names up to three of them; of more it is what they
+	// all begin with, and an asterisk.
+	Topics int    `json:"topics"`
+	Topic  string `json:"topic"`
+	// DeadLetterTopic is where events go that can never be published; empty if they stop the lane.
+	DeadLetterTopic string `json:"dead_letter_topic"`
 }
 
 // SnapshotStatus is a snapshot: relay reads the objects that WorkOS has and publishes them to the
@@ -214,6 +229,9 @@ func (s *Server) Snapshot(writable bool) Status {
 	}
 	for _, l := range s.lanes() {
 		lane := laneStatus(l, now, poll)
+		if s.cfg.Outlet != nil {
+			lane.Outlet = s.cfg.Outlet(l.Lane)
+		}
 		for _, reason := range lane.Reasons {
 			out.Reasons = append(out.Reasons, "lane "+lane.Name+": "+reason)
 		}

@@ -28,6 +28,9 @@ func TestStatus(t *testing.T) {
 	stopped := pipeline.Status{Lane: "out", State: pipeline.Stopped, Since: now, Reason: "stopped at event event_9"}
 	base := start(t, admin.Config{
 		ID: "workos", Version: "1.2.3", PollInterval: everySecond, Now: func() time.Time { return now },
+		Outlet: func(lane string) admin.Outlet {
+			return map[string]admin.Outlet{"nats": {Destination: "nats stream WORKOS", Topics: 2, Topic: "a, b", DeadLetterTopic: "dead"}}[lane]
+		},
 		Lanes: func() []pipeline.Status { return []pipeline.Status{active, standby, stopped} },
 	})
 	r := request(t, "GET", base+"/api/v1/status")
@@ -40,7 +43,7 @@ func TestStatus(t *testing.T) {
 		"health": "degraded", "ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false, "unasked_event_types": []any{},
 	}, body)
 	require.Equal(t, map[string]any{
-		"name": "nats", "type": "nats", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "", "action": "",
+		"name": "nats", "type": "nats", "destination": "nats stream WORKOS", "topics": 2.0, "topic": "a, b", "dead_letter_topic": "dead", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "", "action": "",
 		"health": "healthy", "health_reason": "", "code": "", "failures": 0.0,
 		"mode": "exactly_once", "holder": "me", "self": "me", "active": true,
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},

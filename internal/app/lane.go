@@ -17,6 +17,7 @@ import (
 	"workos-relay/checkpoint"
 	"workos-relay/conf/livefile"
 	"workos-relay/conf/secret"
+	"workos-relay/internal/admin"
 	"workos-relay/internal/buildinfo"
 	"workos-relay/internal/config"
 	"workos-relay/pipeline"
@@ -38,7 +39,8 @@ type Lane struct {
 	Log         *zap.Logger
 	Inside      *sink.EmbeddedServer // its server, if that is inside another process, the running relay: see FromOutside
 
-	where *whereFailures
+	where  *whereFailures
+	outlet admin.Outlet
 }
 
 // NewLanes returns the lanes of a configuration: what each carries, and its destination. It
@@ -59,6 +61,7 @@ func NewLanes(cfg *config.Config, log *zap.Logger) ([]*Lane, error) {
 			return nil, Usage(fmt.Errorf("routes, for sink %s: %w", s.Name, err))
 		}
 		l.Topics = l.Router.Topics(l.Types)
+		l.outlet = l.describe()
 		if dead := l.Router.DeadLetterTopic(); dead != "" && !slices.Contains(l.Topics, dead) {
 			l.Topics = append(l.Topics, dead)
 		}
@@ -274,6 +277,33 @@ func (l *Lane) TopicsOf(name string) (topics []string, dropped, carries bool) {
 	}
 	topics, dropped = l.Router.Resolve(name)
 	return topics, dropped, true
+}
+
+// Outlet describes where the events of the lane go.
+func (l *Lane) Outlet() admin.Outlet { return l.outlet }
+
+// listedTopics is how many topics an Outlet names.
+const listedTopics = 3
+
+// describe returns the Outlet of a lane whose Topics are those of its events alone.
+func (l *Lane) describe() admin.Outlet {
+	names := make([]string, len(l.Topics))
+	for i, t := range l.Topics {
+		names[i] = l.Router.Text(t)
+	}
+	out := admin.Outlet{Destination: l.Sink.Settings.Identity(), Topics: len(names), DeadLetterTopic: l.Router.DeadLetterTopic()}
+	if len(names) <= listedTopics {
+		out.Topic = strings.Join(names, ", ")
+		return out
+	}
+	start := names[0]
+	for _, name := range names {
+		for !strings.HasPrefix(name, start) {
+			start = start[:len(start)-1]
+		}
+	}
+	out.Topic = start[:strings.LastIndexAny(start, ".-_")+1] + "*"
+	return out
 }
 
 // ChooseLane returns the lane with that name. If name is empty, it returns the only lane. Errors

@@ -309,6 +309,16 @@ func (r *Relay) Status() []pipeline.Status {
 	return out
 }
 
+// outlet returns where the events of a lane go; the zero value if there is no such lane.
+func (r *Relay) outlet(lane string) admin.Outlet {
+	for _, m := range r.now() {
+		if m.run.Name == lane {
+			return m.lane.Outlet()
+		}
+	}
+	return admin.Outlet{}
+}
+
 // EmbeddedURL returns the URL of the first embedded server. It is empty if there is none.
 func (r *Relay) EmbeddedURL() string {
 	for _, m := range r.now() {

@@ -201,6 +201,27 @@ func (tab *Tab) Until(expression string) {
 	}
 }
 
+// Violations returns what axe-core, the program that RELAY_TEST_AXE names, finds against the page
+// as it is: a line for each element. Without RELAY_TEST_AXE it finds nothing.
+func (tab *Tab) Violations() []string {
+	tab.t.Helper()
+	program := os.Getenv("RELAY_TEST_AXE")
+	if program == "" {
+		return nil
+	}
+	if !Eval[bool](tab, "'axe' in window") {
+		source, err := os.ReadFile(program)
+		require.NoError(tab.t, err)
+		Eval[bool](tab, string(source)+"\n;true")
+	}
+	Eval[bool](tab, `window.violations = undefined,
+		axe.run(document, { resultTypes: ["violations"] }).then(
+			(found) => { window.violations = found.violations.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.target + ": " + n.failureSummary)); },
+			(err) => { window.violations = ["axe-core: " + err]; }), true`)
+	tab.Until("window.violations")
+	return Eval[[]string](tab, "window.violations")
+}
+
 // Picture writes what the whole page looks like to a PNG file in folder.
 func (tab *Tab) Picture(folder, name string) {
 	tab.t.Helper()

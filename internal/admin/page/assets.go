@@ -33,7 +33,8 @@ var (
 	good    = load("good.svg", "image/svg+xml")
 	warn    = load("warn.svg", "image/svg+xml")
 	bad     = load("bad.svg", "image/svg+xml")
-	assets  = []*asset{style, script, good, warn, bad}
+	lost    = load("lost.svg", "image/svg+xml")
+	assets  = []*asset{style, script, good, warn, bad, lost}
 	release = digest(style.body, script.body, source("page.html"))
 
 	templates = template.Must(template.New("").ParseFS(files, "assets/page.html"))

@@ -3,11 +3,14 @@ package page_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
@@ -21,11 +24,11 @@ import (
 // A browser runs no text of an event or an error as code, neither in the page as it is loaded nor
 // in later updates.
 func TestHostileNamesInABrowser(t *testing.T) {
-	tab := browsertest.Open(t)
 	const hostile = `<img src=x onerror="window.hacked=1"><script>window.hacked=2</script><svg onload="window.hacked=3">`
 	lane := running(`nats"><img src=x onerror="window.hacked=4">`)
 	lane.Checkpoint.EventID = hostile
 	w := newWorld(t, lane)
+	tab := browsertest.Open(t) // which is closed before the relay
 	show := func(n int) {
 		l := w.past.Lane(lane.Lane)
 		l.Observe(nil).Committed(pipeline.Outcome{Events: []source.Event{
@@ -44,8 +47,8 @@ func TestHostileNamesInABrowser(t *testing.T) {
 
 // Updates do not move text that somebody reads, and keep unfolded parts unfolded.
 func TestListsThatAreReadAreLeftAlone(t *testing.T) {
-	tab := browsertest.Open(t)
 	w := newWorld(t, running("nats"))
+	tab := browsertest.Open(t) // which is closed before the relay
 	show := func(id string) {
 		w.past.Lane("nats").Observe(nil).Committed(pipeline.Outcome{Events: []source.Event{{ID: id, Event: "user.created", Data: []byte(`{"a":"b"}`)}}}, checkpoint.Checkpoint{})
 	}
@@ -66,8 +69,8 @@ func TestListsThatAreReadAreLeftAlone(t *testing.T) {
 }
 
 func TestABrowserFindsTheRelayAgain(t *testing.T) {
-	tab := browsertest.Open(t)
 	w := newWorldOn(t, testaddr.Free(t), running("nats")) // an address on which no other test listens
+	tab := browsertest.Open(t)                            // which is closed before the relay
 	tab.Go(w.base)
 	tab.Until(`document.querySelector("#connection").innerText == "Live"`)
 	w.set(running("nats"), running("kafka"))
@@ -79,10 +82,141 @@ func TestABrowserFindsTheRelayAgain(t *testing.T) {
 	tab.Complaints() // that nobody answered for a while
 }
 
+const isLive = `document.querySelector("#connection").innerText == "Live"`
+
+// folded returns the lanes whose details are folded away, by their index.
+func folded(tab *browsertest.Tab) []int {
+	return browsertest.Eval[[]int](tab, `[...document.querySelectorAll(".lane .body")].flatMap((e, i) => e.checkVisibility() ? [] : [i])`)
+}
+
+// Healthy lanes are folded, and others are not. A lane whose health changes folds or unfolds, but
+// not while somebody reads it. A card that was folded or unfolded by hand stays so until then.
+func TestHealthyLanesFold(t *testing.T) {
+	lanes := []pipeline.Status{running("a"), running("b"), in("c", pipeline.Stopped, "why", "act")}
+	w := newWorld(t, lanes...)
+	tab := browsertest.Open(t) // which is closed before the relay
+	tab.Go(w.base)
+	tab.Until(isLive)
+	require.Equal(t, []int{0, 1}, folded(tab))
+	require.Equal(t, "c", browsertest.Eval[string](tab, `document.querySelector(".overview tbody a").innerText`))
+
+	// By the link in the overview, with the keyboard.
+	browsertest.Eval[bool](tab, `document.querySelector('.overview [data-key="b"] a').focus() || true`)
+	tab.Press(kb.Enter)
+	tab.Until(`document.querySelector("#lane-1-body").checkVisibility()`)
+	require.Equal(t, "true", browsertest.Eval[string](tab, `document.querySelectorAll(".fold")[1].getAttribute("aria-expanded")`))
+	// By its own button.
+	browsertest.Eval[bool](tab, `document.querySelectorAll(".fold")[1].focus() || true`)
+	tab.Press(" ")
+	tab.Until(`!document.querySelector("#lane-1-body").checkVisibility()`)
+
+	// The focus stays on a row of the overview that moves.
+	browsertest.Eval[bool](tab, `document.querySelector('.overview [data-key="b"] a').focus() || true`)
+	lanes[1] = in("b", pipeline.Stopped, "why", "act")
+	w.set(lanes...)
+	tab.Until(`document.querySelector(".overview tbody a").innerText == "b"`)
+	require.Equal(t, "b", browsertest.Eval[string](tab, `document.activeElement.innerText`))
+	tab.Until(`document.querySelector("#lane-1-body").checkVisibility()`)
+	require.Equal(t, []int{0}, folded(tab))
+
+	browsertest.Eval[bool](tab, `getSelection().selectAllChildren(document.querySelector("#lane-1-facts .facts")) || true`)
+	lanes[1] = running("b")
+	w.set(lanes...)
+	tab.Until(`document.querySelector("#lane-1-state").innerText.includes("healthy")`)
+	require.Equal(t, []int{0}, folded(tab), "it is read")
+	browsertest.Eval[bool](tab, `getSelection().removeAllRanges() || true`)
+	tab.Until(`!document.querySelector("#lane-1-body").checkVisibility()`)
+}
+
+// Without JavaScript nothing is folded, and no button is shown.
+func TestNothingFoldsWithoutJavaScript(t *testing.T) {
+	w := newWorld(t, running("a"), running("b"))
+	tab := browsertest.Open(t) // which is closed before the relay
+	tab.Scripts(false)
+	tab.Go(w.base)
+	require.Empty(t, folded(tab))
+	require.Zero(t, browsertest.Eval[int](tab, `[...document.querySelectorAll("button")].filter((b) => b.checkVisibility()).length`))
+}
+
+// Without a connection the page says since when, and nothing on it looks like the present state.
+func TestALostConnection(t *testing.T) {
+	w := newWorldOn(t, testaddr.Free(t), running("a"), in("b", pipeline.Stopped, "why", "act"))
+	tab := browsertest.Open(t) // which is closed before the relay
+	tab.Go(w.base)
+	tab.Until(isLive)
+	const grey = `[...document.querySelectorAll(".pill, .reason")].every((e) => {
+		const [r, g, b] = getComputedStyle(e).color.match(/\d+/g).map(Number);
+		return Math.max(r, g, b) - Math.min(r, g, b) < 30;
+	})`
+	require.False(t, browsertest.Eval[bool](tab, grey))
+	require.False(t, browsertest.Eval[bool](tab, `document.querySelector("#lost").checkVisibility()`))
+	require.NoError(t, w.srv.Close(context.Background()))
+	tab.Until(`document.querySelector("#lost").checkVisibility()`)
+	require.Equal(t, "No connection to relay since "+now.UTC().Format(time.TimeOnly)+" UTC. Everything below is as it was then.", tab.Text("#lost"))
+	require.True(t, browsertest.Eval[bool](tab, grey))
+	require.Equal(t, "? relay workos: no connection", browsertest.Eval[string](tab, `document.title`))
+	require.Contains(t, browsertest.Eval[string](tab, `document.querySelector("#icon").href`), "lost.")
+	require.True(t, browsertest.Eval[bool](tab, `[...document.querySelectorAll("[data-action]")].every((b) => b.getAttribute("aria-disabled") == "true")`))
+
+	w.serve(t, w.srv.Addr().String())
+	tab.Until(isLive + ` && !document.querySelector("#lost").checkVisibility()`)
+	require.False(t, browsertest.Eval[bool](tab, grey))
+	require.Equal(t, "!! relay workos: action needed", browsertest.Eval[string](tab, `document.title`))
+	require.Equal(t, "Pause lane a", browsertest.Eval[string](tab, `document.querySelector("[data-action]:not([aria-disabled])").textContent`))
+	tab.Complaints() // that nobody answered for a while
+}
+
+// TestLooks shows the page with few and many lanes, healthy and not, live and not, on screens of
+// three widths in both colour schemes: nothing is wider than the screen, and axe-core finds
+// nothing. To see it all: go test -run TestLooks -artifacts ./internal/admin/page
+func TestLooks(t *testing.T) {
+	tab := browsertest.Open(t)
+	pictures := flag.Lookup("test.artifacts").Value.String() == "true"
+	twelve := several()
+	for _, name := range []string{"audit", "billing", "crm", "search", "warehouse-with-a-long-name-of-its-own"} {
+		twelve = append(twelve, running(name))
+	}
+	degraded := in("kafka", pipeline.Retrying, "publishing 412 messages to kafka-2:9092: NOT_ENOUGH_REPLICAS: the topic has fewer replicas in sync than min.insync.replicas asks for", "")
+	degraded.Since = now.Add(-time.Minute)
+	for _, look := range []struct {
+		name  string
+		lanes []pipeline.Status
+	}{{"one", []pipeline.Status{running("nats")}}, {"two", []pipeline.Status{running("nats"), degraded}}, {"twelve", twelve}} {
+		w := anHour(t, look.lanes...)
+		tab.Go(w.base)
+		tab.Until(isLive)
+		see := func(when string) {
+			for _, width := range []int64{1280, 390, 320} {
+				for _, scheme := range []string{"light", "dark"} {
+					tab.Size(width, 900, width < 500)
+					tab.Prefer(scheme)
+					name := fmt.Sprint(look.name, "-", when, "-", width, "-", scheme)
+					require.LessOrEqual(t, browsertest.Eval[int64](tab, `document.documentElement.scrollWidth`), width, name)
+					if width != 390 { // which is laid out like 320
+						require.Empty(t, tab.Violations(), name)
+					}
+					if pictures {
+						tab.Picture(t.ArtifactDir(), name)
+					}
+				}
+			}
+		}
+		see("live")
+		if look.name == "two" {
+			require.NoError(t, w.srv.Close(context.Background()))
+			tab.Until(`document.querySelector("#lost").checkVisibility()`)
+			see("lost")
+			tab.Go("about:blank")
+			tab.Complaints() // that nobody answers
+		}
+	}
+	tab.Go("about:blank") // before the relay ends
+}
+
 // TestPicture makes docs/status-page.png: go test -run TestPicture -artifacts ./internal/admin/page
 func TestPicture(t *testing.T) {
-	tab := browsertest.Open(t)
-	w := anHour(t)
+	w := anHour(t, twoAtWork()...)
+	tab := browsertest.Open(t) // which is closed before the relay
 	tab.Size(1240, 1180, false)
 	for _, scheme := range []string{"light", "dark"} {
 		tab.Prefer(scheme)
@@ -93,18 +227,29 @@ func TestPicture(t *testing.T) {
 	}
 }
 
-// anHour is a relay with two lanes after an hour of work, in which one of them had to wait for its
-// bus.
-func anHour(t *testing.T) *world {
+// twoAtWork are two healthy lanes.
+func twoAtWork() []pipeline.Status {
+	nats, kafka := running("nats"), running("kafka")
+	kafka.Type = "kafka"
+	return []pipeline.Status{nats, kafka}
+}
+
+// anHour is a relay after an hour of work, in which the first two lanes did something: the second
+// of them had to wait for its bus.
+func anHour(t *testing.T, lanes ...pipeline.Status) *world {
 	t.Helper()
-	began := time.Now()
+	began := now
 	at := began.Add(-time.Hour)
 	w := &world{now: began, past: journal.New(journal.Config{Now: func() time.Time { return at }})}
 	chance := rand.New(rand.NewPCG(1, 1))
-	nats, kafka := running("nats"), running("kafka")
-	kafka.Type, nats.Events, kafka.Events = "kafka", 1_310_400, 1_198_200
+	lanes = slices.Clone(lanes)
+	nats, kafka := lanes[0], lanes[0]
+	if len(lanes) > 1 {
+		kafka = lanes[1]
+	}
+	nats.Events, kafka.Events = 1_310_400, 1_198_200
 	trouble := func() bool { m := at.Sub(began).Minutes(); return m > -31 && m < -27 }
-	o, reading := w.past.Lane("kafka").Observe(nil), w.past.Lane("nats").Hooks(nil)
+	o, reading := w.past.Lane(kafka.Lane).Observe(nil), w.past.Lane(nats.Lane).Hooks(nil)
 	waits := 0.0
 	for second := range 3600 {
 		at = at.Add(time.Second)
@@ -130,7 +275,7 @@ func anHour(t *testing.T) *world {
 		if second == 3100 {
 			reading.OnRetry(source.RetryInfo{Err: &source.APIError{Status: 429, Message: "Too many requests", RequestID: "9c3f0b1e-77d2-4b0a-9a57-2f1f5f1f2c1b"}})
 		}
-		w.past.Sample([]pipeline.Status{nats, kafka})
+		w.past.Sample(append([]pipeline.Status{nats, kafka}[:min(2, len(lanes))], lanes[min(2, len(lanes)):]...))
 	}
 	types := []string{ // the frequent ones first
 		"dsync.user.updated", "session.created", "dsync.group.user_added", "user.created", "authentication.sso_succeeded", "organization_membership.created", "dsync.user.created", "session.revoked",
@@ -144,17 +289,18 @@ func anHour(t *testing.T) *world {
 				Data: fmt.Appendf(nil, `{"organization_id":"org_%s"}`, ulid(chance)),
 			})
 		}
-		for _, lane := range []string{"nats", "kafka"} {
+		for _, lane := range []string{nats.Lane, kafka.Lane} {
 			w.past.Lane(lane).Observe(nil).Committed(pipeline.Outcome{Events: batch[max(0, len(batch)-2):]}, checkpoint.Checkpoint{})
 			at = at.Add(15 * time.Millisecond)
 		}
 	}
-	for _, s := range []*pipeline.Status{&nats, &kafka} {
-		s.Since, s.LastPoll, s.Rate = began.Add(-9*time.Hour), began, 31.4
+	for i := range lanes {
+		s := &lanes[i]
+		s.LastPoll, s.Rate = began, 31.4
 		s.Checkpoint.EventID = "event_01KB9V4T6QH8M2ZC3XGD5RNWEY"
 	}
-	kafka.Since = began.Add(-27 * time.Minute)
-	w.lanes = []pipeline.Status{nats, kafka}
+	lanes[0].Events, lanes[0].SourceNow, lanes[0].UnackedAt = nats.Events, nats.SourceNow, nats.UnackedAt
+	w.lanes = lanes
 	w.serve(t, "127.0.0.1:0")
 	return w
 }

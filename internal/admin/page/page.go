@@ -98,7 +98,7 @@ func (p *Page) html() ([]byte, error) {
 	}
 	var b strings.Builder
 	err = templates.ExecuteTemplate(&b, "page", document{
-		snapshot: s, Style: style.path, Script: script.path, Paths: listed(p.cfg.Paths),
+		snapshot: s, Style: style.path, Script: script.path, LostIcon: lost.path, Paths: listed(p.cfg.Paths),
 	})
 	return printable.Append(nil, []byte(b.String())), err
 }

@@ -54,7 +54,7 @@ func newWorldOn(t *testing.T, listen string, lanes ...pipeline.Status) *world {
 func (w *world) serve(t *testing.T, listen string) {
 	t.Helper()
 	srv, err := admin.Listen(t.Context(), admin.Config{
-		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Control: w, Now: func() time.Time { return w.now },
+		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Outlet: w.outlet, Control: w, Now: func() time.Time { return w.now },
 		Page: func(s *admin.Server) admin.Page {
 			return page.New(page.Config{Status: s.Snapshot, Journal: w.past, Paths: s.Paths, Every: 5 * time.Millisecond})
 		},
@@ -68,6 +68,15 @@ func (w *world) status() []pipeline.Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return append([]pipeline.Status(nil), w.lanes...)
+}
+
+func (w *world) outlet(lane string) admin.Outlet {
+	for _, s := range w.status() {
+		if s.Lane == lane {
+			return admin.Outlet{Destination: s.Type + " " + lane + "-events", Topics: 143, Topic: "workos.*", DeadLetterTopic: "workos.dead-letters"}
+		}
+	}
+	return admin.Outlet{}
 }
 
 func (w *world) set(lanes ...pipeline.Status) {
@@ -146,6 +155,83 @@ func TestThePageShowsEverything(t *testing.T) {
 	require.Equal(t, 4, strings.Count(body, "<svg viewBox=\"0 0 360 60\""), "two plots for each lane, without JavaScript")
 	require.Contains(t, body, `<noscript><meta http-equiv="refresh" content="10"></noscript>`)
 	require.Contains(t, body, `aria-label="Lag over the last hour: now 1 min 23 s`)
+}
+
+// in returns a lane that is in a state for a reason, and what an operator has to do about it.
+func in(name string, state pipeline.State, reason, action string) pipeline.Status {
+	s := running(name)
+	s.State, s.Reason, s.Action = state, reason, action
+	return s
+}
+
+// several returns lanes of every health and state, the best first.
+func several() []pipeline.Status {
+	return []pipeline.Status{
+		running("first"), in("standby", pipeline.Standby, "web-1 is active", ""), running("second"), in("paused", pipeline.Paused, "", ""),
+		in("failing", pipeline.Retrying, "publishing: no connection to the bus", ""), in("stopped", pipeline.Stopped, "stopped at event event_9", "move past it"),
+		in("denied", pipeline.Retrying, "publishing: not authorized", "grant Write to user relay"),
+	}
+}
+
+// The overview has one row for each lane, the worst first, and lanes that are as bad as each other
+// in the order of the configuration.
+func TestTheOverview(t *testing.T) {
+	w := newWorld(t, several()...)
+	f := w.follow(t)
+	first := f.next(t)
+	require.Equal(t, []string{"stopped", "denied", "failing", "paused", "standby", "first", "second"}, rows(first.Fragments["overview"]))
+	for _, want := range []string{
+		`<a href="#lane-5">stopped</a>`, `<span class="pill bad">action needed</span> <span class="tag">stopped</span>`, "unknown", "1 min 23 s", "41.3/s", "nats first-events",
+	} {
+		require.Contains(t, first.Fragments["overview"], want)
+	}
+	require.Contains(t, w.get(t, "/").body, first.Fragments["overview"])
+
+	worse := several()
+	worse[2] = in("second", pipeline.Stopped, "why", "act")
+	w.set(worse...)
+	for u := first; ; u = f.next(t) {
+		if got := u.Fragments["overview"]; got != "" && u.States[2] == "stopped" {
+			require.Equal(t, "second", rows(got)[0])
+			return
+		}
+	}
+}
+
+// rows returns the lanes of an overview, in its order.
+func rows(overview string) (lanes []string) {
+	for _, row := range regexp.MustCompile(`data-key="([^"]*)"`).FindAllStringSubmatch(overview, -1) {
+		lanes = append(lanes, row[1])
+	}
+	return lanes
+}
+
+// One lane needs no overview, and its card does not fold.
+func TestOneLaneHasNoOverview(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	first := w.follow(t).next(t)
+	require.NotContains(t, first.Fragments, "overview")
+	require.False(t, first.Lanes[0].Folds)
+	require.NotContains(t, w.get(t, "/").body, "folded")
+}
+
+// A button is offered if it does something in the lane's state.
+func TestButtonsFitTheState(t *testing.T) {
+	lanes := several()
+	lanes = append(lanes, in("starting", pipeline.Starting, "", ""))
+	type button struct {
+		toggle string
+		poll   bool
+	}
+	got := map[string]button{}
+	for i, l := range newWorld(t, lanes...).follow(t).next(t).Lanes {
+		require.Equal(t, string(lanes[i].State), l.State)
+		got[lanes[i].Lane] = button{l.Toggle, l.Poll}
+	}
+	require.Equal(t, map[string]button{
+		"first": {"pause", true}, "second": {"pause", true}, "standby": {"pause", false}, "starting": {"pause", false}, "failing": {"pause", false},
+		"denied": {"pause", false}, "paused": {"resume", false}, "stopped": {"", false},
+	}, got)
 }
 
 func TestWithoutAnythingYet(t *testing.T) {
@@ -232,6 +318,10 @@ type update struct {
 	Writable  bool              `json:"writable"`
 	States    []string          `json:"states"`
 	Fragments map[string]string `json:"fragments"`
+	Lanes     []struct {
+		State, Health, Toggle string
+		Poll, Folds           bool
+	} `json:"lanes"`
 }
 
 type follower struct {

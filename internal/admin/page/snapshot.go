@@ -18,15 +18,19 @@ type snapshot struct {
 	Icon      string // path
 	Status    *admin.Status
 	States    []string // of the lanes, in their order
+	Lanes     []card   // in the same order
 	Fragments map[string]template.HTML
 }
 
 // document is what the template of the whole page is given.
 type document struct {
 	*snapshot
-	Style, Script string
-	Paths         []link
+	Style, Script, LostIcon string
+	Paths                   []link
 }
+
+// Several reports whether there is more than one lane.
+func (s *snapshot) Several() bool { return len(s.Lanes) > 1 }
 
 // Fragment is the content of the element whose id this is.
 func (s *snapshot) Fragment(id string) (template.HTML, error) {
@@ -62,9 +66,13 @@ func (p *Page) render(now time.Time) (*snapshot, error) {
 		l := &status.Lanes[i]
 		shape = append(shape, l.Name)
 		s.States = append(s.States, string(l.State))
+		s.Lanes = append(s.Lanes, cardOf(l, len(status.Lanes) > 1))
 		for part, data := range laneParts(l, status.Now, p.cfg.Journal.Lane(l.Name).History()) {
 			parts[fmt.Sprintf("lane-%d-%s", i, part)] = data
 		}
+	}
+	if len(status.Lanes) > 1 {
+		parts["overview"] = overviewOf(&status)
 	}
 	parts["unasked"] = status.Unasked
 	parts["types"] = typesOf(p.cfg.Journal.Types())

@@ -21,6 +21,7 @@ type update struct {
 	Icon      string                   `json:"icon"`
 	Writable  bool                     `json:"writable"`            // the client that opened the stream may control relay
 	States    []string                 `json:"states"`              // of the lanes, in their order
+	Lanes     []card                   `json:"lanes"`               // what else the page shows of the lanes, in their order
 	Fragments map[string]template.HTML `json:"fragments,omitempty"` // by the id of the element whose content they are
 }
 
@@ -111,7 +112,7 @@ func (p *Page) send(w http.ResponseWriter, control *http.ResponseController, wri
 	if err != nil {
 		return err
 	}
-	u := update{Shape: s.Shape, Title: s.Title, Icon: s.Icon, Writable: writable, States: s.States, Fragments: map[string]template.HTML{}}
+	u := update{Shape: s.Shape, Title: s.Title, Icon: s.Icon, Writable: writable, States: s.States, Lanes: s.Lanes, Fragments: map[string]template.HTML{}}
 	for id, html := range s.Fragments {
 		if before, ok := sent[id]; !ok || before != html {
 			u.Fragments[id], sent[id] = html, html

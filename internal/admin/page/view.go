@@ -1,7 +1,9 @@
 package page
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,6 +103,77 @@ func tone(l *admin.LaneStatus) string {
 
 type laneState struct{ Health, State, Tone, For, Type, Mode string }
 
+// laneRow is a row of the overview.
+type laneRow struct {
+	Index                     int // of the lane's card
+	Name, Health, State, Tone string
+	Lag, Rate, Destination    string
+	Since                     *stamp
+}
+
+// overviewOf returns the rows of all lanes, the worst first. Lanes that are as bad as each other
+// stay in the order of the configuration, so that rows move only if a state does.
+func overviewOf(s *admin.Status) []laneRow {
+	order := make([]int, len(s.Lanes))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(&s.Lanes[b]), rank(&s.Lanes[a])) })
+	rows := make([]laneRow, 0, len(order))
+	for _, i := range order {
+		l := &s.Lanes[i]
+		to := l.Destination
+		if to == "" {
+			to = l.Type
+		}
+		rows = append(rows, laneRow{
+			Index: i, Name: l.Name, Health: l.Health.String(), State: string(l.State), Tone: tone(l), Lag: lagOf(l), Rate: perSecond(l.Rate),
+			Destination: to, Since: stampOf(l.Since, s.Now),
+		})
+	}
+	return rows
+}
+
+// rank is higher for a lane that is worse: by its health, then by its state.
+func rank(l *admin.LaneStatus) int {
+	const states = 10
+	health := slices.Index(admin.Healths(), l.Health)
+	state := slices.Index([]pipeline.State{pipeline.Running, pipeline.Standby, pipeline.Starting, pipeline.Paused, pipeline.Retrying, pipeline.Stopped}, l.State)
+	return states*health + state
+}
+
+// lagOf writes the lag of a lane as `relay status` does: unknown if it is not known.
+func lagOf(l *admin.LaneStatus) string {
+	if l.LagSeconds == nil {
+		return "unknown"
+	}
+	return span(seconds(*l.LagSeconds))
+}
+
+// card is what the page itself, beside its fragments, shows of a lane. An update brings it too.
+type card struct {
+	State  string `json:"state"`
+	Health string `json:"health"`
+	// Toggle is what the first button does: pause, resume, or nothing if neither has an effect.
+	Toggle string `json:"toggle"`
+	Poll   bool   `json:"poll"`  // the lane polls at once if it is asked to
+	Folds  bool   `json:"folds"` // the details can be folded away, as they are of a healthy lane
+}
+
+// Folded reports whether the details are folded until somebody unfolds them.
+func (c card) Folded() bool { return c.Folds && c.Health == string(admin.Healthy) }
+
+func cardOf(l *admin.LaneStatus, several bool) card {
+	c := card{State: string(l.State), Health: string(l.Health), Toggle: "pause", Poll: l.State == pipeline.Running, Folds: several}
+	switch l.State { //nolint:exhaustive // the others can be paused
+	case pipeline.Paused:
+		c.Toggle = "resume"
+	case pipeline.Stopped:
+		c.Toggle = ""
+	}
+	return c
+}
+
 type laneFacts struct {
 	Tone      string
 	Reasons   []string
@@ -116,17 +189,17 @@ type laneFacts struct {
 	PollAgo   string
 	Unacked   string
 	Holder    string // who else is at work; empty if it is this process
+
+	Destination     string // without an address
+	Topics          string // that events go to
+	DeadLetterTopic string // empty if there is none
 }
 
 type lanePlots struct{ Plots []plot }
 
 // laneParts is what the fragments of a lane are made of, by name.
 func laneParts(l *admin.LaneStatus, now time.Time, points []journal.Point) map[string]any {
-	lag := "unknown"
-	if l.LagSeconds != nil {
-		lag = span(seconds(*l.LagSeconds))
-	}
-	rate := perSecond(l.Rate)
+	lag, rate := lagOf(l), perSecond(l.Rate)
 	return map[string]any{
 		"state": laneState{Health: l.Health.String(), State: string(l.State), Tone: tone(l), For: ago(l.Since, now), Type: l.Type, Mode: mode(l)},
 		"facts": factsOf(l, now, lag, rate),
@@ -141,6 +214,15 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 		Tone: tone(l), Lag: lag, AtTip: l.AtTip, Rate: rate, Events: count(l.Events),
 		EventID: l.Position.EventID, CreatedAt: stampOf(l.Position.CreatedAt, now),
 		LastPoll: l.LastPoll != nil, PollAgo: ago(l.LastPoll, now),
+		Destination: l.Destination, DeadLetterTopic: l.DeadLetterTopic,
+	}
+	switch {
+	case l.Topics == 1:
+		f.Topics = "topic " + l.Topic
+	case l.Topic == "*":
+		f.Topics = fmt.Sprintf("%d topics", l.Topics)
+	case l.Topics > 1:
+		f.Topics = fmt.Sprintf("%d topics: %s", l.Topics, l.Topic)
 	}
 	switch {
 	case l.HealthReason != "":

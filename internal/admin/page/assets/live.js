@@ -1,10 +1,10 @@
 "use strict";
 // Keeps the page live, and lets who may steer do so. What it puts into the page was escaped by the server.
 (() => {
-  const silence = 10_000; // ms without an update, after which a connection counts as lost
+  const silence = 5_000; // ms without an update, of which there is one each second, after which the connection counts as lost
   const longestWait = 10_000; // ms between attempts to connect
   const el = (id) => document.getElementById(id);
-  const lanes = [...document.querySelectorAll(".actions")];
+  const cards = [...document.querySelectorAll(".lane")];
   const hovers = matchMedia("(hover: hover)");
   // Not relative to the document itself: its address may hold a password, which fetch refuses.
   const api = (path) => new URL("api/v1/" + path, location.origin + location.pathname);
@@ -31,6 +31,40 @@
     return s !== null && !s.isCollapsed && e.contains(s.anchorNode);
   }
 
+  // morph makes the content of an element that of another one, and touches only what differs: what has the focus, is hovered or
+  // selected stays there. Elements with a data-key are found again wherever they were.
+  function morph(from, to) {
+    const keys = new Map([...from.children].map((c) => [c.dataset.key, c]));
+    let at = from.firstChild;
+    for (const want of [...to.childNodes]) {
+      let have = want.dataset?.key === undefined ? at : keys.get(want.dataset.key);
+      while (have && have.nodeName !== want.nodeName) have = have.nextSibling; // what is between is gone
+      if (!have) {
+        from.insertBefore(want, at);
+        continue;
+      }
+      while (want.dataset?.key === undefined && at !== have) {
+        const next = at.nextSibling;
+        at.remove();
+        at = next;
+      }
+      if (have === at) at = at.nextSibling;
+      else from.insertBefore(have, at);
+      if (have.nodeType !== Node.ELEMENT_NODE) {
+        if (have.data !== want.data) have.data = want.data;
+        continue;
+      }
+      for (const { name } of [...have.attributes]) if (!want.hasAttribute(name)) have.removeAttribute(name);
+      for (const { name, value } of want.attributes) if (have.getAttribute(name) !== value) have.setAttribute(name, value);
+      morph(have, want);
+    }
+    while (at) {
+      const next = at.nextSibling;
+      at.remove();
+      at = next;
+    }
+  }
+
   // swap replaces the content of an element; what is unfolded or scrolled in it stays so.
   function swap(id, html) {
     const e = el(id);
@@ -43,11 +77,83 @@
       return;
     }
     waiting.delete(id);
+    if (!("hold" in e.dataset)) {
+      const focused = e.contains(document.activeElement) ? document.activeElement : null;
+      const fresh = document.createElement("template");
+      fresh.innerHTML = html;
+      morph(e, fresh.content);
+      if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true }); // it has moved
+      return;
+    }
     const open = new Set([...e.querySelectorAll("details[open]")].map((d) => d.dataset.key));
     const top = e.firstElementChild?.scrollTop || 0;
     e.innerHTML = html;
     for (const d of e.querySelectorAll("details")) d.open = open.has(d.dataset.key);
     if (top) e.firstElementChild.scrollTop = top;
+  }
+
+  // offer shows a button if it has an effect now. One that has the focus keeps it, and does nothing.
+  function offer(button, possible) {
+    const focused = button === document.activeElement;
+    button.hidden = !possible && !focused;
+    if (!possible && focused) button.setAttribute("aria-disabled", "true");
+    else if (possible && !("busy" in button.dataset)) button.removeAttribute("aria-disabled");
+  }
+
+  function fold(card, folded) {
+    card.classList.toggle("folded", folded);
+    card.querySelector(".fold").setAttribute("aria-expanded", String(!folded));
+  }
+
+  // adapt makes the card of a lane fit its state. What was folded or unfolded by hand stays so until the health of the lane changes.
+  function adapt(card, lane, writable) {
+    const actions = card.querySelector(".actions");
+    const [toggle, poll] = actions.querySelectorAll("button");
+    actions.hidden = !writable;
+    actions.dataset.state = lane.state;
+    if (lane.toggle) {
+      const label = toggle.querySelector("span"), text = lane.toggle === "resume" ? "Resume" : "Pause";
+      if (label.textContent !== text) label.textContent = text;
+    }
+    offer(toggle, lane.toggle !== "");
+    offer(poll, lane.poll);
+    if (card.dataset.health !== lane.health) {
+      card.dataset.health = lane.health;
+      delete card.dataset.chosen;
+    }
+    if (!lane.folds || "chosen" in card.dataset) return;
+    const folded = lane.health === "healthy";
+    const body = card.querySelector(".body");
+    if (folded && (body.contains(document.activeElement) || (hovers.matches && body.matches(":hover")) || hasSelection(body))) return; // it is read
+    if (folded !== card.classList.contains("folded")) fold(card, folded);
+  }
+
+  // unfold shows the details of the card to which an address leads.
+  function unfold(hash) {
+    const card = hash.startsWith("#lane-") && el(hash.slice(1))?.closest(".lane.folds");
+    if (!card) return;
+    card.dataset.chosen = "";
+    fold(card, false);
+  }
+
+  // lose greys everything out, and says since when it is not known whether it is still so. The time is the server's.
+  function lose() {
+    if (document.body.classList.contains("lost")) return;
+    document.body.classList.add("lost");
+    const time = document.querySelector("#clock time").textContent;
+    el("lost").textContent = "No connection to relay since " + time + " UTC. Everything below is as it was then.";
+    el("lost").hidden = false;
+    document.title = "? " + document.querySelector("h1").textContent + ": no connection";
+    el("icon").setAttribute("href", el("icon").dataset.lost);
+    for (const b of document.querySelectorAll("[data-action]")) b.setAttribute("aria-disabled", "true");
+  }
+
+  function find() {
+    if (!document.body.classList.contains("lost")) return;
+    document.body.classList.remove("lost");
+    el("lost").hidden = true;
+    el("lost").textContent = "";
+    for (const b of document.querySelectorAll("[data-action]:not([data-busy])")) b.removeAttribute("aria-disabled");
   }
 
   function apply(u) {
@@ -56,16 +162,11 @@
       location.reload();
       return;
     }
+    find();
     document.title = u.title;
     if (el("icon").getAttribute("href") !== u.icon) el("icon").setAttribute("href", u.icon);
     for (const [id, html] of new Map([...waiting, ...Object.entries(u.fragments ?? {})])) swap(id, html);
-    lanes.forEach((e, i) => {
-      e.hidden = !u.writable;
-      e.dataset.state = u.states[i];
-      const label = e.querySelector("[data-action=toggle] span");
-      const text = u.states[i] === "paused" ? "Resume" : "Pause";
-      if (label.textContent !== text) label.textContent = text;
-    });
+    cards.forEach((e, i) => adapt(e, u.lanes[i], u.writable));
   }
 
   const pause = (ms, signal) => new Promise((done) => {
@@ -77,12 +178,16 @@
   async function follow() {
     following?.abort();
     if (document.hidden) return; // others may want the connection
+    connection("Connecting", false);
     const { signal } = following = new AbortController();
     for (let failures = 0; !signal.aborted; failures++) {
       try {
         await stream(signal, () => { failures = 0; });
       } catch (err) {
-        if (!signal.aborted) connection(err instanceof Refused ? err.message : "No connection, trying again", false);
+        if (!signal.aborted) {
+          connection(err instanceof Refused ? err.message : "No connection, trying again", false);
+          lose();
+        }
       }
       await pause(Math.min(longestWait, 250 * 2 ** failures), signal);
     }
@@ -139,6 +244,7 @@
     if (button.getAttribute("aria-disabled") === "true") return;
     const { lane, state } = button.closest(".actions").dataset;
     const verb = button.dataset.action === "poll" ? "poll" : state === "paused" ? "resume" : "pause";
+    button.dataset.busy = "";
     button.setAttribute("aria-disabled", "true"); // not disabled, which would take the focus away
     try {
       const url = api(verb);
@@ -149,15 +255,26 @@
     } catch {
       tell("relay does not answer.", "bad");
     } finally {
-      button.removeAttribute("aria-disabled");
+      delete button.dataset.busy;
+      if (!document.body.classList.contains("lost")) button.removeAttribute("aria-disabled");
     }
   }
 
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-action]");
     if (button) act(button);
+    const folding = event.target.closest(".fold");
+    if (folding) {
+      const card = folding.closest(".lane");
+      card.dataset.chosen = "";
+      fold(card, !card.classList.contains("folded"));
+    }
+    const link = event.target.closest('a[href^="#"]');
+    if (link) unfold(link.getAttribute("href"));
   });
+  addEventListener("hashchange", () => unfold(location.hash));
   document.addEventListener("visibilitychange", follow);
-  connection("Connecting", false);
+  unfold(location.hash);
+  fetch(new URL(el("icon").dataset.lost, location.origin + location.pathname)).catch(() => {}); // kept for when relay does not answer
   follow();
 })();
