@@ -114,8 +114,8 @@ func testTopicDeleted(t *testing.T, bus *kafka, key, what, when string, again bo
 	require.GreaterOrEqual(t, n, int64(users))
 }
 
-// storedAgain reports whether relay had stored its position in the new topic before it looked whether
-// the topic is still the one that it knows, and requires then that nothing is missing.
+// storedAgain reports whether relay had stored its position in the new topic before it looked
+// whether the topic is still the one that it knows, and requires then that nothing is missing.
 func storedAgain(t *testing.T, r *relay, events uint64) bool {
 	t.Helper()
 	goesOn := func() bool {
