@@ -23,9 +23,6 @@ type Entity struct {
 	Removes []string
 	// UpdatedAt is set if the objects have a field updated_at.
 	UpdatedAt bool
-	// List is the endpoint that lists the objects, below the address of the API; empty if relay
-	// knows none. A name in braces is the id of the parent whose objects one request lists.
-	List string
 	// within is the path of the object in data, for the types whose data is not the object itself.
 	within map[string]string
 }
@@ -69,7 +66,6 @@ var entities = []Entity{
 		Name: "api_key", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.APIKeyCreated, source.APIKeyUpdated},
 		Removes: []string{source.APIKeyRevoked},
-		List:    "/organizations/{organization}/api_keys",
 	},
 	{
 		Name: "connected_account", Key: byID, UpdatedAt: true,
@@ -83,25 +79,21 @@ var entities = []Entity{
 		Name: "connection", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.ConnectionActivated, source.ConnectionDeactivated},
 		Removes: []string{source.ConnectionDeleted},
-		List:    "/connections",
 	},
 	{
 		Name: "directory", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.DsyncActivated},
 		Removes: []string{source.DsyncDeleted},
-		List:    "/directories",
 	},
 	{
 		Name: "directory_group", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.DsyncGroupCreated, source.DsyncGroupUpdated},
 		Removes: []string{source.DsyncGroupDeleted},
-		List:    "/directory_groups?directory={directory}",
 	},
 	{
 		Name: "directory_group_membership", Key: []string{"group.id", "user.id"},
 		Sets:    []string{source.DsyncGroupUserAdded},
 		Removes: []string{source.DsyncGroupUserRemoved},
-		List:    "/directory_users?group={directory_group}",
 	},
 	{
 		Name: "directory_token", Key: byID,
@@ -112,7 +104,6 @@ var entities = []Entity{
 		Name: "directory_user", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.DsyncUserCreated, source.DsyncUserUpdated},
 		Removes: []string{source.DsyncUserDeleted},
-		List:    "/directory_users?directory={directory}",
 	},
 	{
 		Name: "feature_flag", Key: byID, UpdatedAt: true,
@@ -121,7 +112,6 @@ var entities = []Entity{
 			source.FlagCreated, source.FlagRuleUpdated, source.FlagUpdated,
 		},
 		Removes: []string{source.FeatureFlagsFlagDeleted, source.FlagDeleted},
-		List:    "/feature-flags",
 	},
 	{
 		Name: "flag_rule", Key: byID, UpdatedAt: true,
@@ -146,13 +136,11 @@ var entities = []Entity{
 	{
 		Name: "invitation", Key: byID, UpdatedAt: true,
 		Sets: []string{source.InvitationAccepted, source.InvitationCreated, source.InvitationResent, source.InvitationRevoked},
-		List: "/user_management/invitations",
 	},
 	{
 		Name: "organization", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.OrganizationCreated, source.OrganizationUpdated},
 		Removes: []string{source.OrganizationDeleted},
-		List:    "/organizations",
 	},
 	{
 		Name: "organization_domain", Key: byID, UpdatedAt: true,
@@ -167,37 +155,31 @@ var entities = []Entity{
 		Name: "organization_membership", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.OrganizationMembershipCreated, source.OrganizationMembershipUpdated},
 		Removes: []string{source.OrganizationMembershipDeleted},
-		List:    "/user_management/organization_memberships?organization_id={organization}",
 	},
 	{
 		Name: "organization_role", Key: []string{"organization_id", "slug"}, UpdatedAt: true,
 		Sets:    []string{source.OrganizationRoleCreated, source.OrganizationRoleUpdated},
 		Removes: []string{source.OrganizationRoleDeleted},
-		List:    "/authorization/organizations/{organization}/roles",
 	},
 	{
 		Name: "permission", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.PermissionCreated, source.PermissionUpdated},
 		Removes: []string{source.PermissionDeleted},
-		List:    "/authorization/permissions",
 	},
 	{
 		Name: "role", Key: bySlug, UpdatedAt: true,
 		Sets:    []string{source.RoleCreated, source.RoleUpdated},
 		Removes: []string{source.RoleDeleted},
-		List:    "/authorization/roles",
 	},
 	{
 		Name: "session", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.SessionCreated},
 		Removes: []string{source.SessionRevoked},
-		List:    "/user_management/users/{user}/sessions",
 	},
 	{
 		Name: "user", Key: byID, UpdatedAt: true,
 		Sets:    []string{source.UserCreated, source.UserUpdated},
 		Removes: []string{source.UserDeleted},
-		List:    "/user_management/users",
 	},
 	{
 		Name: "waitlist_user", Key: byID, UpdatedAt: true,

@@ -56,12 +56,8 @@ func (c *committer) commit(ctx context.Context, batch []sink.Message, prev, next
 	}
 	defer done()
 	sequence, err := c.inTurn(ctx, batch, prev.Revision, document)
-	var publish *sink.PublishError
-	if errors.As(err, &publish) {
-		publish.Durable = form.at(publish.Durable)
-	}
 	if err != nil {
-		return none, err
+		return none, form.explain(err)
 	}
 	c.position.saw(sequence)
 	kept.Revision = sequence

@@ -33,16 +33,16 @@ func (p *publisher) publishBatch(ctx context.Context, batch []sink.Message) erro
 	if len(batch) == 0 {
 		return nil
 	}
-	durable := 0
+	durable, form := 0, p.cfg.storedForm(batch, false)
 	done, err := p.sender.begin(ctx)
 	if err == nil {
-		durable, err = p.publish(ctx, p.cfg.storedForm(batch, false).messages)
+		durable, err = p.publish(ctx, form.messages)
 		done()
 	}
 	if err == nil {
 		return nil
 	}
-	return &sink.PublishError{Durable: durable, Err: err}
+	return form.explain(&sink.PublishError{Durable: durable, Err: err})
 }
 
 // publish returns how many messages of batch are durable, and why the next is not.

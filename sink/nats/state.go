@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,25 +90,49 @@ func bucketKey(key []byte) string {
 // stored is a batch as it goes to the stream.
 type stored struct {
 	messages []sink.Message
-	index    []int // of each message in the batch of the caller; nil if they are the same
+	given    []sink.Message // the batch of the caller
+	index    []int          // of each message in the batch of the caller; nil if they are the same
 }
 
-// at returns the index in the batch of the caller.
-func (s stored) at(index int) int {
-	if s.index == nil {
+// at returns the index in the batch of the caller of a message, or the length of that batch for the
+// one behind the last.
+func (s *stored) at(index int) int {
+	switch {
+	case s.index == nil:
 		return index
+	case index >= len(s.index):
+		return len(s.given)
 	}
 	return s.index[index]
+}
+
+// explain makes err speak of the batch of the caller: its counts, and its topics instead of the
+// subjects of state.
+func (s *stored) explain(err error) error {
+	var publish *sink.PublishError
+	if errors.As(err, &publish) {
+		at := publish.Durable
+		publish.Durable = s.at(at)
+		var rejected *sink.RejectedError
+		if errors.As(publish.Err, &rejected) && at < len(s.messages) {
+			rejected.Topic = s.given[publish.Durable].Topic
+		}
+	}
+	var timeout *sink.TimeoutError
+	if errors.As(err, &timeout) && timeout.Taken > 0 {
+		timeout.Taken = s.at(timeout.Taken-1) + 1
+	}
+	return err
 }
 
 // storedForm returns the form of batch. State messages have their subject as Topic, and the headers
 // of state messages. If the batch is atomic, of several that change one object only the last is
 // left: a batch can roll up a subject once. It does not change batch.
-func (c *Config) storedForm(batch []sink.Message, atomic bool) stored {
+func (c *Config) storedForm(batch []sink.Message, atomic bool) *stored {
+	s := &stored{messages: batch, given: batch}
 	if !slices.ContainsFunc(batch, isStateMessage) {
-		return stored{messages: batch}
+		return s
 	}
-	var s stored
 	newest := map[string]int{} // by subject
 	subjects := make([]string, len(batch))
 	for i := range batch {

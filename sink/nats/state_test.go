@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -228,6 +229,62 @@ func TestABucketThatCannotBeRestored(t *testing.T) {
 	s.admin.buckets.next = time.Time{}
 	require.Error(t, s.Ping(asking))
 	require.Len(t, said(failed), 3, "nothing was asked")
+}
+
+// TestARefusedStateMessageIsNamed: what is said of a batch counts and names the messages of the
+// caller, not their form on the stream.
+func TestARefusedStateMessageIsNamed(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	s := open(t, withState(srv.url()))
+	l := s.Ledger(laneID)
+	require.NoError(t, l.Prepare(t.Context(), stateTopics))
+	cp, err := l.Commit(t.Context(), nil, checkpoint.Checkpoint{}, at(0))
+	require.NoError(t, err)
+	e := events(0, 2, topic)
+	batch := []sink.Message{set("u1", "1"), e[0], set("u1", "2"), set("u2", strings.Repeat("x", 2<<20)), e[1]}
+	refused := func(err error) {
+		t.Helper()
+		var publish *sink.PublishError
+		require.ErrorAs(t, err, &publish)
+		require.Equal(t, 3, publish.Durable)
+		var rejected *sink.RejectedError
+		require.ErrorAs(t, err, &rejected)
+		require.Equal(t, userState.Topic, rejected.Topic)
+	}
+	_, err = l.Commit(t.Context(), batch, cp, at(1))
+	refused(err)
+	refused(s.Publish(t.Context(), batch))
+}
+
+// TestAnExpiredRemovalIsNotWaitedFor: the last message of a bucket may be gone without another in
+// its place. What is read then is what is left.
+func TestAnExpiredRemovalIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	js := client(t, srv.url())
+	s := open(t, withState(srv.url()))
+	require.NoError(t, s.Ledger(laneID).Prepare(t.Context(), stateTopics))
+	require.NoError(t, s.Publish(t.Context(), []sink.Message{set("u1", "1"), set("u2", "1")}))
+	awaitState(t, js, map[string]string{"u1": "1", "u2": "1"})
+	gone := nats.NewMsg(userState.Topic + ".u2") // as relay removes it, but for seconds
+	gone.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	gone.Header.Set(operationHeader, operationDelete)
+	gone.Header.Set(ttlHeader, "3s")
+	bucket, err := js.Stream(t.Context(), bucketStream+BucketOf(userState))
+	require.NoError(t, err)
+	var published time.Time
+	require.Eventually(t, func() bool {
+		if time.Since(published) > 15*time.Second { // again if it has expired before it was copied
+			if _, err := js.PublishMsg(t.Context(), gone); err != nil {
+				return false
+			}
+			published = time.Now()
+		}
+		info, err := bucket.Info(t.Context())
+		return err == nil && info.State.LastSeq >= 3 && info.State.Msgs == 1
+	}, patient, often, "the removal is copied and expires")
+	requireReadBack(t, s, map[string]string{"u1": "1"})
 }
 
 // requireReadBack requires what relay itself reads of the state.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -175,25 +176,28 @@ func keyOfBucket(form string) ([]byte, error) {
 	return key, nil
 }
 
-// awaitCopy waits until the bucket has what the stream holds now.
+// awaitCopy waits until the bucket has what the stream holds now, except removals that expire
+// meanwhile.
 func (r *reader) awaitCopy(ctx context.Context, l *link, t sink.StateTopic) error {
-	last, err := r.stream.message(ctx, l, "asking for the last state of "+t.Entity, fmt.Appendf(nil, `{"last_by_subj":%q}`, t.Topic+".>"))
-	switch {
-	case isCode(err, jetstream.JSErrCodeMessageNotFound):
-		return nil
-	case err != nil:
-		return err
-	}
+	want := uint64(math.MaxUint64)
 	for began := time.Now(); ; {
+		last, err := r.stream.message(ctx, l, "asking for the last state of "+t.Entity, fmt.Appendf(nil, `{"last_by_subj":%q}`, t.Topic+".>"))
+		switch {
+		case isCode(err, jetstream.JSErrCodeMessageNotFound):
+			return nil
+		case err != nil:
+			return err
+		}
+		want = min(want, last.Seq)
 		copied, err := r.copied(ctx, l, t)
 		switch {
 		case err != nil:
 			return err
-		case copied >= last.Seq:
+		case copied >= want:
 			return nil
 		case time.Since(began) >= copyPatience:
 			return fmt.Errorf("bucket %s has copied stream %s up to sequence %d in %v, and not to %d: the server does not go on copying; "+
-				"`nats stream info %s` says why", BucketOf(t), r.cfg.Stream, copied, copyPatience, last.Seq, bucketStream+BucketOf(t))
+				"`nats stream info %s` says why", BucketOf(t), r.cfg.Stream, copied, copyPatience, want, bucketStream+BucketOf(t))
 		}
 		if err := r.conn.sleep(ctx, copyLook); err != nil {
 			return err
@@ -210,9 +214,10 @@ func (r *reader) copied(ctx context.Context, l *link, t sink.StateTopic) (uint64
 	if err != nil || info.State.Msgs == 0 {
 		return 0, err
 	}
-	m, err := r.inBucket(ctx, l, t, fmt.Appendf(nil, `{"seq":%d}`, info.State.LastSeq))
+	// Not the message at LastSeq: a marker of a removal that has expired is not there any more.
+	m, err := r.inBucket(ctx, l, t, fmt.Appendf(nil, `{"last_by_subj":%q}`, bucketSubject+BucketOf(t)+".>"))
 	switch {
-	case isCode(err, jetstream.JSErrCodeMessageNotFound): // another has taken its place since
+	case isCode(err, jetstream.JSErrCodeMessageNotFound): // all that was there has expired
 		return 0, nil
 	case err != nil:
 		return 0, err
