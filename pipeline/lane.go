@@ -178,7 +178,11 @@ func (l *Lane) run(ctx, work context.Context) error {
 				wait.Reset()
 			}
 			changed, d := l.steering.wait(), wait.Next()
-			l.lease.retrying(Reading, err, d)
+			doing := Reading
+			if errors.As(err, new(*StateError)) {
+				doing = ReadingBack
+			}
+			l.lease.retrying(doing, err, d)
 			if !l.steering.asked() {
 				_ = retry.SleepUntil(ctx, d, changed)
 			}

@@ -43,11 +43,13 @@ const (
 	Renewing   = "renewing the position"
 	Moving     = "moving the position by hand"
 	Reaching   = "asking the bus whether it answers"
+	// ReadingBack is reading the state that the bus has, for a snapshot. It fails by a StateError.
+	ReadingBack = "reading the state back"
 )
 
 // Activities returns every activity.
 func Activities() []string {
-	return []string{Reading, Publishing, Claiming, Renewing, Moving, Reaching}
+	return []string{Reading, Publishing, Claiming, Renewing, Moving, Reaching, ReadingBack}
 }
 
 // Stage is a step of an Append on the bus or the store. Stages are few and fixed, so that they can

@@ -26,6 +26,8 @@ type Snapshotter interface {
 	// portion is finished. Breaking out of the loop cancels requests in flight and waits for them.
 	Read(ctx context.Context, cp checkpoint.Checkpoint) iter.Seq2[SnapshotPortion, error]
 	// Begin is called before the lane carries events from cp, for which no snapshot is due.
+	//
+	// Errors of Read and Begin are those of the source, unless a *StateError says otherwise.
 	Begin(ctx context.Context, cp checkpoint.Checkpoint) error
 	// Withdraw is called when another holder has the lease: what an operator has asked of this lane
 	// must not be done later, when nobody expects it any more.
@@ -40,6 +42,20 @@ type SnapshotPortion struct {
 	// Snapshot is what the checkpoint records once the messages are durable.
 	Snapshot *checkpoint.Snapshot
 }
+
+// StateError says that the state that the bus has could not be read, for a snapshot.
+type StateError struct {
+	Entity string
+	Err    error
+}
+
+// Error implements error.
+func (e *StateError) Error() string {
+	return fmt.Sprintf("read the state of %s back: %v", e.Entity, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *StateError) Unwrap() error { return e.Err }
 
 // errSnapshotEnded says that a Snapshotter yielded nothing more and did not finish.
 var errSnapshotEnded = errors.New("the snapshot ended before its end")

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/operator"
@@ -224,6 +226,45 @@ func TestASnapshotSurvivesATakeover(t *testing.T) {
 		require.Equal(t, 100, objects)
 	})
 }
+
+// TestASnapshotNamesWhatFails: the bus if the state could not be read back, else the source.
+func TestASnapshotNamesWhatFails(t *testing.T) {
+	for _, test := range []struct {
+		err           error
+		failing, says string
+	}{
+		{errors.New("the API does not answer"), pipeline.Reading, "Events API: reading failed"},
+		{fmt.Errorf("compare: %w", &pipeline.StateError{Entity: "user", Err: errors.New("no broker")}), pipeline.ReadingBack, "kafka: reading the state back failed"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			lane := newLane(newSequence(5, 5), oneToOne{}, &scriptedBus{rnd: fixedRand()}, checkpoint.NewMemory(testIdentity))
+			core, logged := observer.New(zap.InfoLevel)
+			failed := &failedDoings{}
+			lane.Type, lane.Logger, lane.Observer = "kafka", zap.New(core), failed
+			lane.Snapshots = &shelf{n: 10, size: 10, fails: func() error { return test.err }}
+			stop := run(t, lane)
+			after(time.Minute)
+			s := lane.Status()
+			require.Equal(t, pipeline.Retrying, s.State)
+			require.Equal(t, test.failing, s.Failing)
+			require.Equal(t, test.failing+": "+test.err.Error(), s.Reason)
+			stop()
+			require.NotEmpty(t, failed.doings)
+			for _, doing := range failed.doings {
+				require.Equal(t, test.failing, doing)
+			}
+			require.Equal(t, 1, logged.FilterMessage(test.says+", will try again").Len())
+		})
+	}
+}
+
+// failedDoings collects what failed, in the goroutine of the lane.
+type failedDoings struct {
+	pipeline.NopObserver
+	doings []string
+}
+
+func (f *failedDoings) Retrying(doing string, _ error) { f.doings = append(f.doings, doing) }
 
 // TestAStandbyWithdrawsRequests: what was asked of a lane is not done once another one is active.
 func TestAStandbyWithdrawsRequests(t *testing.T) {

@@ -251,7 +251,7 @@ func (e *Engine) readBack(ctx context.Context, s *checkpoint.Snapshot) error {
 		if !ok || !entity.UpdatedAt {
 			continue
 		}
-		err := e.Stored.Each(ctx, name, func(key string, value []byte, headers []sink.Header) error {
+		err := e.each(ctx, name, func(key string, value []byte, headers []sink.Header) error {
 			if runOf(headers) == s.Run {
 				if c, ok := entity.Of(value); ok {
 					c.Key = key
@@ -261,11 +261,29 @@ func (e *Engine) readBack(ctx context.Context, s *checkpoint.Snapshot) error {
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("read the state of %s back after a restart: %w", name, err)
+			return err
 		}
 	}
 	e.window.complete = true
 	return nil
+}
+
+// each calls fn for each object of an entity that the bus has. It returns an error of fn as it is,
+// and a *pipeline.StateError if the bus cannot be read.
+func (e *Engine) each(ctx context.Context, entity string, fn func(key string, value []byte, headers []sink.Header) error) error {
+	var ended error
+	err := e.Stored.Each(ctx, entity, func(key string, value []byte, headers []sink.Header) error {
+		ended = fn(key, value, headers)
+		return ended
+	})
+	switch {
+	case ended != nil:
+		return ended
+	case err == nil || ctx.Err() != nil:
+		return err
+	default:
+		return &pipeline.StateError{Entity: entity, Err: err}
+	}
 }
 
 // headerSnapshot names the run that has read an object; see router.HeaderSnapshot.
@@ -441,7 +459,7 @@ func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(
 		p = pipeline.SnapshotPortion{Snapshot: p.Snapshot}
 		return err
 	}
-	err := e.Stored.Each(ctx, s.Entity, func(key string, value []byte, headers []sink.Header) error {
+	err := e.each(ctx, s.Entity, func(key string, value []byte, headers []sink.Header) error {
 		if runOf(headers) == s.Run {
 			return nil
 		}

@@ -2,6 +2,8 @@ package snapshot
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -10,7 +12,9 @@ import (
 	"go.uber.org/zap"
 
 	"workos-relay/checkpoint"
+	"workos-relay/pipeline"
 	"workos-relay/sink"
+	"workos-relay/source/lists"
 	"workos-relay/state"
 )
 
@@ -92,4 +96,47 @@ func TestASnapshotThatIsNotContinuedIsNotRead(t *testing.T) {
 	require.True(t, e.Reads(goesOn))
 	e.Automatic, goesOn.Requested = false, true
 	require.True(t, e.Reads(goesOn))
+}
+
+// deaf is a bus that cannot be read, or that hides what ends the reading in an error of its own.
+type deaf struct{ err error }
+
+func (d deaf) Each(_ context.Context, _ string, fn func(string, []byte, []sink.Header) error) error {
+	if d.err != nil {
+		return d.err
+	}
+	return fmt.Errorf("fetching: %v", fn("user_1", []byte("{}"), nil)) //nolint:errorlint // the worst that a bus can do
+}
+
+// refusing is an API that answers no question for an object.
+type refusing struct{ *world }
+
+var errNoAnswer = errors.New("no answer")
+
+func (refusing) Get(context.Context, lists.Ref) (lists.Object, error) {
+	return lists.Object{}, errNoAnswer
+}
+
+// TestAnErrorTellsTheBusFromTheAPI: what cannot be read back is a failure of the bus, and what
+// cannot be looked for is one of the API.
+func TestAnErrorTellsTheBusFromTheAPI(t *testing.T) {
+	t.Parallel()
+	read := func(e *Engine) (last error) {
+		cp := checkpoint.Checkpoint{Snapshot: &checkpoint.Snapshot{Run: "run_1", Requested: true, Entities: []string{"user"}, Entity: "user", Comparing: true}}
+		for _, err := range e.Read(t.Context(), cp) {
+			last = err
+		}
+		return last
+	}
+	e := askable("user")
+	e.Stored = deaf{errors.New("no broker")}
+	var bus *pipeline.StateError
+	require.ErrorAs(t, read(e), &bus)
+	require.EqualError(t, bus, "read the state of user back: no broker")
+	finished := checkpoint.Checkpoint{Snapshot: &checkpoint.Snapshot{Run: "run_1", Entities: []string{"user"}, FinishedAt: time.Now()}}
+	require.ErrorAs(t, e.Begin(t.Context(), finished), &bus)
+	e.Stored, e.Lists = deaf{}, refusing{}
+	err := read(e)
+	require.NotErrorAs(t, err, &bus)
+	require.ErrorIs(t, err, errNoAnswer)
 }

@@ -62,7 +62,7 @@ var labelHelp = []struct{ name, help string }{
 	{labelSelf, "this process, in the words of `holder`"},
 	{labelHealth, "healthy; degraded: it is not ready, or the Events API or the bus has failed for 10 seconds, and that may pass; action_needed: an operator has to act"},
 	{labelStage, "publish and commit: the two of at_least_once; publish_and_commit: the one act of exactly_once"},
-	{labelDoing, "what failed: publishing, taking up the position, renewing the position, or other"},
+	{labelDoing, "what failed: publishing, taking up the position, renewing the position, reading the state back (for a snapshot), or other"},
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
 	{labelResult, "of spans: exported or failed; of webhooks: accepted; repeated: accepted before; wrong_signature; wrong_time; wrong_method; too_large; broken"},
 	{labelReason, "of requests to the admin address: no_credentials; wrong_credentials; too_many_guesses: the client sends too many wrong tokens, so " +
