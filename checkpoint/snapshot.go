@@ -57,7 +57,8 @@ type SnapshotCount struct {
 	Entity  string
 	Objects uint64 // published
 	Removed uint64 // removed from the bus, because the source does not have them any more
-	Skipped uint64 // left out, because the bus can never take them
+	Skipped uint64 // left out, because the bus can never take them, or no message of them can be made
+	Dropped uint64 // left out, because a route drops them
 }
 
 // Finished reports whether the snapshot was read to its end. A nil Snapshot is not.
@@ -80,11 +81,21 @@ func (s *Snapshot) Add(n SnapshotCount) []SnapshotCount {
 	counts := slices.Clone(s.Counts)
 	for i := range counts {
 		if c := &counts[i]; c.Entity == n.Entity {
-			c.Objects, c.Removed, c.Skipped = c.Objects+n.Objects, c.Removed+n.Removed, c.Skipped+n.Skipped
+			c.Objects, c.Removed, c.Skipped, c.Dropped = c.Objects+n.Objects, c.Removed+n.Removed, c.Skipped+n.Skipped, c.Dropped+n.Dropped
 			return counts
 		}
 	}
 	return append(counts, n)
+}
+
+// Total returns the sum of Counts. Its Entity is empty.
+func (s *Snapshot) Total() (sum SnapshotCount) {
+	if s != nil {
+		for _, c := range s.Counts {
+			sum.Objects, sum.Removed, sum.Skipped, sum.Dropped = sum.Objects+c.Objects, sum.Removed+c.Removed, sum.Skipped+c.Skipped, sum.Dropped+c.Dropped
+		}
+	}
+	return sum
 }
 
 // Equal reports whether s and o are the same record. Both may be nil.
@@ -127,6 +138,7 @@ type contentSnapshotCount struct {
 	Objects uint64 `json:"objects"`
 	Removed uint64 `json:"removed,omitempty"`
 	Skipped uint64 `json:"skipped,omitempty"`
+	Dropped uint64 `json:"dropped,omitempty"`
 }
 
 func formatSnapshot(s *Snapshot) *contentSnapshot {

@@ -33,7 +33,7 @@ type carrier struct {
 	snapshots       Snapshotter                // nil if the lane keeps no state
 	snapshotPart    int                        // bounds the messages of one Append of a snapshot, after the bus has not taken more; 0 if it takes all
 	snapshotBatches int                        // counts them
-	skipped         []checkpoint.SnapshotCount // of the snapshot that is read, since reading began
+	skipped         []checkpoint.SnapshotCount // what the reader of the snapshot counts, since reading began, and the bus can never take
 }
 
 // carry reads from the position of cp and delivers what it reads until something ends it. It

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -102,6 +103,11 @@ func (c *carrier) snapshot(ctx, work context.Context, cp checkpoint.Checkpoint) 
 		touch.keep(ctx)
 		c.recovered()
 	}
+	if s := cp.Snapshot; s.Finished() {
+		sum := s.Total()
+		c.logger.Info("snapshot: finished; events follow", zap.String("run", s.Run), zap.Uint64("objects", sum.Objects), zap.Uint64("removed", sum.Removed),
+			zap.Uint64("dropped", sum.Dropped), zap.Uint64("skipped", sum.Skipped), zap.Duration("took", s.FinishedAt.Sub(s.StartedAt).Round(time.Second)))
+	}
 	return cp, nil
 }
 
@@ -148,7 +154,7 @@ func (c *carrier) beginEvents(ctx, work context.Context, cp checkpoint.Checkpoin
 // published and not recorded is published again after a restart.
 func (c *carrier) publish(ctx, work context.Context, cp checkpoint.Checkpoint, p *SnapshotPortion, alive *renewal) (checkpoint.Checkpoint, error) {
 	wait := batch.Backoff()
-	messages, recorded, failures := p.Messages, withCounts(p.Snapshot, c.skipped), 0
+	messages, recorded, failures := p.Messages, without(p.Snapshot, c.skipped), 0
 	for fresh := true; ; {
 		if c.steering.asked() {
 			return cp, errSteered
@@ -209,7 +215,7 @@ func (c *carrier) publish(ctx, work context.Context, cp checkpoint.Checkpoint, p
 			if err := c.skip(p.Snapshot.Entity, &part[n], rejected); err != nil {
 				return cp, err
 			}
-			recorded = withCounts(p.Snapshot, c.skipped)
+			recorded = without(p.Snapshot, c.skipped)
 			messages, fresh = append(messages[:n:n], messages[n+1:]...), true
 			continue
 		}
@@ -261,18 +267,30 @@ func (c *carrier) skip(entity string, m *sink.Message, why *sink.RejectedError) 
 	}
 	c.logger.Error("an object of the snapshot cannot be published and is left out of its state topic",
 		zap.String("topic", m.Topic), zap.ByteString("key", m.Key), zap.Error(why))
-	c.skipped = (&checkpoint.Snapshot{Counts: c.skipped}).Add(checkpoint.SnapshotCount{Entity: entity, Skipped: 1})
+	left := checkpoint.SnapshotCount{Entity: entity, Objects: 1}
+	if m.Body == nil {
+		left.Objects, left.Removed = 0, 1
+	}
+	c.skipped = (&checkpoint.Snapshot{Counts: c.skipped}).Add(left)
 	return nil
 }
 
-// withCounts returns s with more counts. The reader of the snapshot does not know of these.
-func withCounts(s *checkpoint.Snapshot, counts []checkpoint.SnapshotCount) *checkpoint.Snapshot {
-	for _, n := range counts {
-		next := *s
-		next.Counts = s.Add(n)
-		s = &next
+// without returns s with what the lane has skipped since reading began, which the reader of the
+// snapshot counts as published or removed.
+func without(s *checkpoint.Snapshot, skipped []checkpoint.SnapshotCount) *checkpoint.Snapshot {
+	if len(skipped) == 0 {
+		return s
 	}
-	return s
+	next := *s
+	next.Counts = slices.Clone(s.Counts)
+	for _, n := range skipped {
+		for i := range next.Counts {
+			if c := &next.Counts[i]; c.Entity == n.Entity {
+				c.Objects, c.Removed, c.Skipped = c.Objects-min(n.Objects, c.Objects), c.Removed-min(n.Removed, c.Removed), c.Skipped+n.Objects+n.Removed
+			}
+		}
+	}
+	return &next
 }
 
 // SnapshotStopError says that a lane has stopped at an object of a snapshot that can never be

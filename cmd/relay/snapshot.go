@@ -64,9 +64,9 @@ func (c *snapshotCmd) Run(ctx context.Context, env *environment) error {
 		return printJSON(env.stdout, done)
 	}
 	w := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ENTITY\tOBJECTS\tREMOVED\tSKIPPED")
+	fmt.Fprintln(w, "ENTITY\tOBJECTS\tREMOVED\tDROPPED\tSKIPPED")
 	for _, e := range done.Entities {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", e.Entity, e.Objects, e.Removed, e.Skipped)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\n", e.Entity, e.Objects, e.Removed, e.Dropped, e.Skipped)
 	}
 	return w.Flush()
 }

@@ -138,7 +138,8 @@ type SnapshotEntity struct {
 	Done    bool   `json:"done"`
 	Objects uint64 `json:"objects"` // published
 	Removed uint64 `json:"removed"` // removed from the state topic, because WorkOS does not have them any more
-	Skipped uint64 `json:"skipped"` // left out: the log names each
+	Dropped uint64 `json:"dropped"` // left out, because a route drops them
+	Skipped uint64 `json:"skipped"` // left out, because they can never be published: the log names each
 }
 
 // SnapshotText describes the snapshot that the lane reads or was asked for, at a moment, and what it
@@ -166,10 +167,10 @@ func (l *LaneStatus) SnapshotText(now time.Time) string {
 
 // text describes a snapshot that goes on, at a moment.
 func (s *SnapshotStatus) text(now time.Time) string {
-	var all, here uint64
+	var all, here, dropped, skipped uint64
 	at := 1
 	for i, e := range s.Entities {
-		all += e.Objects
+		all, dropped, skipped = all+e.Objects, dropped+e.Dropped, skipped+e.Skipped
 		if e.Entity == s.Entity {
 			at, here = i+1, e.Objects
 		}
@@ -183,6 +184,12 @@ func (s *SnapshotStatus) text(now time.Time) string {
 		if took := now.Sub(*s.StartedAt); took >= time.Second {
 			text += fmt.Sprintf(" in %s, %.0f/s", took.Truncate(time.Second), float64(all)/took.Seconds())
 		}
+	}
+	if dropped > 0 {
+		text += fmt.Sprintf(", %d dropped by routes", dropped)
+	}
+	if skipped > 0 {
+		text += fmt.Sprintf(", %d skipped", skipped)
 	}
 	return text
 }
@@ -200,7 +207,7 @@ func SnapshotOf(s *checkpoint.Snapshot) *SnapshotStatus {
 	for i, name := range s.Entities {
 		c := s.Count(name)
 		out.Entities = append(out.Entities, SnapshotEntity{
-			Entity: printable.Text(name), Done: s.Finished() || i < now, Objects: c.Objects, Removed: c.Removed, Skipped: c.Skipped,
+			Entity: printable.Text(name), Done: s.Finished() || i < now, Objects: c.Objects, Removed: c.Removed, Dropped: c.Dropped, Skipped: c.Skipped,
 		})
 	}
 	return out

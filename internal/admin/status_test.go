@@ -66,13 +66,13 @@ func TestTheStatusOfASnapshot(t *testing.T) {
 	began := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	s := &checkpoint.Snapshot{
 		Run: "run_1", Entities: []string{"organization", "user", "directory"}, StartedAt: began, Entity: "user",
-		Counts: []checkpoint.SnapshotCount{{Entity: "organization", Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1}},
+		Counts: []checkpoint.SnapshotCount{{Entity: "organization", Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1, Dropped: 4}},
 	}
 	lane.Snapshot = admin.SnapshotOf(s)
 	require.Equal(t, []admin.SnapshotEntity{
-		{Entity: "organization", Done: true, Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1}, {Entity: "directory"},
+		{Entity: "organization", Done: true, Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1, Dropped: 4}, {Entity: "directory"},
 	}, lane.Snapshot.Entities)
-	far := "snapshot: 593 objects of user (entity 2 of 3), 600 objects in all in 1m0s, 10/s; "
+	far := "snapshot: 593 objects of user (entity 2 of 3), 600 objects in all in 1m0s, 10/s, 4 dropped by routes, 1 skipped; "
 	for state, tail := range map[pipeline.State]string{
 		pipeline.Running:  "events follow when it is finished",
 		pipeline.Retrying: "events follow when it is finished",

@@ -52,6 +52,7 @@ var noFault = map[string]string{
 	"snapshot: … (entity … of …), … in all":                  "how far a snapshot is",
 	"looking for what only the bus has of …":                 "how far a snapshot is",
 	"…; events follow when it is finished":                   "how far a snapshot is",
+	", … dropped by routes":                                  "how far a snapshot is",
 	"…; the active relay reads it":                           "how far a snapshot is",
 	"…; the lane has stopped":                                "how far a snapshot is",
 	"snapshot: asked for, and not begun yet":                 "how far a snapshot is",

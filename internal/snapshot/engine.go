@@ -396,12 +396,6 @@ func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(p
 	}
 	next := *s
 	next.Entity, next.Walk, next.Open, next.Comparing, next.FinishedAt = "", nil, nil, false, now.UTC()
-	var objects uint64
-	for _, c := range next.Counts {
-		objects += c.Objects
-	}
-	e.Logger.Info("snapshot: all objects are read", zap.String("run", s.Run), zap.Uint64("objects", objects),
-		zap.Duration("took", next.FinishedAt.Sub(next.StartedAt).Round(time.Second)))
 	return give(pipeline.SnapshotPortion{Snapshot: &next})
 }
 
@@ -482,7 +476,11 @@ func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(
 		}
 		messages, err := e.Message(p.Messages, &c, s.Run)
 		if err != nil {
-			return err
+			e.leftOut(&c, err)
+			return nil // it stays as it is, and counts if a list has it
+		}
+		if len(messages) == len(p.Messages) { // a route drops it
+			return nil
 		}
 		next := *p.Snapshot
 		next.Counts = next.Add(count)

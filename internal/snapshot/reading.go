@@ -255,11 +255,7 @@ func (r *reading) take(p page) error {
 		if !r.e.concerns(&r.endpoint, &p.Objects[i]) {
 			continue
 		}
-		if r.add(&p.Objects[i]) {
-			count.Objects++
-		} else {
-			count.Skipped++
-		}
+		*r.add(&p.Objects[i], &count)++
 	}
 	r.at.Counts = r.at.Add(count)
 	if r.open[at].after = p.Next; p.Next == "" {
@@ -268,22 +264,30 @@ func (r *reading) take(p page) error {
 	return nil
 }
 
-// add adds the message of an object to the portion. It reports false for an object that has no key,
-// or that a route cannot redact: it is left out.
-func (r *reading) add(o *lists.Object) bool {
+// add adds the message of an object to the portion, and returns which of the counts it belongs to:
+// Skipped if it has no key, or if a route cannot redact it, and Dropped if a route drops it.
+func (r *reading) add(o *lists.Object, count *checkpoint.SnapshotCount) *uint64 {
 	c, ok := r.entity.Of(o.Data)
 	if !ok {
 		r.e.Logger.Warn("snapshot: an object without a key is left out", zap.String("entity", r.entity.Name), zap.String("id", o.ID))
-		return false
+		return &count.Skipped
 	}
 	messages, err := r.e.Message(r.portion.Messages, &c, r.at.Run)
-	if err != nil {
-		r.e.Logger.Error("snapshot: an object is left out of its state topic", zap.String("entity", r.entity.Name), zap.String("key", c.Key), zap.Error(err))
-		return false
+	switch {
+	case err != nil:
+		r.e.leftOut(&c, err)
+		return &count.Skipped
+	case len(messages) == len(r.portion.Messages):
+		return &count.Dropped
 	}
 	r.portion.Messages = messages
 	r.e.window.note(&c)
-	return true
+	return &count.Objects
+}
+
+// leftOut logs that no message of an object can be made.
+func (e *Engine) leftOut(c *state.Change, err error) {
+	e.Logger.Error("snapshot: an object is left out of its state topic", zap.String("entity", c.Entity), zap.String("key", c.Key), zap.Error(err))
 }
 
 // concerns reports whether an object belongs to the organization that the lane is restricted to.
