@@ -79,22 +79,20 @@ func followKafka(ctx context.Context) error {
 		kgo.SeedBrokers(strings.Split(env("KAFKA_BROKERS", "127.0.0.1:9092"), ",")...),
 		kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), // without this it would also see transactions that relay aborts
+		kgo.KeepControlRecords(),                     // the last offset is often the mark of a transaction
 	)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	ends, err := kadm.NewClient(client).ListCommittedOffsets(ctx, topic)
+	left, err := unread(ctx, kadm.NewClient(client), topic)
 	if err != nil {
 		return err
 	}
-	left := map[int32]int64{} // partitions whose end was not reached yet
-	ends.Each(func(o kadm.ListedOffset) {
-		if o.Offset > 0 {
-			left[o.Partition] = o.Offset
-		}
-	})
 	objects := table{}
+	if len(left) == 0 {
+		log.Print("0 objects")
+	}
 	for {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
@@ -104,12 +102,37 @@ func followKafka(ctx context.Context) error {
 			log.Printf("waiting: topic %s, partition %d: %v", topic, partition, err)
 		})
 		fetches.EachRecord(func(r *kgo.Record) {
-			objects.set(string(r.Key), r.Value)
-			if end, reading := left[r.Partition]; reading && r.Offset+2 >= end { // the last offset may be the mark of a transaction
+			if !r.Attrs.IsControl() {
+				objects.set(string(r.Key), r.Value)
+			}
+			if end, reading := left[r.Partition]; reading && r.Offset+1 >= end {
 				if delete(left, r.Partition); len(left) == 0 {
 					log.Printf("%d objects", len(objects))
 				}
 			}
 		})
 	}
+}
+
+// unread returns where each partition ends that holds anything. Kafka never compacts the last record
+// of a partition away, so a reader comes to see it, or the mark of a transaction in its place.
+func unread(ctx context.Context, admin *kadm.Client, topic string) (map[int32]int64, error) {
+	starts, err := admin.ListStartOffsets(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := admin.ListCommittedOffsets(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(starts.Error(), ends.Error()); err != nil {
+		return nil, err
+	}
+	left := map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if start, _ := starts.Lookup(topic, o.Partition); o.Offset > start.Offset {
+			left[o.Partition] = o.Offset
+		}
+	})
+	return left, nil
 }

@@ -15,6 +15,9 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"workos-relay/source/sourcetest"
 	"workos-relay/tests/testkit"
@@ -88,6 +91,59 @@ func testStateIsFollowed(t *testing.T, binary string, all map[string]program, bu
 			require.Eventually(t, func() bool { return f.holds(world) }, patient, 20*time.Millisecond, "%s", f)
 			f.end(t)
 		})
+	}
+}
+
+// TestTheWholeStateIsSeen: the Go program says how many objects there are once it has read what each
+// partition of the state topic holds: also if one is empty, if all of its records are gone, if only
+// marks of transactions are left in it, or if an aborted transaction is last.
+func TestTheWholeStateIsSeen(t *testing.T) {
+	t.Parallel()
+	program := programs(t)["go"]
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	require.NoError(t, err)
+	t.Cleanup(cluster.Close)
+	brokers := strings.Join(cluster.ListenAddrs(), ",")
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers), kgo.TransactionalID("relay"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	admin := kadm.NewClient(client)
+	transact := func(prefix string, end kgo.TransactionEndTry, partition int32, records ...kgo.Record) {
+		t.Helper()
+		require.NoError(t, client.BeginTransaction())
+		for _, r := range records {
+			r.Topic, r.Partition = prefix+"state."+entity, partition
+			require.NoError(t, client.ProduceSync(t.Context(), &r).FirstErr())
+		}
+		require.NoError(t, client.EndTransaction(t.Context(), end))
+	}
+	set := func(key string) kgo.Record { return kgo.Record{Key: []byte(key), Value: []byte(`{}`)} }
+	removed := func(key string) kgo.Record { return kgo.Record{Key: []byte(key)} }
+	for _, prefix := range []string{"none.", "some."} {
+		_, err = admin.CreateTopic(t.Context(), 5, 1, map[string]*string{
+			"cleanup.policy": kadm.StringPtr("compact"), "delete.retention.ms": kadm.StringPtr("0"), "min.compaction.lag.ms": kadm.StringPtr("0"),
+		}, prefix+"state."+entity)
+		require.NoError(t, err)
+		transact(prefix, kgo.TryCommit, 1, set("a"))
+		var gone kadm.Offsets
+		gone.AddOffset(prefix+"state."+entity, 1, 2, -1)
+		deleted, err := admin.DeleteRecords(t.Context(), gone)
+		require.NoError(t, err)
+		require.NoError(t, deleted.Error())
+		transact(prefix, kgo.TryCommit, 2, set("b"), set("b"), removed("b"))
+		cluster.Compact()
+		cluster.Compact()
+	}
+	transact("some.", kgo.TryCommit, 3, set("c"), set("d"))
+	for range 3 {
+		transact("some.", kgo.TryAbort, 3, set("e"))
+	}
+	transact("some.", kgo.TryCommit, 4, set("f"), set("g"), removed("g"))
+	for prefix, says := range map[string]string{"none.": " 0 objects\n", "some.": " 3 objects\n"} {
+		f := follow(t, program, "kafka", []string{"KAFKA_BROKERS=" + brokers, "PREFIX=" + prefix})
+		require.Eventually(t, func() bool { return strings.Contains(f.String(), says) }, patient, 20*time.Millisecond, "%s: %s", prefix, f)
+		f.end(t)
+		require.Equal(t, 1, strings.Count(f.String(), " objects\n"), f.String())
 	}
 }
 
