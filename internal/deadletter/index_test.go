@@ -18,7 +18,7 @@ import (
 
 const topic = "relay.dead_letter"
 
-// bus is a bus in memory whose topic of dead letters has some logs. The clock of whoever writes
+// bus is a bus in memory whose topic of dead letters has some logs. The clock of the writer
 // sets the time of a message, as in Kafka.
 type bus struct {
 	logs  [][]sink.Stored
@@ -210,7 +210,7 @@ func TestTheIndexOfARandomTopic(t *testing.T) {
 }
 
 // TestOrderOfTheIndex: dead letters come by when their events were created; those of the same time
-// in the order of their log, whatever the clocks of the bus.
+// in the order of their log, also if the clocks disagree.
 func TestOrderOfTheIndex(t *testing.T) {
 	t.Parallel()
 	r := newRouter(t)

@@ -36,9 +36,9 @@ func (p *published) Publish(_ context.Context, batch []sink.Message) error {
 }
 
 // TestAReplayedEventTakesTheRouteOfToday: between parking and replay the routes changed. An event
-// goes where it would go as WorkOS sent it, and holds what the route of today leaves in it.
+// takes the route that it would take as WorkOS sent it, and holds what that route leaves in it.
 //
-// P11: whatever was taken out before.
+// P11: also if something else was taken out before.
 func TestAReplayedEventTakesTheRouteOfToday(t *testing.T) {
 	t.Parallel()
 	const data = `{"id":"user_1","email":"a@b","name":"Ada","team":"red"}`
