@@ -46,7 +46,7 @@ func (w *window) handle(res result) {
 		w.joiner.found(s, p, res.end)
 		return
 	}
-	if why := s.suspicious(p.events); why != "" {
+	if why := s.suspicious(&p); why != "" {
 		w.retreat.contradiction(why, nil)
 		return
 	}

@@ -90,7 +90,8 @@ func (r *reader) backfill(ctx context.Context, yield func(Page, error) bool) (mo
 // to its end.
 func (r *reader) deliver(p segmentPage) (Page, error) {
 	a := answer{ListEventsResponse: ListEventsResponse{Data: p.events}, RequestID: p.requestID, held: p.size}
-	if err := r.checkOrder(a); err != nil {
+	// Whole pages were checked as they came: this one may be what is left of one.
+	if err := r.checkOrder(a, false); err != nil {
 		return Page{}, err
 	}
 	first := p.events[0].Position()

@@ -25,11 +25,12 @@ const (
 	descendingCount = 10
 )
 
-// checkOrder refuses a page that descends as a whole.
+// checkOrder refuses a page that descends as a whole. full says whether the list may go on behind
+// the page.
 //
 // P2: a page that is newest first never becomes a position.
-func (r *reader) checkOrder(a answer) error {
-	if !descends(a.Data) {
+func (r *reader) checkOrder(a answer, full bool) error {
+	if !descends(a.Data, full) {
 		return nil
 	}
 	first, last := &a.Data[0], &a.Data[len(a.Data)-1]
@@ -37,7 +38,12 @@ func (r *reader) checkOrder(a answer) error {
 }
 
 // descends reports whether a page descends as a whole.
-func descends(events []Event) bool {
+//
+// A single step back at the tip, as in a page of two events, proves nothing: the API sorts by when
+// events happened, and may list one of them late. It is safe to relay them as they stand, because
+// the list holds nothing else behind the position. In a full page, the events that are missing may
+// lie in the step; and no event is listed more than maxStepBack late.
+func descends(events []Event, full bool) bool {
 	n := len(events)
 	if n < 2 {
 		return false
@@ -52,6 +58,9 @@ func descends(events []Event) bool {
 		}
 	}
 	span := events[0].CreatedAt.Sub(events[n-1].CreatedAt)
+	if times == 2 && !full && span <= maxStepBack {
+		return false
+	}
 	return times > 1 && (span >= descendingSpan || times >= descendingCount)
 }
 

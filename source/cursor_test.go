@@ -3,7 +3,9 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -278,7 +280,11 @@ func TestDescendingPages(t *testing.T) {
 		refused    bool
 		inversions int
 	}{
-		"by two seconds":             {at(2000, 0), true, 0},
+		"two events":                 {at(2000, 0), false, 1},
+		"two events, a minute apart": {at(60_000, 0), false, 1},
+		"two events, far apart":      {at(60_001, 0), true, 0},
+		"three events":               {at(2000, 1000, 0), true, 0},
+		"the last one late":          {at(9000, 9000, 9000, 0), false, 1},
 		"ten different times":        {at(9, 8, 7, 6, 5, 4, 3, 2, 1, 0), true, 0},
 		"long, with equal times":     {at(9000, 9000, 5000, 5000, 1), true, 0},
 		"nine different times":       {at(8, 7, 6, 5, 4, 3, 2, 1, 0), false, 8},
@@ -307,6 +313,96 @@ func TestDescendingPages(t *testing.T) {
 			require.Equal(t, tc.inversions, inversions)
 		})
 	}
+}
+
+// TestDescendingFullPages: events may lie in the step of a full page, so one step back is enough.
+func TestDescendingFullPages(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		ms      []int
+		refused bool
+	}{
+		"two events":         {[]int{2000, 0}, true},
+		"two times":          {[]int{9000, 9000, 5000, 5000}, true},
+		"small":              {[]int{1999, 0}, false},
+		"two and a next one": {[]int{2000, 0, 3000}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			api := &fakeAPI{}
+			for i, ms := range tc.ms {
+				api.events = append(api.events, fakeEvent{id: fmt.Sprintf("event_%06d", i), typ: UserCreated, at: epoch.Add(time.Duration(ms) * time.Millisecond)})
+			}
+			s, _ := api.stream()
+			if s.Limit = len(tc.ms); len(tc.ms) == 3 {
+				s.Limit = 2
+			}
+			pages, err := take(t, s, checkpoint.Position{}, 1)
+			if tc.refused {
+				require.ErrorIs(t, err, ErrDescending)
+				require.Empty(t, pages)
+				return
+			}
+			require.NoError(t, err)
+		})
+	}
+}
+
+// TestNothingIsLostNewestFirst: an API lists newest first what follows a cursor, in pages of any
+// size. relay stops, or has every event that the API had when it asked last.
+//
+// P2.
+func TestNothingIsLostNewestFirst(t *testing.T) {
+	t.Parallel()
+	stopped := 0
+	for seed := range uint64(60) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 6))
+			api := &fakeAPI{}
+			s, _ := api.stream()
+			s.Limit = 1 + random.IntN(4)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			listed := 0
+			api.fault = func(n int, q url.Values) (*http.Response, error) {
+				if n > 40 {
+					cancel()
+					return nil, ctx.Err()
+				}
+				for range max(0, random.IntN(6)-3) {
+					api.events = append(api.events, fakeEvent{id: fmt.Sprintf("event_%06d", len(api.events)), typ: UserCreated, at: time.Now()})
+					time.Sleep(time.Duration(1+random.IntN(8)) * time.Second)
+				}
+				from := 1 + slices.IndexFunc(api.events, func(e fakeEvent) bool { return e.id == q.Get("after") })
+				listed = len(api.events)
+				var parts []string
+				for _, e := range slices.Backward(api.events[from:]) {
+					if len(parts) < s.Limit {
+						parts = append(parts, e.json())
+					}
+				}
+				return respondList(parts...), nil
+			}
+			read := map[string]bool{}
+			for p, err := range s.Pages(ctx, checkpoint.Position{}) {
+				if err != nil {
+					if ctx.Err() == nil {
+						require.True(t, errors.Is(err, ErrDescending) || errors.Is(err, ErrCursorLost), "%v", err)
+						stopped++
+						return
+					}
+					break
+				}
+				for _, e := range p.Events {
+					read[e.ID] = true
+				}
+			}
+			if s.Limit > 1 { // of one event at a time no order is seen
+				require.Len(t, read, listed, "seed %d", seed)
+			}
+		})
+	}
+	require.Greater(t, stopped, 10)
 }
 
 // refuseTypes answers like the API does to names that it does not know.

@@ -296,10 +296,10 @@ func (r *reader) clock() time.Time {
 // accept checks a page against the position, moves the position to its end, and returns what of it
 // is to be yielded.
 func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
-	if err := r.checkOrder(a); err != nil {
+	came, full := len(a.Data), a.full(opts)
+	if err := r.checkOrder(a, full); err != nil {
 		return Page{}, err
 	}
-	came, full := len(a.Data), a.full(opts)
 	if r.anchor != nil {
 		if err := r.leaveOutOld(&a, opts); err != nil {
 			return Page{}, err

@@ -56,7 +56,7 @@ func (j *joiner) found(s *segment, p segmentPage, end time.Time) {
 		j.retreat.unsupported("it ignores the start of a range", nil)
 		return
 	}
-	if why := s.suspicious(p.events); why != "" {
+	if why := s.suspicious(&p); why != "" {
 		j.retreat.contradiction(why, nil)
 		return
 	}

@@ -171,12 +171,13 @@ func (s *segment) widen(most int) {
 	}
 }
 
-// suspicious says why events do not follow the segment's cursor; empty if they do.
-func (s *segment) suspicious(events []Event) string {
+// suspicious says why the events of a page do not follow the segment's cursor; empty if they do.
+func (s *segment) suspicious(p *segmentPage) string {
+	events := p.events
 	if len(events) == 0 {
 		return ""
 	}
-	if descends(events) {
+	if descends(events, !p.short) {
 		return "a page descends"
 	}
 	after := s.cursor()
