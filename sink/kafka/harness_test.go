@@ -71,6 +71,7 @@ func open(t testing.TB, cfg Config) *Sink {
 	s, err := New(cfg)
 	require.NoError(t, err)
 	s.publisher.bounds = bounds{begin: patient, idle: patient, quit: patient, away: patient}
+	s.cluster.DialTimeout = patient
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
 }

@@ -54,9 +54,18 @@ func RefusedRequest(key protocol.ApiKey, err error) error {
 	return &NoRequestError{key: key, refuse: err}
 }
 
-// silenceTries is how often a request is sent until a cluster that answers other requests, but not
-// this one, counts as one that does not carry it out.
-const silenceTries = 3
+// A cluster that answers other requests, but not this one, counts as one that does not carry it out
+// once the request was sent so often.
+const (
+	hangUpTries  = 3 // if the connection is closed
+	overdueTries = 2 // if no answer comes within request_timeout: once may be a process that stood still
+)
+
+// isMute reports whether err, with which the request has failed for the nth time, means that the
+// cluster does not answer it.
+func isMute(try int, err error) bool {
+	return try >= hangUpTries || try >= overdueTries && errors.Is(err, context.DeadlineExceeded)
+}
 
 // AskOrMissing is RoundTrip for a request that may be repeated and that the caller can do without.
 // If the cluster leaves it without an answer time and again, although it answers other requests, it
@@ -71,7 +80,7 @@ func (c *Cluster) AskOrMissing(ctx context.Context, req protocol.Message) (proto
 		if _, other := c.Describe(ctx, nil); other != nil {
 			return nil, err
 		}
-		if try == silenceTries || errors.Is(err, context.DeadlineExceeded) {
+		if isMute(try, err) {
 			return nil, RefusedRequest(req.ApiKey(), err)
 		}
 		if retry.Sleep(ctx, Retries.Full(try+1)) != nil {

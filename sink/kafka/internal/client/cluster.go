@@ -33,7 +33,7 @@ const (
 	// message.
 	MaxMessageBytes = 64 << 20
 
-	dialTimeout = 3 * time.Second // of one address; TLS and SASL come on top, all within request_timeout
+	dialTimeout = 3 * time.Second // TLS and SASL come on top, all within request_timeout
 	idleTimeout = 3 * time.Minute // shorter than what common load balancers and the brokers (10 min) allow
 )
 
@@ -96,6 +96,7 @@ type Config struct {
 	Brokers        []string // host:port; at least one
 	ClientID       string
 	RequestTimeout time.Duration  // of one request with its answer, and of one connection with TLS and SASL
+	DialTimeout    time.Duration  // of one address, at most RequestTimeout; 0 for dialTimeout
 	TLS            *tlsconf.Live  // nil without TLS
 	SASL           sasl.Mechanism // nil without SASL
 }

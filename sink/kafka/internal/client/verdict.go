@@ -90,8 +90,11 @@ func IsUnsent(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// IsSilence reports whether err means that no answer came, although the request may have arrived.
-func IsSilence(err error) bool { return IsHangUp(err) || errors.Is(err, context.DeadlineExceeded) }
+// IsSilence reports whether err means that no answer came, although the request may have arrived. A
+// connection that is not made in time is not silence.
+func IsSilence(err error) bool {
+	return !IsUnsent(err) && (IsHangUp(err) || errors.Is(err, context.DeadlineExceeded))
+}
 
 // IsHangUp reports whether err means that the connection was closed in place of an answer.
 func IsHangUp(err error) bool {
