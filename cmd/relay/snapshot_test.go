@@ -31,8 +31,8 @@ func (a *answers) Status(context.Context) (admin.Status, error) {
 	return now.status, now.err
 }
 
-// TestFollowingASnapshotEnds: whatever becomes of the relay, the lane and the request, following
-// the snapshot ends, with the snapshot or with a reason, and says meanwhile what it waits for.
+// TestFollowingASnapshotEnds: following a snapshot ends with the snapshot or with a reason, if the
+// relay, the lane or the request is lost too, and says meanwhile what it waits for.
 func TestFollowingASnapshotEnds(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 
 	"workos-relay/internal/snapshot"
@@ -92,18 +93,26 @@ type version struct {
 	told    bool // by the second reading
 }
 
+// errMany ends a reading of more keys than may be remembered at once.
+var errMany = errors.New("too many keys")
+
 // last returns the last version of each key of a part, by the hash of the key, and whether they are
-// few enough.
+// few enough. It stops reading once they are not.
 func (o *Objects) last(ctx context.Context, topic sink.StateTopic, p part) (last map[uint64]version, fits bool, err error) {
 	last, fits = map[uint64]version{}, true
 	err = o.reader.ReadState(ctx, topic, func(m *sink.Stored) error {
-		if at := maphash.Bytes(o.seed, m.Key); fits && p.has(at) {
+		if at := maphash.Bytes(o.seed, m.Key); p.has(at) {
 			last[at] = version{offset: m.Offset, removed: m.Body == nil}
-			fits = len(last) <= o.most
+		}
+		if fits = len(last) <= o.most; !fits {
+			return errMany
 		}
 		return nil
 	})
-	return last, fits, err
+	if !fits {
+		return nil, false, nil
+	}
+	return last, true, err
 }
 
 // tell calls fn for the last versions, except for those that were removed.

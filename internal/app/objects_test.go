@@ -29,6 +29,35 @@ func (versions) ReadObject(context.Context, sink.StateTopic, []byte) (*sink.Stor
 	return nil, nil //nolint:nilnil // it is not asked
 }
 
+// counting counts the versions that are read.
+type counting struct {
+	versions
+	read int
+}
+
+func (c *counting) ReadState(ctx context.Context, topic sink.StateTopic, fn func(*sink.Stored) error) error {
+	return c.versions.ReadState(ctx, topic, func(m *sink.Stored) error {
+		c.read++
+		return fn(m)
+	})
+}
+
+// TestAPartThatDoesNotFitIsNotReadToItsEnd: finding out that there are too many keys costs no more
+// than reading so many.
+func TestAPartThatDoesNotFitIsNotReadToItsEnd(t *testing.T) {
+	t.Parallel()
+	c := &counting{}
+	for n := range 1000 {
+		c.versions = append(c.versions, sink.Stored{Key: []byte(fmt.Sprint("user_", n)), Offset: int64(n), Body: []byte("{}")})
+	}
+	o := &Objects{reader: c, seed: maphash.MakeSeed(), most: 10}
+	last, fits, err := o.last(t.Context(), sink.StateTopic{}, part{})
+	require.NoError(t, err)
+	require.False(t, fits)
+	require.Empty(t, last, "nothing is kept of it")
+	require.Equal(t, 11, c.read)
+}
+
 // TestObjectsTellOfTheNewestVersions holds for any number of keys that may be remembered at once.
 func TestObjectsTellOfTheNewestVersions(t *testing.T) {
 	t.Parallel()

@@ -1,11 +1,13 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
 
 	"workos-relay/internal/snapshot"
+	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
 	apilists "workos-relay/source/lists"
@@ -22,6 +24,7 @@ func (l *Lane) snapshots(client *source.Client, hooks *source.Hooks, bus sink.Si
 		names[i] = entities[i].Name
 	}
 	hooks = oneAtATime(hooks)
+	limits := l.Sink.Settings.Limits()
 	return &snapshot.Engine{
 		Lists:        &apilists.Client{Getter: &source.Getter{Client: client, Hooks: hooks, Logger: l.Log}},
 		Entities:     names,
@@ -30,7 +33,8 @@ func (l *Lane) snapshots(client *source.Client, hooks *source.Hooks, bus sink.Si
 		Stored:       l.stored(bus),
 		Now:          func(ctx context.Context) (time.Time, error) { return l.Stream(client, hooks).Now(ctx) },
 		Automatic:    l.Sink.State.Snapshot == "first_start",
-		MaxMessages:  l.Sink.Settings.Limits().BatchMessages,
+		MaxMessages:  limits.BatchMessages,
+		MaxBytes:     cmp.Or(limits.Prefetch, pipeline.DefaultPrefetch),
 		Logger:       l.Log,
 	}
 }

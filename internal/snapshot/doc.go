@@ -7,6 +7,9 @@
 // continues there. Afterwards it decides which events may change the state: what happened before
 // the snapshot may not turn back what the snapshot has found.
 //
-// Reading is bounded: of each list that is read at the same time two pages are in memory, and the
-// portion that the lane publishes.
+// Memory does not grow with the number of objects. Of each list that is read at the same time,
+// Engine.Readers of them, two pages are in memory, and of portions the one that the lane publishes
+// and the one that is read ahead, each of at most Engine.MaxBytes and a page. A page is bounded by
+// the client (source.max_response). Beyond that an Engine remembers at most 100,000 keys of objects
+// that changed while they were read.
 package snapshot

@@ -71,7 +71,8 @@ type Engine struct {
 	Automatic bool
 	// Readers is how many lists are read at once; 0 for DefaultReaders.
 	Readers int
-	// MaxMessages and MaxBytes bound what is gathered for one Append. A page may exceed them.
+	// MaxMessages and MaxBytes, in bytes of responses, bound what is gathered for one Append. A page
+	// may exceed them. 0 is pipeline.DefaultBatchMessages and no bound.
 	MaxMessages, MaxBytes int
 	Logger                *zap.Logger // not nil
 

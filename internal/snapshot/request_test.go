@@ -103,7 +103,7 @@ func TestASnapshotThatIsNotContinuedIsNotRead(t *testing.T) {
 	require.True(t, e.Reads(goesOn))
 }
 
-// deaf is a bus that cannot be read, or that hides what ends the reading in an error of its own.
+// deaf is a bus that cannot be read, or that hides what ends the reading in another error.
 type deaf struct{ err error }
 
 func (d deaf) Each(_ context.Context, _ string, fn func(string, []byte, []sink.Header) error) error {
@@ -146,8 +146,8 @@ func TestAnErrorTellsTheBusFromTheAPI(t *testing.T) {
 	require.ErrorIs(t, err, errNoAnswer)
 }
 
-// TestWhatIsLeftOutIsNotCalledPublished: what a route drops and what cannot be redacted have counts
-// of their own. They end no snapshot, and neither does what is found by a second look.
+// TestWhatIsLeftOutIsNotCalledPublished: what a route drops and what cannot be redacted is counted
+// apart. It ends no snapshot, also if it is found by a second look.
 func TestWhatIsLeftOutIsNotCalledPublished(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
