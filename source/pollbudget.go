@@ -47,8 +47,9 @@ func (b *PollBudget) reserve(want, due time.Time) (time.Time, bool) {
 	return at, true
 }
 
-// spend pays for a poll of a stream with that interval, which nothing delays. If such polls alone
-// use up the budget, they make no more debt than it takes to keep polls from being early.
+// spend charges the budget for a poll that is due by the interval of its stream. Such a poll is
+// never delayed. If such polls alone exceed the budget, the debt is bounded: it lasts just long
+// enough that no stream of that interval polls early.
 func (b *PollBudget) spend(interval time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

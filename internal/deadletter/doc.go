@@ -1,5 +1,5 @@
-// Package deadletter reads the dead letters on a bus, and publishes the events of them again.
+// Package deadletter reads the dead letters on a bus, and publishes their events again.
 //
-// In memory is about 1 KiB for each dead letter on the topic, and the events of a few MiB of them
-// at a time.
+// It keeps about 1 KiB in memory for each dead letter on the topic. It loads the events of the dead
+// letters in parts of a few MiB.
 package deadletter
