@@ -29,7 +29,9 @@ type Rehearsal struct {
 	Servers map[*Lane]*sink.Rehearsal
 }
 
-// askTime bounds how long Rehearse waits for a running relay with this configuration.
+// askTime is how long Rehearse waits at least for the answer of a running relay with this
+// configuration. It waits longer if it has more than twice that time: a relay that is busy would
+// otherwise be taken for another one.
 const askTime = 3 * time.Second
 
 // Rehearse finds what would end Serve before a lane runs, with the errors of Serve, and changes
@@ -121,7 +123,11 @@ func (r *Rehearsal) stores(ctx context.Context, cfg *config.Config, lanes []*Lan
 // one with this configuration: it answers on the admin address by the same id, or cannot be asked
 // there.
 func whoRuns(ctx context.Context, cfg *config.Config) string {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	wait := askTime
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = max(wait, time.Until(deadline)/2)
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	client, status, err := AskRunning(ctx, cfg)
 	var unreachable *admin.UnreachableError

@@ -345,6 +345,14 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 			require.Contains(t, out, ", which is the newest event")
 			r.AwaitState(t, "", pipeline.Running)
 
+			// A relay that is too busy to answer for a moment is no other relay.
+			r.Pause()
+			ended, late := inBackground(t, r, "check", "--timeout", "2m")
+			time.Sleep(5 * time.Second)
+			r.Resume()
+			<-ended
+			require.Equal(t, exitDone, *late)
+
 			other := r.twin(t, "other")
 			text, err := os.ReadFile(other.Config)
 			require.NoError(t, err)
