@@ -15,6 +15,7 @@ import (
 
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
+	"workos-relay/tests/testkit"
 )
 
 // stoppedRelay returns a relay that has carried the events of api to a bus and has stopped.
@@ -90,7 +91,7 @@ func TestAMoveToAnEventThatDoesNotExist(t *testing.T) {
 			r, _ := stoppedRelay(t, api, 30)
 			before := positionOf(t, r)
 			for unknown, flag := range map[string]string{"event_typo": "--skip", ids[10][:len(ids[10])-1] + "_": "--dry-run", "event_01ARZ3NDEKTSV4RRFFQ69G5FAV": "--lane=nats"} {
-				code, out, errs := r.Run(t, "checkpoint", "set", unknown, flag)
+				code, out, errs := setOnceAnswered(t, r, unknown, flag)
 				require.Equal(t, exitUsage, code, out+errs)
 				require.Contains(t, errs, "nothing was moved: the Events API does not know "+unknown)
 				require.Contains(t, errs, "--unchecked")
@@ -98,12 +99,23 @@ func TestAMoveToAnEventThatDoesNotExist(t *testing.T) {
 			}
 			require.Equal(t, before, positionOf(t, r))
 			for _, known := range []string{ids[0], ids[10], ids[29]} { // the newest one, too
-				code, out, errs := r.Run(t, "checkpoint", "set", known, "--skip")
+				code, out, errs := setOnceAnswered(t, r, known, "--skip")
 				require.Equal(t, exitDone, code, out+errs)
 				require.Contains(t, out, "now stands at: "+known+" of 20")
 			}
 		})
 	}
+}
+
+// setOnceAnswered moves a lane to an event. It does so again if the API, which is in this process,
+// has not answered within the 10 s that relay waits for it.
+func setOnceAnswered(t *testing.T, r *relay, args ...string) (code int, out, errs string) {
+	t.Helper()
+	testkit.Eventually(t, func() bool {
+		code, out, errs = r.Run(t, append([]string{"checkpoint", "set"}, args...)...)
+		return !strings.Contains(errs, "no answer within 10s")
+	}, "the API does not answer")
+	return code, out, errs
 }
 
 // TestTheQuestionOfAFirstStartIsAMenu: the bus holds events and there is no position. Each command
