@@ -31,6 +31,7 @@ const openapiFile = "../../docs/openapi.yaml"
 type operation struct {
 	id        string
 	lanes     bool // the query lane is understood
+	ranges    bool // the query range is understood
 	body      any  // of the request; nil for none
 	answers   map[int]any
 	text      string // content type of an answer that is not JSON
@@ -49,7 +50,7 @@ var operations = map[string]operation{
 	"POST /api/v1/reload":                 {id: "reload", answers: map[int]any{http.StatusOK: Reloaded{}}, refusable: true},
 	"PUT /api/v1/lanes/{sink}/checkpoint": {id: "setCheckpoint", body: Destination{}, answers: map[int]any{http.StatusOK: Moved{}}, refusable: true},
 	"POST /api/v1/lanes/{sink}/snapshot":  {id: "snapshot", body: Wanted{}, answers: map[int]any{http.StatusAccepted: []LaneState{}}, refusable: true},
-	"GET /api/v1/stream":                  {id: "stream", text: "text/event-stream"},
+	"GET /api/v1/stream":                  {id: "stream", ranges: true, text: "text/event-stream"},
 }
 
 // TestOpenAPI holds docs/openapi.yaml against the paths that the server has and the types that it
@@ -161,6 +162,11 @@ func (o operation) document(s *schemas, name, help string) map[string]any {
 		parameters = append(parameters, map[string]any{
 			"name": "lane", "in": "query", "description": "name of a sink, also several times; all lanes that have not stopped without it", "explode": true,
 			"schema": map[string]any{"type": "array", "items": map[string]any{"type": "string"}},
+		})
+	}
+	if o.ranges {
+		parameters = append(parameters, map[string]any{
+			"name": "range", "in": "query", "description": "time that the charts show; 1h without it", "schema": map[string]any{"type": "string", "enum": []any{"5m", "1h", "6h"}},
 		})
 	}
 	if o.refusable { // it changes something

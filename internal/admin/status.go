@@ -142,8 +142,8 @@ type SnapshotEntity struct {
 	Skipped uint64 `json:"skipped"` // left out, because they can never be published: the log names each
 }
 
-// SnapshotText describes the snapshot that the lane reads or was asked for, at a moment, and what it
-// waits for. It is empty if there is none.
+// SnapshotText describes the snapshot that the lane reads or was asked for, at a moment, and what
+// it waits for. It is empty if there is none.
 func (l *LaneStatus) SnapshotText(now time.Time) string {
 	goesOn := l.Snapshot != nil && l.Snapshot.FinishedAt == nil
 	text := "snapshot: asked for, and not begun yet"

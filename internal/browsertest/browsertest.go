@@ -63,6 +63,7 @@ func Open(t testing.TB) *Tab {
 		}
 	})
 	require.NoError(t, err)
+	call(tab, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true}) // a tab without a window has no focus
 	return tab
 }
 

@@ -6,6 +6,22 @@ import (
 	"workos-relay/pipeline"
 )
 
+// Range is how far back a history goes, and how fine it is.
+type Range struct {
+	Span time.Duration
+	Step time.Duration // from one point to the next, at least
+}
+
+// The ranges of a history. With all of them a lane takes about 40 KB.
+var (
+	FiveMinutes = Range{5 * time.Minute, 5 * time.Second}
+	Hour        = Range{time.Hour, 10 * time.Second}
+	SixHours    = Range{6 * time.Hour, time.Minute}
+)
+
+// Ranges returns every Range, the shortest first.
+func Ranges() []Range { return []Range{FiveMinutes, Hour, SixHours} }
+
 // Point is what one Step of a lane's history comes to.
 type Point struct {
 	At    time.Time     // its end
@@ -18,11 +34,17 @@ type Point struct {
 type history struct {
 	total    uint64 // events committed; never falls, unlike Status.Events where the lane is replaced
 	reported uint64 // Status.Events of the last sample
-	steps    ring[Point]
+	series   []series
 
-	began      count // of the step under way
-	step       Point // as far as it has come
 	everSample bool
+}
+
+// series is a history in one Range.
+type series struct {
+	Range
+	steps ring[Point]
+	began count // of the step under way
+	step  Point // as far as it has come
 }
 
 // count is how many events had been committed at a time.
@@ -32,7 +54,11 @@ type count struct {
 }
 
 func newHistory() history {
-	return history{steps: newRing[Point](historySteps)}
+	var h history
+	for _, r := range Ranges() {
+		h.series = append(h.series, series{Range: r, steps: newRing[Point](int(r.Span / r.Step))})
+	}
+	return h
 }
 
 func (h *history) sample(now time.Time, s *pipeline.Status) {
@@ -41,18 +67,24 @@ func (h *history) sample(now time.Time, s *pipeline.Status) {
 		delta = s.Events
 	}
 	h.total, h.reported = h.total+delta, s.Events
-	at := count{now, h.total}
-	if !h.everSample {
-		h.everSample, h.began = true, at
+	for i := range h.series {
+		if !h.everSample {
+			h.series[i].began = count{now, h.total}
+		}
+		h.series[i].sample(count{now, h.total}, s)
 	}
-	if !s.SourceNow.IsZero() {
-		h.step.Known = true
-		h.step.Lag = max(h.step.Lag, s.Lag())
+	h.everSample = true
+}
+
+func (r *series) sample(at count, s *pipeline.Status) {
+	if s.LagKnown() {
+		r.step.Known = true
+		r.step.Lag = max(r.step.Lag, s.Lag())
 	}
-	if now.Sub(h.began.at) >= Step {
-		h.step.At, h.step.Rate = now, perSecond(h.began, at)
-		h.steps.add(h.step)
-		h.began, h.step = at, Point{}
+	if at.at.Sub(r.began.at) >= r.Step {
+		r.step.At, r.step.Rate = at.at, perSecond(r.began, at)
+		r.steps.add(r.step)
+		r.began, r.step = at, Point{}
 	}
 }
 
@@ -81,14 +113,20 @@ func (l *Lane) sampled() bool {
 	return l.history.everSample
 }
 
-// History returns the points of the last hour, the oldest first.
-func (l *Lane) History() []Point {
-	since := l.cfg.Now().Add(-Span)
+// History returns the points of a Range, one of Ranges, the oldest first.
+func (l *Lane) History(r Range) []Point {
+	since := l.cfg.Now().Add(-r.Span)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	points := l.history.steps.all()
-	for len(points) > 0 && points[0].At.Before(since) {
-		points = points[1:]
+	for i := range l.history.series {
+		if l.history.series[i].Range != r {
+			continue
+		}
+		points := l.history.series[i].steps.all()
+		for len(points) > 0 && points[0].At.Before(since) {
+			points = points[1:]
+		}
+		return points
 	}
-	return points
+	return nil
 }

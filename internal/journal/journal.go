@@ -1,5 +1,5 @@
-// Package journal remembers what the lanes of this process did of late, for the status page: an
-// hour of lag and rate, the last errors, the envelopes of the last events, and how many events of
+// Package journal remembers what the lanes of this process did of late, for the status page: six
+// hours of lag and rate, the last errors, the envelopes of the last events, and how many events of
 // each type there were. All of it is in memory and bounded for any events and errors.
 package journal
 
@@ -16,19 +16,14 @@ import (
 
 // Bounds of what is remembered, for each lane.
 const (
-	// Span is how far back History goes, and Step how far its points lie apart.
-	Span = time.Hour
-	Step = 10 * time.Second
-
-	maxErrors    = 50
-	maxEvents    = 50
-	maxPerBatch  = 10 // events kept of one batch
-	maxTypes     = 500
-	maxName      = 200  // bytes of an id or a type
-	maxText      = 1000 // bytes of an error
-	maxPayload   = 64 << 10
-	sampleEvery  = time.Second
-	historySteps = int(Span / Step)
+	maxErrors   = 50
+	maxEvents   = 50
+	maxPerBatch = 10 // events kept of one batch
+	maxTypes    = 500
+	maxName     = 200  // bytes of an id or a type
+	maxText     = 1000 // bytes of an error
+	maxPayload  = 64 << 10
+	sampleEvery = time.Second
 )
 
 // Config is how a Journal remembers. The zero Config keeps no payloads and hides nothing.

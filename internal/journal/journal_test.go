@@ -169,18 +169,65 @@ func TestHistory(t *testing.T) {
 		s.SourceNow, s.UnackedAt = c.now, c.now.Add(-time.Duration(i%10)*time.Second)
 		j.Sample([]pipeline.Status{s})
 	}
-	points := j.Lane("nats").History()
+	points := j.Lane("nats").History(journal.Hour)
 	require.InDelta(t, 360, len(points), 1)
 	for i, p := range points {
 		require.InDelta(t, 5, p.Rate, 1e-9)
 		require.True(t, p.Known)
 		require.Equal(t, 9*time.Second, p.Lag, "the longest of the step")
 		if i > 0 {
-			require.Equal(t, journal.Step, p.At.Sub(points[i-1].At))
+			require.Equal(t, journal.Hour.Step, p.At.Sub(points[i-1].At))
 		}
 	}
-	c.now = c.now.Add(journal.Span / 2)
-	require.InDelta(t, 180, len(j.Lane("nats").History()), 1, "what is older than an hour is not shown")
+	c.now = c.now.Add(journal.Hour.Span / 2)
+	require.InDelta(t, 180, len(j.Lane("nats").History(journal.Hour)), 1, "what is older than an hour is not shown")
+}
+
+// Each range has its own points, however long relay runs: no more than its span has steps.
+func TestRangesAreBounded(t *testing.T) {
+	c := clock{began}
+	j := journal.New(journal.Config{Now: c.Now})
+	s := pipeline.Status{Lane: "nats", State: pipeline.Running}
+	for i := range 20_000 {
+		c.now = began.Add(time.Duration(i) * time.Second)
+		s.Events += 3
+		s.SourceNow, s.UnackedAt = c.now, c.now.Add(-2*time.Second)
+		if i == 18_000 { // a second of it: the point that has it tells the longest lag and the mean rate
+			s.UnackedAt, s.Events = c.now.Add(-time.Minute), s.Events+600
+		}
+		j.Sample([]pipeline.Status{s})
+	}
+	for _, r := range journal.Ranges() {
+		points := j.Lane("nats").History(r)
+		require.LessOrEqual(t, len(points), int(r.Span/r.Step))
+		require.GreaterOrEqual(t, len(points), int(min(r.Span, 20_000*time.Second)/r.Step)-1)
+		spikes := 0
+		for i, p := range points {
+			if p.Lag > 2*time.Second {
+				spikes++
+				require.Equal(t, time.Minute, p.Lag)
+				require.InDelta(t, 3+600/r.Step.Seconds(), p.Rate, 1e-9)
+			} else {
+				require.InDelta(t, 3, p.Rate, 1e-9)
+			}
+			if i > 0 {
+				require.Equal(t, r.Step, p.At.Sub(points[i-1].At))
+			}
+		}
+		require.Equal(t, r.Span > 2000*time.Second, spikes == 1, "%v: %d", r, spikes)
+	}
+	require.Nil(t, j.Lane("nats").History(journal.Range{}))
+}
+
+// The lag of a lane that has stopped is not known, as its status says.
+func TestTheLagOfAStoppedLaneIsNotKnown(t *testing.T) {
+	c := clock{began}
+	j := journal.New(journal.Config{Now: c.Now})
+	for i := range 11 {
+		c.now = began.Add(time.Duration(i) * time.Second)
+		j.Sample([]pipeline.Status{{Lane: "nats", State: pipeline.Stopped, SourceNow: c.now, UnackedAt: began}})
+	}
+	require.False(t, j.Lane("nats").History(journal.Hour)[0].Known)
 }
 
 // A lane that was replaced counts from zero again.
@@ -188,10 +235,10 @@ func TestHistoryOfALaneThatBeganAnew(t *testing.T) {
 	c := clock{began}
 	j := journal.New(journal.Config{Now: c.Now})
 	for i, n := range []uint64{1000, 1010, 30} {
-		c.now = began.Add(time.Duration(i) * journal.Step)
+		c.now = began.Add(time.Duration(i) * journal.Hour.Step)
 		j.Sample([]pipeline.Status{{Lane: "nats", Events: n}})
 	}
-	points := j.Lane("nats").History()
+	points := j.Lane("nats").History(journal.Hour)
 	require.Len(t, points, 2)
 	require.InDelta(t, 1, points[0].Rate, 1e-9)
 	require.InDelta(t, 3, points[1].Rate, 1e-9)
@@ -223,7 +270,7 @@ func TestRunSamplesEachSecondUntilItsEnd(t *testing.T) {
 		cancel()
 		<-ended
 		require.Equal(t, 62, asked)
-		require.Len(t, j.Lane("nats").History(), 6)
+		require.Len(t, j.Lane("nats").History(journal.Hour), 6)
 	})
 }
 
@@ -242,7 +289,7 @@ func TestConcurrentUse(t *testing.T) {
 				j.Errors(10)
 				j.Events(10)
 				j.Types()
-				l.History()
+				l.History(journal.Hour)
 			}
 		})
 	}

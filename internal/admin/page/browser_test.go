@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,6 +129,68 @@ func TestHealthyLanesFold(t *testing.T) {
 	tab.Until(`!document.querySelector("#lane-1-body").checkVisibility()`)
 }
 
+// The values of a chart can be read with the keyboard and with the pointer, and what is read stays
+// while the chart goes on. The range is chosen without loading the page again.
+func TestValuesOfCharts(t *testing.T) {
+	at := now.Add(-time.Minute).Truncate(time.Second)
+	var clock atomic.Pointer[time.Time]
+	past := journal.New(journal.Config{Now: func() time.Time { return *clock.Load() }})
+	w := &world{now: now, past: past, lanes: []pipeline.Status{running("nats")}}
+	lane := running("nats")
+	sample := func(n int, lag time.Duration) {
+		for range n {
+			at = at.Add(time.Second)
+			next := at
+			clock.Store(&next)
+			lane.Events += 7
+			lane.At, lane.LastPoll, lane.SourceNow, lane.UnackedAt = at, at, at, at.Add(-lag)
+			past.Sample([]pipeline.Status{lane})
+		}
+	}
+	sample(31, 90*time.Second)
+	sample(10, 2500*time.Millisecond)
+	w.serve(t, "127.0.0.1:0")
+	tab := browsertest.Open(t) // which is closed before the relay
+	tab.Go(w.base)
+	tab.Until(isLive)
+	const text = `document.activeElement.getAttribute("aria-valuetext")`
+	focus := func(kind string) {
+		browsertest.Eval[bool](tab, fmt.Sprintf(`document.querySelector(".plot.%s .scrub").focus() || true`, kind))
+	}
+	value := func(at time.Time, v string) string { return at.UTC().Format(time.TimeOnly) + " UTC: " + v }
+	began := at.Add(-40 * time.Second)
+	focus("lag")
+	require.Equal(t, "Lag of lane nats at a time", browsertest.Eval[string](tab, `document.activeElement.getAttribute("aria-label")`))
+	require.Equal(t, value(began.Add(40*time.Second), "2.5 s"), browsertest.Eval[string](tab, text))
+	tab.Press(kb.ArrowLeft)
+	tab.Until(text + ` == "` + value(began.Add(30*time.Second), "1 min 30 s") + `"`)
+	require.Equal(t, value(began.Add(30*time.Second), "1 min 30 s"), tab.Text(".plot.lag .reading"))
+	tab.Press(kb.Home)
+	tab.Until(text + ` == "` + value(began.Add(10*time.Second), "1 min 30 s") + `"`)
+	tab.Press(kb.End)
+	tab.Press(kb.ArrowLeft)
+	sample(10, 0)
+	tab.Until(`document.activeElement.max == 4`)
+	require.Equal(t, value(began.Add(30*time.Second), "1 min 30 s"), browsertest.Eval[string](tab, text), "what is read stays")
+	focus("rate")
+	require.Equal(t, value(began.Add(50*time.Second), "7.0/s"), browsertest.Eval[string](tab, text))
+	require.False(t, browsertest.Eval[bool](tab, `document.querySelector(".plot.lag .reading").checkVisibility()`))
+	browsertest.Eval[bool](tab, `document.activeElement.blur() || true`)
+
+	// Where the pointer is.
+	browsertest.Eval[bool](tab, `{
+		const e = document.querySelector(".plot.lag .scrub"), box = e.getBoundingClientRect();
+		e.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: box.right, clientY: box.top + 5 }));
+	} true`)
+	require.Equal(t, value(began.Add(50*time.Second), "0 s"), tab.Text(".plot.lag .reading"))
+
+	browsertest.Eval[bool](tab, `window.sameDocument = true`)
+	browsertest.Eval[bool](tab, `document.querySelector("[data-range='5m']").click() || true`)
+	tab.Until(`document.querySelector(".plot.lag figcaption").innerText.includes("last 5 min")`)
+	require.True(t, browsertest.Eval[bool](tab, `window.sameDocument && location.search == "?range=5m"`))
+	require.Equal(t, "5 min", browsertest.Eval[string](tab, `document.querySelector(".ranges [aria-current]").innerText`))
+}
+
 // Without JavaScript nothing is folded, and no button is shown.
 func TestNothingFoldsWithoutJavaScript(t *testing.T) {
 	w := newWorld(t, running("a"), running("b"))
@@ -192,7 +255,7 @@ func TestLooks(t *testing.T) {
 					tab.Prefer(scheme)
 					name := fmt.Sprint(look.name, "-", when, "-", width, "-", scheme)
 					require.LessOrEqual(t, browsertest.Eval[int64](tab, `document.documentElement.scrollWidth`), width, name)
-					if width != 390 { // which is laid out like 320
+					if width == 1280 || scheme == "light" && width == 320 && look.name == "twelve" { // the others differ in nothing that it looks at
 						require.Empty(t, tab.Violations(), name)
 					}
 					if pictures {

@@ -40,7 +40,7 @@ type Page struct {
 	close   func()
 
 	mu   sync.Mutex
-	last *snapshot
+	last map[journal.Range]*snapshot
 }
 
 var _ admin.Page = (*Page)(nil)
@@ -53,7 +53,7 @@ func New(cfg Config) *Page {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Page{cfg: cfg, closing: make(chan struct{})}
+	p := &Page{cfg: cfg, closing: make(chan struct{}), last: map[journal.Range]*snapshot{}}
 	p.close = sync.OnceFunc(func() { close(p.closing) })
 	return p
 }
@@ -75,14 +75,19 @@ func (p *Page) Paths() []admin.Path {
 }
 
 // ServeHTTP answers with the page.
-func (p *Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", policy)
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	body, err := p.html()
+	asked, err := rangeOf(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	body, err := p.html(asked)
 	if err != nil {
 		http.Error(w, "the status page cannot be made: "+err.Error(), http.StatusInternalServerError)
 		return
@@ -91,14 +96,14 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 }
 
 // html is the whole page.
-func (p *Page) html() ([]byte, error) {
-	s, err := p.snapshot()
+func (p *Page) html(r journal.Range) ([]byte, error) {
+	s, err := p.snapshot(r)
 	if err != nil {
 		return nil, err
 	}
 	var b strings.Builder
 	err = templates.ExecuteTemplate(&b, "page", document{
-		snapshot: s, Style: style.path, Script: script.path, LostIcon: lost.path, Paths: listed(p.cfg.Paths),
+		snapshot: s, Style: style.path, Script: script.path, LostIcon: lost.path, Paths: listed(p.cfg.Paths), Ranges: links(r),
 	})
 	return printable.Append(nil, []byte(b.String())), err
 }

@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,20 +48,28 @@ func newWorld(t *testing.T, lanes ...pipeline.Status) *world {
 
 func newWorldOn(t *testing.T, listen string, lanes ...pipeline.Status) *world {
 	t.Helper()
-	w := &world{now: now, past: journal.New(journal.Config{Payload: 100}), lanes: lanes}
+	w := &world{now: now, past: journal.New(journal.Config{Payload: 100}), lanes: slices.Clone(lanes)}
 	w.serve(t, listen)
 	return w
 }
 
 func (w *world) serve(t *testing.T, listen string) {
 	t.Helper()
+	var listens atomic.Bool
+	clock := func() time.Time {
+		if !listens.Load() {
+			return w.now.Add(-2 * time.Hour) // it has started then
+		}
+		return w.now
+	}
 	srv, err := admin.Listen(t.Context(), admin.Config{
-		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Outlet: w.outlet, Control: w, Now: func() time.Time { return w.now },
+		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Outlet: w.outlet, Control: w, Now: clock,
 		Page: func(s *admin.Server) admin.Page {
 			return page.New(page.Config{Status: s.Snapshot, Journal: w.past, Paths: s.Paths, Every: 5 * time.Millisecond})
 		},
 	})
 	require.NoError(t, err)
+	listens.Store(true)
 	t.Cleanup(func() { require.NoError(t, srv.Close(context.Background())) })
 	w.srv, w.base = srv, "http://"+srv.Addr().String()
 }
@@ -82,7 +92,7 @@ func (w *world) outlet(lane string) admin.Outlet {
 func (w *world) set(lanes ...pipeline.Status) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.lanes = lanes
+	w.lanes = slices.Clone(lanes)
 }
 
 // answer is a response that has been read.
@@ -232,6 +242,24 @@ func TestButtonsFitTheState(t *testing.T) {
 		"first": {"pause", true}, "second": {"pause", true}, "standby": {"pause", false}, "starting": {"pause", false}, "failing": {"pause", false},
 		"denied": {"pause", false}, "paused": {"resume", false}, "stopped": {"", false},
 	}, got)
+}
+
+// The range of the plots is chosen by the address, in the page and in its updates.
+func TestRanges(t *testing.T) {
+	w := newWorld(t, running("nats"))
+	for query, want := range map[string]string{"": "last hour", "?range=5m": "last 5 min", "?range=1h": "last hour", "?range=6h": "last 2 h"} {
+		body := w.get(t, "/"+query).body
+		require.Contains(t, body, "Lag <small>"+want)
+		require.Regexp(t, `aria-current="true">`, body)
+		resp := w.open(t.Context(), t, "/api/v1/stream"+query)
+		require.Contains(t, newFollower(resp.Body).next(t).Fragments["lane-0-plots"], "Lag <small>"+want)
+		require.NoError(t, resp.Body.Close())
+	}
+	for _, path := range []string{"/?range=7h", "/api/v1/stream?range=7h"} {
+		refused := w.get(t, path)
+		require.Equal(t, http.StatusBadRequest, refused.code)
+		require.Contains(t, refused.body, "range is one of 5m, 1h, 6h")
+	}
 }
 
 func TestWithoutAnythingYet(t *testing.T) {

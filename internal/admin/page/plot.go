@@ -1,7 +1,9 @@
 package page
 
 import (
+	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -9,70 +11,162 @@ import (
 	"workos-relay/internal/journal"
 )
 
-// The coordinates of a plot: an hour wide and, upside down as SVG has it, the highest value high.
+// The coordinates of a plot: upside down as SVG has it, the top of the scale high.
 const (
 	plotWidth  = 360
 	plotHeight = 60
 )
 
-// plot is a curve over the last hour.
+// window is what a plot shows of time.
+type window struct {
+	journal.Range
+	shown time.Duration // up to its right edge: the range, or less if relay began later
+}
+
+const leastShown = time.Minute
+
+// windowOf returns what plots show of a range: no more than the uptime, in whole minutes.
+func windowOf(r journal.Range, uptime time.Duration) window {
+	whole := (uptime + time.Minute - 1).Truncate(time.Minute)
+	return window{r, min(r.Span, max(leastShown, whole))}
+}
+
+// text names the window.
+func (w window) text() string {
+	if w.shown == time.Hour {
+		return "last hour"
+	}
+	return "last " + span(w.shown)
+}
+
+// plot is a curve over a window of time.
 type plot struct {
 	Kind       string // names its colour
 	Label, Now string
+	Lane       string
+	Over       string // the window, in words
 	Top        string // the value at the upper edge
 	Highest    string // empty if nothing is known yet
+	HighestAt  *stamp // of a peak that is above the scale; else nil
 	Line, Area string // path data
+	Peaks      string // path data of marks at the upper edge for what is above it
+	Start      string // the words at the left edge and in the middle
+	Middle     string
+	Points     string // "seconds before Right, a space, the value" of each point; no value if it is not known
+	Last       int    // index of the last of them; -1 if there is none
+	Right      int64  // time at the right edge, in milliseconds since 1970
+	Shown      int64  // width in milliseconds
 	Width      int
 	Height     int
 }
 
-func lagPlot(points []journal.Point, now time.Time, current string) plot {
-	return newPlot("lag", "Lag", current, points, now, niceSpan, func(v float64) string { return span(seconds(v)) },
-		func(p journal.Point) (float64, bool) { return p.Lag.Seconds(), p.Known })
+// series is what a plot is drawn of.
+type series struct {
+	kind, label string
+	nice        func(float64) float64 // rounds up to the top of a scale
+	format      func(float64) string
+	value       func(journal.Point) (v float64, known bool)
 }
 
-func ratePlot(points []journal.Point, now time.Time, current string) plot {
-	return newPlot("rate", "Rate", current, points, now, niceRate, perSecond,
-		func(p journal.Point) (float64, bool) { return p.Rate, true })
-}
+var (
+	lagSeries = series{"lag", "Lag", niceSpan, func(v float64) string { return span(seconds(v)) },
+		func(p journal.Point) (float64, bool) { return p.Lag.Seconds(), p.Known }}
+	rateSeries = series{"rate", "Rate", niceRate, perSecond, func(p journal.Point) (float64, bool) { return p.Rate, true }}
+)
 
 // newPlot draws each point as the step of time that it stands for, so that a gap between samples is
 // one in the curve.
-func newPlot(kind, label, current string, points []journal.Point, now time.Time, nice func(float64) float64,
-	format func(float64) string, value func(journal.Point) (float64, bool),
-) plot {
-	highest, known := 0.0, false
+func newPlot(s series, lane, current string, points []journal.Point, now time.Time, w window) plot {
+	var highest journal.Point
+	var values []float64
 	for _, p := range points {
-		if v, ok := value(p); ok {
-			highest, known = max(highest, v), true
+		v, ok := s.value(p)
+		if !ok {
+			continue
+		}
+		if most, _ := s.value(highest); len(values) == 0 || v > most {
+			highest = p
+		}
+		values = append(values, v)
+	}
+	top := scale(values, s.nice)
+	right := edge(points, now, w.Step)
+	p := plot{
+		Kind: s.kind, Label: s.label, Lane: lane, Now: current, Over: w.text(), Top: strings.Replace(s.format(top), ".0/", "/", 1),
+		Start: span(w.shown) + " ago", Middle: span(w.shown / 2), Last: len(points) - 1, Right: right.UnixMilli(), Shown: w.shown.Milliseconds(),
+		Width: plotWidth, Height: plotHeight,
+	}
+	if len(values) > 0 {
+		most, _ := s.value(highest)
+		p.Highest = s.format(most)
+		if most > top {
+			p.HighestAt = stampOf(&highest.At, now)
 		}
 	}
-	top := nice(highest)
-	p := plot{Kind: kind, Label: label, Now: current, Top: strings.Replace(format(top), ".0/", "/", 1), Width: plotWidth, Height: plotHeight}
-	if known {
-		p.Highest = format(highest)
+	p.Line, p.Area, p.Peaks = curve(points, right, w, top, s.value)
+	var b strings.Builder
+	for i, point := range points {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%d ", right.Sub(point.At)/time.Second)
+		if v, ok := s.value(point); ok {
+			b.WriteString(strconv.FormatFloat(v, 'g', 4, 64))
+		}
 	}
-	p.Line, p.Area = curve(points, edge(points, now), top, value)
+	p.Points = b.String()
 	return p
 }
 
+const (
+	// typicalAbove is the part of the values above zero that a scale always shows, and
+	// fewestTypical how many there must be to tell what is typical.
+	typicalAbove  = 0.9
+	fewestTypical = 10
+	// peak is how many times as high as the scale of what is typical a value must be to be left
+	// above it.
+	peak = 3
+)
+
+// scale returns the top of the scale for values: above all of them, unless a few are so high that
+// the others would be flat. Those are left above the scale.
+func scale(values []float64, nice func(float64) float64) float64 {
+	var some []float64
+	for _, v := range values {
+		if v > 0 {
+			some = append(some, v)
+		}
+	}
+	if len(some) == 0 {
+		return nice(0)
+	}
+	slices.Sort(some)
+	highest := some[len(some)-1]
+	if len(some) >= fewestTypical {
+		if typical := nice(some[int(typicalAbove*float64(len(some)-1))]); highest > peak*typical {
+			return typical
+		}
+	}
+	return nice(highest)
+}
+
 // edge is the time at the right edge: that of the last point, so that a plot changes with its
-// points alone, but where those have
-// ceased.
-func edge(points []journal.Point, now time.Time) time.Time {
+// points alone, unless those have ceased.
+func edge(points []journal.Point, now time.Time, step time.Duration) time.Time {
 	if len(points) > 0 {
-		if last := points[len(points)-1].At; now.Sub(last) < 2*journal.Step {
+		if last := points[len(points)-1].At; now.Sub(last) < 2*step {
 			return last
 		}
 	}
-	return now.Truncate(journal.Step)
+	return now.Truncate(step)
 }
 
-// curve is the path of the line, and that of the area below it.
-func curve(points []journal.Point, right time.Time, top float64, value func(journal.Point) (float64, bool)) (line, area string) {
-	var l, a strings.Builder
+// curve is the path of the line, that of the area below it, and that of the marks for what is above
+// the top.
+func curve(points []journal.Point, right time.Time, w window, top float64, value func(journal.Point) (float64, bool)) (line, area, peaks string) {
+	var l, a, above strings.Builder
 	x := func(t time.Time) float64 {
-		return min(plotWidth, max(0, plotWidth*(1-right.Sub(t).Seconds()/journal.Span.Seconds())))
+		return min(plotWidth, max(0, plotWidth*(1-right.Sub(t).Seconds()/w.shown.Seconds())))
 	}
 	y := func(v float64) float64 { return plotHeight * (1 - min(1, v/top)) }
 	var end float64 // where the piece under way has come to
@@ -87,15 +181,15 @@ func curve(points []journal.Point, right time.Time, top float64, value func(jour
 	var before time.Time
 	for _, p := range points {
 		v, ok := value(p)
-		if !ok || !drawing || p.At.Sub(before) > 2*journal.Step {
+		if !ok || !drawing || p.At.Sub(before) > 2*w.Step {
 			finish()
 		}
 		before = p.At
 		if !ok {
 			continue
 		}
+		from := x(p.At.Add(-w.Step))
 		if !drawing {
-			from := x(p.At.Add(-journal.Step))
 			write(&l, "M", from, y(v))
 			write(&a, "M", from, plotHeight)
 			write(&a, "V", y(v))
@@ -106,9 +200,13 @@ func curve(points []journal.Point, right time.Time, top float64, value func(jour
 			write(b, "V", y(v))
 			write(b, "H", end)
 		}
+		if v > top {
+			write(&above, "M", from, 0)
+			write(&above, "H", end)
+		}
 	}
 	finish()
-	return l.String(), a.String()
+	return l.String(), a.String(), above.String()
 }
 
 // write appends a command with coordinates of a tenth of a unit.

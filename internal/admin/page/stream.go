@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"workos-relay/internal/admin"
+	"workos-relay/internal/journal"
 	"workos-relay/internal/printable"
 )
 
@@ -29,9 +30,15 @@ type update struct {
 // that a client hears from a connection that works. It ends with the client, with Close, and after
 // maxStream.
 func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
+	asked, err := rangeOf(r)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
 	client := admin.ClientOf(r)
 	if code, err := p.streams.add(client); err != nil {
-		writeTooMany(w, code, err)
+		w.Header().Set("Retry-After", "10")
+		writeError(w, code, err)
 		return
 	}
 	defer p.streams.remove(client)
@@ -47,7 +54,7 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	defer end.Stop()
 	control, writable, sent := http.NewResponseController(w), admin.MayWrite(r), map[string]template.HTML{}
 	for {
-		if err := p.send(w, control, writable, sent); err != nil {
+		if err := p.send(w, control, asked, writable, sent); err != nil {
 			return // the client has gone, or takes too long
 		}
 		select {
@@ -98,17 +105,16 @@ func (s *streams) remove(client netip.Prefix) {
 	}
 }
 
-// writeTooMany answers that too many pages are live, in the form of the admin server.
-func writeTooMany(w http.ResponseWriter, code int, err error) {
+// writeError answers with an error, in the form of the admin server.
+func writeError(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Retry-After", "10")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
 }
 
 // send writes what has changed since sent, and brings sent up to date.
-func (p *Page) send(w http.ResponseWriter, control *http.ResponseController, writable bool, sent map[string]template.HTML) error {
-	s, err := p.snapshot()
+func (p *Page) send(w http.ResponseWriter, control *http.ResponseController, asked journal.Range, writable bool, sent map[string]template.HTML) error {
+	s, err := p.snapshot(asked)
 	if err != nil {
 		return err
 	}

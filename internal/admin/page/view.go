@@ -198,12 +198,12 @@ type laneFacts struct {
 type lanePlots struct{ Plots []plot }
 
 // laneParts is what the fragments of a lane are made of, by name.
-func laneParts(l *admin.LaneStatus, now time.Time, points []journal.Point) map[string]any {
+func laneParts(l *admin.LaneStatus, now time.Time, points []journal.Point, w window) map[string]any {
 	lag, rate := lagOf(l), perSecond(l.Rate)
 	return map[string]any{
 		"state": laneState{Health: l.Health.String(), State: string(l.State), Tone: tone(l), For: ago(l.Since, now), Type: l.Type, Mode: mode(l)},
 		"facts": factsOf(l, now, lag, rate),
-		"plots": lanePlots{[]plot{lagPlot(points, now, lag), ratePlot(points, now, rate)}},
+		"plots": lanePlots{[]plot{newPlot(lagSeries, l.Name, lag, points, now, w), newPlot(rateSeries, l.Name, rate, points, now, w)}},
 	}
 }
 

@@ -82,6 +82,7 @@
       const fresh = document.createElement("template");
       fresh.innerHTML = html;
       morph(e, fresh.content);
+      for (const chart of e.querySelectorAll(".chart")) reread(chart);
       if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true }); // it has moved
       return;
     }
@@ -90,6 +91,76 @@
     e.innerHTML = html;
     for (const d of e.querySelectorAll("details")) d.open = open.has(d.dataset.key);
     if (top) e.firstElementChild.scrollTop = top;
+  }
+
+  // units, span and rate write values as the server does.
+  const units = (s, large, largeName, small, smallName) =>
+    Math.floor(s / large) + " " + largeName + (s % large >= small ? " " + Math.floor((s % large) / small) + " " + smallName : "");
+  function span(s) {
+    if (s < 10) return Math.floor(s * 10 + 1e-6) / 10 + " s";
+    if (s < 60) return Math.floor(s) + " s";
+    if (s < 3600) return units(s, 60, "min", 1, "s");
+    if (s < 86400) return units(s, 3600, "h", 60, "min");
+    return units(s, 86400, "d", 3600, "h");
+  }
+  const rate = (r) => (r < 0.005 ? "0" : r < 1 ? r.toFixed(2) : r < 100 ? r.toFixed(1) : Math.floor(r + 0.5).toLocaleString("en-US")) + "/s";
+
+  // A chart tells its values where the pointer is, and to the keyboard: it has an invisible slider over its points.
+  const readings = new WeakMap(); // the time that is read, by the slider
+
+  function pointsOf(slider) {
+    const right = Number(slider.dataset.right);
+    return slider.dataset.points.split(",").map((p) => {
+      const [before, value] = p.split(" ");
+      return { at: right - 1000 * before, value: value === "" ? null : Number(value) };
+    });
+  }
+
+  const nearest = (points, at) => points.reduce((best, p, i) => (Math.abs(p.at - at) < Math.abs(points[best].at - at) ? i : best), 0);
+
+  function read(slider, at) {
+    const points = pointsOf(slider), i = nearest(points, at), p = points[i], chart = slider.closest(".chart");
+    const value = p.value === null ? "unknown" : chart.closest(".lag") ? span(p.value) : rate(p.value);
+    const text = new Date(p.at).toISOString().slice(11, 19) + " UTC: " + value;
+    readings.set(slider, p.at);
+    slider.value = i;
+    slider.setAttribute("aria-valuetext", text);
+    const [cursor, reading] = [chart.querySelector(".cursor"), chart.querySelector(".reading")];
+    cursor.hidden = reading.hidden = false;
+    reading.textContent = text;
+    cursor.style.left = 100 * Math.max(0, 1 - (slider.dataset.right - p.at) / slider.dataset.shown) + "%";
+  }
+
+  function unread(slider) {
+    readings.delete(slider);
+    slider.value = slider.max;
+    for (const e of slider.closest(".chart").querySelectorAll(".cursor, .reading")) e.hidden = true;
+  }
+
+  // reread keeps what is read of a chart that has got new points.
+  function reread(chart) {
+    const slider = chart.querySelector(".scrub");
+    if (slider && readings.has(slider)) read(slider, readings.get(slider));
+    else if (slider) slider.value = slider.max;
+  }
+
+  for (const [event, then] of Object.entries({
+    focusin: (slider) => { if (!readings.has(slider)) read(slider, Number.MAX_SAFE_INTEGER); },
+    focusout: unread,
+    input: (slider) => read(slider, pointsOf(slider)[slider.value].at),
+    pointermove: (slider, e) => {
+      const box = slider.getBoundingClientRect();
+      read(slider, slider.dataset.right - slider.dataset.shown * (1 - (e.clientX - box.left) / box.width));
+    },
+    pointerout: (slider) => { if (slider !== document.activeElement) unread(slider); },
+  })) document.addEventListener(event, (e) => { if (e.target.matches?.(".scrub")) then(e.target, e); });
+
+  // choose shows another range of time.
+  function choose(link) {
+    history.replaceState(null, "", link.getAttribute("href"));
+    for (const a of link.parentElement.querySelectorAll("a")) a.toggleAttribute("aria-current", false);
+    link.setAttribute("aria-current", "true");
+    follow();
   }
 
   // offer shows a button if it has an effect now. One that has the focus keeps it, and does nothing.
@@ -204,7 +275,10 @@
     };
     patience();
     try {
-      const response = await fetch(api("stream"), { signal: AbortSignal.any([signal, once.signal]), cache: "no-store" });
+      const url = api("stream");
+      const range = new URLSearchParams(location.search).get("range");
+      if (range) url.searchParams.set("range", range);
+      const response = await fetch(url, { signal: AbortSignal.any([signal, once.signal]), cache: "no-store" });
       if (!response.ok) throw new Refused(await reason(response));
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let text = ""; ;) {
@@ -270,6 +344,11 @@
       fold(card, !card.classList.contains("folded"));
     }
     const link = event.target.closest('a[href^="#"]');
+    const range = event.target.closest("a[data-range]");
+    if (range && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      choose(range);
+    }
     if (link) unfold(link.getAttribute("href"));
   });
   addEventListener("hashchange", () => unfold(location.hash));
