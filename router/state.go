@@ -242,7 +242,7 @@ func (r *Router) redactionOf(cfg Config, e *state.Entity, carried []string, k *k
 		if !slices.Contains(carried, t) {
 			continue
 		}
-		for _, route := range routesOf(cfg, t) {
+		for _, route := range r.routesOf(cfg, t) {
 			for _, path := range e.Key {
 				if do, _ := route.hides("data." + path); do != keep {
 					return stateErrorf(nil, "names %s, whose objects are known by %s, and a route takes that out of %s; keep the value, or leave the entity out", e.Name, path, t)
@@ -267,20 +267,19 @@ func (r *Router) redactionOf(cfg Config, e *state.Entity, carried []string, k *k
 
 func sorted(paths []string) []string { return slices.Compact(slices.Sorted(slices.Values(paths))) }
 
-// routesOf returns the routes that can decide about events of a type, without those that drop them.
-// The last one is empty if no route may match.
-func routesOf(cfg Config, eventType string) []Route {
+// routesOf returns the routes that events of a type may take, without those that drop them. Events
+// that no route matches take the zero Route.
+func (r *Router) routesOf(cfg Config, eventType string) []Route {
 	var routes []Route
-	for i := range cfg.Routes {
-		if !slices.ContainsFunc(cfg.Routes[i].Events, func(p string) bool { return source.Match(p, eventType) }) {
-			continue
-		}
-		if !cfg.Routes[i].Drop {
-			routes = append(routes, cfg.Routes[i])
-		}
-		if cfg.Routes[i].Where == "" {
-			return routes
+	first := r.byType(eventType)
+	for d := &first; d != nil; d = d.next {
+		switch {
+		case d.dropped:
+		case d.route < 0:
+			routes = append(routes, Route{})
+		default:
+			routes = append(routes, cfg.Routes[d.route])
 		}
 	}
-	return append(routes, Route{})
+	return routes
 }

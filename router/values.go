@@ -74,7 +74,7 @@ const (
 // ownHeaders are headers, and ownHeaderPrefixes what headers begin with, that relay or a bus sets
 // itself, in lower case.
 var (
-	ownHeaders        = []string{HeaderOrganization, HeaderActor, "content-type", "entity"}
+	ownHeaders        = []string{HeaderOrganization, HeaderActor, "content-type", HeaderEntity}
 	ownHeaderPrefixes = []string{"event-", "relay-", "nats-", "kv-", "ce-", "ce_"}
 )
 

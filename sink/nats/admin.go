@@ -327,7 +327,7 @@ func (d demand) nothing() bool { return len(d.subjects) == 0 && !d.atomic && !d.
 
 // includesPosition reports whether the subject of a position is in d.
 func (d demand) includesPosition() bool {
-	return slices.ContainsFunc(d.subjects, func(s string) bool { return matches(positionSubjects, s) })
+	return slices.ContainsFunc(d.subjects, func(s string) bool { return sink.Matches(positionSubjects, s) })
 }
 
 // added is conf with what d says.

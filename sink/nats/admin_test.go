@@ -200,7 +200,7 @@ func TestSubjectsAndPatterns(t *testing.T) {
 		{">", "a", true}, {"a.>", "a.b.c", true}, {"a.>", "a", false}, {"a.*.c", "a.b.c", true}, {"a.*.c", "a.b.d", false},
 		{"relay.position.>", "relay.position.workos.nats", true},
 	} {
-		require.Equal(t, c.want, matches(c.pattern, c.subject), "%s %s", c.pattern, c.subject)
+		require.Equal(t, c.want, sink.Matches(c.pattern, c.subject), "%s %s", c.pattern, c.subject)
 	}
 	for _, legal := range []string{"a", "a.b", "organization_membership.created", "acme-eu.user.created", "A1.b_2"} {
 		require.Empty(t, illegalSubject(legal), legal)

@@ -165,7 +165,7 @@ func tryReadStream(ctx context.Context, js jetstream.JetStream) (messages []sink
 		if err != nil {
 			return nil, err
 		}
-		if !matches(positionSubjects, msg.Subject()) {
+		if !sink.Matches(positionSubjects, msg.Subject()) {
 			messages = append(messages, sink.Message{Topic: msg.Subject(), Body: msg.Data(), Headers: []sink.Header{
 				{Key: "event-id", Value: msg.Headers().Get("event-id")},
 			}})

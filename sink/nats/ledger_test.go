@@ -394,6 +394,6 @@ func TestPositionSubjects(t *testing.T) {
 		s := subject(pair[0], pair[1])
 		require.False(t, seen[s], s)
 		seen[s] = true
-		require.True(t, matches(positionSubjects, s))
+		require.True(t, sink.Matches(positionSubjects, s))
 	}
 }

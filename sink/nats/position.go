@@ -52,7 +52,7 @@ func token(s string) string {
 // takesNoEvents refuses topics among the positions.
 func takesNoEvents(topics []string) error {
 	for _, t := range topics {
-		if matches(positionSubjects, t) {
+		if sink.Matches(positionSubjects, t) {
 			return &sink.FatalError{Err: fmt.Errorf("topic %s lies within %s, where relay keeps positions: route the events elsewhere", t, positionSubjects)}
 		}
 	}

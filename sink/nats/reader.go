@@ -199,7 +199,7 @@ func (sc *scan) read(ctx context.Context, fn func(*sink.Stored) error) error {
 }
 
 func (sc *scan) handOn(msg jetstream.Msg, meta *jetstream.MsgMetadata, fn func(*sink.Stored) error) error {
-	if matches(positionSubjects, msg.Subject()) || sc.r.cfg.onState(msg.Subject()) {
+	if sink.Matches(positionSubjects, msg.Subject()) || sc.r.cfg.onState(msg.Subject()) {
 		return nil
 	}
 	return fn(&sink.Stored{
@@ -319,7 +319,7 @@ type TailOptions struct {
 // wantsState reports whether the message of state on subject is asked for: a filter names such
 // subjects, and is not that of every subject behind the prefix of topics.
 func (o TailOptions) wantsState(prefix, subject string) bool {
-	return slices.ContainsFunc(o.Subjects, func(f string) bool { return f != ">" && f != prefix+">" && matches(f, subject) })
+	return slices.ContainsFunc(o.Subjects, func(f string) bool { return f != ">" && f != prefix+">" && sink.Matches(f, subject) })
 }
 
 // Stored is a message as the stream holds it.
@@ -355,7 +355,7 @@ func (r *reader) tail(ctx context.Context, opts TailOptions, fn func(Stored) err
 			return errClosed
 		case err != nil:
 			return l.explainAPI(doing, err)
-		case matches(positionSubjects, msg.Subject()), r.cfg.onState(msg.Subject()) && !opts.wantsState(r.cfg.TopicPrefix, msg.Subject()):
+		case sink.Matches(positionSubjects, msg.Subject()), r.cfg.onState(msg.Subject()) && !opts.wantsState(r.cfg.TopicPrefix, msg.Subject()):
 			continue
 		}
 		stored, err := decode(msg)

@@ -213,7 +213,7 @@ const leastBytes = 16 << 10
 func (s *settings) judgeBytes(info *jetstream.StreamInfo, want int64) (why string, outcome sink.Outcome) {
 	why, outcome = s.judgeDeletion(info, want)
 	position := slices.ContainsFunc(info.Config.Subjects, func(subject string) bool {
-		return matches(positionSubjects, subject) || matches(subject, positionSubjects)
+		return sink.Matches(positionSubjects, subject) || sink.Matches(subject, positionSubjects)
 	})
 	if outcome == "" && want > 0 && want < leastBytes && position {
 		return fmt.Sprintf("so small a limit would delete relay's position; use at least %s", bytesText(leastBytes)), sink.Unchanged

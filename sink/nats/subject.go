@@ -56,16 +56,12 @@ func illegalSubject(subject string) string {
 // binds reports whether one of the patterns of a stream matches subject.
 func binds(patterns []string, subject string) bool {
 	for _, p := range patterns {
-		if matches(p, subject) {
+		if sink.Matches(p, subject) {
 			return true
 		}
 	}
 	return false
 }
-
-// matches reports whether every subject that subject stands for matches pattern: * stands for one
-// token, > for one or more at the end.
-func matches(pattern, subject string) bool { return sink.Matches(pattern, subject) }
 
 // illegalTopic is illegalSubject for a topic of a lane, which may be a pattern below a first token.
 func illegalTopic(topic string) string {
