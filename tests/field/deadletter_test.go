@@ -54,15 +54,7 @@ func natsLetters(t *testing.T, api *sourcetest.Server) letterBus {
 	return letterBus{
 		config: strings.Replace(natsConfig(api.URL(), bus.URL), "}]", ", events: [\"user.*\", \"dsync.*\"]}]", 1),
 		read: func() (all []onBus) {
-			s, err := js.Stream(t.Context(), stream)
-			require.NoError(t, err)
-			info, err := s.Info(t.Context())
-			require.NoError(t, err)
-			for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ {
-				m, err := s.GetMsg(t.Context(), seq)
-				if err != nil || strings.HasPrefix(m.Subject, "relay.position.") {
-					continue
-				}
+			for _, m := range storedIn(t.Context(), t, js) {
 				headers := map[string]string{}
 				for k := range m.Header {
 					headers[k] = m.Header.Get(k)

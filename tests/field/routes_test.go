@@ -37,16 +37,8 @@ func storedOn(t testing.TB, js jetstream.JetStream, headers ...string) []string 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
-	s, err := js.Stream(ctx, stream)
-	require.NoError(t, err)
-	info, err := s.Info(ctx)
-	require.NoError(t, err)
 	var out []string
-	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ {
-		m, err := s.GetMsg(ctx, seq)
-		if err != nil || strings.HasPrefix(m.Subject, "relay.position.") {
-			continue
-		}
+	for _, m := range storedIn(ctx, t, js) {
 		line := m.Subject + " " + m.Header.Get("event-id")
 		for _, h := range headers {
 			line += " " + m.Header.Get(h)
@@ -54,6 +46,22 @@ func storedOn(t testing.TB, js jetstream.JetStream, headers ...string) []string 
 		out = append(out, line)
 	}
 	return out
+}
+
+// storedIn returns the messages of the stream in their order, without those that hold positions.
+func storedIn(ctx context.Context, t testing.TB, js jetstream.JetStream) (all []*jetstream.RawStreamMsg) {
+	t.Helper()
+	s, err := js.Stream(ctx, stream)
+	require.NoError(t, err)
+	info, err := s.Info(ctx)
+	require.NoError(t, err)
+	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ {
+		m, err := s.GetMsg(ctx, seq)
+		if err == nil && !strings.HasPrefix(m.Subject, "relay.position.") {
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 // TestRoutesByContent: a test organization is dropped, an event that lacks a field goes to the next

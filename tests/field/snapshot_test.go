@@ -100,23 +100,5 @@ func requireState(t *testing.T, w *sourcetest.World, have map[string]map[string]
 // stateOnKafka reads the state topics as a consumer does.
 func stateOnKafka(t *testing.T, k *kafka) map[string]map[string]string {
 	t.Helper()
-	out := map[string]map[string]string{}
-	for at, records := range k.read(t) {
-		topic, _, _ := strings.Cut(at, "/")
-		entity, ok := strings.CutPrefix(topic, k.Prefix+"state.")
-		if !ok {
-			continue
-		}
-		if out[entity] == nil {
-			out[entity] = map[string]string{}
-		}
-		for _, r := range records {
-			if r.Value == nil {
-				delete(out[entity], string(r.Key))
-			} else {
-				out[entity][string(r.Key)] = string(r.Value)
-			}
-		}
-	}
-	return out
+	return stateIn(k.read(t), k.Prefix)
 }

@@ -97,20 +97,16 @@ func (k *kafka) settled(t testing.TB) map[string][]*kgo.Record {
 	return k.read(t)
 }
 
-// requireWorld requires that the state topics among the records hold the world.
-func requireWorld(t testing.TB, w *sourcetest.World, all map[string][]*kgo.Record, prefix string) {
-	t.Helper()
+// stateIn returns the objects, by entity and key, that the records of each partition leave behind.
+func stateIn(all map[string][]*kgo.Record, prefix string) map[string]map[string]string {
 	have := map[string]map[string]string{}
 	for _, records := range all {
 		for _, r := range records {
 			entity, isState := strings.CutPrefix(r.Topic, prefix+"state.")
-			if !isState {
-				require.NotNil(t, r.Value, r.Topic)
+			switch {
+			case !isState:
 				continue
-			}
-			require.Equal(t, entity, headerOf(r, "entity"))
-			require.NotEmpty(t, headerOf(r, "event-id"))
-			if have[entity] == nil {
+			case have[entity] == nil:
 				have[entity] = map[string]string{}
 			}
 			if r.Value == nil {
@@ -120,6 +116,24 @@ func requireWorld(t testing.TB, w *sourcetest.World, all map[string][]*kgo.Recor
 			}
 		}
 	}
+	return have
+}
+
+// requireWorld requires that the state topics among the records hold the world.
+func requireWorld(t testing.TB, w *sourcetest.World, all map[string][]*kgo.Record, prefix string) {
+	t.Helper()
+	for _, records := range all {
+		for _, r := range records {
+			entity, isState := strings.CutPrefix(r.Topic, prefix+"state.")
+			if !isState {
+				require.NotNil(t, r.Value, r.Topic)
+				continue
+			}
+			require.Equal(t, entity, headerOf(r, "entity"))
+			require.NotEmpty(t, headerOf(r, "event-id"))
+		}
+	}
+	have := stateIn(all, prefix)
 	world := w.State()
 	objects := 0
 	for entity, want := range world {
