@@ -54,6 +54,10 @@ type destinationContent struct {
 	Closed    bool            `json:"closed"`
 }
 
+// maxDestination bounds the size in bytes of the file: some thousand topics with a hundred
+// partitions each.
+const maxDestination = 16 << 20
+
 // The file is one line: this prefix, the CRC-32C of the JSON in hexadecimal, a space, the JSON.
 const destinationPrefix = "relay-destination 1 "
 
@@ -116,7 +120,7 @@ func ReadDestination(dir string, id Identity) (Destination, error) {
 }
 
 func (p paths) loadDestination() (Destination, error) {
-	data, err := readBounded(p.destination)
+	data, err := ReadOwn(p.destination, maxDestination+1)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return Destination{}, fmt.Errorf("%w: %s does not exist", ErrNotFound, p.destination)
@@ -146,8 +150,8 @@ func (f *File) SaveDestination(ctx context.Context, d Destination) error {
 	if err != nil {
 		return fmt.Errorf("encode the record of the destination: %w", err)
 	}
-	if len(document) > MaxEncoded {
-		return fmt.Errorf("the record of the destination takes %d bytes, more than %d", len(document), MaxEncoded)
+	if len(document) > maxDestination {
+		return fmt.Errorf("the record of the destination takes %d bytes, more than %d", len(document), maxDestination)
 	}
 	temporary := f.paths.destination + temporarySuffix
 	if err = writeSynced(temporary, document); err == nil {

@@ -319,7 +319,47 @@ func coversAll(d *checkpoint.Destination, topics []string) bool {
 		position = position || p.Position
 		in[p.Topic] = true
 	}
-	return position && (in[""] || !slices.ContainsFunc(topics, func(t string) bool { return !in[t] }))
+	// The topics of a pattern were there when the destination was surveyed, or are recorded as made.
+	return position && (in[""] || !slices.ContainsFunc(topics, func(t string) bool { return !in[t] && !sink.IsPattern(t) }))
+}
+
+// made records topics that the sink has made ready, before anything is stored in them. It returns a
+// *LostError if one of them takes the place of a topic that held messages.
+func (g *Guard) made(ctx context.Context, o *Ownership, dest sink.Destination, topics []string) error {
+	if g == nil {
+		return nil
+	}
+	known, err := g.recall(ctx, o.Identity)
+	if err != nil || known == nil {
+		return err
+	}
+	now, err := dest.Survey(ctx, topics, nil)
+	if err != nil {
+		return fmt.Errorf("asking %s for topics that were just created: %w", o.Identity.Destination, err)
+	}
+	// P3: a topic that is made again must not hide that the one before it is lost.
+	before := slices.DeleteFunc(slices.Clone(known.Parts), func(p checkpoint.Part) bool { return !slices.Contains(topics, p.Topic) })
+	if lost := shortcomings(before, now, topics); lost != nil {
+		return &LostError{Lane: o.Identity.Lane, What: strings.Join(lost, "; "), Position: known.Position}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range now {
+		if !slices.Contains(topics, p.Topic) {
+			continue // the position
+		}
+		if at := slices.IndexFunc(g.known.Parts, func(k checkpoint.Part) bool { return k.Name == p.Name }); at >= 0 {
+			g.known.Parts[at].Used = true
+		} else {
+			p.Used, p.Rough = true, p.Events > 0
+			g.known.Parts = append(g.known.Parts, p)
+		}
+		g.dirty = true
+	}
+	slices.SortFunc(g.known.Parts, func(a, b checkpoint.Part) int { return strings.Compare(a.Name, b.Name) })
+	g.index = nil
+	g.save(ctx)
+	return nil
 }
 
 // using is called before batch is published. It records the first message of each part before that
@@ -470,7 +510,7 @@ func (g *Guard) worksOn(parts []checkpoint.Part, revision uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	other := &g.other
-	if other.since.IsZero() || !sameParts(other.parts, parts) {
+	if other.since.IsZero() || !contains(parts, other.parts) {
 		*other = otherDestination{parts: parts, since: time.Now()}
 	}
 	passed := time.Since(other.since)
@@ -480,8 +520,14 @@ func (g *Guard) worksOn(parts []checkpoint.Part, revision uint64) bool {
 	return passed >= adoptAfter && other.revision != revision
 }
 
-func sameParts(a, b []checkpoint.Part) bool {
-	return slices.EqualFunc(a, b, func(p, q checkpoint.Part) bool { return p.Name == q.Name && p.ID == q.ID })
+// contains reports whether every part of some is in all: a lane may make more topics meanwhile.
+func contains(all, some []checkpoint.Part) bool {
+	for _, p := range some {
+		if !slices.ContainsFunc(all, func(q checkpoint.Part) bool { return p.Name == q.Name && p.ID == q.ID }) {
+			return false
+		}
+	}
+	return true
 }
 
 func allThere(known, now []checkpoint.Part) bool {

@@ -217,6 +217,35 @@ func TestGuardAfterACrash(t *testing.T) {
 	})
 }
 
+// TestGuardOfTopicsThatAreMade: a topic of a pattern that is made while the lane runs is remembered
+// before anything is stored there. One that takes the place of a topic that held messages does not
+// hide the loss.
+//
+// P3: topics that are made on demand.
+func TestGuardOfTopicsThatAreMade(t *testing.T) {
+	g := newGuarded()
+	start := func() *pipeline.AtLeastOnce {
+		target := g.start()
+		target.Topics = []string{"user.created", "dead", "org.*"}
+		return target
+	}
+	target := start()
+	g.publish(t, target, 1)
+	g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return append(p, topicPart("org.1", "o1", 0)) })
+	require.NoError(t, target.Made(t.Context(), []string{"org.1"}))
+	require.NoError(t, start().Verify(t.Context()), "after a crash the topic is not lost")
+	g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { p[2].Ends[0] = 3; return p })
+	require.NoError(t, target.Verify(t.Context()))
+	g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return p[:2] })
+	require.ErrorContains(t, start().Verify(t.Context()), "topic org.1 was deleted")
+	g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return append(p, topicPart("org.1", "o2", 0)) })
+	err := target.Made(t.Context(), []string{"org.1"})
+	require.ErrorIs(t, err, checkpoint.ErrLost)
+	require.ErrorContains(t, err, "topic org.1 was deleted and made again")
+	g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return append(p[:2], topicPart("other", "x", 5)) })
+	require.ErrorContains(t, start().Verify(t.Context()), "topic org.1 was deleted", "that of no pattern is not in its place")
+}
+
 // TestGuardOfAPositionThatIsGone: retention may have emptied the topics, so that they look like
 // those of a first start.
 func TestGuardOfAPositionThatIsGone(t *testing.T) {

@@ -57,6 +57,11 @@ func (t *AtLeastOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Sink, nil)
 }
 
+// Made records topics that Sink has made for its messages: see sink.TopicMaker.
+func (t *AtLeastOnce) Made(ctx context.Context, topics []string) error {
+	return t.Guard.made(ctx, &t.Ownership, t.Sink, topics)
+}
+
 // Ping implements Target.
 func (t *AtLeastOnce) Ping(ctx context.Context) error { return t.Sink.Ping(ctx) }
 
@@ -210,6 +215,11 @@ func (t *ExactlyOnce) Acquire(ctx context.Context, seen *checkpoint.Checkpoint) 
 // Verify implements Target.
 func (t *ExactlyOnce) Verify(ctx context.Context) error {
 	return t.Guard.examine(ctx, &t.Ownership, t.Ledger, t.Ledger.Load)
+}
+
+// Made records topics that Ledger has made for its messages: see sink.TopicMaker.
+func (t *ExactlyOnce) Made(ctx context.Context, topics []string) error {
+	return t.Guard.made(ctx, &t.Ownership, t.Ledger, topics)
 }
 
 // Ping implements Target.

@@ -241,43 +241,25 @@ func (c Config) validatePatterns() []error {
 // coveredBy returns which other topic p may become, or "".
 func (c Config) coveredBy(p *topicPattern, before []*topicPattern) string {
 	switch {
-	case overlap(p.wildcard, positions+">"), overlap(p.wildcard, strings.TrimSuffix(positions, ".")):
+	case sink.Overlap(p.wildcard, positions+">"), sink.Overlap(p.wildcard, strings.TrimSuffix(positions, ".")):
 		return "a topic below " + strings.TrimSuffix(positions, ".") + ", where relay keeps its positions"
-	case c.DeadLetter != "" && overlap(p.wildcard, c.Prefix+c.DeadLetter):
+	case c.DeadLetter != "" && sink.Overlap(p.wildcard, c.Prefix+c.DeadLetter):
 		return c.Prefix + c.DeadLetter + ", the topic of dead letters"
 	}
 	for _, t := range source.Catalogue() {
-		if overlap(p.wildcard, c.Prefix+t.Name) {
+		if sink.Overlap(p.wildcard, c.Prefix+t.Name) {
 			return c.Prefix + t.Name + ", the topic of that event type"
 		}
 	}
 	for i, route := range c.Routes {
-		if route.Topic != "" && !HasPlaceholders(route.Topic) && overlap(p.wildcard, c.Prefix+route.Topic) {
+		if route.Topic != "" && !HasPlaceholders(route.Topic) && sink.Overlap(p.wildcard, c.Prefix+route.Topic) {
 			return fmt.Sprintf("%s, the topic of routes[%d]", c.Prefix+route.Topic, i)
 		}
 	}
 	for _, other := range before {
-		if other.wildcard != p.wildcard && overlap(p.wildcard, other.wildcard) {
+		if other.wildcard != p.wildcard && sink.Overlap(p.wildcard, other.wildcard) {
 			return "the same as " + other.text + ", which has another form"
 		}
 	}
 	return ""
-}
-
-// overlap reports whether there is a topic that both patterns stand for.
-func overlap(a, b string) bool {
-	for {
-		x, restX, moreX := strings.Cut(a, ".")
-		y, restY, moreY := strings.Cut(b, ".")
-		if x == ">" || y == ">" {
-			return true
-		}
-		if x != "*" && y != "*" && x != y {
-			return false
-		}
-		if !moreX || !moreY {
-			return moreX == moreY
-		}
-		a, b = restX, restY
-	}
 }

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"context"
 	"slices"
 	"strings"
 )
@@ -34,6 +35,33 @@ func Matches(pattern, topic string) bool {
 // HasTopic reports whether one of topics, which may be patterns, stands for topic.
 func HasTopic(topics []string, topic string) bool {
 	return slices.ContainsFunc(topics, func(t string) bool { return Matches(t, topic) })
+}
+
+// Overlap reports whether there is a topic that both patterns, or topics, stand for.
+func Overlap(a, b string) bool {
+	for {
+		x, restX, moreX := strings.Cut(a, ".")
+		y, restY, moreY := strings.Cut(b, ".")
+		if x == ">" || y == ">" {
+			return true
+		}
+		if x != "*" && y != "*" && x != y {
+			return false
+		}
+		if !moreX || !moreY {
+			return moreX == moreY
+		}
+		a, b = restX, restY
+	}
+}
+
+// TopicMaker is a Sink or a Ledger that creates topics of patterns while it publishes, each before
+// the first message that needs it. It is optional.
+type TopicMaker interface {
+	// OnTopics sets a function that is called with such topics, once they exist and before anything
+	// is stored in them. If it returns an error, nothing is stored there, and the function is called
+	// again with the next attempt. It may also be called with topics that existed before.
+	OnTopics(note func(ctx context.Context, topics []string) error)
 }
 
 // PatternSettings is implemented by Settings of a bus on which topics can be patterns.

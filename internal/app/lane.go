@@ -258,8 +258,14 @@ func (l *Lane) target(b *Bus, store *checkpoint.File, client *source.Client, hoo
 		AtLeastOnce: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: store},
 		Incapable:   l.Incapable,
 	}
+	if maker, ok := b.Sink.(sink.TopicMaker); ok {
+		maker.OnTopics(d.AtLeastOnce.Made)
+	}
 	if b.Ledger != nil {
 		d.ExactlyOnce = &pipeline.ExactlyOnce{Ownership: owner, Ledger: b.Ledger, Patience: l.Config.TakeoverAfter / 10}
+		if maker, ok := b.Ledger.(sink.TopicMaker); ok {
+			maker.OnTopics(d.ExactlyOnce.Made)
+		}
 	}
 	return d
 }

@@ -120,7 +120,7 @@ func (d *document) channel(b Bus, topic, description string, types []string) {
 	for _, t := range types {
 		c["messages"].(object)[t] = ref("components", "messages", t) //nolint:forcetypeassert // made above
 	}
-	if b.Kind.Channel != nil {
+	if b.Kind.Channel != nil && !sink.IsPattern(topic) { // a binding names one topic
 		bindings, known := c["bindings"].(object)
 		if !known {
 			bindings = object{}

@@ -43,8 +43,10 @@ config.yaml:3:1: id: the key stands here twice, first on line 1; remove one`},
 config.yaml:3:10: sinks[1].name: sinks[0] has the name "a" already; each lane needs its own name`},
 		{"unknown type", "sinks: [{name: a, type: natz, url: x, brokers: [y]}]\n", `
 config.yaml:1:25: sinks[0].type: "natz" is none of nats, kafka, stdout; did you mean "nats"?`},
-		{"placeholders on a bus without", "routes: [{events: [\"*\"], topic: \"w.{type}\"}]\nsinks: [{name: k, type: kafka, brokers: [x:1]}]\n", `
-config.yaml:1:33: routes[0].topic: has placeholders, and a sink of type kafka takes none (sink k)`},
+		{"placeholders on a bus without", "routes: [{events: [\"*\"], topic: \"w.{type}\"}]\nsinks: [{name: k, type: kafka, brokers: [x:1], create: {enabled: false}}]\n", `
+config.yaml:1:33: routes[0].topic: has placeholders, and create.enabled is false, so relay cannot create the topics that it makes; set it to true (sink k)`},
+		{"no topics for placeholders", "sinks: [{name: k, type: kafka, brokers: [x:1], create: {max_topics: 0}}]\n", `
+config.yaml:1:69: sinks[0].create.max_topics: is 0: it must be at least 1 and at most 2000`},
 		{"no sinks", "sinks: []\n", `
 config.yaml:1:8: sinks: the list is empty; give at least one sink, or remove the key for an embedded NATS server`},
 		{"missing name", "sinks:\n- type: stdout\n", `

@@ -44,6 +44,8 @@ const (
 // noFault are texts, beside those, that an operator meets as something else than a fault, or only
 // inside of a message that is found by its other words.
 var noFault = map[string]string{
+	"… of at most … (create.max_topics), others are created when an event needs them: …, replication …": finding,
+
 	"; the routes drop … more, which stay dead letters":      summary,
 	"; … more were published again":                          summary,
 	"; … on the topic that relay did not write":              summary,

@@ -72,6 +72,7 @@ type Create struct {
 	Partitions        int               `yaml:"partitions" named:"true" default:"6" doc:"Partitions of a created topic. relay never changes the count of one that exists: more partitions would send keys elsewhere, and so break the order of a key once."`
 	ReplicationFactor int               `yaml:"replication_factor" named:"true" default:"1" doc:"Replicas of a topic, at most the number of brokers; -1 takes the cluster's default. With 1 an acknowledged event is lost with its broker's disk: use 3 in production, with min.insync.replicas 2."`
 	Config            map[string]string `yaml:"config" doc:"Topic settings, by Kafka's names." example:"{retention.ms: \"604800000\", min.insync.replicas: \"2\"}"`
+	MaxTopics         int               `yaml:"max_topics" named:"true" default:"500" doc:"Most topics that the placeholders of routes may make in this sink; those that exist count. An event that needs one more is held back, with those behind it, until this is raised. At most 2000."`
 	AllowDeletion     bool              `yaml:"allow_deletion" default:"false" doc:"Also apply a change that deletes stored messages: a lower retention.ms or retention.bytes, another cleanup.policy. Without it relay only names such a change."`
 	Adopt             bool              `yaml:"adopt" default:"false" doc:"Treat every topic that relay publishes to as created by relay, for topics of which checkpoint.dir does not tell that. Only if nobody else configures them."`
 
@@ -197,6 +198,9 @@ func (c Create) validate() error {
 	if c.ReplicationFactor != -1 && (c.ReplicationFactor < 1 || c.ReplicationFactor > maxReplicas) {
 		faults = append(faults, &keyError{"create.replication_factor", fmt.Errorf(
 			"create.replication_factor is %d: it must be at least 1 and at most %d, or -1 for the cluster's default", c.ReplicationFactor, maxReplicas)})
+	}
+	if n := c.MaxTopics; c.Has("max_topics", n != 0) && (n < 1 || n > mostTopics) {
+		faults = append(faults, &keyError{"create.max_topics", fmt.Errorf("create.max_topics is %d: it must be at least 1 and at most %d", n, mostTopics)})
 	}
 	return errors.Join(faults...)
 }

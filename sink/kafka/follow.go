@@ -18,6 +18,9 @@ import (
 // followPause is the time between two looks at how far the partitions go.
 const followPause = 250 * time.Millisecond
 
+// listPause is the time between two looks at which topics of patterns exist.
+const listPause = 2 * time.Second
+
 // Follow implements sink.Followable. It reads the partitions of o.Topics without a consumer group,
 // and calls fn for what is committed. Messages of one partition come in their order; those of
 // different partitions come as they are found. It holds one answer of a broker at a time. A cluster
@@ -30,7 +33,7 @@ func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.M
 	if err := c.secrets(o.OpenOptions); err != nil {
 		return err
 	}
-	topics, err := followed(o.Topics, c.TopicPrefix, o.Patterns)
+	chosen, err := newSelection(o.Topics, c.TopicPrefix, o.Patterns)
 	if err != nil {
 		return &sink.SettingsError{Err: err}
 	}
@@ -39,7 +42,7 @@ func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.M
 		return &sink.SettingsError{Err: err}
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	f := &follower{topicReader: s.reader, topics: topics, next: make(map[client.Partition]int64), fromStart: o.FromStart, fn: fn}
+	f := &follower{topicReader: s.reader, selection: chosen, next: make(map[client.Partition]int64), fromStart: o.FromStart, fn: fn}
 	err = f.run(ctx)
 	if ctx.Err() != nil && f.refused == nil {
 		return nil //nolint:nilerr // the caller has had enough
@@ -47,25 +50,61 @@ func (c Config) Follow(ctx context.Context, o sink.FollowOptions, fn func(sink.M
 	return err
 }
 
-// followed returns those of the topics that a pattern matches, sorted. Each pattern must match one.
-func followed(topics []string, prefix string, patterns []string) ([]string, error) {
-	topics = slices.Compact(slices.Sorted(slices.Values(slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" }))))
-	if len(patterns) == 0 {
-		return topics, nil
-	}
-	var found []string
-	for _, p := range patterns {
-		before := len(found)
-		for _, t := range topics {
-			if rest, ok := strings.CutPrefix(t, prefix); ok && matchesTopic(p, rest) {
-				found = append(found, t)
-			}
+// selection says which topics are followed.
+type selection struct {
+	topics   []string // sorted
+	patterns []string // of topics, which may come to exist later
+	prefix   string   // of all of them
+	filters  []string // that a topic of patterns must match without its prefix; none for all
+}
+
+// newSelection returns those of the topics that a filter matches. Each filter must match one, or
+// one that may come to exist.
+func newSelection(topics []string, prefix string, filters []string) (selection, error) {
+	patterns, literal := divide(topics)
+	c := selection{patterns: patterns, prefix: prefix, filters: filters}
+	for _, f := range filters {
+		is := func(t string) bool { return c.matches(f, t) }
+		may := func(p string) bool { return sink.Overlap(endless(f), strings.TrimPrefix(p, prefix)) }
+		if !slices.ContainsFunc(literal, is) && !slices.ContainsFunc(patterns, may) {
+			return c, fmt.Errorf("no topic of this sink matches %q: name a topic as the routes have it, or a pattern such as dsync.*", f)
 		}
-		if len(found) == before {
-			return nil, fmt.Errorf("no topic of this sink matches %q: name a topic as the routes have it, or a pattern such as dsync.*", p)
+	}
+	for _, t := range literal {
+		if illegalTopicName(t) == "" && c.wants(t) {
+			c.topics = append(c.topics, t)
 		}
 	}
-	return slices.Compact(slices.Sorted(slices.Values(found))), nil
+	slices.Sort(c.topics)
+	c.topics = slices.Compact(c.topics)
+	return c, nil
+}
+
+// endless writes a filter as sink.IsPattern has it: its * at the end stands for one or more words.
+func endless(filter string) string {
+	if filter == "*" || strings.HasSuffix(filter, ".*") {
+		return strings.TrimSuffix(filter, "*") + ">"
+	}
+	return filter
+}
+
+func (c *selection) matches(filter, topic string) bool {
+	rest, ok := strings.CutPrefix(topic, c.prefix)
+	return ok && matchesTopic(filter, rest)
+}
+
+// wants reports whether the filters let a topic pass.
+func (c *selection) wants(topic string) bool {
+	return len(c.filters) == 0 || slices.ContainsFunc(c.filters, func(f string) bool { return c.matches(f, topic) })
+}
+
+// add adds those of names that a pattern stands for.
+func (c *selection) add(names []string) {
+	for _, t := range matching(c.patterns, names) {
+		if at, found := slices.BinarySearch(c.topics, t); !found && c.wants(t) {
+			c.topics = slices.Insert(c.topics, at, t)
+		}
+	}
 }
 
 // matchesTopic reports whether a pattern of event types, or a subject filter as NATS has it,
@@ -89,7 +128,8 @@ func matchesTopic(pattern, topic string) bool {
 // follower reads partitions as they grow. It is used from one goroutine.
 type follower struct {
 	*topicReader
-	topics    []string
+	selection
+	listed    time.Time // when the topics of the cluster were looked at last
 	fromStart bool
 	fn        func(sink.Message) error
 
@@ -129,6 +169,14 @@ func (f *follower) run(ctx context.Context) error {
 
 // round asks how far the partitions go, and reads those that go on.
 func (f *follower) round(ctx context.Context) error {
+	if len(f.patterns) > 0 && time.Since(f.listed) >= listPause {
+		names, err := f.names(ctx)
+		if err != nil {
+			return f.explain(err)
+		}
+		f.add(names)
+		f.listed = time.Now()
+	}
 	var bounds map[client.Partition]sink.Log
 	var all []client.Partition
 	err := f.retryTransient(ctx, func(ctx context.Context) (err error) {

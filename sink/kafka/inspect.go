@@ -95,10 +95,7 @@ func (a *topicAdmin) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, set
 			return
 		}
 		st.Creates = true
-		st.MaxMessage = client.DefaultMessageBytes
-		if n, err := strconv.Atoi(create.Config["max.message.bytes"]); err == nil {
-			st.MaxMessage = n
-		}
+		st.MaxMessage = create.maxMessage()
 		st.Detail = fmt.Sprintf("to be created: %s, replication %s", count(create.Partitions, "partition"), replication(create.ReplicationFactor))
 		if a.cfg.isState(st.Topic) {
 			st.Detail += ", " + cleanupPolicy + " " + compact
@@ -111,6 +108,14 @@ func (a *topicAdmin) inspect(st *sink.TopicStatus, t metadata.ResponseTopic, set
 	default:
 		st.Problems = append(st.Problems, a.explainTopic(err, st.Topic).Error())
 	}
+}
+
+// maxMessage returns the largest message of a topic that is created.
+func (c Create) maxMessage() int {
+	if n, err := strconv.Atoi(c.Config["max.message.bytes"]); err == nil {
+		return n
+	}
+	return client.DefaultMessageBytes
 }
 
 func (a *topicAdmin) inspectExisting(st *sink.TopicStatus, t metadata.ResponseTopic, settings client.TopicSettings, access access) {
@@ -267,6 +272,11 @@ func accessOf(err error) access {
 
 // advice is Sink.Advice.
 func (a *topicAdmin) advice(ctx context.Context, topics []string) (said sink.Advice, err error) {
+	every := topics
+	topics, err = a.resolve(ctx, topics)
+	if err != nil {
+		return said, err
+	}
 	existing, err := a.existing(ctx, topics)
 	if err != nil {
 		return said, a.explain(err)
@@ -283,7 +293,7 @@ func (a *topicAdmin) advice(ctx context.Context, topics []string) (said sink.Adv
 	for _, s := range found {
 		said.Warnings = append(said.Warnings, s.text)
 	}
-	times, err := a.timestamps(ctx, topics, a.cfg.Create)
+	times, err := a.timestamps(ctx, every, a.cfg.Create)
 	if err != nil {
 		return said, err
 	}

@@ -131,7 +131,8 @@ func (l *Ledger) Fence(ctx context.Context) error {
 // prev or a later session has fenced this one; the coordinator does that, too, if a transaction was
 // open for too long. If a message can never be stored it returns a *sink.PublishError with the
 // index of the message and a *sink.RejectedError as its cause; of the transaction that the message
-// belongs to nothing is stored. An error that matches sink.ErrTimeout means that a smaller batch
+// belongs to nothing is stored. If a topic of a pattern cannot be created it stores nothing, and
+// returns a *sink.PublishError with a *sink.FatalError if an operator must act. An error that matches sink.ErrTimeout means that a smaller batch
 // may be stored. After any other error either prev, next or the position of an event between them
 // is in effect, and which of them is certain after the next Fence.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
@@ -141,6 +142,9 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 	defer l.writing.Unlock()
 	if err := ctx.Err(); err != nil {
 		return checkpoint.Checkpoint{}, fmt.Errorf("committing to kafka: %w", context.Cause(ctx))
+	}
+	if n, err := l.sink.demand.ready(ctx, batch); err != nil {
+		return checkpoint.Checkpoint{}, notReady(n, err)
 	}
 	started, done := time.Now(), 0
 	moves := !next.Equal(prev.Position)
@@ -173,6 +177,17 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 		}
 		prev = kept
 	}
+}
+
+// notReady is the error of a Commit whose message n has no topic. It names the message only if that
+// must be left out, or held back, for the others to be stored.
+func notReady(n int, err error) error {
+	var fatal *sink.FatalError
+	var rejected *sink.RejectedError
+	if errors.As(err, &fatal) || errors.As(err, &rejected) {
+		return &sink.PublishError{Durable: n, Err: err}
+	}
+	return err
 }
 
 // partly is the checkpoint after a part of the batch that moves prev to next. What next says beside
@@ -333,7 +348,8 @@ func (l *Ledger) Prepare(ctx context.Context, topics []string) error {
 	defer cancel()
 	err := l.admin.prepare(ctx)
 	if err == nil {
-		err = l.sink.admin.nameShortcomings(ctx, append(slices.Clone(topics), l.topic))
+		_, literal := divide(topics)
+		err = l.sink.admin.nameShortcomings(ctx, append(literal, l.topic))
 	}
 	return l.sink.prepareError(ctx, err)
 }

@@ -118,7 +118,8 @@ type topicMemory struct {
 	*common
 	owned ownedTopics
 
-	mu      sync.Mutex        // guards changed
+	mu      sync.Mutex        // guards what follows
+	pending []string          // topics that relay has created and not remembered yet
 	changed map[string]string // what relay has set, by topic and key of the configuration
 }
 
@@ -126,11 +127,25 @@ func newTopicMemory(c *common) *topicMemory {
 	return &topicMemory{common: c, owned: ownedTopics{path: c.cfg.OwnedFile}, changed: make(map[string]string)}
 }
 
-// remember keeps which topics relay has created. That it cannot be written holds up nothing.
+// remember keeps which topics relay has created, and those that it could not keep before. That it
+// cannot be written holds up nothing.
 func (m *topicMemory) remember(ctx context.Context, topics []string) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	m.mu.Lock()
+	topics = append(m.pending, topics...)
+	m.pending = nil
+	m.mu.Unlock()
+	if len(topics) == 0 {
+		return
+	}
 	if err := m.tryRemember(ctx, topics); err != nil {
+		if ctx.Err() != nil { // the caller's time was over, and it comes again
+			m.mu.Lock()
+			m.pending = append(m.pending, topics...)
+			m.mu.Unlock()
+			return
+		}
 		m.log.Warn("cannot remember which topics relay has created; create.adopt stands in for that", zap.Strings("topics", topics), zap.Error(err))
 	}
 }

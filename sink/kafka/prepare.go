@@ -115,6 +115,17 @@ func (e *faultsError) Error() string { return e.text }
 
 func (e *faultsError) Unwrap() []error { return e.causes }
 
+// of returns the faults of one topic as a *sink.FatalError, nil if it has none.
+func (f *faults) of(topic string) error {
+	one := &faults{topics: make(map[string][]string), causes: f.causes}
+	for reason, topics := range f.topics {
+		if slices.Contains(topics, topic) {
+			one.add(topic, reason)
+		}
+	}
+	return one.fatal()
+}
+
 // fatal returns the faults as one *sink.FatalError, nil if there are none.
 func (f *faults) fatal() error {
 	if !f.any() {

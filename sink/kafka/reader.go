@@ -12,6 +12,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/retry"
+	"workos-relay/sink"
 	"workos-relay/sink/kafka/internal/client"
 )
 
@@ -101,11 +102,14 @@ const (
 
 // survey is Sink.Survey.
 func (r *topicReader) survey(ctx context.Context, topics []string, known []checkpoint.Part) ([]checkpoint.Part, error) {
-	topics = slices.Compact(slices.Sorted(slices.Values(slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return illegalTopicName(t) != "" }))))
+	topics = slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return !sink.IsPattern(t) && illegalTopicName(t) != "" })
 	for look := 1; ; look++ {
 		var parts []checkpoint.Part
 		err := r.retryTransient(ctx, func(ctx context.Context) (err error) {
-			parts, err = r.surveyNow(ctx, topics)
+			now, err := r.surveyed(ctx, topics, known)
+			if err == nil {
+				parts, err = r.surveyNow(ctx, now)
+			}
 			return err
 		})
 		if err != nil {
@@ -122,16 +126,37 @@ func (r *topicReader) survey(ctx context.Context, topics []string, known []check
 	}
 }
 
+// surveyed returns the topics that a survey looks at: in place of each pattern those that exist,
+// and those that did.
+func (r *topicReader) surveyed(ctx context.Context, topics []string, known []checkpoint.Part) ([]string, error) {
+	patterns, now := divide(topics)
+	if len(patterns) > 0 {
+		names, err := r.names(ctx)
+		if err != nil {
+			return nil, err
+		}
+		now = append(now, matching(patterns, names)...)
+		for _, k := range known {
+			if k.Topic != "" && sink.HasTopic(patterns, k.Topic) {
+				now = append(now, k.Topic)
+			}
+		}
+	}
+	slices.Sort(now)
+	return slices.Compact(now), nil
+}
+
 // goneBack reports whether a known part on one of the topics is missing, was made again, or ends
 // earlier than it did; missing that it is not the last alone.
 func goneBack(known []checkpoint.Part, topics []string, now []checkpoint.Part) (back, missing bool) {
+	of := byTopic(now)
 	for _, k := range known {
-		if !k.Used || !slices.Contains(topics, k.Topic) {
+		if !k.Used || !sink.HasTopic(topics, k.Topic) {
 			continue
 		}
-		at := slices.IndexFunc(now, func(p checkpoint.Part) bool { return p.Topic == k.Topic })
+		at, exists := of[k.Topic]
 		switch {
-		case at < 0, k.ID != "" && now[at].ID != "" && k.ID != now[at].ID, now[at].Ends != nil && len(now[at].Ends) < len(k.Ends):
+		case !exists, k.ID != "" && now[at].ID != "" && k.ID != now[at].ID, now[at].Ends != nil && len(now[at].Ends) < len(k.Ends):
 			back, missing = true, true
 		case now[at].Ends == nil: // not known
 		default:
@@ -141,6 +166,15 @@ func goneBack(known []checkpoint.Part, topics []string, now []checkpoint.Part) (
 		}
 	}
 	return back, missing
+}
+
+// byTopic returns where the part of each topic is.
+func byTopic(parts []checkpoint.Part) map[string]int {
+	of := make(map[string]int, len(parts))
+	for i, p := range parts {
+		of[p.Topic] = i
+	}
+	return of
 }
 
 func (r *topicReader) surveyNow(ctx context.Context, topics []string) ([]checkpoint.Part, error) {
@@ -172,6 +206,7 @@ func (r *topicReader) surveyNow(ctx context.Context, topics []string) ([]checkpo
 		}
 	}
 	slices.SortFunc(parts, func(a, b checkpoint.Part) int { return strings.Compare(a.Name, b.Name) })
+	of := byTopic(parts)
 	for _, partitions := range byLeader {
 		earliest, err := r.offsets(ctx, partitions, client.EarliestOffset)
 		if err != nil {
@@ -182,7 +217,7 @@ func (r *topicReader) surveyNow(ctx context.Context, topics []string) ([]checkpo
 			return nil, err
 		}
 		for at, end := range latest {
-			i := slices.IndexFunc(parts, func(p checkpoint.Part) bool { return p.Topic == at.Topic })
+			i := of[at.Topic]
 			if int(at.Number) < len(parts[i].Ends) {
 				parts[i].Ends[at.Number] = end
 				parts[i].Events += uint64(max(end-earliest[at], 0)) //nolint:gosec // not negative

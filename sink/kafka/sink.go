@@ -15,6 +15,7 @@
 //   - topicAdmin (prepare.go, inspect.go) makes topics ready and shows them. comparison
 //     (settings.go) compares their settings. topicMemory (owned.go) remembers what relay has done
 //     to them.
+//   - onDemand (ondemand.go) creates the topics of patterns when messages need them.
 //   - topicReader (reader.go, scan.go) reads what topics hold.
 //   - publisher (publisher.go) lasts from one Publish to the next. carryOver (carryover.go) is what
 //     one leaves to the next. delivery (delivery.go, transaction.go) is one Publish or transaction,
@@ -41,6 +42,7 @@ import (
 type Sink struct {
 	*common
 	admin     *topicAdmin
+	demand    *onDemand
 	memory    *topicMemory
 	reader    *topicReader
 	publisher *publisher
@@ -52,6 +54,7 @@ var (
 	_ sink.Scanner      = (*Sink)(nil)
 	_ sink.StateReader  = (*Sink)(nil)
 	_ sink.Configurable = (*Sink)(nil)
+	_ sink.TopicMaker   = (*Sink)(nil)
 )
 
 // New returns a sink without connecting: brokers that are down show in Prepare and Publish. It
@@ -69,7 +72,8 @@ func New(cfg Config) (*Sink, error) {
 		return nil, err
 	}
 	memory := newTopicMemory(c)
-	return &Sink{common: c, admin: &topicAdmin{common: c, memory: memory}, memory: memory, reader: &topicReader{c}, publisher: p}, nil
+	admin := &topicAdmin{common: c, memory: memory}
+	return &Sink{common: c, admin: admin, demand: &onDemand{admin: admin}, memory: memory, reader: &topicReader{c}, publisher: p}, nil
 }
 
 // Identity implements sink.Destination. It cannot name the cluster, whose id only a broker knows
@@ -96,18 +100,31 @@ func (s *Sink) Identity() string { return s.cfg.Identity() }
 //
 // If the cluster gives no producer ids, a message that was in flight during a fault can be stored
 // twice.
+//
+// Topics of patterns that do not exist are created before anything is sent. If one cannot be, the
+// messages before the first that needs it are published, and the error is about that one.
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	if len(batch) == 0 {
 		return nil
 	}
 	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
-	return s.publisher.publish(ctx, batch)
+	n, notReady := s.demand.ready(ctx, batch)
+	if n > 0 {
+		if err := s.publisher.publish(ctx, batch[:n]); err != nil {
+			return err
+		}
+	}
+	if notReady != nil {
+		return &sink.PublishError{Durable: n, Err: notReady}
+	}
+	return nil
 }
 
 // Prepare implements sink.Destination: it creates the topics that are missing if create.enabled,
 // waits until each partition has a leader, and asks the brokers whether relay may write to each
 // topic, storing nothing. It logs once what the cluster cannot do, with the promise that it costs.
+// Of a pattern it creates no topic; it asks whether the cluster would let it.
 func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
@@ -115,11 +132,15 @@ func (s *Sink) Prepare(ctx context.Context, topics []string) error {
 }
 
 func (s *Sink) prepare(ctx context.Context, topics []string) error {
-	topics = slices.Compact(slices.Sorted(slices.Values(topics)))
+	every := slices.Compact(slices.Sorted(slices.Values(topics)))
+	topics, err := s.demand.prepare(ctx, every)
+	if err != nil {
+		return err
+	}
 	if err := s.admin.prepare(ctx, topics, s.cfg.Create); err != nil {
 		return err
 	}
-	s.warnTimestamps(ctx, topics)
+	s.warnTimestamps(ctx, every)
 	if s.admin.position != "" {
 		return nil // the ledger prepares its topic first
 	}
@@ -130,7 +151,7 @@ func (s *Sink) prepare(ctx context.Context, topics []string) error {
 func (s *Sink) Inspect(ctx context.Context, topics []string) ([]sink.TopicStatus, error) {
 	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
-	return s.admin.inspectAll(ctx, topics, s.cfg.Create)
+	return s.inspect(ctx, topics)
 }
 
 // Advice is what `relay check` says of the cluster as a whole. It asks the leaders of the topics
@@ -146,6 +167,10 @@ func (s *Sink) Advice(ctx context.Context, topics []string) (sink.Advice, error)
 func (s *Sink) Settings(ctx context.Context, topics []string, apply bool) ([]sink.Setting, error) {
 	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
+	topics, err := s.resolve(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
 	c := &comparison{common: s.common, memory: s.memory, spec: s.cfg.Create}
 	return c.run(ctx, topics, apply)
 }
@@ -154,6 +179,10 @@ func (s *Sink) Settings(ctx context.Context, topics []string, apply bool) ([]sin
 func (s *Sink) Holds(ctx context.Context, topics []string) (bool, error) {
 	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
+	topics, err := s.resolve(ctx, topics)
+	if err != nil {
+		return false, err
+	}
 	return s.reader.holds(ctx, topics)
 }
 
@@ -181,6 +210,10 @@ func (s *Sink) Survey(ctx context.Context, topics []string, known []checkpoint.P
 func (s *Sink) Logs(ctx context.Context, topics []string, since time.Time) ([]sink.Log, error) {
 	ctx, cancel := s.withLifetime(ctx)
 	defer cancel()
+	topics, err := s.resolve(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
 	return s.reader.logs(ctx, topics, since)
 }
 

@@ -58,8 +58,13 @@ func (a *topicAdmin) timestamps(ctx context.Context, topics []string, spec Creat
 	if a.cfg.Timestamp != timestampEvent {
 		return nil, nil
 	}
+	patterns, _ := divide(topics)
+	topics, err := a.resolve(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
 	topics = slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return t == a.cfg.DeadLetter || t == a.position || illegalTopicName(t) != "" })
-	if len(topics) == 0 {
+	if len(topics) == 0 && len(patterns) == 0 {
 		return nil, nil
 	}
 	answer, err := a.cluster.Describe(ctx, topics)
@@ -68,21 +73,27 @@ func (a *topicAdmin) timestamps(ctx context.Context, topics []string, spec Creat
 	}
 	var existing []string
 	found := map[string][]string{} // topics by what is said of them
+	created := func(topic string) {
+		spec := a.cfg.creationOf(topic, spec)
+		for _, text := range judgeTimestamps(func(name string) string { return spec.Config[name] }) {
+			found[text] = append(found[text], topic)
+		}
+		if spec.Config[retentionTime] == "" && !strings.Contains(spec.Config[cleanupPolicy], compact) {
+			const text = "create.config has no retention.ms, so the cluster's default applies, which is mostly 7 days and counts from the time of the event: Kafka deletes older events soon after they are published; " +
+				"set create.config: {retention.ms: ...}, or timestamp: publish"
+			found[text] = append(found[text], topic)
+		}
+	}
 	for _, t := range answer.Topics {
 		switch {
 		case t.ErrorCode == 0:
 			existing = append(existing, t.Name)
 		case kafkago.Error(t.ErrorCode) == kafkago.UnknownTopicOrPartition && spec.Enabled:
-			spec := a.cfg.creationOf(t.Name, spec)
-			for _, text := range judgeTimestamps(func(name string) string { return spec.Config[name] }) {
-				found[text] = append(found[text], t.Name)
-			}
-			if spec.Config[retentionTime] == "" && !strings.Contains(spec.Config[cleanupPolicy], compact) {
-				const text = "create.config has no retention.ms, so the cluster's default applies, which is mostly 7 days and counts from the time of the event: Kafka deletes older events soon after they are published; " +
-					"set create.config: {retention.ms: ...}, or timestamp: publish"
-				found[text] = append(found[text], t.Name)
-			}
+			created(t.Name)
 		}
+	}
+	for _, p := range patterns {
+		created(p)
 	}
 	if len(existing) > 0 {
 		settings, err := a.cluster.Settings(ctx, existing, timestampType, timestampBefore, timestampDifference, retentionTime, cleanupPolicy)

@@ -202,6 +202,16 @@ func TestWhatAClusterTells(t *testing.T) {
 		require.Len(t, ids[topic], 32)
 		require.True(t, gone[missing])
 		require.False(t, gone[topic])
+		names, err := c.TopicNames(ctx)
+		require.NoError(t, err)
+		require.Contains(t, names, topic)
+		require.NotContains(t, names, missing)
+		unknown := false
+		c.mu.Lock()
+		c.topicIDsKnown = &unknown // as with brokers before Kafka 2.8
+		c.mu.Unlock()
+		_, err = c.TopicNames(ctx)
+		require.ErrorIs(t, err, ErrNoTopicNames)
 		settings, err := c.Settings(ctx, []string{topic}, "cleanup.policy")
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{"cleanup.policy": "delete"}, settings[topic].Values)

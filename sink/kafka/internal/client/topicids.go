@@ -59,6 +59,7 @@ const metadataVersion = 10
 type metadataWithIDs struct {
 	clientID string
 	topics   []string
+	every    bool // of the cluster, as far as the client may see them, in place of topics
 	ids      map[string]string
 	gone     map[string]bool
 }
@@ -84,7 +85,11 @@ func (m *metadataWithIDs) RawExchange(rw io.ReadWriter) (protocol.Message, error
 	b = binary.BigEndian.AppendUint16(b, uint16(len(m.clientID))) //nolint:gosec // validated
 	b = append(b, m.clientID...)
 	b = append(b, 0) // tagged fields
-	b = binary.AppendUvarint(b, uint64(len(m.topics))+1)
+	if m.every {
+		b = append(b, 0) // null
+	} else {
+		b = binary.AppendUvarint(b, uint64(len(m.topics))+1)
+	}
 	for _, t := range m.topics {
 		b = append(b, make([]byte, 16)...) // no id
 		b = binary.AppendUvarint(b, uint64(len(t))+1)

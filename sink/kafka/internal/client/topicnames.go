@@ -1,0 +1,31 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// ErrNoTopicNames means that the brokers are too old to name the topics of the cluster to this
+// client.
+var ErrNoTopicNames = errors.New("the cluster does not know the request Metadata in version 10 (Kafka 2.8), by which relay lists topics")
+
+// TopicNames returns the names of every topic of the cluster that the client may see, sorted. A
+// cluster leaves out those on which the client has no permission. It returns ErrNoTopicNames if the
+// brokers know no ids of topics.
+func (c *Cluster) TopicNames(ctx context.Context) ([]string, error) {
+	known, err := c.knowsTopicIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		return nil, ErrNoTopicNames
+	}
+	res, err := c.RoundTrip(ctx, &metadataWithIDs{clientID: c.ClientID, every: true})
+	if err != nil {
+		return nil, fmt.Errorf("asking the cluster for the names of its topics: %w", err)
+	}
+	return slices.Sorted(maps.Keys(res.(*metadataWithIDs).ids)), nil
+}
