@@ -65,8 +65,24 @@ func ask(t *testing.T, r *testkit.Relay, from, method, target string, lines ...s
 	return exchange(t, r.Admin, from, strings.Join(append(head, "Connection: close"), "\r\n")+"\r\n\r\n")
 }
 
-// exchange sends text to address and reads one answer.
-func exchange(t *testing.T, address, from, text string) answer {
+// hangUpTime is shorter than the time after which relay hangs up on a client that has not sent its
+// request.
+const hangUpTime = 4 * time.Second
+
+// exchange sends text to address and reads one answer. It tries again if there is none and that took
+// so long that relay may have hung up before it had the request.
+func exchange(t *testing.T, address, from, text string) (got answer) {
+	t.Helper()
+	for range 10 {
+		began := time.Now()
+		if got = exchangeOnce(t, address, from, text); got.code != 0 || time.Since(began) < hangUpTime {
+			break
+		}
+	}
+	return got
+}
+
+func exchangeOnce(t *testing.T, address, from, text string) answer {
 	t.Helper()
 	d := net.Dialer{Timeout: patient}
 	if from != "" {

@@ -50,8 +50,20 @@ func flood(t *testing.T, address string, connections int, text string) {
 	group.Wait()
 }
 
-// sendWebhook sends a signed webhook and returns the status, 0 if there is no answer.
-func sendWebhook(t *testing.T, address string) int {
+// sendWebhook sends a signed webhook and returns the status, 0 if there is no answer. It tries again
+// as exchange does.
+func sendWebhook(t *testing.T, address string) (code int) {
+	t.Helper()
+	for range 10 {
+		began := time.Now()
+		if code = sendWebhookOnce(t, address); code != 0 || time.Since(began) < hangUpTime {
+			break
+		}
+	}
+	return code
+}
+
+func sendWebhookOnce(t *testing.T, address string) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -144,7 +156,7 @@ func TestReplayedWebhooksDoNotPoll(t *testing.T) {
 	const body = `{"id":"wh_1","event":"user.created","data":{}}`
 	quiet := func() { // the polls after a webhook go on for 20 s
 		t.Helper()
-		for last, since := polls.Load(), time.Now(); time.Since(since) < 8*time.Second; time.Sleep(often) {
+		for last, since := polls.Load(), time.Now(); time.Since(since) < 25*time.Second; time.Sleep(often) {
 			if n := polls.Load(); n != last {
 				last, since = n, time.Now()
 			}
@@ -173,7 +185,7 @@ func TestReplayedWebhooksDoNotPoll(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	require.Equal(t, before, polls.Load(), "a replay leads to no poll")
 
-	for _, at := range []time.Duration{-181 * time.Second, 190 * time.Second, -time.Hour, 24 * time.Hour} {
+	for _, at := range []time.Duration{-181 * time.Second, 5 * time.Minute, -time.Hour, 24 * time.Hour} { // time goes on until relay reads it
 		require.Equal(t, http.StatusUnauthorized, postWebhook(t, webhooks, sourcetest.SignWebhook(webhookSecret, time.Now().Add(at), []byte(body)), body), at)
 	}
 	require.Equal(t, 4, counted("wrong_time"))
@@ -185,8 +197,9 @@ func TestReplayedWebhooksDoNotPoll(t *testing.T) {
 		at := time.Now().Add(time.Duration(n) * time.Millisecond)
 		require.Equal(t, http.StatusOK, postWebhook(t, webhooks, sourcetest.SignWebhook(webhookSecret, at, []byte(body)), body))
 	}
+	made := polls.Load() - before // by the end of flood
 	flood := time.Since(began).Seconds()
-	require.LessOrEqual(t, float64(polls.Load()-before), 4*flood+2)
+	require.LessOrEqual(t, float64(made), 4*flood+2)
 	require.NoError(t, api.Append([]byte(fmt.Sprintf(`{"object":"event","id":"event_last","event":"user.created","data":{"id":"user_1"},"created_at":%q}`, time.Now().UTC().Format(time.RFC3339Nano)))))
 	at := time.Now()
 	require.Equal(t, http.StatusOK, postWebhook(t, webhooks, sourcetest.SignWebhook(webhookSecret, at, []byte(body)), body))
