@@ -55,8 +55,8 @@ func newRelay(t testing.TB, name, text string, env ...string) *relay {
 	return &relay{testkit.NewRelay(t, relayBinary, name, text, env...)}
 }
 
-// awaitReady waits until /readyz says that relay is ready: what is slow for a moment may make it say
-// otherwise.
+// awaitReady waits until /readyz says that relay is ready: what is slow for a moment may make it
+// say otherwise.
 func (r *relay) awaitReady(t testing.TB) {
 	t.Helper()
 	r.Await(t, func() bool { code, _ := r.Ready(); return code == http.StatusOK }, "it is ready")

@@ -69,8 +69,8 @@ func ask(t *testing.T, r *testkit.Relay, from, method, target string, lines ...s
 // request.
 const hangUpTime = 4 * time.Second
 
-// exchange sends text to address and reads one answer. It tries again if there is none and that took
-// so long that relay may have hung up before it had the request.
+// exchange sends text to address and reads one answer. It tries again if there is none and that
+// took so long that relay may have hung up before it had the request.
 func exchange(t *testing.T, address, from, text string) (got answer) {
 	t.Helper()
 	for range 10 {

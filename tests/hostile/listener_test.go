@@ -50,8 +50,8 @@ func flood(t *testing.T, address string, connections int, text string) {
 	group.Wait()
 }
 
-// sendWebhook sends a signed webhook and returns the status, 0 if there is no answer. It tries again
-// as exchange does.
+// sendWebhook sends a signed webhook and returns the status, 0 if there is no answer. It tries
+// again as exchange does.
 func sendWebhook(t *testing.T, address string) (code int) {
 	t.Helper()
 	for range 10 {
