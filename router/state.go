@@ -283,3 +283,30 @@ func (r *Router) routesOf(cfg Config, eventType string) []Route {
 	}
 	return routes
 }
+
+// MayLeaveOut reports whether a route drops, by its expression, an event that sets or removes this
+// object, or whether that depends on more than the object tells. State topics need not have such an
+// object, and may have an old version of it.
+func (r *Router) MayLeaveOut(entity string, object []byte) bool {
+	k := r.kept[entity]
+	if k == nil {
+		return false
+	}
+	for _, eventType := range k.entity.Types() {
+		first := r.byType(eventType)
+		if first.when == nil {
+			continue
+		}
+		raw := fmt.Appendf(nil, `{"object":"event","event":%q,"data":%s}`, eventType, object)
+		open := false
+		d, err := r.choose(first, &source.Event{Event: eventType, Raw: raw, Data: object}, func(route int, _ *source.Event, _ error) {
+			for d := &first; d != nil; d = d.next {
+				open = open || d.route == route && d.dropped
+			}
+		})
+		if err != nil || d.dropped || open {
+			return true
+		}
+	}
+	return false
+}

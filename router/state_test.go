@@ -292,3 +292,22 @@ func TestStateIsValidated(t *testing.T) {
 	r := newRouter(t, Config{State: []string{"*"}, Types: types, Routes: []Route{{Events: []string{"user.updated"}, Drop: true}}})
 	require.Len(t, r.Entities(), len(state.Entities())-2, "neither users, of which events are dropped, nor tokens, whose events are opt-in")
 }
+
+func TestWhatARouteMayLeaveOut(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		route Route
+		want  bool
+	}{
+		"another":                  {Route{Events: []string{"user.*"}, Where: `data.name == "Bob"`, Drop: true}, false},
+		"this one":                 {Route{Events: []string{"user.*"}, Where: `data.name == "Ann"`, Drop: true}, true},
+		"its removal":              {Route{Events: []string{"user.*"}, Where: `type == "user.deleted"`, Drop: true}, true},
+		"what only the event has":  {Route{Events: []string{"user.*"}, Where: `event.context.client_id == "x"`, Drop: true}, true},
+		"a route that drops none":  {Route{Events: []string{"user.*"}, Where: `data.missing == "x"`, Topic: "elsewhere"}, false},
+		"a route of other objects": {Route{Events: []string{"organization.*"}, Where: `true`, Drop: true}, false},
+	} {
+		r := keeping(t, Config{Routes: []Route{c.route}}, "user")
+		require.Equal(t, c.want, r.MayLeaveOut("user", []byte(`{"id":"user_1","name":"Ann"}`)), name)
+		require.False(t, r.MayLeaveOut("session", []byte(`{}`)), "the lane does not keep it")
+	}
+}

@@ -19,8 +19,8 @@ import (
 // spanFlags choose a lane and a range of events.
 type spanFlags struct {
 	laneFlag
-	Since     string  `help:"Where to begin: earliest, an event id, to begin after it, or a time: ${time}." required:"" placeholder:"TIME" predictor:"start"`
-	Until     string  `help:"Where to end: latest, or a time (inclusive), written as for --since." required:"" placeholder:"TIME" predictor:"end"`
+	Since     string  `help:"Where to begin: earliest, an event id, to begin after it, or a time: ${time}." required:"" xor:"since" placeholder:"TIME" predictor:"start"`
+	Until     string  `help:"Where to end: latest, or a time (inclusive), written as for --since." required:"" xor:"until" placeholder:"TIME" predictor:"end"`
 	RateLimit float64 `help:"Maximum requests per second to WorkOS. A running relay has its own limit, and the key allows 100 for both. Default: source.rate_limit." placeholder:"N"`
 }
 
@@ -42,29 +42,7 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 	if !since.NeedsTime() && !until.NeedsTime() && until.From.CreatedAt.Before(since.From.CreatedAt) {
 		return chosen{}, app.Usage(errUntilBeforeSince)
 	}
-	cfg, err := env.loadConfig()
-	if err != nil {
-		return chosen{}, err
-	}
-	if f.RateLimit < 0 {
-		return chosen{}, app.Usage(errors.New("--rate-limit is negative"))
-	}
-	if f.RateLimit > 0 {
-		cfg.Source.RateLimit = f.RateLimit
-	}
-	log, err := p.logger(env)
-	if err != nil {
-		return chosen{}, err
-	}
-	lanes, err := app.NewLanes(cfg, log)
-	if err != nil {
-		return chosen{}, err
-	}
-	l, err := f.laneFlag.choose(lanes)
-	if err != nil {
-		return chosen{}, err
-	}
-	client, err := app.NewClient(cfg)
+	l, client, err := f.reach(env, p)
 	if err != nil {
 		return chosen{}, err
 	}
@@ -84,6 +62,37 @@ func (f spanFlags) choose(ctx context.Context, env *environment, p *progress) (c
 		fmt.Fprintf(env.stderr, "from %s to %s\n", span.Since, span.Until.Format(time.RFC3339Nano))
 	}
 	return chosen{lane: l.FromOutside(), client: client, span: span}, nil
+}
+
+// reach returns the lane that is meant, and a client that keeps to the rate limit.
+func (f spanFlags) reach(env *environment, p *progress) (*app.Lane, *source.Client, error) {
+	cfg, err := env.loadConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.RateLimit < 0 {
+		return nil, nil, app.Usage(errors.New("--rate-limit is negative"))
+	}
+	if f.RateLimit > 0 {
+		cfg.Source.RateLimit = f.RateLimit
+	}
+	log, err := p.logger(env)
+	if err != nil {
+		return nil, nil, err
+	}
+	lanes, err := app.NewLanes(cfg, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := f.laneFlag.choose(lanes)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := app.NewClient(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, client, nil
 }
 
 var errUntilBeforeSince = errors.New("--until is before --since")

@@ -20,11 +20,15 @@ import (
 type verifyCmd struct {
 	spanFlags
 	JSON     bool   `help:"As a JSON object."`
-	Examples int    `help:"How many cases of each finding to name." default:"10"`
+	Examples int    `help:"How many cases of each finding to name; with --state, of each entity." default:"10"`
 	Strict   bool   `help:"Also count what at_least_once allows as faults: copies, and events that came too early and once more in order."`
-	Repair   bool   `help:"Publish the missing events, each marked with the header relay-repair."`
+	Repair   bool   `help:"Publish the missing events, each marked with the header relay-repair. With --state: let the running relay read a snapshot of each entity that has a fault."`
 	Blindly  bool   `help:"With --repair: continue even if the lane's checkpoint cannot be read. Stop the lane first, or events that it has yet to publish come twice."`
 	Dir      string `help:"Where to create the temporary directory, which takes about 300 bytes per event. Default: the system's." placeholder:"DIR"`
+
+	State    bool          `help:"Compare the objects of the state topics with WorkOS's lists instead of a range of events." xor:"since,until"`
+	Entities []string      `help:"With --state: kinds of object to compare, such as user and directory_user. Default: all that the lane keeps." placeholder:"ENTITY" predictor:"entity"`
+	Wait     time.Duration `help:"With --state: how long a difference must last to count, since events come later than WorkOS's lists change." default:"20s"`
 }
 
 // verdict is what `relay verify --json` prints.
@@ -45,8 +49,22 @@ type repairReport struct {
 	Parked    int    `json:"parked"`
 }
 
+// Validate is called by kong.
+func (c *verifyCmd) Validate() error {
+	if !c.State && (c.Since == "" || c.Until == "") {
+		return errors.New("missing flags: --since=TIME and --until=TIME, or --state")
+	}
+	return nil
+}
+
 // Run compares source and bus, and repairs if it is told to.
 func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
+	if c.State {
+		return c.runState(ctx, env)
+	}
+	if len(c.Entities) > 0 {
+		return app.Usage(errors.New("--entities needs --state"))
+	}
 	p := newProgress(env.stderr)
 	chosen, err := c.choose(ctx, env, p)
 	if err != nil {
