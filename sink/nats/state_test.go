@@ -359,6 +359,26 @@ func TestBucketFollowsAStreamMadeAgain(t *testing.T) {
 	awaitState(t, js, map[string]string{"u1": "1", "u2": "2", "u3": "1"})
 }
 
+// TestReadBackOfABucketThatWasDamaged: somebody has deleted from the bucket what was copied last, so
+// that it does not tell how far it has come.
+func TestReadBackOfABucketThatWasDamaged(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t)
+	js := client(t, srv.url())
+	s := open(t, withState(srv.url()))
+	require.NoError(t, s.Prepare(t.Context(), stateTopics))
+	require.NoError(t, s.Publish(t.Context(), []sink.Message{set("u1", "1"), set("u2", "1")}))
+	awaitState(t, js, map[string]string{"u1": "1", "u2": "1"})
+	bucket, err := js.Stream(t.Context(), "KV_STATE_user")
+	require.NoError(t, err)
+	require.NoError(t, bucket.Purge(t.Context(), jetstream.WithPurgeSubject("$KV.STATE_user.u2")))
+	requireReadBack(t, s, map[string]string{"u1": "1"})
+	require.NoError(t, bucket.Purge(t.Context()))
+	requireReadBack(t, s, map[string]string{})
+	require.NoError(t, s.Publish(t.Context(), []sink.Message{set("u3", "1")}))
+	requireReadBack(t, s, map[string]string{"u3": "1"})
+}
+
 // TestBucketsThatCannotBeUsed: relay says why, in Prepare and in `relay check`.
 func TestBucketsThatCannotBeUsed(t *testing.T) {
 	t.Parallel()

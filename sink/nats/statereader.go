@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -177,10 +178,13 @@ func keyOfBucket(form string) ([]byte, error) {
 }
 
 // awaitCopy waits until the bucket has what the stream holds now, except removals that expire
-// meanwhile.
+// meanwhile. If somebody has deleted from the bucket what was copied last, the bucket does not tell
+// how far it has come. It then counts as complete if the server has had nothing to copy for
+// copySettled.
 func (r *reader) awaitCopy(ctx context.Context, l *link, t sink.StateTopic) error {
-	want := uint64(math.MaxUint64)
-	for began := time.Now(); ; {
+	want, end := uint64(math.MaxUint64), uint64(0)
+	began := time.Now()
+	for idle := began; ; {
 		last, err := r.stream.message(ctx, l, "asking for the last state of "+t.Entity, fmt.Appendf(nil, `{"last_by_subj":%q}`, t.Topic+".>"))
 		switch {
 		case isCode(err, jetstream.JSErrCodeMessageNotFound):
@@ -189,13 +193,18 @@ func (r *reader) awaitCopy(ctx context.Context, l *link, t sink.StateTopic) erro
 			return err
 		}
 		want = min(want, last.Seq)
-		copied, err := r.copied(ctx, l, t)
+		copied, info, err := r.copied(ctx, l, t)
 		switch {
 		case err != nil:
 			return err
 		case copied >= want:
 			return nil
-		case time.Since(began) >= copyPatience:
+		case info.State.LastSeq == 0 || info.State.LastSeq != end || !hasNothingToCopy(info):
+			idle, end = time.Now(), info.State.LastSeq
+		case time.Since(idle) >= copySettled:
+			return nil
+		}
+		if time.Since(began) >= copyPatience {
 			return fmt.Errorf("bucket %s has copied stream %s up to sequence %d in %v, and not to %d: the server does not go on copying; "+
 				"`nats stream info %s` says why", BucketOf(t), r.cfg.Stream, copied, copyPatience, want, bucketStream+BucketOf(t))
 		}
@@ -205,34 +214,47 @@ func (r *reader) awaitCopy(ctx context.Context, l *link, t sink.StateTopic) erro
 	}
 }
 
+// copySettled is how long the server must have nothing to copy, and hear of its source, until a
+// bucket counts as complete that does not tell what it has copied last.
+const copySettled = 5 * time.Second
+
+// hasNothingToCopy reports whether the server says of each source of a bucket that it is read to
+// its end.
+func hasNothingToCopy(info *jetstream.StreamInfo) bool {
+	return len(info.Sources) > 0 && !slices.ContainsFunc(info.Sources, func(s *jetstream.StreamSourceInfo) bool {
+		return s.Lag > 0 || s.Active < 0 || s.Active > copyPatience
+	})
+}
+
 // copyLook is how often awaitCopy looks.
 const copyLook = 50 * time.Millisecond
 
-// copied returns the sequence in the stream of what the bucket has copied last; 0 for nothing.
-func (r *reader) copied(ctx context.Context, l *link, t sink.StateTopic) (uint64, error) {
+// copied returns the sequence in the stream of the newest message that the bucket holds; 0 if it
+// holds none.
+func (r *reader) copied(ctx context.Context, l *link, t sink.StateTopic) (uint64, *jetstream.StreamInfo, error) {
 	info, err := r.buckets.info(ctx, l, t)
 	if err != nil || info.State.Msgs == 0 {
-		return 0, err
+		return 0, info, err
 	}
 	// Not the message at LastSeq: a marker of a removal that has expired is not there any more.
 	m, err := r.inBucket(ctx, l, t, fmt.Appendf(nil, `{"last_by_subj":%q}`, bucketSubject+BucketOf(t)+".>"))
 	switch {
-	case isCode(err, jetstream.JSErrCodeMessageNotFound): // all that was there has expired
-		return 0, nil
+	case isCode(err, jetstream.JSErrCodeMessageNotFound): // all that was there has expired, or was deleted
+		return 0, info, nil
 	case err != nil:
-		return 0, err
+		return 0, info, err
 	}
 	header, err := headerOf(m)
 	if err != nil {
-		return 0, fmt.Errorf("reading bucket %s: %w", BucketOf(t), err)
+		return 0, info, fmt.Errorf("reading bucket %s: %w", BucketOf(t), err)
 	}
 	fields := strings.Fields(header.Get(sourceHeader))
 	if len(fields) < 2 {
-		return 0, nil
+		return 0, info, nil
 	}
 	sequence, err := strconv.ParseUint(fields[1], 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%w: the header %s of a message of bucket %s", errImpossible, sourceHeader, BucketOf(t))
+		return 0, info, fmt.Errorf("%w: the header %s of a message of bucket %s", errImpossible, sourceHeader, BucketOf(t))
 	}
-	return sequence, nil
+	return sequence, info, nil
 }
