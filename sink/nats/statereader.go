@@ -222,7 +222,7 @@ const copySettled = 5 * time.Second
 // its end.
 func hasNothingToCopy(info *jetstream.StreamInfo) bool {
 	return len(info.Sources) > 0 && !slices.ContainsFunc(info.Sources, func(s *jetstream.StreamSourceInfo) bool {
-		return s.Lag > 0 || s.Active < 0 || s.Active > copyPatience
+		return s.Lag > 0 || s.Active < 0 || s.Active > copySettled
 	})
 }
 
