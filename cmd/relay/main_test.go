@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/app"
 	"workos-relay/internal/config"
 	"workos-relay/internal/testaddr"
 	"workos-relay/internal/testrun"
@@ -35,6 +36,7 @@ const (
 
 func TestMain(m *testing.M) {
 	testrun.PatientListeners()
+	app.FindTime, app.CountTime = patient, patient
 	if os.Getenv(asRelay) != "" {
 		main()
 		return

@@ -14,9 +14,11 @@ import (
 	"workos-relay/source"
 )
 
+// FindTime bounds how long a move looks for the event that it is to go on after. Tests raise it.
+var FindTime = 10 * time.Second
+
 const (
-	// findTime and findPages bound how long a move looks for the event that it is to go on after.
-	findTime  = 10 * time.Second
+	// findPages bounds how far a move looks for that event.
 	findPages = 10
 	// findMargin is how far created_at of an event may be from the time in its id.
 	findMargin = 2 * time.Minute
@@ -53,9 +55,9 @@ func (e *notFoundError) Unwrap() error {
 
 // find returns the position of an event that the lane is to go on after, with its time if that is
 // known. It returns a *notFoundError if the Events API does not know the event, or does not answer
-// within findTime. near is where the lane stands, the zero Position if that is not known.
+// within FindTime. near is where the lane stands, the zero Position if that is not known.
 func (l *Lane) find(ctx context.Context, client *source.Client, near checkpoint.Position, event string) (checkpoint.Position, error) {
-	bounded, cancel := context.WithTimeoutCause(ctx, findTime, fmt.Errorf("no answer within %s", findTime))
+	bounded, cancel := context.WithTimeoutCause(ctx, FindTime, fmt.Errorf("no answer within %s", FindTime))
 	defer cancel()
 	types := l.Types
 	var refused *source.RefusedTypesError

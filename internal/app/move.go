@@ -45,7 +45,7 @@ func (l *Lane) destination(ctx context.Context, client *source.Client, near chec
 		}
 	}
 	if start.NeedsTime() { // a stream asks until it has an answer
-		bounded, cancel := context.WithTimeoutCause(ctx, findTime, fmt.Errorf("no answer within %s", findTime))
+		bounded, cancel := context.WithTimeoutCause(ctx, FindTime, fmt.Errorf("no answer within %s", FindTime))
 		defer cancel()
 		position, err := l.Position(bounded, client, nil, start)
 		if err != nil && bounded.Err() != nil {

@@ -12,9 +12,11 @@ import (
 	"workos-relay/source"
 )
 
+// CountTime bounds how long a move looks for events that it would skip. Tests raise it.
+var CountTime = 15 * time.Second
+
 const (
-	// countTime and countEvents bound how far a move looks for events that it would skip.
-	countTime   = 15 * time.Second
+	// countEvents bounds how far a move looks for events that it would skip.
 	countEvents = 100_000
 	// repeatTime and repeatEvents bound how far a move looks for events that it would repeat.
 	repeatTime   = 5 * time.Second
@@ -42,12 +44,12 @@ type moveEffect struct {
 func (s skipped) none() bool { return s.unknown == nil && s.events == 0 }
 
 // skips counts the events between the committed position and a later one, which the lane has not
-// published. A move backwards skips nothing. skips asks the Events API for at most countTime.
+// published. A move backwards skips nothing. skips asks the Events API for at most CountTime.
 func (l *Lane) skips(ctx context.Context, client *source.Client, from, to checkpoint.Position) skipped {
 	if from.Equal(to) || to.IsZero() {
 		return skipped{}
 	}
-	counting, cancel := context.WithTimeoutCause(ctx, countTime, fmt.Errorf("not done within %s", countTime))
+	counting, cancel := context.WithTimeoutCause(ctx, CountTime, fmt.Errorf("not done within %s", CountTime))
 	defer cancel()
 	s, err := l.count(counting, client, from, to)
 	if err != nil && counting.Err() != nil {
@@ -200,7 +202,7 @@ func (l *Lane) inFuture(ctx context.Context, client *source.Client, p checkpoint
 	if p.EventID != "" || time.Until(p.CreatedAt) < disorder {
 		return false
 	}
-	asking, cancel := context.WithTimeout(ctx, findTime)
+	asking, cancel := context.WithTimeout(ctx, FindTime)
 	defer cancel()
 	now, err := l.Stream(client, nil).Now(asking)
 	return err != nil || p.CreatedAt.Sub(now) > disorder

@@ -76,11 +76,17 @@ func open(t testing.TB, cfg Config) *Sink {
 	return s
 }
 
-// prepared returns a sink on c with the topics in place.
+// prepared returns a sink on c with the topics in place. Like a lane it prepares them again after a
+// failure that may pass, such as a connection that a machine that stood still has lost.
 func prepared(t testing.TB, c *kfake.Cluster, topics ...string) *Sink {
 	t.Helper()
-	s := open(t, config(t, c.ListenAddrs()))
-	require.NoError(t, s.Prepare(within(t, patient), topics))
+	s, ctx := open(t, config(t, c.ListenAddrs())), within(t, patient)
+	for err := s.Prepare(ctx, topics); err != nil; err = s.Prepare(ctx, topics) {
+		var fatal *sink.FatalError
+		require.False(t, errors.As(err, &fatal) || ctx.Err() != nil, "%v", err)
+		t.Log(err)
+		time.Sleep(10 * time.Millisecond)
+	}
 	return s
 }
 
