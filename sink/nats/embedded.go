@@ -27,9 +27,11 @@ import (
 
 const (
 	embeddedStart = 30 * time.Second // recovery of a large store included
-	embeddedStop  = 10 * time.Second
 	embeddedLook  = 20 * time.Millisecond
 )
+
+// embeddedStop bounds the end of an embedded server. Tests raise it.
+var embeddedStop = 10 * time.Second
 
 // Bounds of what the clients of the embedded server can make it hold, besides
 // embedded.max_connections.

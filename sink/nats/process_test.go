@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	testrun.ManyAtOnce()
+	embeddedStop = patient
 	os.Exit(m.Run())
 }
 
