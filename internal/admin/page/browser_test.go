@@ -285,6 +285,7 @@ func TestPicture(t *testing.T) {
 		tab.Prefer(scheme)
 		tab.Go(w.base)
 		tab.Until(`document.querySelector("#connection").innerText == "Live"`)
+		browsertest.Eval[bool](tab, `document.querySelectorAll(".fold").forEach((b) => b.click()) || true`)
 		require.Greater(t, browsertest.Eval[int](tab, `document.querySelector(".plot.rate .line").getAttribute("d").length`), 1000)
 		tab.Picture(t.ArtifactDir(), "status-page-"+scheme)
 	}
@@ -363,6 +364,9 @@ func anHour(t *testing.T, lanes ...pipeline.Status) *world {
 		s.Checkpoint.EventID = "event_01KB9V4T6QH8M2ZC3XGD5RNWEY"
 	}
 	lanes[0].Events, lanes[0].SourceNow, lanes[0].UnackedAt = nats.Events, nats.SourceNow, nats.UnackedAt
+	if len(lanes) > 1 && lanes[1].State == pipeline.Running {
+		lanes[1].Events, lanes[1].SourceNow, lanes[1].UnackedAt = kafka.Events, kafka.SourceNow, kafka.UnackedAt
+	}
 	w.lanes = lanes
 	w.serve(t, "127.0.0.1:0")
 	return w
