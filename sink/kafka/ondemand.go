@@ -85,9 +85,9 @@ func (c *common) resolve(ctx context.Context, topics []string) ([]string, error)
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	all := append(literal, matching(patterns, names)...)
-	slices.Sort(all)
-	return slices.Compact(all), nil
+	literal = append(literal, matching(patterns, names)...)
+	slices.Sort(literal)
+	return slices.Compact(literal), nil
 }
 
 // exampleOf returns a topic that a pattern stands for and that no event makes, to ask whether relay
@@ -311,14 +311,14 @@ func (o *onDemand) create(ctx context.Context, topics []string) map[string]error
 	for _, t := range answer.Topics {
 		answered[t.Name] = true
 		err := client.BrokerError(t.ErrorCode, t.ErrorMessage)
-		switch code := kafkago.Error(t.ErrorCode); {
-		case code == 0:
-		case code == kafkago.TopicAlreadyExists, code == kafkago.TopicAuthorizationFailed:
+		switch code := kafkago.Error(t.ErrorCode); code {
+		case 0:
+		case kafkago.TopicAlreadyExists, kafkago.TopicAuthorizationFailed:
 			failed[t.Name] = o.hidden(ctx, t.Name)
 			if failed[t.Name] == nil && code != kafkago.TopicAlreadyExists {
 				failed[t.Name] = found.of(t.Name)
 			}
-		case code == kafkago.InvalidTopic:
+		case kafkago.InvalidTopic:
 			failed[t.Name] = &sink.RejectedError{Topic: t.Name, Reason: o.admin.explainTopic(err, t.Name).Error()}
 		default:
 			if failed[t.Name] = found.of(t.Name); failed[t.Name] == nil {

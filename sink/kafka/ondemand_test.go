@@ -162,7 +162,7 @@ func TestCreationThatFails(t *testing.T) {
 				require.NoError(t, publish(batch[1:]))
 			}
 			if exactly {
-				require.Equal(t, batch[2].Position.EventID, prev.Position.EventID)
+				require.Equal(t, batch[2].Position.EventID, prev.EventID)
 			}
 			requireStored(t, c.ListenAddrs(), append(messages(0, 1, "p.a"), batch...), "p.a", "p.b")
 		}
