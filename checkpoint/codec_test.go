@@ -164,7 +164,7 @@ func withSnapshot() Checkpoint {
 		Run: "run_1", Entities: []string{"organization", "directory_user"}, Earlier: []string{"user"}, Tip: Position{CreatedAt: c.CreatedAt},
 		StartedAt: c.CreatedAt.Add(time.Minute), Entity: "directory_user", Walk: []SnapshotStep{{After: "directory_1", ID: "directory_3"}},
 		Open:   []SnapshotList{{Parents: []string{"directory_2"}, After: "directory_user_9"}, {Parents: []string{"directory_3"}}},
-		Counts: []SnapshotCount{{Entity: "organization", Objects: 7, Removed: 1, Skipped: 2}, {Entity: "directory_user", Objects: 900, Dropped: 3}},
+		Counts: []SnapshotCount{{Entity: "organization", Objects: 7, Removed: 1, Skipped: 2}, {Entity: "directory_user", Objects: 900, Dropped: 3, Lists: 5, Parents: 8}},
 	}
 	return c
 }

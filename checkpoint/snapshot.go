@@ -25,6 +25,9 @@ type Snapshot struct {
 	// FinishedAt is when everything had been read and published, by the clock of the source. It is
 	// zero while the snapshot goes on.
 	FinishedAt time.Time
+	// PreviousAt is when the last snapshot of the lane before this one was finished; zero if none
+	// was.
+	PreviousAt time.Time
 
 	Entity string // the entity that is read now; those before it in Entities are done
 	// Walk leads to the newest parent whose list of objects of Entity was begun, the outermost
@@ -59,10 +62,26 @@ type SnapshotCount struct {
 	Removed uint64 // removed from the bus, because the source does not have them any more
 	Skipped uint64 // left out, because the bus can never take them, or no message of them can be made
 	Dropped uint64 // left out, because a route drops them
+	// Lists is how many lists of parents were read to their end, and Parents how many the snapshot
+	// has found before, which may be fewer: both are 0 of an entity with one list, and Parents is 0
+	// if it is not known.
+	Lists, Parents uint64
 }
 
 // Finished reports whether the snapshot was read to its end. A nil Snapshot is not.
 func (s *Snapshot) Finished() bool { return s != nil && !s.FinishedAt.IsZero() }
+
+// LastFinishedAt is when a snapshot of the lane was last finished; zero if none was.
+func (s *Snapshot) LastFinishedAt() time.Time {
+	switch {
+	case s == nil:
+		return time.Time{}
+	case s.Finished():
+		return s.FinishedAt
+	default:
+		return s.PreviousAt
+	}
+}
 
 // Count returns the count of an entity, zero if it was not begun.
 func (s *Snapshot) Count(entity string) SnapshotCount {
@@ -82,6 +101,7 @@ func (s *Snapshot) Add(n SnapshotCount) []SnapshotCount {
 	for i := range counts {
 		if c := &counts[i]; c.Entity == n.Entity {
 			c.Objects, c.Removed, c.Skipped, c.Dropped = c.Objects+n.Objects, c.Removed+n.Removed, c.Skipped+n.Skipped, c.Dropped+n.Dropped
+			c.Lists, c.Parents = c.Lists+n.Lists, c.Parents+n.Parents
 			return counts
 		}
 	}
@@ -116,6 +136,7 @@ type contentSnapshot struct {
 	Tip        contentPosition        `json:"tip"`
 	StartedAt  string                 `json:"started_at"`
 	FinishedAt string                 `json:"finished_at,omitempty"`
+	PreviousAt string                 `json:"previous_at,omitempty"`
 	Entity     string                 `json:"entity,omitempty"`
 	Walk       []contentSnapshotStep  `json:"walk,omitempty"`
 	Open       []contentSnapshotList  `json:"open,omitempty"`
@@ -139,6 +160,8 @@ type contentSnapshotCount struct {
 	Removed uint64 `json:"removed,omitempty"`
 	Skipped uint64 `json:"skipped,omitempty"`
 	Dropped uint64 `json:"dropped,omitempty"`
+	Lists   uint64 `json:"lists,omitempty"`
+	Parents uint64 `json:"parents,omitempty"`
 }
 
 func formatSnapshot(s *Snapshot) *contentSnapshot {
@@ -147,7 +170,7 @@ func formatSnapshot(s *Snapshot) *contentSnapshot {
 	}
 	out := &contentSnapshot{
 		Run: s.Run, Entities: s.Entities, Earlier: s.Earlier, Requested: s.Requested, Tip: formatPosition(s.Tip),
-		StartedAt: formatTime(s.StartedAt), FinishedAt: formatTime(s.FinishedAt),
+		StartedAt: formatTime(s.StartedAt), FinishedAt: formatTime(s.FinishedAt), PreviousAt: formatTime(s.PreviousAt),
 		Entity: s.Entity, Comparing: s.Comparing,
 	}
 	for _, w := range s.Walk {
@@ -179,6 +202,9 @@ func parseSnapshot(in *contentSnapshot) (*Snapshot, error) {
 	}
 	if s.FinishedAt, err = parseTime(in.FinishedAt); err != nil {
 		return nil, fmt.Errorf("snapshot: finished_at: %w", err)
+	}
+	if s.PreviousAt, err = parseTime(in.PreviousAt); err != nil {
+		return nil, fmt.Errorf("snapshot: previous_at: %w", err)
 	}
 	for _, w := range in.Walk {
 		s.Walk = append(s.Walk, SnapshotStep(w))

@@ -140,6 +140,8 @@ type SnapshotEntity struct {
 	Removed uint64 `json:"removed"` // removed from the state topic, because WorkOS does not have them any more
 	Dropped uint64 `json:"dropped"` // left out, because a route drops them
 	Skipped uint64 `json:"skipped"` // left out, because they can never be published: the log names each
+	Lists   uint64 `json:"lists"`   // read to their end, of an entity with one list for each of its parents; else 0
+	Parents uint64 `json:"parents"` // that the snapshot has found, each with a list; 0 if not known
 }
 
 // SnapshotText describes the snapshot that the lane reads or was asked for, at a moment, and what
@@ -168,18 +170,24 @@ func (l *LaneStatus) SnapshotText(now time.Time) string {
 // text describes a snapshot that goes on, at a moment.
 func (s *SnapshotStatus) text(now time.Time) string {
 	var all, here, dropped, skipped uint64
-	at := 1
+	at, lists := 1, ""
 	for i, e := range s.Entities {
 		all, dropped, skipped = all+e.Objects, dropped+e.Dropped, skipped+e.Skipped
 		if e.Entity == s.Entity {
 			at, here = i+1, e.Objects
+			if e.Lists > 0 || e.Parents > 0 {
+				lists = fmt.Sprintf(", list %d", e.Lists)
+				if e.Parents >= e.Lists {
+					lists += fmt.Sprintf(" of %d", e.Parents)
+				}
+			}
 		}
 	}
 	what := fmt.Sprintf("%s of %s", printable.Count(here, "object"), s.Entity)
 	if s.Comparing {
 		what = "looking for what only the bus has of " + s.Entity
 	}
-	text := fmt.Sprintf("snapshot: %s (entity %d of %d), %s in all", what, at, len(s.Entities), printable.Count(all, "object"))
+	text := fmt.Sprintf("snapshot: %s (entity %d of %d%s), %s in all", what, at, len(s.Entities), lists, printable.Count(all, "object"))
 	if s.StartedAt != nil {
 		if took := now.Sub(*s.StartedAt); took >= time.Second {
 			text += fmt.Sprintf(" in %s, %.0f/s", took.Truncate(time.Second), float64(all)/took.Seconds())
@@ -207,7 +215,7 @@ func SnapshotOf(s *checkpoint.Snapshot) *SnapshotStatus {
 	for i, name := range s.Entities {
 		c := s.Count(name)
 		out.Entities = append(out.Entities, SnapshotEntity{
-			Entity: printable.Text(name), Done: s.Finished() || i < now, Objects: c.Objects, Removed: c.Removed, Dropped: c.Dropped, Skipped: c.Skipped,
+			Entity: printable.Text(name), Done: s.Finished() || i < now, Objects: c.Objects, Removed: c.Removed, Dropped: c.Dropped, Skipped: c.Skipped, Lists: c.Lists, Parents: c.Parents,
 		})
 	}
 	return out

@@ -83,6 +83,13 @@ func TestTheStatusOfASnapshot(t *testing.T) {
 		lane.State = state
 		require.Equal(t, far+tail, lane.SnapshotText(began.Add(time.Minute)))
 	}
+	s.Counts[1].Lists, s.Counts[1].Parents = 3, 40
+	lane.Snapshot = admin.SnapshotOf(s)
+	require.Contains(t, lane.SnapshotText(began), "of user (entity 2 of 3, list 3 of 40), 600")
+	s.Counts[1].Parents = 0 // nobody has counted them
+	lane.Snapshot = admin.SnapshotOf(s)
+	require.Contains(t, lane.SnapshotText(began), "of user (entity 2 of 3, list 3), 600")
+	s.Counts[1].Lists = 0
 	s.Comparing = true
 	lane.Snapshot = admin.SnapshotOf(s)
 	require.Contains(t, lane.SnapshotText(began), "looking for what only the bus has of user (entity 2 of 3)")

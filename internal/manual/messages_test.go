@@ -51,7 +51,7 @@ var noFault = map[string]string{
 	"; … on the topic that relay did not write":              summary,
 	"lane … has no dead letter that was not published again": summary,
 	"…, to …, run …":                                         summary,
-	"snapshot: … (entity … of …), … in all":                  "how far a snapshot is",
+	"snapshot: … (entity … of ……), … in all":                 "how far a snapshot is",
 	"looking for what only the bus has of …":                 "how far a snapshot is",
 	"…; events follow when it is finished":                   "how far a snapshot is",
 	", … dropped by routes":                                  "how far a snapshot is",

@@ -313,6 +313,7 @@ func (e *Engine) first(ctx context.Context, cp checkpoint.Checkpoint) (*checkpoi
 	if e.Automatic {
 		again = append(again, e.missing(before)...)
 	}
+	s.PreviousAt = before.LastFinishedAt()
 	if before != nil {
 		// Until the events have passed the snapshot before, only a snapshot knows which of them may
 		// change what it has read; and what it has not read to the end is read again.

@@ -75,6 +75,10 @@ func newReading(ctx context.Context, e *Engine, s *checkpoint.Snapshot) (*readin
 		}
 		return r, nil
 	}
+	if r.at.Count(s.Entity) == (checkpoint.SnapshotCount{Entity: s.Entity}) { // it begins
+		of := r.at.Count(endpoint.Parents[len(endpoint.Parents)-1])
+		r.at.Counts = r.at.Add(checkpoint.SnapshotCount{Entity: s.Entity, Parents: of.Objects + of.Skipped + of.Dropped})
+	}
 	r.parents = make(chan parent)
 	r.spawn(func() {
 		defer close(r.parents)
@@ -241,7 +245,7 @@ func (r *reading) take(p page) error {
 	switch {
 	case errors.Is(p.err, lists.ErrGone): // what of it was published before stays until the next snapshot
 		r.e.Logger.Info("snapshot: what a list belongs to was deleted meanwhile", zap.String("entity", r.entity.Name), zap.Strings("parents", p.parents))
-		r.open = slices.Delete(r.open, at, at+1)
+		r.ended(at)
 		return nil
 	case p.err != nil:
 		if errors.Is(p.err, lists.ErrNotContinued) { // the next attempt reads the list from its start
@@ -259,9 +263,17 @@ func (r *reading) take(p page) error {
 	}
 	r.at.Counts = r.at.Add(count)
 	if r.open[at].after = p.Next; p.Next == "" {
-		r.open = slices.Delete(r.open, at, at+1)
+		r.ended(at)
 	}
 	return nil
+}
+
+// ended records that a list is read to its end.
+func (r *reading) ended(at int) {
+	r.open = slices.Delete(r.open, at, at+1)
+	if len(r.endpoint.Parents) > 0 {
+		r.at.Counts = r.at.Add(checkpoint.SnapshotCount{Entity: r.entity.Name, Lists: 1})
+	}
 }
 
 // add adds the message of an object to the portion, and returns which of the counts it belongs to:

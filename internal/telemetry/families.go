@@ -45,6 +45,7 @@ const (
 	labelHolder    = "holder"
 	labelSelf      = "self"
 	labelDoing     = "doing"
+	labelEntity    = "entity"
 	labelStage     = "stage"
 	labelStatus    = "status"
 	labelReason    = "reason"
@@ -56,7 +57,9 @@ const (
 var labelHelp = []struct{ name, help string }{
 	{labelLane, "name of the sink"},
 	{labelType, "event type; `other` for every type that this version of relay does not know"},
-	{labelOutcome, "published; dropped: a route drops it; parked: as a dead letter, since it could never be published"},
+	{labelOutcome, "published; dropped: a route drops it; parked: as a dead letter, since it could never be published; of objects of a snapshot also removed: " +
+		"WorkOS does not have it any more; skipped: it could never be published"},
+	{labelEntity, "kind of object, as in `state.entities`"},
 	{labelState, listed(pipeline.States())},
 	{labelHolder, "a process, by `instance` or host, process id and start time, and the checkpoint directory of the lane that it uses"},
 	{labelSelf, "this process, in the words of `holder`"},
@@ -116,6 +119,14 @@ var (
 		help: "When everything that the Events API had was last committed; 0 if that has not happened since the start."})
 	lanePosition = declare(family{section: sectionLane, kind: gauge, name: "relay_position_timestamp_seconds", snapshot: true, labels: lane,
 		help: "The created_at of the committed position; absent if it has none."})
+	snapshotRunning = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_running", snapshot: true, labels: lane,
+		help: "1 while this process reads a snapshot of the lane, for which its events wait, else 0. Absent of a lane without a snapshot."})
+	snapshotObjects = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_objects", snapshot: true, labels: []string{labelLane, labelEntity, labelOutcome},
+		help: "Objects of the lane's last snapshot, or of the one that goes on, by entity and outcome. It begins at 0 with the next one; what was read again after a restart counts again."})
+	snapshotLeft = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_remaining_entities", snapshot: true, labels: lane,
+		help: "Entities that the snapshot has not read to the end. Absent of a lane without a snapshot."})
+	snapshotSuccess = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_last_success_timestamp_seconds", snapshot: true, labels: lane,
+		help: "When a snapshot of the lane was last finished, by WorkOS's clock; 0 if none was. Absent of a lane without a snapshot."})
 	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", labels: lane,
 		help: "Committed events: the sum of `relay_events_total` over its types and outcomes."})
 

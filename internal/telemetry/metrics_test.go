@@ -65,6 +65,7 @@ func TestFixedSeriesExistFromTheStart(t *testing.T) {
 	later := map[string]bool{
 		"relay_source_odd_payloads_total": true, "relay_webhook_unasked_total": true,
 		"relay_lag_seconds": true, "relay_position_timestamp_seconds": true, "relay_source_refused_type": true,
+		"relay_snapshot_running": true, "relay_snapshot_objects": true, "relay_snapshot_remaining_entities": true, "relay_snapshot_last_success_timestamp_seconds": true,
 	}
 	for _, f := range declared {
 		series := 0
@@ -126,6 +127,42 @@ func TestCommitted(t *testing.T) {
 		require.Equal(t, want, got[series], series)
 	}
 	require.NotContains(t, got, `relay_events_total{lane="nats",outcome="dropped",type="other"}`, "no series for what never happened")
+}
+
+// TestTheMetricsOfASnapshot: they are those of the checkpoint, and say of a standby that it reads
+// nothing. The last success outlasts the start of the next snapshot.
+func TestTheMetricsOfASnapshot(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1_700_000_000, 0).UTC()
+	s := pipeline.Status{State: pipeline.Running, Holder: "me", Checkpoint: checkpoint.Checkpoint{Holder: "me", Snapshot: &checkpoint.Snapshot{
+		Run: "run_1", Entities: []string{"organization", "user", "directory"}, Entity: "user", PreviousAt: at,
+		Counts: []checkpoint.SnapshotCount{{Entity: "organization", Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1, Dropped: 4}},
+	}}}
+	m := NewMetrics("test")
+	m.Watch("nats", func() pipeline.Status { return s })
+	m.Watch("plain", func() pipeline.Status { return pipeline.Status{} })
+	got := scrape(t, m)
+	for series, want := range map[string]string{
+		`relay_snapshot_running{lane="nats"}`:                                           "1",
+		`relay_snapshot_remaining_entities{lane="nats"}`:                                "2",
+		`relay_snapshot_last_success_timestamp_seconds{lane="nats"}`:                    "1.7e+09",
+		`relay_snapshot_objects{entity="organization",lane="nats",outcome="published"}`: "7",
+		`relay_snapshot_objects{entity="organization",lane="nats",outcome="removed"}`:   "2",
+		`relay_snapshot_objects{entity="user",lane="nats",outcome="published"}`:         "593",
+		`relay_snapshot_objects{entity="user",lane="nats",outcome="skipped"}`:           "1",
+		`relay_snapshot_objects{entity="user",lane="nats",outcome="dropped"}`:           "4",
+		`relay_snapshot_objects{entity="directory",lane="nats",outcome="published"}`:    "0",
+	} {
+		require.Equal(t, want, got[series], series)
+	}
+	require.NotContains(t, got, `relay_snapshot_running{lane="plain"}`)
+	s.Checkpoint.Holder = "other"
+	require.Equal(t, "0", scrape(t, m)[`relay_snapshot_running{lane="nats"}`], "another process reads it")
+	s.Checkpoint.Holder, s.Checkpoint.Snapshot.FinishedAt = "me", at.Add(time.Hour)
+	got = scrape(t, m)
+	require.Equal(t, "0", got[`relay_snapshot_running{lane="nats"}`])
+	require.Equal(t, "0", got[`relay_snapshot_remaining_entities{lane="nats"}`])
+	require.Equal(t, "1.7000036e+09", got[`relay_snapshot_last_success_timestamp_seconds{lane="nats"}`])
 }
 
 // TestDelivery observes what was published and parked, from created_at on; not what was dropped,

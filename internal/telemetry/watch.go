@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,6 +98,22 @@ func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline
 	send(laneTip, timestamp(s.TipAt))
 	if !s.Checkpoint.CreatedAt.IsZero() {
 		send(lanePosition, timestamp(s.Checkpoint.CreatedAt))
+	}
+	if snap := s.Checkpoint.Snapshot; snap != nil {
+		reads := !snap.Finished() && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released
+		send(snapshotRunning, oneIf(reads && s.State != pipeline.Stopped))
+		send(snapshotSuccess, timestamp(snap.LastFinishedAt()))
+		left := 0
+		if !snap.Finished() {
+			left = len(snap.Entities) - max(0, slices.Index(snap.Entities, snap.Entity))
+		}
+		send(snapshotLeft, float64(left))
+		for _, entity := range snap.Entities {
+			c := snap.Count(entity)
+			for outcome, n := range map[string]uint64{"published": c.Objects, "removed": c.Removed, "dropped": c.Dropped, "skipped": c.Skipped} {
+				send(snapshotObjects, float64(n), printable.Text(entity), outcome)
+			}
+		}
 	}
 }
 

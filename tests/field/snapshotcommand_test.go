@@ -89,7 +89,7 @@ func TestRelaySnapshot(t *testing.T) {
 	r.Await(t, func() bool { return objects() > 300 }, "it is under way")
 	refused("lane kept reads a snapshot already", "--lane", "kept", "--no-wait")
 	_, out, _ = r.Run(t, "status")
-	require.Regexp(t, `lane kept: snapshot: .* \(entity [1-3] of 3\), [0-9]+ objects in all.*; events follow when it is finished`, out)
+	require.Regexp(t, `lane kept: snapshot: .* \(entity [1-3] of 3(, list [0-2]( of 2)?)?\), [0-9]+ objects in all.*; events follow when it is finished`, out)
 	reload("18s")
 	require.True(t, first.Runs(), first.Output())
 	r.Kill()
@@ -105,6 +105,13 @@ func TestRelaySnapshot(t *testing.T) {
 		require.GreaterOrEqual(t, e.Objects+e.Dropped, uint64(len(api.World().State()[e.Entity])), e.Entity) // a page may have come again after the restart
 		require.Regexp(t, fmt.Sprintf(`(?m)^%s +%d +0 +%d +0$`, e.Entity, e.Objects, e.Dropped), first.Output())
 	}
+
+	metrics := r.Metrics()
+	for _, e := range done.Entities {
+		require.Contains(t, metrics, fmt.Sprintf("relay_snapshot_objects{entity=%q,lane=\"kept\",outcome=\"published\"} %d\n", e.Entity, e.Objects))
+	}
+	require.Contains(t, metrics, "relay_snapshot_running{lane=\"kept\"} 0\n")
+	require.Regexp(t, `relay_snapshot_last_success_timestamp_seconds{lane="kept"} [1-9]`, metrics)
 
 	// Asked for and not begun, it ends with a restart.
 	code, out, errs = r.Run(t, "snapshot", "--lane", "kept", "--entities", "directory")
