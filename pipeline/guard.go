@@ -319,7 +319,8 @@ func coversAll(d *checkpoint.Destination, topics []string) bool {
 		position = position || p.Position
 		in[p.Topic] = true
 	}
-	// The topics of a pattern were there when the destination was surveyed, or are recorded as made.
+	// The topics of a pattern were there when the destination was surveyed, or are recorded as
+	// made.
 	return position && (in[""] || !slices.ContainsFunc(topics, func(t string) bool { return !in[t] && !sink.IsPattern(t) }))
 }
 

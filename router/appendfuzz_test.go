@@ -59,9 +59,9 @@ func legalOnBothBuses(topic string) bool {
 	return len(topic) <= 249
 }
 
-// FuzzAppend routes an event of any type, id and values. It goes to no topic of relay's own, and its
-// topic is legal on both buses, or is its type by name, which a sink rejects. The same event gives
-// the same messages, wherever they are put.
+// FuzzAppend routes an event of any type, id and values. It goes to no topic of relay's own, and
+// its topic is legal on both buses, or is its type by name, which a sink rejects. The same event
+// gives the same messages, wherever they are put.
 //
 // P15.
 func FuzzAppend(f *testing.F) {

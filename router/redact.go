@@ -72,8 +72,8 @@ func (r *Router) redactedBefore() *Router {
 	return &out
 }
 
-// RouterFor returns the router for the event inside of a dead letter, by what the letter says of its
-// redaction, or nil if the routes cannot do with that event what they would have done with the
+// RouterFor returns the router for the event inside of a dead letter, by what the letter says of
+// its redaction, or nil if the routes cannot do with that event what they would have done with the
 // event as WorkOS sent it. It is r if nothing was taken out of the event. Else the routes must take
 // out exactly the same, and choose by nothing but the type.
 func (r *Router) RouterFor(l *Letter) *Router {

@@ -59,8 +59,8 @@ func Overlap(a, b string) bool {
 // the first message that needs it. It is optional.
 type TopicMaker interface {
 	// OnTopics sets a function that is called with such topics, once they exist and before anything
-	// is stored in them. If it returns an error, nothing is stored there, and the function is called
-	// again with the next attempt. It may also be called with topics that existed before.
+	// is stored in them. If it returns an error, nothing is stored there, and the function is
+	// called again with the next attempt. It may also be called with topics that existed before.
 	OnTopics(note func(ctx context.Context, topics []string) error)
 }
 

@@ -114,8 +114,9 @@ func followKafka(ctx context.Context) error {
 	}
 }
 
-// unread returns the end of each partition that holds anything. Kafka never compacts the last record
-// of a partition away, so a reader comes to see it, or the mark of a transaction in its place.
+// unread returns the end of each partition that holds anything. Kafka never compacts the last
+// record of a partition away, so a reader comes to see it, or the mark of a transaction in its
+// place.
 func unread(ctx context.Context, admin *kadm.Client, topic string) (map[int32]int64, error) {
 	starts, err := admin.ListStartOffsets(ctx, topic)
 	if err != nil {

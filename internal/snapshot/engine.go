@@ -71,8 +71,8 @@ type Engine struct {
 	Automatic bool
 	// Readers is how many lists are read at once; 0 for DefaultReaders.
 	Readers int
-	// MaxMessages and MaxBytes, in bytes of responses, bound what is gathered for one Append. A page
-	// may exceed them. 0 is pipeline.DefaultBatchMessages and no bound.
+	// MaxMessages and MaxBytes, in bytes of responses, bound what is gathered for one Append. A
+	// page may exceed them. 0 is pipeline.DefaultBatchMessages and no bound.
 	MaxMessages, MaxBytes int
 	Logger                *zap.Logger // not nil
 
@@ -163,9 +163,9 @@ func (e *Engine) Inherit(old *Engine) {
 	e.pending = &request{entities: kept, run: pending.run}
 }
 
-// Reads reports whether s is finished or the lane continues it. It does not continue a snapshot that
-// began by itself if the configuration does not ask for one any more. It may be called at any time
-// from any goroutine.
+// Reads reports whether s is finished or the lane continues it. It does not continue a snapshot
+// that began by itself if the configuration does not ask for one any more. It may be called at any
+// time from any goroutine.
 func (e *Engine) Reads(s *checkpoint.Snapshot) bool {
 	return s != nil && (s.Finished() || e.Automatic || s.Requested)
 }

@@ -113,8 +113,8 @@ func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 	l.batchBytes.Observe(float64(o.Bytes))
 }
 
-// timeDelivery observes how long each event took from WorkOS to the bus, by WorkOS's clock as far as
-// the answers of the API tell it. What is left of a difference makes no time negative.
+// timeDelivery observes how long each event took from WorkOS to the bus, by WorkOS's clock as far
+// as the answers of the API tell it. What is left of a difference makes no time negative.
 func (l *LaneMetrics) timeDelivery(o *pipeline.Outcome) {
 	ahead, before := l.source.clock.ahead(), 0
 	now, begun := time.Now().Add(-ahead), l.begun.Add(-ahead)

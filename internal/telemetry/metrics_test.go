@@ -192,8 +192,8 @@ func TestDelivery(t *testing.T) {
 	})
 }
 
-// TestDeliveryByAWrongClock: the clock of the machine is off. The Date headers of the API say by how
-// much, in whole seconds, and no time is negative.
+// TestDeliveryByAWrongClock: the clock of the machine is off. The Date headers of the API say by
+// how much, in whole seconds, and no time is negative.
 func TestDeliveryByAWrongClock(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -132,9 +132,10 @@ func (l *Ledger) Fence(ctx context.Context) error {
 // open for too long. If a message can never be stored it returns a *sink.PublishError with the
 // index of the message and a *sink.RejectedError as its cause; of the transaction that the message
 // belongs to nothing is stored. If a topic of a pattern cannot be created it stores nothing, and
-// returns a *sink.PublishError with a *sink.FatalError if an operator must act. An error that matches sink.ErrTimeout means that a smaller batch
-// may be stored. After any other error either prev, next or the position of an event between them
-// is in effect, and which of them is certain after the next Fence.
+// returns a *sink.PublishError with a *sink.FatalError if an operator must act. An error that
+// matches sink.ErrTimeout means that a smaller batch may be stored. After any other error either
+// prev, next or the position of an event between them is in effect, and which of them is certain
+// after the next Fence.
 func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next checkpoint.Checkpoint) (checkpoint.Checkpoint, error) {
 	ctx, cancel := l.sink.withLifetime(ctx)
 	defer cancel()

@@ -359,8 +359,8 @@ func TestBucketFollowsAStreamMadeAgain(t *testing.T) {
 	awaitState(t, js, map[string]string{"u1": "1", "u2": "2", "u3": "1"})
 }
 
-// TestReadBackOfABucketThatWasDamaged: somebody has deleted from the bucket what was copied last, so
-// that it does not tell how far it has come.
+// TestReadBackOfABucketThatWasDamaged: somebody has deleted from the bucket what was copied last,
+// so that it does not tell how far it has come.
 func TestReadBackOfABucketThatWasDamaged(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)

@@ -94,9 +94,9 @@ func testStateIsFollowed(t *testing.T, binary string, all map[string]program, bu
 	}
 }
 
-// TestTheWholeStateIsSeen: the Go program says how many objects there are once it has read what each
-// partition of the state topic holds: also if one is empty, if all of its records are gone, if only
-// marks of transactions are left in it, or if an aborted transaction is last.
+// TestTheWholeStateIsSeen: the Go program says how many objects there are once it has read what
+// each partition of the state topic holds: also if one is empty, if all of its records are gone, if
+// only marks of transactions are left in it, or if an aborted transaction is last.
 func TestTheWholeStateIsSeen(t *testing.T) {
 	t.Parallel()
 	program := programs(t)["go"]

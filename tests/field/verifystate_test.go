@@ -206,8 +206,8 @@ redaction: {key: a-redaction-key-of-32-characters!}
 			damage(t, "user", edited, []byte(strings.Replace(string(world["user"][edited].Data), `"email":"`, `"email":"other.`, 1)))
 			damage(t, "directory_group_membership", membership, nil)
 			damage(t, "directory_user", "directory_user_01KGHOST", []byte(`{"object":"directory_user","id":"directory_user_01KGHOST"}`))
-			// What follows comes behind what was deleted, so that a bucket of NATS tells at once how far
-			// it has come.
+			// What follows comes behind what was deleted, so that a bucket of NATS tells at once
+			// how far it has come.
 			group, member, _ := strings.Cut(some("directory_group_membership", 1), "/")
 			require.NoError(t, w.RemoveMember(group, member))
 			require.NoError(t, w.AddMember(group, member))
