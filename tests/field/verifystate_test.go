@@ -176,6 +176,16 @@ redaction: {key: a-redaction-key-of-32-characters!}
 			close(stop)
 			<-stopped
 			require.Equal(t, []string{}, v.found())
+			// There are objects enough for what follows, also if many were deleted.
+			group, err := w.Create("directory_group", w.Keys("directory")[0])
+			require.NoError(t, err)
+			for range 4 {
+				_, err := w.Create("user")
+				require.NoError(t, err)
+				member, err := w.Create("directory_user", w.Keys("directory")[0])
+				require.NoError(t, err)
+				require.NoError(t, w.AddMember(group, member))
+			}
 			r.Await(t, caughtUp, "all events are there")
 
 			v = r.verifyState(t, exitDone)
@@ -208,9 +218,9 @@ redaction: {key: a-redaction-key-of-32-characters!}
 			damage(t, "directory_user", "directory_user_01KGHOST", []byte(`{"object":"directory_user","id":"directory_user_01KGHOST"}`))
 			// What follows comes behind what was deleted, so that a bucket of NATS tells at once
 			// how far it has come.
-			group, member, _ := strings.Cut(some("directory_group_membership", 1), "/")
-			require.NoError(t, w.RemoveMember(group, member))
-			require.NoError(t, w.AddMember(group, member))
+			of, member, _ := strings.Cut(some("directory_group_membership", 1), "/")
+			require.NoError(t, w.RemoveMember(of, member))
+			require.NoError(t, w.AddMember(of, member))
 			require.NoError(t, w.Update("user", older))
 			r.Await(t, caughtUp, "all events are there")
 			damage(t, "user", older, world["user"][older].Data)
