@@ -45,19 +45,21 @@ func (r *refusing) Resume(ctx context.Context, from checkpoint.Checkpoint) iter.
 		refused := from.Refused
 		if len(refused) > 0 {
 			done = r.place(refused[0].Position)
-		} else if at >= 100 {
+		} else if at > 100 {
 			done = len(r.late)
 		}
 		page := func(events []source.Event, late string) bool {
 			return yield(source.Page{Events: events, Late: late, Refused: append([]checkpoint.Refused{}, refused...), Size: 100 * len(events), Now: sourceNow}, nil)
 		}
-		for ; at < len(r.events); at += 50 {
+		for at < len(r.events) {
 			if at == 100 && refused == nil {
 				refused = []checkpoint.Refused{{Type: lateType, Position: r.events[99].Position()}}
 			}
-			if !page(r.events[at:min(at+50, len(r.events))], "") {
+			end := min(at-at%50+50, len(r.events)) // no page has events on both sides of event 100
+			if !page(r.events[at:end], "") {
 				return
 			}
+			at = end
 		}
 		for done < len(r.late) {
 			n := min(100, len(r.late)-done)
