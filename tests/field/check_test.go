@@ -345,7 +345,7 @@ func TestCheckBesideARunningRelay(t *testing.T) {
 			require.Contains(t, out, ", which is the newest event")
 			r.AwaitState(t, "", pipeline.Running)
 
-			// A relay that is too busy to answer for a moment is no other relay.
+			// check waits for a relay that does not answer for a moment.
 			r.Pause()
 			ended, late := inBackground(t, r, "check", "--timeout", "2m")
 			time.Sleep(5 * time.Second)
