@@ -343,6 +343,11 @@ func (g *Guard) made(ctx context.Context, o *Ownership, dest sink.Destination, t
 	if lost := shortcomings(before, now, topics); lost != nil {
 		return &LostError{Lane: o.Identity.Lane, What: strings.Join(lost, "; "), Position: known.Position}
 	}
+	for _, t := range topics {
+		if !slices.ContainsFunc(now, func(p checkpoint.Part) bool { return p.Topic == t }) {
+			return fmt.Errorf("%s does not show topic %s yet, which was just created", o.Identity.Destination, t)
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range now {

@@ -233,6 +233,7 @@ func TestGuardOfTopicsThatAreMade(t *testing.T) {
 	g.publish(t, target, 1)
 	g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { return append(p, topicPart("org.1", "o1", 0)) })
 	require.NoError(t, target.Made(t.Context(), []string{"org.1"}))
+	require.ErrorContains(t, target.Made(t.Context(), []string{"org.1", "org.2"}), "does not show topic org.2 yet", "it would not be remembered")
 	require.NoError(t, start().Verify(t.Context()), "after a crash the topic is not lost")
 	g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { p[2].Ends[0] = 3; return p })
 	require.NoError(t, target.Verify(t.Context()))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -277,15 +278,22 @@ func (o *onDemand) provide(ctx context.Context, topics []string, missing map[str
 		err = note(ctx, made)
 	}
 	if err != nil {
-		for _, t := range made {
-			failed[t] = err
-		}
+		maps.Copy(failed, failOf(made, err))
 		return failed
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, t := range made {
 		o.known[t] = true
+	}
+	return failed
+}
+
+// failOf returns err for each topic.
+func failOf(topics []string, err error) map[string]error {
+	failed := make(map[string]error, len(topics))
+	for _, t := range topics {
+		failed[t] = err
 	}
 	return failed
 }
@@ -298,11 +306,9 @@ func (o *onDemand) create(ctx context.Context, topics []string) map[string]error
 	switch {
 	case client.IsNoRequest(err):
 		found.addCause(topics[0], cannotBeCreated(err), err)
-		failed[topics[0]] = found.fatal()
-		return failed
+		return failOf(topics, found.fatal())
 	case err != nil:
-		failed[topics[0]] = fmt.Errorf("creating kafka topics: %w", err)
-		return failed
+		return failOf(topics, fmt.Errorf("creating kafka topics: %w", err))
 	}
 	answer := res.(*createtopics.Response)
 	answer.Topics = slices.DeleteFunc(answer.Topics, func(t createtopics.ResponseTopic) bool { return !slices.Contains(topics, t.Name) })

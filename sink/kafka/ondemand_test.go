@@ -169,6 +169,28 @@ func TestCreationThatFails(t *testing.T) {
 	}
 }
 
+// TestACreationThatFailsAsAWhole: no topic of the request counts as created, so nothing is waited
+// for, and messages to a topic that exists go out.
+func TestACreationThatFailsAsAWhole(t *testing.T) {
+	t.Parallel()
+	c := fake(t)
+	s := onDemandSink(t, c)
+	require.NoError(t, c.CreateTopic("p.x", 1, nil)) // by another one meanwhile
+	c.ControlKey(int16(kmsg.CreateTopics), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		return nil, errors.New("the connection breaks"), true
+	})
+	batch := messages(0, 3, "p.x")
+	batch[1].Topic, batch[2].Topic = "p.t0", "p.t1"
+	var at *sink.PublishError
+	err := s.Publish(within(t, patient), batch)
+	require.ErrorAs(t, err, &at)
+	require.Equal(t, 1, at.Durable)
+	require.ErrorContains(t, err, "p.t0: does not exist, and relay cannot create it: the cluster answers other requests")
+	require.ErrorAs(t, err, new(*sink.FatalError))
+	requireStored(t, c.ListenAddrs(), batch[:1], "p.x")
+}
+
 // TestPatternsThatCannotBe: a start names a cluster, or a configuration, that creates no topics.
 func TestPatternsThatCannotBe(t *testing.T) {
 	t.Parallel()

@@ -130,8 +130,6 @@ func newTopicMemory(c *common) *topicMemory {
 // remember keeps which topics relay has created, and those that it could not keep before. That it
 // cannot be written holds up nothing.
 func (m *topicMemory) remember(ctx context.Context, topics []string) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	m.mu.Lock()
 	topics = append(m.pending, topics...)
 	m.pending = nil
@@ -139,7 +137,9 @@ func (m *topicMemory) remember(ctx context.Context, topics []string) {
 	if len(topics) == 0 {
 		return
 	}
-	if err := m.tryRemember(ctx, topics); err != nil {
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := m.tryRemember(bounded, topics); err != nil {
 		if ctx.Err() != nil { // the caller's time was over, and it comes again
 			m.mu.Lock()
 			m.pending = append(m.pending, topics...)

@@ -48,6 +48,7 @@ func (a *topicAdmin) prepare(ctx context.Context, topics []string, spec Create) 
 	if err != nil {
 		return err
 	}
+	a.memory.remember(ctx, nil) // what an attempt before this one had no time for
 	if len(missing) > 0 {
 		if err := a.create(ctx, missing, topics, spec, found); err != nil {
 			return err

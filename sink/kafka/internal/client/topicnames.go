@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -27,5 +26,18 @@ func (c *Cluster) TopicNames(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the cluster for the names of its topics: %w", err)
 	}
-	return slices.Sorted(maps.Keys(res.(*metadataWithIDs).ids)), nil
+	return res.(*metadataWithIDs).names(), nil
+}
+
+// names returns the topics that exist. One without an id is one of a cluster that still speaks the
+// protocol of older brokers among its own.
+func (m *metadataWithIDs) names() []string {
+	var names []string
+	for name, gone := range m.gone {
+		if !gone {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
