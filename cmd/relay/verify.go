@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -194,9 +193,7 @@ func (v *verdict) err() error {
 
 func (c *verifyCmd) print(out io.Writer, v *verdict) error {
 	if c.JSON {
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
+		return printJSON(out, v)
 	}
 	fmt.Fprintf(out, "lane %s, from %s to %s: %s of the source against %s read from the bus\n\n",
 		v.Lane, v.Since, v.Until.Format(time.RFC3339Nano), counted(v.Events, "event"), counted(v.Scanned, "message"))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -41,7 +40,8 @@ type stateRepair struct {
 	Entities []string `json:"entities"`
 	Objects  uint64   `json:"objects"` // published
 	Removed  uint64   `json:"removed"`
-	// Left are the first faults that are still there.
+	// Left are the first faults that are still there, or of which it cannot be told; null if they
+	// were not looked at again.
 	Left []verify.StateExample `json:"left"`
 }
 
@@ -78,7 +78,7 @@ func (c *verifyCmd) runState(ctx context.Context, env *environment) (err error) 
 		return err
 	}
 	var running *admin.Client
-	if c.Repair { // whether it can be done is known before everything is read
+	if c.Repair { // a relay that does not run is noticed before everything is read
 		if running, err = app.Running(ctx, l.Config); err != nil {
 			return fmt.Errorf("--repair lets the running relay read a snapshot: %w", err)
 		}
@@ -89,6 +89,9 @@ func (c *verifyCmd) runState(ctx context.Context, env *environment) (err error) 
 	p.finish()
 	if err != nil {
 		return stoppedOr(ctx, l, err)
+	}
+	if err := l.NoSnapshotGoesOn(ctx); err != nil { // it may have begun meanwhile
+		return err
 	}
 	v.StateReport = result.Report
 	var repairErr error
@@ -194,13 +197,12 @@ func readSnapshot(ctx context.Context, env *environment, client *admin.Client, l
 
 // err returns the error that the command ends with: nil, or the fault that remains.
 func (v *stateVerdict) err() error {
-	compared := v.Sum(func(c *verify.StateCount) int { return c.Listed + c.Stored })
 	switch unchecked := v.Sum(func(c *verify.StateCount) int { return c.Unchecked }); {
 	case v.Total > 0:
 		return fmt.Errorf("%s found on the bus of lane %s", counted(v.Total, "fault"), v.Lane)
 	case unchecked > 0:
 		return fmt.Errorf("%s of the state of lane %s not looked at again; run relay verify --state again", numbered(unchecked, "difference was", "differences were"), v.Lane)
-	case len(v.Entities) == 0 && compared == 0:
+	case len(v.Entities) == 0:
 		return fmt.Errorf("of what lane %s keeps WorkOS has no lists, so nothing could be compared", v.Lane)
 	default:
 		return nil
@@ -209,9 +211,7 @@ func (v *stateVerdict) err() error {
 
 func (c *verifyCmd) printState(out io.Writer, v *stateVerdict) error {
 	if c.JSON {
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
+		return printJSON(out, v)
 	}
 	fmt.Fprintf(out, "lane %s: %s in WorkOS's lists against %s in the state on the bus\n\n", v.Lane,
 		counted(v.Sum(func(c *verify.StateCount) int { return c.Listed }), "object"), thousands(v.Sum(func(c *verify.StateCount) int { return c.Stored })))
@@ -241,7 +241,7 @@ func (c *verifyCmd) printState(out io.Writer, v *stateVerdict) error {
 	for _, n := range v.notes() {
 		fmt.Fprintf(out, "\n%s\n", n)
 	}
-	if v.err() == nil {
+	if v.err() == nil && v.Sum(func(c *verify.StateCount) int { return c.Unsettled + c.Undecided }) == 0 {
 		fmt.Fprintln(out, "\nNo fault found.")
 	}
 	return nil
@@ -282,8 +282,12 @@ func (v *stateVerdict) notes() []string {
 		notes = append(notes, fmt.Sprintf("Not compared: %s, since %s.", n.Entity, n.Why))
 	}
 	if r := v.Repair; r != nil && r.Run != "" {
-		notes = append(notes, fmt.Sprintf("Repaired by snapshot %s of %s: published %s, removed %s; %s left.", r.Run, strings.Join(r.Entities, ", "),
-			counted(int(r.Objects), "object"), thousands(int(r.Removed)), counted(v.Total, "fault"))) //nolint:gosec // less than there are
+		text := fmt.Sprintf("Snapshot %s of %s: published %s, removed %s", r.Run, strings.Join(r.Entities, ", "),
+			counted(int(r.Objects), "object"), thousands(int(r.Removed))) //nolint:gosec // less than there are
+		if r.Left != nil { // it was looked at again
+			text += fmt.Sprintf("; %s left", counted(v.Total, "fault"))
+		}
+		notes = append(notes, text+".")
 		for i := range r.Left {
 			notes = append(notes, "  left: "+exampleText(&r.Left[i]))
 		}

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -99,9 +100,12 @@ func (s *stateSource) carried(ctx context.Context) (now, carried time.Time, know
 	stream := s.lane.Stream(s.client, nil)
 	stream.Logger = zap.NewNop()
 	cp, err := s.lane.Committed(ctx)
-	if err != nil { // none, or it is on another machine
+	switch {
+	case errors.Is(err, checkpoint.ErrNotFound): // none, or it is on another machine
 		now, err = stream.Now(ctx)
 		return now, time.Time{}, false, err
+	case err != nil:
+		return time.Time{}, time.Time{}, false, fmt.Errorf("read the checkpoint: %w", err)
 	}
 	page, err := stream.Look(ctx, cp)
 	switch {
@@ -149,8 +153,10 @@ var ErrSnapshotGoesOn = errors.New("the lane publishes a snapshot, so its state 
 // NoSnapshotGoesOn returns ErrSnapshotGoesOn while the lane publishes a snapshot.
 func (l *Lane) NoSnapshotGoesOn(ctx context.Context) error {
 	cp, err := l.Committed(ctx)
-	s := cp.Snapshot
-	if err == nil && s != nil && !s.Finished() && (s.Requested || l.Sink.State.Snapshot == "first_start") {
+	if err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
+		return fmt.Errorf("read the checkpoint, to see whether a snapshot goes on: %w", err)
+	}
+	if s := cp.Snapshot; err == nil && s != nil && !s.Finished() && (s.Requested || l.Sink.State.Snapshot == "first_start") {
 		return ErrSnapshotGoesOn
 	}
 	return nil

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/maphash"
 	"slices"
@@ -72,20 +73,10 @@ func (p *printer) of(object []byte) (fingerprint, bool) {
 		}
 		return true
 	})
-	slices.SortStableFunc(out.members, func(a, b member) int { return compareUint(a.name, b.name) })
+	slices.SortStableFunc(out.members, func(a, b member) int { return cmp.Compare(a.name, b.name) })
 	out.members = slices.CompactFunc(out.members, func(a, b member) bool { return a.name == b.name })
 	out.members = slices.Clip(out.members[:min(len(out.members), maxMembers)])
 	return out, true
-}
-
-func compareUint(a, b uint32) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // value returns the hash of a value.

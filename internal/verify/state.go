@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -267,7 +268,7 @@ func (r *stateRun) comparePart(entity string, count *StateCount, n int) error {
 		}
 		return nil
 	})
-	for _, key := range sortedKeys(listed) {
+	for _, key := range slices.Sorted(maps.Keys(listed)) {
 		if l := listed[key]; l.out {
 			count.LeftOut++
 		} else {
@@ -275,15 +276,6 @@ func (r *stateRun) comparePart(entity string, count *StateCount, n int) error {
 		}
 	}
 	return err
-}
-
-func sortedKeys(of map[string]listedObject) []string {
-	keys := make([]string, 0, len(of))
-	for key := range of {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // open notes a difference that is to be looked at again.

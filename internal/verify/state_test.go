@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/sink"
+	"workos-relay/source"
 	"workos-relay/source/lists"
 	"workos-relay/state"
 )
@@ -26,6 +27,7 @@ type mirror struct {
 	unknown bool              // how far the lane has come
 	asked   map[string]int
 	noGet   bool
+	refuses error
 	onGet   func(key string)
 	out     map[string]bool
 }
@@ -67,6 +69,8 @@ func (m *mirror) Get(_ context.Context, ref lists.Ref) (lists.Object, error) {
 	}
 	o, ok := m.here[ref.Key]
 	switch {
+	case m.refuses != nil:
+		return lists.Object{}, m.refuses
 	case m.noGet:
 		return lists.Object{}, lists.ErrNoGet
 	case !ok:
@@ -102,10 +106,14 @@ func (m *mirror) MayLeaveOut(string, []byte) bool { return false }
 
 func (m *mirror) run(t *testing.T) *StateResult {
 	t.Helper()
-	c := StateCheck{Source: m, Form: m, Stored: m, Entities: []string{"user"}, Dir: t.TempDir(), Wait: 20 * time.Second, Examples: 3}
-	r, err := c.Run(t.Context())
+	r, err := m.check(t).Run(t.Context())
 	require.NoError(t, err)
 	return r
+}
+
+func (m *mirror) check(t *testing.T) *StateCheck {
+	t.Helper()
+	return &StateCheck{Source: m, Form: m, Stored: m, Entities: []string{"user"}, Dir: t.TempDir(), Wait: 20 * time.Second, Examples: 3}
 }
 
 // tally is missing, stale, ghosts, left out, undecided, unsettled and unchecked.
@@ -268,4 +276,68 @@ func TestVersionsOfAnObject(t *testing.T) {
 		_, ok := newPrinter().of([]byte(bad))
 		require.False(t, ok, bad)
 	}
+}
+
+// TestWhatCannotBeToldIsNotRepaired: a fault counts as repaired only if both sides agree.
+func TestWhatCannotBeToldIsNotRepaired(t *testing.T) {
+	t.Parallel()
+	for name, after := range map[string]func(m *mirror){
+		"the lane is behind": func(m *mirror) {
+			behind := time.Now()
+			m.carried = func() time.Time { return behind }
+		},
+		"WorkOS does not tell":  func(m *mirror) { m.noGet = true },
+		"nothing has happened":  func(*mirror) {},
+		"the ghost has changed": func(m *mirror) { m.there["ghost"] = userOf("ghost", 1, time.Now()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := newMirror(5)
+				m.there["ghost"] = userOf("ghost", 0, time.Unix(8e8, 0))
+				m.there["other"] = userOf("other", 0, time.Unix(8e8, 0))
+				r := m.run(t)
+				require.Equal(t, 2, r.Report.Total)
+				delete(m.there, "other")
+				after(m)
+				left, err := r.Again(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, 1, r.Report.Total)
+				require.Len(t, left, 1)
+				require.Equal(t, "ghost", left[0].Key)
+
+				m.carried, m.noGet = nil, false
+				delete(m.there, "ghost")
+				left, err = r.Again(t.Context())
+				require.NoError(t, err)
+				require.Zero(t, r.Report.Total)
+				require.Equal(t, []StateExample{}, left)
+			})
+		})
+	}
+}
+
+// TestAListedObjectThatCannotBeAskedFor is looked for in the lists again.
+func TestAListedObjectThatCannotBeAskedFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror(5)
+		clear(m.there)
+		m.noGet = true
+		require.Equal(t, [7]int{5}, tally(&m.run(t).Report))
+	})
+}
+
+// TestARefusalIsNoAnswer: if WorkOS refuses to show an object, nothing is said of the state.
+func TestARefusalIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror(50)
+		clear(m.there)
+		m.refuses = &source.RefusalError{}
+		c := m.check(t)
+		_, err := c.Run(t.Context())
+		require.ErrorIs(t, err, m.refuses)
+		require.LessOrEqual(t, len(m.asked), lookers, "it does not wait for the refusal of each")
+	})
 }

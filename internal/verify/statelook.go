@@ -12,7 +12,6 @@ import (
 	"workos-relay/internal/contain"
 	"workos-relay/internal/retry"
 	"workos-relay/sink"
-	"workos-relay/source"
 	"workos-relay/source/lists"
 	"workos-relay/state"
 )
@@ -26,6 +25,7 @@ type candidate struct {
 	here, there view      // WorkOS and the bus, as they were looked at last
 	before      [2]uint64 // the sums of both at the look before
 	unknown     bool      // nobody can tell whether WorkOS has it
+	settled     bool      // both sides agree, or it is not to be compared any more
 	vanished    bool      // the list that is read again does not have it any more
 	out         bool      // a route may drop what tells of it, or another organization has it
 }
@@ -90,12 +90,15 @@ func (r *stateRun) settle(ctx context.Context, open []*candidate) ([]stateFault,
 			same := look > 0 && sums == c.before
 			c.before = sums
 			switch {
-			case c.vanished && !c.there.exists:
+			case (c.vanished || c.unknown && !c.listed) && !c.there.exists:
+				c.settled = true
 			case c.unknown, c.vanished:
 				r.report.of(c.entity).Undecided++
 			case c.out:
+				c.settled = true
 				r.report.of(c.entity).LeftOut++
 			case kind == "":
+				c.settled = true
 			case same && (passed || c.isOld(carried)):
 				faults = append(faults, stateFault{c, kind, differs})
 			default:
@@ -154,6 +157,12 @@ func (r *stateRun) judge(c *candidate) (kind, differs string) {
 // asked for by id.
 func (r *stateRun) lookHere(ctx context.Context, open []*candidate) error {
 	again := map[string]map[string]*candidate{}
+	list := func(c *candidate) {
+		if again[c.entity] == nil {
+			again[c.entity] = map[string]*candidate{}
+		}
+		again[c.entity][c.key] = c
+	}
 	var ask []*candidate
 	for _, c := range open {
 		c.unknown, c.vanished, c.out = false, false, false
@@ -162,17 +171,9 @@ func (r *stateRun) lookHere(ctx context.Context, open []*candidate) error {
 		case c.key == "": // nothing has it
 			c.here = view{}
 		case e.One == "" && !isMembership(c.entity):
-			if again[c.entity] == nil {
-				again[c.entity] = map[string]*candidate{}
-			}
-			again[c.entity][c.key] = c
+			list(c)
 		default:
 			ask = append(ask, c)
-		}
-	}
-	for entity, of := range again {
-		if err := r.listAgain(ctx, entity, of); err != nil {
-			return err
 		}
 	}
 	objects := make([]lists.Object, len(ask))
@@ -181,18 +182,28 @@ func (r *stateRun) lookHere(ctx context.Context, open []*candidate) error {
 		return err
 	}
 	for i, c := range ask {
+		if c.listed && errors.Is(errs[i], lists.ErrNoGet) {
+			list(c)
+			continue
+		}
 		if err := r.take(c, &objects[i], errs[i]); err != nil {
 			return err
 		}
 		objects[i] = lists.Object{}
 	}
+	for entity, of := range again {
+		if err := r.listAgain(ctx, entity, of); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// get asks for objects, several at a time.
+// get asks for objects, several at a time. It returns an error of the first for which nothing can
+// be said of any object, such as one that WorkOS refuses: only after minutes it is known to last.
 func (r *stateRun) get(ctx context.Context, ask []*candidate, objects []lists.Object, errs []error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	next := make(chan int)
 	var busy sync.WaitGroup
 	for range min(lookers, len(ask)) {
@@ -200,11 +211,17 @@ func (r *stateRun) get(ctx context.Context, ask []*candidate, objects []lists.Ob
 		go func() {
 			defer busy.Done()
 			for i := range next {
+				if ctx.Err() != nil {
+					continue
+				}
 				c := ask[i]
 				errs[i] = contain.Do(func() (err error) {
 					objects[i], err = r.check.Source.Get(ctx, lists.Ref{Entity: c.entity, Key: c.key, Known: c.known})
 					return err
 				})
+				if err := errs[i]; err != nil && !errors.Is(err, lists.ErrNotFound) && !errors.Is(err, lists.ErrNoGet) {
+					end(fmt.Errorf("look for %s %s: %w", c.entity, c.key, err))
+				}
 			}
 		}()
 	}
@@ -216,17 +233,16 @@ func (r *stateRun) get(ctx context.Context, ask []*candidate, objects []lists.Ob
 	}
 	close(next)
 	busy.Wait()
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // take notes what WorkOS says of a candidate.
 func (r *stateRun) take(c *candidate, found *lists.Object, err error) error {
-	var refused *source.RefusalError
 	switch {
 	case errors.Is(err, lists.ErrNotFound):
 		c.here = view{}
 		return nil
-	case errors.Is(err, lists.ErrNoGet), errors.As(err, &refused):
+	case errors.Is(err, lists.ErrNoGet):
 		c.unknown = true
 		return nil
 	case err != nil:

@@ -129,8 +129,9 @@ func (r *StateResult) Faulty() []string {
 	return out
 }
 
-// Again looks at the faults again, after something has mended them, and returns how many are left.
-// It changes Total of the report, and nothing else of it.
+// Again looks at the faults again, after something has mended them, and returns the first that are
+// left: those too of which it cannot be told. It changes Total of the report, and nothing else of
+// it.
 func (r *StateResult) Again(ctx context.Context) (left []StateExample, err error) {
 	open := make([]*candidate, len(r.found))
 	for i := range r.found {
@@ -139,8 +140,17 @@ func (r *StateResult) Again(ctx context.Context) (left []StateExample, err error
 	was := r.run.report
 	r.run.report = newStateReport(was.examples)
 	faults, err := r.run.settle(ctx, open)
+	lasting := map[*candidate]stateFault{}
 	for _, f := range faults {
-		r.run.report.add(f)
+		lasting[f.candidate] = f
+	}
+	for _, f := range r.found {
+		if now, lasts := lasting[f.candidate]; lasts {
+			f = now
+		}
+		if !f.settled {
+			r.run.report.add(f)
+		}
 	}
 	now := r.run.report
 	r.run.report = was
@@ -148,5 +158,6 @@ func (r *StateResult) Again(ctx context.Context) (left []StateExample, err error
 		return nil, err
 	}
 	r.Report.Total = now.Total
-	return slices.Concat(now.Missing.Examples, now.Stale.Examples, now.Ghosts.Examples), nil
+	left = append([]StateExample{}, now.Missing.Examples...) // not nil
+	return append(append(left, now.Stale.Examples...), now.Ghosts.Examples...), nil
 }

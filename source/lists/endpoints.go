@@ -85,7 +85,7 @@ var endpoints = []Endpoint{
 	{Entity: "session", Path: "/user_management/users/{user}/sessions", Parents: []string{"user"}, PerUser: true, parent: "user_id"},
 }
 
-// ByKey reports whether Client.Get names an object by its key alone.
+// ByKey reports whether the key of an object is its id, by which alone Client.Get names it.
 func (e *Endpoint) ByKey() bool { return !e.Slug && !strings.Contains(e.One, "{organization}") }
 
 // Endpoints returns the table of lists. The caller may change it. An entity comes after its
