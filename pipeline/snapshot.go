@@ -141,7 +141,8 @@ func (c *carrier) beginEvents(ctx, work context.Context, cp checkpoint.Checkpoin
 		case <-due:
 			var err error
 			if cp, err = c.lease.renew(ctx, work, cp, alive); err != nil {
-				return cp, errors.Join(err, wait())
+				_ = wait() // it was ended
+				return cp, err
 			}
 		}
 	}

@@ -41,7 +41,7 @@ type cli struct {
 	Snapshot   snapshotCmd   `cmd:"" help:"Let a lane of a running relay read what WorkOS has now and publish it to its state topics, before it carries further events."`
 	Reload     reloadCmd     `cmd:"" help:"Reload the configuration of a running relay, as SIGHUP does. An invalid configuration is rejected; the running one stays in effect."`
 	Replay     replayCmd     `cmd:"" help:"Publish a range of events again, each marked with the header relay-replay. Moves no checkpoint, and may run beside a running relay."`
-	Verify     verifyCmd     `cmd:"" help:"Compare a range of events with what the bus holds. Exit 1 if events are missing, duplicated, misrouted, altered or out of order."`
+	Verify     verifyCmd     `cmd:"" help:"Compare a range of events with what the bus holds, or with --state the state topics with WorkOS's lists. Exit 1 if anything is missing, duplicated, misrouted, altered, out of order or out of date."`
 	Deadletter deadletterCmd `cmd:"" help:"List the events that could not be published, show one, or publish them again."`
 	Get        getCmd        `cmd:"" help:"Print the newest version of an object from the state on the bus."`
 	List       listCmd       `cmd:"" help:"List the objects of a kind from the state on the bus."`

@@ -57,7 +57,10 @@ func (c *snapshotCmd) Run(ctx context.Context, env *environment) error {
 	}
 	f := follower{relay: client, out: env.stderr, lane: lane.Name, before: before, started: seen.Started}
 	done, err := f.follow(ctx)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("stopped waiting; the snapshot of lane %s continues, and the events of the lane wait for it: relay status shows how far it is", lane.Name)
+	case err != nil:
 		return err
 	}
 	if c.JSON {

@@ -71,9 +71,9 @@ var noFault = map[string]string{
 	"no message carries the event":                           finding,
 	"on another topic than the routes say":                   finding,
 
-	", on the bus …":            finding,
-	"Not compared: …, since ….": summary,
-	"Repaired by snapshot … of …: published …, removed …; … left.": summary,
+	", on the bus …":                                        finding,
+	"Not compared: …, since ….":                             summary,
+	"Snapshot … of …: published …, removed …":               summary,
 	"WorkOS has no list of it":                              finding,
 	"WorkOS has one list for each user":                     finding,
 	"WorkOS has the object, the bus has not":                finding,
