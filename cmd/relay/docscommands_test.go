@@ -13,67 +13,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"workos-relay/internal/doctest"
 	"workos-relay/source/sourcetest"
 )
-
-// howToMark tells authors of a page how to mark commands.
-const howToMark = `Put a comment on the line before the fence, so that the commands of the page keep working:
-  <!-- test: FIXTURE -->                      run it; it must succeed. FIXTURE is the world around it, see docFixtures
-  <!-- test: FIXTURE, exit 1 -->              with another exit code
-  <!-- test: FIXTURE, until "some text" -->   run until it has printed that, then press Ctrl-C; it must exit with 0
-  <!-- test: none: WHY -->                    do not run it
-A block ` + "```text" + ` right behind it is what it prints, … standing for what differs. Indented blocks are not looked at, so there are none.`
-
-// block is a fenced block of a page.
-type block struct {
-	page, language, text, mark string
-	line                       int
-	output                     string // of the block ```text behind it
-}
-
-var (
-	fence = regexp.MustCompile("^\\s*```\\s*(\\w*)$")
-	mark  = regexp.MustCompile(`^\s*<!-- test: (.*) -->$`)
-)
-
-// blocksOf takes a page apart. It fails if a block of code is indented instead of fenced.
-func blocksOf(t *testing.T, page string) []block {
-	t.Helper()
-	text, err := os.ReadFile(page)
-	require.NoError(t, err)
-	var blocks []block
-	var open *block
-	before, blank, code := "", true, true // the line before; whether it was empty; whether code may be indented here
-	for i, line := range strings.Split(string(text), "\n") {
-		m := fence.FindStringSubmatch(line)
-		switch {
-		case m != nil && open == nil:
-			open = &block{page: filepath.Base(page), language: m[1], line: i + 1}
-			if k := mark.FindStringSubmatch(before); k != nil {
-				open.mark = k[1]
-			}
-		case m != nil:
-			if n := len(blocks); open.language == "text" && n > 0 && blocks[n-1].output == "" && open.mark == "" {
-				blocks[n-1].output = open.text
-			}
-			blocks, open = append(blocks, *open), nil
-		case open != nil:
-			open.text += line + "\n"
-		case strings.HasPrefix(line, "    ") && blank && code:
-			require.Fail(t, fmt.Sprintf("%s:%d: an indented block", page, i+1), "write ```sh for commands, ```yaml, or ```text. "+howToMark)
-		}
-		if blank = strings.TrimSpace(line) == ""; !blank {
-			before = line
-			code = !regexp.MustCompile(`^\s*([-*]|\d+\.) |^\s{2,}\S`).MatchString(line) // within a list, indentation is its own
-		} else {
-			before = ""
-		}
-	}
-	require.Nil(t, open, "%s: a fence is not closed", page)
-	return blocks
-}
 
 func pages(t *testing.T) []string {
 	t.Helper()
@@ -96,6 +41,7 @@ var docFixtures = map[string]func(t *testing.T) *world{
 	"help":    func(*testing.T) *world { return &world{} },                  // nothing
 	"fake":    func(t *testing.T) *world { return fakeWorld(t, false, "") }, // config.yaml: an Events API with events of 2026-11-01 and a NATS server that has them; no relay runs
 	"running": func(t *testing.T) *world { return fakeWorld(t, true, "") },  // the same, and a relay runs on it, with its admin address
+	"gap":     gapWorld,                                                     // the same as fake, but somebody has deleted an event from the stream
 	"new":     newWorld,                                                     // config.yaml as in fake, before the first start
 	"demo": func(t *testing.T) *world { // an empty directory and separate ports
 		return &world{replace: []string{"relay demo", "relay demo --backlog 3000 --listen " + freeAddress(t) + " --admin " + freeAddress(t)}}
@@ -137,6 +83,23 @@ func newWorld(t *testing.T) *world {
 
 func fakeWorld(t *testing.T, runs bool, more string) *world {
 	t.Helper()
+	w, _ := natsWorld(t, runs, more)
+	return w
+}
+
+func gapWorld(t *testing.T) *world {
+	t.Helper()
+	w, js := natsWorld(t, false, "")
+	s, err := js.Stream(t.Context(), "WORKOS")
+	require.NoError(t, err)
+	events := slices.DeleteFunc(stored(t, js, "WORKOS"), func(m *jetstream.RawStreamMsg) bool { return m.Header.Get("event-id") == "" })
+	require.NoError(t, s.DeleteMsg(t.Context(), events[149].Sequence))
+	return w
+}
+
+// natsWorld is the world of fake or, with a running relay, of running.
+func natsWorld(t *testing.T, runs bool, more string) (*world, jetstream.JetStream) {
+	t.Helper()
 	url, js := newNATS(t)
 	w := worldOn(t, fmt.Sprintf("{name: nats, type: nats, url: %q}", url), more)
 	w.replace = append(w.replace, "nats://nats-1:4222", url)
@@ -147,7 +110,7 @@ func fakeWorld(t *testing.T, runs bool, more string) *world {
 	} else {
 		require.Equal(t, exitDone, r.stop(t), &r.stderr)
 	}
-	return w
+	return w, js
 }
 
 func kafkaWorld(t *testing.T) *world {
@@ -161,24 +124,28 @@ func kafkaWorld(t *testing.T) *world {
 	return w
 }
 
-// TestTheCommandsOfTheDocs runs every command of the docs and the README.
+// TestTheCommandsOfTheDocs runs every command of the docs and the README, except for those of a
+// walk-through.
 func TestTheCommandsOfTheDocs(t *testing.T) {
 	t.Parallel()
 	ran := 0
 	for _, page := range pages(t) {
-		for _, b := range blocksOf(t, page) {
-			if b.language != "sh" {
-				require.NotEmpty(t, b.language, "%s:%d: say what it is: sh, yaml, text, …", page, b.line)
-				require.NotContains(t, []string{"bash", "shell", "console"}, b.language, "%s:%d: write ```sh", page, b.line)
+		for _, b := range doctest.Blocks(t, page) {
+			if b.Language != "sh" {
+				require.NotEmpty(t, b.Language, "%s:%d: say what it is: sh, yaml, text, …", page, b.Line)
+				require.NotContains(t, []string{"bash", "shell", "console"}, b.Language, "%s:%d: write ```sh", page, b.Line)
 				continue
 			}
-			require.NotEmpty(t, b.mark, "%s:%d: a block of commands without a mark. %s", page, b.line, howToMark)
-			if why, none := strings.CutPrefix(b.mark, "none:"); none {
-				require.NotEmpty(t, strings.TrimSpace(why), "%s:%d: say why it is not run", page, b.line)
+			require.NotEmpty(t, b.Mark, "%s:%d: a block of commands without a mark. %s", page, b.Line, doctest.Marks)
+			if b.Mark == "walk" || strings.HasPrefix(b.Mark, "walk, ") {
+				continue // tests/field runs it on the built binary
+			}
+			if why, none := strings.CutPrefix(b.Mark, "none:"); none {
+				require.NotEmpty(t, strings.TrimSpace(why), "%s:%d: say why it is not run", page, b.Line)
 				continue
 			}
 			ran++
-			t.Run(fmt.Sprintf("%s:%d", b.page, b.line), func(t *testing.T) { b.run(t) })
+			t.Run(fmt.Sprintf("%s:%d", b.Page, b.Line), func(t *testing.T) { runBlock(t, &b) })
 		}
 	}
 	require.Greater(t, ran, 10)
@@ -189,15 +156,15 @@ var (
 	wantsText = regexp.MustCompile(`^until "(.*)"$`)
 )
 
-func (b *block) run(t *testing.T) {
+func runBlock(t *testing.T, b *doctest.Block) {
 	for _, tool := range []string{"bash", "curl", "openssl", "kcat", "sed"} {
-		if _, err := exec.LookPath(tool); err != nil && (tool == "bash" || regexp.MustCompile(`\b`+tool+`\b`).MatchString(b.text)) {
+		if _, err := exec.LookPath(tool); err != nil && (tool == "bash" || regexp.MustCompile(`\b`+tool+`\b`).MatchString(b.Text)) {
 			t.Skip("there is no " + tool)
 		}
 	}
-	name, option, _ := strings.Cut(b.mark, ", ")
+	name, option, _ := strings.Cut(b.Mark, ", ")
 	fixture := docFixtures[name]
-	require.NotNil(t, fixture, "there is no fixture %q. %s", name, howToMark)
+	require.NotNil(t, fixture, "there is no fixture %q. %s", name, doctest.Marks)
 	w := fixture(t)
 	here := strings.NewReplacer(w.replace...)
 	dir := t.TempDir()
@@ -213,7 +180,7 @@ func (b *block) run(t *testing.T) {
 	var out, stdout output
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patient)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", here.Replace(b.text))
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", here.Replace(b.Text))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, io.MultiWriter(&out, &stdout), &out
 	cmd.Env = append(os.Environ(), append(w.env, "PATH="+bin+":"+os.Getenv("PATH"))...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches all of a terminal's group
@@ -225,29 +192,18 @@ func (b *block) run(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.Contains(out.String(), m[1]) }, patient, often, "it does not print what the page waits for: %s", &out)
 		require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGINT))
 	} else {
-		require.Empty(t, option, howToMark)
+		require.Empty(t, option, doctest.Marks)
 	}
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil {
 		require.ErrorAs(t, err, &exit, &out)
 	}
-	require.Equal(t, want, cmd.ProcessState.ExitCode(), "%s\n%s", b.text, &out)
-	if want := shape(here.Replace(b.output)); b.output != "" && !regexp.MustCompile(want).MatchString(squeeze(stdout.String())) {
-		require.Regexp(t, want, squeeze(out.String()), "with what it says on standard error")
+	require.Equal(t, want, cmd.ProcessState.ExitCode(), "%s\n%s", b.Text, &out)
+	if want := doctest.Shape(here.Replace(b.Output)); b.Output != "" && !regexp.MustCompile(want).MatchString(doctest.Squeeze(stdout.String())) {
+		require.Regexp(t, want, doctest.Squeeze(out.String()), "with what it says on standard error")
 	}
 }
-
-// shape is what the page shows, as an expression: … stands for anything, and white space for any.
-func shape(text string) string {
-	parts := strings.Split(squeeze(text), "…")
-	for i := range parts {
-		parts[i] = regexp.QuoteMeta(strings.TrimSpace(parts[i]))
-	}
-	return "(?s)" + strings.Join(parts, ".*")
-}
-
-func squeeze(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // TestTheConfigurationsOfTheDocs reads every configuration that a page shows: a whole one, sinks,
 // or keys of a sink.
@@ -258,12 +214,12 @@ func TestTheConfigurationsOfTheDocs(t *testing.T) {
 	files := regexp.MustCompile(`(\w+)_file: /run/secrets/[\w.]+`)
 	indent := func(text, by string) string { return by + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by) }
 	for _, page := range pages(t) {
-		for _, b := range blocksOf(t, page) {
-			if b.language != "yaml" || strings.HasPrefix(b.mark, "none:") || b.page == "configuration.md" {
+		for _, b := range doctest.Blocks(t, page) {
+			if b.Language != "yaml" || strings.HasPrefix(b.Mark, "none:") || b.Page == "configuration.md" {
 				continue // that one is generated from the declaration
 			}
 			read++
-			text := files.ReplaceAllStringFunc(b.text, func(s string) string {
+			text := files.ReplaceAllStringFunc(b.Text, func(s string) string {
 				if strings.HasPrefix(s, "credentials_file") || strings.HasPrefix(s, "headers_file") { // these are files only
 					return s
 				}
@@ -276,8 +232,8 @@ func TestTheConfigurationsOfTheDocs(t *testing.T) {
 			case strings.HasPrefix(text, "create:"), strings.HasPrefix(text, "sasl:"), strings.HasPrefix(text, "tls:"):
 				whole = "sinks:\n  - name: kafka\n    type: kafka\n" + indent(text, "    ")
 			}
-			_, err := format.Parse(b.page, []byte(whole), key)
-			require.NoError(t, err, "%s:%d", page, b.line)
+			_, err := format.Parse(b.Page, []byte(whole), key)
+			require.NoError(t, err, "%s:%d", page, b.Line)
 		}
 	}
 	require.Greater(t, read, 5)
