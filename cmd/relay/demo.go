@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,20 +18,26 @@ import (
 
 	"workos-relay/internal/app"
 	"workos-relay/internal/listener"
+	"workos-relay/internal/retry"
 	"workos-relay/pipeline"
 	"workos-relay/source/sourcetest"
 )
 
-const demoKey = "sk_demo"
+const (
+	demoKey = "sk_demo"
+	// demoEntities are the objects of the built-in API that --state keeps.
+	demoEntities = "organization, user, organization_membership, connection, directory, directory_user, directory_group, directory_group_membership"
+)
 
 type demoCmd struct {
 	Rate      float64       `help:"Average number of events per second that the built-in Events API makes." default:"20"`
-	Backlog   int           `help:"Number of events that exist before relay starts." default:"20000"`
+	Backlog   int           `help:"Number of events that exist before relay starts. With --state at most 1000." default:"20000"`
 	Listen    string        `help:"Address of the embedded NATS server; another port is used if this one is taken. One that other machines reach gets a token, which is shown." default:"127.0.0.1:4222"`
 	Admin     string        `help:"Address of the status page, /healthz, /readyz and /metrics; another port is used if this one is taken, and none if it is empty." default:"127.0.0.1:8080"`
 	API       string        `name:"api" help:"Address of the built-in Events API, so that other programs can use it. Default: a free port of this machine." placeholder:"ADDR"`
 	Sink      string        `help:"A bus to use instead of the embedded NATS server: nats://HOST:PORT or kafka://HOST:PORT. The demo uses a new stream or topic prefix there, and leaves it." placeholder:"URL"`
 	ConfigOut string        `help:"Write the configuration of the demo to a new file, for check, verify, replay, status and tail in another terminal. Default: a file in the directory of the demo." placeholder:"FILE"`
+	State     bool          `help:"Let the built-in API have organizations, users, directories and groups too, and keep their current state on the bus: for snapshot, list, get and verify --state."`
 	For       time.Duration `help:"Stop after this long. Default: when interrupted."`
 
 	token string // of the embedded NATS server; empty if only this machine reaches it
@@ -56,7 +63,7 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	api := sourcetest.New(sourcetest.WithAPIKey(demoKey), sourcetest.WithLedger(0), sourcetest.WithPopulation(sourcetest.Population{Events: c.Backlog, Seed: 1}))
+	api := c.newAPI()
 	if err := api.Start(c.API); err != nil { //nolint:contextcheck // Close ends it
 		return app.Usage(fmt.Errorf("--api: starting the built-in Events API: %w; write host:port, with a port that is free", err))
 	}
@@ -99,6 +106,34 @@ func (c *demoCmd) Run(ctx context.Context, env *environment) (err error) {
 		Observe: counts.observe,
 		Started: func(r *app.Relay) func() { return c.show(ctx, env.stdout, api, r, counts, file) },
 	})
+}
+
+// newAPI returns the Events API of the demo with its backlog. With --state it has objects, and the
+// events tell of their changes.
+func (c *demoCmd) newAPI() *sourcetest.Server {
+	opts := []sourcetest.Option{sourcetest.WithAPIKey(demoKey), sourcetest.WithLedger(0)}
+	if !c.State {
+		return sourcetest.New(append(opts, sourcetest.WithPopulation(sourcetest.Population{Events: c.Backlog, Seed: 1}))...)
+	}
+	api := sourcetest.New(append(opts, sourcetest.WithWorld(sourcetest.WorldConfig{
+		Seed: 1, Organizations: 12, Users: 300, Connections: 8, Directories: 8, DirectoryUsers: 800, Groups: 5, GroupMembers: 12,
+	}))...)
+	for range min(c.Backlog, 1000) { // each may make an organization or a directory with lists to read
+		api.World().ChangeTold()
+	}
+	return api
+}
+
+// live lets events happen until ctx ends.
+func (c *demoCmd) live(ctx context.Context, api *sourcetest.Server) error {
+	if !c.State {
+		return api.Live(ctx, sourcetest.LiveConfig{Rate: c.Rate, Seed: uint64(time.Now().UnixNano())}) //nolint:gosec // variety
+	}
+	gap := max(time.Duration(float64(time.Second)/c.Rate), time.Millisecond)
+	for retry.Sleep(ctx, gap) == nil {
+		api.World().ChangeTold()
+	}
+	return nil
 }
 
 // freeOr returns addr. If addr is in use, it returns the same host with a free port.
@@ -148,7 +183,10 @@ func removeIf(path, text string) {
 // relay and no earlier demo is met.
 func (c *demoCmd) text(endpoint, dir string) (string, error) {
 	id := "demo"
-	var entry string
+	var entry, state string
+	if c.State {
+		state = ", state: {entities: [" + demoEntities + "], snapshot: first_start}"
+	}
 	switch scheme, rest, _ := strings.Cut(c.Sink, "://"); {
 	case c.Sink == "":
 		credentials := ""
@@ -156,15 +194,18 @@ func (c *demoCmd) text(endpoint, dir string) (string, error) {
 			c.token = rand.Text()
 			credentials = ", token: " + c.token
 		}
-		entry = fmt.Sprintf("{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false%s}}", c.Listen, credentials)
+		entry = fmt.Sprintf("{name: nats, type: nats, url: embedded, embedded: {listen: %q, sync_always: false%s}%s}", c.Listen, credentials, state)
 	case scheme == "kafka":
 		id = "demo-" + strings.ToLower(rand.Text()[:8])
 		c.owned = "topics " + id + ".* and relay.position." + id + ".kafka"
-		entry = fmt.Sprintf("{name: kafka, type: kafka, brokers: [%s], topic_prefix: %s.}", quotedList(rest), id)
+		entry = fmt.Sprintf("{name: kafka, type: kafka, brokers: [%s], topic_prefix: %s.%s}", quotedList(rest), id, state)
 	case scheme == "nats", scheme == "tls", scheme == "ws", scheme == "wss":
 		id = "demo-" + strings.ToLower(rand.Text()[:8])
 		c.owned = "stream " + id
-		entry = fmt.Sprintf("{name: nats, type: nats, url: %q, stream: %s, topic_prefix: %s.}", c.Sink, id, id)
+		if c.State {
+			c.owned += " and buckets " + id + "_STATE_*"
+		}
+		entry = fmt.Sprintf("{name: nats, type: nats, url: %q, stream: %s, topic_prefix: %s.%s}", c.Sink, id, id, state)
 	default:
 		return "", errors.New("--sink: the address begins with none of nats://, tls:// and kafka://; write for example nats://127.0.0.1:4222 or kafka://127.0.0.1:9092")
 	}
@@ -192,9 +233,7 @@ func (c *demoCmd) show(ctx context.Context, out io.Writer, api *sourcetest.Serve
 
 	ctx, cancel := context.WithCancel(ctx)
 	made, shown := make(chan error, 1), make(chan struct{})
-	go func() {
-		made <- api.Live(ctx, sourcetest.LiveConfig{Rate: c.Rate, Seed: uint64(time.Now().UnixNano())})
-	}() //nolint:gosec // variety
+	go func() { made <- c.live(ctx, api) }()
 	go func() {
 		defer close(shown)
 		counts.display(ctx, out, isTerminal(out), func() pipeline.Status { return r.Status()[0] })
@@ -226,8 +265,12 @@ func (c *demoCmd) introduce(out io.Writer, apiURL, natsURL, file string) {
 	}
 	relay := programName(os.Args[0])
 	var commands strings.Builder
-	for _, line := range []string{"tail --from-sink --events 'dsync.user.*'", "status --watch", "pause", "resume", "verify --since earliest --until latest"} {
-		if c.Admin == "" && !strings.HasPrefix(line, "tail") && !strings.HasPrefix(line, "verify") {
+	lines := []string{"tail --from-sink --events 'dsync.user.*'", "status --watch", "pause", "resume", "verify --since earliest --until latest"}
+	if c.State {
+		lines = []string{"tail --from-sink --events 'state.*'", "status --watch", "list organization", "snapshot", "verify --state"}
+	}
+	for _, line := range lines {
+		if c.Admin == "" && slices.Contains([]string{"status --watch", "pause", "resume", "snapshot"}, line) {
 			continue // it asks the admin address
 		}
 		commands.WriteString("\n  " + relay + " " + line)

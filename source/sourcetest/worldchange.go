@@ -237,10 +237,17 @@ func (w *World) tell(name string, ms int64, data []byte) {
 // Change makes one change that the seed chooses: most often it updates a user of a directory, adds
 // or removes a member, or creates or deletes something; now and then it deletes a whole directory
 // or organization. It returns what it did, for messages.
-func (w *World) Change() (what string) {
+func (w *World) Change() (what string) { return w.change(100) }
+
+// ChangeTold makes one change as Change does, but deletes no directory and no organization: events
+// tell of everything that changes.
+func (w *World) ChangeTold() (what string) { return w.change(99) }
+
+// change makes one of the first kinds of changes, of which there are 100.
+func (w *World) change(kinds int) (what string) {
 	w.mu.Lock()
 	r := &w.rng
-	kind, pickUser, pickOther := r.intn(100), r.next(), r.next()
+	kind, pickUser, pickOther := r.intn(kinds), r.next(), r.next()
 	w.mu.Unlock()
 	one := func(entity string, h uint64) string { return w.one(entity, h) }
 	entity, key := directoryUser, ""
