@@ -7,6 +7,9 @@
 //
 //	go run ./bench -kafka "$(.ci/kafka/start --dir /tmp/kafka --port-base 18600 | tail -1)"
 //
+// Afterwards `go test ./internal/manual -run TestFigures -update` writes the figures into the
+// manual.
+//
 // Every part runs in its own process: the Events API, the bus, and relay, which is the real
 // binary, built first. So memory and CPU time of relay are relay's alone. Beside relay stands a
 // bare loop that fetches the same pages from the same API and does nothing with them: no relay with
