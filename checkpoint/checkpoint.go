@@ -204,6 +204,20 @@ func (c Checkpoint) Moved(to Position, passed []Position) Checkpoint {
 	return c
 }
 
+// MovedPartly returns c after the events passed, which are the first ones of a commit that moves it
+// to end. Refused of c holds for the whole commit: a type whose position there is end is published
+// by it, and so no further than to the last of passed.
+func (c Checkpoint) MovedPartly(passed []Position, end Position) Checkpoint {
+	at := passed[len(passed)-1]
+	c.Refused = slices.Clone(c.Refused)
+	for i := range c.Refused {
+		if c.Refused[i].Position.Equal(end) {
+			c.Refused[i].Position = at
+		}
+	}
+	return c.Moved(at, passed)
+}
+
 // Asking returns c with these event types, sorted, instead of Events. What was recorded about the
 // earlier ones is dropped as far as it does not hold for these: Seen if types are added, Refused of
 // types that are gone.

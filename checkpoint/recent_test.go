@@ -80,3 +80,15 @@ func TestPlacedKeepsWhatIsMissing(t *testing.T) {
 	}
 	require.Equal(t, at(10), c.Refused[0].Position)
 }
+
+// TestAPartOfACommitIsRememberedAsAPart: what a commit of all its events says of them holds for a
+// part of them as far as that goes.
+func TestAPartOfACommitIsRememberedAsAPart(t *testing.T) {
+	c := Checkpoint{}.Moved(at(2), passed(1, 2))
+	c.Refused = []Refused{{Type: "joins", Position: at(9)}, {Type: "missing", Position: at(1)}} // as after the commit to 9
+	part := c.MovedPartly(passed(3, 5), at(9))
+	require.Equal(t, at(5), part.Position)
+	require.Equal(t, Recent{Events: passed(1, 5)}, part.Recent)
+	require.Equal(t, []Refused{{Type: "joins", Position: at(5)}, {Type: "missing", Position: at(1)}}, part.Refused)
+	require.Equal(t, at(9), c.Refused[0].Position, "c is not changed")
+}

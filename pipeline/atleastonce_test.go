@@ -155,3 +155,23 @@ func TestReleaseMovesNothing(t *testing.T) {
 	require.False(t, again.Released)
 	require.Equal(t, prev.Generation+1, again.Generation, "each holder has its own generation")
 }
+
+// TestAPartOfABatchLeavesTheRestOfARefusedType: a type that takes part again is published as far as
+// the part of the batch that is durable, and no further.
+func TestAPartOfABatchLeavesTheRestOfARefusedType(t *testing.T) {
+	src := newSequence(4, 4)
+	var batch []sink.Message
+	for i := range src.events {
+		batch, _ = oneToOne{}.Append(batch, &src.events[i])
+	}
+	at := func(i int) checkpoint.Position { return src.events[i].Position() }
+	target := newLane(nil, nil, &fixedBus{durable: 2}, checkpoint.NewMemory(testIdentity)).Target
+	prev, err := target.Acquire(t.Context(), nil)
+	require.NoError(t, err)
+	prev.Refused = []checkpoint.Refused{{Type: "joins", Position: at(3)}, {Type: "missing", Position: at(0)}} // as after the whole batch
+	cp, err := target.Append(t.Context(), prev, batch, at(3))
+	require.Error(t, err)
+	require.Equal(t, at(1), cp.Position)
+	require.Equal(t, []checkpoint.Refused{{Type: "joins", Position: at(1)}, {Type: "missing", Position: at(0)}}, cp.Refused)
+	require.Equal(t, prev.Moved(at(1), sink.Passed(batch[:2])).Recent, cp.Recent)
+}

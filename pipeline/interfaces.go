@@ -56,12 +56,13 @@ type Target interface {
 	// Append makes the batch durable, moves the position from prev to next, and returns the current
 	// checkpoint. An empty batch only moves the position. Seen, Refused and Snapshot of prev are
 	// committed along with it, so the caller sets them to what is to hold afterwards; prev is
-	// compared by its Revision alone. If next is the position of prev, the batch is committed as a
-	// whole or not at all. After an error the current position is prev, next, or that of an event
-	// between them whose messages, and those of all events before it, are durable; the caller calls
-	// Load and continues from there. If a message can never be published, the error contains a
-	// *sink.PublishError whose Durable is the index of that message and whose cause is a
-	// *sink.RejectedError.
+	// compared by its Revision alone. If only a part of the batch is committed, a type of Refused
+	// whose position is next is committed with the position of that part. If next is the position
+	// of prev, the batch is committed as a whole or not at all. After an error the current position
+	// is prev, next, or that of an event between them whose messages, and those of all events
+	// before it, are durable; the caller calls Load and continues from there. If a message can
+	// never be published, the error contains a *sink.PublishError whose Durable is the index of
+	// that message and whose cause is a *sink.RejectedError.
 	Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error)
 	// Release records that the holder stopped in order, so that another may take over at once. It
 	// moves nothing.

@@ -80,13 +80,16 @@ func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, ba
 	if err != nil && (durable == 0 || next.Equal(prev.Position)) {
 		return prev, err // a batch that does not move the position is committed as a whole
 	}
-	to := next
+	to, after := next, moved(prev, batch[:durable], next)
 	if err != nil {
 		to = batch[durable-1].Position
+		updated := after.UpdatedAt
+		after = prev.MovedPartly(sink.Passed(batch[:durable]), next)
+		after.UpdatedAt = updated
 	}
 	// P1: to is the position of the last event whose messages are all durable, and no further.
 	committing, committed := t.begin(ctx, StageCommit, nil, to)
-	cp, commitErr := t.Store.Commit(committing, prev, moved(prev, batch[:durable], to))
+	cp, commitErr := t.Store.Commit(committing, prev, after)
 	committed(commitErr)
 	if commitErr != nil {
 		// P7: what is durable is not published again, however often the commit fails.
@@ -496,16 +499,7 @@ func difference(a, b []string) []string {
 // moved returns prev at another position, by the same holder, after the messages of batch were
 // published.
 func moved(prev checkpoint.Checkpoint, batch []sink.Message, to checkpoint.Position) checkpoint.Checkpoint {
-	var passed []checkpoint.Position
-	for i := range batch {
-		if batch[i].Snapshot {
-			continue
-		}
-		if n := len(passed); n == 0 || passed[n-1].EventID != batch[i].Position.EventID {
-			passed = append(passed, batch[i].Position)
-		}
-	}
-	next := prev.Moved(to, passed)
+	next := prev.Moved(to, sink.Passed(batch))
 	next.UpdatedAt = time.Now().UTC()
 	return next
 }

@@ -33,6 +33,20 @@ type Message struct {
 	Snapshot bool
 }
 
+// Passed returns the positions of the events of batch, in order. Messages of a snapshot have none.
+func Passed(batch []Message) []checkpoint.Position {
+	var passed []checkpoint.Position
+	for i := range batch {
+		if batch[i].Snapshot {
+			continue
+		}
+		if n := len(passed); n == 0 || passed[n-1].EventID != batch[i].Position.EventID {
+			passed = append(passed, batch[i].Position)
+		}
+	}
+	return passed
+}
+
 // Removes reports whether m is a state message that removes its object.
 func (m *Message) Removes() bool { return m.Entity != "" && m.Body == nil }
 

@@ -148,7 +148,7 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 		return checkpoint.Checkpoint{}, notReady(n, err)
 	}
 	started, done := time.Now(), 0
-	moves := !next.Equal(prev.Position)
+	moves, refused := !next.Equal(prev.Position), prev.Refused
 	for {
 		begun := time.Now()
 		n := len(batch)
@@ -159,7 +159,7 @@ func (l *Ledger) Commit(ctx context.Context, batch []sink.Message, prev, next ch
 		}
 		to := next
 		if done+n < len(batch) {
-			to = partly(prev, next, batch[done+n-1].Position)
+			to = partly(prev, next, refused, batch[done:done+n])
 		}
 		kept, err := l.commitPart(ctx, batch[done:done+n], prev, to)
 		var at *sink.PublishError
@@ -191,14 +191,19 @@ func notReady(n int, err error) error {
 	return err
 }
 
-// partly is the checkpoint after a part of the batch that moves prev to next. What next says beside
-// of prev may hold for its own position only.
-func partly(prev, next checkpoint.Checkpoint, at checkpoint.Position) checkpoint.Checkpoint {
+// partly returns the checkpoint after a part of the batch that moves prev to next. What next says
+// beside of prev may hold for its own position only. refused is Checkpoint.Refused of the whole
+// batch.
+func partly(prev, next checkpoint.Checkpoint, refused []checkpoint.Refused, part []sink.Message) checkpoint.Checkpoint {
 	c := prev
 	if prev.Generation == 0 { // none
 		c = next
+		c.Position, c.Recent, refused = prev.Position, prev.Recent, next.Refused
 	}
-	c.Position, c.UpdatedAt = at, next.UpdatedAt
+	c.Refused = refused
+	// P5: what a reader must not publish again is as long as the part, and no longer.
+	c = c.MovedPartly(sink.Passed(part), next.Position)
+	c.UpdatedAt = next.UpdatedAt
 	return c
 }
 

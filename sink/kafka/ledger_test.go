@@ -180,3 +180,44 @@ func TestABatchThatDoesNotMoveThePositionIsStoredAsAWhole(t *testing.T) {
 	require.Equal(t, at(950).EventID, moved.EventID)
 	require.Len(t, readAll(t, brokers, cfg.TopicPrefix+"events"), 100)
 }
+
+// TestAPartOfABatchIsRecordedWithItsEvents: each transaction of a batch that goes in several ones
+// leaves a position that knows the events before it. Otherwise they come twice if the lane goes on
+// from there and the API repeats them. A refused type that takes part in the batch again is
+// published no further than that.
+func TestAPartOfABatchIsRecordedWithItsEvents(t *testing.T) {
+	t.Parallel()
+	brokers := fake(t).ListenAddrs()
+	cfg := uniqueLane(t, brokers)
+	l := fenced(t, cfg, cfg.TopicPrefix+"events")
+	ctx := within(t, patient)
+	at := func(n int) checkpoint.Position {
+		return checkpoint.Position{EventID: fmt.Sprintf("event_%03d", n), CreatedAt: time.Unix(1_000_000, 0).UTC()}
+	}
+	batch := make([]sink.Message, 40)
+	for i := range batch {
+		batch[i] = sink.Message{Topic: cfg.TopicPrefix + "events", Key: []byte("org_1"), Body: make([]byte, 200), Position: at(i)}
+	}
+	prev, err := l.Commit(ctx, nil, checkpoint.Checkpoint{}, checkpoint.Checkpoint{Generation: 1, Holder: "a", Source: checkpointtest.Identity()})
+	require.NoError(t, err)
+	prev.Refused = []checkpoint.Refused{{Type: "joins", Position: at(39)}, {Type: "missing", Position: at(100)}} // as after the whole batch
+	l.transactor.publisher.pace.Transaction = 1000                                                               // bytes
+	_, err = l.Commit(ctx, batch, prev, prev.Moved(at(39), sink.Passed(batch)))
+	require.NoError(t, err)
+	parts := 0
+	for _, r := range readAll(t, brokers, l.topic) {
+		if string(r.Key) != string(positionKey) {
+			continue
+		}
+		part, err := checkpoint.Decode(r.Value)
+		require.NoError(t, err)
+		n := slices.IndexFunc(batch, func(m sink.Message) bool { return m.Position.EventID == part.EventID })
+		if n < 0 {
+			continue // the origin
+		}
+		parts++
+		require.Equal(t, prev.Moved(at(n), sink.Passed(batch[:n+1])).Recent, part.Recent)
+		require.Equal(t, []checkpoint.Refused{{Type: "joins", Position: at(n)}, {Type: "missing", Position: at(100)}}, part.Refused)
+	}
+	require.Greater(t, parts, 2)
+}
