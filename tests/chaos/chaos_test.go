@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"workos-relay/tests/testkit"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -109,12 +111,12 @@ func endure(t *testing.T, b bus, delivery string, relays int, samePlaces bool, b
 
 	t.Logf("%s; seed %d", w.summary(), seed)
 	again := delivery == atLeastOnce
-	o.requireNothingWrong(t, allowance{copies: again, early: again && b.early()})
+	o.RequireNothingWrong(t, testkit.Allowance{Copies: again, Early: again && b.early()})
 	if delivery == exactlyOnce {
 		positions := b.positions(t)
-		require.Empty(t, o.faultsOf(positions, samePlaces))
+		require.Empty(t, o.FaultsOf(positions, samePlaces))
 		last := positions[len(positions)-1] // in order of place by now
 		t.Logf("%d positions seen, %d holders in turn", len(positions), last.Generation)
-		require.Equal(t, o.ids[len(o.ids)-1], last.EventID, "the last position seen")
+		require.Equal(t, o.IDs[len(o.IDs)-1], last.EventID, "the last position seen")
 	}
 }

@@ -1,4 +1,4 @@
-// Package chaos breaks a whole relay at random and checks with its own oracle what reached
+// Package chaos breaks a whole relay at random and checks with an oracle what reached
 // the bus.
 //
 // Everything is real and its own process, so that it can die as it would in production: two

@@ -231,9 +231,9 @@ func (b *kafkaBus) count() int {
 
 func (b *kafkaBus) watch(context.Context) {} // the topic keeps every position until it is compacted
 
-func (b *kafkaBus) positions(t *testing.T) []position {
+func (b *kafkaBus) positions(t *testing.T) []testkit.Position {
 	t.Helper()
-	var all []position
+	var all []testkit.Position
 	again(t, func(ctx context.Context) error {
 		all = nil
 		ends, err := b.ends(ctx, b.positionTopic())
@@ -241,7 +241,7 @@ func (b *kafkaBus) positions(t *testing.T) []position {
 			return err
 		}
 		return b.readCommitted(ctx, ends, func(r *kgo.Record) {
-			p, err := readPosition(uint64(r.Offset), r.Value)
+			p, err := testkit.ReadPosition(uint64(r.Offset), r.Value)
 			require.NoError(t, err)
 			all = append(all, p)
 		})
@@ -249,7 +249,7 @@ func (b *kafkaBus) positions(t *testing.T) []position {
 	return all
 }
 
-func (b *kafkaBus) read(ctx context.Context, o *oracle) error {
+func (b *kafkaBus) read(ctx context.Context, o *testkit.Oracle) error {
 	ends, err := b.eventEnds(ctx)
 	if err != nil {
 		return err
@@ -261,7 +261,7 @@ func (b *kafkaBus) read(ctx context.Context, o *oracle) error {
 				id = string(h.Value)
 			}
 		}
-		o.see(fmt.Sprintf("%s/%d", r.Topic, r.Partition), uint64(r.Offset), id, r.Value)
+		o.See(fmt.Sprintf("%s/%d", r.Topic, r.Partition), uint64(r.Offset), id, r.Value)
 	})
 }
 

@@ -31,13 +31,13 @@ type natsBus struct {
 	links [2][]*testkit.Link
 
 	mu      sync.Mutex
-	seen    map[position]struct{}
+	seen    map[testkit.Position]struct{}
 	counted int
 }
 
 func newNATSBus(t *testing.T, size int) *natsBus {
 	t.Helper()
-	b := &natsBus{cluster: newCluster(t, size), seen: map[position]struct{}{}}
+	b := &natsBus{cluster: newCluster(t, size), seen: map[testkit.Position]struct{}{}}
 	for i := range b.links {
 		for _, port := range b.ports {
 			b.links[i] = append(b.links[i], testkit.NewLink(t, testaddr.Free(t), testaddr.On(port)))
@@ -109,9 +109,9 @@ func (b *natsBus) look(ctx context.Context, request []byte) {
 }
 
 func (b *natsBus) saw(sequence uint64, data []byte) {
-	p, err := readPosition(sequence, data)
+	p, err := testkit.ReadPosition(sequence, data)
 	if err != nil {
-		p = position{place: sequence, EventID: "unreadable: " + err.Error()}
+		p = testkit.Position{Place: sequence, EventID: "unreadable: " + err.Error()}
 	}
 	b.mu.Lock()
 	b.seen[p] = struct{}{}
@@ -119,10 +119,10 @@ func (b *natsBus) saw(sequence uint64, data []byte) {
 }
 
 // positions returns every position that was seen.
-func (b *natsBus) positions(*testing.T) []position {
+func (b *natsBus) positions(*testing.T) []testkit.Position {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var all []position
+	var all []testkit.Position
 	for p := range b.seen {
 		all = append(all, p)
 	}
@@ -130,7 +130,7 @@ func (b *natsBus) positions(*testing.T) []position {
 }
 
 // read gives the whole stream to the oracle, as an ordered consumer sees it.
-func (b *natsBus) read(ctx context.Context, o *oracle) error {
+func (b *natsBus) read(ctx context.Context, o *testkit.Oracle) error {
 	info := b.info()
 	if info == nil {
 		return errors.New("the stream does not answer")
@@ -160,7 +160,7 @@ func (b *natsBus) read(ctx context.Context, o *oracle) error {
 		if strings.HasPrefix(m.Subject(), positionTopics) {
 			b.saw(last, m.Data())
 		} else {
-			o.see(stream, last, m.Headers().Get("event-id"), m.Data())
+			o.See(stream, last, m.Headers().Get("event-id"), m.Data())
 		}
 		if meta.NumPending == 0 {
 			if n < info.State.Msgs {

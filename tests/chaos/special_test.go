@@ -33,7 +33,7 @@ func TestLeaderOfTheStreamKilled(t *testing.T) {
 	b.nodes[i].Start(t)
 	w.flows(100)
 	stop()
-	w.finish().requireNothingWrong(t, allowance{})
+	w.finish().RequireNothingWrong(t, testkit.Allowance{})
 }
 
 // TestAPositionTakenAway: with the position gone while relay is down, and events there, a relay
@@ -64,7 +64,7 @@ func TestAPositionTakenAway(t *testing.T) {
 	after, err := s.Info(ctx)
 	require.NoError(t, err)
 	require.Equal(t, before.State.LastSeq, after.State.LastSeq, "something was published")
-	w.read().requireNothingWrong(t, allowance{})
+	w.read().RequireNothingWrong(t, testkit.Allowance{})
 }
 
 // TestAnOutageLongerThanTheDuplicateWindow kills relay in the middle of a backlog and leaves it
@@ -95,7 +95,7 @@ func TestAnOutageLongerThanTheDuplicateWindow(t *testing.T) {
 		relay.Start(t)
 	}
 	stop()
-	w.finish().requireNothingWrong(t, allowance{})
+	w.finish().RequireNothingWrong(t, testkit.Allowance{})
 }
 
 // TestAWriteThatComesTooLate holds back what the active relay sends, the batch and every further
@@ -116,5 +116,5 @@ func TestAWriteThatComesTooLate(t *testing.T) {
 	b.links[0][0].Set(testkit.Weather{})
 	w.append(events)
 	w.flows(events)
-	w.finish().requireNothingWrong(t, allowance{})
+	w.finish().RequireNothingWrong(t, testkit.Allowance{})
 }

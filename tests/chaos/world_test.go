@@ -41,8 +41,8 @@ type bus interface {
 	count() int  // rises as messages are stored
 	early() bool // in at_least_once what was sent behind a hole is stored, and once more when the hole is filled
 	watch(ctx context.Context)
-	positions(t *testing.T) []position
-	read(ctx context.Context, o *oracle) error // everything, to the end there is when it begins
+	positions(t *testing.T) []testkit.Position
+	read(ctx context.Context, o *testkit.Oracle) error // everything, to the end there is when it begins
 }
 
 // world is everything that a schedule breaks.
@@ -146,14 +146,14 @@ func (w *world) requireAlive() {
 
 // finish waits until the bus has everything, stops the relays in order, and lets the oracle judge
 // what was delivered.
-func (w *world) finish() *oracle {
+func (w *world) finish() *testkit.Oracle {
 	w.t.Helper()
 	require.Eventually(w.t, w.bus.whole, patient, often, "the servers of the bus do not come together again")
 	deadline := time.Now().Add(2 * patient)
 	for {
 		w.requireAlive()
 		if w.bus.count() >= w.api.Len() {
-			if o := w.read(); len(o.lost()) == 0 {
+			if o := w.read(); len(o.Lost()) == 0 {
 				break
 			}
 		}
@@ -171,11 +171,11 @@ func (w *world) finish() *oracle {
 
 // read shows the bus to an oracle, again if a reader does not get to the end: it may be on a
 // replica that lags.
-func (w *world) read() *oracle {
+func (w *world) read() *testkit.Oracle {
 	w.t.Helper()
-	var o *oracle
+	var o *testkit.Oracle
 	again(w.t, func(ctx context.Context) error {
-		o = newOracle(w.api)
+		o = testkit.NewOracle(w.api)
 		return w.bus.read(ctx, o)
 	})
 	return o
