@@ -239,8 +239,9 @@ func announced(line []byte) (int, error) {
 	if !isMessage(line) {
 		return 0, nil
 	}
-	fields := bytes.Fields(line)
-	size := fields[len(fields)-1]
+	const blanks = " \t\r\n"
+	line = bytes.TrimRight(line, blanks)
+	size := line[bytes.LastIndexAny(line, blanks)+1:]
 	n, err := strconv.ParseUint(string(size), 10, 64)
 	if err != nil || n > maxPayload {
 		return 0, fmt.Errorf("%w: a message of %.20q bytes, more than %d or no number", errImpossible, size, maxPayload)
