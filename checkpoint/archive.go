@@ -45,16 +45,7 @@ func (f *File) Keep(ctx context.Context, c Checkpoint) (string, error) {
 	if err := f.usable(); err != nil {
 		return "", err
 	}
-	return f.archiveBy(func(path string) error {
-		temporary := path + temporarySuffix
-		if err := writeSynced(temporary, Encode(c)); err != nil {
-			return errors.Join(err, removeIfThere(temporary))
-		}
-		if err := os.Rename(temporary, path); err != nil {
-			return errors.Join(err, removeIfThere(temporary))
-		}
-		return nil
-	})
+	return f.archiveBy(func(path string) error { return replaceFile(path, path+temporarySuffix, Encode(c)) })
 }
 
 // Remove archives the current checkpoint, readable or not, and then removes it and the previous
@@ -145,12 +136,8 @@ func loadHolder(p paths) (string, error) {
 		return "", err
 	}
 	name = hex.EncodeToString(random[:])
-	temporary := p.holder + temporarySuffix
-	if err := writeSynced(temporary, []byte(name+"\n")); err != nil {
-		return "", errors.Join(err, removeIfThere(temporary))
-	}
-	if err := os.Rename(temporary, p.holder); err != nil {
-		return "", errors.Join(err, removeIfThere(temporary))
+	if err := replaceFile(p.holder, p.holder+temporarySuffix, []byte(name+"\n")); err != nil {
+		return "", err
 	}
 	return name, syncDir(p.dir)
 }

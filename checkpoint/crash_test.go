@@ -30,20 +30,18 @@ const (
 	childFolder = "RELAY_CHECKPOINT_TEST_FOLDER"
 )
 
+// childTasks are what the other process can do.
+var childTasks = map[string]func(dir string) error{"commit": commitForEver, "hold": hold}
+
 func TestMain(m *testing.M) {
-	switch os.Getenv(childTask) {
-	case "commit":
-		exitOn(commitForEver(os.Getenv(childFolder)))
-	case "hold":
-		exitOn(hold(os.Getenv(childFolder)))
-	default:
+	task := os.Getenv(childTask)
+	if task == "" {
 		os.Exit(m.Run())
 	}
-}
-
-func exitOn(err error) {
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
+	if err := childTasks[task](os.Getenv(childFolder)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // commitForEver continues from the current checkpoint, and writes each revision to stdout once its
@@ -128,8 +126,8 @@ func (c *child) kill(t *testing.T, last string) string {
 
 // A process that commits as fast as it can is killed at random points. After each kill the
 // checkpoint can be read, is at least the last one whose commit returned, and at most the one after
-// it. What this does not prove: that fsync reached the disk, since the page cache outlives the
-// process.
+// it. The page cache outlives the process: what a power failure does, TestFileSurvivesAPowerFailure
+// shows.
 func TestFileSurvivesSIGKILL(t *testing.T) {
 	const kills = 45
 	dir := t.TempDir()

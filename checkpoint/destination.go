@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
-	"os"
 
 	"workos-relay/internal/operator"
 )
@@ -153,12 +152,8 @@ func (f *File) SaveDestination(ctx context.Context, d Destination) error {
 	if len(document) > maxDestination {
 		return fmt.Errorf("the record of the destination takes %d bytes, more than %d", len(document), maxDestination)
 	}
-	temporary := f.paths.destination + temporarySuffix
-	if err = writeSynced(temporary, document); err == nil {
-		err = os.Rename(temporary, f.paths.destination)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", f.paths.destination, err), removeIfThere(temporary))
+	if err := replaceFile(f.paths.destination, f.paths.destination+temporarySuffix, document); err != nil {
+		return fmt.Errorf("write %s: %w", f.paths.destination, err)
 	}
 	if err := syncDir(f.paths.dir); err != nil {
 		return fmt.Errorf("make %s durable: fsync of its directory: %w", f.paths.destination, err)

@@ -1,7 +1,10 @@
 package checkpoint
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -55,6 +58,41 @@ func writeSynced(path string, data []byte) error {
 	return err
 }
 
+// replaceFile replaces the file at path, or creates it, by way of the file temporary in the same
+// directory. The path never names a file that is half written, and after an error what it named
+// before is still there. The change of the directory is durable after syncDir.
+func replaceFile(path, temporary string, data []byte) error {
+	err := writeSynced(temporary, data)
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		return errors.Join(err, removeIfThere(temporary))
+	}
+	return nil
+}
+
+// WriteOwn replaces a file that relay keeps at path, and creates its directory if it is missing. It
+// returns nil once the new content is durable. After an error the file may have either content,
+// and never a mixture. Several processes may write the same file.
+func WriteOwn(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	var random [8]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return err
+	}
+	if err := replaceFile(path, path+"."+hex.EncodeToString(random[:])+temporarySuffix, data); err != nil {
+		return err
+	}
+	if err := syncDir(dir); err != nil {
+		return fmt.Errorf("make %s durable: fsync of its directory: %w", path, err)
+	}
+	return nil
+}
+
 // keepAs gives the file at path the second name kept, in the same directory, replacing a file of
 // that name. The file must be one that is replaced and never written in place, because both names
 // may be links to it. A name that existed before is never missing, not for an instant. The change
@@ -68,9 +106,7 @@ func keepAs(path, kept string) error {
 		if err != nil {
 			return err
 		}
-		if err := writeSynced(temporary, data); err != nil {
-			return errors.Join(err, removeIfThere(temporary))
-		}
+		return replaceFile(kept, temporary, data)
 	}
 	if err := os.Rename(temporary, kept); err != nil {
 		return errors.Join(err, removeIfThere(temporary))
@@ -80,8 +116,7 @@ func keepAs(path, kept string) error {
 }
 
 // readBounded reads the file of relay at path, but at most one byte more than the longest
-// checkpoint
-// has.
+// checkpoint has.
 func readBounded(path string) ([]byte, error) { return ReadOwn(path, MaxEncoded+1) }
 
 func removeIfThere(path string) error {

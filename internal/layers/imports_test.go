@@ -37,7 +37,7 @@ var anyBus = []string{"conf/...", "checkpoint/...", "source/...", "sink", "state
 var rules = []rule{
 	{of: "conf/...", may: []string{"conf/..."}},
 	{of: "checkpoint/checkpointtest", may: []string{"checkpoint"}},
-	{of: "checkpoint", may: helpers, tests: []string{"checkpoint/..."}},
+	{of: "checkpoint", may: helpers, tests: []string{"checkpoint/...", "internal/powercut"}},
 	{of: "source/sourcetest", may: append([]string{"source"}, helpers...)},
 	{of: "source/lists", may: append([]string{"source"}, helpers...), tests: []string{"source/..."}},
 	{of: "source/webhook", tests: []string{"checkpoint", "source/..."}},

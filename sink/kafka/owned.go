@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -84,32 +82,10 @@ func (o *ownedTopics) add(cluster string, topics map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("writing which topics relay has created: %w", err)
 	}
-	return o.write(text)
-}
-
-func (o *ownedTopics) write(text []byte) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("writing which topics relay has created: %w", err)
-		}
-	}()
-	dir := filepath.Dir(o.path)
-	if err := os.MkdirAll(dir, 0o700); err != nil { //nolint:gosec // see read
-		return err
+	if err := checkpoint.WriteOwn(o.path, text); err != nil {
+		return fmt.Errorf("writing which topics relay has created: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, filepath.Base(o.path)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() //nolint:gosec // the name is of the file made above, which is gone after the rename
-	_, err = tmp.Write(text)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), o.path) //nolint:gosec // see read
+	return nil
 }
 
 // topicMemory remembers what relay has done to topics: which it has created, in a file, and what it
