@@ -169,18 +169,12 @@ func (f *follower) run(ctx context.Context) error {
 
 // round asks how far the partitions go, and reads those that go on.
 func (f *follower) round(ctx context.Context) error {
-	if len(f.patterns) > 0 && time.Since(f.listed) >= listPause {
-		names, err := f.names(ctx)
-		if err != nil {
-			return f.explain(err)
-		}
-		f.add(names)
-		f.listed = time.Now()
-	}
 	var bounds map[client.Partition]sink.Log
 	var all []client.Partition
 	err := f.retryTransient(ctx, func(ctx context.Context) (err error) {
-		all, bounds, err = f.allBounds(ctx, f.topics, time.Time{})
+		if err = f.list(ctx); err == nil {
+			all, bounds, err = f.allBounds(ctx, f.topics, time.Time{})
+		}
 		return err
 	})
 	if err != nil {
@@ -208,6 +202,20 @@ func (f *follower) round(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// list looks for topics of patterns if that was a while ago.
+func (f *follower) list(ctx context.Context) error {
+	if len(f.patterns) == 0 || time.Since(f.listed) < listPause {
+		return nil
+	}
+	names, err := f.names(ctx)
+	if err != nil {
+		return f.explain(err)
+	}
+	f.add(names)
+	f.listed = time.Now()
 	return nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"workos-relay/internal/retry"
 	"workos-relay/internal/testrun"
 	"workos-relay/sink"
+	"workos-relay/sink/kafka/internal/client"
 )
 
 // patient is how long what must come is waited for; passing does not depend on how soon it does.
@@ -31,6 +32,7 @@ const patient = 4 * time.Minute
 
 func TestMain(m *testing.M) {
 	testrun.ManyAtOnce()
+	client.DialTimeout = patient
 	os.Exit(m.Run())
 }
 
@@ -71,7 +73,6 @@ func open(t testing.TB, cfg Config) *Sink {
 	s, err := New(cfg)
 	require.NoError(t, err)
 	s.publisher.bounds = bounds{begin: patient, idle: patient, quit: patient, away: patient}
-	s.cluster.DialTimeout = patient
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
 }

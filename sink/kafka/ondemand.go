@@ -60,7 +60,7 @@ func divide(topics []string) (patterns, literal []string) {
 func (c *common) names(ctx context.Context) ([]string, error) {
 	names, err := c.cluster.TopicNames(ctx)
 	if errors.Is(err, client.ErrNoTopicNames) {
-		return nil, &sink.FatalError{Err: fmt.Errorf("topics with placeholders are not possible on this cluster: %w", err), Action: "give the routes topics without placeholders"}
+		return nil, &sink.FatalError{Err: fmt.Errorf("topics with placeholders are not possible on this cluster: %w", err), Action: "upgrade the cluster, or give the routes topics without placeholders"}
 	}
 	return names, err
 }
@@ -76,7 +76,8 @@ func matching(patterns, names []string) []string {
 	return found
 }
 
-// resolve returns topics with those that exist in place of each pattern, sorted and each once.
+// resolve returns topics with those that exist in place of each pattern, which are then sorted and
+// each once. Without a pattern it returns topics as they are.
 func (c *common) resolve(ctx context.Context, topics []string) ([]string, error) {
 	patterns, literal := divide(topics)
 	if len(patterns) == 0 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -206,12 +207,19 @@ func TestWhatAClusterTells(t *testing.T) {
 		require.NoError(t, err)
 		require.Contains(t, names, topic)
 		require.NotContains(t, names, missing)
-		unknown := false
 		c.mu.Lock()
-		c.topicIDsKnown = &unknown // as with brokers before Kafka 2.8
+		c.topicIDsKnown = false
+		c.requests = maps.Clone(c.requests)
+		c.requests[protocol.Metadata] = Versions{Most: metadataVersion - 1} // as a broker before Kafka 2.8 says
 		c.mu.Unlock()
 		_, err = c.TopicNames(ctx)
 		require.ErrorIs(t, err, ErrNoTopicNames)
+		c.Refresh() // as with the connections to a broker that is upgraded
+		_, err = c.Describe(ctx, nil)
+		require.NoError(t, err)
+		names, err = c.TopicNames(ctx)
+		require.NoError(t, err)
+		require.Contains(t, names, topic)
 		settings, err := c.Settings(ctx, []string{topic}, "cleanup.policy")
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{"cleanup.policy": "delete"}, settings[topic].Values)

@@ -33,9 +33,12 @@ const (
 	// message.
 	MaxMessageBytes = 64 << 20
 
-	dialTimeout = 3 * time.Second // TLS and SASL come on top, all within request_timeout
 	idleTimeout = 3 * time.Minute // shorter than what common load balancers and the brokers (10 min) allow
 )
+
+// DialTimeout bounds the connection to one address. TLS and SASL come on top, all within
+// Config.RequestTimeout. Tests raise it before they make a cluster.
+var DialTimeout = 3 * time.Second
 
 // ownRequests marks the requests that this package writes in its own form and not in kafka-go's.
 const ownRequests protocol.OverrideTypeKey = 1
@@ -62,8 +65,8 @@ type Cluster struct {
 	producing *kafkago.Transport
 	watched   []string // topics in the transports' metadata, sorted
 	limits    map[string]Limit
-	// topicIDsKnown is whether the brokers tell the ids of topics; nil before they were asked.
-	topicIDsKnown *bool
+	// topicIDsKnown is set once a broker has said that it tells the ids of topics.
+	topicIDsKnown bool
 	requests      map[protocol.ApiKey]Versions // that the brokers know; nil until one has said so
 	answered      map[string]bool              // addresses from which an answer has come
 	answers       int
@@ -96,7 +99,6 @@ type Config struct {
 	Brokers        []string // host:port; at least one
 	ClientID       string
 	RequestTimeout time.Duration  // of one request with its answer, and of one connection with TLS and SASL
-	DialTimeout    time.Duration  // of one address, at most RequestTimeout; 0 for dialTimeout
 	TLS            *tlsconf.Live  // nil without TLS
 	SASL           sasl.Mechanism // nil without SASL
 }

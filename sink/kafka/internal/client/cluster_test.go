@@ -18,7 +18,7 @@ import (
 // connectTo returns a cluster of a client without TLS and SASL.
 func connectTo(t testing.TB, brokers []string) *Cluster {
 	t.Helper()
-	return NewCluster(t.Context(), Config{Brokers: brokers, ClientID: "relay-test", RequestTimeout: patient, DialTimeout: patient})
+	return NewCluster(t.Context(), Config{Brokers: brokers, ClientID: "relay-test", RequestTimeout: patient})
 }
 
 // TestEndedContextSendsNothing: the transport would send on a free connection although the context

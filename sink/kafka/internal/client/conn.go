@@ -2,7 +2,6 @@ package client
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -26,7 +25,7 @@ func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 	if err := c.awaitThrottle(ctx); err != nil {
 		return nil, err
 	}
-	raw, err := (&net.Dialer{Timeout: min(cmp.Or(c.DialTimeout, dialTimeout), c.RequestTimeout)}).DialContext(ctx, network, address)
+	raw, err := (&net.Dialer{Timeout: min(DialTimeout, c.RequestTimeout)}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

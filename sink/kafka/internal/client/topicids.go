@@ -11,7 +11,6 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/apiversions"
 )
 
 // TopicIDs returns the ids of those topics that exist, in hexadecimal, and those that do not. It
@@ -29,26 +28,26 @@ func (c *Cluster) TopicIDs(ctx context.Context, topics []string) (ids map[string
 	return m.ids, m.gone, nil
 }
 
-// knowsTopicIDs asks a broker, once it has answered no more.
+// knowsTopicIDs reports whether the brokers know the ids of topics, as one of them has said. One
+// that does not may be upgraded: it says so again with each connection. One that does is believed
+// for good, also while the others are not upgraded yet.
 func (c *Cluster) knowsTopicIDs(ctx context.Context) (bool, error) {
 	c.mu.Lock()
 	known := c.topicIDsKnown
 	c.mu.Unlock()
-	if known != nil {
-		return *known, nil
+	if known {
+		return true, nil
 	}
-	res, err := c.RoundTrip(ctx, &apiversions.Request{})
+	requests, err := c.KnownRequests(ctx)
 	if err != nil {
 		return false, fmt.Errorf("asking the cluster what it can do: %w", err)
 	}
-	can := false
-	for _, k := range res.(*apiversions.Response).ApiKeys {
-		can = can || protocol.ApiKey(k.ApiKey) == protocol.Metadata && k.MinVersion <= metadataVersion && k.MaxVersion >= metadataVersion
-	}
+	v, ok := requests[protocol.Metadata]
+	known = ok && v.Least <= metadataVersion && v.Most >= metadataVersion
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.topicIDsKnown = &can
-	return can, nil
+	c.topicIDsKnown = c.topicIDsKnown || known
+	return known, nil
 }
 
 // metadataVersion is the first version of Metadata whose answer has the ids of topics.
