@@ -11,8 +11,6 @@ import (
 	"workos-relay/internal/contain"
 	"workos-relay/internal/operator"
 	"workos-relay/internal/retry"
-	"workos-relay/source"
-	"workos-relay/state"
 )
 
 // Defaults for the fields of a Lane that are zero.
@@ -35,11 +33,8 @@ type Lane struct {
 	Source Source
 	Router Router
 	Target Target
-	// State makes the state messages; nil if the lane keeps no state. Admit is asked about each
-	// change before its message is made, by the goroutine of Run, and again if the batch is made
-	// again; nil admits every change.
+	// State makes the state messages; nil if the lane keeps no state.
 	State StateRouter
-	Admit func(*source.Event, *state.Change) bool
 	// Snapshots reads the snapshot that is due before the lane carries events. Nil if the lane
 	// keeps no state.
 	Snapshots Snapshotter
@@ -95,8 +90,11 @@ func (l *Lane) init() {
 	l.lease = lease{target: l.Target, holder: l.Holder, takeoverAfter: l.TakeoverAfter, status: &l.status, steering: &l.steering, life: &l.life, snapshots: l.Snapshots, failures: f}
 	m := l.carrier.batches // after a restart the lane remembers how much the bus takes
 	m.Router, m.Park, m.MaxEvents, m.MaxBytes, m.MustStop = l.Router, l.Park, l.BatchMessages, l.BatchBytes, f.mustStop
-	if m.State, m.Admit = l.State, l.Admit; m.State != nil {
+	if m.State, m.Admit = l.State, nil; m.State != nil {
 		m.MaxMessages = l.BatchMessages
+	}
+	if l.Snapshots != nil {
+		m.Admit = l.Snapshots.Admit
 	}
 	l.carrier = carrier{
 		lane: l.Name, source: l.Source, target: l.Target, batches: m, prefetch: l.Prefetch,

@@ -14,6 +14,8 @@ import (
 	"workos-relay/internal/batch"
 	"workos-relay/internal/contain"
 	"workos-relay/sink"
+	"workos-relay/source"
+	"workos-relay/state"
 )
 
 // Snapshotter reads the objects that the source has now, for a lane that keeps them in state
@@ -30,6 +32,10 @@ type Snapshotter interface {
 	//
 	// Errors of Read and Begin are those of the source, unless a *StateError says otherwise.
 	Begin(ctx context.Context, cp checkpoint.Checkpoint) error
+	// Admit reports whether a change that an event makes may be published. The lane asks between
+	// Begin and the next Read, before it makes the message of the change, and again if it makes the
+	// batch again.
+	Admit(e *source.Event, c *state.Change) bool
 	// Withdraw is called when another holder has the lease: what an operator has asked of this lane
 	// must not be done later, when nobody expects it any more.
 	Withdraw()

@@ -20,6 +20,8 @@ import (
 	"workos-relay/internal/operator"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
+	"workos-relay/source"
+	"workos-relay/state"
 )
 
 // shelf is a Snapshotter of n objects, in portions of size. Its record is how many were yielded.
@@ -35,6 +37,8 @@ type shelf struct {
 }
 
 func (s *shelf) Withdraw() { s.withdrawn.Add(1) }
+
+func (s *shelf) Admit(*source.Event, *state.Change) bool { return true }
 
 func (s *shelf) Due(cp checkpoint.Checkpoint) bool { return !cp.Snapshot.Finished() }
 
@@ -183,19 +187,26 @@ func TestASnapshotComesBeforeTheEvents(t *testing.T) {
 	}
 }
 
+// snapshotTwins runs two lanes with 20 events on one ledger, and with these snapshots; a starts
+// first.
+func snapshotTwins(t *testing.T, ofA, ofB *shelf) (src *sequence, ledger *memoryLedger, a, b *pipeline.Lane, stopA, stopB func()) {
+	t.Helper()
+	ledger = &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
+	src = newSequence(20, 5)
+	a, b = twin("a", src, ledger), twin("b", src, ledger)
+	a.Snapshots, b.Snapshots = ofA, ofB
+	stopA = run(t, a)
+	after(time.Second)
+	return src, ledger, a, b, stopA, run(t, b)
+}
+
 // TestASnapshotSurvivesATakeover: the lane renews its lease while the API does not answer, a
 // standby continues the snapshot of a lane that was stopped, and nothing that was recorded is
 // published again.
 func TestASnapshotSurvivesATakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
-		src := newSequence(20, 5)
 		slow := &shelf{n: 100, size: 10, every: 3 * takeover}
-		a, b := twin("a", src, ledger), twin("b", src, ledger)
-		a.Snapshots, b.Snapshots = slow, slow
-		stopA := run(t, a)
-		after(time.Second)
-		stopB := run(t, b)
+		src, ledger, a, b, stopA, stopB := snapshotTwins(t, slow, slow)
 		after(10 * takeover)
 		require.Equal(t, pipeline.Running, a.Status().State)
 		require.Equal(t, pipeline.Standby, b.Status().State, "a lane that waits for the API is alive")
@@ -269,14 +280,8 @@ func (f *failedDoings) Retrying(doing string, _ error) { f.doings = append(f.doi
 // TestAStandbyWithdrawsRequests: what was asked of a lane is not done once another one is active.
 func TestAStandbyWithdrawsRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
-		src := newSequence(20, 5)
 		of := [2]*shelf{{n: 10, size: 10}, {n: 10, size: 10}}
-		a, b := twin("a", src, ledger), twin("b", src, ledger)
-		a.Snapshots, b.Snapshots = of[0], of[1]
-		stopA := run(t, a)
-		after(time.Second)
-		stopB := run(t, b)
+		_, _, _, b, stopA, stopB := snapshotTwins(t, of[0], of[1])
 		after(takeover)
 		require.Equal(t, pipeline.Standby, b.Status().State)
 		require.Zero(t, of[0].withdrawn.Load(), "the active one does what it was asked for")
@@ -290,14 +295,8 @@ func TestAStandbyWithdrawsRequests(t *testing.T) {
 // stopped.
 func TestALaneThatReadsItsStateBackIsAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ledger := &memoryLedger{store: checkpoint.NewMemory(testIdentity)}
-		src := newSequence(20, 5)
 		slow := &shelf{n: 10, size: 10, begins: 10 * takeover}
-		a, b := twin("a", src, ledger), twin("b", src, ledger)
-		a.Snapshots, b.Snapshots = slow, slow
-		stopA := run(t, a)
-		after(time.Second)
-		stopB := run(t, b)
+		src, _, a, b, stopA, stopB := snapshotTwins(t, slow, slow)
 		after(8 * takeover)
 		require.Equal(t, pipeline.Standby, b.Status().State, "the other one is alive")
 		require.Len(t, slow.begun, 1)

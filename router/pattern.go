@@ -83,7 +83,7 @@ func nextToken(text string) (token topicToken, after string, err error) {
 		if reason := illegalToken(fallback); reason != "" {
 			return topicToken{}, "", fmt.Errorf("the fallback %q of a placeholder cannot be a part of a topic: %s", fallback, reason)
 		}
-		if path == typeValue {
+		if path == varType {
 			return topicToken{}, "", errors.New("{type} needs no fallback, because every event has a type")
 		}
 	}
@@ -119,7 +119,7 @@ func newTopicPattern(prefix, text string) *topicPattern {
 		switch {
 		case t.literal != "":
 			p.wildcard += t.literal
-		case t.from.name == typeValue: // which has dots itself
+		case t.from.name == varType: // which has dots itself
 			p.wildcard += ">"
 			return p
 		default:
@@ -148,7 +148,7 @@ func (p *topicPattern) topic(prefix string, e *source.Event, f *fields) (string,
 		}
 		value := t.from.text(e, f)
 		switch {
-		case t.from.name == typeValue: // checked below, with its dots
+		case t.from.name == varType: // checked below, with its dots
 		case value == "" && t.fallback == "":
 			return reject("the event has no value for {%s} in the topic; give the placeholder a fallback, as in {%s:none}", t.path, t.path)
 		case value == "":
@@ -204,9 +204,9 @@ func (r Route) validatePattern() []error {
 // pathsOfValue returns the paths in an event that a valuePath reads.
 func pathsOfValue(path string) []string {
 	switch path {
-	case typeValue:
+	case varType:
 		return nil
-	case organizationValue:
+	case varOrganization:
 		paths := []string{"data.organization_id"}
 		for _, p := range otherPlaces.organization {
 			if p.path != "id" {

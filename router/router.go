@@ -92,9 +92,8 @@ type Router struct {
 	binding     binding
 	whereFailed whereFailed
 
-	kept        map[string]*kept // by entity; nil if the lane keeps none
-	stateTopics map[string]bool  // of kept
-	fixed       map[string]bool  // topics that routes name, with the prefix
+	kept  map[string]*kept // by entity; nil if the lane keeps none
+	fixed map[string]bool  // topics that routes name, with the prefix
 
 	patterns []*topicPattern
 

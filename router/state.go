@@ -195,14 +195,13 @@ func (r *Router) keep(cfg Config) error {
 		return stateErrorf(err, "%v", err)
 	}
 	r.kept = map[string]*kept{}
-	r.stateTopics = map[string]bool{}
 	var errs []error
 	for _, e := range entities {
 		k := &kept{topic: cfg.Prefix + StatePrefix + e.Name, entity: e}
 		if err := r.redactionOf(cfg, &e, carried, k); err != nil {
 			errs = append(errs, err)
 		}
-		r.kept[e.Name], r.stateTopics[k.topic] = k, true
+		r.kept[e.Name] = k
 	}
 	for i, route := range cfg.Routes {
 		if route.Topic != "" && r.holdsState(cfg.Prefix+route.Topic) {
@@ -221,12 +220,10 @@ func (r *Router) keep(cfg Config) error {
 // holdsState reports whether a topic is one of state that the lane keeps, or lies below one: on
 // NATS an object has a subject there.
 func (r *Router) holdsState(topic string) bool {
-	for kept := range r.stateTopics {
-		if topic == kept || strings.HasPrefix(topic, kept+".") {
-			return true
-		}
-	}
-	return false
+	rest, ours := strings.CutPrefix(topic, r.prefix)
+	rest, state := strings.CutPrefix(rest, StatePrefix)
+	entity, _, _ := strings.Cut(rest, ".")
+	return ours && state && r.kept[entity] != nil
 }
 
 func stateErrorf(err error, format string, args ...any) error {

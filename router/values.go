@@ -15,18 +15,12 @@ import (
 // valuePath is where a header of a route, or a placeholder of its topic, takes its value from: the
 // event type, the organization, or a path into the event.
 type valuePath struct {
-	name string // typeValue or organizationValue; empty for a path
+	name string // varType or varOrganization; empty for a path
 	path keyPath
 }
 
-// The values that are not at one path.
-const (
-	typeValue         = varType
-	organizationValue = varOrganization
-)
-
 func newValuePath(text string) valuePath {
-	if text == typeValue || text == organizationValue {
+	if text == varType || text == varOrganization {
 		return valuePath{name: text}
 	}
 	return valuePath{path: newKeyPath(text)}
@@ -36,9 +30,9 @@ func newValuePath(text string) valuePath {
 // fields of e. The text may alias the event's bytes.
 func (p valuePath) text(e *source.Event, f *fields) string {
 	switch p.name {
-	case typeValue:
+	case varType:
 		return e.Event
-	case organizationValue:
+	case varOrganization:
 		return f.organization
 	}
 	found := p.path.find(e)
@@ -135,7 +129,7 @@ func (r Route) illegalValue(path string) error {
 	if path == "" {
 		return errors.New("is not a path into an event: it is empty" + example)
 	}
-	if path == typeValue || path == organizationValue {
+	if path == varType || path == varOrganization {
 		return nil
 	}
 	if reason := illegalKeyPath(path); reason != "" {

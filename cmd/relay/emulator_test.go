@@ -107,7 +107,7 @@ func TestWorkOSEmulatorLists(t *testing.T) {
 
 	for _, o := range []lists.Object{users[7], organizations[0], read("connection")[0], read("invitation")[0], read("permission")[0]} {
 		require.False(t, o.UpdatedAt.IsZero())
-		got, err := c.Get(t.Context(), lists.Ref{Entity: o.Entity, Key: o.Key, Known: o.Data})
+		got, err := c.Get(t.Context(), lists.Ref{Entity: o.Entity, Key: o.ID, Known: o.Data})
 		require.NoError(t, err, o.Entity)
 		require.JSONEq(t, string(o.Raw), string(got.Raw))
 	}

@@ -180,7 +180,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		m.run.State = l.Router
 	}
 	if m.snapshots = l.snapshots(client, hooks, m.bus.Sink); m.snapshots != nil {
-		m.run.Snapshots, m.run.Admit = m.snapshots, m.snapshots.Admit
+		m.run.Snapshots = m.snapshots
 	}
 	r.metrics.Watch(m.run.Name, m.status)
 }

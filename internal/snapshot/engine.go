@@ -16,6 +16,7 @@ import (
 
 	"workos-relay/checkpoint"
 	"workos-relay/pipeline"
+	"workos-relay/router"
 	"workos-relay/sink"
 	"workos-relay/source"
 	"workos-relay/source/lists"
@@ -241,8 +242,7 @@ func hasPassed(cp *checkpoint.Checkpoint, s *checkpoint.Snapshot) bool {
 	return cp.CreatedAt.After(end) || cp.Seen.After(end)
 }
 
-// Admit reports whether a change that an event makes may be published to its state topic. It is
-// called between Begin and the next Read.
+// Admit implements pipeline.Snapshotter.
 func (e *Engine) Admit(event *source.Event, c *state.Change) bool { return e.window.admits(event, c) }
 
 // readBack finds out which objects changed while the snapshot was read, after a restart.
@@ -287,16 +287,10 @@ func (e *Engine) each(ctx context.Context, entity string, fn func(key string, va
 	}
 }
 
-// headerSnapshot names the run that has read an object; see router.HeaderSnapshot.
-const headerSnapshot = "relay-snapshot"
-
+// runOf returns the run that has read an object; empty if an event has told of it.
 func runOf(headers []sink.Header) string {
-	for _, h := range headers {
-		if h.Key == headerSnapshot {
-			return h.Value
-		}
-	}
-	return ""
+	m := sink.Stored{Headers: headers}
+	return m.Header(router.HeaderSnapshot)
 }
 
 // first returns the record of a snapshot that begins now.

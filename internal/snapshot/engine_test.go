@@ -354,7 +354,7 @@ func newLane(t *testing.T, w *world, b *shelf, exactly bool) *pipeline.Lane {
 		MaxMessages: 1 + w.rnd.IntN(200), Logger: zap.NewNop(),
 	}
 	lane := &pipeline.Lane{
-		Name: "lane", Holder: "holder", Source: w, Router: r, State: r, Snapshots: e, Admit: e.Admit, BatchMessages: 1 + w.rnd.IntN(100),
+		Name: "lane", Holder: "holder", Source: w, Router: r, State: r, Snapshots: e, BatchMessages: 1 + w.rnd.IntN(100),
 		Target: &pipeline.AtLeastOnce{Ownership: owner, Sink: b, Store: b.Store},
 	}
 	if exactly {

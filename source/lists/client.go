@@ -299,8 +299,8 @@ func (r *reading) gone(err error) error {
 
 // isNotFound reports whether an answer of WorkOS says that an object does not exist. It is a 404
 // with a code or a text that says so, which the answer to a path that the API does not have lacks,
-// or another refusal that names the object.
-func isNotFound(e *source.APIError, id string) bool {
+// or another refusal that names the object or a parent of it.
+func isNotFound(e *source.APIError, ids ...string) bool {
 	if e.Foreign || e.RequestID == "" {
 		return false
 	}
@@ -310,7 +310,7 @@ func isNotFound(e *source.APIError, id string) bool {
 	case http.StatusNotFound:
 		return strings.Contains(e.Code, "not_found") || says && strings.Trim(text, ". ") != "not found"
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusUnprocessableEntity:
-		return says && id != "" && strings.Contains(e.Message, id)
+		return says && slices.ContainsFunc(ids, func(id string) bool { return id != "" && strings.Contains(e.Message, id) })
 	}
 	return false
 }

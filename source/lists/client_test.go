@@ -1,6 +1,8 @@
 package lists_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -95,10 +97,36 @@ func read(t *testing.T, c *lists.Client, q lists.Query) (keys []string, restarte
 			restarted++
 		}
 		for i := range p.Objects {
-			keys = append(keys, p.Objects[i].Key)
+			keys = append(keys, keyOf(&p.Objects[i]))
 		}
 	}
 	return keys, restarted
+}
+
+// TestRolesThatAreGone: a role of an organization is gone if WorkOS answers with one of the
+// environment, or does not know the organization. That a slug is a word of a refusal says nothing.
+func TestRolesThatAreGone(t *testing.T) {
+	t.Parallel()
+	const path = "/authorization/organizations/org_1/roles/plan"
+	const there, gone, unknown = 1, 2, 3
+	for body, test := range map[string]struct{ status, outcome int }{
+		`{"object":"role","type":"OrganizationRole","slug":"plan","name":"Plan"}`: {200, there},
+		`{"object":"role","type":"EnvironmentRole","slug":"plan","name":"Plan"}`:  {200, gone},
+		`{"code":"entity_not_found","message":"Role not found."}`:                 {404, gone},
+		`{"message":"Organization not found: 'org_1'."}`:                          {403, gone},
+		`{"message":"Not found in your plan."}`:                                   {403, unknown},
+	} {
+		c := newClient(t, api{path: func(url.Values) (int, string) { return test.status, body }})
+		ctx := t.Context()
+		if test.outcome == unknown { // it is asked again for minutes
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			ctx = short
+		}
+		_, err := c.Get(ctx, lists.Ref{Entity: "organization_role", Key: "org_1/plan"})
+		require.Equal(t, test.outcome == there, err == nil, "%s: %v", body, err)
+		require.Equal(t, test.outcome == gone, errors.Is(err, lists.ErrNotFound), "%s: %v", body, err)
+	}
 }
 
 func TestAListIsReadToItsEnd(t *testing.T) {

@@ -17,11 +17,8 @@ import (
 
 // Object is one object of a list.
 type Object struct {
-	Entity string
-	ID     string // by which the API continues a list, and gives the object
-	// Key is the object's key in its state topic: its id, its slug, or the ids of both sides of a
-	// membership with a slash between.
-	Key     string
+	Entity  string
+	ID      string   // by which the API continues a list, and gives the object
 	Parents []string // of the list that it comes from
 	// Raw is the object byte for byte as WorkOS sent it.
 	Raw []byte

@@ -85,8 +85,11 @@ var endpoints = []Endpoint{
 	{Entity: "session", Path: "/user_management/users/{user}/sessions", Parents: []string{"user"}, PerUser: true, parent: "user_id"},
 }
 
-// ByKey reports whether the key of an object is its id, by which alone Client.Get names it.
-func (e *Endpoint) ByKey() bool { return !e.Slug && !strings.Contains(e.One, "{organization}") }
+// ByKey reports whether the key of an object tells by what the API names it, so that Client.Get
+// needs nothing else: the key is its id or slug, or has the id of its organization before that.
+func (e *Endpoint) ByKey() bool {
+	return e.id == "slug" || !e.Slug && !strings.Contains(e.One, "{organization}")
+}
 
 // Endpoints returns the table of lists. The caller may change it. An entity comes after its
 // parents.

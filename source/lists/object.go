@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"workos-relay/source"
@@ -14,20 +15,17 @@ import (
 // finish fills in the fields of an object that depend on the list that it comes from.
 func (o *Object) finish(e *Endpoint, q *Query) {
 	o.Parents = q.Parents
-	o.Key, o.Data = o.ID, o.Raw
+	o.Data = o.Raw
 	switch e.Entity {
 	case "organization_role":
-		o.Key = q.Parents[0] + "/" + o.ID
 		o.Data = withMember(o.Raw, "organization_id", q.Parents[0])
 	case "directory_group_membership":
 		group := q.Parent
 		if group == nil {
 			group = []byte(`{"object":"directory_group","id":` + quote(q.Parents[1]) + `}`)
 		}
-		o.Key = q.Parents[1] + "/" + o.ID
 		o.Data = fmt.Appendf(nil, `{"directory_id":%s,"user":%s,"group":%s}`, quote(q.Parents[0]), o.Raw, group)
 	case "group_membership":
-		o.Key = q.Parents[1] + "/" + o.ID
 		o.Data = fmt.Appendf(nil, `{"group_id":%s,"organization_membership_id":%s}`, quote(q.Parents[1]), quote(o.ID))
 	}
 }
@@ -52,7 +50,7 @@ func quote(s string) string {
 // Ref names one object.
 type Ref struct {
 	Entity string
-	Key    string // as Object.Key
+	Key    string // of the object in its state topic, as package state makes it
 	// Known is the object as it is known, in the shape of Object.Data. It is needed for an entity
 	// that the API names by more than its key: a feature_flag and a permission (their slug), and a
 	// group (its organization_id).
@@ -88,6 +86,10 @@ func (c *Client) Get(ctx context.Context, ref Ref) (Object, error) {
 	if err != nil {
 		return Object{}, err
 	}
+	names := slices.Clone(parents)
+	if !e.Slug { // a slug may be a word of any text
+		names = append(names, id)
+	}
 	var o Object
 	_, err = c.Getter.Get(ctx, source.GetRequest{
 		Path: e.path(e.One, parents, id),
@@ -97,10 +99,13 @@ func (c *Client) Get(ctx context.Context, ref Ref) (Object, error) {
 			}
 			return err
 		},
-		Final: func(e *source.APIError) bool { return isNotFound(e, id) },
+		Final: func(e *source.APIError) bool { return isNotFound(e, names...) },
 	})
-	if err != nil {
-		return Object{}, notFound(ref, id, err)
+	switch {
+	case err != nil:
+		return Object{}, notFound(ref, err, names...)
+	case e.only != "" && o.typ != "" && o.typ != e.only: // an organization also has the roles of the environment
+		return Object{}, fmt.Errorf("look at %s %s: %w: it is of type %s", ref.Entity, ref.Key, ErrNotFound, o.typ)
 	}
 	o.finish(&e, &Query{Entity: ref.Entity, Parents: parents})
 	return o, nil
@@ -148,11 +153,11 @@ func (c *Client) member(ctx context.Context, ref Ref, path string, query url.Val
 	for after := (cursor{}); ; {
 		p, err := r.page(ctx, after)
 		if err != nil {
-			return Object{}, notFound(ref, member, err)
+			return Object{}, notFound(ref, err, member)
 		}
 		for i := range p.Objects {
 			if p.Objects[i].ID == group {
-				return Object{Entity: ref.Entity, ID: member, Key: ref.Key}, nil
+				return Object{Entity: ref.Entity, ID: member}, nil
 			}
 		}
 		if p.Next == "" {
@@ -168,10 +173,11 @@ func badRef(ref Ref, why string) error {
 	return fmt.Errorf("look at %s %s: %w: %s", ref.Entity, ref.Key, ErrNoGet, why)
 }
 
-// notFound makes the answer that an object does not exist ErrNotFound.
-func notFound(ref Ref, id string, err error) error {
+// notFound makes the answer that an object does not exist ErrNotFound. ids are its own id and those
+// of its parents.
+func notFound(ref Ref, err error, ids ...string) error {
 	var api *source.APIError
-	if errors.As(err, &api) && isNotFound(api, id) {
+	if errors.As(err, &api) && isNotFound(api, ids...) {
 		return fmt.Errorf("look at %s %s: %w: %w", ref.Entity, ref.Key, ErrNotFound, err)
 	}
 	return err

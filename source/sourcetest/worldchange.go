@@ -96,6 +96,18 @@ func (w *World) Delete(entity, key string) error {
 	return nil
 }
 
+// Vanish deletes an object and nothing else, and tells nobody.
+func (w *World) Vanish(entity, key string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o, ok := w.byKey(entity, key)
+	if !ok {
+		return fmt.Errorf("sourcetest: there is no %s %s to forget", entity, key)
+	}
+	w.own(o).deleted = true
+	return nil
+}
+
 // AddMember puts a user of a directory into a group of it. It does nothing if it is there.
 func (w *World) AddMember(group, directoryUserID string) error {
 	return w.setMember(group, directoryUserID, true)

@@ -13,7 +13,8 @@ import (
 )
 
 // TestASnapshotRemovesWhatIsGone deletes a directory, of whose users, groups and members WorkOS
-// sends no events. The next snapshot takes them out of the state, and leaves everything else.
+// sends no events, and roles without an event. The next snapshot takes them out of the state, and
+// leaves everything else.
 func TestASnapshotRemovesWhatIsGone(t *testing.T) {
 	t.Parallel()
 	entities := strings.Split(strings.TrimPrefix(strings.Split(kept, "]")[0], "state: {entities: ["), ", ")
@@ -40,9 +41,11 @@ func TestASnapshotRemovesWhatIsGone(t *testing.T) {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			api := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{
-				Seed: 3, Organizations: 2, Users: 5, Directories: 3, DirectoryUsers: 60, Groups: 2, GroupMembers: 4,
+				Seed: 3, Organizations: 2, Users: 5, Roles: 3, Directories: 3, DirectoryUsers: 60, Groups: 2, GroupMembers: 4,
 			}))
 			world := api.World()
+			_, err := world.Create("organization_role", world.Keys("organization")[0])
+			require.NoError(t, err)
 			sink, state := prepare(t)
 			r := newRelay(t, "relay", fmt.Sprintf("id: ghosts-%s\n", bus)+sourceConfig(api.URL())+"sinks: ["+sink+"]\n")
 			r.Start(t)
@@ -57,6 +60,9 @@ func TestASnapshotRemovesWhatIsGone(t *testing.T) {
 			require.NoError(t, world.Delete("directory", world.Keys("directory")[1]))
 			r.Await(t, func() bool { return len(state()["directory"]) == 2 }, "the directory is removed")
 			r.Await(t, func() bool { return len(state()["directory_user"]) == 60 }, "its users have no events, and stay")
+			for _, entity := range []string{"role", "organization_role"} {
+				require.NoError(t, world.Vanish(entity, world.Keys(entity)[0]))
+			}
 			code, out, errs := r.Run(t, "snapshot")
 			require.Equal(t, exitDone, code, out+errs)
 			r.Await(t, finished, "the second snapshot is finished")
