@@ -618,11 +618,12 @@ func (g *groups) add(level checkLevel, topic, text, code string) {
 // namedTopics is how many topics of a group are named.
 const namedTopics = 3
 
-// String returns the line of the group. A fault names topics; other lines count them.
+// String returns the line of the group. A fault names topics; other lines count them, and name
+// patterns, each of which stands for any number of topics.
 func (g *group) String() string {
-	what, text := amount(len(g.topics), "topic"), strings.ReplaceAll(g.text, "to be created: ", "")
+	what, text := g.count(), strings.ReplaceAll(g.text, "to be created: ", "")
 	switch named := strings.Join(g.topics[:min(len(g.topics), namedTopics)], ", "); {
-	case len(g.topics) == 1:
+	case len(g.topics) == 1 && !sink.IsPattern(named):
 		what, text = named, strings.ReplaceAll(text, "<topic>", named)
 	case g.level != levelFault:
 	case len(g.topics) > namedTopics:
@@ -634,6 +635,24 @@ func (g *group) String() string {
 		return what
 	}
 	return manual.Mark(what+": "+text, g.code)
+}
+
+// count says how many topics the group has.
+func (g *group) count() string {
+	var parts []string
+	topics := 0
+	for _, t := range g.topics {
+		if sink.IsPattern(t) {
+			parts = append(parts, "each "+t)
+		} else {
+			topics++
+		}
+	}
+	slices.Sort(parts)
+	if topics > 0 {
+		parts = slices.Insert(parts, 0, amount(topics, "topic"))
+	}
+	return either(parts, " and ")
 }
 
 // amount returns "1 fault" or "3 faults".

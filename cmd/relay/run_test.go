@@ -463,3 +463,22 @@ func TestTwoLanesDoNotHoldEachOtherBack(t *testing.T) {
 	require.Eventually(t, func() bool { return messages(js, "WORKOS") == 500 }, patient, often, &r.stderr)
 	require.Equal(t, exitDone, r.stop(t), &r.stderr)
 }
+
+// TestGroupsCountTopics: a pattern is not a topic, so it is named and not counted.
+func TestGroupsCountTopics(t *testing.T) {
+	t.Parallel()
+	for text, topics := range map[string][]string{
+		"workos.a: one replica":                         {"workos.a"},
+		"2 topics: one replica":                         {"workos.a", "workos.b"},
+		"3 topics and each by.*: one replica":           {"workos.a", "by.*", "workos.b", "workos.c"},
+		"each by.*: one replica":                        {"by.*"},
+		"1 topic, each by.* and each of.>: one replica": {"of.>", "workos.a", "by.*"},
+	} {
+		var g groups
+		for _, topic := range topics {
+			g.add(levelWarning, topic, "one replica", "")
+		}
+		require.Len(t, g, 1)
+		require.Equal(t, text, g[0].String())
+	}
+}
