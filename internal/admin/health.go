@@ -155,6 +155,8 @@ func silence(s pipeline.Status, now time.Time, poll time.Duration) string {
 	switch {
 	case !s.Unacked.IsZero():
 		return ""
+	case s.Checkpoint.Snapshot != nil && !s.Checkpoint.Snapshot.Finished():
+		return "" // it reads lists and no events; if a list does not answer, the lane retries
 	case s.LastPoll.IsZero():
 		return "no good answer from the Events API yet" + forTime(now, s.Since)
 	case now.Sub(s.LastPoll) >= max(pollLimit, pollsMissed*poll):

@@ -15,6 +15,8 @@ func TestJudge(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	held := checkpoint.Checkpoint{Revision: 1}
+	reads := checkpoint.Checkpoint{Revision: 1, Snapshot: &checkpoint.Snapshot{StartedAt: ago(time.Hour)}}
+	hasRead := checkpoint.Checkpoint{Revision: 1, Snapshot: &checkpoint.Snapshot{StartedAt: ago(2 * time.Hour), FinishedAt: ago(time.Hour)}}
 	for _, c := range []struct {
 		name   string
 		status pipeline.Status
@@ -30,6 +32,10 @@ func TestJudge(t *testing.T) {
 		{"slow polling, missed", pipeline.Status{State: pipeline.Running, LastPoll: ago(5 * time.Minute)}, time.Minute,
 			"no good answer from the Events API for 5m0s"},
 		{"never polled", pipeline.Status{State: pipeline.Running, Since: ago(3 * time.Second)}, 0, "no good answer from the Events API yet for 3s"},
+		{"never polled, since it reads a snapshot", pipeline.Status{State: pipeline.Running, Since: ago(time.Hour), Checkpoint: reads}, 0, ""},
+		{"not polled for long, since it reads a snapshot", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Hour), Checkpoint: reads}, 0, ""},
+		{"not polled for long after a snapshot", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Hour), Checkpoint: hasRead}, 0,
+			"no good answer from the Events API for 1h0m0s"},
 		{"never polled, since an unknown time", pipeline.Status{State: pipeline.Running}, 0, "no good answer from the Events API yet"},
 		{"busy", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Second), Unacked: ago(time.Minute - 1)}, 0, ""},
 		{"reading paused by the budget", pipeline.Status{State: pipeline.Running, LastPoll: ago(time.Hour), Unacked: ago(30 * time.Second)}, 0, ""},

@@ -5,6 +5,7 @@ package field
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
@@ -196,4 +197,33 @@ func requireTold(t *testing.T, h health, l admin.LaneStatus, want admin.Health, 
 	require.Equal(t, icons[want], h.badgeColour, when)
 	require.Contains(t, strings.ToLower(h.badgeText), want.String(), when)
 	require.Contains(t, h.page, `>`+want.String()+`</span>`, when)
+}
+
+// TestALaneThatReadsASnapshotIsHealthy: it asks for no events meanwhile, so that no answer to such a
+// request is due.
+func TestALaneThatReadsASnapshotIsHealthy(t *testing.T) {
+	t.Parallel()
+	api, bus := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{Organizations: 2, Users: 3})), newNATS(t, nil)
+	answer := make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if strings.HasSuffix(req.URL.Path, "/users") {
+			select {
+			case <-answer:
+			case <-req.Context().Done():
+			}
+		}
+		api.ServeHTTP(w, req)
+	}))
+	t.Cleanup(slow.Close)
+	r := newRelay(t, "relay", strings.Replace(natsConfig(slow.URL, bus.URL), "}]", ", state: {entities: [organization, user], snapshot: first_start}}]", 1))
+	r.Start(t)
+	r.Await(t, func() bool { return r.Lane("").Snapshot != nil }, "the snapshot has begun")
+	awaitHealth(t, r, admin.Healthy)
+	l := agree(t, r, admin.Healthy, "reads a snapshot")
+	require.Nil(t, l.Snapshot.FinishedAt)
+	require.Nil(t, l.LastPoll)
+	close(answer)
+	r.Await(t, func() bool { l := r.Lane(""); return l.AtTip && l.Snapshot != nil && l.Snapshot.FinishedAt != nil }, "it has carried everything")
+	awaitHealth(t, r, admin.Healthy)
+	require.Equal(t, exitDone, r.Stop(t))
 }
