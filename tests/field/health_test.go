@@ -199,8 +199,8 @@ func requireTold(t *testing.T, h health, l admin.LaneStatus, want admin.Health, 
 	require.Contains(t, h.page, `>`+want.String()+`</span>`, when)
 }
 
-// TestALaneThatReadsASnapshotIsHealthy: it asks for no events meanwhile, so that no answer to such a
-// request is due.
+// TestALaneThatReadsASnapshotIsHealthy: it asks for no events meanwhile, so that no answer to such
+// a request is due.
 func TestALaneThatReadsASnapshotIsHealthy(t *testing.T) {
 	t.Parallel()
 	api, bus := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{Organizations: 2, Users: 3})), newNATS(t, nil)
