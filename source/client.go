@@ -94,10 +94,13 @@ type Client struct {
 	// Timeout bounds one request with its response; DefaultTimeout if zero. A response that brings
 	// no data for 15 s is given up earlier, and, without an HTTPClient, a request whose response
 	// has not begun after 30 s.
-	Timeout   time.Duration
-	Limiter   *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit
-	Polls     *PollBudget   // of early polls, see Stream.FastestPoll; nil for one of this client's own
-	UserAgent string        // workos-relay if empty
+	Timeout time.Duration
+	Limiter *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit
+	Polls   *PollBudget   // of early polls, see Stream.FastestPoll; nil for one of this client's own
+	// OnRequest, if not nil, is called before each request is sent, those included that repeat one
+	// or follow a redirect. It must not block, and may be called concurrently.
+	OnRequest func()
+	UserAgent string // workos-relay if empty
 
 	dial  func(ctx context.Context, network, address string) (net.Conn, error) // of tests
 	tls   *tls.Config
@@ -189,9 +192,19 @@ func (c *Client) init() {
 			return err
 		}
 		if next != nil {
-			return next(req, via)
+			if err := next(req, via); err != nil {
+				return err
+			}
 		}
+		c.sends()
 		return nil
+	}
+}
+
+// sends tells OnRequest of a request.
+func (c *Client) sends() {
+	if c.OnRequest != nil {
+		c.OnRequest()
 	}
 }
 

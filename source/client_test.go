@@ -325,6 +325,50 @@ func TestLimiterIsShared(t *testing.T) {
 	})
 }
 
+// OnRequest is called for each request that is sent, also for those that follow a redirect or try
+// another key, and for no other.
+func TestOnRequest(t *testing.T) {
+	t.Parallel()
+	sent, told, key := 0, 0, "sk_test_old"
+	c := &Client{
+		Key: func(refused bool) string {
+			if refused {
+				key = testKey
+			}
+			return key
+		},
+		Endpoint: "https://api.example", OnRequest: func() { told++ },
+		HTTPClient: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			sent++
+			switch sent {
+			case 1:
+				return respond(401, `{"message":"Unauthorized"}`), nil
+			case 2:
+				moved := respond(307, "")
+				moved.Header = http.Header{"Location": {"https://api.example/v2/events"}}
+				return moved, nil
+			case 3:
+				moved := respond(307, "")
+				moved.Header = http.Header{"Location": {"https://elsewhere.example/events"}} // which is not followed
+				return moved, nil
+			default:
+				return nil, errors.New("no connection")
+			}
+		})},
+	}
+	_, err := c.ListEvents(t.Context(), ListEventsOpts{})
+	require.Error(t, err)
+	require.Equal(t, []int{3, 3}, []int{sent, told})
+	_, err = c.ListEvents(t.Context(), ListEventsOpts{})
+	require.Error(t, err)
+	require.Equal(t, []int{4, 4}, []int{sent, told})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = c.ListEvents(ctx, ListEventsOpts{})
+	require.Error(t, err)
+	require.Equal(t, sent, told)
+}
+
 func TestReach(t *testing.T) {
 	t.Parallel()
 	var requests int

@@ -108,6 +108,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, g getRequest) (ans
 			return answer{}, err
 		}
 	}
+	c.sends()
 	start := time.Now()
 	resp, err := c.do(req)
 	if err != nil {
