@@ -19,6 +19,7 @@ import (
 	"workos-relay/internal/hint"
 	"workos-relay/internal/manual"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 	"workos-relay/internal/retry"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -273,6 +274,12 @@ func printStatus(out io.Writer, seen *overview) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if err := printOutlets(out, seen.Lanes); err != nil {
+		return err
+	}
+	if text := requestsText(seen.Requests); text != "" {
+		fmt.Fprintf(out, "\n%s\n", text)
+	}
 	for i := range seen.Lanes {
 		if l := &seen.Lanes[i]; l.Health != admin.Healthy {
 			fmt.Fprintf(out, "\n%s: lane %s: %s\n", l.Health, l.Name, manual.Mark(l.HealthReason, l.Code))
@@ -298,7 +305,77 @@ func printStatus(out io.Writer, seen *overview) error {
 			fmt.Fprintf(out, "\nsetting: lane %s: %s\n", seen.Lanes[i].Name, s)
 		}
 	}
+	printDeadLetters(out, seen.Lanes)
 	return nil
+}
+
+// printDeadLetters writes the newest dead letter of each lane that has any.
+func printDeadLetters(out io.Writer, lanes []admin.LaneStatus) {
+	before := "\n"
+	for i := range lanes {
+		if d := lanes[i].DeadLetters; d != nil && d.Newest != nil {
+			fmt.Fprintf(out, "%snewest dead letter: lane %s: %s event %s at %s: %s\n", before, lanes[i].Name, d.Newest.Type, d.Newest.EventID, d.Newest.At.Format(time.RFC3339), d.Newest.Reason)
+			before = ""
+		}
+	}
+}
+
+// printOutlets writes where the events of each lane go, how long they took lately, and how many
+// became dead letters.
+func printOutlets(out io.Writer, lanes []admin.LaneStatus) error {
+	if len(lanes) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nLANE\tDELIVERY P50\tP99\tDEAD LETTERS\tDESTINATION")
+	for i := range lanes {
+		l := &lanes[i]
+		p50, p99, dead, to := "-", "-", "-", l.Destination
+		if d := l.Delivery; d != nil {
+			p50, p99 = deliveryText(d.P50Seconds), deliveryText(d.P99Seconds)
+		}
+		if d := l.DeadLetters; d != nil {
+			dead = strconv.FormatUint(d.Events, 10)
+		}
+		if topics := l.TopicsText(); topics != "" {
+			to += ", " + topics
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", l.Name, p50, p99, dead, orDash(to))
+	}
+	return w.Flush()
+}
+
+// deliveryText writes how long an event took, with three digits.
+func deliveryText(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < time.Millisecond:
+		return "<1ms"
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < 10*time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	default:
+		return d.Round(time.Second).String()
+	}
+}
+
+// requestsText says how much of the rate limit relay uses. It is empty if that is not known.
+func requestsText(r *admin.Requests) string {
+	if r == nil {
+		return ""
+	}
+	text := fmt.Sprintf("requests to WorkOS: %.1f/s of at most %s/s", r.PerSecond, strconv.FormatFloat(r.Limit, 'f', -1, 64))
+	if r.RateLimited > 0 {
+		text += fmt.Sprintf("; %s 429 since relay started", printable.Count(r.RateLimited, "answer"))
+		if r.RateLimitedAt != nil {
+			text += ", the last at " + r.RateLimitedAt.Format(time.RFC3339)
+		}
+	}
+	if r.WaitingUntil != nil {
+		text += "; a lane waits until " + r.WaitingUntil.Format(time.RFC3339)
+	}
+	return text
 }
 
 func orDash(s string) string {

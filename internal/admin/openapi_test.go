@@ -127,7 +127,13 @@ func TestAnswersFitOpenAPI(t *testing.T) {
 		},
 		Settings: []sink.Setting{{Of: "stream WORKOS", Key: "create.max_age", Have: "0s", Want: "1h", Outcome: sink.Changed}},
 	}
-	s := &Server{cfg: Config{Lanes: func() []pipeline.Status { return []pipeline.Status{lane} }, Now: func() time.Time { return now }}, started: now}
+	s := &Server{cfg: Config{
+		Lanes: func() []pipeline.Status { return []pipeline.Status{lane} }, Now: func() time.Time { return now },
+		Activity: func(string) Activity {
+			return Activity{Delivery: &Delivery{Events: 1}, DeadLetters: &DeadLetters{Events: 1, Newest: &DeadLetter{EventID: "event_1", At: now}}}
+		},
+		Requests: func() *Requests { return &Requests{Limit: 80, RateLimited: 1, RateLimitedAt: &now} },
+	}, started: now}
 	n := 7
 	for name, answer := range map[string]any{
 		"Status": s.Snapshot(true), "LaneState": LaneState{Name: "nats", State: pipeline.Paused}, "failure": failed("no", ""),

@@ -21,13 +21,17 @@ import (
 
 // Config is what a Server serves.
 type Config struct {
-	Listen       string                   // host:port
-	ID           string                   // of the relay
-	Lanes        func() []pipeline.Status // called for each request, from several goroutines at once
-	Outlet       func(lane string) Outlet // tells where the events of a lane go; nil if that is not known
-	Metrics      http.Handler             // of /metrics; without it there is no such path
-	Page         func(*Server) Page       // makes what browsers are shown at /; nil shows them a list of paths
-	PollInterval func() time.Duration     // between polls of the Events API, as configured now; nil for none
+	Listen string                   // host:port
+	ID     string                   // of the relay
+	Lanes  func() []pipeline.Status // called for each request, from several goroutines at once
+	Outlet func(lane string) Outlet // tells where the events of a lane go; nil if that is not known
+	// Activity tells what a lane has done of late; nil if that is not known. Its times that are
+	// over need not be left out.
+	Activity     func(lane string) Activity
+	Requests     func() *Requests     // tells of the requests to WorkOS, without WaitingUntil; nil if that is not known
+	Metrics      http.Handler         // of /metrics; without it there is no such path
+	Page         func(*Server) Page   // makes what browsers are shown at /; nil shows them a list of paths
+	PollInterval func() time.Duration // between polls of the Events API, as configured now; nil for none
 	Security     Security
 	Control      Control // nil if nothing can be steered
 	// OnRefused is called for each request that is refused access, for metrics; nil for none. It

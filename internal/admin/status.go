@@ -30,6 +30,9 @@ type Status struct {
 	// Writable: the client may also pause, resume, poll, reload and move checkpoints.
 	Writable bool         `json:"writable"`
 	Lanes    []LaneStatus `json:"lanes"` // in the order of the configuration; never null
+	// Requests are those to WorkOS, of all lanes together; null if they are not known, because no
+	// relay runs.
+	Requests *Requests `json:"requests"`
 	// Unasked are the event types that WorkOS's webhooks name and that relay does not ask for;
 	// never null.
 	Unasked []UnaskedType `json:"unasked_event_types"`
@@ -45,11 +48,25 @@ type UnaskedType struct {
 	Last     time.Time `json:"last"`
 }
 
+// Requests are what this process asks of WorkOS. The rate limit of the key is also used by your own
+// application and by other commands of relay, which are not counted here.
+type Requests struct {
+	PerSecond float64 `json:"per_second"` // sent, over the last 10 seconds
+	Limit     float64 `json:"limit"`      // source.rate_limit: the most per second that relay sends
+	// RateLimited is how many requests WorkOS has answered 429, since this process began.
+	RateLimited   uint64     `json:"rate_limited"`
+	RateLimitedAt *time.Time `json:"rate_limited_at"` // the last of them; null if there was none
+	// WaitingUntil is when the last lane that waits because of such an answer asks again; null if
+	// none waits.
+	WaitingUntil *time.Time `json:"waiting_until"`
+}
+
 // LaneStatus is one lane.
 type LaneStatus struct {
 	Name string `json:"name"`
 	Type string `json:"type"` // of its sink: nats, kafka, stdout
 	Outlet
+	Activity
 	State pipeline.State `json:"state"`
 	Since *time.Time     `json:"since"` // of state; null if not known
 	// Health is healthy, degraded or action_needed, and HealthReason is why it is not healthy: the
@@ -84,7 +101,7 @@ type LaneStatus struct {
 
 	LagSeconds            *float64 `json:"lag_seconds"`            // null while not known, as of a lane that has stopped
 	UnacknowledgedSeconds float64  `json:"unacknowledged_seconds"` // for how long the oldest event that was read waits; 0 if none does
-	Events                uint64   `json:"events"`                 // committed by this process
+	Events                uint64   `json:"events"`                 // committed by this process since it started the lane; a reload or a move may start it again
 	Rate                  float64  `json:"rate"`                   // events committed a second, over the last minute
 
 	Ready   bool     `json:"ready"`
@@ -117,6 +134,61 @@ type Outlet struct {
 	Topic  string `json:"topic"`
 	// DeadLetterTopic is where events go that can never be published; empty if they stop the lane.
 	DeadLetterTopic string `json:"dead_letter_topic"`
+}
+
+// TopicsText names the topics: "topic a", "143 topics: workos.*". It is empty if they are not
+// known.
+func (o *Outlet) TopicsText() string {
+	switch {
+	case o.Topics == 0:
+		return ""
+	case o.Topics == 1:
+		return "topic " + o.Topic
+	case o.Topic == "*":
+		return fmt.Sprintf("%d topics", o.Topics)
+	default:
+		return fmt.Sprintf("%d topics: %s", o.Topics, o.Topic)
+	}
+}
+
+// Activity is what this process has done of late in a lane, also before the lane was replaced by a
+// reload. It is the zero value if that is not known, because no relay runs.
+type Activity struct {
+	// Delivery is how long events took lately; null if none was measured, and of a standby.
+	Delivery *Delivery `json:"delivery"`
+	// DeadLetters are the events that could never be published; null if that is not known.
+	DeadLetters *DeadLetters `json:"dead_letters"`
+	// RateLimitedUntil is when the lane asks WorkOS again, after an answer 429; null if it does not
+	// wait because of one.
+	RateLimitedUntil *time.Time `json:"rate_limited_until"`
+}
+
+// DeliveryWindow is the time of which Delivery tells.
+const DeliveryWindow = 5 * time.Minute
+
+// Delivery is how long events took from created_at, by WorkOS's clock, until the bus had
+// acknowledged them and the position was committed: the measurement of the metric
+// relay_event_delivery_seconds. Each event counts once. Events that a route drops, and those that
+// are older than this process, are not measured.
+type Delivery struct {
+	WindowSeconds float64 `json:"window_seconds"` // how far back it goes: 5 minutes
+	Events        uint64  `json:"events"`         // measured; never 0
+	P50Seconds    float64 `json:"p50_seconds"`    // half of the events took no longer; exact to 5 %
+	P99Seconds    float64 `json:"p99_seconds"`    // so did 99 of 100
+}
+
+// DeadLetters are the events that this process has put into the dead letter topic.
+type DeadLetters struct {
+	Events uint64      `json:"events"` // since this process began
+	Newest *DeadLetter `json:"newest"` // null if there is none
+}
+
+// DeadLetter is an event in the dead letter topic.
+type DeadLetter struct {
+	EventID string    `json:"event_id"`
+	Type    string    `json:"type"`
+	Reason  string    `json:"reason"` // why it could not be published
+	At      time.Time `json:"at"`     // when it was committed as a dead letter
 }
 
 // SnapshotStatus is a snapshot: relay reads the objects that WorkOS has and publishes them to the
@@ -242,10 +314,19 @@ func (s *Server) Snapshot(writable bool) Status {
 	if s.cfg.PollInterval != nil {
 		poll = s.cfg.PollInterval()
 	}
+	if s.cfg.Requests != nil {
+		out.Requests = s.cfg.Requests()
+	}
 	for _, l := range s.lanes() {
 		lane := laneStatus(l, now, poll)
 		if s.cfg.Outlet != nil {
 			lane.Outlet = s.cfg.Outlet(l.Lane)
+		}
+		if s.cfg.Activity != nil {
+			lane.Activity = activityOf(s.cfg.Activity(l.Lane), l.State, now)
+		}
+		if until := lane.RateLimitedUntil; until != nil && out.Requests != nil && (out.Requests.WaitingUntil == nil || until.After(*out.Requests.WaitingUntil)) {
+			out.Requests.WaitingUntil = until
 		}
 		for _, reason := range lane.Reasons {
 			out.Reasons = append(out.Reasons, "lane "+lane.Name+": "+reason)
@@ -257,6 +338,19 @@ func (s *Server) Snapshot(writable bool) Status {
 		out.Ready, out.Health, out.Reasons = false, Degraded, []string{"there is no lane"}
 	}
 	return out
+}
+
+// activityOf returns the part of a that is true of a lane in this state: a standby delivers
+// nothing, and what does not read waits for no answer.
+func activityOf(a Activity, state pipeline.State, now time.Time) Activity {
+	if state == pipeline.Standby {
+		a.Delivery = nil
+	}
+	reads := state != pipeline.Standby && state != pipeline.Paused && state != pipeline.Stopped
+	if a.RateLimitedUntil != nil && (!reads || !a.RateLimitedUntil.After(now)) {
+		a.RateLimitedUntil = nil
+	}
+	return a
 }
 
 func (s *Server) lanes() []pipeline.Status {

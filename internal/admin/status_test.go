@@ -40,10 +40,11 @@ func TestStatus(t *testing.T) {
 	delete(body, "lanes")
 	require.Equal(t, map[string]any{
 		"version": "1.2.3", "id": "workos", "started": "2026-01-02T02:04:05Z", "now": "2026-01-02T02:04:05Z",
-		"health": "degraded", "ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false, "unasked_event_types": []any{},
+		"health": "degraded", "ready": false, "reasons": []any{"lane out: stopped: stopped at event event_9"}, "writable": false, "unasked_event_types": []any{}, "requests": nil,
 	}, body)
 	require.Equal(t, map[string]any{
 		"name": "nats", "type": "nats", "destination": "nats stream WORKOS", "topics": 2.0, "topic": "a, b", "dead_letter_topic": "dead", "state": "running", "since": "2026-01-02T01:04:05Z", "reason": "", "action": "",
+		"delivery": nil, "dead_letters": nil, "rate_limited_until": nil,
 		"health": "healthy", "health_reason": "", "code": "", "failures": 0.0,
 		"mode": "exactly_once", "holder": "me", "self": "me", "active": true,
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
@@ -56,6 +57,54 @@ func TestStatus(t *testing.T) {
 	third := lanes[2].(map[string]any)
 	require.Equal(t, []any{"stopped: stopped at event event_9"}, third["reasons"])
 	require.Equal(t, []any{"degraded", "stopped: stopped at event event_9", "R1209"}, []any{third["health"], third["health_reason"], third["code"]})
+}
+
+// TestTheActivityOfALane is told as far as it is true of its state.
+func TestTheActivityOfALane(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	soon, later, past := now.Add(time.Second), now.Add(time.Minute), now.Add(-time.Second)
+	waits := map[string]*time.Time{"running": &soon, "starting": &past, "retrying": &later, "standby": nil, "paused": &later, "stopped": &later}
+	lanes := []pipeline.Status{}
+	for _, state := range pipeline.States() {
+		lanes = append(lanes, pipeline.Status{Lane: string(state), State: state})
+	}
+	activity := func(lane string) admin.Activity {
+		return admin.Activity{
+			Delivery:         &admin.Delivery{WindowSeconds: 300, Events: 7, P50Seconds: 0.25, P99Seconds: 1.5},
+			DeadLetters:      &admin.DeadLetters{Events: 1, Newest: &admin.DeadLetter{EventID: "event_1", Type: "user.created", Reason: "too large", At: now}},
+			RateLimitedUntil: waits[lane],
+		}
+	}
+	requests := admin.Requests{PerSecond: 4.5, Limit: 80, RateLimited: 3, RateLimitedAt: &now}
+	status := func() map[string]any {
+		return request(t, "GET", start(t, admin.Config{
+			ID: "workos", Now: func() time.Time { return now }, Lanes: func() []pipeline.Status { return lanes }, Activity: activity,
+			Requests: func() *admin.Requests { r := requests; return &r },
+		})+"/api/v1/status").json(t)
+	}
+	body := status()
+	require.Equal(t, map[string]any{
+		"per_second": 4.5, "limit": 80.0, "rate_limited": 3.0, "rate_limited_at": "2026-01-02T03:04:05Z", "waiting_until": "2026-01-02T03:05:05Z",
+	}, body["requests"])
+	until := map[string]any{}
+	for _, l := range body["lanes"].([]any) {
+		l := l.(map[string]any)
+		until[l["name"].(string)] = l["rate_limited_until"]
+		require.Equal(t, map[string]any{
+			"events": 1.0, "newest": map[string]any{"event_id": "event_1", "type": "user.created", "reason": "too large", "at": "2026-01-02T03:04:05Z"},
+		}, l["dead_letters"])
+		if l["name"] == "standby" {
+			require.Nil(t, l["delivery"])
+			continue
+		}
+		require.Equal(t, map[string]any{"window_seconds": 300.0, "events": 7.0, "p50_seconds": 0.25, "p99_seconds": 1.5}, l["delivery"])
+	}
+	require.Equal(t, map[string]any{
+		"running": "2026-01-02T03:04:06Z", "starting": nil, "retrying": "2026-01-02T03:05:05Z", "standby": nil, "paused": nil, "stopped": nil,
+	}, until)
+	delete(waits, "running")
+	delete(waits, "retrying")
+	require.Nil(t, status()["requests"].(map[string]any)["waiting_until"], "no lane waits")
 }
 
 // TestTheStatusOfASnapshot: while it goes on, or is only asked for, a text says how far it is and

@@ -255,15 +255,20 @@ func (m *member) committed(ctx context.Context) checkpoint.Checkpoint {
 	}
 }
 
-// client returns a client for requests of a lane. It shares the rate limit of all lanes and their
-// budget of early polls.
+// client returns a client for requests of a lane: see share.
 func (r *Relay) client(l *Lane) (*source.Client, error) {
 	c, err := NewClient(l.Config)
 	if err != nil {
 		return nil, err
 	}
-	c.Limiter, c.Polls = r.limiter, r.polls
+	r.share(c)
 	return c, nil
+}
+
+// share makes a client one of this process: it shares the rate limit and the budget of early polls
+// of all lanes, and its requests are counted.
+func (r *Relay) share(c *source.Client) {
+	c.Limiter, c.Polls, c.OnRequest = r.limiter, r.polls, r.metrics.RequestSent
 }
 
 // lanes returns the lanes of the running configuration.

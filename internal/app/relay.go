@@ -97,6 +97,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, polls: client.Polls, cfg: cfg, Options: o,
 		reloading: newGate(), gates: map[string]gate{},
 	}
+	r.share(client)
 	r.unasked = unrequestedTypes{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
 	r.group = pipeline.NewGroup(ctx, r.tellStopped)
 	for _, l := range lanes {
@@ -317,6 +318,24 @@ func (r *Relay) outlet(lane string) admin.Outlet {
 		}
 	}
 	return admin.Outlet{}
+}
+
+// activity returns what a lane has done of late, without secrets.
+func (r *Relay) activity(lane string) admin.Activity {
+	out := r.metrics.Lane(lane).Activity()
+	if newest := out.DeadLetters.Newest; newest != nil {
+		hidden := *newest
+		hidden.Reason = r.hide(hidden.Reason)
+		out.DeadLetters.Newest = &hidden
+	}
+	return out
+}
+
+// requests returns how much of the rate limit the lanes use.
+func (r *Relay) requests() *admin.Requests {
+	out := r.metrics.Requests()
+	out.Limit = float64(r.limiter.Limit())
+	return &out
 }
 
 // EmbeddedURL returns the URL of the first embedded server. It is empty if there is none.

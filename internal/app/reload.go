@@ -359,7 +359,7 @@ func (r *Relay) carryOut(ctx context.Context, p *plan) admin.Reloaded {
 	r.mu.Unlock()
 	r.stay(p.cfg)
 	client := p.client
-	client.Limiter, client.Polls = r.limiter, r.polls
+	r.share(client)
 	var wg sync.WaitGroup
 	var names []string
 	for _, l := range p.lanes {

@@ -35,6 +35,7 @@ const (
 	summary   = "what a command did"
 	finding   = "what verify found, explained in operate.md"
 	index     = "the list of paths of the admin address"
+	figures   = "figures of the status"
 	reloaded  = "what `relay reload` did"
 	inspected = "what `relay check` shows of a topic"
 	acl       = "a part of the command in a message that is found"
@@ -59,6 +60,11 @@ var noFault = map[string]string{
 	"…; the lane has stopped":                                "how far a snapshot is",
 	"snapshot: asked for, and not begun yet":                 "how far a snapshot is",
 	"…; the lane is paused: `relay resume …` lets it go on":  "how far a snapshot is",
+	", the last at …":                                        figures,
+	"; a lane waits until …":                                 figures,
+	"; … 429 since relay started":                            figures,
+	"requests to WorkOS: …/s of at most …/s":                 figures,
+	"less than 1 ms":                                         figures,
 	"; the routes drop … more":                               summary,
 	"; dead letters among them: …":                           summary,
 	"published … again, marked …: …":                         summary,

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -9,6 +10,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
 	"workos-relay/source"
@@ -32,6 +35,7 @@ type LaneMetrics struct {
 	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
 	delivery                                         prometheus.Observer
 	begun                                            time.Time // older events do not count as delivered late
+	recent                                           *recentDeliveries
 	stages                                           map[pipeline.Stage]prometheus.Observer
 	failures                                         map[string]prometheus.Counter // by doing
 	source                                           sourceMetrics
@@ -39,6 +43,7 @@ type LaneMetrics struct {
 
 	mu                              sync.Mutex
 	published, droppedTypes, parked *typeCounter // under mu
+	deadLetter                      admin.DeadLetters
 }
 
 var _ pipeline.Observer = (*LaneMetrics)(nil)
@@ -62,6 +67,7 @@ func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 		duration:      m.histograms[appendDuration].WithLabelValues(name),
 		delivery:      m.histograms[eventDelivery].WithLabelValues(name),
 		begun:         m.started,
+		recent:        newRecentDeliveries(),
 		batchEvents:   m.histograms[appendEvents].WithLabelValues(name),
 		batchMessages: m.histograms[appendMessages].WithLabelValues(name),
 		batchBytes:    m.histograms[appendBytes].WithLabelValues(name),
@@ -102,6 +108,7 @@ func choose(counters map[string]prometheus.Counter, value string) prometheus.Cou
 func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 	l.countTypes(&o)
 	l.timeDelivery(&o)
+	l.noteDeadLetters(o.Parked)
 	l.events.Add(float64(len(o.Events)))
 	l.dropped.Add(float64(o.Dropped))
 	l.deadLetters.Add(float64(len(o.Parked)))
@@ -118,15 +125,52 @@ func (l *LaneMetrics) Committed(o pipeline.Outcome, _ checkpoint.Checkpoint) {
 func (l *LaneMetrics) timeDelivery(o *pipeline.Outcome) {
 	ahead, before := l.source.clock.ahead(), 0
 	now, begun := time.Now().Add(-ahead), l.begun.Add(-ahead)
+	took := make([]time.Duration, 0, len(o.Events))
 	for i := range o.Events {
 		dropped := false
 		if o.Dropped > 0 {
 			dropped, before = o.Ends[i] == before, o.Ends[i]
 		}
 		if created := o.Events[i].CreatedAt; !dropped && created.After(begun) {
-			l.delivery.Observe(max(0, now.Sub(created).Seconds()))
+			d := max(0, now.Sub(created))
+			l.delivery.Observe(d.Seconds())
+			took = append(took, d)
 		}
 	}
+	l.recent.add(took)
+}
+
+// noteDeadLetters counts dead letters and keeps the last of them.
+func (l *LaneMetrics) noteDeadLetters(parked []pipeline.Parked) {
+	if len(parked) == 0 {
+		return
+	}
+	last := &parked[len(parked)-1]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deadLetter.Events += uint64(len(parked))
+	l.deadLetter.Newest = &admin.DeadLetter{
+		EventID: strings.Clone(printable.Text(last.EventID)), Type: strings.Clone(printable.Text(last.Type)), // not parts of the page
+		Reason: strings.Clone(printable.Block(last.Reason, maxReason)), At: time.Now().UTC(),
+	}
+}
+
+// maxReason bounds the reason of a dead letter in bytes.
+const maxReason = 2000
+
+// Activity returns what the lane has done of late and since the process started. It is the same
+// before and after the lane is replaced. The reason of a dead letter may name what the
+// configuration hides.
+func (l *LaneMetrics) Activity() admin.Activity {
+	l.mu.Lock()
+	dead := l.deadLetter
+	l.mu.Unlock()
+	out := admin.Activity{Delivery: l.recent.quantiles(), DeadLetters: &dead}
+	if _, _, until := l.source.limit.seen(); !until.IsZero() {
+		until = until.UTC()
+		out.RateLimitedUntil = &until
+	}
+	return out
 }
 
 // countTypes counts each event under its outcome. Every event that is neither dropped nor parked is

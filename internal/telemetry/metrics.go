@@ -22,6 +22,7 @@ type Metrics struct {
 	gauges     map[*family]*prometheus.GaugeVec
 	histograms map[*family]*prometheus.HistogramVec
 	watched    *watcher
+	requests   *requestMeter
 	started    time.Time
 
 	mu    sync.Mutex
@@ -37,6 +38,7 @@ func NewMetrics(version string) *Metrics {
 		gauges:     map[*family]*prometheus.GaugeVec{},
 		histograms: map[*family]*prometheus.HistogramVec{},
 		watched:    newWatcher(),
+		requests:   newRequestMeter(),
 		lanes:      map[string]*LaneMetrics{},
 		started:    time.Now(),
 	}
@@ -126,6 +128,31 @@ func (m *Metrics) Lane(name string) *LaneMetrics {
 		m.lanes[name] = l
 	}
 	return l
+}
+
+// RequestSent counts a request to WorkOS that is about to be sent. It may be called from any
+// goroutine.
+func (m *Metrics) RequestSent() { m.requests.sent() }
+
+// Requests returns what is known of the requests to WorkOS of all lanes, without the limit. It may
+// be called from any goroutine.
+func (m *Metrics) Requests() admin.Requests {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := admin.Requests{PerSecond: m.requests.perSecond()}
+	var last time.Time
+	for _, l := range m.lanes {
+		n, at, _ := l.source.limit.seen()
+		out.RateLimited += n
+		if at.After(last) {
+			last = at
+		}
+	}
+	if !last.IsZero() {
+		last = last.UTC()
+		out.RateLimitedAt = &last
+	}
+	return out
 }
 
 // JudgeBy sets who says how a lane is: whether it is ready, and which of healths it has. Without it

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"fmt"
+	"net/http"
 	"strconv"
 	"sync"
 
@@ -35,6 +36,7 @@ type sourceMetrics struct {
 	backfillDropped                                                prometheus.Counter
 	pollInterval                                                   prometheus.Gauge
 	clock                                                          *apiClock
+	limit                                                          *rateLimit
 }
 
 func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
@@ -57,6 +59,7 @@ func newSourceMetrics(m *Metrics, lane string) sourceMetrics {
 		pollInterval:     m.gauges[sourcePollInterval].WithLabelValues(lane),
 		odd:              m.counters[sourceOddPayloads],
 		clock:            &apiClock{},
+		limit:            &rateLimit{},
 		refused:          &refusedTypes{lane: lane, gauge: m.gauges[sourceRefused], names: map[string]struct{}{}},
 	}
 }
@@ -68,7 +71,10 @@ func (s *sourceMetrics) hooks() *source.Hooks {
 			choose(s.retries, string(i.Reason)).Inc()
 			s.retryWait.Add(i.Wait.Seconds())
 		},
-		OnRateLimited:    func(source.RateLimitedInfo) { s.rateLimited.Inc() },
+		OnRateLimited: func(i source.RateLimitedInfo) {
+			s.rateLimited.Inc()
+			s.limit.limited(i.Wait)
+		},
 		OnWait:           func(i source.WaitInfo) { s.pollInterval.Set(i.Wait.Seconds()) },
 		OnLimiterWait:    func(i source.LimiterWaitInfo) { s.limiterWait.Add(i.Wait.Seconds()) },
 		OnTypeRefused:    func(i source.TypeRefusedInfo) { s.refused.add(i.Type) },
@@ -89,6 +95,9 @@ func (s *sourceMetrics) hooks() *source.Hooks {
 
 func (s *sourceMetrics) response(i source.ResponseInfo) {
 	s.clock.answered(&i)
+	if i.Status != http.StatusTooManyRequests {
+		s.limit.answered(i.Duration)
+	}
 	c, ok := s.requests[strconv.Itoa(i.Status)]
 	if !ok {
 		c = choose(s.requests, fmt.Sprintf("%dxx", i.Status/100))
