@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
@@ -27,6 +28,7 @@ func TestStatusPageInABrowser(t *testing.T) {
 	url, js := newNATS(t)
 	addr := freeAddress(t)
 	config := strings.Replace(natsConfig(api.URL(), url, t.TempDir(), ""), `listen: ""`, fmt.Sprintf("listen: %s, token: %s, show_payloads: true", addr, pageToken), 1)
+	config += "dead_letter: {}\n"
 	config = strings.Replace(config, "poll_interval: 20ms", "poll_interval: 1h", 1) // what arrives was asked for by hand
 	pollNow := func() {
 		req, err := http.NewRequest(http.MethodPost, "http://"+addr+"/api/v1/poll", nil)
@@ -62,6 +64,19 @@ func TestStatusPageInABrowser(t *testing.T) {
 		tab.Until(`document.querySelector("#events").innerText.includes("event_900000")`)
 		require.True(t, browsertest.Eval[bool](tab, `window.sameDocument`), "without being loaded again")
 	})
+	t.Run("tells of deliveries, dead letters and requests", func(t *testing.T) {
+		const facts, requests = `document.querySelector("#lane-0-facts").innerText`, `document.querySelector("#requests").innerText`
+		tab.Until(facts + `.includes("p50") && ` + facts + `.includes("p99") && /Dead letters since relay started\s+0/.test(` + facts + `)`)
+		tab.Until(`/^Requests to WorkOS [0-9.]+\/s of at most 5,000\/s$/.test(` + requests + `)`)
+		require.NoError(t, api.Append(fmt.Appendf(nil, `{"object":"event","id":"event_9%025d","event":"user.updated","data":{"pad":%q},"created_at":"2030-01-01T00:00:00Z"}`, 20, strings.Repeat("x", 2<<20))))
+		pollNow()
+		tab.Until(`/Dead letters since relay started\s+1/.test(` + facts + `) && ` + facts + `.includes("Newest dead letter")`)
+		tab.Until(facts + `.includes("521 events")`)
+		api.Fail(1, sourcetest.TooManyRequests(time.Second, sourcetest.RetryAfterSeconds))
+		pollNow()
+		tab.Until(requests + `.includes("1 answer 429, the last at ")`)
+		tab.Until(`!` + requests + `.includes("waits")`)
+	})
 	t.Run("shows errors with the request", func(t *testing.T) {
 		api.Fail(1, sourcetest.Status(http.StatusBadGateway))
 		pollNow()
@@ -84,10 +99,10 @@ func TestStatusPageInABrowser(t *testing.T) {
 		tab.Press(" ")
 		tab.Until(state + ` == "running" && ` + focused + `.startsWith("Pause")`)
 		tab.Press(kb.Tab)
-		require.NoError(t, api.Append(pageEvent(20)))
+		require.NoError(t, api.Append(pageEvent(21)))
 		tab.Press(kb.Enter)
 		tab.Until(`document.querySelector("#result").innerText == "Lane nats asks WorkOS now."`)
-		tab.Until(`document.querySelector("#lane-0-facts").innerText.includes("521 events")`)
+		tab.Until(`document.querySelector("#lane-0-facts").innerText.includes("522 events")`)
 	})
 	tab.Until(`document.querySelector(".plot.lag .line").getAttribute("d") != ""`)
 	t.Run("fits every screen", func(t *testing.T) {
@@ -108,7 +123,7 @@ func TestStatusPageInABrowser(t *testing.T) {
 		tab.Size(1280, 900, false)
 		tab.Scripts(false)
 		tab.Go("http://" + addr + "/")
-		require.Contains(t, tab.Text("#lane-0-facts"), "521 events")
+		require.Contains(t, tab.Text("#lane-0-facts"), "522 events")
 		require.NotEmpty(t, browsertest.Eval[string](tab, `document.querySelector(".plot.lag .line").getAttribute("d")`))
 		require.Equal(t, "10", browsertest.Eval[string](tab, `document.querySelector("noscript meta[http-equiv=refresh]").content`))
 		require.Empty(t, tab.Text("#connection"))

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"workos-relay/checkpoint"
+	"workos-relay/internal/admin"
 	"workos-relay/internal/browsertest"
 	"workos-relay/internal/journal"
 	"workos-relay/internal/testaddr"
@@ -341,6 +342,11 @@ func anHour(t *testing.T, lanes ...pipeline.Status) *world {
 		}
 		w.past.Sample(append([]pipeline.Status{nats, kafka}[:min(2, len(lanes))], lanes[min(2, len(lanes)):]...))
 	}
+	for i := range 12 { // more than the list of errors shows without scrolling
+		if len(lanes) > 2 {
+			o.Retrying(pipeline.Publishing, fmt.Errorf("publishing to stream EVENTS_%d: no answer from nats://nats-%d.example:4222 within 10s", i, i))
+		}
+	}
 	types := []string{ // the frequent ones first
 		"dsync.user.updated", "session.created", "dsync.group.user_added", "user.created", "authentication.sso_succeeded", "organization_membership.created", "dsync.user.created", "session.revoked",
 	}
@@ -368,6 +374,23 @@ func anHour(t *testing.T, lanes ...pipeline.Status) *world {
 		lanes[1].Events, lanes[1].SourceNow, lanes[1].UnackedAt = kafka.Events, kafka.SourceNow, kafka.UnackedAt
 	}
 	w.lanes = lanes
+	w.activity = map[string]admin.Activity{}
+	for i, l := range lanes {
+		w.activity[l.Lane] = admin.Activity{
+			Delivery:    &admin.Delivery{WindowSeconds: 300, Events: 9000, P50Seconds: 0.084 + float64(i)/100, P99Seconds: 0.912 + float64(i)/3},
+			DeadLetters: &admin.DeadLetters{},
+		}
+	}
+	if len(lanes) > 1 {
+		l := w.activity[lanes[1].Lane]
+		l.DeadLetters = &admin.DeadLetters{Events: 3, Newest: &admin.DeadLetter{
+			EventID: "event_01KB9V4SZK3W9M7TQH5CVB1RXE", Type: "dsync.group.updated", At: began.Add(-2 * time.Hour),
+			Reason: "the message has 1.3 MB, and the bus takes 1.0 MB",
+		}}
+		w.activity[lanes[1].Lane] = l
+	}
+	limited := began.Add(-500 * time.Second)
+	w.requests = &admin.Requests{PerSecond: 4.1, Limit: 80, RateLimited: 1, RateLimitedAt: &limited}
 	w.serve(t, "127.0.0.1:0")
 	return w
 }

@@ -58,6 +58,20 @@ func perSecond(r float64) string {
 	}
 }
 
+// latency writes how long an event took, in seconds: short times in milliseconds.
+func latency(s float64) string {
+	switch {
+	case s < 0.001:
+		return "less than 1 ms"
+	case s < 0.9995:
+		return strconv.FormatFloat(1000*s, 'f', 0, 64) + " ms"
+	case s < 9.995:
+		return strconv.FormatFloat(s, 'f', 2, 64) + " s"
+	default:
+		return span(seconds(s))
+	}
+}
+
 // stamp is a time for people and for machines.
 type stamp struct{ Text, Machine string }
 

@@ -37,8 +37,10 @@ type world struct {
 	base          string // URL of its admin server
 	srv           *admin.Server
 
-	mu    sync.Mutex
-	lanes []pipeline.Status
+	mu       sync.Mutex
+	lanes    []pipeline.Status
+	activity map[string]admin.Activity
+	requests *admin.Requests
 }
 
 func newWorld(t *testing.T, lanes ...pipeline.Status) *world {
@@ -63,7 +65,7 @@ func (w *world) serve(t *testing.T, listen string) {
 		return w.now
 	}
 	srv, err := admin.Listen(t.Context(), admin.Config{
-		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Outlet: w.outlet, Control: w, Now: clock,
+		Listen: listen, ID: "workos", Version: "1.2.3", Lanes: w.status, Outlet: w.outlet, Activity: w.activityOf, Requests: w.requestsOf, Control: w, Now: clock,
 		Page: func(s *admin.Server) admin.Page {
 			return page.New(page.Config{Status: s.Snapshot, Journal: w.past, Paths: s.Paths, Every: 5 * time.Millisecond})
 		},
@@ -87,6 +89,22 @@ func (w *world) outlet(lane string) admin.Outlet {
 		}
 	}
 	return admin.Outlet{}
+}
+
+func (w *world) activityOf(lane string) admin.Activity {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.activity[lane]
+}
+
+func (w *world) requestsOf() *admin.Requests {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.requests == nil {
+		return nil
+	}
+	r := *w.requests
+	return &r
 }
 
 func (w *world) set(lanes ...pipeline.Status) {
@@ -214,6 +232,54 @@ func rows(overview string) (lanes []string) {
 		lanes = append(lanes, row[1])
 	}
 	return lanes
+}
+
+// The page tells how long events took lately, what could never be published, and how much of the
+// rate limit is used; and nothing of what is not known.
+func TestActivity(t *testing.T) {
+	at, until := now.Add(-time.Minute), now.Add(time.Minute)
+	stamp := func(t time.Time) string { return t.UTC().Format(time.TimeOnly) }
+	if now.UTC().Format(time.DateOnly) != at.UTC().Format(time.DateOnly) || now.UTC().Format(time.DateOnly) != until.UTC().Format(time.DateOnly) {
+		stamp = func(t time.Time) string { return "" } // with a date, or without
+	}
+	delivery := &admin.Delivery{WindowSeconds: 300, Events: 7, P50Seconds: 0.25, P99Seconds: 1.5}
+	newest := &admin.DeadLetter{EventID: "event_9", Type: "user.created", Reason: "too <large>", At: at}
+	for name, c := range map[string]struct {
+		lane     pipeline.Status
+		activity admin.Activity
+		requests *admin.Requests
+		shows    []string
+		without  []string
+	}{
+		"nothing is known": {running("nats"), admin.Activity{}, nil, []string{"Delivery last 5 min no new event"}, []string{"p50", "Dead letters", "Newest dead letter", "Requests to WorkOS"}},
+		"nothing happens": {
+			running("nats"), admin.Activity{DeadLetters: &admin.DeadLetters{}}, &admin.Requests{PerSecond: 1, Limit: 80},
+			[]string{"Dead letters since relay started 0 ", "Requests to WorkOS 1.0/s of at most 80/s "}, []string{"Newest dead letter", "429", "waits"},
+		},
+		"much happens": {
+			running("nats"), admin.Activity{Delivery: delivery, DeadLetters: &admin.DeadLetters{Events: 1234, Newest: newest}},
+			&admin.Requests{PerSecond: 41.26, Limit: 0.5, RateLimited: 1, RateLimitedAt: &at, WaitingUntil: &until},
+			[]string{
+				"Delivery last 5 min 250 ms p50, 1.50 s p99", "Dead letters since relay started 1,234 ", "Newest dead letter event_9 user.created at " + at.UTC().Format(time.DateTime) + " : too &lt;large&gt;",
+				"Requests to WorkOS 41.3/s of at most 0.50/s ; 1 answer 429, the last at " + stamp(at), "; a lane waits until " + stamp(until),
+			}, []string{"no new event"},
+		},
+		"a standby": {in("nats", pipeline.Standby, "", ""), admin.Activity{Delivery: delivery}, nil, nil, []string{"Delivery", "p50"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, c.lane)
+			w.mu.Lock()
+			w.activity, w.requests = map[string]admin.Activity{"nats": c.activity}, c.requests
+			w.mu.Unlock()
+			text := strings.Join(strings.Fields(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(w.get(t, "/").body, " ")), " ")
+			for _, want := range c.shows {
+				require.Contains(t, text, want)
+			}
+			for _, not := range c.without {
+				require.NotContains(t, text, not)
+			}
+		})
+	}
 }
 
 // One lane needs no overview, and its card does not fold.

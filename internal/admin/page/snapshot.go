@@ -102,7 +102,7 @@ func (p *Page) render(now time.Time, r journal.Range) (*snapshot, error) {
 	status := p.cfg.Status(false)
 	s := &snapshot{at: now, Status: &status, Fragments: map[string]template.HTML{}, Title: title(&status), Icon: iconOf(status.Health).path}
 	shape := []string{release, status.ID, status.Version}
-	parts := map[string]any{"verdict": verdictOf(&status), "clock": clockOf(&status)}
+	parts := map[string]any{"verdict": verdictOf(&status), "clock": clockOf(&status), "requests": requestsOf(&status)}
 	w := windowOf(r, status.Now.Sub(status.Started))
 	for i := range status.Lanes {
 		l := &status.Lanes[i]

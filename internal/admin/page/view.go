@@ -11,6 +11,7 @@ import (
 	"workos-relay/internal/journal"
 	"workos-relay/internal/manual"
 	"workos-relay/internal/operator"
+	"workos-relay/internal/printable"
 	"workos-relay/pipeline"
 )
 
@@ -83,6 +84,26 @@ type clock struct {
 func clockOf(s *admin.Status) clock {
 	now := s.Now
 	return clock{Now: stampOf(&now, now), Version: s.Version, Uptime: span(s.Now.Sub(s.Started).Truncate(time.Second))}
+}
+
+// requests are those to WorkOS, of all lanes together.
+type requests struct {
+	PerSecond, Limit string
+	Limited          string // how many answers 429 there were; empty if none
+	Last             *stamp // of them
+	Until            *stamp // a lane waits until then because of one
+}
+
+func requestsOf(s *admin.Status) *requests {
+	r := s.Requests
+	if r == nil {
+		return nil
+	}
+	out := &requests{PerSecond: perSecond(r.PerSecond), Limit: strings.Replace(perSecond(r.Limit), ".0/", "/", 1), Until: stampOf(r.WaitingUntil, s.Now)}
+	if r.RateLimited > 0 {
+		out.Limited, out.Last = printable.Count(r.RateLimited, "answer")+" 429", stampOf(r.RateLimitedAt, s.Now)
+	}
+	return out
 }
 
 // tone is how a state is coloured.
@@ -193,6 +214,21 @@ type laneFacts struct {
 	Destination     string // without an address
 	Topics          string // that events go to
 	DeadLetterTopic string // empty if there is none
+
+	Delivers    bool      // it does not stand by
+	Delivery    *delivery // nil if no event was measured
+	Window      string    // of Delivery
+	DeadLetters string    // how many; empty if that is not known, or if there cannot be any
+	Newest      *deadLetter
+}
+
+// delivery is how long events took lately.
+type delivery struct{ P50, P99 string }
+
+// deadLetter is the newest dead letter.
+type deadLetter struct {
+	EventID, Type, Reason string
+	At                    *stamp
 }
 
 type lanePlots struct{ Plots []plot }
@@ -214,15 +250,17 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 		Tone: tone(l), Lag: lag, AtTip: l.AtTip, Rate: rate, Events: count(l.Events),
 		EventID: l.Position.EventID, CreatedAt: stampOf(l.Position.CreatedAt, now),
 		LastPoll: l.LastPoll != nil, PollAgo: ago(l.LastPoll, now),
-		Destination: l.Destination, DeadLetterTopic: l.DeadLetterTopic,
+		Destination: l.Destination, Topics: l.TopicsText(), DeadLetterTopic: l.DeadLetterTopic,
+		Delivers: l.State != pipeline.Standby, Window: span(admin.DeliveryWindow),
 	}
-	switch {
-	case l.Topics == 1:
-		f.Topics = "topic " + l.Topic
-	case l.Topic == "*":
-		f.Topics = fmt.Sprintf("%d topics", l.Topics)
-	case l.Topics > 1:
-		f.Topics = fmt.Sprintf("%d topics: %s", l.Topics, l.Topic)
+	if d := l.Delivery; d != nil {
+		f.Delivery = &delivery{P50: latency(d.P50Seconds), P99: latency(d.P99Seconds)}
+	}
+	if d := l.DeadLetters; d != nil && (d.Events > 0 || l.DeadLetterTopic != "") {
+		f.DeadLetters = count(d.Events)
+		if n := d.Newest; n != nil {
+			f.Newest = &deadLetter{EventID: n.EventID, Type: n.Type, Reason: n.Reason, At: dated(n.At)}
+		}
 	}
 	switch {
 	case l.HealthReason != "":
