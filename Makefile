@@ -1,4 +1,4 @@
-.PHONY: build release site test chaos soak lint bench generate ci
+.PHONY: build release site test chaos simulation soak lint bench generate ci
 
 build: ## the binary, in bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/relay ./cmd/relay
@@ -11,6 +11,9 @@ test: ## everything that needs nothing but Go, and a C compiler for the race det
 
 chaos: ## 200 kills of relays and servers on each bus, and twins paused for 10 minutes; prints the seed, RELAY_CHAOS_SEED sets it; Kafka where RELAY_TEST_KAFKA_CLUSTER is set
 	RELAY_CHAOS_KILLS=$${RELAY_CHAOS_KILLS:-200} RELAY_CHAOS_TWINS=$${RELAY_CHAOS_TWINS:-10m} go test -v -count 1 -timeout 4h ./tests/chaos
+
+simulation: ## 100,000 simulated worlds (SEEDS), from FIRST on; prints what happened in one that fails
+	go test -v -timeout 24h -run 'TestSimulation$$' ./tests/simulation -seeds $${SEEDS:-100000} -first $${FIRST:-1000000}
 
 soak: ## 30 minutes of load and faults (RELAY_SOAK), in which memory, goroutines and file descriptors must stay flat; prints a table
 	RELAY_SOAK=$${RELAY_SOAK:-30m} go test -v -count 1 -timeout 6h -run TestSoak ./tests/soak

@@ -28,8 +28,12 @@ func SleepUntil(ctx context.Context, d time.Duration, wake <-chan struct{}) erro
 	return ctx.Err()
 }
 
-// Random returns numbers from 0 up to, but not including, 1. A nil Random uses math/rand.
+// Random returns numbers from 0 up to, but not including, 1. A nil Random uses Default.
 type Random func() float64
+
+// Default is math/rand. A test binary whose runs must repeat exactly may replace it before anything
+// waits. It must be safe for concurrent use.
+var Default Random = rand.Float64
 
 // UpTo returns a random duration from 0 to most. It returns 0 if most is not positive.
 func (r Random) UpTo(most time.Duration) time.Duration {
@@ -37,7 +41,7 @@ func (r Random) UpTo(most time.Duration) time.Duration {
 		return 0
 	}
 	if r == nil {
-		r = rand.Float64
+		r = Default
 	}
 	return time.Duration(r() * float64(most))
 }
