@@ -166,6 +166,9 @@ type Checkpoint struct {
 	// Snapshot is the last snapshot of the lane, or the one that it reads now; nil if there was
 	// none.
 	Snapshot *Snapshot
+	// StateFromStart means that the lane was to read snapshots by itself when its checkpoint was
+	// made, so that its state topics are complete from the beginning.
+	StateFromStart bool
 	// Revision is set by the store: what compare and swap compares; 0 in a Checkpoint that no store
 	// has returned.
 	Revision uint64

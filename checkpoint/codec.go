@@ -18,8 +18,8 @@ import (
 const FormatVersion = 3
 
 const (
-	firstVersion  = 1 // has none of Seen, Recent, Refused, WaitedSeconds and Snapshot
-	recordVersion = 2 // has all of them but Snapshot
+	firstVersion  = 1 // has none of Seen, Recent, Refused, WaitedSeconds, Snapshot and StateFromStart
+	recordVersion = 2 // has all of them but Snapshot and StateFromStart
 )
 
 // MaxEncoded bounds the size in bytes of an encoded checkpoint. One with every known event type
@@ -60,12 +60,13 @@ type content struct {
 	Refused    []contentRefused  `json:"refused,omitempty"`
 	Waited     uint64            `json:"waited_seconds,omitempty"`
 	Snapshot   *contentSnapshot  `json:"snapshot,omitempty"`
+	StateFrom  bool              `json:"state_from_start,omitempty"`
 }
 
 // version returns the version of the format that the content needs.
 func (c *content) version() int {
 	switch {
-	case c.Snapshot != nil:
+	case c.Snapshot != nil, c.StateFrom:
 		return FormatVersion
 	case c.Seen == "" && c.RecentFrom == "" && len(c.Recent) == 0 && len(c.Refused) == 0 && c.Waited == 0:
 		return firstVersion
@@ -116,6 +117,7 @@ func Encode(c Checkpoint) []byte {
 		RecentFrom: formatTime(c.Recent.From),
 		Waited:     c.WaitedSeconds,
 		Snapshot:   formatSnapshot(c.Snapshot),
+		StateFrom:  c.StateFromStart,
 	}
 	for _, p := range c.Recent.Events {
 		out.Recent = append(out.Recent, formatPosition(p))
@@ -303,6 +305,7 @@ func decodeRecord(in *content, c *Checkpoint) (err error) {
 		}
 		c.Refused = append(c.Refused, Refused{Type: r.Type, Since: since, Position: after})
 	}
+	c.StateFromStart = in.StateFrom
 	c.Snapshot, err = parseSnapshot(in.Snapshot)
 	return err
 }

@@ -40,6 +40,15 @@ type Snapshot struct {
 	// looked for.
 	Comparing bool
 	Counts    []SnapshotCount // of the entities that were begun, in the order of Entities
+	// Refused are the entities that the last snapshot of them has not read as a whole, because the
+	// source refuses a list: of Entities, or of earlier snapshots.
+	Refused []SnapshotRefusal
+}
+
+// SnapshotRefusal says why a snapshot has not read all objects of an entity.
+type SnapshotRefusal struct {
+	Entity string
+	Reason string // what the source said, printable and bounded
 }
 
 // SnapshotStep is an object in a list of parents.
@@ -70,6 +79,23 @@ type SnapshotCount struct {
 
 // Finished reports whether the snapshot was read to its end. A nil Snapshot is not.
 func (s *Snapshot) Finished() bool { return s != nil && !s.FinishedAt.IsZero() }
+
+// Refusal is why an entity was not read as a whole; empty if the source has not refused it.
+func (s *Snapshot) Refusal(entity string) string {
+	if s != nil {
+		for _, r := range s.Refused {
+			if r.Entity == entity {
+				return r.Reason
+			}
+		}
+	}
+	return ""
+}
+
+// Covers reports whether the snapshot reads every object of an entity, or has read them.
+func (s *Snapshot) Covers(entity string) bool {
+	return s != nil && slices.Contains(s.Entities, entity) && s.Refusal(entity) == ""
+}
 
 // LastFinishedAt is when a snapshot of the lane was last finished; zero if none was.
 func (s *Snapshot) LastFinishedAt() time.Time {
@@ -129,19 +155,25 @@ func (s *Snapshot) Equal(o *Snapshot) bool {
 }
 
 type contentSnapshot struct {
-	Run        string                 `json:"run"`
-	Entities   []string               `json:"entities"`
-	Earlier    []string               `json:"earlier,omitempty"`
-	Requested  bool                   `json:"requested,omitempty"`
-	Tip        contentPosition        `json:"tip"`
-	StartedAt  string                 `json:"started_at"`
-	FinishedAt string                 `json:"finished_at,omitempty"`
-	PreviousAt string                 `json:"previous_at,omitempty"`
-	Entity     string                 `json:"entity,omitempty"`
-	Walk       []contentSnapshotStep  `json:"walk,omitempty"`
-	Open       []contentSnapshotList  `json:"open,omitempty"`
-	Comparing  bool                   `json:"comparing,omitempty"`
-	Counts     []contentSnapshotCount `json:"counts,omitempty"`
+	Run        string                   `json:"run"`
+	Entities   []string                 `json:"entities"`
+	Earlier    []string                 `json:"earlier,omitempty"`
+	Requested  bool                     `json:"requested,omitempty"`
+	Tip        contentPosition          `json:"tip"`
+	StartedAt  string                   `json:"started_at"`
+	FinishedAt string                   `json:"finished_at,omitempty"`
+	PreviousAt string                   `json:"previous_at,omitempty"`
+	Entity     string                   `json:"entity,omitempty"`
+	Walk       []contentSnapshotStep    `json:"walk,omitempty"`
+	Open       []contentSnapshotList    `json:"open,omitempty"`
+	Comparing  bool                     `json:"comparing,omitempty"`
+	Counts     []contentSnapshotCount   `json:"counts,omitempty"`
+	Refused    []contentSnapshotRefusal `json:"refused,omitempty"`
+}
+
+type contentSnapshotRefusal struct {
+	Entity string `json:"entity"`
+	Reason string `json:"reason"`
 }
 
 type contentSnapshotStep struct {
@@ -182,6 +214,9 @@ func formatSnapshot(s *Snapshot) *contentSnapshot {
 	for _, c := range s.Counts {
 		out.Counts = append(out.Counts, contentSnapshotCount(c))
 	}
+	for _, r := range s.Refused {
+		out.Refused = append(out.Refused, contentSnapshotRefusal(r))
+	}
 	return out
 }
 
@@ -214,6 +249,9 @@ func parseSnapshot(in *contentSnapshot) (*Snapshot, error) {
 	}
 	for _, c := range in.Counts {
 		s.Counts = append(s.Counts, SnapshotCount(c))
+	}
+	for _, r := range in.Refused {
+		s.Refused = append(s.Refused, SnapshotRefusal(r))
 	}
 	return s, nil
 }

@@ -282,6 +282,8 @@ type Ownership struct {
 	Events   []string            // the current filter, sorted
 	// Origin returns where the lane begins. It is called once, at the first start.
 	Origin func(ctx context.Context) (checkpoint.Position, error)
+	// StateFromStart is recorded in the checkpoint of a first start.
+	StateFromStart bool
 	// Newest returns the newest event of the lane that the destination holds, for the question
 	// where to go on; nil if it finds none. It is called if there is no position although the
 	// destination holds messages. A nil Newest finds none.
@@ -461,6 +463,8 @@ func (o *Ownership) commitOrigin(ctx context.Context, at place) (checkpoint.Chec
 		Mode:       at.mode,
 		Events:     o.Events,
 		UpdatedAt:  time.Now().UTC(),
+
+		StateFromStart: o.StateFromStart,
 	})
 }
 

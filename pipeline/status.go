@@ -62,6 +62,15 @@ type Status struct {
 	// SnapshotRequested is set while a snapshot that an operator has asked for has not begun. The
 	// Lane itself leaves it false.
 	SnapshotRequested bool
+	// Unread are the entities whose state topics may lack objects that no event has told of. The
+	// Lane itself leaves it empty.
+	Unread []UnreadEntity
+}
+
+// UnreadEntity is an entity that no snapshot has read as a whole.
+type UnreadEntity struct {
+	Entity string
+	Reason string // why WorkOS refuses a list of it; empty if no snapshot was to read it
 }
 
 // Lag returns how far the lane is behind the clock of the API, which advances between two answers:

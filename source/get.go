@@ -41,6 +41,10 @@ type GetRequest struct {
 	// never. It is asked only about a 4xx by which WorkOS can be recognised, except 401, 408 and
 	// 429.
 	Final func(*APIError) bool
+	// Patience is how long the request may be refused before that is final: by WorkOS or by what
+	// answers in its place, with a 4xx except 408 and 429, a redirect to elsewhere, or 501. The
+	// request is repeated quickly meanwhile. 0 means 5 minutes, of refusals that are WorkOS's own.
+	Patience time.Duration
 }
 
 // GetAnswer describes the response of status 200 to a GetRequest.
@@ -59,10 +63,11 @@ type GetAnswer struct {
 // long to wait, no request of the Getter is made until then.
 //
 // An error is the error of ctx, an *APIError for which Final is true, a *RefusalError if WorkOS has
-// refused the request or forbidden it for 5 minutes, or one that matches ErrTooLarge (a limit of 1
-// gives a response that is too large) or ErrMisconfigured.
+// refused the request or forbidden it for 5 minutes, or for Patience, or one that matches
+// ErrTooLarge (a limit of 1 gives a response that is too large) or ErrMisconfigured.
 func (g *Getter) Get(ctx context.Context, req GetRequest) (GetAnswer, error) {
 	r, query := g.retrier(req.Path), cloneValues(req.Query)
+	r.patience = req.Patience
 	for {
 		a, err := g.once(ctx, r, req, query)
 		limit, _ := strconv.Atoi(query.Get("limit"))

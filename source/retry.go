@@ -104,27 +104,33 @@ type retrier struct {
 	place  func() zap.Field // what the request asks for, in the log
 	// impatient: what may pass is an error, too, and nothing is waited for.
 	impatient bool
+	// patience is how long a request for a list may be refused, by WorkOS or what answers in its
+	// place; 0 for refusedLimit, by WorkOS itself.
+	patience time.Duration
 
 	failures failures
-	// refusedSince is since when WorkOS itself has refused every request; zero if it does not.
+	// refusedSince is since when every request has been refused; zero if the last one was not.
 	refusedSince time.Time
 }
 
 // backOff waits before the request that failed with err is made again. It returns err if no
-// repetition can mend it, and a *RefusalError if WorkOS itself has refused the request for
-// refusedLimit.
+// repetition can mend it, and a *RefusalError if the request has been refused for long enough.
 func (r *retrier) backOff(ctx context.Context, err error) error {
 	reason := retryReason(err)
 	if reason == "" || r.impatient {
 		return err
 	}
 	now := time.Now()
-	if !isStanding(err) && (r.path == "" || !isForbidden(err)) {
+	limit := refusedLimit
+	if r.patience > 0 {
+		limit = r.patience
+	}
+	if !r.isRefusal(err, reason) {
 		r.refusedSince = time.Time{}
 	} else if r.refusedSince.IsZero() {
 		r.refusedSince = now
 	}
-	if !r.refusedSince.IsZero() && now.Sub(r.refusedSince) >= refusedLimit {
+	if !r.refusedSince.IsZero() && now.Sub(r.refusedSince) >= limit {
 		return &RefusalError{For: now.Sub(r.refusedSince), Err: err, path: r.path}
 	}
 	attempt := r.failures.count + 1
@@ -137,13 +143,25 @@ func (r *retrier) backOff(ctx context.Context, err error) error {
 	}
 	wait := r.waitAfter(err, reason, attempt)
 	if !r.refusedSince.IsZero() { // not later than when the refusal becomes final
-		wait = min(wait, max(time.Until(r.refusedSince.Add(refusedLimit)), retryFirst))
+		wait = min(wait, max(time.Until(r.refusedSince.Add(limit)), retryFirst))
+		if r.patience > 0 {
+			wait = min(wait, max(limit/5, retryFirst))
+		}
 	}
 	r.reportRetry(err, reason, r.failures.count+1, wait)
 	if reason == RetryUnauthorized && r.client.Key != nil {
 		return r.client.sleepForKey(ctx, wait)
 	}
 	return retry.Sleep(ctx, wait)
+}
+
+// isRefusal reports whether err counts towards a *RefusalError.
+func (r *retrier) isRefusal(err error, reason RetryReason) bool {
+	if r.patience > 0 {
+		var api *APIError
+		return isSlowReason(reason) || errors.As(err, &api) && api.Status == http.StatusNotImplemented
+	}
+	return isStanding(err) || r.path != "" && isForbidden(err)
 }
 
 // waitAfter returns how long to wait after a request that has failed attempt times in a row.

@@ -106,9 +106,11 @@ func Full(n int) checkpoint.Checkpoint {
 		Snapshot: &checkpoint.Snapshot{
 			Run: fmt.Sprintf("run-%d", n), Entities: []string{"directory", "directory_user"}, Tip: checkpoint.Position{CreatedAt: at},
 			StartedAt: at, Entity: "directory_user", Walk: []checkpoint.SnapshotStep{{After: "directory_0", ID: "directory_1"}},
-			Open:   []checkpoint.SnapshotList{{Parents: []string{"directory_1"}, After: fmt.Sprintf("directory_user_%d", n)}},
-			Counts: []checkpoint.SnapshotCount{{Entity: "directory_user", Objects: uint64(n) + 1}},
+			Open:    []checkpoint.SnapshotList{{Parents: []string{"directory_1"}, After: fmt.Sprintf("directory_user_%d", n)}},
+			Counts:  []checkpoint.SnapshotCount{{Entity: "directory_user", Objects: uint64(n) + 1}},
+			Refused: []checkpoint.SnapshotRefusal{{Entity: "directory", Reason: "WorkOS answered 403"}},
 		},
+		StateFromStart: true,
 	}
 }
 
@@ -215,6 +217,7 @@ func testRoundTrip(t *testing.T, h Harness) {
 		}),
 		"nothing that older relays do not know": with(func(c *checkpoint.Checkpoint) {
 			c.Seen, c.Recent, c.Refused, c.Snapshot = time.Time{}, checkpoint.Recent{}, nil, nil
+			c.StateFromStart = false
 		}),
 		"no snapshot": with(func(c *checkpoint.Checkpoint) { c.Snapshot = nil }),
 		"no events":   with(func(c *checkpoint.Checkpoint) { c.Events = []string{} }),

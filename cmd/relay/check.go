@@ -305,6 +305,9 @@ func (k *checking) checkLane(ctx context.Context, s *section, l *app.Lane) {
 	if finder != nil {
 		out, err := l.Outlook(ctx, finder)
 		k.outlook(ctx, s, l, out, err)
+		if err == nil {
+			s.state(l, &out)
+		}
 	}
 	mode := checkpoint.Mode(l.Sink.Delivery)
 	if finder != nil {
@@ -400,6 +403,28 @@ func (k *checking) outlook(ctx context.Context, s *section, l *app.Lane, out app
 	}
 	if next.ClockOff != "" {
 		s.say(levelWarning, "%s", next.ClockOff)
+	}
+}
+
+// state reports what a snapshot has read, or will read, of the state of a lane.
+func (s *section) state(l *app.Lane, out *app.Outlook) {
+	if out.First && l.BeginsWithState() {
+		if listed := l.Listed(); len(listed) > 0 {
+			s.good("state: reads a snapshot of " + strings.Join(listed, ", ") + " before the first event")
+		}
+		return
+	}
+	var names []string
+	for _, u := range l.Unread(out.From) {
+		names = append(names, u.Entity)
+	}
+	switch {
+	case len(names) == 0:
+	case l.Sink.State.Snapshot == config.SnapshotNever:
+		s.good("state: without a snapshot of " + strings.Join(names, ", ") + " (state.snapshot: never)")
+	default:
+		s.say(levelWarning, "state: not all objects of %s were read; `relay snapshot --lane %s --entities %s` reads them, and events wait for it",
+			strings.Join(names, ", "), l.Sink.Name, strings.Join(names, ","))
 	}
 }
 

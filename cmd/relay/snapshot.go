@@ -64,14 +64,29 @@ func (c *snapshotCmd) Run(ctx context.Context, env *environment) error {
 		return err
 	}
 	if c.JSON {
-		return printJSON(env.stdout, done)
+		return errors.Join(printJSON(env.stdout, done), refusedIn(done))
 	}
 	w := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ENTITY\tOBJECTS\tREMOVED\tDROPPED\tSKIPPED")
 	for _, e := range done.Entities {
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\n", e.Entity, e.Objects, e.Removed, e.Dropped, e.Skipped)
 	}
-	return w.Flush()
+	return errors.Join(w.Flush(), refusedIn(done))
+}
+
+// refusedIn returns an error if a snapshot has not read its entities as a whole.
+func refusedIn(s *admin.SnapshotStatus) error {
+	var refused, why []string
+	for _, e := range s.Entities {
+		if e.Refused != "" {
+			refused, why = append(refused, e.Entity), append(why, e.Entity+": "+e.Refused)
+		}
+	}
+	if len(refused) == 0 {
+		return nil
+	}
+	return fmt.Errorf("WorkOS refuses lists, so that their state topics may lack objects; let the API key read them, then run relay snapshot --entities %s: %s",
+		strings.Join(refused, ","), strings.Join(why, "; "))
 }
 
 // choose returns the lane that is meant.

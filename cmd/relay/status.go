@@ -183,7 +183,8 @@ const watchTime = 30 * time.Second
 func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStatus {
 	ctx, cancel := context.WithTimeout(parent, c.Timeout)
 	defer cancel()
-	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, Outlet: l.Outlet(), State: unknownState, Health: admin.Degraded, Reasons: []string{}, Settings: []sink.Setting{}}
+	out := admin.LaneStatus{Name: l.Sink.Name, Type: l.Sink.Type, Outlet: l.Outlet(), State: unknownState, Health: admin.Degraded, Reasons: []string{}, Settings: []sink.Setting{},
+		RefusedTypes: []string{}, StateUnread: []admin.UnreadEntity{}}
 	if server := l.Embedded(); server != nil && !l.EmbeddedRuns(ctx) { // looking is not a reason to start it
 		out.Reason = "the " + server.Name + " inside relay does not run, so relay does not either"
 		out.HealthReason, out.Reasons, out.Code = out.Reason, []string{out.Reason}, manual.Code(out.Reason)
@@ -217,6 +218,7 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 		out.Mode, out.Holder, out.Position = cp.Mode, cp.Holder, admin.PlaceOf(cp.Position)
 		moved := cp.UpdatedAt.UTC()
 		out.MovedAt, out.Snapshot = &moved, admin.SnapshotOf(cp.Snapshot)
+		out.StateUnread = admin.UnreadOf(l.Unread(cp))
 	}
 	return out
 }
@@ -293,6 +295,9 @@ func printStatus(out io.Writer, seen *overview) error {
 	}
 	for i := range seen.Lanes {
 		if text := seen.Lanes[i].SnapshotText(seen.Now); text != "" {
+			fmt.Fprintf(out, "\nlane %s: %s\n", seen.Lanes[i].Name, text)
+		}
+		if text := seen.Lanes[i].StateText(); text != "" {
 			fmt.Fprintf(out, "\nlane %s: %s\n", seen.Lanes[i].Name, text)
 		}
 		if l := &seen.Lanes[i]; len(l.RefusedTypes) > 0 {

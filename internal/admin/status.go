@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"workos-relay/checkpoint"
@@ -120,6 +121,15 @@ type LaneStatus struct {
 	Snapshot *SnapshotStatus `json:"snapshot"`
 	// SnapshotRequested: a snapshot was asked for that has not begun.
 	SnapshotRequested bool `json:"snapshot_requested"`
+	// StateUnread are the entities whose state topics may lack objects that no event has told of,
+	// since no snapshot has read them as a whole; never null.
+	StateUnread []UnreadEntity `json:"state_unread"`
+}
+
+// UnreadEntity is an entity that no snapshot has read as a whole.
+type UnreadEntity struct {
+	Entity string `json:"entity"`
+	Reason string `json:"reason"` // why WorkOS refuses a list of it; empty if no snapshot was to read it
 }
 
 // Outlet is where the events of a lane go. It is the zero value if that is not known.
@@ -214,6 +224,35 @@ type SnapshotEntity struct {
 	Skipped uint64 `json:"skipped"` // left out, because they can never be published: the log names each
 	Lists   uint64 `json:"lists"`   // read to their end, of an entity with one list for each of its parents; else 0
 	Parents uint64 `json:"parents"` // that the snapshot has found, each with a list; 0 if not known
+	// Refused is why WorkOS refuses a list of it, so that the snapshot has not all of its objects;
+	// empty if it does not.
+	Refused string `json:"refused"`
+}
+
+// UnreadOf is unread as the API writes it.
+func UnreadOf(unread []pipeline.UnreadEntity) []UnreadEntity {
+	out := make([]UnreadEntity, 0, len(unread))
+	for _, u := range unread {
+		out = append(out, UnreadEntity{Entity: printable.Text(u.Entity), Reason: printable.Text(u.Reason)})
+	}
+	return out
+}
+
+// StateText says which state topics may lack objects, and what reads them. It is empty if none
+// does, or if the lane reads a snapshot now.
+func (l *LaneStatus) StateText() string {
+	if len(l.StateUnread) == 0 || l.Snapshot != nil && l.Snapshot.FinishedAt == nil {
+		return ""
+	}
+	names := make([]string, len(l.StateUnread))
+	what := ""
+	for i, u := range l.StateUnread {
+		if names[i] = u.Entity; u.Reason != "" {
+			what += "; WorkOS refuses " + u.Entity + ": " + u.Reason
+		}
+	}
+	return fmt.Sprintf("state: not all objects of %s were read%s; `relay snapshot --lane %s --entities %s` reads them",
+		strings.Join(names, ", "), what, l.Name, strings.Join(names, ","))
 }
 
 // SnapshotText describes the snapshot that the lane reads or was asked for, at a moment, and what
@@ -288,6 +327,7 @@ func SnapshotOf(s *checkpoint.Snapshot) *SnapshotStatus {
 		c := s.Count(name)
 		out.Entities = append(out.Entities, SnapshotEntity{
 			Entity: printable.Text(name), Done: s.Finished() || i < now, Objects: c.Objects, Removed: c.Removed, Dropped: c.Dropped, Skipped: c.Skipped, Lists: c.Lists, Parents: c.Parents,
+			Refused: printable.Text(s.Refusal(name)),
 		})
 	}
 	return out
@@ -374,6 +414,7 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		Reasons:  []string{},
 		Settings: append([]sink.Setting{}, s.Settings...), RefusedTypes: []string{},
 		Snapshot: SnapshotOf(s.Checkpoint.Snapshot), SnapshotRequested: s.SnapshotRequested,
+		StateUnread: UnreadOf(s.Unread),
 	}
 	if !v.Ready {
 		l.Reasons = append(l.Reasons, v.Reason)

@@ -50,7 +50,7 @@ func TestStatus(t *testing.T) {
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
 		"moved_at": "2026-01-02T02:04:02Z", "last_poll": "2026-01-02T02:04:05Z", "at_tip": false, "tip_at": "2026-01-02T02:03:05Z",
-		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"}, "snapshot": nil, "snapshot_requested": false,
+		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"}, "snapshot": nil, "snapshot_requested": false, "state_unread": []any{},
 	}, lanes[0])
 	second := lanes[1].(map[string]any)
 	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})
@@ -105,6 +105,19 @@ func TestTheActivityOfALane(t *testing.T) {
 	delete(waits, "running")
 	delete(waits, "retrying")
 	require.Nil(t, status()["requests"].(map[string]any)["waiting_until"], "no lane waits")
+}
+
+// TestTheStatusSaysWhatIsUnread: which state topics may lack objects, why, and what reads them.
+func TestTheStatusSaysWhatIsUnread(t *testing.T) {
+	lane := admin.LaneStatus{Name: "kafka"}
+	require.Empty(t, lane.StateText())
+	lane.StateUnread = admin.UnreadOf([]pipeline.UnreadEntity{{Entity: "user"}, {Entity: "role", Reason: "WorkOS answered 403"}})
+	require.Equal(t, "state: not all objects of user, role were read; WorkOS refuses role: WorkOS answered 403; `relay snapshot --lane kafka --entities user,role` reads them", lane.StateText())
+	s := &checkpoint.Snapshot{Run: "run_1", Entities: []string{"user", "role"}, Entity: "user", Refused: []checkpoint.SnapshotRefusal{{Entity: "role", Reason: "WorkOS answered 403"}}}
+	lane.Snapshot = admin.SnapshotOf(s)
+	require.Empty(t, lane.StateText(), "a snapshot goes on")
+	require.Equal(t, "WorkOS answered 403", lane.Snapshot.Entities[1].Refused)
+	require.Empty(t, lane.Snapshot.Entities[0].Refused)
 }
 
 // TestTheStatusOfASnapshot: while it goes on, or is only asked for, a text says how far it is and

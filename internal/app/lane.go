@@ -249,6 +249,8 @@ func (l *Lane) target(b *Bus, store *checkpoint.File, client *source.Client, hoo
 		Origin: func(ctx context.Context) (checkpoint.Position, error) {
 			return l.Position(ctx, client, hooks, l.Config.Source.Start)
 		},
+		StateFromStart: l.BeginsWithState(),
+
 		Newest: func(ctx context.Context) *pipeline.FoundEvent { return l.newest(ctx, b) },
 		Guard:  &pipeline.Guard{Store: store, Logger: l.Log},
 		Logger: l.Log,

@@ -81,7 +81,13 @@ func (p *Positions) set(ctx context.Context, client *source.Client, to admin.Des
 	}
 	kept := ""
 	if !to.DryRun {
-		prev, kept, err = p.replace(ctx, at, func(prev checkpoint.Checkpoint) checkpoint.Checkpoint { return prev.Placed(position) })
+		prev, kept, err = p.replace(ctx, at, func(prev checkpoint.Checkpoint) checkpoint.Checkpoint {
+			next := prev.Placed(position)
+			if prev.Generation == 0 { // there is none, or it cannot be read
+				next.StateFromStart = p.lane.BeginsWithState()
+			}
+			return next
+		})
 		if err != nil {
 			return admin.Moved{}, err
 		}

@@ -289,7 +289,10 @@ func (m *member) status() pipeline.Status {
 	requested := m.snapshots != nil && m.snapshots.Requested() // before the checkpoint is read, which records what has begun
 	s := m.run.Status()
 	s.SnapshotRequested = requested
-	if m.snapshots == nil || !m.snapshots.Reads(s.Checkpoint.Snapshot) {
+	if m.snapshots != nil && s.Checkpoint.Generation > 0 {
+		s.Unread = m.snapshots.Unread(s.Checkpoint)
+	}
+	if m.snapshots == nil || !m.snapshots.Reads(s.Checkpoint) {
 		s.Checkpoint.Snapshot = nil
 	}
 	return s

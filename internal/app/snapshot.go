@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"workos-relay/checkpoint"
+	"workos-relay/internal/config"
 	"workos-relay/internal/snapshot"
 	"workos-relay/pipeline"
 	"workos-relay/sink"
@@ -15,28 +17,58 @@ import (
 
 // snapshots returns what reads the snapshots of the lane, or nil if the lane keeps no state.
 func (l *Lane) snapshots(client *source.Client, hooks *source.Hooks, bus sink.Sink) *snapshot.Engine {
-	entities := l.Router.Entities()
-	if len(entities) == 0 {
+	names := l.entities()
+	if len(names) == 0 {
 		return nil
-	}
-	names := make([]string, len(entities))
-	for i := range entities {
-		names[i] = entities[i].Name
 	}
 	hooks = oneAtATime(hooks)
 	limits := l.Sink.Settings.Limits()
-	return &snapshot.Engine{
-		Lists:        &apilists.Client{Getter: &source.Getter{Client: client, Hooks: hooks, Logger: l.Log}},
+	reader := &apilists.Client{Getter: &source.Getter{Client: client, Hooks: hooks, Logger: l.Log}}
+	e := &snapshot.Engine{
+		Lists:        reader,
 		Entities:     names,
 		Organization: l.Config.Source.OrganizationID,
 		Message:      l.Router.AppendObject,
 		Stored:       l.stored(bus),
 		Now:          func(ctx context.Context) (time.Time, error) { return l.Stream(client, hooks).Now(ctx) },
-		Automatic:    l.Sink.State.Snapshot == "first_start",
+		Automatic:    l.Sink.State.Snapshot == config.SnapshotFirstStart,
+		FirstStart:   l.Sink.State.Snapshot == "",
+		LeaveOut:     true,
 		MaxMessages:  limits.BatchMessages,
 		MaxBytes:     cmp.Or(limits.Prefetch, pipeline.DefaultPrefetch),
 		Logger:       l.Log,
 	}
+	reader.Patience = e.Patience
+	return e
+}
+
+// BeginsWithState reports whether a new lane reads snapshots by itself.
+func (l *Lane) BeginsWithState() bool {
+	return len(l.Router.Entities()) > 0 && l.Sink.State.Snapshot != config.SnapshotNever
+}
+
+// Unread returns what snapshot.Engine.Unread does, from the checkpoint of a lane that another
+// process may carry.
+func (l *Lane) Unread(cp checkpoint.Checkpoint) []pipeline.UnreadEntity {
+	e := &snapshot.Engine{Entities: l.entities(), Automatic: l.Sink.State.Snapshot == config.SnapshotFirstStart, FirstStart: l.Sink.State.Snapshot == ""}
+	return e.Unread(cp)
+}
+
+// Listed returns the entities that a snapshot of the lane reads.
+func (l *Lane) Listed() []string { return snapshot.Listed(l.entities()) }
+
+// entities returns the names of what the lane keeps.
+func (l *Lane) entities() []string {
+	var names []string
+	for _, entity := range l.Router.Entities() {
+		names = append(names, entity.Name)
+	}
+	return names
+}
+
+// readsSnapshots reports whether the lane begins snapshots by itself, from its checkpoint.
+func (l *Lane) readsSnapshots(cp *checkpoint.Checkpoint) bool {
+	return l.Sink.State.Snapshot == config.SnapshotFirstStart || l.Sink.State.Snapshot == "" && cp.StateFromStart
 }
 
 // oneAtATime returns those hooks that a source.Getter calls, for several goroutines: they call them

@@ -150,8 +150,14 @@ type Sink struct {
 // State says which objects a lane keeps on state topics.
 type State struct {
 	Entities []string `yaml:"entities" doc:"Kinds of object whose newest version is kept by its key on the topic state.<entity>: names such as user and directory_user, or \"*\" for each kind whose events the sink carries. Empty: none." example:"[user, organization]"`
-	Snapshot string   `yaml:"snapshot" default:"never" enum:"first_start,never" doc:"When the objects that exist already are read from WorkOS's lists. first_start: before the lane carries its next event, once for each entity. never: only by relay snapshot."`
+	Snapshot string   `yaml:"snapshot" enum:"first_start,never" doc:"When the objects that exist already are read from WorkOS's lists. first_start: before the lane carries its next event, each entity that no snapshot has read yet. never: only by relay snapshot. Without it a lane that begins with state does the same as with first_start, and one that had no state before the same as with never."`
 }
+
+// The values of State.Snapshot.
+const (
+	SnapshotFirstStart = "first_start"
+	SnapshotNever      = "never"
+)
 
 // EmbeddedServer returns the server that the sink runs inside relay, or nil.
 func (s *Sink) EmbeddedServer() *sink.EmbeddedServer {

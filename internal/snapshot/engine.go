@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -68,8 +69,12 @@ type Engine struct {
 	// stay in the state topics, and an event may turn back an object until later events have
 	// passed, if relay was restarted since the snapshot.
 	Stored Stored
-	// Automatic makes a snapshot due of which the lane has not had each entity yet.
-	Automatic bool
+	// Automatic makes a snapshot due of which the lane has not had each entity yet. FirstStart does
+	// the same of a lane whose checkpoint has StateFromStart.
+	Automatic, FirstStart bool
+	// LeaveOut makes a snapshot go on without a list that WorkOS refuses, and record that. Without
+	// it such a list ends the reading with an error.
+	LeaveOut bool
 	// Readers is how many lists are read at once; 0 for DefaultReaders.
 	Readers int
 	// MaxMessages and MaxBytes, in bytes of responses, bound what is gathered for one Append. A
@@ -77,7 +82,10 @@ type Engine struct {
 	MaxMessages, MaxBytes int
 	Logger                *zap.Logger // not nil
 
-	window window
+	window   window
+	refuses  atomic.Bool    // WorkOS refused the last list that it was slow to give
+	restarts map[string]int // by entity, how often a list was read again from its start
+	told     string         // the entities that were logged as unread
 
 	mu      sync.Mutex // guards pending
 	pending *request
@@ -164,11 +172,66 @@ func (e *Engine) Inherit(old *Engine) {
 	e.pending = &request{entities: kept, run: pending.run}
 }
 
-// Reads reports whether s is finished or the lane continues it. It does not continue a snapshot
-// that began by itself if the configuration does not ask for one any more. It may be called at any
-// time from any goroutine.
-func (e *Engine) Reads(s *checkpoint.Snapshot) bool {
-	return s != nil && (s.Finished() || e.Automatic || s.Requested)
+// automatic reports whether the lane begins snapshots by itself.
+func (e *Engine) automatic(cp *checkpoint.Checkpoint) bool {
+	return e.Automatic || e.FirstStart && cp.StateFromStart
+}
+
+// Reads reports whether the snapshot of cp is finished or the lane continues it. It does not
+// continue a snapshot that began by itself if the configuration does not ask for one any more. It
+// may be called at any time from any goroutine.
+func (e *Engine) Reads(cp checkpoint.Checkpoint) bool {
+	s := cp.Snapshot
+	return s != nil && (s.Finished() || e.automatic(&cp) || s.Requested)
+}
+
+// Unread returns the entities whose state topics may lack objects that no event has told of: no
+// snapshot has read them as a whole, and none is about to. It may be called at any time from any
+// goroutine.
+func (e *Engine) Unread(cp checkpoint.Checkpoint) []pipeline.UnreadEntity {
+	e.mu.Lock()
+	var pending []string
+	if e.pending != nil {
+		pending = e.pending.entities
+	}
+	e.mu.Unlock()
+	s := cp.Snapshot
+	missing := e.missing(s)
+	if s != nil && !e.Reads(cp) { // it is not continued
+		for _, name := range s.Entities[max(0, slices.Index(s.Entities, s.Entity)):] {
+			if !slices.Contains(s.Earlier, name) && slices.Contains(e.Entities, name) {
+				missing = append(missing, name)
+			}
+		}
+	}
+	if e.automatic(&cp) {
+		missing = nil
+	}
+	var out []pipeline.UnreadEntity
+	for _, name := range Listed(e.Entities) {
+		reason := s.Refusal(name)
+		if (reason != "" || slices.Contains(missing, name)) && !slices.Contains(pending, name) {
+			out = append(out, pipeline.UnreadEntity{Entity: name, Reason: reason})
+		}
+	}
+	return out
+}
+
+// tell logs which entities are unread, if that has changed. It says nothing if the lane is not to
+// read snapshots by itself, and of refusals, which are logged as they happen.
+func (e *Engine) tell(cp checkpoint.Checkpoint) {
+	var names []string
+	for _, u := range e.Unread(cp) {
+		if u.Reason == "" {
+			names = append(names, u.Entity)
+		}
+	}
+	text := strings.Join(names, ",")
+	if text != e.told && text != "" && (e.Automatic || e.FirstStart) {
+		e.Logger.Warn("state topics lack the objects that no event has told of, since no snapshot has read them; relay snapshot does, and events wait for it",
+			zap.Strings("entities", names), zap.String("read_them_with", "relay snapshot --entities "+text))
+	}
+	e.told = text
 }
 
 // requested returns the entities that an operator has asked for. A request that s has taken up is
@@ -205,13 +268,16 @@ func Listed(entities []string) []string {
 	return out
 }
 
-// missing returns the listed entities that no snapshot of the lane has or will have read.
+// missing returns the listed entities that no snapshot of the lane has or will have read, or has
+// tried to.
 func (e *Engine) missing(s *checkpoint.Snapshot) []string {
 	listed := Listed(e.Entities)
 	if s == nil {
 		return listed
 	}
-	return slices.DeleteFunc(listed, func(name string) bool { return slices.Contains(s.Entities, name) || slices.Contains(s.Earlier, name) })
+	return slices.DeleteFunc(listed, func(name string) bool {
+		return slices.Contains(s.Entities, name) || slices.Contains(s.Earlier, name) || s.Refusal(name) != ""
+	})
 }
 
 // Due implements pipeline.Snapshotter.
@@ -221,14 +287,15 @@ func (e *Engine) Due(cp checkpoint.Checkpoint) bool {
 	case len(e.requested(s)) > 0:
 		return true
 	case s != nil && !s.Finished():
-		return e.Reads(s)
+		return e.Reads(cp)
 	default:
-		return e.Automatic && len(e.missing(s)) > 0
+		return e.automatic(&cp) && len(e.missing(s)) > 0
 	}
 }
 
 // Begin implements pipeline.Snapshotter.
 func (e *Engine) Begin(ctx context.Context, cp checkpoint.Checkpoint) error {
+	e.tell(cp)
 	e.window.use(cp.Snapshot)
 	if e.window.complete || e.Stored == nil || !cp.Snapshot.Finished() || hasPassed(&cp, cp.Snapshot) {
 		return nil
@@ -304,7 +371,7 @@ func (e *Engine) first(ctx context.Context, cp checkpoint.Checkpoint) (*checkpoi
 	asked := e.requested(before)
 	s.Requested = len(asked) > 0
 	again := slices.Clone(asked)
-	if e.Automatic {
+	if e.automatic(&cp) {
 		again = append(again, e.missing(before)...)
 	}
 	s.PreviousAt = before.LastFinishedAt()
@@ -312,7 +379,11 @@ func (e *Engine) first(ctx context.Context, cp checkpoint.Checkpoint) (*checkpoi
 		// Until the events have passed the snapshot before, only a snapshot knows which of them may
 		// change what it has read; and what it has not read to the end is read again.
 		if !before.Finished() || !hasPassed(&cp, before) {
-			again = append(again, before.Entities...)
+			for _, name := range before.Entities {
+				if before.Covers(name) {
+					again = append(again, name)
+				}
+			}
 		}
 		read := before.Entities
 		if !before.Finished() {
@@ -324,7 +395,10 @@ func (e *Engine) first(ctx context.Context, cp checkpoint.Checkpoint) (*checkpoi
 	if len(s.Entities) == 0 {
 		return nil, errors.New("nothing is due that the lane keeps")
 	}
-	s.Earlier = slices.DeleteFunc(s.Earlier, func(name string) bool { return slices.Contains(s.Entities, name) })
+	if before != nil {
+		s.Refused = slices.DeleteFunc(slices.Clone(before.Refused), func(r checkpoint.SnapshotRefusal) bool { return slices.Contains(s.Entities, r.Entity) })
+	}
+	s.Earlier = slices.DeleteFunc(s.Earlier, func(name string) bool { return slices.Contains(s.Entities, name) || s.Refusal(name) != "" })
 	slices.Sort(s.Earlier)
 	s.Earlier = slices.Compact(s.Earlier)
 	s.Entity = s.Entities[0]
@@ -361,12 +435,14 @@ func (e *Engine) Read(ctx context.Context, cp checkpoint.Checkpoint) iter.Seq2[p
 
 func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(pipeline.SnapshotPortion) error) error {
 	s := cp.Snapshot
-	if !e.Reads(s) || s.Finished() || len(e.requested(s)) > 0 {
+	e.refuses.Store(false)
+	if !e.Reads(cp) || s.Finished() || len(e.requested(s)) > 0 {
 		var err error
 		if s, err = e.first(ctx, cp); err != nil {
 			return err
 		}
 		e.Logger.Info("snapshot: reading what WorkOS has now; events follow afterwards", zap.String("run", s.Run), zap.Strings("entities", s.Entities))
+		e.restarts = nil
 		e.window.begin(s)
 		if err := give(pipeline.SnapshotPortion{Snapshot: s}); err != nil {
 			return err
@@ -435,12 +511,13 @@ func (e *Engine) readEntity(ctx context.Context, s *checkpoint.Snapshot, give fu
 
 // compare publishes that objects are gone that only the bus has: of the newest versions there,
 // those that are not of this snapshot, after a second look at each. No event changes the state
-// meanwhile. Only what WorkOS names by its key alone is looked for: other names are in the object
-// on the bus, which may be old or redacted.
+// meanwhile. If a list was refused, or WorkOS refuses to look, what was not looked for stays. Only
+// what WorkOS names by its key alone is looked for: other names are in the object on the bus, which
+// may be old or redacted.
 func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
 	endpoint, _ := lists.Lookup(s.Entity)
 	entity, known := state.Lookup(s.Entity)
-	if e.Stored == nil || !known || !endpoint.ByKey() {
+	if e.Stored == nil || !known || !endpoint.ByKey() || s.Refusal(s.Entity) != "" {
 		return s, nil
 	}
 	p := pipeline.SnapshotPortion{Snapshot: s}
@@ -455,11 +532,14 @@ func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(
 		}
 		c := state.Change{Entity: s.Entity, Key: key}
 		count := checkpoint.SnapshotCount{Entity: s.Entity}
-		switch found, err := e.Lists.Get(ctx, lists.Ref{Entity: s.Entity, Key: key, Known: value}); {
+		switch found, err := e.get(ctx, lists.Ref{Entity: s.Entity, Key: key, Known: value}); {
 		case errors.Is(err, lists.ErrNotFound):
 			count.Removed = 1
 		case errors.Is(err, lists.ErrNoGet), err == nil && found.Data == nil:
 			return nil // nobody can tell, or it is there
+		case isRefused(err):
+			p.Snapshot = e.refuse(p.Snapshot, err)
+			return err
 		case err != nil:
 			return fmt.Errorf("look for %s %s, which no list has: %w", s.Entity, key, err)
 		case !e.concerns(&endpoint, &found):
@@ -486,7 +566,7 @@ func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !isRefused(err) {
 		return s, err
 	}
 	s = p.Snapshot

@@ -28,7 +28,9 @@ type reading struct {
 	at       checkpoint.Snapshot // what the messages of the portion that is gathered lead to
 	open     []list              // lists that are read, in the order in which they were begun
 	portion  pipeline.SnapshotPortion
-	size     int // of the portion, in bytes of responses
+	size     int  // of the portion, in bytes of responses
+	refused  int  // how many lists were refused
+	answered bool // a list was not
 
 	ctx    context.Context //nolint:containedctx // of the goroutines that belong to it
 	cancel context.CancelFunc
@@ -46,7 +48,7 @@ type parent struct {
 	steps []checkpoint.SnapshotStep
 	ids   []string // for lists.Query.Parents
 	raw   []byte
-	err   error // ends the walk
+	err   error // ends the walk, except for a *refusedError
 }
 
 // page is a page of a list, or why there is none.
@@ -145,7 +147,7 @@ func (r *reading) send(p page) bool {
 func (r *reading) readList(p parent, after lists.Cursor) error {
 	q := lists.Query{Entity: r.entity.Name, Parents: p.ids, Parent: p.raw, After: after}
 	if n := len(p.ids); q.Parent == nil && n > 1 { // after a restart
-		o, err := r.e.Lists.Get(r.ctx, lists.Ref{Entity: r.endpoint.Parents[n-1], Key: p.ids[n-1]})
+		o, err := r.e.get(r.ctx, lists.Ref{Entity: r.endpoint.Parents[n-1], Key: p.ids[n-1]})
 		switch {
 		case errors.Is(err, lists.ErrNotFound):
 			return lists.ErrGone
@@ -156,7 +158,7 @@ func (r *reading) readList(p parent, after lists.Cursor) error {
 		}
 	}
 	for {
-		got, err := r.e.Lists.Page(r.ctx, q)
+		got, err := r.e.page(r.ctx, q)
 		if err != nil {
 			return err
 		}
@@ -225,6 +227,8 @@ func (r *reading) follow(p parent, ok bool) error {
 	switch {
 	case !ok:
 		r.parents = nil
+	case isRefused(p.err):
+		r.refuse(p.err)
 	case p.err != nil:
 		return fmt.Errorf("read the parents of %s: %w", r.entity.Name, p.err)
 	default:
@@ -247,12 +251,19 @@ func (r *reading) take(p page) error {
 		r.e.Logger.Info("snapshot: what a list belongs to was deleted meanwhile", zap.String("entity", r.entity.Name), zap.Strings("parents", p.parents))
 		r.ended(at)
 		return nil
+	case errors.Is(p.err, lists.ErrNotContinued): // the next attempt reads the list from its start
+		r.open[at].after = ""
+		p.err = r.e.restarted(r.entity.Name, p.err)
+	}
+	switch {
+	case isRefused(p.err):
+		r.open = slices.Delete(r.open, at, at+1)
+		r.refuse(p.err)
+		return nil
 	case p.err != nil:
-		if errors.Is(p.err, lists.ErrNotContinued) { // the next attempt reads the list from its start
-			r.open[at].after = ""
-		}
 		return fmt.Errorf("read the list of %s: %w", r.entity.Name, p.err)
 	}
+	r.answered = true
 	r.size += p.Size
 	count := checkpoint.SnapshotCount{Entity: r.entity.Name}
 	for i := range p.Objects {
@@ -266,6 +277,14 @@ func (r *reading) take(p page) error {
 		r.ended(at)
 	}
 	return nil
+}
+
+// refuse records that a list is left out. If all are, the others are not asked for.
+func (r *reading) refuse(err error) {
+	r.at = *r.e.refuse(&r.at, err)
+	if r.refused++; r.refused >= mostRefused && !r.answered {
+		r.parents = nil
+	}
 }
 
 // ended records that a list is read to its end.
@@ -338,11 +357,16 @@ func (w *walk) level(steps []checkpoint.SnapshotStep, ids []string, resume []che
 	outer, _ := lists.Lookup(q.Entity)
 	innermost := len(ids)+1 == len(w.r.endpoint.Parents)
 	for {
-		p, err := w.r.e.Lists.Page(w.r.ctx, q)
-		if errors.Is(err, lists.ErrGone) {
+		p, err := w.r.e.page(w.r.ctx, q)
+		switch {
+		case errors.Is(err, lists.ErrGone):
 			return nil
-		}
-		if err != nil {
+		case isRefused(err):
+			if !w.emit(parent{err: err}) {
+				return w.r.ctx.Err()
+			}
+			return nil
+		case err != nil:
 			return err
 		}
 		objects, within := p.Objects, []checkpoint.SnapshotStep(nil)

@@ -94,13 +94,14 @@ func TestASnapshotThatIsNotContinuedIsNotRead(t *testing.T) {
 	t.Parallel()
 	e := askable("user")
 	goesOn := &checkpoint.Snapshot{Run: "run_1", Entities: []string{"user"}, Entity: "user"}
-	require.False(t, e.Reads(nil))
-	require.False(t, e.Reads(goesOn))
-	require.False(t, e.Due(checkpoint.Checkpoint{Snapshot: goesOn}))
+	cp := checkpoint.Checkpoint{Snapshot: goesOn}
+	require.False(t, e.Reads(checkpoint.Checkpoint{}))
+	require.False(t, e.Reads(cp))
+	require.False(t, e.Due(cp))
 	e.Automatic = true
-	require.True(t, e.Reads(goesOn))
+	require.True(t, e.Reads(cp))
 	e.Automatic, goesOn.Requested = false, true
-	require.True(t, e.Reads(goesOn))
+	require.True(t, e.Reads(cp))
 }
 
 // deaf is a bus that cannot be read, or that hides what ends the reading in another error.

@@ -46,7 +46,7 @@ func (w *window) note(c *state.Change) {
 // version of the object.
 func (w *window) admits(e *source.Event, c *state.Change) bool {
 	s := w.snapshot
-	if !s.Finished() || !slices.Contains(s.Entities, c.Entity) || e.CreatedAt.After(s.FinishedAt.Add(margin)) {
+	if !s.Finished() || !s.Covers(c.Entity) || e.CreatedAt.After(s.FinishedAt.Add(margin)) {
 		return true
 	}
 	if c.Removed() {

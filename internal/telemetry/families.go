@@ -127,6 +127,8 @@ var (
 		help: "Entities that the snapshot has not read to the end. Absent of a lane without a snapshot."})
 	snapshotSuccess = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_last_success_timestamp_seconds", snapshot: true, labels: lane,
 		help: "When a snapshot of the lane was last finished, by WorkOS's clock; 0 if none was. Absent of a lane without a snapshot."})
+	stateUnread = declare(family{section: sectionLane, kind: gauge, name: "relay_state_unread_entities", snapshot: true, labels: lane,
+		help: "Entities whose state topics may lack objects that no event has told of: no snapshot has read them as a whole, since none was asked for or WorkOS refuses a list."})
 	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", labels: lane,
 		help: "Committed events: the sum of `relay_events_total` over its types and outcomes."})
 

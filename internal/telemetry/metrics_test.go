@@ -138,12 +138,15 @@ func TestTheMetricsOfASnapshot(t *testing.T) {
 		Run: "run_1", Entities: []string{"organization", "user", "directory"}, Entity: "user", PreviousAt: at,
 		Counts: []checkpoint.SnapshotCount{{Entity: "organization", Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1, Dropped: 4}},
 	}}}
+	s.Unread = []pipeline.UnreadEntity{{Entity: "role", Reason: "refused"}, {Entity: "group"}}
 	m := NewMetrics("test")
 	m.Watch("nats", func() pipeline.Status { return s })
 	m.Watch("plain", func() pipeline.Status { return pipeline.Status{} })
 	got := scrape(t, m)
 	for series, want := range map[string]string{
 		`relay_snapshot_running{lane="nats"}`:                                           "1",
+		`relay_state_unread_entities{lane="nats"}`:                                      "2",
+		`relay_state_unread_entities{lane="plain"}`:                                     "0",
 		`relay_snapshot_remaining_entities{lane="nats"}`:                                "2",
 		`relay_snapshot_last_success_timestamp_seconds{lane="nats"}`:                    "1.7e+09",
 		`relay_snapshot_objects{entity="organization",lane="nats",outcome="published"}`: "7",

@@ -99,6 +99,7 @@ func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline
 	if !s.Checkpoint.CreatedAt.IsZero() {
 		send(lanePosition, timestamp(s.Checkpoint.CreatedAt))
 	}
+	send(stateUnread, float64(len(s.Unread)))
 	if snap := s.Checkpoint.Snapshot; snap != nil {
 		reads := !snap.Finished() && s.Checkpoint.Holder == s.Holder && !s.Checkpoint.Released
 		send(snapshotRunning, oneIf(reads && s.State != pipeline.Stopped))

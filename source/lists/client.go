@@ -52,6 +52,9 @@ func (*GoneError) Is(target error) bool { return target == ErrGone }
 type Client struct {
 	Getter *source.Getter
 	Limit  int // objects per request, 1 to source.MaxLimit; source.MaxLimit if zero
+	// Patience returns how long a request that is made now may be refused; see
+	// source.GetRequest.Patience. Nil is a Patience that returns 0.
+	Patience func() time.Duration
 
 	small smallPages
 }
@@ -271,7 +274,8 @@ func (r *reading) ask(ctx context.Context, query url.Values) (*list, error) {
 			l, err = decodeList(body, r.e)
 			return err
 		},
-		Final: func(e *source.APIError) bool { return isNotFound(e, r.parent()) || query.Has("after") && isRefused(e) },
+		Final:    func(e *source.APIError) bool { return isNotFound(e, r.parent()) || query.Has("after") && isRefused(e) },
+		Patience: r.c.patience(),
 	})
 	if err != nil {
 		return nil, err //nolint:wrapcheck // it names the request
@@ -326,6 +330,13 @@ func isRefused(err error) bool {
 		return true
 	}
 	return false
+}
+
+func (c *Client) patience() time.Duration {
+	if c.Patience == nil {
+		return 0
+	}
+	return c.Patience()
 }
 
 func (c *Client) limit() int {

@@ -99,7 +99,8 @@ func (c *Client) Get(ctx context.Context, ref Ref) (Object, error) {
 			}
 			return err
 		},
-		Final: func(e *source.APIError) bool { return isNotFound(e, names...) },
+		Final:    func(e *source.APIError) bool { return isNotFound(e, names...) },
+		Patience: c.patience(),
 	})
 	switch {
 	case err != nil:

@@ -76,7 +76,7 @@ func testStateIsFollowed(t *testing.T, binary string, all map[string]program, bu
 		}
 	}
 	change()
-	r := testkit.NewRelay(t, binary, "relay", fmt.Sprintf("id: examples-%d\nsource: {endpoint: %q, api_key: sk_test, poll_interval: 200ms}\nsinks: [{name: bus, %s, state: {entities: [%s]}}]\n",
+	r := testkit.NewRelay(t, binary, "relay", fmt.Sprintf("id: examples-%d\nsource: {endpoint: %q, api_key: sk_test, poll_interval: 200ms}\nsinks: [{name: bus, %s, state: {entities: [%s], snapshot: never}}]\n",
 		time.Now().UnixNano(), api.URL(), sink, entity))
 	r.Start(t)
 	r.Await(t, func() bool { return r.Lane("bus").AtTip }, "relay has carried the events")

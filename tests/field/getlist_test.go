@@ -32,7 +32,7 @@ func TestGetAndListReadTheStateBack(t *testing.T) {
 				api.World().Change()
 			}
 			ids := api.IDs(sourcetest.Filter{})
-			r := newRelay(t, "relay", on(t, api.URL(), `, state: {entities: [user, organization, organization_membership, directory_group_membership]}`))
+			r := newRelay(t, "relay", on(t, api.URL(), `, state: {entities: [user, organization, organization_membership, directory_group_membership], snapshot: never}`))
 			r.Start(t)
 			r.Await(t, func() bool { return r.Lane("").Position.EventID == ids[len(ids)-1] }, "all events are committed")
 

@@ -116,7 +116,7 @@ func awaitBuckets(t testing.TB, r *relay, js jetstream.JetStream, prefix string,
 // with the same state. A bucket that is deleted comes back complete.
 func TestStateInBuckets(t *testing.T) {
 	t.Parallel()
-	const section = "state: {entities: [organization, organization_membership, user]}"
+	const section = "state: {entities: [organization, organization_membership, user], snapshot: never}"
 	for name, start := range map[string]func(t *testing.T) (url, sink string){
 		"embedded": func(t *testing.T) (url, sink string) {
 			address := testaddr.Free(t)
@@ -223,7 +223,7 @@ func TestStateInBucketsElsewhere(t *testing.T) {
 			api := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{Seed: 2}))
 			js, sink := start(t)
 			r := newRelay(t, "relay", sourceConfig(api.URL())+
-				fmt.Sprintf("sinks: [{name: nats, type: nats, topic_prefix: workos., state: {entities: [organization, organization_membership, user]}, %s}]\n", sink))
+				fmt.Sprintf("sinks: [{name: nats, type: nats, topic_prefix: workos., state: {entities: [organization, organization_membership, user], snapshot: never}, %s}]\n", sink))
 			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, "%s%s", out, errs)
 			changeWorld(t, api.World(), random, 60)

@@ -37,7 +37,7 @@ func TestStateOnKafka(t *testing.T) {
 			t.Parallel()
 			bus := test.bus(t)
 			api := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{Seed: test.seed}))
-			r := newRelay(t, "relay", "takeover_after: 3s\n"+bus.config(api.URL(), ", "+test.more+`state: {entities: ["*"]}, create: {partitions: 2, config: {min.compaction.lag.ms: "0"}}`))
+			r := newRelay(t, "relay", "takeover_after: 3s\n"+bus.config(api.URL(), ", "+test.more+`state: {entities: ["*"], snapshot: never}, create: {partitions: 2, config: {min.compaction.lag.ms: "0"}}`))
 			code, out, errs := r.Check(t)
 			require.Equal(t, exitDone, code, out+errs)
 			for round := range 3 {
@@ -185,7 +185,7 @@ func TestACompactedStateTopicIsNoLoss(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patient)
 	defer cancel()
 	api := newAPI(t, sourcetest.WithWorld(sourcetest.WorldConfig{}))
-	text := bus.config(api.URL(), `, events: ["user.*"], state: {entities: [user]}, create: {partitions: 1, config: {segment.ms: "100", min.cleanable.dirty.ratio: "0.01"}}`)
+	text := bus.config(api.URL(), `, events: ["user.*"], state: {entities: [user], snapshot: never}, create: {partitions: 1, config: {segment.ms: "100", min.cleanable.dirty.ratio: "0.01"}}`)
 	r := newRelay(t, "relay", text)
 	w := api.World()
 	kept, err := w.Create("user")

@@ -81,7 +81,7 @@ func TestThePermissionsOfTheManualAreEnoughOnNATS(t *testing.T) {
 	feed(t, api, 20, source.DsyncUserCreated, 20)
 	r := testkit.NewRelay(t, relayBinary, "relay", fmt.Sprintf(`
 source: {endpoint: %q, api_key: %s, poll_interval: 200ms, events: ["dsync.*", "user.*"]}
-sinks: [{name: nats, type: nats, url: %q, inbox_prefix: _INBOX_relay_workos, auth: {user: relay, password: right}, state: {entities: [user]}}]
+sinks: [{name: nats, type: nats, url: %q, inbox_prefix: _INBOX_relay_workos, auth: {user: relay, password: right}, state: {entities: [user], snapshot: never}}]
 dead_letter: {topic: relay.dead_letter}
 `, api.URL(), apiKey, s.ClientURL()))
 	for n := range 2 {
