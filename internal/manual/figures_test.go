@@ -282,7 +282,7 @@ func TestFigures(t *testing.T) {
 		}
 		return
 	}
-	require.Empty(t, wrong, "run: go test ./internal/manual -run TestFigures -update")
+	require.Empty(t, strings.Join(wrong, "\n"), "run: go test ./internal/manual -run TestFigures -update")
 
 	var unknown []string
 	for name, page := range known {
@@ -296,7 +296,7 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	slices.Sort(unknown)
-	require.Empty(t, unknown, "figures that bench/RESULTS.md does not give: add the sentence to statements, or to notMeasured with the reason")
+	require.Empty(t, strings.Join(unknown, "\n"), "figures that bench/RESULTS.md does not give: add the sentence to statements, or to notMeasured with the reason")
 }
 
 // measurement is what a figure looks like that somebody measured. Limits and defaults are in MiB
