@@ -22,7 +22,6 @@ type judge struct {
 	now     checkpoint.Checkpoint
 	since   time.Time // when it changed last
 	next    int       // index of the event that is to be stored next, in exactly_once
-	moved   uint64    // times that the holder changed
 	reached int       // index of the last event that a position in a directory has passed, plus 1
 
 	wrong []string

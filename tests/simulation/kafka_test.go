@@ -70,12 +70,11 @@ const (
 
 // coordinator is what the cluster knows of the transactional id of the lane.
 type coordinator struct {
-	epoch   int
-	open    bool
-	ending  int // marks that are not written yet
-	parts   []partition
-	number  int // of the transaction
-	started bool
+	epoch  int
+	open   bool
+	ending int // marks that are not written yet
+	parts  []partition
+	number int // of the transaction
 }
 
 // Refusals of brokers.
@@ -202,7 +201,7 @@ func (k *kafkaCluster) produce(at partition, by producer, txn bool, sequence int
 	switch {
 	case txn && by.epoch != c.epoch && !k.w.mutated("compare"):
 		return 0, errFenced
-	case txn && !(c.open && slices.Contains(c.parts, at)) && !k.w.mutated("compare"):
+	case txn && (!c.open || !slices.Contains(c.parts, at)) && !k.w.mutated("compare"):
 		return 0, errNoTxn
 	}
 	l := k.log(at)
@@ -707,8 +706,8 @@ func (l *kafkaLedger) load(ctx context.Context, replaceable func(error) bool) (c
 			return cp, 0, err
 		}
 	}
-	switch {
-	case at.revision == 0:
+	switch at.revision {
+	case 0:
 		err = fmt.Errorf("%w in the topic of positions", checkpoint.ErrNotFound)
 	default:
 		cp, err = checkpoint.Decode(at.document)

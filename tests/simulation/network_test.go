@@ -109,7 +109,7 @@ func call[T any](ctx context.Context, p *process, q request, arrives func(f *fat
 	switch {
 	case p.isDead():
 		return none, errDead
-	case ctx.Err() != nil && !(stood && f.coin): // a process that was stopped may be past its last look at the clock
+	case ctx.Err() != nil && (!stood || !f.coin): // a process that was stopped may be past its last look at the clock
 		return none, ctx.Err()
 	}
 	w := p.w

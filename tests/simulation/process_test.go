@@ -158,7 +158,7 @@ func (p *process) isDead() bool {
 func (p *process) kill() {
 	close(p.killed)
 	p.cancel()
-	<-p.done
+	_ = <-p.done // a dead process has no exit code
 	p.w.disks[p.relay].close(p)
 }
 
