@@ -40,6 +40,9 @@ type Part struct {
 	Used     bool   `json:"used"`            // relay stored something in it
 	Events   uint64 `json:"events"`          // how many messages relay stored in it
 	Rough    bool   `json:"rough,omitempty"` // Events is an estimate
+	// Lost is how many messages the part had lost when it was noticed. It stays until an operator
+	// decides where to go on.
+	Lost uint64 `json:"lost,omitempty"`
 }
 
 // destinationContent is what the file holds.

@@ -159,6 +159,10 @@ func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 	var lost []string
 	for i := range known {
 		k := &known[i]
+		if k.Lost > 0 {
+			lost = append(lost, endsEarly(k, int64(k.Lost))) //nolint:gosec // no part holds 2^63 messages
+			continue
+		}
 		if !k.Used || k.Topic != "" && !k.Position && !sink.HasTopic(topics, k.Topic) { // no longer configured
 			continue
 		}
@@ -175,11 +179,37 @@ func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 		case k.ID != "" && n.ID != "" && k.ID != n.ID, len(n.Ends) < len(k.Ends):
 			lost = append(lost, fmt.Sprintf("%s was deleted and made again; relay had stored %s in it", k.Name, held(k)))
 		case missing > 0:
-			lost = append(lost, fmt.Sprintf("%s ends %s before the end that it had; it lost what is missing, or was made again (relay had stored %s in it)",
-				k.Name, printable.Count(missing, "message"), held(k)))
+			lost = append(lost, endsEarly(k, missing))
 		}
 	}
 	return lost
+}
+
+func endsEarly(k *checkpoint.Part, missing int64) string {
+	return fmt.Sprintf("%s ends %s before the end that it had; it lost what is missing, or was made again (relay had stored %s in it)",
+		k.Name, printable.Count(missing, "message"), held(k))
+}
+
+// wentBack records what e says, so that Verify finds it, also in a later process. If nothing is
+// known of the part it returns the error that stops the lane.
+//
+// P3: what is published after a loss must not hide it.
+func (g *Guard) wentBack(ctx context.Context, o *Ownership, e *sink.WentBackError) error {
+	known, err := g.recall(ctx, o.Identity)
+	if known == nil {
+		return errors.Join(&LostError{Lane: o.Identity.Lane, What: e.Error()}, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.known.Parts {
+		if p := &g.known.Parts[i]; p.Name == e.Part {
+			p.Lost += e.Missing
+			g.dirty = true
+			g.save(ctx)
+			return nil
+		}
+	}
+	return &LostError{Lane: o.Identity.Lane, What: e.Error(), Position: g.known.Position}
 }
 
 // held describes how much relay stored in p.

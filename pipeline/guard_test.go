@@ -28,6 +28,14 @@ type surveyedBus struct {
 	parts    []checkpoint.Part
 	err      error
 	away     error // what Ping returns
+	back     *sink.WentBackError
+}
+
+func (b *surveyedBus) Publish(ctx context.Context, batch []sink.Message) error {
+	if b.back != nil {
+		return &sink.PublishError{Durable: len(batch), Err: b.back}
+	}
+	return b.scriptedBus.Publish(ctx, batch)
 }
 
 func (b *surveyedBus) Ping(context.Context) error {
@@ -193,6 +201,39 @@ func TestGuard(t *testing.T) {
 				require.ErrorIs(t, err, checkpoint.ErrLost, "it asks again")
 			}
 		})
+	}
+}
+
+// TestGuardOfABusThatWentBack: what is published after a loss may hide it, and the position stands
+// still all the same. A later process knows it too, until an operator decides.
+//
+// P3: a loss that an acknowledgement tells of.
+func TestGuardOfABusThatWentBack(t *testing.T) {
+	t.Parallel()
+	for part, remembered := range map[string]bool{"topic user.created": true, "another part": false} {
+		g := newGuarded()
+		target := g.start()
+		g.publish(t, target, 5)
+		before, err := g.store.Load(t.Context())
+		require.NoError(t, err)
+		g.bus.back = &sink.WentBackError{Part: part, Missing: 3}
+		g.bus.change(func(p []checkpoint.Part) []checkpoint.Part { p[1].Ends[0] += 100; return p })
+		p := checkpoint.Position{EventID: "event_9"}
+		_, err = target.Append(t.Context(), before, []sink.Message{{Topic: "user.created", ID: p.EventID, Position: p}}, p)
+		require.Equal(t, !remembered, errors.Is(err, checkpoint.ErrLost), "%v", err)
+		require.Error(t, err)
+		after, err := g.store.Load(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, before, after, "the position stands still")
+		if !remembered {
+			continue
+		}
+		for _, target := range []*pipeline.AtLeastOnce{target, g.start()} {
+			_, err = target.Acquire(t.Context(), nil)
+			require.ErrorIs(t, err, checkpoint.ErrLost)
+			require.ErrorContains(t, err, "topic user.created ends 3 messages before the end that it had")
+			require.NoError(t, target.Release(t.Context()))
+		}
 	}
 }
 

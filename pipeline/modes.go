@@ -76,6 +76,12 @@ func (t *AtLeastOnce) Release(ctx context.Context) error { return t.release(ctx,
 func (t *AtLeastOnce) Append(ctx context.Context, prev checkpoint.Checkpoint, batch []sink.Message, next checkpoint.Position) (checkpoint.Checkpoint, error) {
 	t.Guard.using(ctx, batch)
 	err := t.publish(ctx, batch, t.alreadyDurable(batch))
+	if back := (*sink.WentBackError)(nil); errors.As(err, &back) {
+		if lost := t.Guard.wentBack(ctx, &t.Ownership, back); lost != nil {
+			return prev, lost
+		}
+		return prev, err // the lane acquires its position again, and verifies before
+	}
 	durable := wholeEvents(batch, sink.Durable(err, len(batch)))
 	if err != nil && (durable == 0 || next.Equal(prev.Position)) {
 		return prev, err // a batch that does not move the position is committed as a whole

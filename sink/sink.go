@@ -100,6 +100,18 @@ func Durable(err error, n int) int {
 	return 0
 }
 
+// WentBackError is the cause inside a PublishError if the bus has stored a message before one that
+// it had acknowledged earlier, so that it has lost what came between. A Sink reports a loss once.
+type WentBackError struct {
+	Part    string // as checkpoint.Part.Name
+	Missing uint64 // how many messages are missing
+}
+
+// Error implements error.
+func (e *WentBackError) Error() string {
+	return fmt.Sprintf("%s has lost %d messages that it had acknowledged, or was made again", e.Part, e.Missing)
+}
+
 // RejectedError is the cause inside a PublishError if the message at Durable can never be published
 // as it is: it is too large for the bus, or its topic is not a legal name there. A retry does not
 // help.

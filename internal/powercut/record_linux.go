@@ -91,7 +91,10 @@ type Cut struct {
 	// Names is how many operations reached the disk as far as they change directories, besides
 	// those that are durable: the changes reach it in their order.
 	Names int
-	// Content is what became of data that was not synced.
+	// Written is of how many operations all data is on the disk, synced or not: the system writes
+	// it there after a while.
+	Written int
+	// Content is what became of the other data that was not synced.
 	Content Unsynced
 	// Journal is set for a file system like ext4 and XFS, which makes all earlier changes of
 	// directories durable when any file is synced. Without it only a sync of the directory does.
@@ -160,7 +163,7 @@ func (r *Record) After(cut Cut) Disk {
 		}
 		disk[path] = c
 		if c != nil {
-			disk[path] = &Content{file: c.file, Data: of(c.file).content(r.Ops, cut.Content)}
+			disk[path] = &Content{file: c.file, Data: of(c.file).content(r.Ops, cut)}
 		}
 	}
 	return disk
@@ -220,14 +223,15 @@ func (f *file) sync(ops []Op, before int) {
 	}
 }
 
-func (f *file) content(ops []Op, u Unsynced) []byte {
-	if u == Lost {
-		return f.durable
-	}
-	data := slices.Clone(f.durable)
+func (f *file) content(ops []Op, cut Cut) []byte {
+	data := f.durable
 	for _, i := range f.pending {
 		text := ops[i].Data
-		if u == Zeros {
+		switch {
+		case i < cut.Written:
+		case cut.Content == Lost:
+			continue
+		case cut.Content == Zeros:
 			text = make([]byte, len(text))
 		}
 		data = write(data, ops[i], text)

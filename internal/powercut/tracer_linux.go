@@ -214,7 +214,9 @@ func (t *tracer) stopped(tid int, ws syscall.WaitStatus) int {
 	case s == syscall.SIGTRAP|traceGood:
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if err := t.syscall(tid, c); err != nil && !errors.Is(err, syscall.ESRCH) && t.err == nil {
+		err := t.syscall(tid, c)
+		killed := errors.Is(err, syscall.ESRCH) || errors.Is(err, fs.ErrNotExist) // meanwhile
+		if err != nil && !killed && t.err == nil {
 			t.err = err
 		}
 		return 0

@@ -23,6 +23,7 @@ type publisher struct {
 	sender *sender
 
 	lastSeq uint64    // sequence of the last durable event
+	highest uint64    // sequence that the stream has acknowledged
 	ahead   stringSet // ids that may be stored before a predecessor of theirs
 }
 
@@ -95,6 +96,7 @@ func (p *publisher) run(ctx context.Context, l *link, batch []sink.Message, with
 		}
 	}
 	a := newAttempt(p.stream, p.sender.attempts, batch, withIDs, floor)
+	a.highest, a.reached = p.highest, p.highest
 	lost := l.lostSignal()
 	done := p.sender.expect(a.number, a)
 	cause := p.send(ctx, l, a, lost)
@@ -110,11 +112,19 @@ func (p *publisher) run(ctx context.Context, l *link, batch []sink.Message, with
 	return o.prefix, o.err
 }
 
+func isWentBack(err error) bool {
+	var back *sink.WentBackError
+	return errors.As(err, &back)
+}
+
 // keepOutcome keeps what the next attempt needs to see that order was broken: where the prefix
 // ends, and which messages behind it may be stored already.
 func (p *publisher) keepOutcome(a *attempt, o outcome) {
 	if o.prefix > 0 && o.lastSeq > 0 {
 		p.lastSeq = o.lastSeq
+	}
+	if p.highest = o.highest; isWentBack(o.err) { // which is said once
+		p.highest, p.lastSeq = 0, 0
 	}
 	if len(p.ahead) > 0 {
 		for i := range a.batch[:o.prefix] {
@@ -222,7 +232,10 @@ type attempt struct {
 	wake    chan struct{} // something happened; capacity 1
 	failing atomic.Bool   // a failure is known: nothing more is to be sent
 
+	reached uint64 // sequence that the stream had acknowledged before: it stores a new message after that
+
 	mu       sync.Mutex
+	highest  uint64        // sequence that the stream has acknowledged
 	seqs     []uint64      // by index: where the stream stored the message; 0 while unknown
 	sent     int           // batch[:sent] went out
 	prefix   int           // batch[:prefix] is stored, in order
@@ -252,7 +265,12 @@ func newAttempt(s *stream, number uint64, batch []sink.Message, withIDs bool, pr
 
 // answered implements answers.
 func (a *attempt) answered(index int, m *nats.Msg) {
+	// The acknowledgement of what the stream has recognized as a copy is not plain.
 	if seq, ok := a.stream.plainAck(m.Data); ok {
+		if seq <= a.reached {
+			a.fail(index, &sink.WentBackError{Part: "stream " + a.stream.cfg.Stream, Missing: a.reached + 1 - seq})
+			return
+		}
 		a.recordStored(index, seq)
 		return
 	}
@@ -275,6 +293,7 @@ func (a *attempt) recordStored(index int, seq uint64) {
 		return
 	}
 	a.seqs[index] = seq
+	a.highest = max(a.highest, seq)
 	for a.prefix < a.failedAt && a.seqs[a.prefix] != 0 {
 		// A state message is stored again whenever it is published, so its sequence says nothing of
 		// the events around it.
@@ -386,6 +405,7 @@ func (a *attempt) noteSent(n int) {
 type outcome struct {
 	prefix  int    // batch[:prefix] is durable, in order
 	lastSeq uint64 // of the last durable event; 0 if there is none
+	highest uint64 // sequence that the stream has acknowledged
 	sent    int    // batch[prefix:sent] may be stored or not
 	err     error  // why batch[prefix] is not durable; nil if all of the batch is
 }
@@ -396,7 +416,7 @@ func (a *attempt) finish(cause error) outcome {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = true
-	o := outcome{prefix: a.prefix, sent: a.sent}
+	o := outcome{prefix: a.prefix, sent: a.sent, highest: a.highest}
 	if a.prefix > 0 {
 		o.lastSeq = a.prevSeq
 	}

@@ -356,6 +356,29 @@ func TestWaitForACommitEnds(t *testing.T) {
 	require.Empty(t, bodies(t, js))
 }
 
+// TestStreamThatWentBack: a new message is stored before one that the stream has acknowledged,
+// which is said once. A copy that the stream recognizes says nothing of the kind.
+//
+// P3: a stream that lost what it acknowledged.
+func TestStreamThatWentBack(t *testing.T) {
+	t.Parallel()
+	s, js := prepared(t, Config{})
+	require.NoError(t, s.Publish(t.Context(), numbered(5)))
+	require.NoError(t, s.Publish(t.Context(), numbered(5)), "the stream has them already")
+	info, err := js.Stream(t.Context(), "WORKOS")
+	require.NoError(t, err)
+	config := info.CachedInfo().Config
+	require.NoError(t, js.DeleteStream(t.Context(), "WORKOS"))
+	_, err = js.CreateStream(t.Context(), config)
+	require.NoError(t, err)
+	err = s.Publish(t.Context(), numbered(8)[5:])
+	var back *sink.WentBackError
+	require.ErrorAs(t, err, &back)
+	require.Equal(t, sink.WentBackError{Part: "stream WORKOS", Missing: 5}, *back)
+	require.Zero(t, sink.Durable(err, 3))
+	require.NoError(t, s.Publish(t.Context(), numbered(9)[8:]), "an operator has decided meanwhile")
+}
+
 // TestOutcome: the reason must belong to the first message that is not durable, or a lane would
 // drop the wrong one.
 func TestOutcome(t *testing.T) {

@@ -29,6 +29,7 @@ type nodeOptions struct {
 	Port      int
 	RoutePort int    // 0 for a server that is alone
 	Routes    string // of all servers of the cluster
+	Sync      bool   // sync_interval: always
 }
 
 func runNode() {
@@ -36,7 +37,7 @@ func runNode() {
 	if err := json.Unmarshal([]byte(os.Getenv(asNode)), &o); err != nil {
 		panic(err)
 	}
-	opts := &server.Options{ServerName: o.Name, Host: "127.0.0.1", Port: o.Port, JetStream: true, StoreDir: o.Dir, NoSigs: true}
+	opts := &server.Options{ServerName: o.Name, Host: "127.0.0.1", Port: o.Port, JetStream: true, StoreDir: o.Dir, SyncAlways: o.Sync, NoSigs: true}
 	if o.RoutePort != 0 {
 		// Clients stay on the addresses they were given, which are those of the links.
 		opts.Cluster = server.ClusterOpts{Name: "chaos", Host: "127.0.0.1", Port: o.RoutePort, NoAdvertise: true}

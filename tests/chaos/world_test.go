@@ -52,6 +52,7 @@ type world struct {
 	api    *sourcetest.Server
 	apiVia *testkit.Link
 	relays []*testkit.Process
+	config []string // path of the configuration file, by relay
 
 	rnd     *rand.Rand
 	began   time.Time
@@ -93,6 +94,7 @@ delivery: %s
 takeover_after: 3s
 `, w.apiVia.Address, apiKey, w.bus.sink(i), filepath.Join(dir, "data"), delivery)
 	require.NoError(w.t, os.WriteFile(path, []byte(config), 0o600))
+	w.config = append(w.config, path)
 	return testkit.NewProcess(w.t, fmt.Sprintf("relay%d", i), relayBinary, nil, "run", "--config", path, "--log-format", "json")
 }
 
