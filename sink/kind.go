@@ -59,7 +59,7 @@ type Starter struct {
 // Settings are the configuration of one sink: what it publishes to, and how. They do not change
 // after they have been read, and their methods may be called from any goroutine.
 //
-// Settings may also implement Embedder, Rehearser, Followable and Documented.
+// Settings may also implement Embedder, Rehearser, Followable, Documented and Traced.
 type Settings interface {
 	// Identity names what the sink writes to, without addresses, as Destination.Identity does.
 	Identity() string
@@ -175,6 +175,26 @@ type FollowOptions struct {
 	Topics    []string // every topic that the lane may have written to, with its prefix
 	Patterns  []string // of event types, or of topics as the bus filters them; none for every topic
 	FromStart bool     // from the first message that is stored, otherwise from the next one
+}
+
+// Conventions is how traces name a bus and what happens on it, by OpenTelemetry's semantic
+// conventions for messaging.
+type Conventions struct {
+	System    string // messaging.system: "kafka"
+	Operation string // what the bus calls publishing: "send"
+	Server    string // host:port of a server of the bus; no credentials
+	// Destination is what all messages go to, on any topic: a JetStream stream. It is
+	// empty if a topic is the destination.
+	Destination string
+	// ErrorType returns the class of an error in the words of the bus, such as NOT_ENOUGH_REPLICAS:
+	// one of a few fixed values. It is empty if the bus has no word for it. ErrorType may be nil.
+	ErrorType func(error) string
+}
+
+// Traced is implemented by Settings that say how traces name their bus. Without it a bus is named
+// like its kind.
+type Traced interface {
+	Conventions() Conventions
 }
 
 // AsyncAPI is how AsyncAPI documents describe a kind of bus, by the bindings of

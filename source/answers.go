@@ -12,7 +12,7 @@ func (w *window) handle(res result) {
 	s, r := res.seg, w.r
 	w.requests.ended(res)
 	s.busy = false
-	r.sent(res.a, res.waited)
+	r.sent(res.a, res.waited, s.attempts)
 	if w.retreat.left || w.requests.stopped() {
 		return
 	}

@@ -114,5 +114,5 @@ func (r *reader) deliver(p segmentPage) (Page, error) {
 	r.pos = p.events[len(p.events)-1].Position()
 	r.atTip = false
 	r.silentUntil = time.Now().Add(silenceCheck)
-	return r.joined(Page{Events: r.expected(p.events), Now: r.clock().UTC(), Size: p.size, RequestID: p.requestID, Sent: p.sent, Took: p.took}), nil
+	return r.joined(Page{Events: r.expected(p.events), Now: r.clock().UTC(), Size: p.size, RequestID: p.requestID, Sent: p.sent, Took: p.took, Request: p.request}), nil
 }

@@ -26,6 +26,8 @@ const (
 	ResponseLimit = 10
 	// MaxLimit is the most that the Events API gives in one response.
 	MaxLimit = 100
+	// EventsPath is the path of the Events API, below the endpoint.
+	EventsPath = "/events"
 	// DefaultEndpoint is the address of WorkOS's API.
 	DefaultEndpoint = "https://api.workos.com"
 	// DefaultMaxResponse bounds a response, in bytes, if Client.MaxResponse is zero.
@@ -240,7 +242,7 @@ func (c *Client) request(ctx context.Context, g getRequest) (*http.Request, erro
 	}
 	path := g.path
 	if path == "" {
-		path = "/events"
+		path = EventsPath
 	}
 	u, err := url.Parse(c.endpoint() + path)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {

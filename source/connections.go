@@ -153,6 +153,10 @@ func (c *connections) noteOutcome(p *pool, status int, err error) {
 	}
 }
 
+// IsTimeout reports whether a request was given up because no answer, or no more of it, came in
+// time.
+func IsTimeout(err error) bool { return isStall(err) || errors.Is(err, context.DeadlineExceeded) }
+
 // isStall reports whether a request was given up because nothing came.
 func isStall(err error) bool {
 	var timeout net.Error

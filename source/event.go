@@ -37,6 +37,7 @@ type Page struct {
 	RequestID string        // X-Request-Id, for error messages
 	Sent      time.Time     // when its request was sent, by the local clock; zero for a part of a page that is not the last one
 	Took      time.Duration // from then to the last byte of the answer
+	Request   *RequestInfo  // that it answers; nil if Sent is zero
 	// Seen is an instant by the API's clock: every event that was created before it is in this page
 	// or in one before it. It is zero if the page does not tell.
 	Seen time.Time

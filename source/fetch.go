@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type answer struct {
 	status             int           // 0 if there was no response
 	sent               time.Time     // by the local clock
 	took               time.Duration // from sending the request to the last byte read
+	request            *RequestInfo  // what was sent; nil if nothing was
+	refused            *RequestInfo  // the request before it, whose key the API refused; nil if there was none
 }
 
 // reading is how a response is read.
@@ -55,6 +58,7 @@ func (c *Client) fetchAs(ctx context.Context, opts ListEventsOpts, how reading) 
 // getRequest is one request to the API, and how a response of status 200 is read.
 type getRequest struct {
 	path    string                 // below the endpoint, escaped; empty for the Events API
+	pattern string                 // path with names in braces for ids; empty if it holds none
 	query   func() (string, error) // encoded
 	types   []string               // the event types that the query names
 	explain bool                   // see reading
@@ -73,7 +77,10 @@ func (c *Client) get(ctx context.Context, g getRequest) (answer, error) {
 	if _, err := c.wait(ctx); err != nil {
 		return a, err
 	}
-	return c.getOnce(ctx, g)
+	refused := a.request
+	a, err = c.getOnce(ctx, g)
+	a.refused = refused
+	return a, err
 }
 
 func (c *Client) getOnce(ctx context.Context, g getRequest) (answer, error) {
@@ -97,7 +104,7 @@ func (c *Client) getOnce(ctx context.Context, g getRequest) (answer, error) {
 }
 
 // roundTrip sends the request and reads the answer.
-func (c *Client) roundTrip(ctx context.Context, try *attempt, g getRequest) (answer, error) {
+func (c *Client) roundTrip(ctx context.Context, try *attempt, g getRequest) (a answer, err error) {
 	req, err := c.request(try, g) //nolint:contextcheck // the attempt is made from ctx
 	if err != nil {
 		return answer{}, err
@@ -110,6 +117,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, g getRequest) (ans
 	}
 	c.sends()
 	start := time.Now()
+	defer func() { a.request = g.info(req.URL, start, &a, err) }()
 	resp, err := c.do(req)
 	if err != nil {
 		var ue *url.Error // names the whole query, which is long and tells nobody anything
@@ -123,7 +131,7 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, g getRequest) (ans
 		return answer{}, c.broken(ctx, try, via, g, via.refused(resp)) // of a request over http
 	}
 	received := try.body(resp.Body)
-	a := answer{status: resp.StatusCode, sent: start}
+	a = answer{status: resp.StatusCode, sent: start}
 	a.RequestID = c.clean(resp.Header.Get("X-Request-Id"))
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.Date = date.UTC()
@@ -145,6 +153,33 @@ func (c *Client) roundTrip(ctx context.Context, try *attempt, g getRequest) (ans
 		err = why
 	}
 	return a, c.responseError(a, g, err)
+}
+
+// info describes a request that was sent at start, with the answer and the error that it brought.
+func (g *getRequest) info(u *url.URL, start time.Time, a *answer, err error) *RequestInfo {
+	i := &RequestInfo{
+		URL: u, Template: cmp.Or(g.pattern, g.path, EventsPath), Types: len(g.types), Sent: start, Took: a.took,
+		Status: a.status, RequestID: a.RequestID, Size: a.Size, Events: len(a.Data), Err: err,
+	}
+	if a.status == 0 {
+		i.Took = time.Since(start)
+	}
+	return i
+}
+
+// tell calls the hook for the requests of an answer, whose request had failed resend times in a row
+// before.
+func (a *answer) tell(hook func(*RequestInfo), resend int) {
+	for _, i := range []*RequestInfo{a.refused, a.request} {
+		if i == nil {
+			continue
+		}
+		i.Resend = resend
+		resend++
+		if hook != nil && !errors.Is(i.Err, context.Canceled) && !isNoRoom(i.Err) {
+			hook(i)
+		}
+	}
 }
 
 // unusedAttempts is how often a request is sent whose connection ends before it is used.

@@ -31,6 +31,9 @@ type Getter struct {
 // GetRequest is one request of a Getter.
 type GetRequest struct {
 	Path string // below the endpoint, beginning with a slash; ids in it are escaped by url.PathEscape
+	// Pattern is Path with names in braces for the ids in it, such as /organizations/{id}; empty if
+	// there are none.
+	Pattern string
 	// Query is the query. A parameter named limit is halved, down to 1, if the response is larger
 	// than Client.MaxResponse, or too slow for Client.Timeout.
 	Query url.Values
@@ -120,12 +123,13 @@ func (g *Getter) once(ctx context.Context, r *retrier, req GetRequest, query url
 	if err == nil {
 		encoded := query.Encode()
 		a, err = r.client.get(ctx, getRequest{
-			path: req.Path, query: func() (string, error) { return encoded, nil },
+			path: req.Path, pattern: req.Pattern, query: func() (string, error) { return encoded, nil },
 			read: func(a *answer, n int64, from io.Reader) error {
 				return r.client.readWhole(a, n, from, req.Read)
 			},
 		})
 	}
+	a.tell(r.hooks.OnRequest, r.failures.count)
 	if waited > 0 {
 		call(r.hooks.OnLimiterWait, LimiterWaitInfo{Wait: waited})
 	}

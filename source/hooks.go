@@ -1,6 +1,7 @@
 package source
 
 import (
+	"net/url"
 	"time"
 
 	"workos-relay/checkpoint"
@@ -9,6 +10,10 @@ import (
 // Hooks are called by a Stream as things happen, for metrics and tests. Any of them may be nil.
 // They are called from the goroutine that runs the iterator, and must not block.
 type Hooks struct {
+	// OnRequest is called for each request, answered or not, before the other hooks about it. It is
+	// not called for a request that the caller's context ended, or that was given up for lack of
+	// memory.
+	OnRequest func(*RequestInfo)
 	// OnResponse: a response arrived, with any status.
 	OnResponse func(ResponseInfo)
 	// OnRetry: a request failed in a way that may pass; it is made again after Wait.
@@ -40,6 +45,21 @@ type Hooks struct {
 	// OnBackfill: several readers are at work on a backlog, as described; called before each page
 	// that they bring, and when they are done.
 	OnBackfill func(BackfillInfo)
+}
+
+// RequestInfo describes one request and what came of it. It does not change.
+type RequestInfo struct {
+	URL       *url.URL      // as it was sent; may hold credentials of the endpoint
+	Template  string        // the path below the endpoint, with names in braces for ids: /events
+	Types     int           // event types that the query names
+	Sent      time.Time     // by the local clock
+	Took      time.Duration // from then to the last byte of the answer, or to the failure
+	Status    int           // 0 if there was no response
+	RequestID string        // X-Request-Id
+	Size      int           // bytes of the body of a response of status 200, decompressed
+	Events    int           // events of the response, before any is left out
+	Resend    int           // how often in a row the same request had failed before
+	Err       error         // why the response, if any, is of no use; nil if it is
 }
 
 // ResponseInfo describes one response.

@@ -352,6 +352,7 @@ func (r *reader) latePage(a answer, late []Event) Page {
 	r.recordLeftOut(l)
 	return Page{
 		Events: late, Late: l.Type, Refused: r.left, Now: r.clock().UTC(), Size: a.held, RequestID: a.RequestID, Sent: a.sent, Took: a.took,
+		Request: a.request,
 	}
 }
 

@@ -327,7 +327,7 @@ func (r *reader) accept(a answer, opts ListEventsOpts) (Page, error) {
 	} else if opts.RangeEnd != "" && !full {
 		r.from = r.from.Add(maxRange) // nothing in this stretch: on to the next one
 	}
-	page := Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.held, RequestID: a.RequestID, Sent: a.sent, Took: a.took}
+	page := Page{Events: events, Tip: r.atTip, Now: r.clock().UTC(), Size: a.held, RequestID: a.RequestID, Sent: a.sent, Took: a.took, Request: a.request}
 	if r.atTip {
 		if !a.Date.IsZero() && (came > 0 || opts.After == "") { // an empty answer to a cursor proves nothing, see checkSilence
 			r.sawAll(a.Date.Add(-heldBack))
@@ -402,12 +402,13 @@ func (r *reader) send(ctx context.Context, opts ListEventsOpts) (answer, error) 
 	if err == nil {
 		a, err = r.client.fetchAs(ctx, opts, reading{count: r.countOverfull()})
 	}
-	r.sent(a, waited)
+	r.sent(a, waited, r.failures.count)
 	return a, err
 }
 
-// sent tells the hooks of a request.
-func (r *reader) sent(a answer, waited time.Duration) {
+// sent tells the hooks of a request that had failed resend times in a row before.
+func (r *reader) sent(a answer, waited time.Duration, resend int) {
+	a.tell(r.hooks.OnRequest, resend)
 	if waited > 0 {
 		call(r.hooks.OnLimiterWait, LimiterWaitInfo{Wait: waited})
 	}

@@ -46,6 +46,7 @@ type segmentPage struct {
 	requestID string
 	sent      time.Time
 	took      time.Duration
+	request   *RequestInfo
 }
 
 // eventCost is what an event takes beside its page's bytes: the struct and its id.
@@ -64,7 +65,7 @@ func pageCost(events []Event, size int) int64 {
 func newSegmentPage(a answer, opts ListEventsOpts) segmentPage {
 	return segmentPage{
 		events: a.Data, size: a.held, cost: pageCost(a.Data, a.held), short: !a.full(opts),
-		requestID: a.RequestID, sent: a.sent, took: a.took,
+		requestID: a.RequestID, sent: a.sent, took: a.took, request: a.request,
 	}
 }
 

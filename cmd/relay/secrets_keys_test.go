@@ -79,6 +79,7 @@ func addKeyCases(t *testing.T, cases map[string]secretCase, api *sourcetest.Serv
 		"admin":            {fmt.Sprintf("sinks: [{name: out, type: stdout}]\nadmin: {listen: ADMIN, tls: {cert: \"${CERT}\", key: \"${ENCRYPTED}\", client_ca: \"${CERT}\", key_passphrase: %q}}\n", passphrase), ""},
 		"admin, wrong":     {fmt.Sprintf("sinks: [{name: out, type: stdout}]\nadmin: {listen: ADMIN, tls: {cert_file: %q, key_file: %q, key_passphrase: %q}}\n", certFile, keyFile, passphrase+"!"), wrong},
 		"collector, wrong": {fmt.Sprintf("sinks: [{name: out, type: stdout}]\ntelemetry: {traces: {endpoint: \"https://127.0.0.1:1\", tls: {%s, key_passphrase: %q}}}\nadmin: {listen: ADMIN}\n", files, passphrase+"!"), wrong},
+		"metrics, wrong":   {fmt.Sprintf("sinks: [{name: out, type: stdout}]\ntelemetry: {metrics: {endpoint: \"https://127.0.0.1:1\", tls: {%s, key_passphrase: %q}}}\nadmin: {listen: ADMIN}\n", files, passphrase+"!"), wrong},
 		"Kafka, wrong":     {fmt.Sprintf("sinks: [{name: kafka, type: kafka, brokers: [\"127.0.0.1:1\"], tls: {%s, key_passphrase: %q}}]\nadmin: {listen: ADMIN}\n", files, passphrase+"!"), wrong},
 		"OAuth": {fmt.Sprintf("sinks: [{name: kafka, type: kafka, brokers: [\"127.0.0.1:1\"], request_timeout: 1s, sasl: {mechanism: oauthbearer, token_url: \"http://127.0.0.1:1/token\", client_id: relay, "+
 			"client_key: \"${ENCRYPTED}\", client_certificate: \"${CERT}\", client_key_passphrase: %q}}]\nadmin: {listen: ADMIN}\n", passphrase), "127.0.0.1:1"},

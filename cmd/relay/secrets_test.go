@@ -129,6 +129,7 @@ func TestNoSecretIsLeftOut(t *testing.T) {
 		"source.tls: key", "source.tls: key_passphrase", "sinks[].tls, type: nats: key", "sinks[].tls, type: nats: key_passphrase", "sinks[].tls, type: kafka: key", "sinks[].tls, type: kafka: key_passphrase",
 		"admin.tls: key", "admin.tls: key_passphrase", "telemetry.traces.tls: key", "telemetry.traces.tls: key_passphrase",
 		"redaction: key", "admin: token", "telemetry.traces.headers[]: value",
+		"telemetry.metrics.tls: key", "telemetry.metrics.tls: key_passphrase", "telemetry.metrics.headers[]: value",
 	}, found, "mark it in a case of TestSecretsAreShownNowhere, then name it here")
 }
 
@@ -488,6 +489,11 @@ func addTelemetryCases(t *testing.T, cases map[string]secretCase, api *sourcetes
 			config: source + fmt.Sprintf("sinks: [{name: nats, type: nats, stream: OWN, topic_prefix: OWN., url: %q}]\nadmin: {listen: ADMIN, token: %q}\n"+
 				"telemetry: {traces: {endpoint: %q, headers: [{name: x-secret, value: %q}]}}\n", url, marked("admin-token"), endpoint, marked("collector")),
 			env: map[string]string{"KEY": apiMark}, secrets: append(secrets, marked("collector")), reaches: "spans could not be handed to the collector", only: []string{"run"},
+		}
+		cases["telemetry/metrics "+name] = secretCase{
+			config: source + fmt.Sprintf("sinks: [{name: out, type: stdout}]\nadmin: {listen: ADMIN, token: %q}\n"+
+				"telemetry: {metrics: {endpoint: %q, interval: 1s, headers: [{name: x-secret, value: %q}]}}\n", marked("admin-token"), endpoint, marked("collector")),
+			env: map[string]string{"KEY": apiMark}, secrets: append(secrets, marked("collector")), reaches: "metrics could not be handed to the collector", only: []string{"run"},
 		}
 	}
 }

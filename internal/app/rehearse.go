@@ -39,7 +39,7 @@ const askTime = 3 * time.Second
 // fault, and is not disturbed: what it holds itself is left out.
 func Rehearse(ctx context.Context, cfg *config.Config, lanes []*Lane, log *zap.Logger) *Rehearsal {
 	r := &Rehearsal{Servers: map[*Lane]*sink.Rehearsal{}}
-	r.traces(ctx, cfg, log)
+	r.exports(ctx, cfg, log)
 	var held []io.Closer // all at once, so that two keys with the same address show
 	hold := func(c io.Closer, err error) {
 		if err != nil {
@@ -78,13 +78,11 @@ func Rehearse(ctx context.Context, cfg *config.Config, lanes []*Lane, log *zap.L
 	return r
 }
 
-func (r *Rehearsal) traces(ctx context.Context, cfg *config.Config, log *zap.Logger) {
-	traces, err := startTraces(ctx, cfg, cfg.Hide, telemetry.NewMetrics(""), os.LookupEnv, log)
+func (r *Rehearsal) exports(ctx context.Context, cfg *config.Config, log *zap.Logger) {
+	err := (&exporter{cfg, cfg.Hide, telemetry.NewMetrics(""), os.LookupEnv, log}).rehearse(ctx)
 	if err != nil {
 		r.Faults = append(r.Faults, err)
-		return
 	}
-	closeTraces(ctx, traces)
 }
 
 // stores looks at the checkpoint directory. A lock that is held is a fault unless the relay that

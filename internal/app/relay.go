@@ -138,7 +138,7 @@ func (r *Relay) join(ctx context.Context, l *Lane, client *source.Client, b *Bus
 		stop()
 		wg.Wait()
 	}
-	m.assemble(client, r)
+	m.assemble(client, r) //nolint:contextcheck // a span of a request begins a trace
 	return m
 }
 
@@ -151,7 +151,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 	events.Wake, _ = m.waker.Subscribe() // as long as the waker lives
 	past.Redact(l.redactions(), l.Router.Redacted)
 	m.target = l.target(m.bus, m.store, client, hooks)
-	metrics.Trace(r.traces, l.Sink.Type)
+	metrics.Trace(r.traces, l.conventions())
 	count := metrics.WhereFailed
 	l.where.count.Store(&count)
 	observer := m.settings.observe(past.Observe(metrics))

@@ -41,12 +41,12 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 	hide := func(text string) string { return r.hide(text) } // nothing is told before a lane runs
 	past := newJournal(cfg, hide)
 	defer followFiles(ctx, cfg.Files)()
-	traces, err := startTraces(ctx, cfg, hide, metrics, os.LookupEnv, log)
+	out, err := (&exporter{cfg, hide, metrics, os.LookupEnv, log}).start(ctx)
 	if err != nil {
 		return err
 	}
-	defer closeTraces(context.WithoutCancel(ctx), traces)
-	r, err = assemble(ctx, cfg, metrics, past, traces, log, o)
+	defer out.close(context.WithoutCancel(ctx))
+	r, err = assemble(ctx, cfg, metrics, past, out.traces, log, o)
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,7 @@ func oneAtATime(hooks *source.Hooks) *source.Hooks {
 	}
 	mu := new(sync.Mutex)
 	return &source.Hooks{
+		OnRequest:     locked(mu, hooks.OnRequest),
 		OnResponse:    locked(mu, hooks.OnResponse),
 		OnRetry:       locked(mu, hooks.OnRetry),
 		OnRateLimited: locked(mu, hooks.OnRateLimited),

@@ -11,16 +11,18 @@ import (
 func TestCollectorInEnvironment(t *testing.T) {
 	const endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"
 	for name, c := range map[string]struct {
-		env  []string
-		want bool
+		env           []string
+		want, metrics bool
 	}{
-		"none":                 {nil, false},
-		"named":                {[]string{endpoint}, true},
-		"named for traces":     {[]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:4318/v1/traces"}, true},
-		"switched off":         {[]string{endpoint, "OTEL_SDK_DISABLED=true"}, false},
-		"no traces":            {[]string{endpoint, "OTEL_TRACES_EXPORTER=none"}, false},
-		"over gRPC":            {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, false},
-		"gRPC, but not traces": {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf"}, true},
+		"none":                 {nil, false, false},
+		"named":                {[]string{endpoint}, true, true},
+		"named for traces":     {[]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:4318/v1/traces"}, true, false},
+		"named for metrics":    {[]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=http://127.0.0.1:4318/v1/metrics"}, false, true},
+		"switched off":         {[]string{endpoint, "OTEL_SDK_DISABLED=true"}, false, false},
+		"no traces":            {[]string{endpoint, "OTEL_TRACES_EXPORTER=none"}, false, true},
+		"no metrics":           {[]string{endpoint, "OTEL_METRICS_EXPORTER=none"}, true, false},
+		"over gRPC":            {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, false, false},
+		"gRPC, but not traces": {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf"}, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			env := func(name string) (string, bool) {
@@ -31,7 +33,9 @@ func TestCollectorInEnvironment(t *testing.T) {
 				}
 				return "", false
 			}
-			require.Equal(t, c.want, collectorInEnvironment(env, zap.NewNop()))
+			e := &exporter{env: env, log: zap.NewNop()}
+			require.Equal(t, c.want, e.named(otlpTraces))
+			require.Equal(t, c.metrics, e.named(otlpMetrics))
 		})
 	}
 }

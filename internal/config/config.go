@@ -37,7 +37,7 @@ type Config struct {
 	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Destination of events that can never be published, for example because they are larger than the bus allows. Without this section the lane stops at such an event and names it."`
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
 	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status, and to control a running relay."`
-	Telemetry       Telemetry        `yaml:"telemetry" doc:"Traces for other systems. Metrics are served on the admin address and need no setting here."`
+	Telemetry       Telemetry        `yaml:"telemetry" doc:"Traces and metrics for an OpenTelemetry collector. Prometheus reads metrics from the admin address, which needs no setting here."`
 	Log             Log              `yaml:"log" doc:"What relay run writes to standard error. Other commands write warnings and errors only."`
 	OnStop          string           `yaml:"on_stop" default:"auto" enum:"auto,wait,exit" doc:"What relay does once every lane has stopped and only an operator can help. exit: it ends, with code 3. wait: it goes on serving status page, probes, metrics and the embedded NATS server, until it is stopped or a reload starts a lane. auto: wait if a sink is an embedded server, else exit."`
 	ShutdownTimeout time.Duration    `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"1h" doc:"How long a stop may take to finish what is in flight, after SIGTERM or SIGINT."`

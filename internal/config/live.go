@@ -72,10 +72,10 @@ func (c *Config) SinkSecret(sink, key string, value secret.String, check func(st
 	return c.current("sinks["+strconv.Itoa(c.indexOf(sink))+"]."+key, sinkKey(sink)+"."+key, value, check)
 }
 
-// TraceHeader returns the value of telemetry.traces.headers[i].
-func (c *Config) TraceHeader(i int) (*livefile.Current, error) {
-	path := "telemetry.traces.headers[" + strconv.Itoa(i) + "].value"
-	return c.current(path, path, c.Telemetry.Traces.Headers[i].Value, nil)
+// CollectorHeader returns the value of telemetry.SECTION.headers[i]: see Telemetry.Collector.
+func (c *Config) CollectorHeader(section string, i int) (*livefile.Current, error) {
+	path := "telemetry." + section + ".headers[" + strconv.Itoa(i) + "].value"
+	return c.current(path, path, c.Telemetry.Collector(section).Headers[i].Value, nil)
 }
 
 // WebhookSecrets returns a function that returns source.webhook.secret: every secret that a webhook

@@ -14,7 +14,7 @@ const defaultExport = 10 * time.Second
 
 // newCollectorClient returns an HTTP client whose headers and TLS files are those of the moment of
 // each request.
-func newCollectorClient(cfg TracesConfig) *http.Client {
+func newCollectorClient(cfg *Export) *http.Client {
 	timeout := cfg.Timeout
 	if timeout <= 0 {
 		timeout = defaultExport

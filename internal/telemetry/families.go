@@ -67,7 +67,7 @@ var labelHelp = []struct{ name, help string }{
 	{labelStage, "publish and commit: the two of at_least_once; publish_and_commit: the one act of exactly_once"},
 	{labelDoing, "what failed: publishing, taking up the position, renewing the position, reading the state back (for a snapshot), or other"},
 	{labelStatus, "status code of the answer; codes that are rare by class, such as `5xx`"},
-	{labelResult, "of spans: exported or failed; of webhooks: accepted; repeated: accepted before; wrong_signature; wrong_time; wrong_method; too_large; broken"},
+	{labelResult, "of spans and exports: exported or failed; of webhooks: accepted; repeated: accepted before; wrong_signature; wrong_time; wrong_method; too_large; broken"},
 	{labelReason, "of requests to the admin address: no_credentials; wrong_credentials; too_many_guesses: the client sends too many wrong tokens, so " +
 		"this one was not compared; other_host: without a token, addressed to another name than loopback; other_origin: made by a web page of another " +
 		"origin; no_header: without `Relay-Request`. Of retries: transport: no answer; response: an answer cut off or malformed; rate_limited: 429; server: 408 or 5xx; " +
@@ -216,6 +216,8 @@ var (
 		help: "Requests to the admin address that were refused access, and probes that carry a wrong token. The first request of each browser has no credentials."})
 	traceSpans = declare(family{section: sectionProcess, kind: counter, name: "relay_trace_spans_total", labels: []string{labelResult},
 		help: "Spans handed to the collector, or lost because it did not take them; 0 if traces are off."})
+	metricExports = declare(family{section: sectionProcess, kind: counter, name: "relay_metric_exports_total", labels: []string{labelResult},
+		help: "Exports of all metrics to the collector, and those that it did not take; 0 if `telemetry.metrics` is off."})
 	buildInfo = declare(family{section: sectionProcess, kind: gauge, name: "relay_build_info", labels: []string{labelVersion, labelGoVersion},
 		help: "Always 1; the labels say what runs."})
 )

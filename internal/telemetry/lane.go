@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/attribute"
 
 	"workos-relay/checkpoint"
 	"workos-relay/internal/admin"
@@ -212,9 +211,17 @@ func (l *LaneMetrics) Retrying(doing string, _ error) { choose(l.failures, doing
 // called from any goroutine.
 func (l *LaneMetrics) WhereFailed() { l.whereFailed.Inc() }
 
-// SourceHooks returns hooks that count what the lane's stream does. They may be given to several
-// streams.
-func (l *LaneMetrics) SourceHooks() *source.Hooks { return l.source.hooks() }
+// SourceHooks returns hooks that count what the lane's stream does, and trace its requests if
+// traces are on. They may be given to several streams.
+func (l *LaneMetrics) SourceHooks() *source.Hooks {
+	hooks := l.source.hooks()
+	hooks.OnRequest = func(i *source.RequestInfo) {
+		if l.trace != nil {
+			l.trace.requested(i)
+		}
+	}
+	return hooks
+}
 
 // BeginDelivery implements pipeline.Observer. It begins a trace if traces are on.
 func (l *LaneMetrics) BeginDelivery(ctx context.Context, pages []source.Page) (context.Context, func(error)) {
@@ -241,10 +248,10 @@ func (l *LaneMetrics) BeginStage(ctx context.Context, s pipeline.Stage, batch []
 }
 
 // Trace makes the lane send spans to traces, or none if traces is nil. It is called while the lane
-// does not run. system is the kind of its bus.
-func (l *LaneMetrics) Trace(traces *Traces, system string) {
+// does not run. bus says how the spans name its bus.
+func (l *LaneMetrics) Trace(traces *Traces, bus sink.Conventions) {
 	l.trace = nil
 	if traces != nil {
-		l.trace = &laneTracer{traces: traces, lane: attribute.String("relay.lane", l.name), system: attribute.String("messaging.system", system)}
+		l.trace = newLaneTracer(traces, l.name, bus)
 	}
 }

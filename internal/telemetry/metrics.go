@@ -55,8 +55,9 @@ func NewMetrics(version string) *Metrics {
 		m.counters[adminRefused].WithLabelValues(string(reason))
 	}
 	m.Reloaded(nil)
-	for _, result := range []string{spansExported, spansFailed} {
+	for _, result := range []string{exportDone, exportFailed} {
 		m.counters[traceSpans].WithLabelValues(result)
+		m.counters[metricExports].WithLabelValues(result)
 	}
 	m.gauges[buildInfo].WithLabelValues(version, runtime.Version()).Set(1)
 	return m
@@ -103,18 +104,25 @@ func (m *Metrics) AdminRefused(reason admin.Reason) {
 	m.counters[adminRefused].WithLabelValues(string(reason)).Inc()
 }
 
-// The values of the label result of relay_trace_spans_total.
+// The values of the label result of relay_trace_spans_total and relay_metric_exports_total.
 const (
-	spansExported = "exported"
-	spansFailed   = "failed"
+	exportDone   = "exported"
+	exportFailed = "failed"
 )
 
-func (m *Metrics) exportedSpans(n int, err error) {
-	result := spansExported
+func exportResult(err error) string {
 	if err != nil {
-		result = spansFailed
+		return exportFailed
 	}
-	m.counters[traceSpans].WithLabelValues(result).Add(float64(n))
+	return exportDone
+}
+
+func (m *Metrics) exportedSpans(n int, err error) {
+	m.counters[traceSpans].WithLabelValues(exportResult(err)).Add(float64(n))
+}
+
+func (m *Metrics) pushed(err error) {
+	m.counters[metricExports].WithLabelValues(exportResult(err)).Inc()
 }
 
 // Lane returns the metrics of the lane called name, always the same for a name. All its series of

@@ -32,6 +32,13 @@ short:
 - a changed configuration was rejected: ` + "`RelayReloadRefused`" + `
 - somebody guesses the admin token: ` + "`RelayAdminGuesses`" + `
 
+The histograms of times are native ones as well, for a Prometheus that asks for them
+(` + "`scrape_native_histograms: true`" + `); in the text format all have the buckets below. By OTLP,
+with ` + "`telemetry.metrics`" + `, the same metrics have the same names, labels and buckets:
+[operate.md](operate.md#metrics-for-a-collector). If the environment asks for exponential histograms by
+` + "`OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=base2_exponential_bucket_histogram`" + `, the
+native ones are sent as such; the queries of the dashboard and of the alert rules do not fit them.
+
 ` + "`relay replay`" + `, ` + "`relay verify`" + ` and ` + "`relay tail`" + ` are separate processes: what they read and publish
 is not counted here.
 `

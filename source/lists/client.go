@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -269,7 +270,7 @@ func (r *reading) ask(ctx context.Context, query url.Values) (*list, error) {
 	}
 	var l *list
 	answer, err := r.c.Getter.Get(ctx, source.GetRequest{
-		Path: r.e.path(r.e.Path, r.q.Parents, ""), Query: query,
+		Path: r.e.path(r.e.Path, r.q.Parents, ""), Pattern: cmp.Or(r.e.shape, r.e.Path), Query: query,
 		Read: func(body []byte) (err error) {
 			l, err = decodeList(body, r.e)
 			return err

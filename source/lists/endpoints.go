@@ -37,6 +37,7 @@ type Endpoint struct {
 
 	id     string // the field of an object that holds its id; "id" if empty
 	parent string // the field of an object that must hold the id of the last parent; empty if none does
+	shape  string // Path with names in braces for ids; empty if Path holds no id itself
 	only   string // the value of "type" of the objects that belong to the entity; empty for any
 }
 

@@ -67,13 +67,16 @@ func (c *Client) Get(ctx context.Context, ref Ref) (Object, error) {
 		if !ok {
 			return Object{}, badRef(ref, "its key is not that of a group and a user")
 		}
-		return c.member(ctx, ref, "/directory_groups", url.Values{"user": {user}}, group, user)
+		groups := Endpoint{Path: "/directory_groups", Fixed: url.Values{"user": {user}}}
+		return c.member(ctx, ref, groups, group, user)
 	case "group_membership":
 		group, membership, ok := strings.Cut(ref.Key, "/")
 		if !ok {
 			return Object{}, badRef(ref, "its key is not that of a group and a membership")
 		}
-		return c.member(ctx, ref, "/user_management/organization_memberships/"+url.PathEscape(membership)+"/groups", url.Values{}, group, membership)
+		const before, after = "/user_management/organization_memberships/", "/groups"
+		groups := Endpoint{Path: before + url.PathEscape(membership) + after, Fixed: url.Values{}, shape: before + "{id}" + after}
+		return c.member(ctx, ref, groups, group, membership)
 	}
 	e, ok := Lookup(ref.Entity)
 	switch {
@@ -92,7 +95,7 @@ func (c *Client) Get(ctx context.Context, ref Ref) (Object, error) {
 	}
 	var o Object
 	_, err = c.Getter.Get(ctx, source.GetRequest{
-		Path: e.path(e.One, parents, id),
+		Path: e.path(e.One, parents, id), Pattern: e.One,
 		Read: func(body []byte) (err error) {
 			if o, err = decodeObject(body, &e); err == nil && o.ID != id && o.slug != id {
 				err = fmt.Errorf("it is %s instead of %s", o.ID, id)
@@ -148,8 +151,8 @@ func (e *Endpoint) names(ref Ref) (id string, parents []string, err error) {
 }
 
 // member looks for a group among the groups of a member.
-func (c *Client) member(ctx context.Context, ref Ref, path string, query url.Values, group, member string) (Object, error) {
-	groups := Endpoint{Entity: "group", Path: path, Fixed: query}
+func (c *Client) member(ctx context.Context, ref Ref, groups Endpoint, group, member string) (Object, error) {
+	groups.Entity = "group"
 	r := reading{c: c, e: &groups, q: Query{Entity: ref.Entity, Parents: []string{member}}}
 	for after := (cursor{}); ; {
 		p, err := r.page(ctx, after)

@@ -30,6 +30,9 @@ func TestAddressesDoNotShowCredentials(t *testing.T) {
 	traces := func(endpoint string) string {
 		return stdoutConfig("http://127.0.0.1:9", "") + fmt.Sprintf("telemetry: {traces: {endpoint: %q}}\n", endpoint)
 	}
+	metrics := func(endpoint string) string {
+		return stdoutConfig("http://127.0.0.1:9", "") + fmt.Sprintf("telemetry: {metrics: {endpoint: %q}}\n", endpoint)
+	}
 	admin := func(listen string) string {
 		return stdoutConfig("http://127.0.0.1:9", "") + fmt.Sprintf("admin: {listen: %q}\n", listen)
 	}
@@ -60,6 +63,9 @@ func TestAddressesDoNotShowCredentials(t *testing.T) {
 	} {
 		attempts = append(attempts, attempt{source, a}, attempt{traces, a})
 	}
+	for _, a := range []string{"https://relay:hunter2@127.0.0.1:9", "https://127.0.0.1:9?key=hunter2", "https://relay:hunter2%zz@127.0.0.1:9"} {
+		attempts = append(attempts, attempt{metrics, a})
+	}
 	for _, a := range []string{"relay:hunter2@127.0.0.1:9", "hunter2@127.0.0.1:9", "http://relay:hunter2@127.0.0.1:9"} {
 		attempts = append(attempts, attempt{admin, a}, attempt{webhook, a}, attempt{embedded, a})
 	}
@@ -74,6 +80,7 @@ func TestAddressesDoNotShowCredentials(t *testing.T) {
 	for _, variable := range []string{
 		"OTEL_EXPORTER_OTLP_ENDPOINT=http://relay:hunter2@127.0.0.1:9", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:9?key=hunter2",
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://relay:hunter2%zz@127.0.0.1:9", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=relay:hunter2@127.0.0.1:9",
+		"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=http://relay:hunter2@127.0.0.1:9",
 	} {
 		r := testkit.NewRelay(t, relayBinary, "relay", stdoutConfig("http://127.0.0.1:9", ""), variable)
 		code, stdout, stderr := r.Run(t, "run")
