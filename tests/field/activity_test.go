@@ -26,17 +26,15 @@ func (r *relay) status(t testing.TB) (s admin.Status) {
 	return s
 }
 
-// measured returns how many delivery times the status of the only lane and the metrics count.
-func measured(r *relay, s *admin.Status) (recent uint64, metric string) {
-	if d := s.Lanes[0].Delivery; d != nil {
-		recent = d.Events
-	}
-	for line := range strings.Lines(r.Metrics()) {
-		if rest, ok := strings.CutPrefix(line, `relay_event_delivery_seconds_count{lane="nats"} `); ok {
-			metric = strings.TrimSpace(rest)
-		}
-	}
-	return recent, metric
+// requireMeasured holds the number of delivery times that the metrics have against that of the
+// status, which is n.
+func (r *relay) requireMeasured(t testing.TB, s *admin.Status, n int) {
+	t.Helper()
+	require.NotNil(t, s.Lanes[0].Delivery)
+	require.EqualValues(t, n, s.Lanes[0].Delivery.Events, "each event once")
+	var metrics string
+	r.Await(t, func() bool { metrics = r.Metrics(); return metrics != "" }, "relay answers")
+	require.Contains(t, metrics, fmt.Sprintf("\nrelay_event_delivery_seconds_count{lane=%q} %d\n", "nats", n))
 }
 
 // TestActivity: the status tells how long new events took, how many became dead letters, and how
@@ -59,7 +57,7 @@ func TestActivity(t *testing.T) {
 	require.Equal(t, &admin.DeadLetters{}, lane.DeadLetters)
 	require.Equal(t, &admin.Requests{PerSecond: s.Requests.PerSecond, Limit: 80}, s.Requests)
 	r.Await(t, func() bool { return r.status(t).Requests.PerSecond > 0 }, "requests are counted")
-	_, out, errs := r.Run(t, "status")
+	_, out, errs := r.Run(t, "status", "--timeout", "2m")
 	require.Regexp(t, `(?m)^nats  -  +-  +0  +nats stream WORKOS, \d+ topics$`, out, errs)
 	require.Regexp(t, `(?m)^requests to WorkOS: [\d.]+/s of at most 80/s$`, out)
 
@@ -69,9 +67,7 @@ func TestActivity(t *testing.T) {
 	r.Await(t, func() bool { return r.Lane("").Events == 32 }, "new events are committed")
 	told := func(r *relay, requests uint64) admin.Status {
 		s := r.status(t)
-		recent, metric := measured(r, &s)
-		require.EqualValues(t, len(published)+len(dead), recent, "each event once")
-		require.Equal(t, fmt.Sprint(recent), metric, "the measurement of the metric")
+		r.requireMeasured(t, &s, len(published)+len(dead))
 		d := s.Lanes[0].Delivery
 		require.InDelta(t, 300, d.WindowSeconds, 0)
 		require.LessOrEqual(t, d.P50Seconds, d.P99Seconds)
@@ -94,7 +90,7 @@ func TestActivity(t *testing.T) {
 	require.Equal(t, s.Lanes[0].RateLimitedUntil, s.Requests.WaitingUntil)
 	require.Greater(t, time.Until(*s.Requests.WaitingUntil), 4*time.Minute)
 	require.WithinRange(t, *s.Requests.RateLimitedAt, began, time.Now())
-	_, out, errs = r.Run(t, "status")
+	_, out, errs = r.Run(t, "status", "--timeout", "2m")
 	require.Regexp(t, `(?m)^nats  <?\d\S*s  +<?\d\S*s  +2  +nats stream WORKOS, \d+ topics$`, out, errs)
 	require.Regexp(t, `(?m)^requests to WorkOS: [\d.]+/s of at most 80/s; 1 answer 429 since relay started, the last at \S+Z; a lane waits until \S+Z$`, out)
 	require.Contains(t, out, "newest dead letter: lane nats: dsync.group.created event "+dead[1]+" at ")
@@ -113,17 +109,15 @@ func TestActivity(t *testing.T) {
 	next := r.twin(t, "second")
 	next.Start(t)
 	next.AwaitState(t, "", pipeline.Standby)
-	require.Nil(t, next.Lane("").Delivery)
+	require.Nil(t, next.status(t).Lanes[0].Delivery)
 	require.Equal(t, exitDone, r.Stop(t))
 	next.Await(t, func() bool { return next.Lane("").Active }, "it takes over")
-	lane = next.Lane("")
+	lane = next.status(t).Lanes[0]
 	require.Nil(t, lane.Delivery, "it has carried nothing yet")
 	require.Equal(t, &admin.DeadLetters{}, lane.DeadLetters)
 	more := appendEvents(t, api, "user.created", 5, 10)
 	next.Await(t, func() bool { return next.Lane("").Events == 5 }, "it carries new events")
 	s = next.status(t)
-	recent, metric := measured(next, &s)
-	require.EqualValues(t, len(more), recent)
-	require.Equal(t, fmt.Sprint(recent), metric)
+	next.requireMeasured(t, &s, len(more))
 	require.Equal(t, exitDone, next.Stop(t))
 }
