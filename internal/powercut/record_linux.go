@@ -146,7 +146,7 @@ func (r *Record) After(cut Cut) Disk {
 	}
 	safe := r.durable(cut)
 	for i, op := range r.Ops[:cut.Ops] {
-		switch op.Kind {
+		switch op.Kind { //nolint:exhaustive // the others change no content
 		case Write, Truncate:
 			of(op.File).pending = append(of(op.File).pending, i)
 		case Sync:
@@ -182,7 +182,7 @@ func (d Disk) reaches(root, path string) bool {
 
 // apply changes the names.
 func (d Disk) apply(op Op) {
-	switch op.Kind {
+	switch op.Kind { //nolint:exhaustive // the others change no name
 	case Create:
 		d[op.Path] = &Content{file: op.File}
 	case Mkdir:

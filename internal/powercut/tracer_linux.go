@@ -111,7 +111,7 @@ func (t *tracer) list() error {
 			t.record.Disk[path] = nil
 			return nil
 		}
-		data, err := os.ReadFile(path)
+		data, err := os.ReadFile(path) //nolint:gosec // below the root, which a test names
 		if err != nil {
 			return err
 		}
@@ -152,7 +152,7 @@ func (t *tracer) run(argv, env []string, log *os.File, started chan<- error) {
 		return
 	}
 	defer func() { _ = null.Close() }()
-	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{ //nolint:gosec // a test names the program
 		Env: env, Files: []uintptr{null.Fd(), null.Fd(), log.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true},
 	})
 	if err != nil {
@@ -241,7 +241,7 @@ type info struct {
 // syscall is called at the beginning and at the end of a system call.
 func (t *tracer) syscall(tid int, c *call) error {
 	var i info
-	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PTRACE, getSyscallInfo, uintptr(tid), unsafe.Sizeof(i), uintptr(unsafe.Pointer(&i)), 0, 0); errno != 0 {
+	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PTRACE, getSyscallInfo, uintptr(tid), unsafe.Sizeof(i), uintptr(unsafe.Pointer(&i)), 0, 0); errno != 0 { //nolint:gosec // as ptrace takes it
 		return fmt.Errorf("asking for the system call of a thread: %w", errno)
 	}
 	const entry, exit = 1, 2
@@ -251,7 +251,7 @@ func (t *tracer) syscall(tid int, c *call) error {
 		return t.begin(tid, c)
 	case i.op == exit && c.in:
 		c.in = false
-		if result := int64(i.nr); result >= 0 {
+		if result := int64(i.nr); result >= 0 { //nolint:gosec // a result is signed
 			return t.end(tid, c, result)
 		}
 	}
@@ -276,7 +276,7 @@ func (t *tracer) begin(tid int, c *call) (err error) {
 		if said := c.number == unix.SYS_WRITE && c.args[0] == 1; !isFile && !said {
 			return nil
 		}
-		if c.data, err = memory(tid, c.args[1], int(c.args[2])); err == nil && isFile {
+		if c.data, err = memory(tid, c.args[1], int(c.args[2])); err == nil && isFile { //nolint:gosec // no more than the program has in memory
 			err = c.place(tid)
 		}
 	case unix.SYS_WRITEV, unix.SYS_PWRITEV, unix.SYS_PWRITEV2, unix.SYS_FALLOCATE, unix.SYS_COPY_FILE_RANGE, unix.SYS_SENDFILE, unix.SYS_SPLICE:
@@ -431,7 +431,7 @@ func fdPath(tid int, fd uint64) string {
 func memory(tid int, at uint64, n int) ([]byte, error) {
 	data := make([]byte, n)
 	for read := 0; read < n; {
-		local := []unix.Iovec{{Base: &data[read], Len: uint64(n - read)}}
+		local := []unix.Iovec{{Base: &data[read], Len: uint64(n - read)}} //nolint:gosec // not negative
 		k, err := unix.ProcessVMReadv(tid, local, []unix.RemoteIovec{{Base: uintptr(at) + uintptr(read), Len: n - read}}, 0)
 		if err != nil {
 			return nil, fmt.Errorf("reading the memory of the program: %w", err)
