@@ -147,8 +147,8 @@ func TestThrottleIsHonoured(t *testing.T) {
 			l := openLedger(t, cfg, checkpointtest.Identity())
 			ctx := within(t, patient)
 			require.Eventually(t, func() bool { return l.Prepare(ctx, []string{"a"}) == nil }, patient, 10*time.Millisecond)
-			// Like a lane, the test fences and loads again after an error: a machine that stands still
-			// for longer than RequestTimeout makes one.
+			// Like a lane, the test fences and loads again after an error: a machine that stands
+			// still for longer than RequestTimeout makes one.
 			var prev checkpoint.Checkpoint
 			acquire := func() {
 				require.Eventually(t, func() bool {
