@@ -28,6 +28,7 @@ const (
 	actOnKey           = "check WORKOS_API_KEY or source.api_key, and that the key's environment has the Events API"
 	actOnEndpoint      = "check source.endpoint"
 	actOnRequest       = "check source.endpoint; if it is right, ask WorkOS why it refuses the request"
+	actOnStranger      = "nothing shows that the answer is WorkOS's: check source.endpoint, and the proxies, firewalls and load balancers in between"
 )
 
 // Sentinel errors, matched with errors.Is. Each has a method OperatorAction() string: only an
@@ -101,10 +102,14 @@ func (e *APIError) Error() string {
 func (e *APIError) OperatorAction() string {
 	switch retryReason(e) {
 	case RetryRefused:
-		if e.Foreign {
+		switch {
+		case e.Foreign:
 			return ""
+		case !e.isWorkOS():
+			return actOnStranger
+		default:
+			return actOnRequest
 		}
-		return actOnRequest
 	case RetryUnauthorized:
 		return actOnKey
 	case RetryRedirect:
@@ -251,6 +256,24 @@ func (e *RefusedTypesError) Error() string {
 
 // Unwrap returns the last refusal.
 func (e *RefusedTypesError) Unwrap() error { return e.Err }
+
+// AboutList reports whether err is about a request of a Getter, such as one for a list of objects,
+// and not about the Events API.
+func AboutList(err error) bool {
+	var api *APIError
+	var response *ResponseError
+	var transport *TransportError
+	switch {
+	case errors.As(err, &api):
+		return api.path != ""
+	case errors.As(err, &response):
+		return response.path != ""
+	case errors.As(err, &transport):
+		return transport.path != ""
+	default:
+		return false
+	}
+}
 
 func requestNote(id string) string {
 	if id == "" {

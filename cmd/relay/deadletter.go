@@ -60,7 +60,7 @@ func (env *environment) readLetters(ctx context.Context, cfg *config.Config, nam
 	}
 	scanner, ok := x.bus.Sink.(sink.Scanner)
 	if !ok {
-		return nil, errors.Join(cannotReadBack(x.lane), x.bus.Close())
+		return nil, errors.Join(x.lane.CannotReadBack(), x.bus.Close())
 	}
 	x.index, err = deadletter.Read(ctx, scanner, topic, func(done float64, seen int) { p.show("reading the dead letters", done, seen) })
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -75,12 +76,27 @@ func (env *environment) tellMistake(err error) {
 	if line != nil && line.Selected() != nil {
 		command, service = line.Selected().FullPath(), isService(line.Selected())
 	}
+	text := mistake(err.Error(), line)
 	if env.startLog(env.withVariables(chosenLog(line)), service, config.Log{}) == nil && env.logging.tellsJSON() {
-		env.log.Error("relay ends: the command line has a mistake", zap.String("error", err.Error()),
+		env.log.Error("relay ends: the command line has a mistake", zap.String("error", text),
 			zap.String("try", command+" --help"), zap.Int("exit_code", exitUsage))
 		return
 	}
-	fmt.Fprintf(env.stderr, "relay: %s\nTry: %s --help\n", errorText(manual.MarkLines(err.Error())), command)
+	fmt.Fprintf(env.stderr, "relay: %s\nTry: %s --help\n", errorText(manual.MarkLines(text)), command)
+}
+
+// missingArguments is how kong says that arguments are missing, with their names.
+var missingArguments = regexp.MustCompile(`(?:missing positional arguments|expected) "?((?:<[a-z-]+>(?: \.\.\.)? ?)+)`)
+
+// mistake returns the text of an error of kong about a command line. If arguments are missing, it
+// says so in relay's words, with what the command takes.
+func mistake(text string, line *kong.Context) string {
+	found := missingArguments.FindStringSubmatch(text)
+	if found == nil || line == nil || line.Selected() == nil {
+		return text
+	}
+	node := line.Selected()
+	return fmt.Sprintf("an argument is missing: %s; write `%s %s`", strings.TrimSpace(found[1]), line.Model.Name, node.Summary())
 }
 
 // isService reports whether a command runs until it is stopped, under a supervisor that keeps its

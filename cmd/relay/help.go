@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,26 @@ func (c *helpCmd) Run(ctx context.Context, env *environment, k *kong.Context) er
 		}
 	}
 	return app.Usage(fmt.Errorf("help: there is no topic %q; `relay help` lists them", c.Topic))
+}
+
+// usages are the lines of usage that kong writes and that hide a part of what is needed, and what
+// stands there instead.
+var usages = strings.NewReplacer(
+	"relay verify --since=TIME --until=TIME [flags]", "relay verify (--since=TIME --until=TIME | --state) [flags]",
+)
+
+// printHelp is kong.DefaultHelpPrinter with the lines of usages.
+func printHelp(options kong.HelpOptions, c *kong.Context) error {
+	out := c.Stdout
+	var text bytes.Buffer
+	c.Stdout = &text
+	err := kong.DefaultHelpPrinter(options, c)
+	c.Stdout = out
+	if err != nil {
+		return err
+	}
+	_, err = usages.WriteString(out, text.String())
+	return err
 }
 
 func listTopics(out io.Writer) error {

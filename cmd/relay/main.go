@@ -94,7 +94,7 @@ func executeWith(ctx context.Context, format *config.Format, args []string, look
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("relay"), kong.Description(description), kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), fromEnvironment(lookupEnv),
+		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Help(printHelp), fromEnvironment(lookupEnv),
 		kong.Vars{"time": moment.Forms}, durations)
 	if err != nil {
 		panic(err) // the declaration above is wrong

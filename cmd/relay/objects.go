@@ -45,7 +45,7 @@ func (env *environment) openState(ctx context.Context, lane, entity string) (*ob
 	at := slices.IndexFunc(topics, func(t sink.StateTopic) bool { return t.Entity == entity })
 	switch {
 	case len(topics) == 0:
-		return nil, app.Usage(fmt.Errorf("lane %s keeps no state: name entities in state.entities of the sink", l.Sink.Name))
+		return nil, app.KeepsNoState(l.Sink.Name)
 	case at < 0:
 		var kept []string
 		for _, t := range topics {
@@ -61,7 +61,7 @@ func (env *environment) openState(ctx context.Context, lane, entity string) (*ob
 		return nil, err
 	}
 	if x.Objects = x.lane.Objects(x.bus.Sink); x.Objects == nil {
-		return nil, errors.Join(cannotReadBack(x.lane), x.bus.Close())
+		return nil, errors.Join(x.lane.CannotReadBack(), x.bus.Close())
 	}
 	return x, nil
 }
@@ -118,12 +118,15 @@ func (x *objects) organization(m *sink.Stored) string {
 type getCmd struct {
 	laneFlag
 	Entity string `arg:"" help:"Kind of object, such as user." predictor:"entity"`
-	Key    string `arg:"" help:"Its key: the id, or what docs/state.md says."`
+	Key    string `arg:"" help:"Its key: the id, or what docs/state.md says. relay list shows the keys."`
 	JSON   bool   `help:"As a JSON object, with the event that made the last change."`
 }
 
 // Run prints one object.
 func (c *getCmd) Run(ctx context.Context, env *environment) (err error) {
+	if strings.TrimSpace(c.Key) == "" {
+		return app.Usage(fmt.Errorf("the key of the object is empty: write its id; `relay list %s` shows the keys", c.Entity))
+	}
 	x, err := env.openState(ctx, c.Lane, c.Entity)
 	if err != nil {
 		return err

@@ -23,20 +23,8 @@ type replayCmd struct {
 	DryRun bool     `help:"Publish nothing: print how many events each topic would get. Asks only WorkOS."`
 }
 
-// Validate is called by kong, which does not require a flag that may exclude another.
-func (c *replayCmd) Validate() error {
-	var missing []string
-	if c.Since == "" {
-		missing = append(missing, "--since=TIME")
-	}
-	if c.Until == "" {
-		missing = append(missing, "--until=TIME")
-	}
-	if missing == nil {
-		return nil
-	}
-	return fmt.Errorf("missing flags: %s", strings.Join(missing, ", "))
-}
+// Validate is called by kong.
+func (c *replayCmd) Validate() error { return c.missing("") }
 
 // Run publishes the span again. It reads and moves no checkpoint, so it works beside a running
 // relay.

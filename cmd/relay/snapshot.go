@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -48,7 +49,7 @@ func (c *snapshotCmd) Run(ctx context.Context, env *environment) error {
 	if lane.Snapshot != nil {
 		before = lane.Snapshot.Run
 	}
-	if err := client.Snapshot(ctx, lane.Name, c.Entities); err != nil {
+	if err := askSnapshot(ctx, client, lane.Name, c.Entities); err != nil {
 		return err
 	}
 	if !c.Wait {
@@ -87,6 +88,17 @@ func refusedIn(s *admin.SnapshotStatus) error {
 	}
 	return fmt.Errorf("WorkOS refuses lists, so that their state topics may lack objects; let the API key read them, then run relay snapshot --entities %s: %s",
 		strings.Join(refused, ","), strings.Join(why, "; "))
+}
+
+// askSnapshot has a lane of the running relay read a snapshot. The error is a *app.UsageError if
+// the lane cannot have that snapshot at any time.
+func askSnapshot(ctx context.Context, client *admin.Client, lane string, entities []string) error {
+	err := client.Snapshot(ctx, lane, entities)
+	var refused *admin.AnswerError
+	if errors.As(err, &refused) && refused.Code == http.StatusBadRequest {
+		return app.Usage(err)
+	}
+	return err
 }
 
 // choose returns the lane that is meant.

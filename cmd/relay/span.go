@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"workos-relay/internal/app"
@@ -22,6 +23,22 @@ type spanFlags struct {
 	Since     string  `help:"Where to begin: earliest, an event id, to begin after it, or a time: ${time}." required:"" xor:"since" placeholder:"TIME" predictor:"start"`
 	Until     string  `help:"Where to end: latest, or a time (inclusive), written as for --since." required:"" xor:"until" placeholder:"TIME" predictor:"end"`
 	RateLimit float64 `help:"Maximum requests per second to WorkOS. A running relay has its own limit, and the key allows 100 for both. Default: source.rate_limit." placeholder:"N"`
+}
+
+// missing returns an error that names those flags of the range that are not given, and what may be
+// given in place of them. Kong does not require a flag that may exclude another.
+func (f spanFlags) missing(or string) error {
+	var names []string
+	if f.Since == "" {
+		names = append(names, "--since=TIME")
+	}
+	if f.Until == "" {
+		names = append(names, "--until=TIME")
+	}
+	if names == nil {
+		return nil
+	}
+	return fmt.Errorf("missing flags: %s%s", strings.Join(names, ", "), or)
 }
 
 // chosen is the result of spanFlags, ready for use beside a running relay.

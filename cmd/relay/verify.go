@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
-	"workos-relay/checkpoint"
 	"workos-relay/internal/app"
 	"workos-relay/internal/verify"
 	"workos-relay/router"
@@ -50,10 +50,10 @@ type repairReport struct {
 
 // Validate is called by kong.
 func (c *verifyCmd) Validate() error {
-	if !c.State && (c.Since == "" || c.Until == "") {
-		return errors.New("missing flags: --since=TIME and --until=TIME, or --state")
+	if c.State {
+		return nil
 	}
-	return nil
+	return c.missing(", or --state")
 }
 
 // Run compares source and bus, and repairs if it is told to.
@@ -70,9 +70,9 @@ func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
 		return err
 	}
 	v := verdict{Lane: chosen.lane.Sink.Name, Since: c.Since}
-	var known bool
-	var mode checkpoint.Mode
-	if v.Due, mode, known = chosen.untilCheckpoint(ctx); c.Repair && !known && !c.Blindly {
+	cp, err := chosen.lane.Committed(ctx)
+	due := chosen.lane.Due(cp, err, &chosen.span)
+	if v.Due = due.Until; c.Repair && !due.Known && !c.Blindly {
 		return fmt.Errorf("--repair must know how far the lane %s has come, or it would publish what the lane is about to, and no checkpoint of it can be read in %s: "+
 			"run it where relay keeps its checkpoint, or stop relay and add --blindly", v.Lane, chosen.lane.Config.Checkpoint.Dir)
 	}
@@ -82,7 +82,7 @@ func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, bus.Close()) }()
-	result, err := c.check(ctx, &chosen, bus, mode, p)
+	result, err := c.check(ctx, &chosen, bus, &due, p)
 	p.finish()
 	if err != nil {
 		if ctx.Err() != nil {
@@ -107,58 +107,20 @@ func (c *verifyCmd) Run(ctx context.Context, env *environment) (err error) {
 	return v.err()
 }
 
-// untilCheckpoint ends the span at the checkpoint of the lane if that is earlier, since later
-// events are not due on the bus. It returns the new end, or nil, and the mode of delivery, which is
-// empty if nothing tells it. known is false if the checkpoint cannot be read here or has no time.
-func (c *chosen) untilCheckpoint(ctx context.Context) (due *time.Time, mode checkpoint.Mode, known bool) {
-	if want := checkpoint.Mode(c.lane.Sink.Delivery); app.IsMode(want) {
-		mode = want
+func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, due *app.Due, p *progress) (*verify.Result, error) {
+	check, err := chosen.lane.EventCheck(chosen.client, b, chosen.span, due)
+	if err != nil {
+		return nil, err
 	}
-	cp, err := c.lane.Committed(ctx)
-	if err == nil {
-		mode = cp.Mode // what is recorded decides, as for the lane
+	if err := chosen.lane.Answers(ctx, b); err != nil {
+		return nil, err
 	}
-	if err != nil || cp.EventID != "" && cp.CreatedAt.IsZero() {
-		return nil, mode, false
-	}
-	at := cp.CreatedAt.UTC()
-	if cp.EventID == "" {
-		at = at.Add(-1) // everything before it
-	}
-	if at.After(c.span.Until) {
-		return nil, mode, true
-	}
-	c.span.Until, c.span.Through = at, cp.EventID
-	return &at, mode, true
-}
-
-func (c *verifyCmd) check(ctx context.Context, chosen *chosen, b *app.Bus, mode checkpoint.Mode, p *progress) (*verify.Result, error) {
-	scanner, ok := b.Sink.(sink.Scanner)
-	if !ok {
-		return nil, cannotReadBack(chosen.lane)
-	}
-	check := &verify.Check{
-		Source:   chosen.lane.Stream(chosen.client, nil),
-		Span:     chosen.span,
-		Router:   chosen.lane.Router,
-		Bus:      scanner,
-		Topics:   chosen.lane.EveryTopic(),
-		Dir:      c.Dir,
-		Examples: c.Examples,
-		Progress: p.show,
-
-		Mode: mode, Strict: c.Strict, MayComeEarly: chosen.lane.Sink.Kind.MayComeEarly,
-	}
+	check.Dir, check.Examples, check.Progress, check.Strict = c.Dir, c.Examples, p.show, c.Strict
 	result, err := check.Run(ctx)
 	if err != nil {
 		return nil, chosen.lane.ExplainFromOutside(err)
 	}
 	return result, nil
-}
-
-// cannotReadBack says that the bus of a lane keeps no messages.
-func cannotReadBack(l *app.Lane) error {
-	return app.Usage(fmt.Errorf("sink %s is of type %s, which keeps nothing that could be read back", l.Sink.Name, l.Sink.Type))
 }
 
 // repair publishes what is missing.
@@ -294,6 +256,7 @@ func (v *verdict) notes() []string {
 	note(v.AllowedCopies+v.AllowedEarly > 0, "at_least_once allows %s, and %s that came too early and again in their place; --strict lets them count as faults.",
 		numbered(v.AllowedCopies, "copy", "copies"), counted(v.AllowedEarly, "event"))
 	note(v.Mode == "" && v.Duplicate.Count > 0, "The lane's mode of delivery is not known here, so copies count as faults: set delivery, or run this where relay keeps its checkpoint.")
+	note(len(v.NotDue) > 0, "Not compared: %s, which WorkOS refuses, or refused until lately, so that the lane has yet to publish events of it.", strings.Join(v.NotDue, ", "))
 	note(v.Dropped > 0, "%s dropped by the routes.", numbered(v.Dropped, "event is", "events are"))
 	note(v.Replayed > 0, "%s marked %s; they count as no duplicates.", numbered(v.Replayed, "message is", "messages are"), router.HeaderReplay)
 	note(v.Repaired > 0, "%s marked %s; their place in the order does not count.", numbered(v.Repaired, "message is", "messages are"), router.HeaderRepair)

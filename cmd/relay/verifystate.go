@@ -72,7 +72,10 @@ func (c *verifyCmd) runState(ctx context.Context, env *environment) (err error) 
 	defer func() { err = errors.Join(err, bus.Close()) }()
 	objects := l.Objects(bus.Sink)
 	if objects == nil {
-		return cannotReadBack(l)
+		return l.CannotReadBack()
+	}
+	if err := l.Answers(ctx, bus); err != nil {
+		return err
 	}
 	if err := l.NoSnapshotGoesOn(ctx); err != nil {
 		return err
@@ -129,7 +132,7 @@ func (c *verifyCmd) entitiesOf(l *app.Lane, v *stateVerdict) ([]string, error) {
 		kept = append(kept, e.Name)
 	}
 	if len(kept) == 0 {
-		return nil, app.Usage(fmt.Errorf("lane %s keeps no state: name entities in state.entities of the sink", l.Sink.Name))
+		return nil, app.KeepsNoState(l.Sink.Name)
 	}
 	listed := snapshot.Listed(kept)
 	for _, name := range c.Entities {
@@ -188,7 +191,7 @@ func readSnapshot(ctx context.Context, env *environment, client *admin.Client, l
 			before = l.Snapshot.Run
 		}
 	}
-	if err := client.Snapshot(ctx, lane, entities); err != nil {
+	if err := askSnapshot(ctx, client, lane, entities); err != nil {
 		return nil, err
 	}
 	f := follower{relay: client, out: env.stderr, lane: lane, before: before, started: seen.Started}

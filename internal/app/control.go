@@ -44,7 +44,7 @@ func (r *Relay) Snapshot(lane string, entities []string) error {
 		s := m.status()
 		switch {
 		case m.snapshots == nil:
-			err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s keeps no state, so it has no snapshot; name what it is to keep in state.entities", lane)}
+			err = &admin.Refusal{Code: http.StatusBadRequest, Err: KeepsNoState(lane)}
 		case s.State == pipeline.Standby:
 			err = &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("lane %s stands by: %s; ask the active relay", lane, s.Reason)}
 		case s.Checkpoint.Snapshot != nil && !s.Checkpoint.Snapshot.Finished():

@@ -156,7 +156,7 @@ func (l *Lane) NoSnapshotGoesOn(ctx context.Context) error {
 	if err != nil && !errors.Is(err, checkpoint.ErrNotFound) {
 		return fmt.Errorf("read the checkpoint, to see whether a snapshot goes on: %w", err)
 	}
-	if s := cp.Snapshot; err == nil && s != nil && !s.Finished() && (s.Requested || l.readsSnapshots(&cp)) {
+	if s := cp.Snapshot; err == nil && s != nil && !s.Finished() && l.rules().Reads(cp) {
 		return ErrSnapshotGoesOn
 	}
 	return nil

@@ -31,11 +31,12 @@ func AskRunning(ctx context.Context, cfg *config.Config, lanes ...string) (*admi
 		return nil, status, err
 	}
 	if status.ID != cfg.ID {
-		return nil, status, &otherRelayError{fmt.Sprintf("the relay on %s has the id %q, and not %q", client.Addr(), status.ID, cfg.ID)}
+		return nil, status, &otherRelayError{fmt.Sprintf("the relay on %s has the id %q, and this configuration has %q: name the configuration of that relay with --config, or correct admin.listen",
+			client.Addr(), status.ID, cfg.ID)}
 	}
 	for _, name := range lanes {
 		if !slices.ContainsFunc(status.Lanes, func(l admin.LaneStatus) bool { return l.Name == name }) {
-			return nil, status, &otherRelayError{fmt.Sprintf("the relay on %s has no lane %q", client.Addr(), name)}
+			return nil, status, &otherRelayError{fmt.Sprintf("the relay on %s has no lane %q: `relay status` lists its lanes, and `relay reload` makes it read a changed configuration", client.Addr(), name)}
 		}
 	}
 	return client, status, nil

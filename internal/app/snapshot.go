@@ -50,8 +50,7 @@ func (l *Lane) BeginsWithState() bool {
 // Unread returns what snapshot.Engine.Unread does, from the checkpoint of a lane that another
 // process may carry.
 func (l *Lane) Unread(cp checkpoint.Checkpoint) []pipeline.UnreadEntity {
-	e := &snapshot.Engine{Entities: l.entities(), Automatic: l.Sink.State.Snapshot == config.SnapshotFirstStart, FirstStart: l.Sink.State.Snapshot == ""}
-	return e.Unread(cp)
+	return l.rules().Unread(cp)
 }
 
 // Listed returns the entities that a snapshot of the lane reads.
@@ -66,9 +65,9 @@ func (l *Lane) entities() []string {
 	return names
 }
 
-// readsSnapshots reports whether the lane begins snapshots by itself, from its checkpoint.
-func (l *Lane) readsSnapshots(cp *checkpoint.Checkpoint) bool {
-	return l.Sink.State.Snapshot == config.SnapshotFirstStart || l.Sink.State.Snapshot == "" && cp.StateFromStart
+// rules returns an engine that only answers which snapshots the lane reads.
+func (l *Lane) rules() *snapshot.Engine {
+	return &snapshot.Engine{Entities: l.entities(), Automatic: l.Sink.State.Snapshot == config.SnapshotFirstStart, FirstStart: l.Sink.State.Snapshot == ""}
 }
 
 // oneAtATime returns those hooks that a source.Getter calls, for several goroutines: they call them

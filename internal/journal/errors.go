@@ -14,6 +14,7 @@ import (
 // What a lane was doing when an error came, beside pipeline.Activities.
 const (
 	Reading  = "reading the Events API"
+	Listing  = "reading a list of WorkOS" // for a snapshot
 	Parking  = "parking an event"
 	Stopping = "stopped"
 )
@@ -21,7 +22,7 @@ const (
 // Error is a failure, or several in a row that differ in nothing but time and request.
 type Error struct {
 	Lane      string
-	Doing     string // Reading, Parking, Stopping, or one of pipeline.Activities
+	Doing     string // Reading, Listing, Parking, Stopping, or one of pipeline.Activities
 	Text      string // on one line, without secrets
 	Code      string // of Text in docs/troubleshoot.md; empty if it has none
 	RequestID string // of the last one, where the Events API named it
@@ -49,6 +50,8 @@ func Code(doing string, texts ...string) string {
 	switch doing {
 	case Reading, pipeline.Reading:
 		around = "a request to the Events API failed; trying again"
+	case Listing:
+		around = "a request for a list of WorkOS failed; trying again"
 	case Parking:
 		around = "an event cannot be published to its topic"
 	case Stopping:
@@ -126,7 +129,11 @@ func (l *Lane) Hooks(next *source.Hooks) *source.Hooks {
 	}
 	onRetry, onRefused := out.OnRetry, out.OnTypeRefused
 	out.OnRetry = func(i source.RetryInfo) {
-		l.failed(Reading, i.Err)
+		doing := Reading
+		if source.AboutList(i.Err) {
+			doing = Listing
+		}
+		l.failed(doing, i.Err)
 		if onRetry != nil {
 			onRetry(i)
 		}

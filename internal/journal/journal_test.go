@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -145,6 +147,23 @@ func TestErrors(t *testing.T) {
 		{Lane: "nats", Doing: pipeline.Publishing, Text: "no connection \\u001b[31mto nats://u:[secret]@h", Code: "R1304", At: at(0), Last: at(0), Count: 1},
 	}, j.Errors(100))
 	require.Len(t, j.Errors(2), 2)
+}
+
+// TestErrorOfAList: what fails for a list is not said of the Events API.
+func TestErrorOfAList(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+	defer srv.Close()
+	j := journal.New(journal.Config{})
+	l := j.Lane("nats")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	g := &source.Getter{Client: &source.Client{Endpoint: srv.URL, APIKey: "sk_test"}, Hooks: l.Hooks(&source.Hooks{OnRetry: func(source.RetryInfo) { cancel() }})}
+	_, err := g.Get(ctx, source.GetRequest{Path: "/organizations"})
+	require.ErrorIs(t, err, context.Canceled)
+	have := j.Errors(1)
+	require.Len(t, have, 1)
+	require.Equal(t, journal.Listing, have[0].Doing)
+	require.Contains(t, have[0].Text, "502 Bad Gateway to GET /organizations")
 }
 
 func TestErrorsAreBounded(t *testing.T) {

@@ -33,6 +33,7 @@ var quiet = regexp.MustCompile(`^(Fprintf|Fprintln|Fprint|Appendf|WriteString|In
 
 const (
 	summary   = "what a command did"
+	verifying = "how far a lane's own verification is"
 	finding   = "what verify found, explained in operate.md"
 	index     = "the list of paths of the admin address"
 	figures   = "figures of the status"
@@ -77,6 +78,29 @@ var noFault = map[string]string{
 	"no message carries the event":                           finding,
 	"on another topic than the routes say":                   finding,
 
+	", … no longer kept by the bus":                              verifying,
+	"; `…` shows the faults":                                     verifying,
+	"relay verify --since=TIME --until=TIME [flags]":             "a line of --help",
+	"relay verify (--since=TIME --until=TIME | --state) [flags]": "a line of --help",
+	"one is under way":                                           verifying,
+	"one is under way and waits: …":                              verifying,
+	"the next one waits: …":                                      verifying,
+	"the attempt … ago was not finished because …":               verifying,
+	"missing in the state":                                       verifying,
+	"stale in the state":                                         verifying,
+	"only in the state":                                          verifying,
+	"another relay carries the lane":                             verifying,
+	"faults were found, and are looked at again":                 verifying,
+	"lane … publishes a snapshot":                                verifying,
+	"the lane publishes a snapshot":                              verifying,
+	"the lane has not begun":                                     verifying,
+	"the lane has not caught up since it was started or moved":   verifying,
+	"the lane has stopped":                                       verifying,
+	"the lane is paused":                                         verifying,
+	"the lane tries again: …":                                    verifying,
+	"relay verify --lane … --since … --until …":                  "a command, beside a message that is found",
+	"relay verify --state --lane …":                              "a command, beside a message that is found",
+
 	", on the bus …":                                        finding,
 	"Not compared: …, since ….":                             summary,
 	"Snapshot … of …: published …, removed …":               summary,
@@ -109,6 +133,7 @@ var noFault = map[string]string{
 
 	"earliest, latest, an event id, or a time: …": "the forms of a start, at the end of a message that is found",
 	"reading the Events API":                      "what a lane was doing, beside an error",
+	"reading a list of WorkOS":                    "what a lane was doing, beside an error",
 
 	"secret or list of secrets": "a kind of value, in configuration.md",
 

@@ -37,6 +37,10 @@ type Report struct {
 	// why.
 	UnknownPolicies []UnknownPolicy `json:"unknown_policies,omitempty"`
 
+	// NotDue are event types that were not compared, since WorkOS refuses them, or has refused them
+	// and the lane has yet to publish what came meanwhile.
+	NotDue []string `json:"not_due,omitempty"`
+
 	Mode   checkpoint.Mode `json:"mode"` // of delivery, in which the lane published; empty if it is not known
 	Strict bool            `json:"strict"`
 	// AllowedCopies are duplicates, and AllowedEarly are messages out of order, that the mode of

@@ -46,6 +46,9 @@ type Check struct {
 	// at_least_once allows are reported and are no faults, unless Strict is set.
 	Mode   checkpoint.Mode
 	Strict bool
+	// NotDue are event types that Source leaves out, since the lane has yet to publish events of
+	// them.
+	NotDue []string
 	// MayComeEarly: the bus may store an event before its predecessor in at_least_once, if it
 	// stores it once more in its place.
 	MayComeEarly bool
@@ -81,7 +84,7 @@ func (c *Check) Run(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("making a temporary directory: %w", err)
 	}
 	r := &run{check: c, dir: dir, topics: map[string]uint32{}, report: newReport(c.Examples), held: map[uint32]*held{}, seed: maphash.MakeSeed()}
-	r.report.Mode, r.report.Strict = c.Mode, c.Strict
+	r.report.Mode, r.report.Strict, r.report.NotDue = c.Mode, c.Strict, c.NotDue
 	err = r.all(ctx)
 	if err != nil {
 		return nil, errors.Join(err, r.close())

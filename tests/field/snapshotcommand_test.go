@@ -68,6 +68,11 @@ func TestRelaySnapshot(t *testing.T) {
 	refused("say which lane with --lane")
 	refused("the relay has no lane", "--lane", "other")
 	refused("lane plain keeps no state", "--lane", "plain")
+	for _, args := range [][]string{{"snapshot"}, {"list", "user"}, {"verify", "--state"}} { // the same mistake has one answer
+		code, _, errs := r.Run(t, append(args, "--lane", "plain")...)
+		require.Equal(t, exitUsage, code, args)
+		require.Equal(t, "relay: lane plain keeps no state: name entities in state.entities of the sink [R1024]\n", errs, args)
+	}
 	refused(`no snapshot has "role"`, "--lane", "kept", "--entities", "role")
 
 	// It is asked for while the lane is paused, and a reload hands it over.
