@@ -30,6 +30,8 @@ type Kind struct {
 	// KeepsState says that the bus can keep the newest version of each object by its key: a sink of
 	// this kind may have state topics.
 	KeepsState bool
+	// ReadsBack says that what the bus holds can be read back: its Sink is a Scanner.
+	ReadsBack bool
 	// MayComeEarly says that in at_least_once the bus may store a message before its predecessor,
 	// if that has to be published again. Both then come once more in order.
 	MayComeEarly bool

@@ -98,7 +98,11 @@ type Client struct {
 	// has not begun after 30 s.
 	Timeout time.Duration
 	Limiter *rate.Limiter // one token per request, shared by every stream of the client; nil for no limit
-	Polls   *PollBudget   // of early polls, see Stream.FastestPoll; nil for one of this client's own
+	// Pace, if not nil, is called before each request, before it takes a token of Limiter, and
+	// returns once the request may be made, or with the error of ctx. With it a client gives way to
+	// others that share its Limiter. It may be called concurrently.
+	Pace  func(ctx context.Context) error
+	Polls *PollBudget // of early polls, see Stream.FastestPoll; nil for one of this client's own
 	// OnRequest, if not nil, is called before each request is sent, those included that repeat one
 	// or follow a redirect. It must not block, and may be called concurrently.
 	OnRequest func()
@@ -161,6 +165,11 @@ func (c *Client) ListEvents(ctx context.Context, opts ListEventsOpts) (ListEvent
 
 // wait takes a token of the limiter and returns how long that took.
 func (c *Client) wait(ctx context.Context) (time.Duration, error) {
+	if c.Pace != nil {
+		if err := c.Pace(ctx); err != nil {
+			return 0, err
+		}
+	}
 	if c.Limiter == nil {
 		return 0, ctx.Err()
 	}

@@ -300,6 +300,9 @@ func printStatus(out io.Writer, seen *overview) error {
 		if text := seen.Lanes[i].StateText(); text != "" {
 			fmt.Fprintf(out, "\nlane %s: %s\n", seen.Lanes[i].Name, text)
 		}
+		if text := seen.Lanes[i].VerifyText(seen.Now); text != "" {
+			fmt.Fprintf(out, "\nlane %s: %s\n", seen.Lanes[i].Name, manual.Mark(text, seen.Lanes[i].VerifyCode()))
+		}
 		if l := &seen.Lanes[i]; len(l.RefusedTypes) > 0 {
 			fmt.Fprintf(out, "\nrefused by WorkOS: lane %s: %s; relay asks again, and then publishes what came meanwhile\n", l.Name, strings.Join(l.RefusedTypes, ", "))
 		}

@@ -27,8 +27,10 @@ type Config struct {
 	Outlet func(lane string) Outlet // tells where the events of a lane go; nil if that is not known
 	// Activity tells what a lane has done of late; nil if that is not known. Its times that are
 	// over need not be left out.
-	Activity     func(lane string) Activity
-	Requests     func() *Requests     // tells of the requests to WorkOS, without WaitingUntil; nil if that is not known
+	Activity func(lane string) Activity
+	Requests func() *Requests // tells of the requests to WorkOS, without WaitingUntil; nil if that is not known
+	// Verify tells how a lane verifies itself, and returns nil if it does not; nil for no lane.
+	Verify       func(lane string) *VerifyStatus
 	Metrics      http.Handler         // of /metrics; without it there is no such path
 	Page         func(*Server) Page   // makes what browsers are shown at /; nil shows them a list of paths
 	PollInterval func() time.Duration // between polls of the Events API, as configured now; nil for none

@@ -124,6 +124,10 @@ type LaneStatus struct {
 	// StateUnread are the entities whose state topics may lack objects that no event has told of,
 	// since no snapshot has read them as a whole; never null.
 	StateUnread []UnreadEntity `json:"state_unread"`
+
+	// Verify is how the lane compares what it has published with what WorkOS has, by itself; null
+	// if it does not, as without verify.every.
+	Verify *VerifyStatus `json:"verify"`
 }
 
 // UnreadEntity is an entity that no snapshot has read as a whole.
@@ -368,6 +372,7 @@ func (s *Server) Snapshot(writable bool) Status {
 		if until := lane.RateLimitedUntil; until != nil && out.Requests != nil && (out.Requests.WaitingUntil == nil || until.After(*out.Requests.WaitingUntil)) {
 			out.Requests.WaitingUntil = until
 		}
+		lane.Verify = s.verifyOf(l.Lane)
 		for _, reason := range lane.Reasons {
 			out.Reasons = append(out.Reasons, "lane "+lane.Name+": "+reason)
 		}

@@ -50,7 +50,7 @@ func TestStatus(t *testing.T) {
 		"position": map[string]any{"event_id": "event_1", "created_at": "2026-01-02T02:03:05Z"},
 		"read":     map[string]any{"event_id": "event_2", "created_at": "2026-01-02T02:04:04Z"},
 		"moved_at": "2026-01-02T02:04:02Z", "last_poll": "2026-01-02T02:04:05Z", "at_tip": false, "tip_at": "2026-01-02T02:03:05Z",
-		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"}, "snapshot": nil, "snapshot_requested": false, "state_unread": []any{},
+		"lag_seconds": 2.0, "unacknowledged_seconds": 1.5, "events": 7.0, "rate": 2.5, "ready": true, "reasons": []any{}, "settings": []any{}, "refused_types": []any{"vault.data.read"}, "snapshot": nil, "snapshot_requested": false, "state_unread": []any{}, "verify": nil,
 	}, lanes[0])
 	second := lanes[1].(map[string]any)
 	require.Equal(t, []any{"you", "me", false, true, nil}, []any{second["holder"], second["self"], second["active"], second["ready"], second["lag_seconds"]})

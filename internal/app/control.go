@@ -132,6 +132,10 @@ func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 		return admin.Moved{}, err
 	}
 	defer leave()
+	if !to.DryRun { // events are skipped or come again from now on, before the lane says so
+		r.moved(lane)
+		defer r.moved(lane)
+	}
 	var done admin.Moved
 	stopped := !r.group.Runs(m.run)
 	if !stopped {

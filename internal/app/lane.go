@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -327,6 +328,16 @@ func ChooseLane(lanes []*Lane, name string) (*Lane, error) {
 		return nil, Usage(fmt.Errorf("say which lane with --lane: one of %s", strings.Join(names, ", ")))
 	}
 	return nil, Usage(fmt.Errorf("--lane: there is no sink %q; the configuration has %s", name, strings.Join(names, ", ")))
+}
+
+// fingerprint identifies everything that decides on the messages of the lane.
+func (l *Lane) fingerprint() string {
+	c := l.Config
+	routing := c.RouterConfig(l.Sink)
+	key := routing.RedactionKey.Reveal()
+	routing.WhereFailed = nil
+	text := fmt.Sprintf("%q %+v %q %q %q %q %q %q", l.Types, routing, key, buildinfo.Version(), l.Identity(), c.Source.Unexpected, l.Sink.Settings.Prefix(), l.Sink.Delivery)
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
 }
 
 // redactions identifies what the routes take out of events.

@@ -8,6 +8,8 @@ import (
 const (
 	memoryOfRelay = 8 << 20
 	memoryOfLane  = 8 << 20 // what was read ahead, and the batch on its way
+	// memoryOfVerify is what a verification needs; one lane has one at a time.
+	memoryOfVerify = 32 << 20
 )
 
 // MemoryLimit returns the soft memory limit (GOMEMLIMIT) for this configuration, in bytes. A lane
@@ -16,6 +18,9 @@ const (
 // spend more than half of the processor on collecting.
 func MemoryLimit(cfg *config.Config) int64 {
 	limit := int64(memoryOfRelay)
+	if cfg.Verify.Every > 0 {
+		limit += memoryOfVerify
+	}
 	for i := range cfg.Sinks {
 		limit += memoryOfLane + cfg.Sinks[i].Settings.Limits().Memory
 		if cfg.Source.Backfill.Readers > 1 {

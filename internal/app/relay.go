@@ -46,6 +46,7 @@ type Relay struct {
 	// gate of that lane. A reload takes gates of lanes while it holds reloading, never the other
 	// way round. Nothing else waits for another lane or for a reload.
 	reloading gate
+	verifying gate // of the lane that compares what it has published: one at a time
 
 	mu      sync.RWMutex // guards what follows, only for moments; slices are replaced, never changed in place
 	running bool         // from start to close
@@ -71,9 +72,10 @@ type member struct {
 	target *pipeline.Delivery
 	run    *pipeline.Lane
 	waker  *webhook.Waker
-	stop   func() // stops the waker and the keeper
+	stop   func() // stops the waker, the keeper and the verifier
 
 	settings  *settingsKeeper
+	verifier  *verifier
 	snapshots *snapshot.Engine // nil if the lane keeps no state
 }
 
@@ -95,7 +97,7 @@ func assemble(ctx context.Context, cfg *config.Config, metrics *telemetry.Metric
 	}
 	r := &Relay{
 		metrics: metrics, past: past, traces: traces, log: log, limiter: client.Limiter, polls: client.Polls, cfg: cfg, Options: o,
-		reloading: newGate(), gates: map[string]gate{},
+		reloading: newGate(), verifying: newGate(), gates: map[string]gate{},
 	}
 	r.share(client)
 	r.unasked = unrequestedTypes{asked: r.asked, count: metrics.WebhookUnasked, log: log, now: time.Now}
@@ -139,6 +141,7 @@ func (r *Relay) join(ctx context.Context, l *Lane, client *source.Client, b *Bus
 		wg.Wait()
 	}
 	m.assemble(client, r) //nolint:contextcheck // a span of a request begins a trace
+	wg.Go(func() { m.verifier.run(waking) })
 	return m
 }
 
@@ -166,7 +169,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		Type:            l.Sink.Type,
 		Source:          events,
 		Router:          l.Router,
-		Target:          m.target,
+		Target:          &acquisitions{m.target, func(seen *checkpoint.Checkpoint, now checkpoint.Checkpoint) { m.verifier.acquired(seen, now) }},
 		TakeoverAfter:   l.Config.TakeoverAfter,
 		Holder:          l.Holder(m.store),
 		Park:            l.Config.DeadLetter != nil,
@@ -177,6 +180,7 @@ func (m *member) assemble(client *source.Client, r *Relay) {
 		},
 		Logger: l.Log,
 	}
+	m.verifier = newVerifier(r, m, metrics)
 	if len(l.Router.StateTopics()) > 0 {
 		m.run.State = l.Router
 	}
@@ -339,6 +343,25 @@ func (r *Relay) requests() *admin.Requests {
 	out := r.metrics.Requests()
 	out.Limit = float64(r.limiter.Limit())
 	return &out
+}
+
+// verifyStatus returns how a lane verifies itself; nil if it does not, or if there is no such lane.
+func (r *Relay) verifyStatus(lane string) *admin.VerifyStatus {
+	for _, m := range r.now() {
+		if m.run.Name == lane {
+			return m.verifier.Status()
+		}
+	}
+	return nil
+}
+
+// moved tells the verifier of a lane that an operator moves its position.
+func (r *Relay) moved(lane string) {
+	for _, m := range r.now() {
+		if m.run.Name == lane {
+			m.verifier.moved()
+		}
+	}
 }
 
 // EmbeddedURL returns the URL of the first embedded server. It is empty if there is none.

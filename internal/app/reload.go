@@ -54,6 +54,7 @@ var effects = []struct {
 	{"headers", everyLane},
 	{"delivery", noLane}, // the sinks have it
 	{"takeover_after", everyLane},
+	{"verify", noLane},
 	{"dead_letter", everyLane},
 	{"shutdown_timeout", everyLane},
 	{"on_stop", noLane},
@@ -428,6 +429,7 @@ func (r *Relay) retire(ctx context.Context, lane string) {
 	r.group.Stop(m.run)
 	r.remove(m)
 	r.metrics.Unwatch(m.run.Name)
+	defer r.metrics.Lane(m.run.Name).VerifyForget()
 	if err := m.close(); err != nil {
 		r.log.Warn("closing a lane that was removed", zap.String("lane", m.run.Name), zap.Error(err))
 	}
@@ -439,6 +441,7 @@ func (r *Relay) successor(ctx context.Context, old *member, l *Lane, client *sou
 	old.stop()
 	next := r.join(ctx, l, client, b, old.store)
 	next.run.Follows = true
+	next.verifier.inherit(old.verifier)
 	return next
 }
 

@@ -64,7 +64,7 @@ func Serve(ctx context.Context, cfg *config.Config, log *zap.Logger, o Options) 
 		var listenErr error
 		r.admin, listenErr = admin.Listen(ctx, admin.Config{
 			Listen: cfg.Admin.Listen, ID: cfg.ID, Lanes: r.Status, Metrics: metrics.Handler(), Page: statusPage(past),
-			Outlet: r.outlet, Activity: r.activity, Requests: r.requests, PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, OnRefused: metrics.AdminRefused, Version: buildinfo.Version(), Logger: log,
+			Outlet: r.outlet, Activity: r.activity, Requests: r.requests, Verify: r.verifyStatus, PollInterval: r.pollInterval, Security: security, Control: r, Unasked: r.unasked.list, OnRefused: metrics.AdminRefused, Version: buildinfo.Version(), Logger: log,
 		})
 		if listenErr != nil {
 			return Usage(listenErr)

@@ -36,6 +36,7 @@ type Config struct {
 	TakeoverAfter   time.Duration    `yaml:"takeover_after" default:"15s" min:"3s" max:"1h" doc:"How long an active relay must be silent before a standby takes over its lane."`
 	DeadLetter      *DeadLetter      `yaml:"dead_letter" doc:"Destination of events that can never be published, for example because they are larger than the bus allows. Without this section the lane stops at such an event and names it."`
 	Checkpoint      CheckpointConfig `yaml:"checkpoint" doc:"Where the positions are kept in at_least_once."`
+	Verify          Verify           `yaml:"verify" doc:"Lets a running relay find out by itself whether the bus holds what WorkOS has."`
 	Admin           Admin            `yaml:"admin" doc:"The HTTP server for probes, metrics and status, and to control a running relay."`
 	Telemetry       Telemetry        `yaml:"telemetry" doc:"Traces and metrics for an OpenTelemetry collector. Prometheus reads metrics from the admin address, which needs no setting here."`
 	Log             Log              `yaml:"log" doc:"What relay run writes to standard error. Other commands write warnings and errors only."`
@@ -219,6 +220,11 @@ type Redaction struct {
 // CheckpointConfig is where positions are kept.
 type CheckpointConfig struct {
 	Dir string `yaml:"dir" default:"./relay-data" required:"true" doc:"Directory of the checkpoint files and of the embedded NATS server. It must outlive the process: use a volume in a container."`
+}
+
+// Verify says how often lanes verify what they have published.
+type Verify struct {
+	Every time.Duration `yaml:"every" min:"1h" max:"720h" example:"24h" doc:"How often the active relay of a lane compares the events that it has published, and the state if the sink keeps one, with what WorkOS has: see relay verify. It changes nothing, takes at most a tenth of source.rate_limit, and waits while a lane is behind. The first time comes an hour after a start. Sinks of type stdout keep nothing that could be compared. Without it, never."`
 }
 
 // Admin is the HTTP server for probes, metrics and status, and to steer the running relay.

@@ -47,6 +47,12 @@ config.yaml:1:25: sinks[0].type: "natz" is none of nats, kafka, stdout; did you 
 config.yaml:1:33: routes[0].topic: has placeholders, and create.enabled is false, so relay cannot create the topics that it makes; set it to true (sink k)`},
 		{"no topics for placeholders", "sinks: [{name: k, type: kafka, brokers: [x:1], create: {max_topics: 0}}]\n", `
 config.yaml:1:69: sinks[0].create.max_topics: is 0: it must be at least 1 and at most 2000`},
+		{"state of nothing", "sinks: [{name: k, type: nats, url: embedded, state: {entities: [], snapshot: first_start}}]\n", `
+config.yaml:1:64: sinks[0].state.entities: names no kind of object, so the sink keeps no state; name some, such as [user, organization], or write ["*"] for all, or remove the section state`},
+		{"verify too often", "verify: {every: 10m}\n", `
+config.yaml:1:17: verify.every: "10m" is not between 1h and 720h`},
+		{"nothing to verify", "sinks: [{name: k, type: stdout}]\nverify: {every: 24h}\n", `
+config.yaml:2:17: verify.every: no sink keeps anything that could be compared; remove the section verify`},
 		{"no sinks", "sinks: []\n", `
 config.yaml:1:8: sinks: the list is empty; give at least one sink, or remove the key for an embedded NATS server`},
 		{"missing name", "sinks:\n- type: stdout\n", `
@@ -163,7 +169,7 @@ config.yaml:1:41: sinks[0].brokers: an address in brokers is not host:port, such
 		{"variable in a key", "${ID}: a\n", `
 config.yaml:1:1: ${ID}: unknown key; variables are expanded in values only`},
 		{"key of two lines", "\"a\\nb: \\e[31m\": 1\n", `
-config.yaml:1:1: a\nb: \u001b[31m: unknown key; known here: id, instance, source, sinks, routes, redaction, encoding, headers, delivery, takeover_after, dead_letter, checkpoint, admin, telemetry, log, on_stop, shutdown_timeout`},
+config.yaml:1:1: a\nb: \u001b[31m: unknown key; known here: id, instance, source, sinks, routes, redaction, encoding, headers, delivery, takeover_after, dead_letter, checkpoint, verify, admin, telemetry, log, on_stop, shutdown_timeout`},
 		{"secret with a space", "source: {api_key: sk_ hunter22}\n", `
 config.yaml:1:19: source.api_key: holds a space, a line break or another character that no API key has`},
 		{"secret of many lines from a variable", "source: {api_key: \"${NASTY}\"}\n", `

@@ -92,6 +92,17 @@ func (d *decoder) check(c *Config) {
 	for i := range c.Sinks {
 		d.checkRouting(c, i)
 	}
+	d.checkVerify(c)
+}
+
+// checkVerify reports verify.every if no sink can be compared with anything.
+func (d *decoder) checkVerify(c *Config) {
+	known := func(s Sink) bool { return s.Kind != nil }
+	if c.Verify.Every == 0 || !slices.ContainsFunc(c.Sinks, known) ||
+		slices.ContainsFunc(c.Sinks, func(s Sink) bool { return !known(s) || s.Kind.ReadsBack }) {
+		return
+	}
+	d.report(d.locate("verify.every"), "verify.every", "no sink keeps anything that could be compared", "remove the section verify")
 }
 
 // checkRouting lets the router of a sink's lane check the routes, the dead letter and their topics
@@ -102,6 +113,7 @@ func (d *decoder) checkRouting(c *Config, i int) {
 		d.report(d.locate(path+".state"), path+".state", fmt.Sprintf("a sink of type %s cannot keep state", s.Type), "remove the section")
 		return
 	}
+	d.checkState(&c.Sinks[i], path)
 	_, err := router.New(c.RouterConfig(&c.Sinks[i]))
 	for _, err := range split(err) {
 		at := ""
@@ -114,6 +126,19 @@ func (d *decoder) checkRouting(c *Config, i int) {
 		}
 	}
 	d.checkPlaceholders(c, &c.Sinks[i])
+}
+
+// checkState reports a section state of the sink at path that names no entity: the sink keeps
+// nothing, which nobody means who writes an empty list, or wants a snapshot.
+func (d *decoder) checkState(s *Sink, path string) {
+	at := path + ".state"
+	snapshot, _ := reflect.TypeFor[State]().FieldByName("Snapshot")
+	_, written := d.places[at+".entities"]
+	if len(s.State.Entities) > 0 || !written && s.State.Snapshot == snapshot.Tag.Get("default") || !d.clean(at) {
+		return
+	}
+	d.report(d.locate(at+".entities"), at+".entities", "names no kind of object, so the sink keeps no state",
+		`name some, such as [user, organization], or write ["*"] for all, or remove the section state`)
 }
 
 // checkPlaceholders reports topics with placeholders if the bus of a sink has none.

@@ -162,7 +162,7 @@ func TestDashboardIsWellLaidOut(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, []string{"Overview", "Delivery: from WorkOS to the bus", "Source: the Events API", "Bus", "Process", "State: snapshots"}, rows)
+	require.Equal(t, []string{"Overview", "Delivery: from WorkOS to the bus", "Source: the Events API", "Bus", "Process", "State: snapshots", "Verification: what a lane finds on its bus"}, rows)
 }
 
 // TestPromtool has Prometheus's own tool look at everything in deploy/prometheus, and at the

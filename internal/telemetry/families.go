@@ -46,6 +46,8 @@ const (
 	labelSelf      = "self"
 	labelDoing     = "doing"
 	labelEntity    = "entity"
+	labelFinding   = "finding"
+	labelOf        = "of"
 	labelStage     = "stage"
 	labelStatus    = "status"
 	labelReason    = "reason"
@@ -60,6 +62,8 @@ var labelHelp = []struct{ name, help string }{
 	{labelOutcome, "published; dropped: a route drops it; parked: as a dead letter, since it could never be published; of objects of a snapshot also removed: " +
 		"WorkOS does not have it any more; skipped: it could never be published"},
 	{labelEntity, "kind of object, as in `state.entities`"},
+	{labelFinding, "what [verify](operate.md#see-whether-the-bus-holds-what-workos-has-relay-verify) found: missing, duplicate, misrouted, altered, out_of_order; of the state: state_missing, state_stale, state_ghost"},
+	{labelOf, "events or objects"},
 	{labelState, listed(pipeline.States())},
 	{labelHolder, "a process, by `instance` or host, process id and start time, and the checkpoint directory of the lane that it uses"},
 	{labelSelf, "this process, in the words of `holder`"},
@@ -129,6 +133,16 @@ var (
 		help: "When a snapshot of the lane was last finished, by WorkOS's clock; 0 if none was. Absent of a lane without a snapshot."})
 	stateUnread = declare(family{section: sectionLane, kind: gauge, name: "relay_state_unread_entities", snapshot: true, labels: lane,
 		help: "Entities whose state topics may lack objects that no event has told of: no snapshot has read them as a whole, since none was asked for or WorkOS refuses a list."})
+	verifySuccess = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_last_success_timestamp_seconds", labels: lane,
+		help: "When a verification of the lane by itself (`verify.every`) last came to its end, with faults or without. This and the other `relay_verify_*` but the counter are absent before the first, and once another relay has the lane."})
+	verifyDuration = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_duration_seconds", labels: lane,
+		help: "How long the last verification of the lane took, with its waits while a lane was behind."})
+	verifyChecked = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_checked", labels: []string{labelLane, labelOf},
+		help: "How many events and objects of the state the last verification of the lane compared."})
+	verifyFaults = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_faults", labels: []string{labelLane, labelFinding},
+		help: "Faults that the last verification of the lane found, by finding. `relay verify` shows each."})
+	verifyFailures = declare(family{section: sectionLane, kind: counter, name: "relay_verify_failed_runs_total", labels: lane,
+		help: "Verifications of the lane that were not finished, since WorkOS or the bus did not answer. Runs that were put off, because the lane was paused for example, do not count."})
 	laneEvents = declare(family{section: sectionLane, kind: counter, name: "relay_committed_events_total", labels: lane,
 		help: "Committed events: the sum of `relay_events_total` over its types and outcomes."})
 

@@ -30,7 +30,8 @@ type LaneMetrics struct {
 
 	name                                             string
 	events, dropped, deadLetters, messages, bytes    prometheus.Counter
-	whereFailed                                      prometheus.Counter
+	whereFailed, verifyFailed                        prometheus.Counter
+	verify                                           func(*family) *prometheus.GaugeVec
 	duration, batchEvents, batchMessages, batchBytes prometheus.Observer
 	delivery                                         prometheus.Observer
 	begun                                            time.Time // older events do not count as delivered late
@@ -63,6 +64,8 @@ func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 		messages:      m.counters[publishedMessages].WithLabelValues(name),
 		bytes:         m.counters[publishedBytes].WithLabelValues(name),
 		whereFailed:   m.counters[whereFailures].WithLabelValues(name),
+		verifyFailed:  m.counters[verifyFailures].WithLabelValues(name),
+		verify:        func(f *family) *prometheus.GaugeVec { return m.gauges[f] },
 		duration:      m.histograms[appendDuration].WithLabelValues(name),
 		delivery:      m.histograms[eventDelivery].WithLabelValues(name),
 		begun:         m.started,
@@ -84,6 +87,32 @@ func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 		l.published.counter(i)
 	}
 	return l
+}
+
+// Verified records what a verification of the lane found. It may be called from any goroutine.
+func (l *LaneMetrics) Verified(v *admin.Verified) {
+	l.verify(verifySuccess).WithLabelValues(l.name).Set(timestamp(v.EndedAt))
+	l.verify(verifyDuration).WithLabelValues(l.name).Set(v.DurationSeconds)
+	l.verify(verifyChecked).WithLabelValues(l.name, "events").Set(float64(v.Events))
+	objects := 0
+	if v.State != nil {
+		objects = v.State.Objects
+	}
+	l.verify(verifyChecked).WithLabelValues(l.name, "objects").Set(float64(objects))
+	for _, f := range v.Findings() {
+		l.verify(verifyFaults).WithLabelValues(l.name, f.Name).Set(float64(f.Count))
+	}
+}
+
+// VerifyFailed counts a verification that was not finished. It may be called from any goroutine.
+func (l *LaneMetrics) VerifyFailed() { l.verifyFailed.Inc() }
+
+// VerifyForget removes what Verified has recorded: it does not hold any more. It may be called from
+// any goroutine.
+func (l *LaneMetrics) VerifyForget() {
+	for _, f := range []*family{verifySuccess, verifyDuration, verifyChecked, verifyFaults} {
+		l.verify(f).DeletePartialMatch(prometheus.Labels{labelLane: l.name})
+	}
 }
 
 // countersOf returns the counters of a family whose second label has these values.

@@ -66,6 +66,7 @@ func TestFixedSeriesExistFromTheStart(t *testing.T) {
 		"relay_source_odd_payloads_total": true, "relay_webhook_unasked_total": true,
 		"relay_lag_seconds": true, "relay_position_timestamp_seconds": true, "relay_source_refused_type": true,
 		"relay_snapshot_running": true, "relay_snapshot_objects": true, "relay_snapshot_remaining_entities": true, "relay_snapshot_last_success_timestamp_seconds": true,
+		"relay_verify_last_success_timestamp_seconds": true, "relay_verify_duration_seconds": true, "relay_verify_checked": true, "relay_verify_faults": true,
 	}
 	for _, f := range declared {
 		series := 0

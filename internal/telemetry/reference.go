@@ -29,6 +29,8 @@ short:
   beyond 30 days, because WorkOS keeps events for only 90 days
 - an event could not be published, or a type is not being read: ` + "`RelayDeadLetters`" + `,
   ` + "`RelayTypeRefused`" + `
+- the bus does not hold what it should, or that cannot be found out: ` + "`RelayVerifyFaults`" + `,
+  ` + "`RelayVerifyFails`" + `
 - a changed configuration was rejected: ` + "`RelayReloadRefused`" + `
 - somebody guesses the admin token: ` + "`RelayAdminGuesses`" + `
 

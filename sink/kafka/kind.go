@@ -15,6 +15,7 @@ var Kind = &sink.Kind{
 	CloudEvents:    "kafka",
 	KeepsPositions: true,
 	KeepsState:     true,
+	ReadsBack:      true,
 	Incapable:      []error{ErrNoTransactions, ErrNoPositionTopic},
 	Starters:       starters,
 	AsyncAPI: &sink.AsyncAPI{

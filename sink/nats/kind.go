@@ -17,6 +17,7 @@ var Kind = &sink.Kind{
 	CloudEvents:    "nats",
 	KeepsPositions: true,
 	KeepsState:     true,
+	ReadsBack:      true,
 	MayComeEarly:   true,
 	Incapable:      []error{ErrNoAtomicPublish, ErrStreamUnfit},
 	Starters:       starters,

@@ -277,6 +277,9 @@ func factsOf(l *admin.LaneStatus, now time.Time, lag, rate string) laneFacts {
 	if text := l.StateText(); text != "" {
 		f.Notes = append(f.Notes, text)
 	}
+	if text := l.VerifyText(now); text != "" {
+		f.Notes = append(f.Notes, manual.Mark(text, l.VerifyCode()))
+	}
 	if len(l.RefusedTypes) > 0 {
 		f.Notes = append(f.Notes, "refused by WorkOS: "+strings.Join(l.RefusedTypes, ", ")+"; relay asks again, and then publishes what came meanwhile")
 	}
