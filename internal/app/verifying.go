@@ -642,7 +642,7 @@ func (r *verifying) state(ctx context.Context, dir string) error {
 	}
 	check := r.lane.StateCheck(r.client, objects, entities)
 	check.Stored = &gentleStored{objects, r}
-	check.Dir, check.Wait, check.Examples = dir, max(scaled(verifyLasts), 3*time.Second), verifyExamples
+	check.Dir, check.Wait, check.Examples = dir, max(scaled(verifyLasts), time.Second), verifyExamples
 	result, err := check.Run(ctx)
 	if err != nil {
 		return r.lane.ExplainFromOutside(err)
