@@ -57,7 +57,8 @@ func TestCode(t *testing.T) {
 		{"R1401", "publishing failed, will try again", "no NATS server answers at nats://127.0.0.1:4222: is one running there?: dial tcp: connect: connection refused"},
 		{"R1801", "publishing failed, will try again", "dial tcp 127.0.0.1:4222: connect: connection refused"},
 		{"R1304", "publishing failed, will try again", "it did not like that"},
-		// What WorkOS refuses has the code of that, and what something else answers has the code of that.
+		// What WorkOS refuses has the code of that, and what something else answers has the code of
+		// that.
 		{"R1108", "WorkOS refuses a request for a list; trying again slowly", "WorkOS answered 404 Not Found to GET /x: Cannot GET /x (code Not Found, request id req_1)"},
 		{"R1108", "reading", "WorkOS answered 404 Not Found to GET /x: no (request id req_1); check source.endpoint; if it is right, ask WorkOS why it refuses the request"},
 		{"R1107", "an answer does not come from WorkOS itself", "WorkOS answered 404 Not Found to GET /x: Cannot GET /x (code Not Found)"},
