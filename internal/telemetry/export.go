@@ -54,8 +54,11 @@ var (
 	signalMetrics = signal{name: "metrics", path: "/v1/metrics", variable: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"}
 )
 
-// flushTimeout bounds one attempt to hand data over.
+// flushTimeout bounds one attempt to hand data over, unless one request may take longer.
 const flushTimeout = 10 * time.Second
+
+// attempt bounds one attempt to hand data over, with its retries.
+func (e *Export) attempt() time.Duration { return max(flushTimeout, e.Timeout) }
 
 // prepare completes the configuration and returns the URL of the signal, or "" if the environment
 // names it. It keeps the SDK from printing to standard error.

@@ -37,7 +37,7 @@ func (m *Metrics) NewPush(ctx context.Context, cfg PushConfig) (*Push, error) {
 		return nil, err
 	}
 	reading := []sdkmetric.PeriodicReaderOption{
-		sdkmetric.WithTimeout(flushTimeout),
+		sdkmetric.WithTimeout(cfg.attempt()),
 		sdkmetric.WithProducer(bridge.NewMetricProducer(bridge.WithGatherer(gathered{m.registry, exponentialHistograms()}))),
 	}
 	if cfg.Interval > 0 {

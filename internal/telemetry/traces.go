@@ -57,7 +57,7 @@ func NewTraces(ctx context.Context, cfg TracesConfig) (*Traces, error) {
 	}
 	watched := &watchedSpans{SpanExporter: out, watch: cfg.watchSpans()}
 	provider := sdktrace.NewTracerProvider(
-		sdktrace.WithBatcher(watched, sdktrace.WithMaxQueueSize(queuedSpans), sdktrace.WithExportTimeout(flushTimeout)),
+		sdktrace.WithBatcher(watched, sdktrace.WithMaxQueueSize(queuedSpans), sdktrace.WithExportTimeout(cfg.attempt())),
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.SampleRatio))),
 		sdktrace.WithResource(cfg.Process.resource(ctx)),
 	)
