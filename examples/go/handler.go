@@ -5,15 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log"
 	"os"
 	"path/filepath"
 	"time"
 )
 
 // errPoison is in the error of an event that can never be handled, however often it is tried. After
-// any other error it is tried
-// again.
+// any other error it is tried again.
 var errPoison = errors.New("poison")
 
 // apply is your work. What it returns is stored together with the id of the event. event.go has the
@@ -85,8 +83,12 @@ func (l *resultLog) handle(id string, body []byte) error {
 	}
 	switch {
 	case errors.Is(err, errPoison): // put aside for an operator, so that it does not hold up what comes after it
-		log.Printf("parked event %s: %v", id, err)
-		return record(l.parked, map[string]any{"event_id": id, "reason": err.Error(), "at": time.Now(), "body": string(body)})
+		reason := err.Error()
+		if err := record(l.parked, map[string]any{"event_id": id, "reason": reason, "at": time.Now(), "body": string(body)}); err != nil {
+			return err
+		}
+		fmt.Printf("parked event %s: %s\n", id, reason)
+		return nil
 	case err != nil:
 		return err
 	}
@@ -95,6 +97,7 @@ func (l *resultLog) handle(id string, body []byte) error {
 		return err
 	}
 	l.seen[id] = true
+	fmt.Printf("handled event %s: %v %v\n", id, result["event"], result["about"])
 	return nil
 }
 

@@ -55,8 +55,10 @@ class Ledger:
                 event = json.loads(body)
             except ValueError as err:
                 raise Poison(f"the body is not JSON: {err}") from err
-            _append(self.handled, {"event_id": event_id, **apply(event)})
+            result = apply(event)
+            _append(self.handled, {"event_id": event_id, **result})
             self.seen.add(event_id)
+            print(f"handled event {event_id}: {result['event']} {result['about']}", flush=True)
         except Poison as err:  # put aside for a person, so that it does not hold up what comes after it
             text = body.decode("utf-8", "replace")
             _append(self.parked, {"event_id": event_id, "reason": str(err), "at": time.time(), "body": text})

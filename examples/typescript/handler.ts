@@ -7,7 +7,7 @@ import type { DsyncUserCreated } from "./event.js"; // generated from the JSON S
 export class Poison extends Error {}
 
 /** Your work. What it returns is stored together with the id of the event. */
-function apply(event: DsyncUserCreated): object {
+function apply(event: DsyncUserCreated): { event: string; about: string } {
   return { event: event.event, about: event.data.id };
 }
 
@@ -46,8 +46,10 @@ export class Ledger {
     const text = Buffer.from(body).toString();
     try {
       if (!id) throw new Poison("the header event-id is missing");
-      append(this.#handled, { event_id: id, ...apply(parse(text)) });
+      const result = apply(parse(text));
+      append(this.#handled, { event_id: id, ...result });
       this.#seen.add(id);
+      console.log(`handled event ${id}: ${result.event} ${result.about}`);
     } catch (err) {
       if (!(err instanceof Poison)) throw err;
       // Put aside for a person, so that it does not hold up what comes after it.

@@ -3,10 +3,12 @@ package examples
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -29,9 +31,22 @@ const (
 
 // program starts a consumer of one bus, or what follows the state on it, in one language.
 type program struct {
-	dir   string
-	args  func(bus string) []string
-	state func(bus string) []string // nil if the language has no such example
+	dir     string
+	args    func(bus string) []string
+	state   func(bus string) []string // nil if the language has no such example
+	stopped int                       // exit code after a stop in order
+}
+
+// requireStopped takes what Wait returned for the program after SIGTERM.
+func (p program) requireStopped(t *testing.T, err error) {
+	t.Helper()
+	code := 0
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
+		code = failed.ExitCode() // -1 if the signal has killed it
+	} else {
+		require.NoError(t, err)
+	}
+	require.Equal(t, p.stopped, code, "exit code of a stop in order")
 }
 
 // programs are the consumers whose languages are here: Go always is.
@@ -41,32 +56,49 @@ func programs(t *testing.T) map[string]program {
 	}
 	// `go test` takes results from its cache unless a file has changed that the test itself, not a
 	// process of it, has looked at.
-	sources, err := filepath.Glob("../../examples/*/*.*")
-	require.NoError(t, err)
-	require.NotEmpty(t, sources)
-	for _, file := range sources {
-		_, err := os.Stat(file)
+	for _, pattern := range []string{"../../examples/*/*.*", "../../examples/rust/src/*", "../../examples/java/src/main/*/*", "../../examples/java/src/main/java/*/*"} {
+		sources, err := filepath.Glob(pattern)
 		require.NoError(t, err)
+		require.NotEmpty(t, sources)
+		for _, file := range sources {
+			_, err := os.Stat(file)
+			require.NoError(t, err)
+		}
 	}
 	binary := filepath.Join(t.TempDir(), "consumer")
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../examples/go").CombinedOutput()
 	require.NoError(t, err, string(out))
-	all := map[string]program{"go": {
-		".",
-		func(bus string) []string { return []string{binary, bus} },
-		func(bus string) []string { return []string{binary, "state-" + bus} },
-	}}
+	all := map[string]program{"go": command(".", binary)}
 	if python := os.Getenv("RELAY_TEST_PYTHON"); python != "" {
 		all["python"] = program{
 			"../../examples/python",
 			func(bus string) []string { return []string{python, "consume_" + bus + ".py"} },
 			func(bus string) []string { return []string{python, "state_" + bus + ".py"} },
+			0,
 		}
 	}
 	if node := os.Getenv("RELAY_TEST_NODE"); node != "" {
-		all["typescript"] = program{"../../examples/typescript", func(bus string) []string { return []string{node, "--import", "tsx", bus + ".ts"} }, nil}
+		all["typescript"] = program{"../../examples/typescript", func(bus string) []string { return []string{node, "--import", "tsx", bus + ".ts"} }, nil, 0}
+	}
+	if jar := os.Getenv("RELAY_TEST_JAVA"); jar != "" {
+		p := command(".", "java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", jar) // options for a quick start
+		p.stopped = 128 + int(syscall.SIGTERM)                                                // of every JVM, once its shutdown hooks have run
+		all["java"] = p
+	}
+	if binary := os.Getenv("RELAY_TEST_RUST"); binary != "" {
+		all["rust"] = command(".", binary)
 	}
 	return all
+}
+
+// command is a program that has everything in one, and is told what to do.
+func command(dir string, args ...string) program {
+	return program{
+		dir,
+		func(bus string) []string { return append(slices.Clone(args), bus) },
+		func(bus string) []string { return append(slices.Clone(args), "state-"+bus) },
+		0,
+	}
 }
 
 // consumer is a program at work, whose results outlive it.
@@ -116,6 +148,17 @@ func (c *consumer) ids(t *testing.T, file string) []string {
 		}
 		require.NoError(t, json.Unmarshal([]byte(line), &record))
 		ids = append(ids, record.ID)
+	}
+	return ids
+}
+
+var handledLine = regexp.MustCompile(`(?m)^handled event (\S+): `)
+
+// printed returns the event ids of the lines that the consumer has printed.
+func (c *consumer) printed() []string {
+	var ids []string
+	for _, match := range handledLine.FindAllStringSubmatch(c.log.String(), -1) {
+		ids = append(ids, match[1])
 	}
 	return ids
 }
@@ -195,7 +238,7 @@ func (l *load) run(t *testing.T, c *consumer, publish func([]sink.Message)) {
 		}
 		c.await(t, len(l.want))
 		require.Eventually(t, func() bool { return len(c.parked(t)) >= len(l.poison) }, patient, 5*time.Millisecond)
-		require.NoError(t, end(syscall.SIGTERM), "a stop in order")
+		c.requireStopped(t, end(syscall.SIGTERM))
 	}
 }
 
@@ -211,6 +254,11 @@ func (l *load) check(t *testing.T, c *consumer, order bool) {
 		require.Equal(t, byKey(l.want, l.keys), byKey(handled, l.keys))
 	}
 	require.ElementsMatch(t, l.poison, c.parked(t))
+	printed := c.printed()
+	require.Subset(t, handled, printed)
+	require.Len(t, slices.Compact(slices.Sorted(slices.Values(printed))), len(printed), "one line for each event")
+	killed := len(l.parts) - 1
+	require.GreaterOrEqual(t, len(printed), len(handled)-2*killed, "only a kill takes a line away, and the rest of the line that it tears")
 }
 
 func byKey(ids []string, keys map[string]string) map[string][]string {

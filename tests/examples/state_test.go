@@ -149,6 +149,7 @@ func TestTheWholeStateIsSeen(t *testing.T) {
 
 // follower is a program that prints what the state topic tells.
 type follower struct {
+	program
 	cmd *exec.Cmd
 	mu  sync.Mutex
 	out bytes.Buffer // under mu
@@ -157,7 +158,7 @@ type follower struct {
 func follow(t *testing.T, p program, bus string, env []string) *follower {
 	t.Helper()
 	args := p.state(bus)
-	f := &follower{cmd: exec.CommandContext(t.Context(), args[0], args[1:]...)}
+	f := &follower{program: p, cmd: exec.CommandContext(t.Context(), args[0], args[1:]...)}
 	f.cmd.Dir, f.cmd.Env = p.dir, append(append(os.Environ(), "ENTITY="+entity), env...)
 	f.cmd.Stdout, f.cmd.Stderr = f, f
 	require.NoError(t, f.cmd.Start())
@@ -201,5 +202,5 @@ func (f *follower) holds(world *sourcetest.World) bool {
 func (f *follower) end(t *testing.T) {
 	t.Helper()
 	require.NoError(t, f.cmd.Process.Signal(syscall.SIGTERM))
-	require.NoError(t, f.cmd.Wait(), "a stop in order")
+	f.requireStopped(t, f.cmd.Wait())
 }
