@@ -152,7 +152,7 @@ func (w *world) appendEvents(n int, at func(i int) time.Time) {
 			panic(err)
 		}
 		w.mu.Lock()
-		w.events = append(w.events, id)
+		w.events, w.kind = append(w.events, id), append(w.kind, kind)
 		w.place[id] = number
 		w.raw[id] = raw
 		w.mu.Unlock()

@@ -20,9 +20,11 @@ type judge struct {
 	exists  bool // there is a position
 	purged  bool // it was taken away
 	now     checkpoint.Checkpoint
-	since   time.Time // when it changed last
-	next    int       // index of the event that is to be stored next, in exactly_once
-	reached int       // index of the last event that a position in a directory has passed, plus 1
+	since   time.Time      // when it changed last
+	next    int            // index of the event that is to be stored next, in exactly_once
+	late    map[int]bool   // the events that are stored, if those of a type may come late
+	latest  map[string]int // of each type
+	reached int            // index of the last event that a position in a directory has passed, plus 1
 
 	wrong []string
 }
@@ -83,6 +85,8 @@ func (j *judge) commits(place uint64, batch []sink.Message, document []byte) {
 		switch {
 		case !known:
 			j.fault("P10", "the bus has %q, which the API never had", id)
+		case j.w.plan.refuses:
+			j.storesLate(id, n)
 		case n != j.next:
 			j.fault("P2, P5", "%s is stored, and event %d comes next, not %d", id, j.next, n)
 			j.next = n + 1
@@ -93,7 +97,9 @@ func (j *judge) commits(place uint64, batch []sink.Message, document []byte) {
 			j.fault("P10", "%s is altered", id)
 		}
 	}
-	if at := j.index(cp.Position); at != j.next {
+	if j.w.plan.refuses {
+		j.passes(cp, func(n int) bool { return j.late[n] })
+	} else if at := j.index(cp.Position); at != j.next {
 		j.fault("P1", "the position has passed %d events, and %d are stored", at, j.next)
 	}
 	if j.exists && cp.Generation < j.now.Generation {
@@ -103,6 +109,39 @@ func (j *judge) commits(place uint64, batch []sink.Message, document []byte) {
 		j.fault("P6", "two holders of generation %d: %s and %s", cp.Generation, j.now.Holder, cp.Holder)
 	}
 	j.exists, j.now, j.since = true, cp, time.Now()
+}
+
+// storesLate judges the storing of an event if those of a type may come late.
+func (j *judge) storesLate(id string, n int) {
+	if j.late == nil {
+		j.late, j.latest = map[int]bool{}, map[string]int{}
+	}
+	kind := j.w.kind[n]
+	switch {
+	case j.late[n]:
+		j.fault("P5", "%s is stored twice", id)
+	case n < j.latest[kind]:
+		j.fault("P2", "%s is stored behind event %d of its type", id, j.latest[kind])
+	default:
+		j.latest[kind] = n
+	}
+	j.late[n] = true
+}
+
+// passes judges that every event that a position has passed is stored, or of a type that counts as
+// missing from there on.
+func (j *judge) passes(cp checkpoint.Checkpoint, stored func(n int) bool) {
+	at := j.index(cp.Position)
+	from := map[string]int{}
+	for _, r := range cp.Refused {
+		from[r.Type] = j.index(r.Position)
+	}
+	for n := range at {
+		if missing, refused := from[j.w.kind[n]]; !stored(n) && !(refused && n >= missing) {
+			j.fault("P1", "the position has passed %s, which the bus does not have", j.w.events[n])
+			return
+		}
+	}
 }
 
 // published is called when the bus has stored messages of an at_least_once lane.
@@ -120,11 +159,7 @@ func (j *judge) saved(cp checkpoint.Checkpoint) {
 	}
 	have := map[string]bool{}
 	j.w.bus.read(func(_ string, _ uint64, m *sink.Message) { have[idOf(m)] = true })
-	for n := j.reached; n < at; n++ {
-		if !have[j.w.events[n]] {
-			j.fault("P1", "the position has passed %s, which the bus does not have", j.w.events[n])
-		}
-	}
+	j.passes(cp, func(n int) bool { return have[j.w.events[n]] })
 	j.reached = max(j.reached, at)
 	j.exists, j.now, j.since = true, cp, time.Now()
 }
@@ -143,7 +178,12 @@ func idOf(m *sink.Message) string {
 func (j *judge) finish() *testkit.Oracle {
 	w := j.w
 	o := testkit.OracleOf(w.events, func(id string) []byte { return w.raw[id] })
-	w.bus.read(func(partition string, place uint64, m *sink.Message) { o.See(partition, place, idOf(m), m.Body) })
+	w.bus.read(func(partition string, place uint64, m *sink.Message) {
+		if w.plan.refuses {
+			partition += m.Topic
+		}
+		o.See(partition, place, idOf(m), m.Body)
+	})
 	again := w.plan.mode == checkpoint.AtLeastOnce
 	for _, wrong := range o.Wrong(testkit.Allowance{Copies: again, Early: again}) {
 		j.fault("P1, P2, P5", "%s", wrong)

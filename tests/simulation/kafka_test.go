@@ -753,7 +753,11 @@ func (l *kafkaLedger) Commit(ctx context.Context, batch []sink.Message, prev, ne
 				to.Position, to.Recent, refused = prev.Position, prev.Recent, next.Refused
 			}
 			to.Refused = refused
-			to = to.MovedPartly(sink.Passed(batch[done:done+n]), next.Position)
+			if l.p.w.mutated("part") {
+				to.Position = batch[done+n-1].Position
+			} else {
+				to = to.MovedPartly(sink.Passed(batch[done:done+n]), next.Position)
+			}
 			to.UpdatedAt = next.UpdatedAt
 		}
 		kept, err := l.commitPart(ctx, batch[done:done+n], prev, to)

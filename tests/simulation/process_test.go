@@ -158,7 +158,9 @@ func (p *process) isDead() bool {
 func (p *process) kill() {
 	close(p.killed)
 	p.cancel()
-	_ = <-p.done // a dead process has no exit code
+	if err := <-p.done; err != nil {
+		p.w.note("%s ended with %v", p.name, err)
+	}
 	p.w.disks[p.relay].close(p)
 }
 

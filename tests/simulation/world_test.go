@@ -52,25 +52,29 @@ type bus interface {
 
 // plan is what a seed decides before anything happens.
 type plan struct {
-	bus      string
-	mode     checkpoint.Mode
-	takeover time.Duration
-	relays   int
-	backlog  int // events before relay starts
-	faulty   time.Duration
-	limit    int
-	batch    int
-	readers  int
-	memory   int64
-	weather  weather // while it is bad
-	stormy   bool    // it is bad all the time, until the faults end
-	api      apiWeather
-	skew     time.Duration // of the clock of the API
-	holdBack time.Duration
+	bus       string
+	mode      checkpoint.Mode
+	takeover  time.Duration
+	relays    int
+	backlog   int // events before relay starts
+	faulty    time.Duration
+	limit     int
+	batch     int
+	readers   int
+	memory    int64
+	weather   weather // while it is bad
+	stormy    bool    // it is bad all the time, until the faults end
+	apiStormy bool    // so is that of the API
+	api       apiWeather
+	skew      time.Duration // of the clock of the API
+	holdBack  time.Duration
 	// holes are messages that a stream loses from the middle of what is published at least once, in
 	// an election. Relays are not restarted then: a new process does not know that what it finds
 	// stored behind the position stands before it.
 	holes bool
+	// refuses has the API refuse an event type for a while. Its events come late, so that order
+	// holds within a type only.
+	refuses bool
 	// purge takes the position away in the end. Every relay must stop and ask.
 	purge       bool
 	transaction int           // most messages of one transaction of Kafka; 0 for no limit
@@ -80,7 +84,7 @@ type plan struct {
 // counts is what happened.
 type counts struct {
 	seeds, events, commits, requests, takeovers, kills, pauses, restarts, stops int
-	lost, unanswered, late, twice, apiFaults, diskFaults, copies                int
+	lost, unanswered, late, twice, apiFaults, diskFaults, copies, refusals      int
 }
 
 func (c *counts) add(o counts) {
@@ -100,13 +104,14 @@ func (c *counts) add(o counts) {
 	c.apiFaults += o.apiFaults
 	c.diskFaults += o.diskFaults
 	c.copies += o.copies
+	c.refusals += o.refusals
 }
 
 func (c *counts) String() string {
 	return fmt.Sprintf("%d seeds, %d events, %d commits, %d requests to the API; %d takeovers, %d kills, %d pauses, %d orderly stops, %d restarts of the bus; "+
-		"%d lost requests, %d lost answers, %d late and %d repeated requests, %d faults of the API, %d of the disk; %d copies in at_least_once",
+		"%d lost requests, %d lost answers, %d late and %d repeated requests, %d faults of the API, %d refused event types, %d faults of the disk; %d copies in at_least_once",
 		c.seeds, c.events, c.commits, c.requests, c.takeovers, c.kills, c.pauses, c.stops, c.restarts,
-		c.lost, c.unanswered, c.late, c.twice, c.apiFaults, c.diskFaults, c.copies)
+		c.lost, c.unanswered, c.late, c.twice, c.apiFaults, c.refusals, c.diskFaults, c.copies)
 }
 
 // world is one run: relays, the API, a bus, and what happens to them. Everything that it decides
@@ -127,6 +132,7 @@ type world struct {
 	disks   []*disk
 	broken  []bool // a fault of this relay is under way; only the goroutine of run uses it
 	mending map[string]mend
+	refused bool // a type was, once; only the goroutine of run uses it
 
 	mu         sync.Mutex // guards what follows
 	bus        bus
@@ -136,6 +142,7 @@ type world struct {
 	apiWeather apiWeather
 	quiet      bool // nothing is wrong, and has not been for a while
 	events     []string
+	kind       []string       // of each event
 	place      map[string]int // in events
 	raw        map[string][]byte
 	count      counts
@@ -228,6 +235,9 @@ func (w *world) draw() plan {
 		p.transaction = 1 + w.rnd.IntN(10)
 	}
 	p.stormy, p.holes, p.purge = w.chance(0.2), w.chance(0.2), w.chance(0.05)
+	if p.refuses = w.chance(0.15); p.refuses {
+		p.purge, p.holes = false, false
+	}
 	if p.mode == checkpoint.AtLeastOnce {
 		p.purge = false
 	} else {
@@ -283,7 +293,7 @@ func (w *world) diskFails(p *process) int {
 func (w *world) sends(batch []sink.Message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if n, known := w.place[idOf(&batch[0])]; known && n < w.judge.reached {
+	if n, known := w.place[idOf(&batch[0])]; known && n < w.judge.reached && !w.plan.refuses {
 		w.judge.fault("P7", "%s is published again, although the position has passed it", w.events[n])
 	}
 }
@@ -330,6 +340,9 @@ func (w *world) run() {
 	}
 	if w.plan.stormy {
 		w.storm()
+	}
+	if w.plan.apiStormy {
+		w.apiStorm()
 	}
 	for end := time.Now().Add(w.plan.faulty); time.Now().Before(end) && !w.lost(); {
 		w.schedule()
@@ -396,6 +409,8 @@ func (w *world) schedule() {
 		w.storm()
 	case 9:
 		w.apiStorm()
+	case 11:
+		w.refuseType()
 	case 10:
 		if !w.plan.holes {
 			w.stopRelay()
@@ -422,7 +437,7 @@ func (w *world) mendNow(what string) {
 }
 
 // faults are what can be broken, in an order.
-var faults = []string{"relay0", "relay1", "bus", "weather", "api"}
+var faults = []string{"relay0", "relay1", "bus", "weather", "api", "types"}
 
 func (w *world) mendAll() {
 	for _, what := range faults {
@@ -527,9 +542,25 @@ func (w *world) apiStorm() {
 		return
 	}
 	lasts := w.upTo(20 * time.Second)
+	if w.plan.apiStormy {
+		lasts = time.Hour
+	}
 	w.note("bad weather at the API for %v", lasts)
 	w.set(func() { w.apiWeather = w.plan.api })
 	w.breaks("api", lasts, func() { w.set(func() { w.apiWeather = fairAPI }) })
+}
+
+// refuseType has the API refuse an event type, once in a run.
+func (w *world) refuseType() {
+	if !w.plan.refuses || w.refused {
+		return
+	}
+	w.refused = true
+	w.add(&w.count.refusals)
+	kind, lasts := types[w.rnd.IntN(len(types))], w.upTo(90*time.Second)
+	w.note("the API refuses %s for %v", kind, lasts)
+	w.api.RefuseTypes(kind)
+	w.breaks("types", lasts, func() { w.api.AcceptTypes(kind) })
 }
 
 func (w *world) wrong(promise, format string, args ...any) {
@@ -548,7 +579,7 @@ func (w *world) requireAlive(i int) {
 func (w *world) arrived() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.judge.exists && (len(w.events) == 0 || w.judge.index(w.judge.now.Position) == len(w.events))
+	return w.judge.exists && (len(w.events) == 0 || w.judge.index(w.judge.now.Position) == len(w.events)) && len(w.judge.now.Refused) == 0
 }
 
 // finish waits until everything has arrived, then for a while in which nothing may happen, and
@@ -556,6 +587,9 @@ func (w *world) arrived() bool {
 func (w *world) finish() {
 	w.live()
 	bound := 3*w.plan.takeover + 90*time.Second // the longest pauses between two attempts, of the source and of the lane, and a takeover
+	if w.plan.refuses {
+		bound += 6 * time.Minute // a type that was refused is asked for again after 1, 2 and 4 minutes
+	}
 	calm := time.Now()
 	for !w.arrived() && time.Since(calm) < bound && !w.lost() {
 		time.Sleep(w.upTo(time.Second))
