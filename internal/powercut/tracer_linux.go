@@ -76,6 +76,18 @@ func (p *Process) Ops() int {
 	return len(p.record.Ops)
 }
 
+// Written returns how many bytes the program has written to files so far.
+func (p *Process) Written() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.record.Ops {
+		if p.record.Ops[i].Kind == Write {
+			n += len(p.record.Ops[i].Data)
+		}
+	}
+	return n
+}
+
 type key struct{ dev, ino uint64 }
 
 // call is a system call that a thread is in.

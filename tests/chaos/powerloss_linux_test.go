@@ -42,6 +42,10 @@ func TestPowerLossNATS(t *testing.T) {
 			relay := w.relays[0]
 			relay.Start(t)
 			w.flows(1000)
+			require.Eventually(t, func() bool { // the server answers before it writes
+				info := s.bus.info()
+				return info != nil && uint64(s.process.Written()) > info.State.Bytes //nolint:gosec // not negative
+			}, patient, often)
 			older := s.process.Ops()
 			stop := w.live(300, 1)
 			w.flows(500)
