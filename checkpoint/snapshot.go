@@ -36,6 +36,9 @@ type Snapshot struct {
 	// Open are the lists of Entity that were begun and have not been read to the end. The lists of
 	// all other parents up to Walk are done.
 	Open []SnapshotList
+	// Fresh is set if the state topic of Entity held nothing when its lists were begun, so that
+	// there is nothing that only the bus has.
+	Fresh bool
 	// Comparing is set when all lists of Entity are read, and objects that only the bus has are
 	// looked for.
 	Comparing bool
@@ -43,6 +46,10 @@ type Snapshot struct {
 	// Refused are the entities that the last snapshot of them has not read as a whole, because the
 	// source refuses a list: of Entities, or of earlier snapshots.
 	Refused []SnapshotRefusal
+	// Before is how many objects and lists the last snapshots before this one have read of each
+	// entity that they have read to the end, in the fields Objects and Lists. It tells how much
+	// there is to read.
+	Before []SnapshotCount
 }
 
 // SnapshotRefusal says why a snapshot has not read all objects of an entity.
@@ -144,6 +151,87 @@ func (s *Snapshot) Total() (sum SnapshotCount) {
 	return sum
 }
 
+// Known returns what is known of the entities that were read to the end, in the form of Before: by
+// this snapshot, else by those before it.
+func (s *Snapshot) Known() []SnapshotCount {
+	if s == nil {
+		return nil
+	}
+	known := slices.Clone(s.Before)
+	for i, name := range s.Entities {
+		if !s.Covers(name) || !s.Finished() && i >= slices.Index(s.Entities, s.Entity) {
+			continue
+		}
+		c := s.Count(name)
+		read := SnapshotCount{Entity: name, Objects: c.Objects + c.Dropped + c.Skipped, Lists: c.Lists}
+		if at := slices.IndexFunc(known, func(k SnapshotCount) bool { return k.Entity == name }); at >= 0 {
+			known[at] = read
+		} else {
+			known = append(known, read)
+		}
+	}
+	return known
+}
+
+const (
+	// pageObjects is how many objects one request reads.
+	pageObjects = 100
+	// leastRead and leastElapsed are how many requests and how much time tell how fast they are.
+	leastRead    = 20
+	leastElapsed = 5 * time.Second
+)
+
+// requests is about how many requests it takes to read what c counts.
+func (c SnapshotCount) requests() float64 {
+	return float64(c.Lists) + float64(c.Objects+c.Dropped+c.Skipped)/pageObjects
+}
+
+// Remaining estimates how much longer a snapshot takes that goes on without a pause: of all its
+// entities, and of the one that is read now. Either is 0 if nothing tells: WorkOS does not say how
+// much it has. What tells are the lists of parents that are read of those that there are, and
+// earlier snapshots.
+func (s *Snapshot) Remaining(now time.Time) (all, entity time.Duration) {
+	if s == nil || s.Finished() || s.Comparing {
+		return 0, 0
+	}
+	var read float64
+	for _, c := range s.Counts {
+		read += c.requests()
+	}
+	elapsed := now.Sub(s.StartedAt)
+	if read < leastRead || elapsed < leastElapsed {
+		return 0, 0
+	}
+	pace := elapsed.Seconds() / read
+	here := s.Count(s.Entity)
+	left := s.before(s.Entity).requests() - here.requests()
+	if 0 < here.Lists && here.Lists <= here.Parents {
+		left = here.requests() * (float64(here.Parents)/float64(here.Lists) - 1)
+	}
+	if left <= 0 { // or nothing tells
+		return 0, 0
+	}
+	entity = time.Duration(left * pace * float64(time.Second))
+	for _, name := range s.Entities[slices.Index(s.Entities, s.Entity)+1:] {
+		before := s.before(name)
+		if before.Entity == "" {
+			return 0, entity
+		}
+		left += before.requests()
+	}
+	return time.Duration(left * pace * float64(time.Second)), entity
+}
+
+// before returns what earlier snapshots have counted of an entity; zero if none has.
+func (s *Snapshot) before(entity string) SnapshotCount {
+	for _, c := range s.Before {
+		if c.Entity == entity {
+			return c
+		}
+	}
+	return SnapshotCount{}
+}
+
 // Equal reports whether s and o are the same record. Both may be nil.
 func (s *Snapshot) Equal(o *Snapshot) bool {
 	if s == nil || o == nil {
@@ -166,9 +254,11 @@ type contentSnapshot struct {
 	Entity     string                   `json:"entity,omitempty"`
 	Walk       []contentSnapshotStep    `json:"walk,omitempty"`
 	Open       []contentSnapshotList    `json:"open,omitempty"`
+	Fresh      bool                     `json:"fresh,omitempty"`
 	Comparing  bool                     `json:"comparing,omitempty"`
 	Counts     []contentSnapshotCount   `json:"counts,omitempty"`
 	Refused    []contentSnapshotRefusal `json:"refused,omitempty"`
+	Before     []contentSnapshotCount   `json:"before,omitempty"`
 }
 
 type contentSnapshotRefusal struct {
@@ -203,7 +293,7 @@ func formatSnapshot(s *Snapshot) *contentSnapshot {
 	out := &contentSnapshot{
 		Run: s.Run, Entities: s.Entities, Earlier: s.Earlier, Requested: s.Requested, Tip: formatPosition(s.Tip),
 		StartedAt: formatTime(s.StartedAt), FinishedAt: formatTime(s.FinishedAt), PreviousAt: formatTime(s.PreviousAt),
-		Entity: s.Entity, Comparing: s.Comparing,
+		Entity: s.Entity, Fresh: s.Fresh, Comparing: s.Comparing,
 	}
 	for _, w := range s.Walk {
 		out.Walk = append(out.Walk, contentSnapshotStep(w))
@@ -213,6 +303,9 @@ func formatSnapshot(s *Snapshot) *contentSnapshot {
 	}
 	for _, c := range s.Counts {
 		out.Counts = append(out.Counts, contentSnapshotCount(c))
+	}
+	for _, c := range s.Before {
+		out.Before = append(out.Before, contentSnapshotCount(c))
 	}
 	for _, r := range s.Refused {
 		out.Refused = append(out.Refused, contentSnapshotRefusal(r))
@@ -226,7 +319,7 @@ func parseSnapshot(in *contentSnapshot) (*Snapshot, error) {
 	}
 	s := &Snapshot{
 		Run: in.Run, Entities: some(in.Entities), Earlier: some(in.Earlier), Requested: in.Requested,
-		Entity: in.Entity, Comparing: in.Comparing,
+		Entity: in.Entity, Fresh: in.Fresh, Comparing: in.Comparing,
 	}
 	var err error
 	if s.Tip, err = parsePosition(in.Tip); err != nil {
@@ -249,6 +342,9 @@ func parseSnapshot(in *contentSnapshot) (*Snapshot, error) {
 	}
 	for _, c := range in.Counts {
 		s.Counts = append(s.Counts, SnapshotCount(c))
+	}
+	for _, c := range in.Before {
+		s.Before = append(s.Before, SnapshotCount(c))
 	}
 	for _, r := range in.Refused {
 		s.Refused = append(s.Refused, SnapshotRefusal(r))

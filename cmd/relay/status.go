@@ -217,7 +217,7 @@ func (c *statusCmd) readLane(parent context.Context, l *app.Lane) admin.LaneStat
 	if err == nil {
 		out.Mode, out.Holder, out.Position = cp.Mode, cp.Holder, admin.PlaceOf(cp.Position)
 		moved := cp.UpdatedAt.UTC()
-		out.MovedAt, out.Snapshot = &moved, admin.SnapshotOf(cp.Snapshot)
+		out.MovedAt, out.Snapshot = &moved, admin.SnapshotOf(cp.Snapshot, time.Now())
 		out.StateUnread = admin.UnreadOf(l.Unread(cp))
 	}
 	return out

@@ -215,6 +215,11 @@ type SnapshotStatus struct {
 	Comparing  bool       `json:"comparing"`   // of Entity, what only the bus has is looked for
 	// Entities are those that it reads, in their order.
 	Entities []SnapshotEntity `json:"entities"`
+	// RemainingSeconds is about how much longer it takes, and EntityRemainingSeconds the same of
+	// Entity alone. Either is null if nothing tells: WorkOS does not say how many objects it has,
+	// but an earlier snapshot may, or the lists that are read of those of all parents.
+	RemainingSeconds       *float64 `json:"remaining_seconds"`
+	EntityRemainingSeconds *float64 `json:"entity_remaining_seconds"`
 }
 
 // SnapshotEntity counts what a snapshot has done about one entity. What was read again after a
@@ -308,6 +313,12 @@ func (s *SnapshotStatus) text(now time.Time) string {
 			text += fmt.Sprintf(" in %s, %.0f/s", took.Truncate(time.Second), float64(all)/took.Seconds())
 		}
 	}
+	switch {
+	case s.RemainingSeconds != nil:
+		text += ", " + about(*s.RemainingSeconds) + " left"
+	case s.EntityRemainingSeconds != nil:
+		text += ", " + about(*s.EntityRemainingSeconds) + " left of " + s.Entity
+	}
 	if dropped > 0 {
 		text += fmt.Sprintf(", %d dropped by routes", dropped)
 	}
@@ -317,14 +328,35 @@ func (s *SnapshotStatus) text(now time.Time) string {
 	return text
 }
 
-// SnapshotOf is s as the API writes it, nil if there is none.
-func SnapshotOf(s *checkpoint.Snapshot) *SnapshotStatus {
+// about writes an estimate of a time, to two digits or so.
+func about(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	for _, unit := range []time.Duration{time.Hour, time.Minute, 10 * time.Second} {
+		if d >= 10*unit {
+			return "about " + strings.NewReplacer("m0s", "m", "h0m0s", "h").Replace(d.Round(unit).String())
+		}
+	}
+	return "about " + max(d.Round(time.Second), time.Second).String()
+}
+
+// SnapshotOf is s as the API writes it at a moment, nil if there is none.
+func SnapshotOf(s *checkpoint.Snapshot, at time.Time) *SnapshotStatus {
 	if s == nil {
 		return nil
 	}
 	out := &SnapshotStatus{
 		Run: printable.Text(s.Run), StartedAt: known(s.StartedAt), FinishedAt: known(s.FinishedAt), Entity: printable.Text(s.Entity), Comparing: s.Comparing,
 		Entities: []SnapshotEntity{},
+	}
+	if all, entity := s.Remaining(at); entity > 0 {
+		of := func(d time.Duration) *float64 {
+			if d <= 0 {
+				return nil
+			}
+			left := seconds(d)
+			return &left
+		}
+		out.RemainingSeconds, out.EntityRemainingSeconds = of(all), of(entity)
 	}
 	now := slices.Index(s.Entities, s.Entity)
 	for i, name := range s.Entities {
@@ -418,7 +450,7 @@ func laneStatus(s pipeline.Status, now time.Time, poll time.Duration) LaneStatus
 		Events: s.Events, Rate: math.Round(100*s.Rate) / 100, Ready: v.Ready,
 		Reasons:  []string{},
 		Settings: append([]sink.Setting{}, s.Settings...), RefusedTypes: []string{},
-		Snapshot: SnapshotOf(s.Checkpoint.Snapshot), SnapshotRequested: s.SnapshotRequested,
+		Snapshot: SnapshotOf(s.Checkpoint.Snapshot, now), SnapshotRequested: s.SnapshotRequested,
 		StateUnread: UnreadOf(s.Unread),
 	}
 	if !v.Ready {

@@ -114,7 +114,7 @@ func TestTheStatusSaysWhatIsUnread(t *testing.T) {
 	lane.StateUnread = admin.UnreadOf([]pipeline.UnreadEntity{{Entity: "user"}, {Entity: "role", Reason: "WorkOS answered 403"}})
 	require.Equal(t, "state: not all objects of user, role were read; WorkOS refuses role: WorkOS answered 403; `relay snapshot --lane kafka --entities user,role` reads them", lane.StateText())
 	s := &checkpoint.Snapshot{Run: "run_1", Entities: []string{"user", "role"}, Entity: "user", Refused: []checkpoint.SnapshotRefusal{{Entity: "role", Reason: "WorkOS answered 403"}}}
-	lane.Snapshot = admin.SnapshotOf(s)
+	lane.Snapshot = admin.SnapshotOf(s, time.Now())
 	require.Empty(t, lane.StateText(), "a snapshot goes on")
 	require.Equal(t, "WorkOS answered 403", lane.Snapshot.Entities[1].Refused)
 	require.Empty(t, lane.Snapshot.Entities[0].Refused)
@@ -130,7 +130,7 @@ func TestTheStatusOfASnapshot(t *testing.T) {
 		Run: "run_1", Entities: []string{"organization", "user", "directory"}, StartedAt: began, Entity: "user",
 		Counts: []checkpoint.SnapshotCount{{Entity: "organization", Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1, Dropped: 4}},
 	}
-	lane.Snapshot = admin.SnapshotOf(s)
+	lane.Snapshot = admin.SnapshotOf(s, began)
 	require.Equal(t, []admin.SnapshotEntity{
 		{Entity: "organization", Done: true, Objects: 7, Removed: 2}, {Entity: "user", Objects: 593, Skipped: 1, Dropped: 4}, {Entity: "directory"},
 	}, lane.Snapshot.Entities)
@@ -146,17 +146,24 @@ func TestTheStatusOfASnapshot(t *testing.T) {
 		require.Equal(t, far+tail, lane.SnapshotText(began.Add(time.Minute)))
 	}
 	s.Counts[1].Lists, s.Counts[1].Parents = 3, 40
-	lane.Snapshot = admin.SnapshotOf(s)
+	lane.Snapshot = admin.SnapshotOf(s, began)
 	require.Contains(t, lane.SnapshotText(began), "of user (entity 2 of 3, list 3 of 40), 600")
-	s.Counts[1].Parents = 0 // nobody has counted them
-	lane.Snapshot = admin.SnapshotOf(s)
+	s.Counts[1].Lists = 30
+	lane.Snapshot = admin.SnapshotOf(s, began.Add(72*time.Minute))
+	require.Contains(t, lane.SnapshotText(began.Add(72*time.Minute)), "/s, about 24m left of user, 4 dropped by routes")
+	require.Nil(t, lane.Snapshot.RemainingSeconds)
+	s.Before = []checkpoint.SnapshotCount{{Entity: "directory", Objects: 3598}}
+	lane.Snapshot = admin.SnapshotOf(s, began.Add(72*time.Minute))
+	require.Contains(t, lane.SnapshotText(began.Add(72*time.Minute)), "/s, about 1h36m left, 4 dropped by routes")
+	s.Counts[1].Lists, s.Counts[1].Parents = 3, 0 // nobody has counted them
+	lane.Snapshot = admin.SnapshotOf(s, began)
 	require.Contains(t, lane.SnapshotText(began), "of user (entity 2 of 3, list 3), 600")
 	s.Counts[1].Lists = 0
 	s.Comparing = true
-	lane.Snapshot = admin.SnapshotOf(s)
+	lane.Snapshot = admin.SnapshotOf(s, began)
 	require.Contains(t, lane.SnapshotText(began), "looking for what only the bus has of user (entity 2 of 3)")
 	s.FinishedAt = began.Add(time.Hour)
-	lane.Snapshot, lane.State = admin.SnapshotOf(s), pipeline.Paused
+	lane.Snapshot, lane.State = admin.SnapshotOf(s, began), pipeline.Paused
 	require.True(t, lane.Snapshot.Entities[2].Done)
 	require.Empty(t, lane.SnapshotText(began.Add(time.Hour)))
 	lane.SnapshotRequested = true

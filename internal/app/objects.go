@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"io"
 
 	"workos-relay/internal/snapshot"
 	"workos-relay/router"
@@ -46,6 +47,24 @@ func (o *Objects) Each(ctx context.Context, entity string, fn func(key string, v
 		}
 	}
 	return nil
+}
+
+// Empty implements snapshot.Stored.
+func (o *Objects) Empty(ctx context.Context, entity string) (bool, error) {
+	holds := false
+	for _, topic := range o.router.StateTopics() {
+		if topic.Entity != entity {
+			continue
+		}
+		err := o.reader.ReadState(ctx, topic, func(*sink.Stored) error {
+			holds = true
+			return io.EOF // one is enough
+		})
+		if err != nil && !holds {
+			return false, err
+		}
+	}
+	return !holds, nil
 }
 
 // Newest calls fn once for each object of a topic, with its newest version. What fn is given is

@@ -319,6 +319,13 @@ func (b *shelf) Each(_ context.Context, entity string, fn func(string, []byte, [
 	return nil
 }
 
+// Empty implements Stored.
+func (b *shelf) Empty(_ context.Context, entity string) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !slices.ContainsFunc(b.log, func(m sink.Message) bool { return m.Topic == "state."+entity }), nil
+}
+
 // newest returns the newest message of each key of a state topic that is not removed.
 func (b *shelf) newest(topic string) map[string]sink.Message {
 	b.mu.Lock()

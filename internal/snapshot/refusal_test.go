@@ -31,6 +31,8 @@ func (h hasOf) Each(_ context.Context, entity string, fn func(string, []byte, []
 	return fn(h.key, []byte("{}"), nil)
 }
 
+func (hasOf) Empty(context.Context, string) (bool, error) { return false, nil }
+
 // forbidden is a world of which WorkOS refuses some requests.
 type forbidden struct {
 	*world
@@ -280,4 +282,46 @@ func TestAReasonIsBounded(t *testing.T) {
 	s := e.refuse(&checkpoint.Snapshot{Entity: "user"}, errors.New(strings.Repeat("x\n", 1000)))
 	require.LessOrEqual(t, len(s.Refusal("user")), reasonLimit)
 	require.Same(t, s, e.refuse(s, errNoAnswer), "the first reason stays")
+}
+
+// topic is a bus whose state topics are empty or hold nothing that any snapshot has published.
+type topic struct {
+	empty bool
+	read  int // how often it was read
+}
+
+func (b *topic) Each(context.Context, string, func(string, []byte, []sink.Header) error) error {
+	b.read++
+	return nil
+}
+
+func (b *topic) Empty(context.Context, string) (bool, error) { return b.empty, nil }
+
+// TestAnEmptyTopicIsNotReadBack: after the first snapshot of an entity there is nothing that only
+// the bus has, also if relay was restarted in its middle.
+func TestAnEmptyTopicIsNotReadBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, empty := range []bool{true, false} {
+			b := &topic{empty: empty}
+			f := newForbidden(20, nil)
+			e := askable("directory_user")
+			e.Lists, e.Automatic, e.Stored = f, true, b
+			cp := checkpoint.Checkpoint{Generation: 1}
+			for p, err := range e.Read(t.Context(), cp) {
+				require.NoError(t, err)
+				cp.Snapshot = p.Snapshot
+				if cp.Snapshot.Count("directory_user").Dropped > 0 { // it makes no messages yet
+					break
+				}
+			}
+			require.Equal(t, empty, cp.Snapshot.Fresh)
+			b.empty = false // now it holds what was read
+			_, err := readAll(t, e, &cp)
+			require.NoError(t, err)
+			require.True(t, cp.Snapshot.Finished())
+			require.Equal(t, empty, b.read == 0)
+			require.False(t, cp.Snapshot.Fresh)
+		}
+	})
 }

@@ -114,6 +114,8 @@ func (d deaf) Each(_ context.Context, _ string, fn func(string, []byte, []sink.H
 	return fmt.Errorf("fetching: %v", fn("user_1", []byte("{}"), nil)) //nolint:errorlint // the worst that a bus can do
 }
 
+func (d deaf) Empty(context.Context, string) (bool, error) { return false, d.err }
+
 // refusing is an API that answers no question for an object.
 type refusing struct{ *world }
 
@@ -193,3 +195,5 @@ func (h has) Each(_ context.Context, _ string, fn func(string, []byte, []sink.He
 	}
 	return nil
 }
+
+func (has) Empty(context.Context, string) (bool, error) { return false, nil }

@@ -129,6 +129,8 @@ var (
 		help: "Objects of the lane's last snapshot, or of the one that goes on, by entity and outcome. It begins at 0 with the next one; what was read again after a restart counts again."})
 	snapshotLeft = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_remaining_entities", snapshot: true, labels: lane,
 		help: "Entities that the snapshot has not read to the end. Absent of a lane without a snapshot."})
+	snapshotTime = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_remaining_seconds", snapshot: true, labels: lane,
+		help: "About how much longer the snapshot takes. Absent if none goes on, or if nothing tells: WorkOS does not say how many objects it has."})
 	snapshotSuccess = declare(family{section: sectionLane, kind: gauge, name: "relay_snapshot_last_success_timestamp_seconds", snapshot: true, labels: lane,
 		help: "When a snapshot of the lane was last finished, by WorkOS's clock; 0 if none was. Absent of a lane without a snapshot."})
 	stateUnread = declare(family{section: sectionLane, kind: gauge, name: "relay_state_unread_entities", snapshot: true, labels: lane,

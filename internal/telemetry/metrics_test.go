@@ -65,7 +65,7 @@ func TestFixedSeriesExistFromTheStart(t *testing.T) {
 	later := map[string]bool{
 		"relay_source_odd_payloads_total": true, "relay_webhook_unasked_total": true,
 		"relay_lag_seconds": true, "relay_position_timestamp_seconds": true, "relay_source_refused_type": true,
-		"relay_snapshot_running": true, "relay_snapshot_objects": true, "relay_snapshot_remaining_entities": true, "relay_snapshot_last_success_timestamp_seconds": true,
+		"relay_snapshot_running": true, "relay_snapshot_objects": true, "relay_snapshot_remaining_entities": true, "relay_snapshot_remaining_seconds": true, "relay_snapshot_last_success_timestamp_seconds": true,
 		"relay_verify_last_success_timestamp_seconds": true, "relay_verify_duration_seconds": true, "relay_verify_checked": true, "relay_verify_faults": true,
 	}
 	for _, f := range declared {
@@ -160,6 +160,11 @@ func TestTheMetricsOfASnapshot(t *testing.T) {
 		require.Equal(t, want, got[series], series)
 	}
 	require.NotContains(t, got, `relay_snapshot_running{lane="plain"}`)
+	require.NotContains(t, got, `relay_snapshot_remaining_seconds{lane="nats"}`)
+	s.At, s.Checkpoint.Snapshot.StartedAt = at.Add(time.Minute), at
+	s.Checkpoint.Snapshot.Counts[1].Lists, s.Checkpoint.Snapshot.Counts[1].Parents = 24, 48
+	s.Checkpoint.Snapshot.Before = []checkpoint.SnapshotCount{{Entity: "directory", Objects: 12}}
+	require.Equal(t, "60", scrape(t, m)[`relay_snapshot_remaining_seconds{lane="nats"}`])
 	s.Checkpoint.Holder = "other"
 	require.Equal(t, "0", scrape(t, m)[`relay_snapshot_running{lane="nats"}`], "another process reads it")
 	s.Checkpoint.Holder, s.Checkpoint.Snapshot.FinishedAt = "me", at.Add(time.Hour)

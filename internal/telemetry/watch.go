@@ -109,6 +109,9 @@ func (w *watcher) collect(out chan<- prometheus.Metric, name string, s *pipeline
 			left = len(snap.Entities) - max(0, slices.Index(snap.Entities, snap.Entity))
 		}
 		send(snapshotLeft, float64(left))
+		if all, _ := snap.Remaining(s.At); all > 0 && reads {
+			send(snapshotTime, all.Round(time.Second).Seconds())
+		}
 		for _, entity := range snap.Entities {
 			c := snap.Count(entity)
 			for outcome, n := range map[string]uint64{"published": c.Objects, "removed": c.Removed, "dropped": c.Dropped, "skipped": c.Skipped} {
