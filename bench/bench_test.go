@@ -62,6 +62,13 @@ func TestEveryPartMeasures(t *testing.T) {
 			`\| kfake, exactly_once \| [\d.]+m?s`,
 			`\| 10,000 \| [\d,-]+ \| \d+\.\d`,
 		},
+		"state,snapshot": {
+			`\| JetStream, without state \| 1,500 \| [\d,-]+ \| - \| \d+\.\d`,
+			`\| JetStream, with state \| 1,500 \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+			`\| kfake, with state \| 1,500 \| [\d,-]+ \| [^|]+ \| \d+\.\d`,
+			`\| JetStream \| 2,002 \| [\d.]+m?s \| \d+\.\d\d \| \d+\.\d`,
+			`\| kfake \| 2,002 \| [\d.]+m?s \| \d+\.\d\d \| \d+\.\d`,
+		},
 	} {
 		t.Run(only, func(t *testing.T) {
 			t.Parallel()
@@ -93,7 +100,7 @@ func TestCommandLine(t *testing.T) {
 	}
 	s, err := parse(nil)
 	require.NoError(t, err)
-	require.Equal(t, []string{"nats", "kafka", "publish", "backfill", "tip", "start", "memory"}, s.only)
+	require.Equal(t, []string{"nats", "kafka", "publish", "backfill", "tip", "start", "memory", "state", "snapshot"}, s.only)
 }
 
 func TestARoleThatFailsSaysWhy(t *testing.T) {

@@ -2,7 +2,7 @@
 //
 //	go run ./bench
 //
-// It takes about twelve minutes on two cores; -quick takes one or two, and -kafka adds a real Kafka
+// It takes about twenty minutes on two cores; -quick takes one or two, and -kafka adds a real Kafka
 // to the parts that have one:
 //
 //	go run ./bench -kafka "$(.ci/kafka/start --dir /tmp/kafka --port-base 18600 | tail -1)"
@@ -61,6 +61,8 @@ var parts = []part{
 	{"tip", waitAtTip},
 	{"start", startUp},
 	{"memory", holdMemory},
+	{"state", keepState},
+	{"snapshot", readSnapshots},
 }
 
 func main() {

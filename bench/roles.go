@@ -59,6 +59,8 @@ func playAPI(ctx context.Context, args []string) (err error) {
 	days := flags.Int("uneven-days", 0, "spread the events unevenly over so many days, and make them as they are asked for")
 	live := flags.Float64("live", 0, "events/s that happen, on average")
 	hook := flags.String("webhook", "", "tell of each that happens there")
+	dirs := flags.Int("directories", 0, "directories that its lists have")
+	users := flags.Int("directory-users", 0, "users of the directories, which are made as they are asked for")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -67,7 +69,8 @@ func playAPI(ctx context.Context, args []string) (err error) {
 		p.InMemory, p.Profile = false, sourcetest.UnevenProfile(*events, time.Duration(*days)*24*time.Hour, 1)
 	}
 	api := sourcetest.New(sourcetest.WithAPIKey(apiKey), sourcetest.WithPopulation(p),
-		sourcetest.WithLatency(*latency, 0), sourcetest.WithRetention(0), sourcetest.WithLedger(0))
+		sourcetest.WithLatency(*latency, 0), sourcetest.WithRetention(0), sourcetest.WithLedger(0),
+		sourcetest.WithWorld(sourcetest.WorldConfig{Seed: 1, Organizations: min(*dirs, 10), Directories: *dirs, DirectoryUsers: *users}))
 	if err := api.Start(""); err != nil {
 		return err
 	}
