@@ -23,7 +23,7 @@ type reading struct {
 	e        *Engine
 	entity   state.Entity
 	endpoint lists.Endpoint
-	parents  chan parent // in the order of the walk; nil once it has ended, and if the list has no parent
+	parents  chan parent // in the order of the walk; nil once it has ended or is given up, and if the list has no parent
 	pages    chan page
 	at       checkpoint.Snapshot // what the messages of the portion that is gathered lead to
 	open     []list              // lists that are read, in the order in which they were begun
@@ -81,10 +81,11 @@ func newReading(ctx context.Context, e *Engine, s *checkpoint.Snapshot) (*readin
 		of := r.at.Count(endpoint.Parents[len(endpoint.Parents)-1])
 		r.at.Counts = r.at.Add(checkpoint.SnapshotCount{Entity: s.Entity, Parents: of.Objects + of.Skipped + of.Dropped})
 	}
-	r.parents = make(chan parent)
+	parents := make(chan parent)
+	r.parents = parents
 	r.spawn(func() {
-		defer close(r.parents)
-		w := walk{r: r}
+		defer close(parents)
+		w := walk{r: r, to: parents}
 		if err := contain.Do(func() error { return w.level(nil, nil, s.Walk) }); err != nil {
 			w.emit(parent{err: err})
 		}
@@ -335,11 +336,14 @@ func (e *Engine) concerns(of *lists.Endpoint, o *lists.Object) bool {
 }
 
 // walk finds the parents of the lists of an entity, the outermost first.
-type walk struct{ r *reading }
+type walk struct {
+	r  *reading
+	to chan<- parent // r.parents, which run may set to nil meanwhile
+}
 
 func (w *walk) emit(p parent) bool {
 	select {
-	case w.r.parents <- p:
+	case w.to <- p:
 		return true
 	case <-w.r.ctx.Done():
 		return false
