@@ -235,7 +235,7 @@ func (w *world) draw() plan {
 		p.transaction = 1 + w.rnd.IntN(10)
 	}
 	p.stormy, p.holes, p.purge = w.chance(0.2), w.chance(0.2), w.chance(0.05)
-	if p.refuses = w.chance(0.15); p.refuses {
+	if p.refuses = w.chance(0.15) && *refusalsFlag; p.refuses {
 		p.purge, p.holes = false, false
 	}
 	if p.mode == checkpoint.AtLeastOnce {
