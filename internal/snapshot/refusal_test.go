@@ -117,7 +117,7 @@ func TestARefusedListIsLeftOut(t *testing.T) {
 		require.Equal(t, 2, f.asks, "it is asked for twice")
 		require.True(t, cp.Snapshot.Finished())
 		require.Equal(t, []checkpoint.SnapshotRefusal{{Entity: "directory_user", Reason: errForbidden.Err.Error()}}, cp.Snapshot.Refused)
-		require.Empty(t, f.world.asked, "no ghost is looked for")
+		require.Empty(t, f.asked, "no ghost is looked for")
 		require.Zero(t, cp.Snapshot.Count("directory_user").Removed)
 		require.False(t, e.Due(cp))
 		unread := []pipeline.UnreadEntity{{Entity: "directory_user", Reason: errForbidden.Err.Error()}}
@@ -146,7 +146,7 @@ func TestARefusedListIsLeftOut(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, cp.Snapshot.Refused)
 		require.Empty(t, e.Unread(cp))
-		require.Equal(t, []string{"directory_user_ghost"}, f.world.asked)
+		require.Equal(t, []string{"directory_user_ghost"}, f.asked)
 	})
 }
 

@@ -137,7 +137,7 @@ func (j *judge) passes(cp checkpoint.Checkpoint, stored func(n int) bool) {
 		from[r.Type] = j.index(r.Position)
 	}
 	for n := range at {
-		if missing, refused := from[j.w.kind[n]]; !stored(n) && !(refused && n >= missing) {
+		if missing, refused := from[j.w.kind[n]]; !stored(n) && (!refused || n < missing) {
 			j.fault("P1", "the position has passed %s, which the bus does not have", j.w.events[n])
 			return
 		}

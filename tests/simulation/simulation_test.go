@@ -21,8 +21,8 @@ import (
 var (
 	seedsFlag = flag.Uint64("seeds", 2000, "how many seeds TestSimulation runs")
 	firstFlag = flag.Uint64("first", 1, "the first of them")
-	// Off as long as relay may stop with a question if the API refuses the type of the last event and
-	// nothing follows it: seed 101631.
+	// Off as long as relay may stop with a question if the API refuses the type of the last event
+	// and nothing follows it: seed 101631.
 	refusalsFlag = flag.Bool("refusals", false, "in some seeds the API refuses an event type for a while")
 	repeatFlag   = flag.Uint64("repeat", 25, "how many seeds TestASeedRepeats runs several times, from the first on")
 )
