@@ -39,6 +39,9 @@ func (t *typeSet) wants(name string) bool {
 	return ok
 }
 
+// reduced reports whether the API refuses some of the types wanted.
+func (t *typeSet) reduced() bool { return len(t.active) < len(t.wanted) }
+
 // onTrial returns those of asked that count as refused.
 func (t *typeSet) onTrial(asked []string) []string {
 	var out []string

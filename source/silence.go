@@ -23,7 +23,8 @@ const (
 // the API may hold back. If there is one, and the cursor still brings nothing, the cursor is lost.
 // If there is none, and the API surely keeps what is that old, everything up to there has been
 // seen; then the cursor counts as lost if the API does not list its event any more. If the API does
-// not answer by time, nothing is concluded.
+// not answer by time, nothing is concluded. Nor is anything concluded from what it does not list
+// while it refuses types, since the event may be of one of them.
 func (r *reader) checkSilence(ctx context.Context, a answer, opts ListEventsOpts) error {
 	if len(a.Data) > 0 {
 		r.silentUntil = time.Now().Add(silenceCheck)
@@ -50,11 +51,15 @@ func (r *reader) checkSilence(ctx context.Context, a answer, opts ListEventsOpts
 		r.noteSilence(err)
 		return ctx.Err()
 	}
-	kept := listed
-	if listed {
+	kept := true
+	switch {
+	case listed:
 		r.tip = r.pos.EventID
-	} else if kept, err = r.isKept(ctx, from); err != nil {
-		return err
+	case r.types.reduced() && r.clock().Sub(from) <= documentedRetention-24*time.Hour: // its type may be why
+	default:
+		if kept, err = r.isKept(ctx, from); err != nil {
+			return err
+		}
 	}
 	lost := &CursorLostError{Position: r.pos, Reason: "it says that nothing follows, and lists that event no longer"}
 	if !kept {
@@ -64,7 +69,7 @@ func (r *reader) checkSilence(ctx context.Context, a answer, opts ListEventsOpts
 		return nil
 	}
 	r.sawAll(until)
-	if !listed && r.anchor == nil && !r.trail.from.After(r.seenTo) { // what comes can be told from what was relayed
+	if !listed && !r.types.reduced() && r.anchor == nil && !r.trail.from.After(r.seenTo) { // what comes can be told from what was relayed
 		return lost
 	}
 	return nil

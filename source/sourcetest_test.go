@@ -227,6 +227,31 @@ func TestSilenceIsNoLostCursor(t *testing.T) {
 	})
 }
 
+// A position whose type the API refuses meanwhile is not listed with the other types. That does not
+// mean that its cursor is lost.
+func TestAPositionOfARefusedTypeIsNoLostCursor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		srv := sourcetest.New(sourcetest.WithPopulation(sourcetest.Population{Events: 100, Seed: 1}), sourcetest.WithHoldBack(5*time.Second))
+		time.Sleep(time.Hour)
+		s := streamOf(t, srv)
+		s.PollInterval = time.Minute
+		events, err := readToTip(t.Context(), s, checkpoint.Position{})
+		require.NoError(t, err)
+		last := events[len(events)-1]
+		srv.RefuseTypes(last.Event)
+		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Hour)
+		defer cancel()
+		polls := 0
+		for page, err := range s.Pages(ctx, last.Position()) {
+			require.True(t, err == nil || ctx.Err() != nil, err)
+			require.Empty(t, page.Events)
+			polls++
+		}
+		require.Greater(t, polls, 100)
+	})
+}
+
 func TestWireFormsAreUnderstood(t *testing.T) {
 	t.Parallel()
 	for form, only := range map[source.EventList]sourcetest.EventForm{
