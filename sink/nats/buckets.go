@@ -228,12 +228,13 @@ func stateWarnings(conf jetstream.StreamConfig) []string {
 		"a bucket keeps what it has copied, but one that is deleted is then filled only in part; after that run `relay snapshot`"}
 }
 
-// restore creates each bucket again that was deleted while relay runs. It looks no more often than
-// every restoreEvery. The lane needs no bucket, because the stream of the events has the state: if
-// restore fails it logs why, once for each cause, and looks again later.
+// restore creates each bucket again that was deleted since prepare: a command that only reads
+// creates none. It looks no more often than every restoreEvery. The lane needs no bucket, because
+// the stream of the events has the state: if restore fails it logs why, once for each cause, and
+// looks again later.
 func (b *buckets) restore(ctx context.Context, l *link) {
 	b.mu.Lock()
-	due := len(b.cfg.State) > 0 && !time.Now().Before(b.next)
+	due := b.origin != "" && len(b.cfg.State) > 0 && !time.Now().Before(b.next)
 	if due {
 		b.next = time.Now().Add(restoreEvery)
 	}
