@@ -87,7 +87,7 @@ func followKafka(ctx context.Context) error {
 	defer client.Close()
 	left, err := unread(ctx, kadm.NewClient(client), topic)
 	if err != nil {
-		return err
+		return fmt.Errorf("topic %s: %w", topic, err)
 	}
 	objects := table{}
 	if len(left) == 0 {

@@ -27,6 +27,8 @@ def main():
         }
     )
     partitions = consumer.list_topics(TOPIC, timeout=60).topics[TOPIC].partitions
+    if not partitions:
+        raise SystemExit(f"topic {TOPIC} does not exist: start relay with state for this entity, which creates it")
     consumer.assign([TopicPartition(TOPIC, p, OFFSET_BEGINNING) for p in partitions])
     objects = {}  # a service that must remember it between two starts keeps it in its database
     try:

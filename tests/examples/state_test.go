@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -144,6 +146,72 @@ func TestTheWholeStateIsSeen(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.Contains(f.String(), says) }, patient, 20*time.Millisecond, "%s: %s", prefix, f)
 		f.end(t)
 		require.Equal(t, 1, strings.Count(f.String(), " objects\n"), f.String())
+	}
+}
+
+// TestAStateTopicThatDoesNotExist: a program that is started before relay says what it misses and
+// ends. It does not create the topic, which the cluster would give its own settings.
+func TestAStateTopicThatDoesNotExist(t *testing.T) {
+	t.Parallel()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation())
+	require.NoError(t, err)
+	t.Cleanup(cluster.Close)
+	brokers := strings.Join(cluster.ListenAddrs(), ",")
+	for language, p := range programs(t) {
+		if p.state == nil {
+			continue
+		}
+		t.Run(language, func(t *testing.T) {
+			f := follow(t, p, "kafka", []string{"KAFKA_BROKERS=" + brokers})
+			ended := time.AfterFunc(patient, func() { _ = f.cmd.Process.Kill() })
+			defer ended.Stop()
+			var failed *exec.ExitError
+			require.ErrorAs(t, f.cmd.Wait(), &failed, "%s", f)
+			require.Equal(t, 1, failed.ExitCode(), "%s", f)
+			require.Contains(t, f.String(), "topic state."+entity)
+		})
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers))
+	require.NoError(t, err)
+	defer client.Close()
+	topics, err := kadm.NewClient(client).ListTopics(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, topics.Names())
+}
+
+// TestAnEmptyBucketIsCurrent: each program says that nothing is in the bucket, and then follows it.
+func TestAnEmptyBucketIsCurrent(t *testing.T) {
+	t.Parallel()
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		AuthTimeout: patient.Seconds()})
+	require.NoError(t, err)
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	require.True(t, srv.ReadyForConnections(patient))
+	nc, err := nats.Connect(srv.ClientURL(), nats.Timeout(patient))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patient))
+	require.NoError(t, err)
+	for language, p := range programs(t) {
+		if p.state == nil {
+			continue
+		}
+		t.Run(language, func(t *testing.T) {
+			name := language + "_" + entity
+			bucket, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "STATE_" + name})
+			require.NoError(t, err)
+			f := follow(t, p, "nats", []string{"NATS_URL=" + srv.ClientURL(), "ENTITY=" + name})
+			says := "current\t0\n"
+			if language == "go" {
+				says = " 0 objects\n"
+			}
+			require.Eventually(t, func() bool { return strings.Contains(f.String(), says) }, patient, 20*time.Millisecond, "%s", f)
+			_, err = bucket.PutString(t.Context(), "a", "{}")
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { return strings.Contains(f.String(), "set\ta\t{}\n") }, patient, 20*time.Millisecond, "%s", f)
+			f.end(t)
+		})
 	}
 }
 

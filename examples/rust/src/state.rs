@@ -43,7 +43,10 @@ pub async fn follow_nats() -> Result<()> {
     let bucket = jetstream::new(client).get_key_value(format!("STATE_{}", env("ENTITY", "directory_user"))).await?;
     let mut watch = bucket.watch_with_history(">").await?;
     let mut table = Table::default();
-    let mut current = false;
+    let mut current = bucket.status().await?.values() == 0; // no entry would tell that there is none
+    if current {
+        table.current();
+    }
     loop {
         let entry = tokio::select! {
             entry = watch.next() => entry.ok_or("the watch has ended")??,
@@ -75,6 +78,9 @@ pub async fn follow_kafka() -> Result<()> {
     for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
         partitions.add_partition_offset(&topic, partition.id(), Offset::Beginning)?;
         unread.insert(partition.id());
+    }
+    if unread.is_empty() {
+        return Err(format!("topic {topic} does not exist: start relay with state for this entity, which creates it").into());
     }
     consumer.assign(&partitions)?;
     let mut table = Table::default();

@@ -24,11 +24,15 @@ final class KafkaState {
     Map<String, Object> config = Map.of(
         ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, env("KAFKA_BROKERS", "127.0.0.1:9092"),
         ConsumerConfig.ISOLATION_LEVEL_CONFIG, "read_committed", // without this it would also see transactions that relay aborts
+        ConsumerConfig.ALLOW_AUTO_CREATE_TOPICS_CONFIG, false, // relay creates its topics: another's would not be compacted
         ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
     try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
       List<TopicPartition> partitions = consumer.partitionsFor(topic).stream()
           .map(p -> new TopicPartition(p.topic(), p.partition()))
           .toList();
+      if (partitions.isEmpty()) {
+        throw new IllegalStateException("topic " + topic + " does not exist: start relay with state for this entity, which creates it");
+      }
       consumer.assign(partitions);
       consumer.seekToBeginning(partitions);
       Map<TopicPartition, Long> ends = consumer.endOffsets(partitions);
