@@ -88,6 +88,11 @@ func programs(t *testing.T) map[string]program {
 	if binary := os.Getenv("RELAY_TEST_RUST"); binary != "" {
 		all["rust"] = command(".", binary)
 	}
+	for _, language := range []string{"python", "typescript", "java", "rust"} {
+		if _, here := all[language]; !here {
+			t.Logf("NOT TESTED: the consumers in %s, what they need is not here: see .ci/examples", language)
+		}
+	}
 	return all
 }
 
