@@ -79,15 +79,18 @@ func TestTheEndSendsMetricsOnceMore(t *testing.T) {
 // TestACollectorThatHangsDoesNotHoldUpTheEnd: Close returns when its context ends.
 func TestACollectorThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
 	never := make(chan struct{})
-	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-never }))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		cancel()
+		<-never
+	}))
 	t.Cleanup(hangs.Close)
 	t.Cleanup(func() { close(never) })
 	core, logs := observer.New(zap.InfoLevel)
 	m := NewMetrics("1.2.3")
-	push, err := m.NewPush(t.Context(), PushConfig{Export: Export{Endpoint: hangs.URL, Metrics: m, Logger: zap.New(core)}, Interval: time.Hour})
+	push, err := m.NewPush(t.Context(), PushConfig{Export: Export{Endpoint: hangs.URL, Timeout: 5 * time.Minute, Metrics: m, Logger: zap.New(core)}, Interval: time.Hour})
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
 	push.Close(ctx) // the test would not end otherwise
 	require.Equal(t, 1, logs.Len())
 	require.Contains(t, logs.All()[0].Message, "metrics could not be handed to the collector")
