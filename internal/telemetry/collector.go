@@ -13,13 +13,17 @@ import (
 const defaultExport = 10 * time.Second
 
 // newCollectorClient returns an HTTP client whose headers and TLS files are those of the moment of
-// each request.
+// each request. It follows no redirect.
 func newCollectorClient(cfg *Export) *http.Client {
 	timeout := cfg.Timeout
 	if timeout <= 0 {
 		timeout = defaultExport
 	}
-	return &http.Client{Timeout: timeout, Transport: &collectorTransport{headers: cfg.Headers, tls: cfg.TLS}}
+	return &http.Client{
+		Timeout: timeout, Transport: &collectorTransport{headers: cfg.Headers, tls: cfg.TLS},
+		// A redirect would carry the headers to an address that nobody has configured.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // collectorTransport is a transport that is replaced when a file of its TLS section changes:

@@ -66,15 +66,12 @@ func (e *Export) metricExporter(ctx context.Context) (sdkmetric.Exporter, error)
 	if err != nil {
 		return nil, err
 	}
-	var options []otlpmetrichttp.Option
+	options := []otlpmetrichttp.Option{otlpmetrichttp.WithHTTPClient(newCollectorClient(e))}
 	if address != "" {
 		options = append(options, otlpmetrichttp.WithEndpointURL(address))
 	}
-	if len(e.Headers) > 0 || e.TLS != nil {
-		options = append(options, otlpmetrichttp.WithHTTPClient(newCollectorClient(e)))
-		if len(e.Headers) > 0 { // instead of those in the environment; the client adds e.Headers
-			options = append(options, otlpmetrichttp.WithHeaders(map[string]string{}))
-		}
+	if len(e.Headers) > 0 { // instead of those in the environment; the client adds e.Headers
+		options = append(options, otlpmetrichttp.WithHeaders(map[string]string{}))
 	}
 	if e.TLS != nil {
 		options = append(options, otlpmetrichttp.WithTLSClientConfig(e.TLS.Config())) // to be told if the endpoint is not https

@@ -38,15 +38,12 @@ func NewTraces(ctx context.Context, cfg TracesConfig) (*Traces, error) {
 	if err != nil {
 		return nil, err
 	}
-	var options []otlptracehttp.Option
+	options := []otlptracehttp.Option{otlptracehttp.WithHTTPClient(newCollectorClient(&cfg.Export))}
 	if address != "" {
 		options = append(options, otlptracehttp.WithEndpointURL(address))
 	}
-	if len(cfg.Headers) > 0 || cfg.TLS != nil {
-		options = append(options, otlptracehttp.WithHTTPClient(newCollectorClient(&cfg.Export)))
-		if len(cfg.Headers) > 0 { // instead of those in the environment; the client adds cfg.Headers
-			options = append(options, otlptracehttp.WithHeaders(map[string]string{}))
-		}
+	if len(cfg.Headers) > 0 { // instead of those in the environment; the client adds cfg.Headers
+		options = append(options, otlptracehttp.WithHeaders(map[string]string{}))
 	}
 	if cfg.TLS != nil {
 		options = append(options, otlptracehttp.WithTLSClientConfig(cfg.TLS.Config())) // to be told if the endpoint is not https

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,9 +18,10 @@ import (
 	"workos-relay/tests/testkit"
 )
 
-// TestCollectorsThatMisbehave has a collector that refuses and repeats the token, one that takes
-// requests and never answers, and none at all. Events flow, the log tells of each signal once and
-// without the token, and relay ends.
+// TestCollectorsThatMisbehave has a collector that refuses and repeats the token, one that
+// redirects to somebody else, one that takes requests and never answers, and none at all. Events
+// flow, the log tells of each signal once and without the token, nobody else gets a request, and
+// relay ends.
 func TestCollectorsThatMisbehave(t *testing.T) {
 	t.Parallel()
 	const token, events = "token-of-the-collector", 200
@@ -32,21 +34,41 @@ func TestCollectorsThatMisbehave(t *testing.T) {
 		_, _ = io.WriteString(w, "not by "+r.Header.Get("X-Token"))
 	}))
 	t.Cleanup(refuses.Close)
+	var stray atomic.Int64
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stray.Add(1) }))
+	t.Cleanup(elsewhere.Close)
+	t.Cleanup(func() { require.Zero(t, stray.Load(), "relay followed a redirect") })
+	redirects := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status := http.StatusTemporaryRedirect
+		if strings.HasSuffix(r.URL.Path, "/metrics") {
+			status = http.StatusFound
+		}
+		http.Redirect(w, r, elsewhere.URL+r.URL.Path+"?token="+r.Header.Get("X-Token"), status)
+	}))
+	t.Cleanup(redirects.Close)
 	for name, c := range map[string]struct {
 		endpoint string
-		says     bool // soon, not only after the timeout of a request
+		environ  bool     // endpoint and header come from the environment
+		says     bool     // soon, not only after the timeout of a request
+		answers  []string // the log names these
 	}{
-		"it refuses":     {refuses.URL, true},
-		"it hangs":       {hangs.URL, false},
-		"nobody listens": {"http://" + testaddr.Free(t), true},
+		"it refuses":                   {refuses.URL, false, true, []string{"403 Forbidden"}},
+		"it redirects":                 {redirects.URL, false, true, []string{"307 Temporary Redirect", "302 Found"}},
+		"it redirects, by environment": {redirects.URL, true, true, []string{"307 Temporary Redirect", "302 Found"}},
+		"it hangs":                     {hangs.URL, false, false, nil},
+		"nobody listens":               {"http://" + testaddr.Free(t), false, true, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			api := newAPI(t, sourcetest.WithPopulation(sourcetest.Population{Events: events, Seed: 1}))
 			headers := fmt.Sprintf("headers: [{name: x-token, value: %s}]", token)
-			text := stdoutConfig(api.URL(), "") +
-				fmt.Sprintf("telemetry: {traces: {endpoint: %q, %s}, metrics: {endpoint: %q, interval: 1s, %s}}\n", c.endpoint, headers, c.endpoint, headers)
-			r := testkit.NewRelay(t, relayBinary, "relay", text, "OTEL_BSP_SCHEDULE_DELAY=100")
+			text, env := stdoutConfig(api.URL(), ""), []string{"OTEL_BSP_SCHEDULE_DELAY=100", "OTEL_METRIC_EXPORT_INTERVAL=1000"}
+			if c.environ {
+				env = append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+c.endpoint, "OTEL_EXPORTER_OTLP_HEADERS=x-token="+token)
+			} else {
+				text += fmt.Sprintf("telemetry: {traces: {endpoint: %q, %s}, metrics: {endpoint: %q, interval: 1s, %s}}\n", c.endpoint, headers, c.endpoint, headers)
+			}
+			r := testkit.NewRelay(t, relayBinary, "relay", text, env...)
 			r.Start(t)
 			r.Await(t, func() bool { return r.Lane("out").Events >= events }, "every event is carried")
 			said := []string{"spans could not be handed to the collector", "metrics could not be handed to the collector"}
@@ -54,6 +76,9 @@ func TestCollectorsThatMisbehave(t *testing.T) {
 				if c.says {
 					r.Says(t, text)
 				}
+			}
+			for _, text := range c.answers {
+				r.Says(t, text)
 			}
 			require.Zero(t, r.Stop(t))
 			for _, text := range said {
