@@ -68,6 +68,7 @@ func (e *Export) prepare(s signal) (string, error) {
 	if e.Hide == nil {
 		e.Hide = func(s string) string { return s }
 	}
+	e.Hide = hideEnviron(e.Hide)
 	if e.Logger == nil {
 		e.Logger = zap.NewNop()
 	}

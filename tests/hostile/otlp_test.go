@@ -53,6 +53,7 @@ func TestCollectorsThatMisbehave(t *testing.T) {
 		answers  []string // the log names these
 	}{
 		"it refuses":                   {refuses.URL, false, true, []string{"403 Forbidden"}},
+		"it refuses, by environment":   {refuses.URL, true, true, []string{"403 Forbidden"}},
 		"it redirects":                 {redirects.URL, false, true, []string{"307 Temporary Redirect", "302 Found"}},
 		"it redirects, by environment": {redirects.URL, true, true, []string{"307 Temporary Redirect", "302 Found"}},
 		"it hangs":                     {hangs.URL, false, false, nil},
@@ -64,7 +65,7 @@ func TestCollectorsThatMisbehave(t *testing.T) {
 			headers := fmt.Sprintf("headers: [{name: x-token, value: %s}]", token)
 			text, env := stdoutConfig(api.URL(), ""), []string{"OTEL_BSP_SCHEDULE_DELAY=100", "OTEL_METRIC_EXPORT_INTERVAL=1000"}
 			if c.environ {
-				env = append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+c.endpoint, "OTEL_EXPORTER_OTLP_HEADERS=x-token="+token)
+				env = append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+c.endpoint, "OTEL_EXPORTER_OTLP_HEADERS=x-token=Bearer%20"+token)
 			} else {
 				text += fmt.Sprintf("telemetry: {traces: {endpoint: %q, %s}, metrics: {endpoint: %q, interval: 1s, %s}}\n", c.endpoint, headers, c.endpoint, headers)
 			}
