@@ -194,9 +194,8 @@ func (e *exporter) timeout(s otlpSignal) time.Duration {
 // named reports whether the standard variables name a collector that relay can speak to.
 func (e *exporter) named(s otlpSignal) bool {
 	disabled, _ := e.env("OTEL_SDK_DISABLED")
-	chosen, _ := e.env("OTEL_" + s.variable + "_EXPORTER")
 	switch {
-	case e.variable(s, "ENDPOINT") == "", strings.EqualFold(disabled, "true"), chosen == "none":
+	case e.variable(s, "ENDPOINT") == "", strings.EqualFold(disabled, "true"), !e.chosen(s):
 		return false
 	case e.variable(s, "PROTOCOL") == "grpc":
 		if s == otlpTraces {
@@ -207,6 +206,21 @@ func (e *exporter) named(s otlpSignal) bool {
 		return false
 	}
 	return true
+}
+
+// chosen reports whether the standard variable for the exporters of the signal names OTLP, the only
+// one that relay has, or is not set.
+func (e *exporter) chosen(s otlpSignal) bool {
+	exporters, _ := e.env("OTEL_" + s.variable + "_EXPORTER")
+	if strings.TrimSpace(exporters) == "" {
+		return true
+	}
+	for name := range strings.SplitSeq(exporters, ",") {
+		if strings.EqualFold(strings.TrimSpace(name), "otlp") {
+			return true
+		}
+	}
+	return false
 }
 
 // conventions returns how traces name the bus of the lane.

@@ -21,6 +21,13 @@ func TestCollectorInEnvironment(t *testing.T) {
 		"switched off":         {[]string{endpoint, "OTEL_SDK_DISABLED=true"}, false, false},
 		"no traces":            {[]string{endpoint, "OTEL_TRACES_EXPORTER=none"}, false, true},
 		"no metrics":           {[]string{endpoint, "OTEL_METRICS_EXPORTER=none"}, true, false},
+		"traces to console":    {[]string{endpoint, "OTEL_TRACES_EXPORTER=console"}, false, true},
+		"traces to Zipkin":     {[]string{endpoint, "OTEL_TRACES_EXPORTER=zipkin"}, false, true},
+		"metrics to a scrape":  {[]string{endpoint, "OTEL_METRICS_EXPORTER=prometheus"}, true, false},
+		"metrics to console":   {[]string{endpoint, "OTEL_METRICS_EXPORTER=console"}, true, false},
+		"no otlp among two":    {[]string{endpoint, "OTEL_METRICS_EXPORTER=console,prometheus"}, true, false},
+		"otlp among others":    {[]string{endpoint, "OTEL_METRICS_EXPORTER=prometheus, OTLP", "OTEL_TRACES_EXPORTER=otlp,console"}, true, true},
+		"chosen, but empty":    {[]string{endpoint, "OTEL_METRICS_EXPORTER= ", "OTEL_TRACES_EXPORTER="}, true, true},
 		"over gRPC":            {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, false, false},
 		"gRPC, but not traces": {[]string{endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf"}, true, false},
 	} {
