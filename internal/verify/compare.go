@@ -45,14 +45,14 @@ func (r *run) compare(ctx context.Context) (err error) {
 		}
 		r.progress(StageCompare, float64(n+1)/float64(r.parts), r.report.Events)
 	}
-	breaks, err := r.compareOrder(order)
+	breaks, err := r.compareOrder(ctx, order)
 	if err != nil {
 		return err
 	}
 	if err := r.compareKeys(ctx); err != nil {
 		return err
 	}
-	return r.finish(breaks)
+	return r.finish(ctx, breaks)
 }
 
 func (r *run) comparePart(n int, order *os.File) error {
@@ -143,12 +143,15 @@ type orderBreak struct {
 
 // compareOrder walks through what the lane itself published, in the order of each log, and returns
 // the breaks to be named.
-func (r *run) compareOrder(order *os.File) ([]orderBreak, error) {
+func (r *run) compareOrder(ctx context.Context, order *os.File) ([]orderBreak, error) {
 	var breaks []orderBreak
 	in := bufio.NewReaderSize(io.NewSectionReader(order, 0, int64(r.scans)*slotBytes), 256<<10) //nolint:gosec // no disk holds as much
 	for n := range r.lanes {
 		last := uint64(0) // number of the event before, from 1
-		for range r.lanes[n].endScan - r.lanes[n].firstScan {
+		for i := range r.lanes[n].endScan - r.lanes[n].firstScan {
+			if i%progressEvery == 0 && ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
 			var slot [slotBytes]byte
 			if _, err := io.ReadFull(in, slot[:]); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				break // the last copies had no place
@@ -169,7 +172,7 @@ func (r *run) compareOrder(order *os.File) ([]orderBreak, error) {
 		}
 	}
 	if r.report.OutOfOrder.Count > 0 && r.check.MayComeEarly && r.report.Allows() {
-		inPlace, err := r.allInPlace(order)
+		inPlace, err := r.allInPlace(ctx, order)
 		if err != nil {
 			return nil, err
 		}
@@ -183,13 +186,16 @@ func (r *run) compareOrder(order *os.File) ([]orderBreak, error) {
 // allInPlace reports whether each event of each log has a copy after one of each event before it.
 // So it is if what came too early, behind a hole that an election or a broken connection left, came
 // again in its place.
-func (r *run) allInPlace(order *os.File) (bool, error) {
+func (r *run) allInPlace(ctx context.Context, order *os.File) (bool, error) {
 	for n := range r.lanes {
 		l := &r.lanes[n]
 		copies := func(fn func(index uint64)) error {
 			begin, end := int64(l.firstScan)*slotBytes, int64(l.endScan)*slotBytes //nolint:gosec // no disk holds as much
 			in := bufio.NewReaderSize(io.NewSectionReader(order, begin, end-begin), 256<<10)
-			for {
+			for i := 0; ; i++ {
+				if i%progressEvery == 0 && ctx.Err() != nil {
+					return ctx.Err()
+				}
 				var slot [slotBytes]byte
 				if _, err := io.ReadFull(in, slot[:]); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 					return nil
@@ -221,10 +227,13 @@ func (r *run) allInPlace(order *os.File) (bool, error) {
 }
 
 // finish finds out what is missing, and names the events of the breaks.
-func (r *run) finish(breaks []orderBreak) error {
+func (r *run) finish(ctx context.Context, breaks []orderBreak) error {
 	examples := make([]Example, len(breaks))
 	var e event
 	err := readAll(r.eventsFile(), &e, func() error {
+		if e.index%progressEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		for i, b := range breaks {
 			if b.index == e.index {
 				examples[i].EventID, examples[i].CreatedAt = e.id, time.Unix(0, e.created).UTC()

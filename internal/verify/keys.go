@@ -20,7 +20,7 @@ func (r *run) compareKeys(ctx context.Context) error {
 		return nil
 	}
 	r.newer = newBits(r.count)
-	if err := r.splitLost(); err != nil {
+	if err := r.splitLost(ctx); err != nil {
 		return err
 	}
 	for n := range r.parts {
@@ -36,7 +36,7 @@ func (r *run) compareKeys(ctx context.Context) error {
 
 // splitLost divides the events on compacted topics that were not found among the parts, by their
 // keys.
-func (r *run) splitLost() (err error) {
+func (r *run) splitLost(ctx context.Context) (err error) {
 	ws, err := newWriters(r.parts, r.lostPart)
 	if err != nil {
 		return err
@@ -44,6 +44,9 @@ func (r *run) splitLost() (err error) {
 	defer func() { err = errors.Join(err, ws.close()) }()
 	var e event
 	return readAll(r.eventsFile(), &e, func() error {
+		if e.index%progressEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if r.found.has(e.index) || !r.compacted[e.topic] {
 			return nil
 		}
