@@ -132,10 +132,6 @@ func (r *Relay) SetCheckpoint(ctx context.Context, lane string, to admin.Destina
 		return admin.Moved{}, err
 	}
 	defer leave()
-	if !to.DryRun { // events are skipped or come again from now on, before the lane says so
-		r.moved(lane)
-		defer r.moved(lane)
-	}
 	var done admin.Moved
 	stopped := !r.group.Runs(m.run)
 	if !stopped {
@@ -205,13 +201,21 @@ func (r *Relay) moveRunning(ctx context.Context, m *member, to admin.Destination
 		return done, nil
 	}
 	var kept string
+	moves := false
 	before, after, err := m.run.Move(ctx, position, func(ctx context.Context, cp checkpoint.Checkpoint) (err error) {
 		if !compared && !to.Skip {
 			return errors.New("the lane has only now acquired its position; try again")
 		}
-		kept, err = m.store.Keep(ctx, cp)
-		return err
+		if kept, err = m.store.Keep(ctx, cp); err != nil {
+			return err
+		}
+		moves = true
+		m.verifier.moved() // events are skipped or come again from now on, before the lane says so
+		return nil
 	})
+	if moves { // or may have moved, if there is an error
+		m.verifier.moved()
+	}
 	if err != nil {
 		return admin.Moved{}, err
 	}
@@ -238,7 +242,9 @@ func (r *Relay) moveStopped(ctx context.Context, m *member, to admin.Destination
 	if err != nil {
 		return admin.Moved{}, err
 	}
-	done, err := m.positions().Move(ctx, client, to, r.lanes())
+	positions := m.positions()
+	positions.moves = m.verifier.moved
+	done, err := positions.Move(ctx, client, to, r.lanes())
 	if err != nil || to.DryRun {
 		return done, err
 	}

@@ -51,6 +51,7 @@ type Positions struct {
 	// holding is asked whether the destination holds messages; nil if it cannot be asked.
 	holding sink.Destination
 
+	moves func() // is called before a position is written; nil for nothing
 	disk  *checkpoint.File
 	Close func() error
 }
@@ -172,6 +173,9 @@ func (p *Positions) replace(ctx context.Context, at *place, becomes func(prev ch
 	next := becomes(prev).Asking(p.lane.Types)
 	next.Generation, next.Holder, next.Released = prev.Generation+1, p.holder, true
 	next.Source, next.Mode, next.UpdatedAt = p.lane.Identity(), at.mode, time.Now().UTC()
+	if p.moves != nil {
+		p.moves()
+	}
 	if _, err = at.store.Commit(ctx, prev, next); err != nil {
 		return prev, kept, err
 	}

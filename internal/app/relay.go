@@ -355,15 +355,6 @@ func (r *Relay) verifyStatus(lane string) *admin.VerifyStatus {
 	return nil
 }
 
-// moved tells the verifier of a lane that an operator moves its position.
-func (r *Relay) moved(lane string) {
-	for _, m := range r.now() {
-		if m.run.Name == lane {
-			m.verifier.moved()
-		}
-	}
-}
-
 // EmbeddedURL returns the URL of the first embedded server. It is empty if there is none.
 func (r *Relay) EmbeddedURL() string {
 	for _, m := range r.now() {

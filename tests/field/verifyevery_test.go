@@ -157,7 +157,9 @@ func TestLaneVerifiesItself(t *testing.T) {
 		require.Regexp(t, `lane nats: verification: .* ago, .* FAULTS: 1 missing, 1 missing in the state; .*`+"`relay verify --lane nats .*` shows the faults \\[R1609\\]", out)
 		require.Contains(t, r.Output(), "the verification of the lane found faults")
 
-		// It is reported until it is mended.
+		// It is reported until it is mended, also after a move that was refused.
+		code, out, errs = r.Run(t, "checkpoint", "set", "event_01JUNKNOWN0000000000000000")
+		require.NotEqual(t, exitDone, code, out+errs)
 		require.Equal(t, 1, r.awaitVerified(t, "").Missing)
 		code, out, errs = r.Run(t, append(strings.Fields(v.Commands[0])[1:], "--repair")...)
 		require.Equal(t, exitDone, code, out+errs)
