@@ -18,8 +18,9 @@ type VerifyStatus struct {
 	// NextAt is when the next run is due. It is null if that is not known, as before the lane has
 	// caught up after a start.
 	NextAt *time.Time `json:"next_at"`
-	// Last is the last run that came to its end; null if none did since this relay has carried the
-	// lane, with this configuration.
+	// Last is what is known from the last runs; null if none came to its end since this relay has
+	// carried the lane, with this configuration. If only the events or only the state could be
+	// compared, the other one is that of the run before, and Failed says why.
 	Last *Verified `json:"last"`
 	// Failed is why the last attempt did not come to its end, and FailedAt is when. They are empty
 	// and null if it did.
@@ -32,10 +33,12 @@ type Verified struct {
 	EndedAt         time.Time `json:"ended_at"`
 	DurationSeconds float64   `json:"duration_seconds"`
 	// Since and Until are the range of events that was compared, as `relay verify` takes them.
+	// Since is empty if none was.
 	Since      string         `json:"since"`
 	Until      time.Time      `json:"until"`
 	Events     int            `json:"events"`  // of WorkOS that the bus should hold
 	Expired    int            `json:"expired"` // of them, what the bus does not keep any more
+	Unknown    bool           `json:"unknown"` // no event could be compared, since the bus keeps none of them
 	Missing    int            `json:"missing"`
 	Duplicate  int            `json:"duplicate"`
 	Misrouted  int            `json:"misrouted"`
@@ -102,7 +105,7 @@ func (l *LaneStatus) VerifyCode() string {
 		return ""
 	case v.Last != nil && v.Last.Faults > 0:
 		return codeVerifyFaults
-	case v.Failed != "":
+	case v.Failed != "", v.Last != nil && v.Last.Unknown:
 		return codeVerifyFailed
 	default:
 		return ""
@@ -111,20 +114,37 @@ func (l *LaneStatus) VerifyCode() string {
 
 // text says what was compared, and what was found.
 func (v *Verified) text(now time.Time) string {
-	text := fmt.Sprintf("%s ago, %s", span(now, v.EndedAt), printable.Count(v.Events, "event"))
+	var compared, said []string
+	if v.Since != "" {
+		compared = append(compared, fmt.Sprintf("%s from %s to %s", printable.Count(v.Events, "event"), v.Since, v.Until.Format(time.RFC3339)))
+	}
 	if v.State != nil {
-		text += " and " + printable.Count(v.State.Objects, "object")
+		compared = append(compared, printable.Count(v.State.Objects, "object")+" of the state")
 	}
-	text += fmt.Sprintf(" from %s to %s: ", v.Since, v.Until.Format(time.RFC3339))
-	if v.Faults == 0 {
-		text += "no fault found"
-	} else {
-		text += "FAULTS: " + v.Found()
+	switch {
+	case v.Faults > 0:
+		said = append(said, "FAULTS: "+v.Found())
+	case v.Unknown && v.State != nil:
+		said = append(said, "no fault found in the state")
+	case !v.Unknown:
+		said = append(said, "no fault found")
 	}
-	if v.Expired > 0 {
-		text += fmt.Sprintf(", %d no longer kept by the bus", v.Expired)
+	switch {
+	case v.Unknown:
+		said = append(said, v.Nothing())
+	case v.Expired > 0:
+		said = append(said, fmt.Sprintf("%d no longer kept by the bus", v.Expired))
 	}
-	return text
+	return fmt.Sprintf("%s ago, %s: %s", span(now, v.EndedAt), strings.Join(compared, " and "), strings.Join(said, ", "))
+}
+
+// Nothing says that no event could be compared: see Unknown.
+func (v *Verified) Nothing() string {
+	what := "nothing"
+	if v.State != nil {
+		what = "no event"
+	}
+	return fmt.Sprintf("%s could be compared: the bus keeps none of the %s", what, printable.Count(v.Events, "event"))
 }
 
 // Found lists the faults: "2 missing, 1 stale in the state".

@@ -42,6 +42,7 @@ type Lane struct {
 
 	where  *whereFailures
 	outlet admin.Outlet
+	asks   *source.Hooks // of requests for which nobody names others; nil for none
 }
 
 // NewLanes returns the lanes of a configuration: what each carries, and its destination. It
@@ -147,6 +148,9 @@ func burst(perSecond float64) int { return max(1, int(perSecond/10)) }
 // Stream returns a reader of the events of the lane. It reads page after page with one reader and
 // does not listen for webhooks: a running lane adds both.
 func (l *Lane) Stream(client *source.Client, hooks *source.Hooks) *source.Stream {
+	if hooks == nil {
+		hooks = l.asks
+	}
 	return &source.Stream{
 		Client:          client,
 		Events:          l.Types,

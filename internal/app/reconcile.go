@@ -24,7 +24,7 @@ import (
 // of which snapshot.Listed says that it reads a list.
 func (l *Lane) StateCheck(client *source.Client, objects *Objects, entities []string) *verify.StateCheck {
 	return &verify.StateCheck{
-		Source:       &stateSource{lane: l, client: client, lists: &apilists.Client{Getter: &source.Getter{Client: client, Logger: l.Log}}},
+		Source:       &stateSource{lane: l, client: client, lists: &apilists.Client{Getter: &source.Getter{Client: client, Hooks: l.asks, Logger: l.Log}}},
 		Form:         stateForm{l.Router},
 		Stored:       objects,
 		Entities:     entities,

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +42,8 @@ const (
 	// verifyKeep is how long runs begin at the first event that was missing, so that a loss is
 	// reported until it is mended.
 	verifyKeep = 7 * 24 * time.Hour
+	// verifyDisorder is by how much an event may be older than one before it in the source.
+	verifyDisorder = time.Minute
 	// verifyLasts is how long a difference of the state must last to count.
 	verifyLasts = 20 * time.Second
 	// verifyTick is how often a verifier looks whether something is due, or must end.
@@ -269,14 +272,20 @@ func (v *verifier) due() (number int, due bool) {
 	case now.Before(t.next):
 		return 0, false
 	case s.State != pipeline.Running:
-		v.status.Waits = "the lane tries again: " + s.Reason
+		v.status.Waits = v.relay.hide("the lane tries again: " + s.Reason)
 		return 0, false
 	case snapshotGoesOn(&s):
 		v.status.Waits = "the lane publishes a snapshot"
 		return 0, false
+	case s.Checkpoint.EventID != "" && s.Checkpoint.CreatedAt.IsZero():
+		v.status.Waits = waitsForTime
+		return 0, false
 	}
 	return t.number, true
 }
+
+// waitsForTime says why nothing is compared while the position has no time.
+const waitsForTime = "the position of the lane has no time, so that it is not known which events are due; the next event gives it one"
 
 // jitter is by which part of a wait it is at most shorter or longer.
 const jitter = 10
@@ -322,11 +331,18 @@ func (v *verifier) once(ctx context.Context, number int) {
 		v.status.Waits = paused.why
 		return
 	}
+	v.noted(&r, err)
+}
+
+// noted notes what a run has found, and why it was not finished; err is nil if it was. The caller
+// holds v.mu.
+func (v *verifier) noted(r *verifying, err error) {
+	if r.compared.events || r.compared.state && r.outcome.State != nil {
+		v.finished(r, err == nil)
+	}
 	if err != nil {
 		v.failed(err)
-		return
 	}
-	v.finished(&r)
 }
 
 // failed notes that a run was not finished. The caller holds v.mu.
@@ -339,25 +355,38 @@ func (v *verifier) failed(err error) {
 		zap.String("because", v.status.Failed), zap.Time("next", v.tenure.next))
 }
 
-// finished notes the outcome of a run. The caller holds v.mu.
-func (v *verifier) finished(r *verifying) {
+// finished notes the outcome of a run. If it is not complete, what it has not compared stays as it
+// was known before. The caller holds v.mu.
+func (v *verifier) finished(r *verifying, complete bool) {
 	t := &v.tenure
-	out := r.outcome
+	out := r.merged(v.status.Last)
 	out.EndedAt = time.Now().UTC()
 	out.DurationSeconds = out.EndedAt.Sub(r.started).Seconds()
 	v.status.Last, v.status.Failed, v.status.FailedAt = &out, "", nil
 	t.next = out.EndedAt.Add(jittered(v.every()))
+	if r.compared.events {
+		t.goOn(r, out.EndedAt)
+	}
+	v.metrics.Verified(&out, complete)
+	v.tell(&out, r, complete)
+}
+
+// goOn sets where the next run begins, after one that has compared the events and ended at a time.
+func (t *tenure) goOn(r *verifying, ended time.Time) {
 	t.since = r.after(t.begin)
 	switch first := r.missing; {
 	case first.IsZero():
 		t.lost = time.Time{}
 	case t.lost.IsZero():
-		t.lost = out.EndedAt
+		t.lost = ended
 	}
-	if !t.lost.IsZero() && out.EndedAt.Sub(t.lost) < verifyKeep {
-		t.since = r.from(t.begin, r.missing)
+	if !t.lost.IsZero() && ended.Sub(t.lost) < verifyKeep {
+		t.since = r.from(t.begin, r.missing.Add(-verifyDisorder)) // of another one
 	}
-	v.metrics.Verified(&out)
+}
+
+// tell logs the outcome of a run.
+func (v *verifier) tell(out *admin.Verified, r *verifying, complete bool) {
 	fields := []zap.Field{
 		zap.String("from", out.Since), zap.Time("until", out.Until), zap.Int("events", out.Events), zap.Duration("took", out.EndedAt.Sub(r.started)),
 	}
@@ -367,7 +396,17 @@ func (v *verifier) finished(r *verifying) {
 	if out.State != nil {
 		fields = append(fields, zap.Int("objects", out.State.Objects))
 	}
-	if out.Faults == 0 {
+	switch {
+	case out.Faults > 0:
+	case !complete: // failed tells
+		return
+	case out.Unknown:
+		v.log.Warn("the verification of the lane says nothing of the events", append(fields, zap.String("because", out.Nothing()))...)
+		return
+	case out.Expired > 0:
+		v.log.Info("verified: no fault in what the bus still keeps", fields...)
+		return
+	default:
 		v.log.Info("verified: the bus holds what WorkOS has", fields...)
 		return
 	}
@@ -428,16 +467,19 @@ type verifying struct {
 	client   *source.Client
 	bus      *Bus
 	span     republish.Span
-	missing  time.Time // created_at of the first event that is missing; zero if none is
+	compared struct{ events, state bool } // what was compared to the end
+	missing  time.Time                    // created_at of the first event that is missing; zero if none is
 	outcome  admin.Verified
 	examples []string
 }
 
 // all compares the events and the state.
 func (r *verifying) all(ctx context.Context) (err error) {
+	r.waits("another lane verifies itself")
 	if err := r.relay.verifying.enter(ctx); err != nil { // one lane at a time
 		return err
 	}
+	r.waits("")
 	defer r.relay.verifying.leave()
 	// A separate lane: the routes of the running one count what they meet, and are used by one
 	// goroutine.
@@ -456,6 +498,7 @@ func (r *verifying) all(ctx context.Context) (err error) {
 	defer r.client.CloseIdleConnections()
 	r.share, r.bytes, r.count = rate.NewLimiter(1, 1), rate.NewLimiter(verifyBytes, verifyBytes), rate.NewLimiter(verifyMessages, verifyMessages/10)
 	r.client.Pace = r.pace
+	r.lane.asks = r.relay.metrics.RequestHooks()
 	if r.bus, err = r.lane.OpenFromOutside(ctx); err != nil {
 		return err
 	}
@@ -468,13 +511,54 @@ func (r *verifying) all(ctx context.Context) (err error) {
 	if err := r.lane.Answers(ctx, r.bus); err != nil {
 		return err
 	}
-	if err := r.events(ctx, dir); err != nil {
-		return fmt.Errorf("compare the events: %w", err)
+	// What one of them finds counts, also if the other one fails.
+	failed := r.events(ctx, dir)
+	if r.compared.events = failed == nil; !r.compared.events {
+		failed = fmt.Errorf("compare the events: %w", failed)
+	}
+	if ctx.Err() != nil {
+		return failed
 	}
 	if err := r.state(ctx, dir); err != nil {
-		return fmt.Errorf("compare the state: %w", err)
+		return errors.Join(failed, fmt.Errorf("compare the state: %w", err))
 	}
-	return nil
+	r.compared.state = true
+	return failed
+}
+
+// stateCommand begins the command that shows the faults of the state.
+const stateCommand = "relay verify --state"
+
+// merged is the outcome of the run, with what it has not compared as the last outcome has it; last
+// may be nil.
+func (r *verifying) merged(last *admin.Verified) admin.Verified {
+	out := r.outcome
+	if last != nil && !r.compared.events {
+		out = *last
+		out.State = r.outcome.State
+	}
+	if last != nil && !r.compared.state {
+		out.State = last.State
+	}
+	out.Commands, out.Faults = []string{}, 0
+	for _, from := range []*admin.Verified{&r.outcome, last} {
+		if from == nil {
+			continue
+		}
+		for _, c := range from.Commands {
+			compared := r.compared.events
+			if strings.HasPrefix(c, stateCommand) {
+				compared = r.compared.state
+			}
+			if compared == (from == &r.outcome) {
+				out.Commands = append(out.Commands, c)
+			}
+		}
+	}
+	for _, f := range out.Findings() {
+		out.Faults += f.Count
+	}
+	return out
 }
 
 // pace is source.Client.Pace: it lets a request through while no lane is behind, and at most a
@@ -547,7 +631,7 @@ func (r *verifying) events(ctx context.Context, dir string) error {
 	s := r.member.status()
 	span, due := r.rangeOf(s.Checkpoint)
 	if !due.Known {
-		return errors.New("the position of the lane has no time, so that it is not known which events are due; the next event gives it one")
+		return &pauseError{waitsForTime}
 	}
 	r.span = span
 	check, err := r.lane.EventCheck(r.client, r.bus, span, &due)
@@ -557,7 +641,7 @@ func (r *verifying) events(ctx context.Context, dir string) error {
 	check.Dir, check.Examples = dir, verifyExamples
 	check.Bus = &gentleScanner{check.Bus, r}
 	var report verify.Report
-	for look := 0; ; look++ {
+	for look := 0; ; {
 		result, err := check.Run(ctx)
 		if since := r.span.Since; errors.Is(err, source.ErrCursorLost) && since.EventID != "" && !since.CreatedAt.IsZero() { // WorkOS has forgotten it
 			r.span.Since = checkpoint.Position{CreatedAt: since.CreatedAt.Add(time.Minute)}
@@ -579,6 +663,7 @@ func (r *verifying) events(ctx context.Context, dir string) error {
 			return err
 		}
 		r.waits("")
+		look++
 	}
 	if report.Missing.Count > 0 && len(report.UnknownPolicies) > 0 {
 		u := report.UnknownPolicies[0]
@@ -596,7 +681,7 @@ func (r *verifying) note(report *verify.Report) {
 	o := &r.outcome
 	o.Commands = []string{}
 	o.Since, o.Until = argumentOf(r.span.Since), r.span.Until.UTC()
-	o.Events, o.Expired = report.Events, report.Expired
+	o.Events, o.Expired, o.Unknown = report.Events, report.Expired, report.Unknown()
 	o.Missing, o.Misrouted, o.Altered = report.Missing.Count, report.Misrouted.Count, report.Altered.Count
 	o.Duplicate = report.Duplicate.Count - report.AllowedCopies
 	o.OutOfOrder = report.OutOfOrder.Count - report.AllowedEarly
@@ -660,7 +745,7 @@ func (r *verifying) state(ctx context.Context, dir string) error {
 		return nil
 	}
 	r.outcome.Faults += report.Total
-	r.outcome.Commands = append(r.outcome.Commands, "relay verify --state --lane "+r.member.run.Name)
+	r.outcome.Commands = append(r.outcome.Commands, stateCommand+" --lane "+r.member.run.Name)
 	for name, f := range map[string]verify.StateFinding{"missing": report.Missing, "stale": report.Stale, "ghost": report.Ghosts} {
 		for _, e := range f.Examples[:min(verifyExamples, len(f.Examples))] {
 			r.examples = append(r.examples, fmt.Sprintf("%s in the state: %s %s", name, e.Entity, e.Key))

@@ -78,7 +78,9 @@ var noFault = map[string]string{
 	"no message carries the event":                           finding,
 	"on another topic than the routes say":                   finding,
 
-	", … no longer kept by the bus":                              verifying,
+	"… no longer kept by the bus":                                verifying,
+	"no fault found in the state":                                verifying,
+	"another lane verifies itself":                               verifying,
 	"; `…` shows the faults":                                     verifying,
 	"relay verify --since=TIME --until=TIME [flags]":             "a line of --help",
 	"relay verify (--since=TIME --until=TIME | --state) [flags]": "a line of --help",
@@ -99,7 +101,6 @@ var noFault = map[string]string{
 	"the lane is paused":                                         verifying,
 	"the lane tries again: …":                                    verifying,
 	"relay verify --lane … --since … --until …":                  "a command, beside a message that is found",
-	"relay verify --state --lane …":                              "a command, beside a message that is found",
 
 	", on the bus …":                                        finding,
 	"Not compared: …, since ….":                             summary,

@@ -136,11 +136,11 @@ var (
 	stateUnread = declare(family{section: sectionLane, kind: gauge, name: "relay_state_unread_entities", snapshot: true, labels: lane,
 		help: "Entities whose state topics may lack objects that no event has told of: no snapshot has read them as a whole, since none was asked for or WorkOS refuses a list."})
 	verifySuccess = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_last_success_timestamp_seconds", labels: lane,
-		help: "When a verification of the lane by itself (`verify.every`) last came to its end, with faults or without. This and the other `relay_verify_*` but the counter are absent before the first, and once another relay has the lane."})
+		help: "When a verification of the lane by itself (`verify.every`) last came to its end, with faults or without. A run that could compare no event, or not the state as well, does not count. This and the other `relay_verify_*` but the counter are absent before the first, and once another relay has the lane."})
 	verifyDuration = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_duration_seconds", labels: lane,
 		help: "How long the last verification of the lane took, with its waits while a lane was behind."})
 	verifyChecked = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_checked", labels: []string{labelLane, labelOf},
-		help: "How many events and objects of the state the last verification of the lane compared."})
+		help: "How many events and objects of the state the last verification of the lane compared. Events that the bus does not keep any more do not count."})
 	verifyFaults = declare(family{section: sectionLane, kind: gauge, name: "relay_verify_faults", labels: []string{labelLane, labelFinding},
 		help: "Faults that the last verification of the lane found, by finding. `relay verify` shows each."})
 	verifyFailures = declare(family{section: sectionLane, kind: counter, name: "relay_verify_failed_runs_total", labels: lane,

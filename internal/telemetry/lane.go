@@ -89,11 +89,14 @@ func newLaneMetrics(m *Metrics, name string) *LaneMetrics {
 	return l
 }
 
-// Verified records what a verification of the lane found. It may be called from any goroutine.
-func (l *LaneMetrics) Verified(v *admin.Verified) {
-	l.verify(verifySuccess).WithLabelValues(l.name).Set(timestamp(v.EndedAt))
+// Verified records what a verification of the lane found, and whether it has compared all that it
+// should. It may be called from any goroutine.
+func (l *LaneMetrics) Verified(v *admin.Verified, complete bool) {
+	if complete && !v.Unknown {
+		l.verify(verifySuccess).WithLabelValues(l.name).Set(timestamp(v.EndedAt))
+	}
 	l.verify(verifyDuration).WithLabelValues(l.name).Set(v.DurationSeconds)
-	l.verify(verifyChecked).WithLabelValues(l.name, "events").Set(float64(v.Events))
+	l.verify(verifyChecked).WithLabelValues(l.name, "events").Set(float64(v.Events - v.Expired))
 	objects := 0
 	if v.State != nil {
 		objects = v.State.Objects

@@ -12,6 +12,7 @@ import (
 
 	"workos-relay/internal/admin"
 	"workos-relay/pipeline"
+	"workos-relay/source"
 	"workos-relay/source/webhook"
 )
 
@@ -23,6 +24,7 @@ type Metrics struct {
 	histograms map[*family]*prometheus.HistogramVec
 	watched    *watcher
 	requests   *requestMeter
+	limit      *rateLimit // of requests that are of no lane's work
 	started    time.Time
 
 	mu    sync.Mutex
@@ -39,6 +41,7 @@ func NewMetrics(version string) *Metrics {
 		histograms: map[*family]*prometheus.HistogramVec{},
 		watched:    newWatcher(),
 		requests:   newRequestMeter(),
+		limit:      &rateLimit{},
 		lanes:      map[string]*LaneMetrics{},
 		started:    time.Now(),
 	}
@@ -142,15 +145,25 @@ func (m *Metrics) Lane(name string) *LaneMetrics {
 // goroutine.
 func (m *Metrics) RequestSent() { m.requests.sent() }
 
-// Requests returns what is known of the requests to WorkOS of all lanes, without the limit. It may
-// be called from any goroutine.
+// RequestHooks returns hooks for requests that are not part of what a lane carries, as of a
+// verification: no lane waits because of their answers. They may be called from any goroutine.
+func (m *Metrics) RequestHooks() *source.Hooks {
+	return &source.Hooks{OnRateLimited: func(source.RateLimitedInfo) { m.limit.limited(0) }}
+}
+
+// Requests returns what is known of all requests to WorkOS, without the limit. It may be called
+// from any goroutine.
 func (m *Metrics) Requests() admin.Requests {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := admin.Requests{PerSecond: m.requests.perSecond()}
 	var last time.Time
+	limits := []*rateLimit{m.limit}
 	for _, l := range m.lanes {
-		n, at, _ := l.source.limit.seen()
+		limits = append(limits, l.source.limit)
+	}
+	for _, limit := range limits {
+		n, at, _ := limit.seen()
 		out.RateLimited += n
 		if at.After(last) {
 			last = at

@@ -168,5 +168,11 @@ func TestRateLimited(t *testing.T) {
 		m.Lane("kafka").SourceHooks().OnRateLimited(source.RateLimitedInfo{Wait: time.Minute})
 		require.Nil(t, until(), "another lane waits")
 		require.Equal(t, admin.Requests{RateLimited: 3, RateLimitedAt: &last}, m.Requests())
+
+		time.Sleep(time.Second)
+		last = time.Now().UTC()
+		m.RequestHooks().OnRateLimited(source.RateLimitedInfo{Wait: time.Minute})
+		require.Nil(t, until(), "no lane waits for a verification")
+		require.Equal(t, admin.Requests{RateLimited: 4, RateLimitedAt: &last}, m.Requests())
 	})
 }
