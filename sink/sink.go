@@ -207,6 +207,14 @@ type Destination interface {
 	Ping(ctx context.Context) error
 }
 
+// Forgetter is a Sink that compares what the bus acknowledges with what it acknowledged before: see
+// WentBackError. It is optional.
+type Forgetter interface {
+	// Forget says that what the bus acknowledged until now does not matter any more, because an
+	// operator has decided where to go on. It does not wait. Safe for concurrent use.
+	Forget()
+}
+
 // Adviser is a Sink or a Ledger that has more to say in `relay check` than Inspect does. It is
 // optional.
 type Adviser interface {

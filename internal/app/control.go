@@ -248,6 +248,9 @@ func (r *Relay) moveStopped(ctx context.Context, m *member, to admin.Destination
 	if err != nil || to.DryRun {
 		return done, err
 	}
+	if bus, ok := m.bus.Sink.(sink.Forgetter); ok { // as the record of the destination is forgotten
+		bus.Forget()
+	}
 	r.replace(m, r.successor(ctx, m, m.lane, client, m.bus)) //nolint:contextcheck // the group was given a context
 	return done, nil
 }

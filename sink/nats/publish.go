@@ -25,6 +25,8 @@ type publisher struct {
 	lastSeq uint64    // sequence of the last durable event
 	highest uint64    // sequence that the stream has acknowledged
 	ahead   stringSet // ids that may be stored before a predecessor of theirs
+
+	forgotten atomic.Bool // highest and lastSeq count no more; any goroutine may set it
 }
 
 type stringSet map[string]struct{}
@@ -37,6 +39,9 @@ func (p *publisher) publishBatch(ctx context.Context, batch []sink.Message) erro
 	durable, form := 0, p.cfg.storedForm(batch, false)
 	done, err := p.sender.begin(ctx)
 	if err == nil {
+		if p.forgotten.Swap(false) {
+			p.highest, p.lastSeq = 0, 0
+		}
 		durable, err = p.publish(ctx, form.messages)
 		done()
 	}

@@ -379,6 +379,31 @@ func TestStreamThatWentBack(t *testing.T) {
 	require.NoError(t, s.Publish(t.Context(), numbered(9)[8:]), "an operator has decided meanwhile")
 }
 
+// TestWhatTheStreamHadIsForgotten: an operator has answered for a loss that no acknowledgement told
+// of, and the same sink goes on. The next loss is seen again.
+//
+// P3: a lane goes on after the answer, and stops at the next loss.
+func TestWhatTheStreamHadIsForgotten(t *testing.T) {
+	t.Parallel()
+	s, js := prepared(t, Config{})
+	lose := func() {
+		stream, err := js.Stream(t.Context(), "WORKOS")
+		require.NoError(t, err)
+		require.NoError(t, js.DeleteStream(t.Context(), "WORKOS"))
+		_, err = js.CreateStream(t.Context(), stream.CachedInfo().Config)
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.Publish(t.Context(), numbered(5)))
+	lose()
+	s.Forget()
+	require.NoError(t, s.Publish(t.Context(), numbered(8)[5:]))
+	lose()
+	err := s.Publish(t.Context(), numbered(9)[8:])
+	var back *sink.WentBackError
+	require.ErrorAs(t, err, &back)
+	require.EqualValues(t, 3, back.Missing)
+}
+
 // TestOutcome: the reason must belong to the first message that is not durable, or a lane would
 // drop the wrong one.
 func TestOutcome(t *testing.T) {

@@ -48,6 +48,7 @@ var (
 	_ sink.Configurable = (*Sink)(nil)
 	_ sink.Scanner      = (*Sink)(nil)
 	_ sink.StateReader  = (*Sink)(nil)
+	_ sink.Forgetter    = (*Sink)(nil)
 )
 
 // New returns a sink that connects, and goes on trying for ever, in the background: a server that
@@ -134,6 +135,9 @@ func (s *Sink) Close() error {
 func (s *Sink) Publish(ctx context.Context, batch []sink.Message) error {
 	return s.publisher.publishBatch(ctx, batch)
 }
+
+// Forget implements sink.Forgetter.
+func (s *Sink) Forget() { s.publisher.forgotten.Store(true) }
 
 // Prepare implements sink.Destination: the stream is there and binds every topic when it returns
 // nil.
