@@ -47,6 +47,10 @@ type LostError struct {
 	Lane     string
 	What     string              // one sentence for each stream or topic
 	Position checkpoint.Position // the last one that is known to be committed
+	// Overwritten says that the bus has stored messages in the place of what is missing, and that
+	// relay remembers that until an operator says where to go on: it does not help to restore the
+	// destination.
+	Overwritten bool
 }
 
 // Error implements error.
@@ -58,7 +62,10 @@ func (e *LostError) Error() string {
 func (e *LostError) Is(target error) bool { return target == checkpoint.ErrLost }
 
 // OperatorAction returns what to do.
-func (*LostError) OperatorAction() string {
+func (e *LostError) OperatorAction() string {
+	if e.Overwritten {
+		return "say where to go on"
+	}
 	return "restore it and start relay again, or say where to go on"
 }
 
@@ -147,7 +154,7 @@ func (g *Guard) examine(ctx context.Context, o *Ownership, dest sink.Destination
 			g.Logger.Warn("the destination was made again and holds the position that was committed last: going on with it",
 				zap.String("destination", o.Identity.Destination))
 		} else {
-			return &LostError{Lane: o.Identity.Lane, What: strings.Join(lost, "; "), Position: known.Position}
+			return lostError(o, lost, known, known.Parts)
 		}
 	}
 	g.survey(ctx, o, known.Mode, now)
@@ -183,6 +190,14 @@ func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 		}
 	}
 	return lost
+}
+
+// lostError returns the error for what shortcomings found in these parts of known.
+func lostError(o *Ownership, lost []string, known *checkpoint.Destination, parts []checkpoint.Part) *LostError {
+	return &LostError{
+		Lane: o.Identity.Lane, What: strings.Join(lost, "; "), Position: known.Position,
+		Overwritten: slices.ContainsFunc(parts, func(p checkpoint.Part) bool { return p.Lost > 0 }),
+	}
 }
 
 func endsEarly(k *checkpoint.Part, missing int64) string {
@@ -371,7 +386,7 @@ func (g *Guard) made(ctx context.Context, o *Ownership, dest sink.Destination, t
 	// P3: a topic that is made again must not hide that the one before it is lost.
 	before := slices.DeleteFunc(slices.Clone(known.Parts), func(p checkpoint.Part) bool { return !slices.Contains(topics, p.Topic) })
 	if lost := shortcomings(before, now, topics); lost != nil {
-		return &LostError{Lane: o.Identity.Lane, What: strings.Join(lost, "; "), Position: known.Position}
+		return lostError(o, lost, known, before)
 	}
 	for _, t := range topics {
 		if !slices.ContainsFunc(now, func(p checkpoint.Part) bool { return p.Topic == t }) {

@@ -232,6 +232,9 @@ func TestGuardOfABusThatWentBack(t *testing.T) {
 			_, err = target.Acquire(t.Context(), nil)
 			require.ErrorIs(t, err, checkpoint.ErrLost)
 			require.ErrorContains(t, err, "topic user.created ends 3 messages before the end that it had")
+			var lost *pipeline.LostError
+			require.ErrorAs(t, err, &lost)
+			require.Equal(t, "say where to go on", lost.OperatorAction(), "relay asks again after a restore")
 			require.NoError(t, target.Release(t.Context()))
 		}
 	}

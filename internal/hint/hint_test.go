@@ -61,6 +61,15 @@ func TestTextAndAction(t *testing.T) {
 				"`relay checkpoint set --lane nats event_7` goes on after the last event that is known to be published and leaves the loss as it is, " +
 				"`relay checkpoint reset --lane nats` publishes again from source.start",
 		},
+		"destination lost, and written to since": {
+			&pipeline.LostError{Lane: "nats", What: "stream WORKOS ends 3 messages before the end that it had", Position: at, Overwritten: true},
+			"checkpoint lost: stream WORKOS ends 3 messages before the end that it had; say where to go on; " +
+				"`relay checkpoint set --lane nats event_7` goes on after the last event that is known to be published and leaves the loss as it is, " +
+				"`relay checkpoint reset --lane nats` publishes again from source.start",
+			"say where to go on; " +
+				"`relay checkpoint set --lane nats event_7` goes on after the last event that is known to be published and leaves the loss as it is, " +
+				"`relay checkpoint reset --lane nats` publishes again from source.start",
+		},
 		"no position, and nothing of the lane was found": {
 			&pipeline.HeldError{Lane: "nats", Destination: "nats stream WORKOS", Reason: "no checkpoint"},
 			"checkpoint lost: no checkpoint, but nats stream WORKOS already holds messages on the topics of lane nats, so this is not a first start; say where to go on; " + begin,
