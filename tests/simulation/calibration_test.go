@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,15 +16,36 @@ import (
 	"workos-relay/checkpoint/checkpointtest"
 	"workos-relay/sink"
 	"workos-relay/sink/sinktest"
+	"workos-relay/tests/testkit"
 )
 
 // calm returns a world outside of a bubble in which nothing goes wrong, for the kits that the real
-// sinks pass.
+// sinks pass. Its time is that of the machine, which may stand still for longer than a bus is
+// waited for.
 func calm(bus string) *world {
 	w := newWorld(1, &mutation{plan: func(p *plan) { p.bus, p.transaction = bus, 0 }}, false)
 	w.weather = weather{slow: 100 * time.Microsecond}
-	w.judged = false
+	w.judged, w.patience = false, testkit.Patient
 	return w
+}
+
+// TestNothingIsGivenUpInACalmWorld: the machine may stand still between a request and its answer.
+// What is lost is still given up in time.
+func TestNothingIsGivenUpInACalmWorld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := calm("jetstream")
+		w.weather.slow = time.Minute
+		for range 20 {
+			_, err := call(t.Context(), w.user(), request{what: "ping", patience: ackTimeout}, func(*fate) (struct{}, error) { return struct{}{}, nil })
+			require.NoError(t, err)
+		}
+		w.weather.lost = 1
+		began := time.Now()
+		_, err := call(t.Context(), w.user(), request{what: "ping", patience: ackTimeout}, func(*fate) (struct{}, error) { return struct{}{}, nil })
+		require.ErrorIs(t, err, errNoAnswer)
+		require.Equal(t, ackTimeout, time.Since(began))
+	})
 }
 
 // user returns a process that only has calls to make.

@@ -174,7 +174,7 @@ func (k *kafkaCluster) begin(epoch int, parts []partition) error {
 		c.open, c.parts = true, nil
 		c.number++
 		number := c.number
-		time.AfterFunc(transactionTimeout, func() {
+		time.AfterFunc(k.w.within(transactionTimeout), func() {
 			k.w.mu.Lock()
 			defer k.w.mu.Unlock()
 			if c.open && c.number == number {
@@ -399,7 +399,11 @@ func try[T any](ctx context.Context, p *process, what string, passes func(error)
 		if err == nil || !passes(err) || ctx.Err() != nil || p.isDead() {
 			return v, err
 		}
-		if time.Since(began) > requestTimeout {
+		most := requestTimeout
+		if errors.Is(err, errConcurrent) {
+			most = p.w.within(most)
+		}
+		if time.Since(began) > most {
 			return v, &sink.TimeoutError{Setting: "request_timeout", Value: requestTimeout, Err: err}
 		}
 		if e := sleep(ctx, 20*time.Millisecond); e != nil {
@@ -797,7 +801,7 @@ func (l *kafkaLedger) commitPart(ctx context.Context, batch []sink.Message, prev
 	for _, q := range queues {
 		parts = append(parts, q.at)
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, l.p.w.within(requestTimeout))
 	defer cancel()
 	offset, err := l.transact(ctx, producer{laneProducer, epoch}, parts, queues, last)
 	if l.p.w.mutated("guess") && isTransient(err) {

@@ -158,7 +158,11 @@ func call[T any](ctx context.Context, p *process, q request, arrives func(f *fat
 		defer timer.Stop()
 		broken = timer.C
 	}
-	timer := time.NewTimer(q.patience)
+	patience := q.patience
+	if !f.lost && !f.unanswered {
+		patience = w.within(patience)
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	var err error
 	select {

@@ -125,7 +125,8 @@ type world struct {
 	asking   sync.Mutex // the API answers one request at a time
 	began    time.Time
 	tracing  bool
-	judged   bool // what happens on the bus is what relays do
+	judged   bool          // what happens on the bus is what relays do
+	patience time.Duration // least time for which what nothing went wrong with is waited for
 
 	relays  []*process
 	lives   []int
@@ -187,6 +188,9 @@ func newWorld(seed uint64, m *mutation, tracing bool) *world {
 	}
 	return w
 }
+
+// within returns how long something that takes most may take in this world.
+func (w *world) within(most time.Duration) time.Duration { return max(most, w.patience) }
 
 // upTo returns a duration from 1 ms to most, to the nanosecond, so that no two things happen at
 // one time.
