@@ -101,7 +101,7 @@ func (p *publisher) run(ctx context.Context, l *link, batch []sink.Message, with
 		}
 	}
 	a := newAttempt(p.stream, p.sender.attempts, batch, withIDs, floor)
-	a.highest, a.reached = p.highest, p.highest
+	a.highest = p.highest
 	lost := l.lostSignal()
 	done := p.sender.expect(a.number, a)
 	cause := p.send(ctx, l, a, lost)
@@ -237,11 +237,10 @@ type attempt struct {
 	wake    chan struct{} // something happened; capacity 1
 	failing atomic.Bool   // a failure is known: nothing more is to be sent
 
-	reached uint64 // sequence that the stream had acknowledged before: it stores a new message after that
-
 	mu       sync.Mutex
 	highest  uint64        // sequence that the stream has acknowledged
 	seqs     []uint64      // by index: where the stream stored the message; 0 while unknown
+	reached  []uint64      // by index: highest when the message was sent: the stream stores a new one after that
 	sent     int           // batch[:sent] went out
 	prefix   int           // batch[:prefix] is stored, in order
 	prevSeq  uint64        // the next event of batch[prefix:] must be stored after this
@@ -254,7 +253,7 @@ type attempt struct {
 func newAttempt(s *stream, number uint64, batch []sink.Message, withIDs bool, prevSeq uint64) *attempt {
 	a := &attempt{
 		stream: s, number: number, batch: batch, withIDs: withIDs, wake: make(chan struct{}, 1),
-		seqs: make([]uint64, len(batch)), prevSeq: prevSeq, failedAt: len(batch),
+		seqs: make([]uint64, len(batch)), reached: make([]uint64, len(batch)), prevSeq: prevSeq, failedAt: len(batch),
 	}
 	for i := range batch {
 		if batch[i].Entity == "" {
@@ -272,11 +271,7 @@ func newAttempt(s *stream, number uint64, batch []sink.Message, withIDs bool, pr
 func (a *attempt) answered(index int, m *nats.Msg) {
 	// The acknowledgement of what the stream has recognized as a copy is not plain.
 	if seq, ok := a.stream.plainAck(m.Data); ok {
-		if seq <= a.reached {
-			a.fail(index, &sink.WentBackError{Part: "stream " + a.stream.cfg.Stream, Missing: a.reached + 1 - seq})
-			return
-		}
-		a.recordStored(index, seq)
+		a.recordNew(index, seq)
 		return
 	}
 	ack, err := a.stream.parseAck(m)
@@ -290,10 +285,28 @@ func (a *attempt) answered(index int, m *nats.Msg) {
 	}
 }
 
+// recordNew notes the acknowledgement of a message that the stream did not have before.
+//
+// P3: a stream that stores it before what it had acknowledged until then has lost something.
+func (a *attempt) recordNew(index int, seq uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if index < len(a.reached) && seq <= a.reached[index] {
+		a.failLocked(index, &sink.WentBackError{Part: "stream " + a.stream.cfg.Stream, Missing: a.reached[index] + 1 - seq})
+		a.signal()
+		return
+	}
+	a.recordStoredLocked(index, seq)
+}
+
 // recordStored notes an acknowledgement and extends the prefix.
 func (a *attempt) recordStored(index int, seq uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.recordStoredLocked(index, seq)
+}
+
+func (a *attempt) recordStoredLocked(index int, seq uint64) {
 	if index >= len(a.seqs) || a.seqs[index] != 0 {
 		return
 	}
@@ -403,6 +416,9 @@ func (a *attempt) reachablePrefix() int {
 func (a *attempt) noteSent(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if n > a.sent {
+		a.reached[n-1] = a.highest
+	}
 	a.sent = n
 }
 

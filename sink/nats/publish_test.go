@@ -379,6 +379,35 @@ func TestStreamThatWentBack(t *testing.T) {
 	require.NoError(t, s.Publish(t.Context(), numbered(9)[8:]), "an operator has decided meanwhile")
 }
 
+// TestStreamThatGoesBackWithinAnAttempt: a message that is sent after an acknowledgement is stored
+// behind what that acknowledged. One that was in flight already need not be.
+//
+// P3: a stream that loses what it acknowledged while a batch is published.
+func TestStreamThatGoesBackWithinAnAttempt(t *testing.T) {
+	t.Parallel()
+	s, _ := prepared(t, Config{})
+	a := newAttempt(s.stream, 1, numbered(4), true, 0)
+	stored := func(index int, seq uint64) {
+		a.answered(index, &nats.Msg{Data: fmt.Appendf(nil, "%s%d}", s.stream.home.Load().ackPrefix, seq)})
+	}
+	a.noteSent(1)
+	a.noteSent(2)
+	stored(1, 11)
+	stored(0, 10)
+	prefix, failure := a.progress()
+	require.NoError(t, failure, "both were in flight")
+	require.Equal(t, 2, prefix)
+	a.noteSent(3)
+	stored(2, 12)
+	a.noteSent(4)
+	stored(3, 5)
+	prefix, failure = a.progress()
+	require.Equal(t, 3, prefix)
+	var back *sink.WentBackError
+	require.ErrorAs(t, failure, &back)
+	require.EqualValues(t, 8, back.Missing)
+}
+
 // TestWhatTheStreamHadIsForgotten: an operator has answered for a loss that no acknowledgement told
 // of, and the same sink goes on. The next loss is seen again.
 //
