@@ -195,10 +195,19 @@ func TestStreamThatComesBack(t *testing.T) {
 // operator's answer, without a restart.
 func TestStreamDeletedUnderOneLane(t *testing.T) {
 	t.Parallel()
+	for _, delivery := range []string{"auto", "at_least_once"} {
+		t.Run(delivery, func(t *testing.T) {
+			t.Parallel()
+			streamDeletedUnderOneLane(t, delivery)
+		})
+	}
+}
+
+func streamDeletedUnderOneLane(t *testing.T, delivery string) {
 	api := newAPI(t, backlog(100))
 	bus, other := newNATS(t, nil), newNATS(t, nil)
 	js, jsOther := bus.connect(t), other.connect(t)
-	r := newRelay(t, "relay", sourceConfig(api.URL())+fmt.Sprintf("sinks: [{name: one, type: nats, url: %q}, {name: two, type: nats, url: %q}]\n", bus.URL, other.URL))
+	r := newRelay(t, "relay", sourceConfig(api.URL())+fmt.Sprintf("sinks: [{name: one, type: nats, url: %q, delivery: %s}, {name: two, type: nats, url: %q}]\n", bus.URL, delivery, other.URL))
 	r.Start(t)
 	r.Await(t, func() bool { return countEvents(js, stream) == 100 && countEvents(jsOther, stream) == 100 }, "both streams have all events")
 	require.NoError(t, js.DeleteStream(t.Context(), stream))
