@@ -275,7 +275,10 @@ func (r *reading) ask(ctx context.Context, query url.Values) (*list, error) {
 			l, err = decodeList(body, r.e)
 			return err
 		},
-		Final:    func(e *source.APIError) bool { return isNotFound(e, r.parent()) || query.Has("after") && isRefused(e) },
+		// A list that belongs to nothing cannot be gone: such a 404 is a refusal.
+		Final: func(e *source.APIError) bool {
+			return len(r.q.Parents) > 0 && isNotFound(e, r.parent()) || query.Has("after") && isRefused(e)
+		},
 		Patience: r.c.patience(),
 	})
 	if err != nil {

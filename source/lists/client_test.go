@@ -150,3 +150,18 @@ func TestAListIsReadToItsEnd(t *testing.T) {
 		require.Equal(t, "100", u.asked[0].Get("limit"))
 	}
 }
+
+// TestAListThatIsNotServed: a list that belongs to nothing cannot be gone, so that an answer which
+// says that something was not found is a refusal of it.
+func TestAListThatIsNotServed(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{
+		`{"error":"not_found","message":"Not Found"}`, `{"message":"Route not found"}`, `{"code":"entity_not_found","message":"Not Found"}`,
+	} {
+		c := newClient(t, api{"/authorization/roles": func(url.Values) (int, string) { return http.StatusNotFound, body }})
+		c.Patience = func() time.Duration { return time.Millisecond }
+		_, err := c.Page(t.Context(), lists.Query{Entity: "role"})
+		require.ErrorAs(t, err, new(*source.RefusalError), body)
+		require.NotErrorIs(t, err, lists.ErrGone, body)
+	}
+}
