@@ -88,6 +88,8 @@ type Engine struct {
 	refuses  atomic.Bool    // WorkOS refused the last list that it was slow to give
 	restarts map[string]int // by entity, how often a list was read again from its start
 	told     string         // the entities that were logged as unread
+	serves   sync.Map       // by entity: WorkOS gives its objects by themselves, too
+	named    sync.Map       // by entity: the parents of a list, []string, that had objects
 
 	mu      sync.Mutex // guards pending
 	pending *request
@@ -445,6 +447,8 @@ func (e *Engine) read(ctx context.Context, cp checkpoint.Checkpoint, give func(p
 		}
 		e.Logger.Info("snapshot: reading what WorkOS has now; events follow afterwards", zap.String("run", s.Run), zap.Strings("entities", s.Entities))
 		e.restarts = nil
+		e.serves.Clear()
+		e.named.Clear()
 		e.window.begin(s)
 		if err := give(pipeline.SnapshotPortion{Snapshot: s}); err != nil {
 			return err
@@ -529,10 +533,10 @@ func (e *Engine) begun(ctx context.Context, s *checkpoint.Snapshot) (*checkpoint
 }
 
 // compare publishes that objects are gone that only the bus has: of the newest versions there,
-// those that are not of this snapshot, after a second look at each. No event changes the state
-// meanwhile. If a list was refused, or WorkOS refuses to look, what was not looked for stays. Only
-// what WorkOS names by its key alone is looked for: other names are in the object on the bus, which
-// may be old or redacted.
+// those that are not of this snapshot, after a second look at each, which is believed if WorkOS
+// gives what its lists name. No event changes the state meanwhile. If a list was refused, or WorkOS
+// refuses to look, what was not looked for stays. Only what WorkOS names by its key alone is looked
+// for: other names are in the object on the bus, which may be old or redacted.
 func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(pipeline.SnapshotPortion) error) (*checkpoint.Snapshot, error) {
 	endpoint, _ := lists.Lookup(s.Entity)
 	entity, known := state.Lookup(s.Entity)
@@ -553,6 +557,13 @@ func (e *Engine) compare(ctx context.Context, s *checkpoint.Snapshot, give func(
 		count := checkpoint.SnapshotCount{Entity: s.Entity}
 		switch found, err := e.get(ctx, lists.Ref{Entity: s.Entity, Key: key, Known: value}); {
 		case errors.Is(err, lists.ErrNotFound):
+			switch err := e.served(ctx, s.Entity); {
+			case isRefused(err):
+				p.Snapshot = e.refuse(p.Snapshot, err)
+				return err
+			case err != nil:
+				return fmt.Errorf("find out whether WorkOS gives single objects of %s: %w", s.Entity, err)
+			}
 			count.Removed = 1
 		case errors.Is(err, lists.ErrNoGet), err == nil && found.Data == nil:
 			return nil // nobody can tell, or it is there

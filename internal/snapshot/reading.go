@@ -148,10 +148,8 @@ func (r *reading) send(p page) bool {
 func (r *reading) readList(p parent, after lists.Cursor) error {
 	q := lists.Query{Entity: r.entity.Name, Parents: p.ids, Parent: p.raw, After: after}
 	if n := len(p.ids); q.Parent == nil && n > 1 { // after a restart
-		o, err := r.e.get(r.ctx, lists.Ref{Entity: r.endpoint.Parents[n-1], Key: p.ids[n-1]})
+		o, err := r.e.parent(r.ctx, r.entity.Name, p.ids)
 		switch {
-		case errors.Is(err, lists.ErrNotFound):
-			return lists.ErrGone
 		case err == nil:
 			q.Parent = o.Raw
 		case !errors.Is(err, lists.ErrNoGet):
@@ -159,7 +157,7 @@ func (r *reading) readList(p parent, after lists.Cursor) error {
 		}
 	}
 	for {
-		got, err := r.e.page(r.ctx, q)
+		got, err := r.e.list(r.ctx, q)
 		if err != nil {
 			return err
 		}
@@ -266,6 +264,9 @@ func (r *reading) take(p page) error {
 	}
 	r.answered = true
 	r.size += p.Size
+	if len(p.Objects) > 0 && len(p.parents) > 0 {
+		r.e.named.Store(r.entity.Name, p.parents)
+	}
 	count := checkpoint.SnapshotCount{Entity: r.entity.Name}
 	for i := range p.Objects {
 		if !r.e.concerns(&r.endpoint, &p.Objects[i]) {
@@ -361,7 +362,7 @@ func (w *walk) level(steps []checkpoint.SnapshotStep, ids []string, resume []che
 	outer, _ := lists.Lookup(q.Entity)
 	innermost := len(ids)+1 == len(w.r.endpoint.Parents)
 	for {
-		p, err := w.r.e.page(w.r.ctx, q)
+		p, err := w.r.e.list(w.r.ctx, q)
 		switch {
 		case errors.Is(err, lists.ErrGone):
 			return nil

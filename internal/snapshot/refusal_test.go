@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,7 +40,8 @@ type forbidden struct {
 	mu      sync.Mutex
 	refuses func(q lists.Query) error // nil for none
 	get     error
-	asks    int // how often a page was refused
+	unknown []string // entities of which Get finds no object
+	asks    int      // how often a page was refused
 }
 
 func (f *forbidden) Page(ctx context.Context, q lists.Query) (lists.Page, error) {
@@ -60,6 +62,9 @@ func (f *forbidden) Page(ctx context.Context, q lists.Query) (lists.Page, error)
 func (f *forbidden) Get(ctx context.Context, ref lists.Ref) (lists.Object, error) {
 	if f.get != nil {
 		return lists.Object{}, f.get
+	}
+	if slices.Contains(f.unknown, ref.Entity) {
+		return lists.Object{}, lists.ErrNotFound
 	}
 	return f.world.Get(ctx, ref)
 }
@@ -146,8 +151,50 @@ func TestARefusedListIsLeftOut(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, cp.Snapshot.Refused)
 		require.Empty(t, e.Unread(cp))
-		require.Equal(t, []string{"directory_user_ghost"}, f.asked)
+		require.Equal(t, "directory_user_ghost", f.asked[0])
+		require.NotContains(t, f.asked[1:], "directory_user_ghost")
+		require.Len(t, f.asked, 2, "and one that a list has named")
 	})
+}
+
+// TestAPathThatIsNotServed: an answer that an object or a list is not there says that it is gone
+// only if the same path gives what is there. The entity is left out otherwise, and nothing of it is
+// removed.
+func TestAPathThatIsNotServed(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		gone, unknown []string // entities of which WorkOS says that no list, or no object, is there
+		refused       []string
+		removed       uint64
+	}{
+		"it is gone":                    {removed: 1},
+		"its lists":                     {gone: []string{"directory_user"}, refused: []string{"directory_user"}},
+		"its objects":                   {unknown: []string{"directory_user"}, refused: []string{"directory_user"}},
+		"its lists and all its parents": {gone: []string{"directory_user"}, unknown: []string{"directory", "directory_user"}, refused: []string{"directory_user"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newForbidden(20, func(q lists.Query) error {
+				if slices.Contains(test.gone, q.Entity) {
+					return &lists.GoneError{Entity: q.Entity, Parent: q.Parents[0], Err: errNoAnswer}
+				}
+				return nil
+			})
+			f.unknown = test.unknown
+			e := askable("directory", "directory_user")
+			e.Lists, e.Automatic, e.LeaveOut, e.Stored = f, true, true, hasOf{"directory_user", "directory_user_ghost"}
+			cp := checkpoint.Checkpoint{Generation: 1}
+			_, err := readAll(t, e, &cp)
+			require.NoError(t, err, name)
+			require.True(t, cp.Snapshot.Finished(), name)
+			require.Equal(t, test.removed, cp.Snapshot.Count("directory_user").Removed, name)
+			var refused []string
+			for _, r := range cp.Snapshot.Refused {
+				refused = append(refused, r.Entity)
+			}
+			require.Equal(t, test.refused, refused, name)
+			require.LessOrEqual(t, f.asks, 2*(mostRefused+DefaultReaders), name)
+		})
+	}
 }
 
 // TestAnEntityIsGivenUp: if WorkOS refuses each list, or those of the parents, few are asked for.
