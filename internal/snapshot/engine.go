@@ -86,7 +86,7 @@ type Engine struct {
 
 	window   window
 	refuses  atomic.Bool    // WorkOS refused the last list that it was slow to give
-	restarts map[string]int // by entity, how often a list was read again from its start
+	restarts map[string]int // how often lists were read again from their start, see restarted
 	told     string         // the entities that were logged as unread
 	serves   sync.Map       // by entity: WorkOS gives its objects by themselves, too
 	named    sync.Map       // by entity: the parents of a list, []string, that had objects

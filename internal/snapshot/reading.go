@@ -221,8 +221,13 @@ func (r *reading) run(give func(pipeline.SnapshotPortion) error) error {
 // pageSize is how many objects a page has at most, apart from lists that have no pages.
 const pageSize = 100
 
-// follow takes the next parent of the walk.
+// follow takes the next parent of the walk. If WorkOS does not continue a list of parents, the next
+// attempt walks from the start, or the parents that were not reached are left out.
 func (r *reading) follow(p parent, ok bool) error {
+	if errors.Is(p.err, lists.ErrNotContinued) {
+		r.at.Walk = nil
+		p.err = r.e.restarted(r.entity.Name, nil, p.err)
+	}
 	switch {
 	case !ok:
 		r.parents = nil
@@ -252,7 +257,7 @@ func (r *reading) take(p page) error {
 		return nil
 	case errors.Is(p.err, lists.ErrNotContinued): // the next attempt reads the list from its start
 		r.open[at].after = ""
-		p.err = r.e.restarted(r.entity.Name, p.err)
+		p.err = r.e.restarted(r.entity.Name, p.parents, p.err)
 	}
 	switch {
 	case isRefused(p.err):

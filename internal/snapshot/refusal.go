@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,6 +25,8 @@ const (
 	mostRefused = 8
 	// mostRestarts is how often a list that WorkOS does not continue is read again from its start.
 	mostRestarts = 3
+	// mostRestartsOfAll is the same of all lists of an entity together.
+	mostRestartsOfAll = 30
 	// reasonLimit bounds what a checkpoint records of a refusal, in bytes.
 	reasonLimit = 300
 )
@@ -90,13 +93,17 @@ func (e *Engine) get(ctx context.Context, ref lists.Ref) (o lists.Object, err er
 	return o, err
 }
 
-// restarted takes note that WorkOS does not continue a list of an entity. It returns err, or a
-// *refusedError if reading the list from its start was tried often enough.
-func (e *Engine) restarted(entity string, err error) error {
+// restarted takes note that WorkOS does not continue a list of an entity; parents tells which, and
+// is nil for the lists of its parents together. It returns err, or a *refusedError if reading the
+// list from its start, or lists of the entity, was tried often enough.
+func (e *Engine) restarted(entity string, parents []string, err error) error {
 	if e.restarts == nil {
 		e.restarts = map[string]int{}
 	}
-	if e.restarts[entity]++; e.LeaveOut && e.restarts[entity] > mostRestarts {
+	one := entity + " " + strings.Join(parents, " ") // differs from entity, the key of all
+	e.restarts[entity]++
+	e.restarts[one]++
+	if e.LeaveOut && (e.restarts[one] > mostRestarts || e.restarts[entity] > mostRestartsOfAll) {
 		return &refusedError{err}
 	}
 	return err

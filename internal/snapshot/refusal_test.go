@@ -247,6 +247,59 @@ func TestAListThatIsNotContinuedIsLeftOut(t *testing.T) {
 	})
 }
 
+// TestTheListsOfParentsAreNotContinued: they are walked through from their start a few times, and
+// then what needs them is left out, instead of holding the lane for ever.
+func TestTheListsOfParentsAreNotContinued(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var stuck sync.Map // entities of which no list is continued
+		f := newForbidden(30, func(q lists.Query) error {
+			if _, ok := stuck.Load(q.Entity); ok && q.After != "" {
+				return fmt.Errorf("read: %w", lists.ErrNotContinued)
+			}
+			return nil
+		})
+		stuck.Store("directory", true)
+		e := askable("directory_user")
+		e.Lists, e.Automatic, e.LeaveOut = f, true, true
+		cp := checkpoint.Checkpoint{Generation: 1}
+		for range mostRestarts {
+			_, err := readAll(t, e, &cp)
+			require.ErrorIs(t, err, lists.ErrNotContinued)
+			require.Empty(t, cp.Snapshot.Walk, "the next attempt begins at the first parent")
+		}
+		_, err := readAll(t, e, &cp)
+		require.NoError(t, err)
+		require.True(t, cp.Snapshot.Finished())
+		require.Contains(t, cp.Snapshot.Refusal("directory_user"), lists.ErrNotContinued.Error())
+
+		stuck.Delete("directory") // and a walk that gets on reads all
+		require.NoError(t, e.Request([]string{"directory_user"}))
+		keys, err := readAll(t, e, &cp)
+		require.NoError(t, err)
+		require.Len(t, keys, 30)
+		require.Empty(t, cp.Snapshot.Refused)
+	})
+}
+
+// TestRestartsCountForEachList: that some lists were not continued once leaves out none.
+func TestRestartsCountForEachList(t *testing.T) {
+	t.Parallel()
+	e := askable("directory_user")
+	e.LeaveOut = true
+	for i := range 2 * mostRestarts {
+		require.False(t, isRefused(e.restarted("directory_user", []string{fmt.Sprint("directory_", i)}, errNoAnswer)))
+	}
+	for range mostRestarts - 1 {
+		require.False(t, isRefused(e.restarted("directory_user", []string{"directory_0"}, errNoAnswer)))
+	}
+	require.True(t, isRefused(e.restarted("directory_user", []string{"directory_0"}, errNoAnswer)))
+	for i := range mostRestartsOfAll {
+		_ = e.restarted("directory_user", []string{fmt.Sprint("other_", i)}, errNoAnswer)
+	}
+	require.True(t, isRefused(e.restarted("directory_user", []string{"directory_x"}, errNoAnswer)), "all of them together are bounded")
+}
+
 // TestARefusalIsNoneIfWorkOSDoesNotAnswer: the key or the network may be at fault, so that nothing
 // is left out.
 func TestARefusalIsNoneIfWorkOSDoesNotAnswer(t *testing.T) {
