@@ -161,6 +161,19 @@ func (g *Guard) examine(ctx context.Context, o *Ownership, dest sink.Destination
 	return nil
 }
 
+// HasLost reports whether dest no longer holds what known says of it, or whether known is of
+// another destination than that of id. An error means that dest cannot tell now.
+func HasLost(ctx context.Context, id checkpoint.Identity, known checkpoint.Destination, dest sink.Destination, topics []string) (bool, error) {
+	if known.Source != id {
+		return true, nil
+	}
+	now, err := dest.Survey(ctx, topics, known.Parts)
+	if err != nil {
+		return false, fmt.Errorf("asking %s whether it still holds what was published: %w", id.Destination, err)
+	}
+	return len(shortcomings(known.Parts, now, topics)) > 0, nil
+}
+
 // shortcomings describes what of known is missing in now.
 func shortcomings(known, now []checkpoint.Part, topics []string) []string {
 	var lost []string

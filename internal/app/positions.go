@@ -160,7 +160,8 @@ func replaceable(err error) bool {
 }
 
 // replace commits the position that becomes returns, for any present content of the place. It
-// returns the previous position and the file that keeps it.
+// returns the previous position and the file that keeps it. If the destination has lost messages,
+// the new position knows of no snapshot, since what a snapshot published may be among them.
 func (p *Positions) replace(ctx context.Context, at *place, becomes func(prev checkpoint.Checkpoint) checkpoint.Checkpoint) (prev checkpoint.Checkpoint, kept string, err error) {
 	if at == p.file {
 		prev, kept, err = keepPrevious(ctx, p.disk)
@@ -171,6 +172,10 @@ func (p *Positions) replace(ctx context.Context, at *place, becomes func(prev ch
 		return prev, kept, err
 	}
 	next := becomes(prev).Asking(p.lane.Types)
+	if next.Snapshot != nil && p.lost(ctx) {
+		next.Snapshot = nil
+		p.lane.Log.Warn("the destination may have lost what a snapshot published; a lane that reads snapshots by itself reads one again, for any other relay snapshot does")
+	}
 	next.Generation, next.Holder, next.Released = prev.Generation+1, p.holder, true
 	next.Source, next.Mode, next.UpdatedAt = p.lane.Identity(), at.mode, time.Now().UTC()
 	if p.moves != nil {
@@ -180,6 +185,27 @@ func (p *Positions) replace(ctx context.Context, at *place, becomes func(prev ch
 		return prev, kept, err
 	}
 	return prev, kept, p.disk.ForgetDestination(ctx) // what it held before does not matter any more
+}
+
+// surveyTime bounds how long a move waits for the destination to tell whether it has lost something.
+const surveyTime = 20 * time.Second
+
+// lost reports whether the destination lacks what is remembered of it. It is false if nothing is
+// remembered, and true if nobody can tell.
+func (p *Positions) lost(ctx context.Context) bool {
+	known, err := p.disk.LoadDestination(ctx)
+	switch {
+	case errors.Is(err, checkpoint.ErrNotFound):
+		return false
+	case err != nil:
+		return true
+	case p.holding == nil:
+		return known.Source != p.lane.Identity()
+	}
+	ctx, cancel := context.WithTimeout(ctx, surveyTime)
+	defer cancel()
+	lost, err := pipeline.HasLost(ctx, p.lane.Identity(), known, p.holding, p.lane.Topics)
+	return lost || err != nil
 }
 
 // takeBus makes the bus ready for a move. It fails if another relay is active. If another relay has
