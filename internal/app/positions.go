@@ -187,7 +187,8 @@ func (p *Positions) replace(ctx context.Context, at *place, becomes func(prev ch
 	return prev, kept, p.disk.ForgetDestination(ctx) // what it held before does not matter any more
 }
 
-// surveyTime bounds how long a move waits for the destination to tell whether it has lost something.
+// surveyTime bounds how long a move waits for the destination to tell whether it has lost
+// something.
 const surveyTime = 20 * time.Second
 
 // lost reports whether the destination lacks what is remembered of it. It is false if nothing is
