@@ -165,3 +165,18 @@ func TestAListThatIsNotServed(t *testing.T) {
 		require.NotErrorIs(t, err, lists.ErrGone, body)
 	}
 }
+
+// TestAKeyWithEscapes: WorkOS is asked for the ids as they are, and not as the key has them. Else
+// an object that exists would be taken for one that is gone.
+func TestAKeyWithEscapes(t *testing.T) {
+	t.Parallel()
+	const slug = "a/b%2F50%"
+	c := newClient(t, api{"/authorization/organizations/org_1/roles/" + slug: func(url.Values) (int, string) {
+		return http.StatusOK, `{"object":"role","type":"OrganizationRole","slug":"` + slug + `","name":"Plan"}`
+	}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	o, err := c.Get(ctx, lists.Ref{Entity: "organization_role", Key: "org_1/a%2Fb%252F50%25"})
+	require.NoError(t, err)
+	require.Equal(t, slug, o.ID)
+}

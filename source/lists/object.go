@@ -63,14 +63,14 @@ type Ref struct {
 func (c *Client) Get(ctx context.Context, ref Ref) (Object, error) {
 	switch ref.Entity {
 	case "directory_group_membership":
-		group, user, ok := strings.Cut(ref.Key, "/")
+		group, user, ok := cutKey(ref.Key)
 		if !ok {
 			return Object{}, badRef(ref, "its key is not that of a group and a user")
 		}
 		groups := Endpoint{Path: "/directory_groups", Fixed: url.Values{"user": {user}}}
 		return c.member(ctx, ref, groups, group, user)
 	case "group_membership":
-		group, membership, ok := strings.Cut(ref.Key, "/")
+		group, membership, ok := cutKey(ref.Key)
 		if !ok {
 			return Object{}, badRef(ref, "its key is not that of a group and a membership")
 		}
@@ -122,7 +122,7 @@ func (e *Endpoint) names(ref Ref) (id string, parents []string, err error) {
 	parents = make([]string, len(e.Parents))
 	switch e.Entity {
 	case "organization_role":
-		org, slug, ok := strings.Cut(ref.Key, "/")
+		org, slug, ok := cutKey(ref.Key)
 		if !ok {
 			return "", nil, badRef(ref, "its key is not that of an organization and a role")
 		}
@@ -148,6 +148,15 @@ func (e *Endpoint) names(ref Ref) (id string, parents []string, err error) {
 		return "", nil, badRef(ref, "the object that is known does not say by what WorkOS names it")
 	}
 	return id, parents, nil
+}
+
+// unescape undoes what package state does to an id before it makes it a part of a key.
+var unescape = strings.NewReplacer("%2F", "/", "%25", "%")
+
+// cutKey returns both ids that a key is made of.
+func cutKey(key string) (before, after string, ok bool) {
+	before, after, ok = strings.Cut(key, "/")
+	return unescape.Replace(before), unescape.Replace(after), ok
 }
 
 // member looks for a group among the groups of a member.
