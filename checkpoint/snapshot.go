@@ -179,6 +179,9 @@ const (
 	// leastRead and leastElapsed are how many requests and how much time tell how fast they are.
 	leastRead    = 20
 	leastElapsed = 5 * time.Second
+	// mostRemaining bounds the estimate, which says little if it is so long: counts may be wrong,
+	// and the time since the start includes that in which relay was down.
+	mostRemaining = 30 * 24 * time.Hour
 )
 
 // requests is about how many requests it takes to read what c counts.
@@ -189,7 +192,7 @@ func (c SnapshotCount) requests() float64 {
 // Remaining estimates how much longer a snapshot takes that goes on without a pause: of all its
 // entities, and of the one that is read now. Either is 0 if nothing tells: WorkOS does not say how
 // much it has. What tells are the lists of parents that are read of those that there are, and
-// earlier snapshots.
+// earlier snapshots. Neither is longer than 30 days.
 func (s *Snapshot) Remaining(now time.Time) (all, entity time.Duration) {
 	if s == nil || s.Finished() || s.Comparing {
 		return 0, 0
@@ -211,7 +214,7 @@ func (s *Snapshot) Remaining(now time.Time) (all, entity time.Duration) {
 	if left <= 0 { // or nothing tells
 		return 0, 0
 	}
-	entity = time.Duration(left * pace * float64(time.Second))
+	entity = estimate(left * pace)
 	for _, name := range s.Entities[slices.Index(s.Entities, s.Entity)+1:] {
 		before := s.before(name)
 		if before.Entity == "" {
@@ -219,7 +222,12 @@ func (s *Snapshot) Remaining(now time.Time) (all, entity time.Duration) {
 		}
 		left += before.requests()
 	}
-	return time.Duration(left * pace * float64(time.Second)), entity
+	return estimate(left * pace), entity
+}
+
+// estimate returns a number of seconds, mostRemaining at most.
+func estimate(seconds float64) time.Duration {
+	return time.Duration(min(seconds, mostRemaining.Seconds()) * float64(time.Second))
 }
 
 // before returns what earlier snapshots have counted of an entity; zero if none has.

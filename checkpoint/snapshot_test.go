@@ -52,6 +52,18 @@ func TestTheRestOfASnapshotIsEstimated(t *testing.T) {
 	require.InDelta(t, 20, entity.Seconds(), 0.01)
 }
 
+// TestTheEstimateIsBounded, also if the counts of a checkpoint are wrong.
+func TestTheEstimateIsBounded(t *testing.T) {
+	began := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	s := &Snapshot{
+		Entities: []string{"directory_user"}, StartedAt: began, Entity: "directory_user",
+		Counts: []SnapshotCount{{Entity: "directory_user", Objects: 9_000, Lists: 1, Parents: 1 << 62}},
+	}
+	all, entity := s.Remaining(began.Add(time.Hour))
+	require.Equal(t, mostRemaining, all)
+	require.Equal(t, mostRemaining, entity)
+}
+
 // TestWhatIsKnownOfEntities: what the last snapshot has read of each to its end.
 func TestWhatIsKnownOfEntities(t *testing.T) {
 	require.Nil(t, (*Snapshot)(nil).Known())
