@@ -132,6 +132,7 @@ type follower struct {
 	phase   string    // what the lane was doing then
 	started time.Time // when the relay was started that answered first
 	gone    time.Time // since when no relay answers; zero if one does
+	idle    bool      // whether nothing told at the last look why the snapshot is not read
 }
 
 // follow waits until the lane has read another snapshot than before. A relay that is restarted, or
@@ -188,10 +189,13 @@ func (f *follower) sees(seen *admin.Status) (*admin.SnapshotStatus, error) {
 	}
 	l := &seen.Lanes[at]
 	begun := l.Snapshot != nil && l.Snapshot.Run != f.before
+	idle := f.idle
+	f.idle = false
 	switch {
 	case l.State == pipeline.Stopped:
 		return nil, errors.New("the lane has stopped: " + operator.Explain(l.Reason, l.Action))
 	case l.SnapshotRequested || l.Holder == "": // not begun, or nothing is known of the checkpoint yet
+	case !begun && l.State == pipeline.Standby && l.Holder == l.Self: // who has taken the lane over is not known yet
 	case begun && l.Snapshot.FinishedAt != nil:
 		return l.Snapshot, nil
 	case begun:
@@ -199,6 +203,8 @@ func (f *follower) sees(seen *admin.Status) (*admin.SnapshotStatus, error) {
 		return nil, fmt.Errorf("another relay, %s, has taken lane %s over before the snapshot began: ask that one for it", l.Holder, f.lane)
 	case !seen.Started.Equal(f.started):
 		return nil, errors.New("relay was restarted before the snapshot began: ask for it again")
+	case !idle: // it may have begun to stand by just then
+		f.idle = true
 	default:
 		return nil, fmt.Errorf("lane %s does not read the snapshot any more: its configuration was changed, or another relay had the lane meanwhile; see relay status, and ask for it again", f.lane)
 	}
