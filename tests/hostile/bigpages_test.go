@@ -239,7 +239,10 @@ func TestLargePagesAreDelivered(t *testing.T) {
 			}
 			r := testkit.NewRelay(t, relayBinary, "relay", config, api.env...)
 			r.Start(t)
-			r.Await(t, func() bool { return r.Lane(kind).Events == events && r.Lane(kind).AtTip }, "all are published")
+			// Events does not count those of a commit that is given up for the sake of the lease
+			// and yet takes place, as commits of this size may be on a slow machine.
+			last := fmt.Sprintf("event_%026d", events-1)
+			r.Await(t, func() bool { return r.Lane(kind).Position.EventID == last && r.Lane(kind).AtTip }, "all are published")
 			require.Less(t, peakMemory(t, r.Pid()), mostMemory(1)+8<<20)
 			require.Zero(t, r.Stop(t))
 		})
